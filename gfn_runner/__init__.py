@@ -1,0 +1,3 @@
+"""gfn_runner: fine-tune language models to sample from posteriors, by GFlowNet objectives."""
+
+__version__ = "0.1.0"

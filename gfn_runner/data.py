@@ -1,0 +1,73 @@
+"""The data module: which conditions each training batch and each evaluation holds; no text work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import lightning as L
+from torch.utils.data import DataLoader, IterableDataset
+
+from gfn_runner.evaluation import EvaluationSettings, limited
+from gfn_runner.randomness import rng_for
+from gfn_runner.tasks.base import TaskData
+from gfn_runner.types import Batch, Condition
+
+
+class TrainBatches(IterableDataset):
+    """An endless stream of batches. Batch ``i`` is a pure function of seed and ``i``.
+
+    Conditions are drawn by weight, without repetition within a batch as far as there are enough.
+    """
+
+    def __init__(self, conditions: Sequence[Condition], size: int, seed: int, first: int = 0):
+        self.conditions, self.size, self.seed, self.first = conditions, size, seed, first
+
+    def batch(self, index: int) -> Batch:
+        """The batch of number ``index``."""
+        rng = rng_for("batch", self.seed, index)
+        pool = [condition for condition in self.conditions if condition.weight > 0]
+        # Exponential keys give a weighted draw without replacement (Efraimidis & Spirakis 2006).
+        keyed = sorted(pool, key=lambda c: rng.expovariate(1.0) / c.weight)
+        return Batch(keyed[: self.size], index=index)
+
+    def __iter__(self) -> Iterator[Batch]:
+        index = self.first
+        while True:
+            yield self.batch(index)
+            index += 1
+
+
+class ConditionData(L.LightningDataModule):
+    """Training batches and evaluation sets of a task.
+
+    Attributes:
+        data: the task's conditions.
+        final: whether evaluation takes the final sets or the smaller ones used during training.
+    """
+
+    def __init__(
+        self, data: TaskData, options: EvaluationSettings, *, batch_size: int, seed: int
+    ):
+        super().__init__()
+        self.data, self.options = data, options
+        self.batch_size, self.seed = batch_size, seed
+        self.final = False
+
+    def train_dataloader(self) -> DataLoader:
+        # A resumed run goes on with the batch it had not yet seen.
+        done = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        stream = TrainBatches(self.data.train, self.batch_size, self.seed, first=done)
+        return DataLoader(stream, batch_size=None, num_workers=0)
+
+    def evaluation_conditions(self) -> list[Condition]:
+        """The conditions of the next evaluation."""
+        limit = self.options.final if self.final else self.options.during
+        return limited(self.data.evaluation, limit)
+
+    def val_dataloader(self) -> DataLoader:
+        conditions, size = self.evaluation_conditions(), self.options.batch
+        batches = [
+            Batch(conditions[start : start + size], index=start // size)
+            for start in range(0, len(conditions), size)
+        ]
+        return DataLoader(batches, batch_size=None, num_workers=0)

@@ -1,0 +1,43 @@
+"""Mistakes that a user can mend: what, where, what is allowed, how to fix it; knows nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake.
+
+    Attributes:
+        where: a config key (``objective.lam``) or a place in a file (``questions.json, entry 3``).
+        what: what is wrong, with what was given.
+        allowed: what would be right; empty if ``what`` says it.
+        fix: a suggestion; empty if there is none.
+        source: where the value was set (``command line``, ``conf/optim/adamw.yaml:3``), if known.
+    """
+
+    where: str
+    what: str
+    allowed: str = ""
+    fix: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}"]
+        labelled = (("set in", self.source), ("allowed", self.allowed), ("fix", self.fix))
+        lines += [f"    {label}: {text}" for label, text in labelled if text]
+        return "\n".join(lines)
+
+
+class UserError(Exception):
+    """One or more :class:`Problem`; shown as one screen, without a traceback."""
+
+    def __init__(self, problems: Problem | Sequence[Problem]):
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    @classmethod
+    def one(cls, where: str, what: str, allowed: str = "", fix: str = "") -> UserError:
+        return cls(Problem(where, what, allowed, fix))

@@ -1,0 +1,103 @@
+"""Sums and differences of one-digit numbers: how they are drawn, worked and split; knows no model.
+
+An *expression* is a left-to-right chain such as ``6 - 0 - 4 - 8``. Everything that writes or reads
+one (the embedded corpus, the arithmetic task, the answer parser) uses the functions here, so that
+the split into training and test questions is decided in one place.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass
+
+HELD_OUT_MODULUS = 5
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A left-to-right chain of additions and subtractions.
+
+    Attributes:
+        operands: the numbers, first to last; at least one.
+        operators: ``"+"`` or ``"-"`` between neighbours; one fewer than the operands.
+    """
+
+    operands: tuple[int, ...]
+    operators: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.operators) != len(self.operands) - 1:
+            raise ValueError(
+                f"{len(self.operands)} operands need {len(self.operands) - 1} operators, "
+                f"not {len(self.operators)}"
+            )
+        unknown = set(self.operators) - {"+", "-"}
+        if unknown:
+            raise ValueError(f"operators are '+' and '-', not {sorted(unknown)}")
+
+    def __str__(self) -> str:
+        parts = [str(self.operands[0])]
+        for operator, operand in zip(self.operators, self.operands[1:], strict=True):
+            parts += [operator, str(operand)]
+        return " ".join(parts)
+
+    def partial_results(self) -> tuple[int, ...]:
+        """Value after each operator, in order; the last one is the value of the expression."""
+        value, values = self.operands[0], []
+        for operator, operand in zip(self.operators, self.operands[1:], strict=True):
+            value = value + operand if operator == "+" else value - operand
+            values.append(value)
+        return tuple(values)
+
+    @property
+    def value(self) -> int:
+        return (self.operands[0], *self.partial_results())[-1]
+
+    def steps(self, *, results: bool = True) -> str:
+        """The worked rationale, e.g. ``6 - 0 = 6, 6 - 4 = 2, 2 - 8 = -6``.
+
+        With ``results=False`` the right-hand sides are left to a calculator:
+        ``6 - 0 =, 6 - 4 =, 2 - 8 =``.
+        """
+        left, steps = self.operands[0], []
+        partial = self.partial_results()
+        rows = zip(self.operators, self.operands[1:], partial, strict=True)
+        for operator, operand, result in rows:
+            steps.append(f"{left} {operator} {operand} =" + (f" {result}" if results else ""))
+            left = result
+        return ", ".join(steps)
+
+
+def is_held_out(expression: Expression) -> bool:
+    """Whether the expression is kept for tests: never in the corpus, never in training.
+
+    The rule is a checksum of the text, hence the same on every machine and for every seed.
+    """
+    return zlib.crc32(str(expression).encode("ascii")) % HELD_OUT_MODULUS == 0
+
+
+def draw_expression(
+    rng: random.Random, n_operands: int, *, held_out: bool | None = None
+) -> Expression:
+    """Draw uniformly among expressions of ``n_operands`` one-digit operands.
+
+    Args:
+        rng: the source of randomness.
+        n_operands: at least 2.
+        held_out: ``True`` draws only test expressions, ``False`` only others, ``None`` any.
+    """
+    if n_operands < 2:
+        raise ValueError(f"an expression has at least 2 operands, not {n_operands}")
+    while True:
+        expression = Expression(
+            tuple(rng.randrange(10) for _ in range(n_operands)),
+            tuple(rng.choice("+-") for _ in range(n_operands - 1)),
+        )
+        if held_out is None or is_held_out(expression) == held_out:
+            return expression
+
+
+def question(expression: Expression) -> str:
+    """The prompt of the arithmetic task, as in the paper."""
+    return f"Question: {expression} = ? Answer:"

@@ -1,0 +1,391 @@
+"""A language model with an adapter: load, encode, prefill, extend, save; knows no reward.
+
+Policy and reference are one model: the adapter on is the policy, the adapter off the base model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+from torch import Tensor, nn
+
+from gfn_runner.errors import Problem, UserError
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class LoraSettings:
+    """The adapter.
+
+    Attributes:
+        rank: of the update; alpha / rank scales it.
+        alpha: numerator of the scale.
+        targets: names of the adapted layers; ``None`` takes every linear layer of the blocks.
+    """
+
+    rank: Annotated[int, Field(ge=1)] = 32
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    targets: tuple[str, ...] | None = None
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class LMSettings:
+    """Which language model, and how it is held.
+
+    Attributes:
+        name: ``embedded``, a folder in Hugging Face format or a hub id.
+        dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU.
+        quantization: ``4bit`` needs bitsandbytes and a CUDA device.
+        device: ``auto`` takes CUDA where there is one.
+        lora: the adapter.
+        packed_rewards: score all prefixes in one forward; ``auto`` tries it once against the plain
+            way and falls back where the model cannot do it.
+        max_tokens_per_forward: rows are cut into pieces of at most this many tokens where no
+            gradient is needed; lower it when memory runs out.
+    """
+
+    name: str = EMBEDDED
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "4bit"] = "none"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    packed_rewards: Literal["auto", "always", "never"] = "auto"
+    max_tokens_per_forward: Annotated[int, Field(ge=128)] = 32768
+
+    def problems(self) -> Iterator[Problem]:
+        """What can be known to be impossible before anything is loaded."""
+        has_cuda = torch.cuda.is_available()
+        if self.device == "cuda" and not has_cuda:
+            yield Problem(
+                "lm.device", "given 'cuda', but this machine has no CUDA device", "auto, cpu"
+            )
+        if self.quantization == "4bit":
+            if importlib.util.find_spec("bitsandbytes") is None:
+                yield Problem(
+                    "lm.quantization",
+                    "given '4bit', but the package bitsandbytes is not installed",
+                    "none, or 4bit with bitsandbytes and a CUDA device",
+                    "pip install 'gfn-runner[4bit]'",
+                )
+            if not has_cuda or self.device == "cpu":
+                yield Problem(
+                    "lm.quantization",
+                    "given '4bit', which needs a CUDA device, and none is in use",
+                    "none",
+                )
+        folder = model_folder(self.name)
+        if folder is not None:
+            yield from _folder_problems(folder)
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder that ``lm.name`` means, or ``None`` if it is a hub id."""
+    if name == EMBEDDED:
+        return EMBEDDED_FOLDER
+    path = Path(name).expanduser()
+    looks_like_path = name.startswith((".", "/", "~")) or path.is_dir()
+    return path if looks_like_path else None
+
+
+def _folder_problems(folder: Path) -> Iterator[Problem]:
+    if not folder.is_dir():
+        yield Problem("lm.name", f"no folder {folder}", "a model folder or a hub id")
+        return
+    if not (folder / "config.json").is_file():
+        yield Problem("lm.name", f"{folder} has no config.json", "a folder in Hugging Face format")
+    tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    if not any((folder / name).is_file() for name in tokenizer_files):
+        yield Problem(
+            "lm.name",
+            f"{folder} has no tokenizer",
+            f"a folder that also holds one of {', '.join(tokenizer_files)}",
+            "save it there with tokenizer.save_pretrained(folder)",
+        )
+
+
+@dataclass
+class PromptCache:
+    """Keys and values of left-padded prompts. N rows, P prompt tokens.
+
+    Attributes:
+        cache: of transformers; changed in place by a forward.
+        mask_NP: ``True`` at prompt tokens, ``False`` at padding.
+        last_logits_NV: what follows each prompt.
+    """
+
+    cache: Any
+    mask_NP: Tensor
+    last_logits_NV: Tensor
+
+    @property
+    def length_N(self) -> Tensor:
+        return self.mask_NP.sum(dim=1)
+
+    def select(self, index_B: Tensor) -> PromptCache:
+        """Rows ``index_B``, with repetition. Leaves this cache as it is; gradients flow."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(index_B)
+        return PromptCache(cache, self.mask_NP[index_B], self.last_logits_NV[index_B])
+
+
+class LanguageModel(nn.Module):
+    """A causal LM and its tokenizer, with or without an adapter.
+
+    Dropout is 0 everywhere: sampling, policy and reward must speak of the same distribution.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, packed_rewards: str = "always",
+                 max_tokens_per_forward: int = 32768):
+        super().__init__()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.model = model
+        self.tokenizer = tokenizer
+        self.packed_rewards = packed_rewards
+        self.max_tokens_per_forward = max_tokens_per_forward
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        parameters = inspect.signature(inner.forward).parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._takes_positions = "position_ids" in parameters
+        self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+
+    # -- text ---------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text in the middle of a string: no special tokens are added."""
+        return self._encode(text, special=False)
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text at the start of a string, as the model's own tokenizer begins it.
+
+        Raises:
+            UserError: if the text and the tokenizer together give no token at all.
+        """
+        ids = self._encode(text, special=True)
+        # Some tokenizers also close the string; a prompt is not closed.
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(
+            str(self.tokenizer.eos_token)
+        ):
+            ids = ids[:-1]
+        if ids:
+            return ids
+        start = self.tokenizer.bos_token_id
+        start = self.tokenizer.eos_token_id if start is None else start
+        if start is None:
+            raise UserError.one(
+                "prompt", "empty, and the tokenizer has no token to begin with", "a text"
+            )
+        return (start,)
+
+    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
+        key = (text, special)
+        if key not in self._encoded:
+            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+            self._encoded[key] = tuple(ids)
+        return self._encoded[key]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, spaces as they are."""
+        return self.tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence in tokens, or ``None`` if the model states none."""
+        config = self.model.config
+        return getattr(config, "max_position_embeddings", None) or getattr(
+            config, "n_positions", None
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    # -- model --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the adapter is off: the model is the base model."""
+        if hasattr(self.model, "disable_adapter"):
+            with self.model.disable_adapter():
+                yield
+        else:
+            yield
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
+        """Run the prompts once, left-padded; one row each."""
+        longest = max(map(len, prompts))
+        token_NP = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask_NP = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        for row, ids in enumerate(prompts):
+            token_NP[row, longest - len(ids) :] = torch.tensor(list(ids))
+            mask_NP[row, longest - len(ids) :] = True
+        token_NP, mask_NP = token_NP.to(self.device), mask_NP.to(self.device)
+        position_NP = (mask_NP.long().cumsum(dim=1) - 1).clamp(min=0)
+        keep = {"logits_to_keep": 1} if self._keeps_logits else {}
+        output = self._forward(token_NP, mask_NP.long(), position_NP, use_cache=True, **keep)
+        if output.past_key_values is None:
+            raise RuntimeError("the model returned no cache; gradient checkpointing may be on")
+        return PromptCache(output.past_key_values, mask_NP, output.logits[:, -1])
+
+    def extend(
+        self, prompt: PromptCache, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor
+    ) -> Tensor:
+        """Logits after further tokens; the cache grows by them.
+
+        Args:
+            prompt: the cache; changed in place.
+            token_NQ: the new tokens.
+            mask: which keys may be seen: (N, keys), or (N, 1, Q, keys) with one row a query.
+            position_NQ: position ids of the new tokens.
+        """
+        if mask.ndim == 4:
+            # Additive, since not every attention implementation takes a boolean 4-D mask.
+            dtype = prompt.last_logits_NV.dtype
+            closed = torch.finfo(dtype).min
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, closed)
+        else:
+            mask = mask.long()
+        output = self._forward(
+            token_NQ, mask, position_NQ, use_cache=True, past_key_values=prompt.cache
+        )
+        return output.logits
+
+    def whole_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of right-padded rows in one plain forward without a cache. Shape (N, T, V)."""
+        longest = max(map(len, rows))
+        token_NT = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask_NT = torch.zeros(len(rows), longest, dtype=torch.long)
+        for row, ids in enumerate(rows):
+            token_NT[row, : len(ids)] = torch.tensor(list(ids))
+            mask_NT[row, : len(ids)] = 1
+        position_NT = torch.arange(longest).expand_as(token_NT)
+        arrays = (array.to(self.device) for array in (token_NT, mask_NT, position_NT))
+        return self._forward(*arrays, use_cache=False).logits
+
+    def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
+        if self._takes_positions:
+            options["position_ids"] = position_NQ
+        return self.model(input_ids=token_NQ, attention_mask=mask, **options)
+
+    # -- files --------------------------------------------------------------------------------
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters of the adapter, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in PEFT format; ``PeftModel.from_pretrained`` reads it."""
+        self.model.save_pretrained(str(folder))
+
+
+def load(options: LMSettings, *, adapter: bool = True, seed: int = 0) -> LanguageModel:
+    """Load model and tokenizer, zero every dropout, add a fresh adapter.
+
+    Args:
+        options: which model.
+        adapter: whether to add LoRA; its B is 0, so the policy starts as the base model.
+        seed: of the adapter's A.
+
+    Raises:
+        UserError: if the model cannot be found or read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = model_folder(options.name)
+    source = options.name if folder is None else str(folder)
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = options.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(source))
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        extra = _four_bit(dtype) if options.quantization == "4bit" else {}
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=getattr(torch, dtype), **extra
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError.one(
+            "lm.name",
+            f"cannot load {options.name!r}: {first_line}",
+            "embedded, a folder in Hugging Face format, or a hub id that can be reached",
+        ) from error
+    if options.quantization == "none":
+        model = model.to(device)
+    model.eval()
+    if adapter:
+        model = _with_adapter(model, options.lora, seed)
+    return LanguageModel(
+        model,
+        tokenizer,
+        packed_rewards=options.packed_rewards,
+        max_tokens_per_forward=options.max_tokens_per_forward,
+    )
+
+
+def without_dropout(config: Any) -> Any:
+    """Set every dropout probability of a model's config to 0."""
+    for name, value in vars(config).items():
+        if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _four_bit(dtype: str) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": quantization, "device_map": {"": 0}}
+
+
+def _with_adapter(model: nn.Module, options: LoraSettings, seed: int) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=0.0,
+        target_modules=list(options.targets) if options.targets else "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            names = sorted(
+                {name.rsplit(".", 1)[-1] for name, m in model.named_modules()
+                 if not list(m.children()) and hasattr(m, "weight")}
+            )
+            raise UserError.one(
+                "lm.lora.targets",
+                f"no layer is called any of {list(options.targets or ())}",
+                ", ".join(names),
+            ) from error

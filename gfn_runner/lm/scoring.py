@@ -1,0 +1,321 @@
+"""Log-probabilities of given strings: the policy's with gradients, and a term's for every prefix.
+
+``packed_prefixes`` scores all prefixes of a row in one forward: the suffix hangs after every prefix
+as a branch of a tree. ``plain_prefixes`` runs one forward a prefix and no cache; it is the reference
+that the packed way is tested against, and the fallback for models that take no 4-D mask.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gfn_runner.lm.policy import LanguageModel, PromptCache
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.types import PolicyScores, Trajectories
+
+logger = logging.getLogger(__name__)
+
+Ids = Sequence[int]
+
+
+def chosen_log_probs(logits: Tensor, token: Tensor) -> Tensor:
+    """log softmax(logits)[token] over the last axis, in nats, accumulated in fp32."""
+    logits = logits.float()
+    picked = logits.gather(-1, token.clamp(min=0)[..., None])[..., 0]
+    return picked - logits.logsumexp(dim=-1)
+
+
+def string_log_probs(
+    logits_BSV: Tensor, trajectories: Trajectories, rule: StringRule
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each action and of stopping, under the rule for strings.
+
+    Args:
+        logits_BSV: what follows each state.
+        trajectories: the strings.
+        rule: vocabulary, terminator and lengths.
+
+    Returns:
+        ``log_p_BT``: nats; 0 where the token is no action. ``log_p_stop_BS``: nats, as the model
+        gives it (a forced stop is not yet set to 0); 0 where the string cannot end.
+    """
+    rows, states, vocabulary = logits_BSV.shape
+    terminable_BS = rule.terminable_BS(trajectories)
+    may_stop_BS = rule.n_actions_BS(trajectories) >= rule.min_len
+    masked_BSV = rule.masked(
+        logits_BSV.reshape(-1, vocabulary), may_stop_BS.reshape(-1)
+    ).view(rows, states, vocabulary)
+    norm_BS = masked_BSV.logsumexp(dim=-1)
+    token_BT = trajectories.token_BT
+    picked_BT = masked_BSV[:, :-1].gather(-1, token_BT[..., None])[..., 0]
+    log_p_BT = (picked_BT - norm_BS[:, :-1]).masked_fill(~trajectories.is_action_BT, 0.0)
+    log_p_stop_BS = masked_BSV[..., rule.terminator] - norm_BS
+    return log_p_BT, log_p_stop_BS.masked_fill(~terminable_BS, 0.0)
+
+
+def trunk_logits(lm: LanguageModel, prompt: PromptCache, token_BT: Tensor) -> Tensor:
+    """Logits after the prompt and after each token. Shape (B, S, V). The cache grows."""
+    first_B1V = prompt.last_logits_NV[:, None]
+    if token_BT.shape[1] == 0:
+        return first_B1V
+    steps_T = torch.arange(token_BT.shape[1], device=token_BT.device)
+    # Padding is at the right of a causal trunk: nothing that counts can see it.
+    mask = torch.cat([prompt.mask_NP, torch.ones_like(token_BT, dtype=torch.bool)], dim=1)
+    position_BT = prompt.length_N[:, None] + steps_T
+    return torch.cat([first_B1V, lm.extend(prompt, token_BT, mask, position_BT)], dim=1)
+
+
+def score_policy(
+    lm: LanguageModel, prompts: Sequence[Ids], trajectories: Trajectories, rule: StringRule
+) -> PolicyScores:
+    """Score trajectories under the policy as it is switched now; gradients flow if enabled.
+
+    Args:
+        lm: the model; each prompt runs once and its cache is shared by its rows.
+        prompts: token ids per condition.
+        trajectories: ``condition_B`` indexes ``prompts``.
+        rule: the strings' rule.
+    """
+    prompt = lm.prefill(prompts).select(trajectories.condition_B)
+    logits_BSV = trunk_logits(lm, prompt, trajectories.token_BT)
+    log_pf_BT, log_pf_stop_BS = string_log_probs(logits_BSV, trajectories, rule)
+    forced_BS = rule.forced_BS(trajectories)
+    return PolicyScores(
+        log_pf_BT=log_pf_BT,
+        log_pf_stop_BS=log_pf_stop_BS.masked_fill(forced_BS, 0.0),
+        terminable_BS=rule.terminable_BS(trajectories),
+    )
+
+
+@torch.no_grad()
+def score_prefixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """log p(z_1..z_i suffix | context) for every prefix. Shape (B, S), nats.
+
+    A tool's tokens are conditioned on and not scored. The tokens of z are normalised over what the
+    rule allows, a suffix that starts with the terminator likewise; later suffix tokens over the
+    whole vocabulary. States at which a string cannot end get −inf.
+    """
+    if packing_works(lm):
+        score = packed_prefixes
+        width = trajectories.token_BT.shape[1] + 1
+        tokens = width * max(map(len, suffixes))
+    else:
+        score, tokens = plain_prefixes, trajectories.token_BT.shape[1] + 1
+    pieces = []
+    for index in row_slices(len(trajectories), tokens, lm.max_tokens_per_forward):
+        rows = trajectories.rows(index)
+        piece = score(lm, contexts, suffixes, rows, rule)
+        padding = trajectories.token_BT.shape[1] + 1 - piece.shape[1]
+        pieces.append(torch.nn.functional.pad(piece, (0, padding), value=float("-inf")))
+    return torch.cat(pieces)
+
+
+def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:
+    """Cut rows into pieces of at most ``budget`` tokens, at least one row each."""
+    size = max(1, budget // max(1, tokens_per_row))
+    for start in range(0, n_rows, size):
+        yield slice(start, start + size)
+
+
+def _used_conditions(
+    trajectories: Trajectories, *per_condition: Sequence[Ids]
+) -> tuple[Trajectories, list[list[Ids]]]:
+    """Keep only the conditions that some row uses, and number the rows anew."""
+    used, condition_B = trajectories.condition_B.unique(return_inverse=True)
+    kept = [[values[index] for index in used.tolist()] for values in per_condition]
+    rows = Trajectories(
+        trajectories.token_BT, trajectories.length_B, trajectories.is_action_BT, condition_B
+    )
+    return rows, kept
+
+
+def packed_prefixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """As :func:`score_prefixes`, in one forward over trunk and branches.
+
+    Branch ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk up to
+    ``i`` and the branch so far, at the positions they would have in the plain string.
+    """
+    trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
+    suffix_BM, suffix_mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
+    prompt = lm.prefill(contexts).select(trajectories.condition_B)
+    first_B1V = prompt.last_logits_NV[:, None]
+    n_tokens = trajectories.token_BT.shape[1]
+    # The last suffix token is only predicted, never read: it needs no place in the branch.
+    branch_BM = suffix_BM[:, :-1]
+    token_BQ, mask_BQK, position_BQ = _tree(prompt, trajectories, branch_BM)
+    if token_BQ.shape[1]:
+        logits_BQV = lm.extend(prompt, token_BQ, mask_BQK[:, None], position_BQ)
+        trunk_BSV = torch.cat([first_B1V, logits_BQV[:, :n_tokens]], dim=1)
+    else:
+        trunk_BSV = first_B1V
+    log_p_BT, log_p_stop_BS = string_log_probs(trunk_BSV, trajectories, rule)
+    total_BS = _prefix_sums(log_p_BT)
+    total_BS += _first_suffix_token(trunk_BSV, log_p_stop_BS, suffix_BM[:, 0], rule)
+    if branch_BM.shape[1]:
+        rows, states = total_BS.shape
+        branch_BSMV = logits_BQV[:, n_tokens:].view(rows, states, branch_BM.shape[1], -1)
+        later_BSM = suffix_BM[:, None, 1:].expand(-1, states, -1)
+        log_p_BSM = chosen_log_probs(branch_BSMV, later_BSM)
+        total_BS += (log_p_BSM * suffix_mask_BM[:, None, 1:]).sum(dim=-1)
+    return total_BS.masked_fill(~rule.terminable_BS(trajectories), float("-inf"))
+
+
+def _padded_suffixes(
+    suffixes: Sequence[Ids], trajectories: Trajectories, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, suffixes))
+    suffix_CM = torch.zeros(len(suffixes), longest, dtype=torch.long)
+    mask_CM = torch.zeros(len(suffixes), longest, dtype=torch.bool)
+    for row, ids in enumerate(suffixes):
+        suffix_CM[row, : len(ids)] = torch.tensor(list(ids))
+        mask_CM[row, : len(ids)] = True
+    condition_B = trajectories.condition_B.cpu()
+    return suffix_CM[condition_B].to(device), mask_CM[condition_B].to(device)
+
+
+def _prefix_sums(log_p_BT: Tensor) -> Tensor:
+    """Sums over the first i tokens, i = 0..T. Shape (B, S)."""
+    zero_B1 = log_p_BT.new_zeros(log_p_BT.shape[0], 1)
+    return torch.cat([zero_B1, log_p_BT.cumsum(dim=1)], dim=1)
+
+
+def _first_suffix_token(
+    trunk_BSV: Tensor, log_p_stop_BS: Tensor, first_B: Tensor, rule: StringRule
+) -> Tensor:
+    """Log-probability of the suffix's first token at every state.
+
+    If it is the terminator it stands under the rule for strings, as in the policy: this is what
+    makes φ constant for a fresh adapter.
+    """
+    plain_BS = chosen_log_probs(trunk_BSV, first_B[:, None].expand(trunk_BSV.shape[:2]))
+    return torch.where((first_B == rule.terminator)[:, None], log_p_stop_BS, plain_BS)
+
+
+def _tree(
+    prompt: PromptCache, trajectories: Trajectories, branch_BM: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, visibility and positions of the trunk followed by one branch a state.
+
+    Returns:
+        ``token_BQ``, ``mask_BQK`` (keys: prompt, then the new tokens) and ``position_BQ``.
+    """
+    rows, n_tokens = trajectories.token_BT.shape
+    n_branch, states = branch_BM.shape[1], n_tokens + 1
+    device = branch_BM.device
+    trunk_T = torch.arange(n_tokens, device=device)
+    state_N = torch.arange(states, device=device).repeat_interleave(n_branch)
+    depth_N = torch.arange(n_branch, device=device).repeat(states)
+    # Trunk token t stands at depth t of "branch" −1; a branch token sees trunk tokens t < state.
+    trunk_sees_TT = trunk_T[:, None] >= trunk_T
+    branch_sees_NT = trunk_T < state_N[:, None]
+    same_NN = (state_N[:, None] == state_N) & (depth_N[:, None] >= depth_N)
+    blind_TN = torch.zeros(n_tokens, len(state_N), dtype=torch.bool, device=device)
+    new_QQ = torch.cat(
+        [
+            torch.cat([trunk_sees_TT, blind_TN], dim=1),
+            torch.cat([branch_sees_NT, same_NN], dim=1),
+        ]
+    )
+    prompt_BQP = prompt.mask_NP[:, None].expand(-1, len(new_QQ), -1)
+    mask_BQK = torch.cat([prompt_BQP, new_QQ.expand(rows, -1, -1)], dim=2)
+    offset_Q = torch.cat([trunk_T, state_N + depth_N])
+    position_BQ = prompt.length_N[:, None] + offset_Q
+    token_BQ = torch.cat([trajectories.token_BT, branch_BM.repeat(1, states)], dim=1)
+    return token_BQ, mask_BQK, position_BQ
+
+
+def plain_prefixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """As :func:`score_prefixes`, with one forward for each prefix length and no cache."""
+    rows, n_tokens = trajectories.token_BT.shape
+    result_BS = torch.full((rows, n_tokens + 1), float("-inf"), device=lm.device)
+    terminable_BS = rule.terminable_BS(trajectories)
+    for state in range(n_tokens + 1):
+        alive = terminable_BS[:, state].nonzero()[:, 0].tolist()
+        if not alive:
+            continue
+        strings = []
+        for row in alive:
+            condition = int(trajectories.condition_B[row])
+            prefix = trajectories.token_BT[row, :state].tolist()
+            strings.append((contexts[condition], prefix, suffixes[condition]))
+        logits_NTV = lm.whole_logits([[*c, *z, *s] for c, z, s in strings])
+        for number, row in enumerate(alive):
+            is_action = trajectories.is_action_BT[row, :state].tolist()
+            result_BS[row, state] = _plain_sum(logits_NTV[number], strings[number], is_action, rule)
+    return result_BS
+
+
+def _plain_sum(
+    logits_TV: Tensor, string: tuple[Ids, Ids, Ids], is_action: Sequence[bool], rule: StringRule
+) -> Tensor:
+    """Log-probability of one prefix and its suffix, token by token."""
+    context, prefix, suffix = string
+    total, n_actions, at = torch.zeros((), device=logits_TV.device), 0, len(context) - 1
+    for token, chosen in zip(prefix, is_action, strict=True):
+        if chosen:
+            may_stop = torch.tensor([n_actions >= rule.min_len], device=logits_TV.device)
+            total = total + rule.log_probs(logits_TV[at][None], may_stop)[0, token]
+            n_actions += 1
+        at += 1
+    for place, token in enumerate(suffix):
+        if place == 0 and token == rule.terminator:
+            may_stop = torch.tensor([True], device=logits_TV.device)
+            total = total + rule.log_probs(logits_TV[at][None], may_stop)[0, token]
+        else:
+            total = total + logits_TV[at].float().log_softmax(dim=-1)[token]
+        at += 1
+    return total
+
+
+def packing_works(lm: LanguageModel) -> bool:
+    """Whether this model is scored by the packed way; decided once for each model.
+
+    With ``packed_rewards="auto"`` a small made-up string is scored both ways, and the packed way is
+    taken only if the two agree (within 1e-3 nats in fp32, within 0.5 in half precision).
+    """
+    if lm.packed_rewards != "auto":
+        return lm.packed_rewards == "always"
+    rule = StringRule(terminator=1, min_len=0, max_len=4)
+    trajectories = Trajectories.from_rows(
+        [[2, 3, 4], [4]], [[True] * 3, [True]], [0, 1], lm.device
+    )
+    arguments = ([[2, 5, 3, 4], [6, 2]], [[1, 3, 2], [1, 4]], trajectories, rule)
+    tolerance = 1e-3 if next(lm.model.parameters()).dtype == torch.float32 else 0.5
+    try:
+        with torch.no_grad(), lm.reference():
+            packed_BS = packed_prefixes(lm, *arguments)
+            plain_BS = plain_prefixes(lm, *arguments)
+        finite = plain_BS.isfinite()
+        gap = (packed_BS - plain_BS)[finite].abs().max().item()
+        works = gap <= tolerance
+        reason = f"it differs by {gap:.2g} nats"
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        works, reason = False, str(error).splitlines()[0]
+    if not works:
+        logger.warning(
+            "packed scoring is off for this model (%s); rewards take one forward a prefix", reason
+        )
+    lm.packed_rewards = "always" if works else "never"
+    return works

@@ -1,0 +1,91 @@
+"""One rule for what may be written, when a string may end and when it must; knows token ids only.
+
+Sampler, policy and reward all ask :class:`StringRule`, so that they can never differ:
+
+- a token outside the allowed vocabulary has probability 0 and the rest is renormalised;
+- below ``min_len`` actions the terminator has probability 0;
+- at ``max_len`` actions the string ends with probability 1 (log q⊤ = 0);
+- while a tool's tokens are still to come, the string cannot end, and those tokens are no actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfn_runner.types import Trajectories
+
+
+@dataclass(frozen=True)
+class StringRule:
+    """The strings that a policy may write.
+
+    Attributes:
+        terminator: token id of ⊤.
+        min_len, max_len: bounds on the number of actions; a tool's tokens do not count.
+        allowed_V: tokens that may be written, the terminator left aside; ``None`` allows all.
+    """
+
+    terminator: int
+    min_len: int
+    max_len: int
+    allowed_V: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_len <= self.max_len:
+            raise ValueError(f"need 0 <= min_len <= max_len, not {self.min_len} and {self.max_len}")
+
+    def n_actions_BS(self, trajectories: Trajectories) -> Tensor:
+        """Number of actions in each prefix."""
+        counts_BT = trajectories.is_action_BT.long().cumsum(dim=1)
+        return torch.cat([torch.zeros_like(trajectories.length_B)[:, None], counts_BT], dim=1)
+
+    def awaits_tool_BS(self, trajectories: Trajectories) -> Tensor:
+        """States whose next token is a tool's."""
+        observed_BT = trajectories.token_mask_BT & ~trajectories.is_action_BT
+        return torch.cat([observed_BT, observed_BT.new_zeros(len(trajectories), 1)], dim=1)
+
+    def terminable_BS(self, trajectories: Trajectories) -> Tensor:
+        """States at which the string may end."""
+        return (
+            trajectories.state_mask_BS
+            & (self.n_actions_BS(trajectories) >= self.min_len)
+            & ~self.awaits_tool_BS(trajectories)
+        )
+
+    def forced_BS(self, trajectories: Trajectories) -> Tensor:
+        """States at which the string must end."""
+        return self.terminable_BS(trajectories) & (self.n_actions_BS(trajectories) >= self.max_len)
+
+    def masked(self, logits_NV: Tensor, may_stop_N: Tensor) -> Tensor:
+        """Logits in fp32 with −inf at what may not follow.
+
+        Args:
+            logits_NV: any dtype; N positions.
+            may_stop_N: whether the terminator is open at each position.
+        """
+        logits_NV = logits_NV.float()
+        if self.allowed_V is not None:
+            allowed_V = self.allowed_V.to(logits_NV.device)
+            logits_NV = logits_NV.masked_fill(~allowed_V, float("-inf"))
+            # The terminator is a matter of may_stop alone, whatever allowed_V says of it.
+            if not allowed_V[self.terminator]:
+                raise ValueError("allowed_V must hold the terminator")
+        closed_NV = torch.zeros_like(logits_NV, dtype=torch.bool)
+        closed_NV[:, self.terminator] = ~may_stop_N
+        return logits_NV.masked_fill(closed_NV, float("-inf"))
+
+    def log_probs(self, logits_NV: Tensor, may_stop_N: Tensor) -> Tensor:
+        """Normalised log-probabilities in nats, fp32, of the strings' next token. Shape (N, V)."""
+        return self.masked(logits_NV, may_stop_N).log_softmax(dim=-1)
+
+
+def allowed_mask(vocab_size: int, forbidden: list[int], terminator: int) -> Tensor:
+    """Boolean mask over the vocabulary: everything but ``forbidden``; the terminator always in."""
+    allowed_V = torch.ones(vocab_size, dtype=torch.bool)
+    if forbidden:
+        allowed_V[torch.tensor(forbidden)] = False
+    allowed_V[terminator] = True
+    return allowed_V

@@ -1,0 +1,252 @@
+"""The Lightning module: carries data from sampler to loss; computes nothing itself.
+
+Every task runs in this module. It is selected by ``task=…``: the task brings its conditions, its
+posterior, its answers and its metrics as hooks, and never a training step.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import lightning as L
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+from torch import Tensor, nn
+
+from gfn_runner.errors import UserError
+from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.objectives import Objective, phi
+from gfn_runner.posterior.reward import log_reward
+from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.schedules import warmup_factor
+from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.types import Batch, Condition, StepOutput, Trajectories
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class SamplingSettings:
+    """Trajectories of a training step.
+
+    Attributes:
+        conditions: per batch.
+        samples: trajectories per condition.
+        tempered: share of the fresh batches that explore at a temperature drawn uniformly from
+            ``min_temperature`` to ``max_temperature``; the others are on-policy.
+    """
+
+    conditions: Annotated[int, Field(ge=1)] = 8
+    samples: Annotated[int, Field(ge=1)] = 16
+    tempered: Annotated[float, Field(ge=0, le=1)] = 0.667
+    min_temperature: Annotated[float, Field(gt=0)] = 0.5
+    max_temperature: Annotated[float, Field(gt=0)] = 2.0
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class OptimSettings:
+    """AdamW.
+
+    Attributes:
+        lr: peak learning rate.
+        warmup: optimizer steps of linear warm-up, the first one at lr/warmup.
+        decay: what follows the warm-up: nothing, or a line to 0 at the last step.
+        weight_decay, betas: as in AdamW.
+        grad_clip: largest norm of the averaged gradient; 0 for no clipping.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    warmup: Annotated[int, Field(ge=0)] = 10
+    decay: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[
+        Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]
+    ] = (0.9, 0.99)
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+
+
+class GFlowNetModule(L.LightningModule):
+    """A policy, its posterior and its objective.
+
+    ``training_step`` takes the batch's replay draw if a callback put one there, else samples; scores
+    the trajectories with gradients; takes stored log-rewards or asks the posterior; forms φ; returns
+    the loss and, detached, a :class:`StepOutput` under ``"output"``.
+
+    Attributes:
+        reward_temperature: written by the tempering callback.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        lm: LanguageModel,
+        objective: Objective,
+        *,
+        conditions: list[Condition],
+        sampling: SamplingSettings,
+        optim: OptimSettings,
+        evaluation: EvaluationSettings,
+        max_steps: int,
+        seed: int,
+    ):
+        super().__init__()
+        self.task, self.lm, self.objective = task, lm, objective
+        self.sampling, self.optim, self.evaluation = sampling, optim, evaluation
+        self.max_steps, self.seed = max_steps, seed
+        self.reward_temperature = 1.0
+        self.rule = string_rule(lm, task, task.max_len)
+        self.evaluation_rule = string_rule(lm, task, task.eval_max_len)
+        self.strict_loading = False
+        self.place = {condition.key: place for place, condition in enumerate(conditions)}
+        if objective.needs_log_z:
+            # NaN marks a condition that was never visited.
+            self.log_z = nn.Parameter(torch.full((len(conditions),), float("nan")))
+
+    # -- training -----------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        from_replay = batch.replay is not None
+        prompts = [self.lm.encode_prompt(condition.prompt) for condition in batch.conditions]
+        if batch.replay is not None:
+            trajectories = batch.replay.trajectories
+            log_reward_BS = batch.replay.log_reward_BS
+        else:
+            trajectories = self.explore(prompts, batch.index)
+            log_reward_BS = self.log_reward(batch.conditions, trajectories)
+        scores = score_policy(self.lm, prompts, trajectories, self.rule)
+        phi_BS = phi(scores, log_reward_BS, self.reward_temperature)
+        loss = self.objective(
+            phi_BS,
+            scores.terminable_BS,
+            trajectories.length_B,
+            trajectories.condition_B,
+            self._log_z(batch.conditions, trajectories, phi_BS),
+        )
+        for name in ("log_pf_BT", "log_pf_stop_BS"):
+            setattr(scores, name, getattr(scores, name).detach())
+        output = StepOutput(
+            batch.conditions, trajectories, log_reward_BS, scores, phi_BS.detach(), from_replay
+        )
+        return {"loss": loss, "output": output}
+
+    def explore(self, prompts: list[tuple[int, ...]], index: int) -> Trajectories:
+        """Fresh trajectories: on-policy, or tempered as the settings say."""
+        rng = rng_for("explore", self.seed, index)
+        options, temperature = self.sampling, 1.0
+        if rng.random() < options.tempered:
+            temperature = rng.uniform(options.min_temperature, options.max_temperature)
+        generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
+        return sample(
+            self.lm, prompts, options.samples, self.rule, generator,
+            temperature=temperature, tool=self.task.tool(),
+        )
+
+    def log_reward(self, conditions: list[Condition], trajectories: Trajectories) -> Tensor:
+        """Untempered log-rewards of every prefix, nats. Shape (B, S)."""
+        return log_reward(self.lm, conditions, trajectories, self.rule, self.task.constraints())
+
+    def _log_z(
+        self, conditions: list[Condition], trajectories: Trajectories, phi_BS: Tensor
+    ) -> Tensor | None:
+        """Learned log Z of the batch's conditions, begun at the mean terminal φ when first seen."""
+        if not self.objective.needs_log_z:
+            return None
+        place_C = torch.tensor([self.place[c.key] for c in conditions], device=self.device)
+        with torch.no_grad():
+            phi_B = phi_BS.gather(1, trajectories.length_B[:, None])[:, 0]
+            for number, place in enumerate(place_C.tolist()):
+                if self.log_z[place].isnan():
+                    self.log_z[place] = phi_B[trajectories.condition_B == number].mean()
+        return self.log_z[place_C]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        options = self.optim
+        groups: list[dict[str, Any]] = [{"params": list(self.lm.trainable().values())}]
+        if self.objective.needs_log_z:
+            groups.append(
+                {"params": [self.log_z], "lr": self.objective.log_z_lr, "weight_decay": 0.0}
+            )
+        optimizer = torch.optim.AdamW(
+            groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+        )
+
+        def factor(step: int) -> float:
+            left = 1.0 - step / self.max_steps if options.decay else 1.0
+            return warmup_factor(step, options.warmup) * max(left, 1e-3)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.objective.needs_log_z and self.log_z.grad is not None:
+            # Conditions that were never visited hold NaN and must not spread it through the norm.
+            self.log_z.grad.masked_fill_(self.log_z.isnan(), 0.0)
+
+    # -- evaluation ---------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[ConditionSamples]:
+        generator = torch_generator_for(self.lm.device, "evaluate", self.seed, batch.index)
+        return draw_answers(
+            self.lm, self.task, self.evaluation_rule, batch.conditions, self.evaluation, generator
+        )
+
+    # -- Lightning ----------------------------------------------------------------------------
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        """Conditions are text; what the steps make of them is on the model's device already."""
+        return batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: adapter and log Z, never the base model."""
+        kept = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
+        checkpoint["task"] = self.task.name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("task") != self.task.name:
+            raise UserError.one(
+                "resume",
+                f"the checkpoint is of task {checkpoint.get('task')!r}",
+                f"a run of task {self.task.name!r}",
+            )
+        needed = {name for name, p in self.named_parameters() if p.requires_grad}
+        missing = needed - checkpoint["state_dict"].keys()
+        if missing:
+            raise UserError.one(
+                "resume",
+                f"the checkpoint lacks {len(missing)} trained tensors, e.g. {sorted(missing)[0]}",
+                "a checkpoint of a run with the same lm and lm.lora settings",
+            )
+
+
+def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
+    """The task's rule for strings in the model's tokens.
+
+    Special tokens are never written, nor is any token of the task's forbidden texts.
+
+    Raises:
+        UserError: if the terminator is not one token.
+    """
+    from gfn_runner.lm.vocabulary import allowed_mask
+
+    ids = lm.encode(task.terminator)
+    if len(ids) != 1:
+        raise UserError.one(
+            "task.terminator",
+            f"given {task.terminator!r}, which is {len(ids)} tokens of this model",
+            "a text that is exactly one token, such as '.'",
+        )
+    forbidden = set(lm.tokenizer.all_special_ids)
+    for text in task.forbidden_texts():
+        forbidden.update(lm.encode(text))
+    # A model may have more logits than the tokenizer has entries.
+    forbidden.update(range(len(lm.tokenizer), lm.vocab_size))
+    allowed_V = allowed_mask(lm.vocab_size, sorted(forbidden), ids[0])
+    return StringRule(ids[0], task.min_len, max_len, allowed_V)

@@ -1,0 +1,1 @@
+"""Posteriors: log-rewards as weighted sums of language-model terms and constraints."""

@@ -1,0 +1,88 @@
+"""The log-reward of every prefix: Σ_k w_k log p_LM(z s_k | c_k) + log c(z); knows no objective.
+
+The adapter is off while a term is scored, caches of contexts included. Values are untempered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.scoring import score_prefixes
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.types import Condition, Trajectories
+
+
+class Constraint(Protocol):
+    """A factor c(z) of the posterior that needs no language model."""
+
+    def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
+        """log c of one prefix, nats; −inf forbids it."""
+
+
+def log_reward(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+    rule: StringRule,
+    constraints: Sequence[Constraint] = (),
+) -> Tensor:
+    """Untempered log R(z_1..z_i ⊤) of every prefix. Shape (B, S), nats, fp32.
+
+    Args:
+        lm: its base model is the reward's.
+        conditions: indexed by ``trajectories.condition_B``; all have the same number of terms.
+        trajectories: the strings.
+        rule: the same that the policy writes by.
+        constraints: further factors.
+
+    Returns:
+        −inf where the string cannot end or has probability 0.
+    """
+    n_terms = {len(condition.terms) for condition in conditions}
+    if len(n_terms) != 1:
+        raise ValueError(f"conditions of one batch need equally many terms, not {sorted(n_terms)}")
+    terminable_BS = rule.terminable_BS(trajectories)
+    total_BS = torch.zeros(terminable_BS.shape, device=lm.device)
+    with lm.reference():
+        for place in range(n_terms.pop()):
+            total_BS += _term(lm, conditions, place, trajectories, rule)
+    for constraint in constraints:
+        total_BS += _constraint(constraint, lm, conditions, trajectories, terminable_BS)
+    return total_BS.masked_fill(~terminable_BS, float("-inf"))
+
+
+def _term(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    place: int,
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    terms = [condition.terms[place] for condition in conditions]
+    contexts = [lm.encode_prompt(term.context) for term in terms]
+    suffixes = [lm.encode(term.suffix) or (rule.terminator,) for term in terms]
+    log_prob_BS = score_prefixes(lm, contexts, suffixes, trajectories, rule)
+    weight_C = torch.tensor([term.weight for term in terms], device=lm.device)
+    # Masked first: 0 · −inf and a negative weight · −inf would both poison the sum.
+    finite_BS = log_prob_BS.masked_fill(~rule.terminable_BS(trajectories), 0.0)
+    return weight_C[trajectories.condition_B][:, None] * finite_BS
+
+
+def _constraint(
+    constraint: Constraint,
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+    terminable_BS: Tensor,
+) -> Tensor:
+    factor_BS = torch.zeros(terminable_BS.shape)
+    for row, state in terminable_BS.nonzero().tolist():
+        condition = conditions[int(trajectories.condition_B[row])]
+        prefix = trajectories.token_BT[row, :state].tolist()
+        factor_BS[row, state] = constraint.log_factor(lm, condition, prefix)
+    return factor_BS.to(lm.device)

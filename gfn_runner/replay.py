@@ -1,0 +1,135 @@
+"""The replay buffer: the best distinct strings of every condition; plain data on the CPU.
+
+Log-rewards are stored untempered, one for each prefix. Near-duplicates keep only the better one, as
+in Hu et al. 2024 (arXiv:2310.04363, appendix): two strings are near if their token edit distance is
+below ``tolerance`` times the sum of their lengths.
+"""
+
+from __future__ import annotations
+
+import bisect
+import random
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+from rapidfuzz.distance import Levenshtein
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class ReplaySettings:
+    """How the buffer keeps and gives.
+
+    Attributes:
+        probability: share of training steps that use the buffer; 0 switches it off.
+        capacity: strings per condition.
+        tolerance: of near-duplicates; 0 drops exact duplicates only.
+        priority: exponent a of the draw, p ∝ rank^−a with rank 1 the best; 0 is uniform. (Rank-based
+            priority: Schaul et al. 2016, arXiv:1511.05952.)
+        seed_demonstrations: put the conditions' demonstrations in before the first step.
+    """
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    capacity: Annotated[int, Field(ge=1)] = 50
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    priority: Annotated[float, Field(ge=0)] = 0.0
+    seed_demonstrations: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One string.
+
+    Attributes:
+        tokens: ids, without the terminator.
+        is_action: whether the policy chose each token (a tool's tokens are kept, as observations).
+        log_reward: untempered log-rewards of all prefixes, nats; one more than there are tokens.
+    """
+
+    tokens: tuple[int, ...]
+    is_action: tuple[bool, ...]
+    log_reward: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        n_tokens = len(self.tokens)
+        if len(self.is_action) != n_tokens or len(self.log_reward) != n_tokens + 1:
+            raise ValueError("an entry of n tokens has n action flags and n + 1 log-rewards")
+
+    @property
+    def score(self) -> float:
+        """Log-reward of the whole string."""
+        return self.log_reward[-1]
+
+
+class ReplayBuffer:
+    """Strings by condition key, best first."""
+
+    def __init__(self, options: ReplaySettings):
+        self.options = options
+        self._entries: dict[str, list[Entry]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._entries.values()))
+
+    def keys(self) -> list[str]:
+        """Conditions that have at least one string, in the order of their first string."""
+        return [key for key, entries in self._entries.items() if entries]
+
+    def entries(self, key: str) -> list[Entry]:
+        """The strings of a condition, best first."""
+        return list(self._entries.get(key, ()))
+
+    def add(self, key: str, entry: Entry) -> bool:
+        """Offer a string. Returns whether it was kept.
+
+        It replaces the near-duplicates that are worse, is dropped if one is at least as good, and
+        pushes out the worst string when the condition is full. Strings of reward 0 are not kept.
+        """
+        if entry.score == float("-inf") or entry.score != entry.score:
+            return False
+        entries = self._entries.setdefault(key, [])
+        if len(entries) >= self.options.capacity and entry.score <= entries[-1].score:
+            return False
+        near = [place for place, old in enumerate(entries) if self._is_near(old, entry)]
+        if near and entries[near[0]].score >= entry.score:
+            return False
+        for place in reversed(near):
+            del entries[place]
+        place = bisect.bisect_right([-old.score for old in entries], -entry.score)
+        entries.insert(place, entry)
+        del entries[self.options.capacity :]
+        return True
+
+    def _is_near(self, old: Entry, new: Entry) -> bool:
+        if old.tokens == new.tokens:
+            return True
+        limit = self.options.tolerance * (len(old.tokens) + len(new.tokens))
+        cutoff = int(limit) + 1
+        return Levenshtein.distance(old.tokens, new.tokens, score_cutoff=cutoff) < limit
+
+    def sample(self, key: str, n: int, rng: random.Random) -> list[Entry]:
+        """Draw ``n`` strings of a condition, with replacement.
+
+        Raises:
+            KeyError: if the condition has none.
+        """
+        entries = self._entries.get(key)
+        if not entries:
+            raise KeyError(key)
+        weights = [(rank + 1) ** -self.options.priority for rank in range(len(entries))]
+        return rng.choices(entries, weights=weights, k=n)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""
+        return {
+            key: [{name: list(v) for name, v in asdict(entry).items()} for entry in entries]
+            for key, entries in self._entries.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self._entries = {
+            key: [Entry(**{name: tuple(v) for name, v in row.items()}) for row in rows]
+            for key, rows in state.items()
+        }

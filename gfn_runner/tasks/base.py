@@ -1,0 +1,132 @@
+"""What a task is: hooks for data, posterior, answers and metrics; knows no training.
+
+A task is a frozen dataclass of settings with these hooks. ``GFlowNetModule`` is the Lightning module
+that carries it; a task never needs a training step of its own. To add one, write a subclass in a
+file of its own here and a yaml in ``conf/task`` that names it by ``_target_``.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.errors import Problem
+from gfn_runner.tools import Tool
+from gfn_runner.types import Condition
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Conditions to train on and to evaluate on.
+
+    Attributes:
+        train: drawn by their weight.
+        evaluation: each in the set that its ``group`` names.
+        notes: what a person should know of the data (dropped entries and the like).
+    """
+
+    train: Sequence[Condition]
+    evaluation: Sequence[Condition]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConditionSamples:
+    """What a policy wrote for one evaluation condition.
+
+    Attributes:
+        condition: the condition.
+        votes: texts at the voting temperature.
+        singles: texts at temperature 1.
+        log_reward: untempered log R of each single, nats.
+        log_pf: log q of each single, its stop included, nats.
+    """
+
+    condition: Condition
+    votes: Sequence[str]
+    singles: Sequence[str]
+    log_reward: Sequence[float]
+    log_pf: Sequence[float]
+
+
+@dataclass(frozen=True)
+class ReferenceRow:
+    """A published result to stand beside ours; always of a different model.
+
+    Attributes:
+        label: method and model.
+        values: metric name to value in the metric's own unit.
+    """
+
+    label: str
+    values: Mapping[str, float]
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Task(ABC):
+    """Settings that every task has.
+
+    Attributes:
+        terminator: text of ⊤; one token of the model in use.
+        min_len, max_len: bounds on actions in training. A minimum above 0 leaves the first tokens
+            without credit under the purely within-trajectory objectives.
+        eval_max_len: upper bound in evaluation.
+    """
+
+    terminator: str = "."
+    min_len: Annotated[int, Field(ge=0)] = 0
+    max_len: Annotated[int, Field(ge=1)] = 30
+    eval_max_len: Annotated[int, Field(ge=1)] = 30
+
+    name: ClassVar[str]
+    n_terms: ClassVar[int] = 1
+    headline: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def load(self, seed: int) -> TaskData:
+        """Make or read the conditions; raises ``UserError`` at malformed input."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What is impossible in the settings, seen without a model. Extend, do not replace."""
+        if self.min_len > self.max_len:
+            yield Problem(
+                "task.min_len",
+                f"given {self.min_len}, above task.max_len = {self.max_len}",
+                f"0 to {self.max_len}",
+            )
+        if self.min_len > self.eval_max_len:
+            yield Problem(
+                "task.eval_max_len",
+                f"given {self.eval_max_len}, below task.min_len = {self.min_len}",
+                f"at least {self.min_len}",
+            )
+
+    def tool(self) -> Tool | None:
+        """The tool that answers while the policy writes, if any."""
+        return None
+
+    def constraints(self) -> Sequence[Any]:
+        """Factors of the posterior that need no language model."""
+        return ()
+
+    def forbidden_texts(self) -> Sequence[str]:
+        """Texts whose tokens may not be written."""
+        return ()
+
+    @abstractmethod
+    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        """Flat metrics of an evaluation; names without a prefix."""
+
+    def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
+        """The condition's prompt behind ``shots`` worked examples, for the prompting baseline."""
+        raise NotImplementedError(f"{self.name} has no few-shot prompt")
+
+    def reference_rows(self) -> Sequence[ReferenceRow]:
+        """Published numbers; empty if there are none."""
+        return ()
