@@ -6,12 +6,10 @@ posterior, its answers and its metrics as hooks, and never a training step.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import lightning as L
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
 from torch import Tensor, nn
 
 from gfn_runner.errors import UserError
@@ -19,53 +17,14 @@ from gfn_runner.evaluation import EvaluationSettings, draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.objectives import Objective, phi
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.schedules import warmup_factor
+from gfn_runner.settings import OptimSettings, SamplingSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Batch, Condition, StepOutput, Trajectories
-
-
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class SamplingSettings:
-    """Trajectories of a training step.
-
-    Attributes:
-        conditions: per batch.
-        samples: trajectories per condition.
-        tempered: share of the fresh batches that explore at a temperature drawn uniformly from
-            ``min_temperature`` to ``max_temperature``; the others are on-policy.
-    """
-
-    conditions: Annotated[int, Field(ge=1)] = 8
-    samples: Annotated[int, Field(ge=1)] = 16
-    tempered: Annotated[float, Field(ge=0, le=1)] = 0.667
-    min_temperature: Annotated[float, Field(gt=0)] = 0.5
-    max_temperature: Annotated[float, Field(gt=0)] = 2.0
-
-
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class OptimSettings:
-    """AdamW.
-
-    Attributes:
-        lr: peak learning rate.
-        warmup: optimizer steps of linear warm-up, the first one at lr/warmup.
-        decay: what follows the warm-up: nothing, or a line to 0 at the last step.
-        weight_decay, betas: as in AdamW.
-        grad_clip: largest norm of the averaged gradient; 0 for no clipping.
-    """
-
-    lr: Annotated[float, Field(gt=0)] = 3e-4
-    warmup: Annotated[int, Field(ge=0)] = 10
-    decay: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[
-        Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]
-    ] = (0.9, 0.99)
-    grad_clip: Annotated[float, Field(ge=0)] = 1.0
 
 
 class GFlowNetModule(L.LightningModule):
@@ -77,6 +36,8 @@ class GFlowNetModule(L.LightningModule):
 
     Attributes:
         reward_temperature: written by the tempering callback.
+        last_output: of the newest training step, detached; for the callbacks that run before the
+            step's end.
     """
 
     def __init__(
@@ -97,6 +58,7 @@ class GFlowNetModule(L.LightningModule):
         self.sampling, self.optim, self.evaluation = sampling, optim, evaluation
         self.max_steps, self.seed = max_steps, seed
         self.reward_temperature = 1.0
+        self.last_output: StepOutput | None = None
         self.rule = string_rule(lm, task, task.max_len)
         self.evaluation_rule = string_rule(lm, task, task.eval_max_len)
         self.strict_loading = False
@@ -130,6 +92,7 @@ class GFlowNetModule(L.LightningModule):
         output = StepOutput(
             batch.conditions, trajectories, log_reward_BS, scores, phi_BS.detach(), from_replay
         )
+        self.last_output = output
         return {"loss": loss, "output": output}
 
     def explore(self, prompts: list[tuple[int, ...]], index: int) -> Trajectories:
@@ -234,8 +197,6 @@ def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
     Raises:
         UserError: if the terminator is not one token.
     """
-    from gfn_runner.lm.vocabulary import allowed_mask
-
     ids = lm.encode(task.terminator)
     if len(ids) != 1:
         raise UserError.one(

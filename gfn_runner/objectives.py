@@ -143,12 +143,14 @@ class Objective(ABC):
         regression: the loss on each difference.
         needs_log_z: whether a learned log Z per condition takes part.
         group: whose states form pairs: one trajectory's or one condition's.
+        needs_pairs_between: whether a condition with a single trajectory gives no loss.
     """
 
     regression: Regression = Field(default_factory=Regression)
 
     needs_log_z: ClassVar[bool] = False
     group: ClassVar[Literal["trajectory", "condition"]] = "trajectory"
+    needs_pairs_between: ClassVar[bool] = False
 
     @abstractmethod
     def pair_weights(self, members: Members) -> Tensor:
@@ -219,6 +221,7 @@ class VarGradTB(Objective):
     """Trajectory balance without log Z: terminal states of different trajectories."""
 
     group: ClassVar[Literal["trajectory", "condition"]] = "condition"
+    needs_pairs_between: ClassVar[bool] = True
 
     def pair_weights(self, members: Members) -> Tensor:
         terminal_GM = members.is_terminal_GM

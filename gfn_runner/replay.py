@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import bisect
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from rapidfuzz.distance import Levenshtein
+
+from gfn_runner.errors import Problem
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -35,6 +38,15 @@ class ReplaySettings:
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.25
     priority: Annotated[float, Field(ge=0)] = 0.0
     seed_demonstrations: bool = True
+
+    def problems(self) -> Iterator[Problem]:
+        if self.probability == 1 and not self.seed_demonstrations:
+            yield Problem(
+                "callbacks.replay.probability",
+                "given 1 with callbacks.replay.seed_demonstrations=false: nothing would ever enter "
+                "the buffer",
+                "below 1, or seeded demonstrations",
+            )
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,10 @@ class ReplayBuffer:
             raise KeyError(key)
         weights = [(rank + 1) ** -self.options.priority for rank in range(len(entries))]
         return rng.choices(entries, weights=weights, k=n)
+
+    def drop(self, key: str) -> None:
+        """Forget a condition."""
+        self._entries.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""

@@ -1,0 +1,45 @@
+"""The prompting baseline: the base model behind worked examples, sampled like the policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.types import Condition
+
+
+def few_shot_conditions(
+    task: Task, conditions: Sequence[Condition], shots: int, seed: int
+) -> list[Condition]:
+    """The conditions with ``shots`` worked examples in front of their prompts; 0 changes nothing."""
+    if shots == 0:
+        return list(conditions)
+    return [
+        dataclasses.replace(
+            condition,
+            prompt=task.few_shot_prompt(condition, shots, rng_for("shots", seed, condition.key)),
+        )
+        for condition in conditions
+    ]
+
+
+def prompt_base_model(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    options: EvaluationSettings,
+    *,
+    shots: int,
+    seed: int,
+) -> list[ConditionSamples]:
+    """Sample the base model (adapter off); same numbers of samples, temperatures and rule."""
+    prompted = few_shot_conditions(task, conditions, shots, seed)
+    generator = torch_generator_for(lm.device, "prompting", seed, shots)
+    with lm.reference():
+        return draw_answers(lm, task, rule, prompted, options, generator)

@@ -1,0 +1,144 @@
+"""The one place where objects are made from settings."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from gfn_runner.baselines.prompting import few_shot_conditions
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
+from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.health import HealthCallback
+from gfn_runner.callbacks.progress import StepProgress
+from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.tempering import TemperingCallback
+from gfn_runner.callbacks.training_log import TrainingLog
+from gfn_runner.config import RunConfig
+from gfn_runner.data import ConditionData
+from gfn_runner.errors import UserError
+from gfn_runner.lm.checks import text_problems
+from gfn_runner.lm.policy import LanguageModel, load
+from gfn_runner.loggers import JsonLinesLogger, wandb_logger
+from gfn_runner.module import GFlowNetModule
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything of a run, made and connected.
+
+    Attributes:
+        module: policy, posterior, objective.
+        data: conditions by batch.
+        trainer: Lightning's, with all callbacks and loggers.
+        evaluation: the callback that holds the newest evaluation.
+        log: the callback that holds the newest training scalars.
+    """
+
+    module: GFlowNetModule
+    data: ConditionData
+    trainer: L.Trainer
+    evaluation: EvaluationCallback
+    log: TrainingLog
+
+
+def check_texts(config: RunConfig) -> None:
+    """Check terminator and lengths with the model's tokenizer, before its weights load.
+
+    Raises:
+        UserError: with all problems.
+    """
+    task, data = config.task, config.data
+    strings = []
+    for condition in (*data.train, *data.evaluation):
+        name = f"condition {condition.key!r}"
+        strings.append((f"the prompt of {name}", condition.prompt, ""))
+        strings += [(f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms]
+    for shots in config.callbacks.evaluation.baseline_shots:
+        prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
+        strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
+    longest = max(task.max_len, task.eval_max_len)
+    problems = list(text_problems(config.lm, task.terminator, strings, longest))
+    if problems:
+        raise UserError(problems)
+
+
+def build(config: RunConfig, folder: Path) -> Experiment:
+    """Load the model and make what the run needs; logs and checkpoints go to ``folder``."""
+    _quiet()
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    lm = load(config.lm, seed=config.seed)
+    module = GFlowNetModule(
+        config.task,
+        lm,
+        config.objective,
+        conditions=list(config.data.train),
+        sampling=config.sampling,
+        optim=config.optim,
+        evaluation=config.callbacks.evaluation,
+        max_steps=config.trainer.max_steps,
+        seed=config.seed,
+    )
+    data = ConditionData(
+        config.data,
+        config.callbacks.evaluation,
+        batch_size=config.sampling.conditions,
+        seed=config.seed,
+    )
+    return _assemble(config, folder, lm, module, data)
+
+
+def _assemble(
+    config: RunConfig, folder: Path, lm: LanguageModel, module: GFlowNetModule, data: ConditionData
+) -> Experiment:
+    options = config.callbacks
+    replay = ReplayCallback(
+        options.replay, config.data.train, config.sampling.samples, config.seed
+    )
+    health = HealthCallback(options.health)
+    log = TrainingLog(replay, health, config.trainer.log_every)
+    evaluation = EvaluationCallback()
+    progress = StepProgress(options.progress, log, evaluation, config.task.headline)
+    checkpoint = AdapterCheckpoint(options.checkpoint, folder / "checkpoints")
+    tempering = TemperingCallback(options.tempering)
+    tags = (config.task.name, type(config.objective).__name__)
+    wandb = wandb_logger(config.logger, folder, config.as_dict(), tags)
+    local = JsonLinesLogger(folder / "metrics.jsonl")
+    # Without evaluations on the way the first would come one batch after the last.
+    every = options.evaluation.every or config.trainer.max_steps + 1
+    trainer = L.Trainer(
+        accelerator="gpu" if lm.device.type == "cuda" else "cpu",
+        devices=1,
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.trainer.accumulate,
+        gradient_clip_val=config.optim.grad_clip or None,
+        val_check_interval=every * config.trainer.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=[replay, tempering, health, log, evaluation, progress, checkpoint],
+        logger=[logger for logger in (local, wandb) if logger is not None],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    return Experiment(module, data, trainer, evaluation, log)
+
+
+def _quiet() -> None:
+    """Silence what other libraries say about choices that are deliberate here."""
+    for name in ("lightning.pytorch", "lightning.fabric", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`LightningModule.configure_gradient_clipping.*")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,150 @@
+"""Replay: fills the buffer with fresh trajectories and puts draws on batches; knows no loss."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from gfn_runner.lm.sampling import with_tool
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.randomness import rng_for
+from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.types import Batch, Condition, ReplayDraw, StepOutput, Trajectories
+
+logger = logging.getLogger(__name__)
+
+
+class ReplayCallback(L.Callback):
+    """Owns the buffer.
+
+    On a replay step the batch keeps its conditions as far as they have strings; the others give way
+    to conditions drawn from the buffer, so that every step has equally many.
+
+    Attributes:
+        buffer: strings by condition key.
+    """
+
+    def __init__(
+        self, options: ReplaySettings, conditions: Sequence[Condition], n_samples: int, seed: int
+    ):
+        self.options, self.n_samples, self.seed = options, n_samples, seed
+        self.buffer = ReplayBuffer(options)
+        self.conditions = {condition.key: condition for condition in conditions}
+
+    @property
+    def active(self) -> bool:
+        return self.options.probability > 0
+
+    def on_fit_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        # A resumed run has its buffer back by now.
+        if self.active and self.options.seed_demonstrations and not len(self.buffer):
+            seeds = [c for c in self.conditions.values() if c.demonstrations]
+            for start in range(0, len(seeds), 16):
+                self._seed(module, seeds[start : start + 16])
+
+    @torch.no_grad()
+    def _seed(self, module: GFlowNetModule, conditions: list[Condition]) -> None:
+        trajectories = demonstrations(module, conditions)
+        fits_B = module.rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])
+        n_actions_B = module.rule.n_actions_BS(trajectories)[:, -1]
+        fits_B = fits_B[:, 0] & (n_actions_B <= module.rule.max_len)
+        if not fits_B.all():
+            logger.warning(
+                "%d of %d demonstrations do not fit in task.min_len = %d … task.max_len = %d and "
+                "do not enter the replay buffer",
+                int((~fits_B).sum()), len(fits_B), module.rule.min_len, module.rule.max_len,
+            )
+        log_reward_BS = module.log_reward(conditions, trajectories)
+        self._store(conditions, trajectories, log_reward_BS, keep=fits_B.tolist())
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
+    ) -> None:
+        rng = rng_for("replay", self.seed, batch.index)
+        if not self.active or rng.random() >= self.options.probability or not len(self.buffer):
+            return
+        batch.conditions = self._with_strings(batch.conditions, rng)
+        tokens, actions, rewards, places = [], [], [], []
+        for place, condition in enumerate(batch.conditions):
+            for entry in self.buffer.sample(condition.key, self.n_samples, rng):
+                tokens.append(entry.tokens)
+                actions.append(entry.is_action)
+                rewards.append(entry.log_reward)
+                places.append(place)
+        trajectories = Trajectories.from_rows(tokens, actions, places, module.lm.device)
+        batch.replay = ReplayDraw(trajectories, _padded(rewards, module.lm.device))
+
+    def _with_strings(self, conditions: list[Condition], rng: random.Random) -> list[Condition]:
+        known = set(self.buffer.keys())
+        kept = [condition for condition in conditions if condition.key in known]
+        others = sorted(known - {condition.key for condition in kept})
+        wanted = min(len(conditions) - len(kept), len(others))
+        return kept + [self.conditions[key] for key in rng.sample(others, wanted)]
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: GFlowNetModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        output: StepOutput = outputs["output"]
+        if self.active and not output.from_replay:
+            self._store(output.conditions, output.trajectories, output.log_reward_BS)
+
+    def _store(
+        self,
+        conditions: Sequence[Condition],
+        trajectories: Trajectories,
+        log_reward_BS: torch.Tensor,
+        keep: Sequence[bool] | None = None,
+    ) -> None:
+        columns = zip(
+            trajectories.token_BT.tolist(),
+            trajectories.is_action_BT.tolist(),
+            log_reward_BS.tolist(),
+            trajectories.length_B.tolist(),
+            trajectories.condition_B.tolist(),
+            keep or [True] * len(trajectories),
+            strict=True,
+        )
+        for tokens, actions, rewards, length, place, kept in columns:
+            if kept:
+                entry = Entry(
+                    tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1])
+                )
+                self.buffer.add(conditions[place].key, entry)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.buffer.load_state_dict(state["buffer"])
+        for key in set(self.buffer.keys()) - self.conditions.keys():
+            logger.warning("replay buffer: condition %r is not in this run's data; dropped", key)
+            self.buffer.drop(key)
+
+
+def demonstrations(module: GFlowNetModule, conditions: Sequence[Condition]) -> Trajectories:
+    """All demonstrations of the conditions as trajectories, a tool's answers put in."""
+    tool = module.task.tool()
+    rows = [
+        (*with_tool(module.lm, text, tool), place)
+        for place, condition in enumerate(conditions)
+        for text in condition.demonstrations
+    ]
+    tokens, actions, places = zip(*rows, strict=True)
+    return Trajectories.from_rows(tokens, actions, places, module.lm.device)
+
+
+def _padded(rewards: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
+    """Log-rewards of prefixes, −inf at padding. Shape (B, S)."""
+    longest = max(map(len, rewards))
+    rows = [[*row, *[float("-inf")] * (longest - len(row))] for row in rewards]
+    return torch.tensor(rows, device=device)

@@ -1,0 +1,106 @@
+"""Training scalars: one record an optimizer step, averaged over its batches; steers nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import lightning as L
+import torch
+
+from gfn_runner.callbacks.health import HealthCallback
+from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.objectives import log_z_bound, phi_spread
+from gfn_runner.types import StepOutput
+
+
+class TrainingLog(L.Callback):
+    """Logs what training is doing. Names and units:
+
+    - ``train/loss`` (squared nats), ``train/grad_norm``, ``train/lr``, ``train/reward_temperature``;
+    - ``train/log_reward`` mean untempered log R of whole strings, nats; ``train/length`` tokens;
+    - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
+      0 for an exact policy;
+    - fresh batches only: ``train/log_z`` mean φ, ``train/log_z_bound`` the importance-weighted bound and
+      ``train/log_z_gap`` their difference, nats, means over conditions, at the current temperature;
+      ``train/entropy`` −log q of whole strings, nats (of the policy itself only for on-policy batches);
+    - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step.
+
+    Attributes:
+        latest: the newest record.
+    """
+
+    def __init__(self, replay: ReplayCallback, health: HealthCallback, every: int):
+        self.replay, self.health, self.every = replay, health, every
+        self.latest: dict[str, float] = {}
+        self._sums: dict[str, list[float]] = defaultdict(list)
+        self._step, self._started = 0, time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        self._step, self._started = trainer.global_step, time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: GFlowNetModule,
+        outputs: dict[str, Any],
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        for name, value in measures(outputs["output"]).items():
+            self._sums[name].append(value)
+        # Lightning hands over the loss divided by the number of accumulated batches.
+        loss = outputs["loss"].item() * trainer.accumulate_grad_batches
+        self._sums["loss"].append(loss)
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        now = time.perf_counter()
+        record = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        record |= {
+            "grad_norm": self.health.grad_norm,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "reward_temperature": module.reward_temperature,
+            "buffer_size": float(len(self.replay.buffer)),
+            "seconds": now - self._started,
+        }
+        self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
+        self._sums.clear()
+        self._started = now
+        if self._step % self.every == 0 or self._step == 1:
+            for logger in trainer.loggers:
+                logger.log_metrics(self.latest, step=self._step)
+
+    def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        # The time of an evaluation is not the next step's.
+        self._started = time.perf_counter()
+
+
+def measures(output: StepOutput) -> dict[str, float]:
+    """Scalars of one batch; see :class:`TrainingLog`."""
+    trajectories, terminable_BS = output.trajectories, output.scores.terminable_BS
+    last_B1 = trajectories.length_B[:, None]
+    phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
+    log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
+    mean_C, spread_C = phi_spread(output.phi_BS, terminable_BS, trajectories.condition_B)
+    measured = {
+        "log_reward": log_reward_B.mean().item(),
+        "length": trajectories.length_B.float().mean().item(),
+        "phi_spread": spread_C.mean().item(),
+        "phi_spread_max": spread_C.max().item(),
+        "from_replay": float(output.from_replay),
+    }
+    if not output.from_replay:
+        rows = trajectories.condition_B
+        bounds = [log_z_bound(phi_B[rows == place]) for place in rows.unique()]
+        log_q_stop_B = output.scores.log_pf_stop_BS.gather(1, last_B1)[:, 0]
+        log_q_B = output.scores.log_pf_BT.sum(dim=1) + log_q_stop_B
+        measured |= {
+            "log_z": mean_C.mean().item(),
+            "log_z_bound": torch.stack(bounds).mean().item(),
+            "entropy": -log_q_B.mean().item(),
+        }
+        measured["log_z_gap"] = measured["log_z_bound"] - measured["log_z"]
+    return measured

@@ -1,0 +1,259 @@
+"""From the command line to overrides that Hydra will take, with every mistake found beforehand.
+
+Hydra stops at the first unknown key or choice. Here all overrides are composed leniently first and
+checked together, for every job of a multirun, before Hydra makes a folder or starts a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rapidfuzz import process
+
+from gfn_runner.config import RunConfig, check
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.sources import Sources
+
+_HERE = Path(__file__).resolve().parent
+# In a checkout conf lies beside the package, in a wheel inside it.
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+OVERRIDES_FILE = "overrides.yaml"
+_ASKS_HYDRA = ("help", "hydra_help", "version", "cfg", "info", "shell_completion")
+_MOST_JOBS_CHECKED = 100
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A command line that holds.
+
+    Attributes:
+        argv: what Hydra gets.
+        jobs: the config of each job; of the first ones if there are very many.
+    """
+
+    argv: list[str]
+    jobs: list[RunConfig]
+
+
+def register_resolvers() -> None:
+    """Make ``${gfn_run_folder:output,task}`` known; it gives a folder that does not exist yet."""
+    OmegaConf.register_new_resolver("gfn_run_folder", free_folder, use_cache=True, replace=True)
+
+
+def free_folder(output: str, task: str) -> str:
+    """``<output>/<task>/<date>/<time>``, with a number added where that is taken."""
+    now = datetime.now()
+    folder = Path(output) / task / f"{now:%Y-%m-%d}"
+    taken, number = folder / f"{now:%H-%M-%S}", 2
+    while taken.exists():
+        taken = folder / f"{now:%H-%M-%S}-{number}"
+        number += 1
+    return str(taken)
+
+
+def checked(argv: Sequence[str]) -> Checked | None:
+    """Check a command line (without the program's name).
+
+    Returns:
+        ``None`` if it asks Hydra itself for something (``--help``, ``--cfg``, …).
+
+    Raises:
+        UserError: with all mistakes of all jobs.
+    """
+    register_resolvers()
+    arguments = get_args_parser().parse_args(list(argv))
+    if any(getattr(arguments, name, None) for name in _ASKS_HYDRA):
+        return None
+    flags = [word for word in argv if word not in arguments.overrides]
+    overrides = _parsed(arguments.overrides)
+    overrides, folder = _resumed(overrides, arguments.multirun)
+    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if (
+        arguments.config_dir
+    ) else []
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        lines = _lenient(overrides, extra)
+        jobs = _job_lines(lines) if arguments.multirun else [lines]
+        configs = _check_jobs(jobs[:_MOST_JOBS_CHECKED], extra)
+    if folder is not None:
+        lines = [*lines, f"hydra.run.dir={_quoted(str(folder))}"]
+    return Checked([*flags, *lines], configs)
+
+
+def _parsed(lines: Sequence[str]) -> list[Override]:
+    parser, overrides, problems = OverridesParser.create(), [], []
+    for line in lines:
+        try:
+            overrides += parser.parse_overrides([line])
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            problems.append(
+                Problem(f"command line: {line}", reason, "key=value", "quote text with spaces")
+            )
+    if problems:
+        raise UserError(problems)
+    return overrides
+
+
+# -- resume ---------------------------------------------------------------------------------------
+
+
+def _resumed(
+    overrides: list[Override], multirun: bool
+) -> tuple[list[Override], Path | None]:
+    """Put the overrides of the run to be resumed before the new ones."""
+    given = [o for o in overrides if o.key_or_group == "resume" and o.value() is not None]
+    if not given:
+        return overrides, None
+    folder = Path(str(given[-1].value())).expanduser()
+    saved_file = folder / OVERRIDES_FILE
+    if multirun:
+        raise UserError.one("resume", "given with --multirun", "one run at a time")
+    if not saved_file.is_file():
+        raise UserError.one(
+            "resume",
+            f"given {str(folder)!r}, which {'has no ' + OVERRIDES_FILE if folder.is_dir() else 'is no folder'}",
+            "the folder of a run, outputs/<task>/<date>/<time>",
+        )
+    saved_lines = OmegaConf.to_container(OmegaConf.load(saved_file))
+    saved = _parsed([str(line) for line in saved_lines])
+    _same_task(saved, overrides, folder)
+    return [*saved, *overrides], folder
+
+
+def _same_task(saved: list[Override], new: list[Override], folder: Path) -> None:
+    def task_of(overrides: list[Override]) -> Any:
+        chosen = [o.value() for o in overrides if o.key_or_group == "task"]
+        return chosen[-1] if chosen else None
+
+    before, now = task_of(saved), task_of(new)
+    if now is not None and now != before:
+        raise UserError.one(
+            "resume", f"{folder} is a run of task {before!r}, and task={now} was given",
+            f"task={before}, or no task",
+        )
+
+
+# -- composing ------------------------------------------------------------------------------------
+
+
+def _lenient(overrides: list[Override], extra: list[str]) -> list[str]:
+    """Override lines in which keys that the yaml files lack are added rather than refused."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = [o for o in overrides if _is_group(loader, o)]
+    problems = [problem for o in groups for problem in _choice_problems(loader, o)]
+    if problems:
+        raise UserError(problems)
+    base = _compose([o.input_line for o in groups if not o.is_sweep_override()] + extra)
+    lines = []
+    for override in overrides:
+        line = override.input_line
+        plain = not (override.is_add() or override.is_force_add() or override.is_delete())
+        if override not in groups and plain and not _has_key(base, override.key_or_group):
+            line = f"++{line}"
+        lines.append(line)
+    return lines
+
+
+def _is_group(loader: Any, override: Override) -> bool:
+    name = override.key_or_group
+    return "." not in name and bool(loader.get_group_options(name) or loader.list_groups(name))
+
+
+def _choice_problems(loader: Any, override: Override) -> Iterator[Problem]:
+    if override.is_delete():
+        return
+    known = sorted(_choices(loader, override.key_or_group))
+    if override.is_sweep_override():
+        values = [str(v) for v in override.sweep_string_iterator()]
+    else:
+        value = override.value()
+        values = [] if value is None else [str(value)]
+    for value in values:
+        if value not in known and value != "null":
+            near = process.extractOne(value, known, score_cutoff=60)
+            fix = f"did you mean {override.key_or_group}={near[0]}?" if near else ""
+            yield Problem(
+                override.key_or_group, f"given {value!r}", ", ".join(known), fix, "command line"
+            )
+
+
+def _choices(loader: Any, group: str) -> Iterator[str]:
+    yield from loader.get_group_options(group)
+    for inner in loader.list_groups(group):
+        # callbacks/replay and the like are groups of their own, chosen by callbacks/replay=…
+        if group == "experiment" or group.startswith("experiment/"):
+            yield from (f"{inner}/{name}" for name in _choices(loader, f"{group}/{inner}"))
+
+
+def _has_key(config: DictConfig, key: str) -> bool:
+    *parents, last = key.split(".")
+    node: Any = config
+    for name in parents:
+        if not isinstance(node, DictConfig) or name not in node:
+            return False
+        node = node[name]
+    return key.startswith("hydra.") or (isinstance(node, DictConfig) and last in node)
+
+
+def _compose(lines: Sequence[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=list(lines), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError.one("config", reason, "see python -m gfn_runner --help") from error
+
+
+def _job_lines(lines: Sequence[str]) -> list[list[str]]:
+    parsed = OverridesParser.create().parse_overrides(list(lines))
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def _check_jobs(jobs: Sequence[Sequence[str]], extra: list[str]) -> list[RunConfig]:
+    problems: dict[str, Problem] = {}
+    configs = []
+    for lines in jobs:
+        try:
+            configs.append(check_lines([*lines, *extra]))
+        except UserError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+    if problems:
+        raise UserError(list(problems.values()))
+    return configs
+
+
+def check_lines(lines: Sequence[str]) -> RunConfig:
+    """Compose and check one job's overrides; call it with Hydra initialised."""
+    return check_config(_compose(lines), lines)
+
+
+def check_config(composed: DictConfig, lines: Sequence[str]) -> RunConfig:
+    """Check a composed config that still holds Hydra's own section."""
+    plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    choices = dict(composed.hydra.runtime.choices)
+    keys = [o.key_or_group for o in OverridesParser.create().parse_overrides(list(lines))]
+    source = Sources(CONF, choices, keys)
+    try:
+        values = OmegaConf.to_container(plain, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError.one(str(error.full_key or "config"), str(error).splitlines()[0]) from error
+    return check(values, source)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
+
+

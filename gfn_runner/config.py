@@ -1,0 +1,279 @@
+"""The schema of a run and the check that finds every mistake at once; loads no model.
+
+Schemas are the settings classes of the components themselves. ``task`` and ``objective`` name theirs
+by ``_target_``; every other section has one class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as settings
+from rapidfuzz import process
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.evaluation import EvaluationSettings
+from gfn_runner.lm.policy import LMSettings
+from gfn_runner.objectives import Objective
+from gfn_runner.replay import ReplaySettings
+from gfn_runner.schedules import Schedule
+from gfn_runner.settings import (
+    CheckpointSettings,
+    HealthSettings,
+    LoggerSettings,
+    OptimSettings,
+    ProgressSettings,
+    SamplingSettings,
+    TrainerSettings,
+)
+from gfn_runner.tasks.base import Task, TaskData
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class CallbackSettings:
+    """What accompanies training; see the class of each."""
+
+    replay: ReplaySettings = Field(default_factory=ReplaySettings)
+    tempering: Schedule = Field(default_factory=Schedule)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
+    progress: ProgressSettings = Field(default_factory=ProgressSettings)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked run.
+
+    Attributes:
+        task: data, posterior, answers, metrics.
+        objective: weights on pairs of φ.
+        lm, sampling, optim, trainer, logger, callbacks: see their classes.
+        seed: of everything random.
+        output: folder of all runs.
+        resume: folder of the run to go on with, or ``None``.
+        dry_run: show the config and stop.
+        data: the task's conditions, read during the check.
+    """
+
+    task: Task
+    objective: Objective
+    lm: LMSettings
+    sampling: SamplingSettings
+    optim: OptimSettings
+    trainer: TrainerSettings
+    logger: LoggerSettings
+    callbacks: CallbackSettings
+    seed: int
+    output: str
+    resume: str | None
+    dry_run: bool
+    data: TaskData = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, every default filled in; what ``config.yaml`` of a run holds."""
+        plain = {name: _plain(getattr(self, name)) for name in _ORDER}
+        for name in _POLYMORPHIC:
+            kind = type(getattr(self, name))
+            plain[name] = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **plain[name]}
+        return plain
+
+
+_POLYMORPHIC: dict[str, type] = {"task": Task, "objective": Objective}
+_SECTIONS: dict[str, type] = {
+    "lm": LMSettings,
+    "sampling": SamplingSettings,
+    "optim": OptimSettings,
+    "trainer": TrainerSettings,
+    "logger": LoggerSettings,
+    "callbacks": CallbackSettings,
+}
+_SCALARS: dict[str, Any] = {
+    "seed": Annotated[int, Field(ge=0)],
+    "output": str,
+    "resume": str | None,
+    "dry_run": bool,
+}
+_ORDER = ("task", "objective", *_SECTIONS, *_SCALARS)
+
+Source = Callable[[str], str]
+
+
+def check(config: Mapping[str, Any], source: Source = lambda key: "") -> RunConfig:
+    """Turn a resolved config into checked settings, or report every mistake.
+
+    Args:
+        config: plain containers.
+        source: says where the value of a key was set; for the report.
+
+    Raises:
+        UserError: with all problems found: unknown keys, wrong types, impossible values, impossible
+            combinations, missing and malformed data files.
+    """
+    problems: list[Problem] = []
+    parts: dict[str, Any] = {}
+    for name in config.keys() - set(_ORDER):
+        problems.append(_unknown(name, name, list(_ORDER)))
+    for name, base in _POLYMORPHIC.items():
+        _collect(parts, problems, name, lambda n=name, b=base: _build(n, config.get(n), b))
+    for name, kind in {**_SECTIONS, **_SCALARS}.items():
+        if name in config:
+            _collect(parts, problems, name, lambda n=name, k=kind: _validate(n, config[n], k))
+        elif name in _SECTIONS:
+            parts[name] = _SECTIONS[name]()
+        else:
+            problems.append(Problem(name, "missing", "a value in conf/config.yaml"))
+    problems += _value_problems(parts)
+    if "task" in parts and not any(p.where.startswith("task") for p in problems):
+        _collect(parts, problems, "data", lambda: _load(parts["task"], parts.get("seed", 0)))
+    if problems:
+        raise UserError([_with_source(problem, source) for problem in problems])
+    return RunConfig(**parts)
+
+
+def _collect(
+    parts: dict[str, Any], problems: list[Problem], name: str, make: Callable[[], Any]
+) -> None:
+    try:
+        parts[name] = make()
+    except UserError as error:
+        problems += error.problems
+
+
+def _build(name: str, given: Any, base: type) -> Any:
+    """An instance of the class that ``_target_`` names."""
+    if not isinstance(given, Mapping):
+        raise UserError.one(
+            name, f"given {given!r}", f"a config of the group {name}, e.g. {name}=<name>"
+        )
+    values = dict(given)
+    target = values.pop("_target_", None)
+    where = f"{name}._target_"
+    if not isinstance(target, str) or "." not in target:
+        raise UserError.one(where, f"given {target!r}", "the import path of a class")
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError.one(
+            where, f"cannot import {target!r}: {error}", f"a subclass of {base.__name__}"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise UserError.one(where, f"given {target!r}", f"a subclass of {base.__name__}")
+    return _validate(name, values, kind)
+
+
+def _validate(name: str, given: Any, kind: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and not isinstance(given, Mapping):
+        raise UserError.one(name, f"given {given!r}", f"keys: {', '.join(_fields(kind))}")
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        raise UserError([_explained(name, kind, e) for e in error.errors()]) from error
+
+
+def _explained(name: str, kind: Any, error: Any) -> Problem:
+    """A pydantic error with its full key, what was given and what is allowed."""
+    location = [part for part in error["loc"] if part != "nullable"]
+    key = name
+    for part in location:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return _unknown(key, str(location[-1]), _fields(_type_at(kind, location[:-1])))
+    if error["type"] == "dataclass_type":
+        at = _type_at(kind, location)
+        return Problem(key, f"given {error['input']!r}", f"keys: {', '.join(_fields(at))}")
+    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return Problem(key, f"given {error['input']!r}", allowed)
+
+
+def _unknown(key: str, name: str, known: list[str]) -> Problem:
+    near = process.extractOne(name, known, score_cutoff=60)
+    prefix = key[: len(key) - len(name)]
+    fix = f"did you mean {prefix}{near[0]}?" if near else ""
+    return Problem(key, "unknown key", ", ".join(known), fix)
+
+
+def _fields(kind: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _type_at(kind: Any, location: list[Any]) -> Any:
+    for part in location:
+        if dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind).get(str(part), Any)
+    return kind
+
+
+# -- what no single field can know --------------------------------------------------------------
+
+
+def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    for part in parts.values():
+        if hasattr(part, "problems"):
+            yield from part.problems()
+    if "callbacks" in parts:
+        yield from parts["callbacks"].replay.problems()
+    if {"objective", "sampling"} <= parts.keys():
+        yield from _too_few_samples(parts["objective"], parts["sampling"])
+    if {"optim", "trainer"} <= parts.keys():
+        warmup, steps = parts["optim"].warmup, parts["trainer"].max_steps
+        if warmup > steps:
+            yield Problem(
+                "optim.warmup",
+                f"given {warmup}, above trainer.max_steps = {steps}",
+                f"0 to {steps}",
+            )
+    if {"objective", "task"} <= parts.keys():
+        yield from _no_credit(parts["objective"], parts["task"])
+
+
+def _too_few_samples(objective: Objective, sampling: SamplingSettings) -> Iterator[Problem]:
+    if objective.needs_pairs_between and sampling.samples < 2:
+        yield Problem(
+            "sampling.samples",
+            f"given {sampling.samples}, but objective {type(objective).__name__} compares "
+            "different trajectories of one condition",
+            "at least 2, or an objective of one trajectory (subtb, db, tb)",
+        )
+
+
+def _no_credit(objective: Objective, task: Task) -> Iterator[Problem]:
+    if objective.group == "trajectory" and task.min_len > 0:
+        yield Problem(
+            "task.min_len",
+            f"given {task.min_len}, but objective {type(objective).__name__} compares states of one "
+            "trajectory only: tokens before the first state at which a string may end would never "
+            "be trained",
+            "0 with this objective, or an objective with one log Z per condition (joint, vargrad, "
+            "tb)",
+        )
+
+
+def _load(task: Task, seed: int) -> TaskData:
+    data = task.load(seed)
+    for kind, conditions in (("training", data.train), ("evaluation", data.evaluation)):
+        if not any(condition.weight > 0 for condition in conditions):
+            raise UserError.one(
+                "task.data", f"zero {kind} conditions", f"at least one {kind} condition"
+            )
+    return data
+
+
+def _with_source(problem: Problem, source: Source) -> Problem:
+    return dataclasses.replace(problem, source=problem.source or source(problem.where))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

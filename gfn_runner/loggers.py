@@ -1,0 +1,125 @@
+"""Loggers: metrics as lines of JSON, always; and Weights & Biases, offline unless it can go online."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from gfn_runner.randomness import derived_seed
+from gfn_runner.settings import LoggerSettings
+
+logger = logging.getLogger(__name__)
+
+
+class JsonLinesLogger(Logger):
+    """Appends one JSON object a call to ``metrics.jsonl``; never cuts what is there.
+
+    Each line has ``step`` (optimizer steps), ``time`` (seconds since 1970) and the metrics. Values
+    that are not finite become ``null``: JSON has no word for them.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "json-lines"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Settings are in ``config.yaml`` already."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: jsonable(value) for name, value in metrics.items()}
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def jsonable(value: float) -> float | None:
+    """The value, or ``None`` if it is NaN or infinite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
+
+    A last line that was cut off by a crash is passed over.
+    """
+    records: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        kinds = sorted({name.split("/")[0] for name in record})
+        records[(record["step"], *kinds)] = record
+    return sorted(records.values(), key=lambda record: record["step"])
+
+
+def wandb_logger(
+    options: LoggerSettings, folder: Path, config: dict[str, Any], tags: Sequence[str]
+) -> WandbLogger | None:
+    """W&B's logger, or ``None`` if it is off or cannot start. It never asks for anything.
+
+    The id of the W&B run is derived from the folder, so that a resumed run continues its own.
+    """
+    mode = os.environ.get("WANDB_MODE", options.wandb)
+    if options.wandb == "off" or mode in ("disabled", "off"):
+        return None
+    if mode == "online" and not _has_credentials():
+        logger.warning(
+            "logger.wandb=online, but no W&B account is set up here (no WANDB_API_KEY, nothing in "
+            ".netrc): the run is written offline; `wandb sync %s/wandb/offline-*` sends it later",
+            folder,
+        )
+        mode = "offline"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            return _start(options, folder, config, tags, attempt)
+        except Exception as error:  # whatever W&B raises, training goes on
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            logger.warning("W&B does not start %s (%s)", attempt, reason)
+    return None
+
+
+def _start(
+    options: LoggerSettings, folder: Path, config: dict[str, Any], tags: Sequence[str], mode: str
+) -> WandbLogger:
+    started = WandbLogger(
+        name="/".join(folder.parts[-3:]),
+        save_dir=str(folder),
+        project=options.project,
+        entity=options.entity,
+        group=options.group,
+        tags=sorted({*options.tags, *tags}),
+        id=f"{derived_seed('wandb', folder.resolve()):016x}"[:16],
+        mode=mode,
+        config=config,
+        log_model=False,
+        resume="allow" if mode == "online" else None,
+        dir=str(folder),
+    )
+    started.experiment.define_metric("*", step_metric="trainer/global_step")
+    return started
+
+
+def _has_credentials() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb
+
+    return bool(wandb.api.api_key)
