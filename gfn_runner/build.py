@@ -136,8 +136,13 @@ def _quiet() -> None:
     """Silence what other libraries say about choices that are deliberate here."""
     for name in ("lightning.pytorch", "lightning.fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`LightningModule.configure_gradient_clipping.*")
+    for message in (
+        ".*does not have many workers.*",
+        ".*module\\(s\\) in eval mode at the start of training.*",  # dropout is 0 in either mode
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*`is_gradient_checkpointing` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

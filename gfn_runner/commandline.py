@@ -84,9 +84,9 @@ def checked(argv: Sequence[str]) -> Checked | None:
         arguments.config_dir
     ) else []
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        lines = _lenient(overrides, extra)
+        lines, problems = _lenient(overrides, extra)
         jobs = _job_lines(lines) if arguments.multirun else [lines]
-        configs = _check_jobs(jobs[:_MOST_JOBS_CHECKED], extra)
+        configs = _check_jobs(jobs[:_MOST_JOBS_CHECKED], extra, problems)
     if folder is not None:
         lines = [*lines, f"hydra.run.dir={_quoted(str(folder))}"]
     return Checked([*flags, *lines], configs)
@@ -122,9 +122,10 @@ def _resumed(
     if multirun:
         raise UserError.one("resume", "given with --multirun", "one run at a time")
     if not saved_file.is_file():
+        missing = f"has no {OVERRIDES_FILE}" if folder.is_dir() else "is no folder"
         raise UserError.one(
             "resume",
-            f"given {str(folder)!r}, which {'has no ' + OVERRIDES_FILE if folder.is_dir() else 'is no folder'}",
+            f"given {str(folder)!r}, which {missing}",
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     saved_lines = OmegaConf.to_container(OmegaConf.load(saved_file))
@@ -149,13 +150,20 @@ def _same_task(saved: list[Override], new: list[Override], folder: Path) -> None
 # -- composing ------------------------------------------------------------------------------------
 
 
-def _lenient(overrides: list[Override], extra: list[str]) -> list[str]:
-    """Override lines in which keys that the yaml files lack are added rather than refused."""
+def _lenient(overrides: list[Override], extra: list[str]) -> tuple[list[str], list[Problem]]:
+    """Override lines in which keys that the yaml files lack are added rather than refused.
+
+    Choices that do not exist are left out of the lines and reported as problems.
+    """
     loader = GlobalHydra.instance().config_loader()
     groups = [o for o in overrides if _is_group(loader, o)]
-    problems = [problem for o in groups for problem in _choice_problems(loader, o)]
-    if problems:
-        raise UserError(problems)
+    problems: list[Problem] = []
+    for override in list(groups):
+        found = list(_choice_problems(loader, override))
+        problems += found
+        if found:
+            groups.remove(override)
+            overrides = [o for o in overrides if o is not override]
     base = _compose([o.input_line for o in groups if not o.is_sweep_override()] + extra)
     lines = []
     for override in overrides:
@@ -164,7 +172,7 @@ def _lenient(overrides: list[Override], extra: list[str]) -> list[str]:
         if override not in groups and plain and not _has_key(base, override.key_or_group):
             line = f"++{line}"
         lines.append(line)
-    return lines
+    return lines, problems
 
 
 def _is_group(loader: Any, override: Override) -> bool:
@@ -222,8 +230,10 @@ def _job_lines(lines: Sequence[str]) -> list[list[str]]:
     return [list(job) for batch in batches for job in batch]
 
 
-def _check_jobs(jobs: Sequence[Sequence[str]], extra: list[str]) -> list[RunConfig]:
-    problems: dict[str, Problem] = {}
+def _check_jobs(
+    jobs: Sequence[Sequence[str]], extra: list[str], known: Sequence[Problem]
+) -> list[RunConfig]:
+    problems = {str(problem): problem for problem in known}
     configs = []
     for lines in jobs:
         try:

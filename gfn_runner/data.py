@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from gfn_runner.evaluation import EvaluationSettings, limited
@@ -71,3 +72,7 @@ class ConditionData(L.LightningDataModule):
             for start in range(0, len(conditions), size)
         ]
         return DataLoader(batches, batch_size=None, num_workers=0)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        """Conditions are text; what the steps make of them is on the model's device already."""
+        return batch

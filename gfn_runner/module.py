@@ -161,10 +161,6 @@ class GFlowNetModule(L.LightningModule):
 
     # -- Lightning ----------------------------------------------------------------------------
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
-        """Conditions are text; what the steps make of them is on the model's device already."""
-        return batch
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained: adapter and log Z, never the base model."""
         kept = {name for name, p in self.named_parameters() if p.requires_grad}

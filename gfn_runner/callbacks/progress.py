@@ -31,7 +31,8 @@ class StepProgress(L.Callback):
         evaluation: EvaluationCallback,
         headline: tuple[str, ...],
     ):
-        self.options, self.log, self.evaluation = options, log, evaluation
+        # Lightning puts a function of its own at self.log.
+        self.options, self.training_log, self.evaluation = options, log, evaluation
         self.headline = headline
         self.console = Console()
         self._bars: Progress | None = None
@@ -62,10 +63,10 @@ class StepProgress(L.Callback):
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self._shown_step or not self.log.latest:
+        if step == self._shown_step or not self.training_log.latest:
             return
         self._shown_step = step
-        latest = self.log.latest
+        latest = self.training_log.latest
         scalars = "  ".join(f"{label} {latest[name]:.3g}" for name, label in _SHOWN.items())
         if self._bars is not None:
             self._bars.update(self._task, completed=step, scalars=scalars)

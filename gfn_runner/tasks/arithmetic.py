@@ -207,7 +207,7 @@ class Arithmetic(Task):
             answer=expression.value,
             weight=weight,
             group=group,
-            facts={"examples": tuple(e for e, _ in examples)},
+            facts={"expression": expression, "examples": tuple(e for e, _ in examples)},
         )
 
     @staticmethod
@@ -224,8 +224,7 @@ class Arithmetic(Task):
 
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
         """The question behind ``shots`` worked examples, drawn anew for each question."""
-        expression = parse_question(condition.prompt)
-        examples = condition.facts["examples"]
+        expression, examples = condition.facts["expression"], condition.facts["examples"]
         return self._examples_text(expression, examples, shots, rng) + condition.prompt
 
     @staticmethod
@@ -255,7 +254,8 @@ class Arithmetic(Task):
                  for s in samples]
         singles = [(self.read_answer(text), s.condition.answer) for s in samples
                    for text in s.singles]
-        steps = [text.strip() == _steps_of(s.condition) for s in samples for text in s.singles]
+        steps = [text.strip() == s.condition.facts["expression"].steps() for s in samples
+                 for text in s.singles]
         log_reward = [value for s in samples for value in s.log_reward]
         n_questions, n_singles = len(samples), max(1, len(singles))
         vote = proportion(sum(voted), n_questions)
@@ -306,10 +306,6 @@ def parse_question(text: str) -> Expression:
 
 def _group(expression: Expression) -> str:
     return f"{len(expression.operands)}_operands"
-
-
-def _steps_of(condition: Condition) -> str:
-    return parse_question(condition.prompt).steps()
 
 
 def _distinct(

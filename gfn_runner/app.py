@@ -1,0 +1,235 @@
+"""The run as a recipe: check → build → fit → evaluate → report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gfn_runner.commandline import CONF, OVERRIDES_FILE, check_config, checked
+from gfn_runner.config import RunConfig
+from gfn_runner.errors import Problem, UserError
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 2 and one screen of text if the command line holds a mistake."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        prepared = checked(arguments)
+    except UserError as error:
+        _show(error.problems)
+        raise SystemExit(2) from None
+    if prepared is not None:
+        arguments = prepared.argv
+        if any(job.dry_run for job in prepared.jobs):
+            for job in prepared.jobs:
+                _show_config(job)
+            return
+    _start_hydra(arguments)
+
+
+def _start_hydra(arguments: list[str]) -> None:
+    import hydra
+
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base=None, config_path=str(CONF), config_name="config")(_job)()
+
+
+def _job(composed: Any) -> float | None:
+    """One job of Hydra's: a run in a folder of its own."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict
+
+    hydra_config = HydraConfig.get()
+    lines = list(hydra_config.overrides.task)
+    with open_dict(composed):
+        composed.hydra = OmegaConf.create({"runtime": {"choices": hydra_config.runtime.choices}})
+    folder = Path(hydra_config.runtime.output_dir)
+    try:
+        config = check_config(composed, lines)
+        return train_and_evaluate(config, folder, lines)
+    except UserError as error:
+        _show(error.problems)
+        raise SystemExit(2) from None
+
+
+def train_and_evaluate(
+    config: RunConfig, folder: Path, overrides: Sequence[str] = ()
+) -> float | None:
+    """Train, evaluate, write and print.
+
+    Args:
+        config: checked.
+        folder: of the run; a resumed run goes on in its own.
+        overrides: command-line lines that led to the config; saved for ``resume``.
+
+    Returns:
+        The task's first headline metric, averaged over evaluation sets (for sweepers).
+    """
+    from gfn_runner.build import build, check_texts
+    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+
+    started = time.time()
+    checkpoint = _checkpoint_to_resume(config, folder, newest_checkpoint(folder / "checkpoints"))
+    check_texts(config)
+    _describe(config, folder, overrides)
+    for note in config.data.notes:
+        logger.info("%s", note)
+    experiment = build(config, folder)
+    try:
+        experiment.trainer.fit(
+            experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True
+        )
+        experiment.module.lm.save_adapter(folder / "adapter")
+        metrics = _evaluate(config, experiment, folder)
+    finally:
+        _finish_loggers()
+    metrics |= experiment.log.latest | _run_facts(config, started, experiment.trainer.global_step)
+    return _report(config, folder, metrics)
+
+
+def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) -> Path | None:
+    if config.resume is None:
+        return None
+    if newest is None:
+        raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
+    step = int(newest.stem.removeprefix("step-"))
+    if step >= config.trainer.max_steps and (folder / "metrics.json").is_file():
+        raise UserError.one(
+            "resume",
+            f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
+            f"trainer.max_steps above {step}",
+            f"resume={config.resume} trainer.max_steps={2 * step}",
+        )
+    return newest
+
+
+def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Leave the resolved config, the overrides and the environment in the folder."""
+    import yaml
+
+    from gfn_runner.environment import environment
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    kept = [line for line in overrides if not line.lstrip("+").startswith(("resume=", "hydra."))]
+    (folder / OVERRIDES_FILE).write_text(yaml.safe_dump(_last_of_each(kept)), encoding="utf-8")
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+
+def _last_of_each(lines: Sequence[str]) -> list[str]:
+    """One line a key, the last one given; the order of the last ones stays."""
+    latest: dict[str, str] = {}
+    for line in lines:
+        key = line.split("=", 1)[0].lstrip("+")
+        latest.pop(key, None)
+        latest[key] = line
+    if not any(key == "task" for key in latest):
+        return ["task=" + _default_task(), *latest.values()]
+    return list(latest.values())
+
+
+def _default_task() -> str:
+    import yaml
+
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return next(entry["task"] for entry in defaults if isinstance(entry, dict) and "task" in entry)
+
+
+def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, float]:
+    """Final evaluation of policy and base model; writes ``samples.jsonl``."""
+    from gfn_runner.baselines.prompting import prompt_base_model
+    from gfn_runner.evaluation import limited
+    from gfn_runner.report.samples import write_demonstrations, write_samples
+
+    print("final evaluation: policy, then base model", flush=True)
+    module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
+    data.final = True
+    experiment.trainer.validate(module, datamodule=data, verbose=False)
+    metrics = {f"final/{name}": value for name, value in experiment.evaluation.metrics.items()}
+    write_samples(folder / "samples.jsonl", experiment.evaluation.samples)
+    write_demonstrations(folder / "demonstrations.jsonl", module, config.data.train, options)
+    conditions = limited(data.evaluation_conditions(), options.baseline_limit)
+    for shots in options.baseline_shots:
+        samples = prompt_base_model(
+            module.lm, config.task, module.evaluation_rule, conditions, options,
+            shots=shots, seed=config.seed,
+        )
+        measured = config.task.metrics(samples)
+        metrics |= {f"base_{shots}_shot/{name}": value for name, value in measured.items()}
+    return metrics
+
+
+def _run_facts(config: RunConfig, started: float, steps: int) -> dict[str, float]:
+    from gfn_runner.environment import peak_memory_gib
+
+    return {
+        "run/seed": float(config.seed),
+        "run/steps": float(steps),
+        "run/minutes": (time.time() - started) / 60,
+        "run/peak_memory_gib": peak_memory_gib(),
+    }
+
+
+def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float | None:
+    from rich.console import Console
+
+    from gfn_runner.loggers import jsonable
+    from gfn_runner.report.figures import draw_all
+    from gfn_runner.report.table import result_table
+
+    flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
+    unfinished = folder / "metrics.json.part"
+    unfinished.write_text(json.dumps(flat, indent=2) + "\n")
+    unfinished.replace(folder / "metrics.json")
+    draw_all(folder)
+    console = Console()
+    console.print(result_table(config.task, metrics))
+    console.print(
+        f"{metrics['run/steps']:.0f} optimizer steps, {metrics['run/minutes']:.1f} minutes, "
+        f"{metrics['run/peak_memory_gib']:.2f} GiB of memory at most"
+    )
+    console.print(f"everything is in {folder}", soft_wrap=True)
+    values = [
+        value
+        for name, value in metrics.items()
+        if config.task.headline and name.startswith(f"final/{config.task.headline[0]}/")
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _finish_loggers() -> None:
+    # A second run in this process must not write into the first one's W&B run.
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish(quiet=True)
+
+
+def _show(problems: Sequence[Problem]) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    many = f"{len(problems)} mistakes" if len(problems) > 1 else "a mistake"
+    console.print(f"gfn_runner: {many}; nothing was started, nothing was written", style="bold red")
+    for problem in problems:
+        console.print(str(problem), markup=False)
+
+
+def _show_config(config: RunConfig) -> None:
+    import yaml
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml"))
+    else:
+        print(text)

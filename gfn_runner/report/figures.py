@@ -1,0 +1,152 @@
+"""Figures of one run, drawn from the files in its folder; runs no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from gfn_runner.loggers import read_metrics  # noqa: E402
+from gfn_runner.report.samples import read_lines  # noqa: E402
+
+
+def draw_all(folder: Path) -> list[Path]:
+    """Draw every figure that the folder has the data for, into ``figures/``.
+
+    Returns:
+        The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``.
+    """
+    records = read_metrics(folder / "metrics.jsonl")
+    final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    drawn = {
+        "loss_and_reward": _loss_and_reward(records),
+        "phi_spread": _phi_spread(records),
+        "accuracy": _accuracy(records, final),
+        "log_reward": _log_reward(read_lines(folder / "demonstrations.jsonl")),
+    }
+    target = folder / "figures"
+    target.mkdir(exist_ok=True)
+    written = []
+    for name, figure in drawn.items():
+        if figure is not None:
+            path = target / f"{name}.png"
+            figure.savefig(path, dpi=120)
+            plt.close(figure)
+            written.append(path)
+    return written
+
+
+def _series(records: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    pairs = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _lines(axes: Axes, records: Sequence[dict[str, Any]], labelled: dict[str, str]) -> None:
+    for name, label in labelled.items():
+        steps, values = _series(records, name)
+        if values:
+            axes.plot(steps, values, label=label, linewidth=1.0)
+    axes.set_xlabel("optimizer step")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize=8)
+
+
+def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
+    if not _series(records, "train/loss")[1]:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    _lines(left, records, {"train/loss": "loss (nats²)"})
+    if min(_series(records, "train/loss")[1]) > 0:
+        left.set_yscale("log")
+    _lines(
+        right,
+        records,
+        {
+            "train/log_reward": "log R, mean over trajectories (nats)",
+            "train/log_z": "mean φ, estimate of log Z (nats)",
+            "train/log_z_bound": "importance-weighted bound (nats)",
+        },
+    )
+    return figure
+
+
+def _phi_spread(records: Sequence[dict[str, Any]]) -> Figure | None:
+    if not _series(records, "train/phi_spread")[1]:
+        return None
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    _lines(
+        axes,
+        records,
+        {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"},
+    )
+    axes.set_ylabel("standard deviation of φ (nats)")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Figure | None:
+    key = "final/vote_accuracy/"
+    groups = [name.removeprefix(key) for name in final if name.startswith(key)]
+    if not groups:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    series = {"vote_accuracy": "-", "single_accuracy": "--"}
+    for number, group in enumerate(groups):
+        for metric, style in series.items():
+            steps, values = _series(records, f"eval/{metric}/{group}")
+            label = f"{group.replace('_', ' ')}, {metric.split('_')[0]}"
+            left.plot(steps, values, style, color=f"C{number}", marker=".", label=label)
+    left.set(xlabel="optimizer step", ylabel="accuracy", ylim=(-0.02, 1.02))
+    left.grid(alpha=0.3)
+    left.legend(fontsize=7)
+    _bars(right, final, groups)
+    return figure
+
+
+def _bars(axes: Axes, final: dict[str, float], groups: Sequence[str]) -> None:
+    shots = sorted({int(name.split("_")[1]) for name in final if name.startswith("base_")})
+    rows = [(f"base {k}-shot, vote", f"base_{k}_shot", "vote_accuracy") for k in shots]
+    rows += [("this run, vote", "final", "vote_accuracy")]
+    rows += [("this run, single", "final", "single_accuracy")]
+    width = 0.8 / len(rows)
+    for number, (label, prefix, metric) in enumerate(rows):
+        values = [final.get(f"{prefix}/{metric}/{group}") or 0.0 for group in groups]
+        low = [final.get(f"{prefix}/{metric}_low/{group}") or 0.0 for group in groups]
+        high = [final.get(f"{prefix}/{metric}_high/{group}") or 0.0 for group in groups]
+        errors = [
+            [max(0.0, v - a) for v, a in zip(values, low, strict=True)],
+            [max(0.0, b - v) for v, b in zip(values, high, strict=True)],
+        ]
+        places = [at + (number - (len(rows) - 1) / 2) * width for at in range(len(groups))]
+        axes.bar(places, values, width, yerr=errors, label=label, capsize=2)
+    axes.set_xticks(range(len(groups)), [group.replace("_", " ") for group in groups])
+    axes.set(ylabel="accuracy, 95 % interval", ylim=(0, 1.05))
+    axes.legend(fontsize=7)
+
+
+def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
+    """Samples against the demonstration of the same condition: the diagonal is a tie."""
+    if not records:
+        return None
+    known, sampled = [], []
+    for record in records:
+        best = max(record["demonstration_log_reward"])
+        known += [best] * len(record["log_reward"])
+        sampled += record["log_reward"]
+    figure, axes = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
+    axes.plot(known, sampled, ".", alpha=0.6)
+    lowest, highest = min(known + sampled), max(known + sampled)
+    axes.plot([lowest, highest], [lowest, highest], color="grey", linewidth=0.8)
+    axes.set(xlabel="log R of the demonstration (nats)", ylabel="log R of samples (nats)")
+    axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,89 @@
+"""Samples as lines of JSON: what the policy wrote in the final evaluation; draws what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gfn_runner.callbacks.replay import demonstrations
+from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.randomness import torch_generator_for
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.types import Condition
+
+_MOST_CONDITIONS = 64
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """One JSON object a line; the file appears complete or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    unfinished.replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What :func:`write_lines` wrote; empty if there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:
+    """Each line: one condition with its votes and singles; log R and log q in nats."""
+    write_lines(path, (_record(sample) for sample in samples))
+
+
+def _record(sample: ConditionSamples) -> dict[str, Any]:
+    return {
+        "group": sample.condition.group,
+        "condition": sample.condition.key,
+        "prompt": sample.condition.prompt,
+        "answer": sample.condition.answer,
+        "votes": list(sample.votes),
+        "singles": list(sample.singles),
+        "log_reward": [round(value, 4) for value in sample.log_reward],
+        "log_pf": [round(value, 4) for value in sample.log_pf],
+    }
+
+
+@torch.no_grad()
+def write_demonstrations(
+    path: Path,
+    module: GFlowNetModule,
+    conditions: Sequence[Condition],
+    options: EvaluationSettings,
+) -> None:
+    """Log R of demonstrations beside log R of the policy's samples for the same conditions.
+
+    Writes nothing where no condition has a demonstration.
+    """
+    chosen = [condition for condition in conditions if condition.demonstrations][:_MOST_CONDITIONS]
+    if not chosen:
+        return
+    trajectories = demonstrations(module, chosen)
+    log_reward_BS = module.log_reward(chosen, trajectories)
+    log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
+    generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
+    drawn = draw_answers(
+        module.lm, module.task, module.evaluation_rule, chosen, options, generator
+    )
+    places = trajectories.condition_B.tolist()
+    records = []
+    for place, sample in enumerate(drawn):
+        known = [value for value, at in zip(log_reward_B, places, strict=True) if at == place]
+        texts = list(sample.condition.demonstrations)
+        records.append(
+            {
+                **_record(sample),
+                "demonstrations": texts,
+                "demonstration_log_reward": [round(value, 4) for value in known],
+            }
+        )
+    write_lines(path, records)

@@ -1,0 +1,50 @@
+"""The table at the end of a run: ours, the base model, the published numbers; measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from gfn_runner.tasks.base import Task
+
+
+def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
+    """Headline metrics per evaluation set.
+
+    Args:
+        task: names headline metrics and published rows.
+        metrics: flat, with the prefixes ``final/`` and ``base_<k>_shot/``.
+    """
+    prefixes = {"this run": "final"}
+    shots = sorted({int(n.split("_")[1]) for n in metrics if n.startswith("base_")})
+    prefixes |= {f"base model, {k}-shot": f"base_{k}_shot" for k in shots}
+    names = [
+        name.removeprefix("final/")
+        for headline in task.headline
+        for name in metrics
+        if name.startswith(f"final/{headline}/")
+    ]
+    table = Table(title=f"{task.name}: accuracy in %, 95 % Wilson intervals in brackets")
+    table.add_column("")
+    for name in names:
+        metric, _, group = name.partition("/")
+        table.add_column(f"{metric.replace('_', ' ')}\n{group.replace('_', ' ')}", justify="right")
+    for label, prefix in prefixes.items():
+        table.add_row(label, *(_cell(metrics, f"{prefix}/{name}") for name in names))
+    table.add_section()
+    for row in task.reference_rows():
+        cells = (f"{100 * row.values[name]:.1f}" if name in row.values else "" for name in names)
+        table.add_row(f"{row.label} †", *cells, style="dim")
+    if task.reference_rows():
+        table.caption = "† published numbers of a different model on other questions"
+    return table
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    metric, _, group = name.rpartition("/")
+    low, high = metrics.get(f"{metric}_low/{group}"), metrics.get(f"{metric}_high/{group}")
+    interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if low is not None and high else ""
+    return f"{100 * metrics[name]:.1f}{interval}"
