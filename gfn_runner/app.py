@@ -159,8 +159,13 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
     conditions = limited(data.evaluation_conditions(), options.baseline_limit)
     for shots in options.baseline_shots:
         samples = prompt_base_model(
-            module.lm, config.task, module.evaluation_rule, conditions, options,
-            shots=shots, seed=config.seed,
+            module.lm,
+            config.task,
+            module.evaluation_rule,
+            conditions,
+            options,
+            shots=shots,
+            seed=config.seed,
         )
         measured = config.task.metrics(samples)
         metrics |= {f"base_{shots}_shot/{name}": value for name, value in measured.items()}

@@ -57,7 +57,9 @@ def check_texts(config: RunConfig) -> None:
     for condition in (*data.train, *data.evaluation):
         name = f"condition {condition.key!r}"
         strings.append((f"the prompt of {name}", condition.prompt, ""))
-        strings += [(f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms]
+        strings += [
+            (f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms
+        ]
     for shots in config.callbacks.evaluation.baseline_shots:
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
         strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
@@ -97,9 +99,7 @@ def _assemble(
     config: RunConfig, folder: Path, lm: LanguageModel, module: GFlowNetModule, data: ConditionData
 ) -> Experiment:
     options = config.callbacks
-    replay = ReplayCallback(
-        options.replay, config.data.train, config.sampling.samples, config.seed
-    )
+    replay = ReplayCallback(options.replay, config.data.train, config.sampling.samples, config.seed)
     health = HealthCallback(options.health)
     log = TrainingLog(replay, health, config.trainer.log_every)
     evaluation = EvaluationCallback()

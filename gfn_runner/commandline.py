@@ -80,9 +80,11 @@ def checked(argv: Sequence[str]) -> Checked | None:
     flags = [word for word in argv if word not in arguments.overrides]
     overrides = _parsed(arguments.overrides)
     overrides, folder = _resumed(overrides, arguments.multirun)
-    extra = [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"] if (
-        arguments.config_dir
-    ) else []
+    extra = (
+        [f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]"]
+        if (arguments.config_dir)
+        else []
+    )
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         lines, problems = _lenient(overrides, extra)
         jobs = _job_lines(lines) if arguments.multirun else [lines]
@@ -110,9 +112,7 @@ def _parsed(lines: Sequence[str]) -> list[Override]:
 # -- resume ---------------------------------------------------------------------------------------
 
 
-def _resumed(
-    overrides: list[Override], multirun: bool
-) -> tuple[list[Override], Path | None]:
+def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override], Path | None]:
     """Put the overrides of the run to be resumed before the new ones."""
     given = [o for o in overrides if o.key_or_group == "resume" and o.value() is not None]
     if not given:
@@ -142,7 +142,8 @@ def _same_task(saved: list[Override], new: list[Override], folder: Path) -> None
     before, now = task_of(saved), task_of(new)
     if now is not None and now != before:
         raise UserError.one(
-            "resume", f"{folder} is a run of task {before!r}, and task={now} was given",
+            "resume",
+            f"{folder} is a run of task {before!r}, and task={now} was given",
             f"task={before}, or no task",
         )
 
@@ -265,5 +266,3 @@ def check_config(composed: DictConfig, lines: Sequence[str]) -> RunConfig:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
-
-

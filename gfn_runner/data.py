@@ -46,9 +46,7 @@ class ConditionData(L.LightningDataModule):
         final: whether evaluation takes the final sets or the smaller ones used during training.
     """
 
-    def __init__(
-        self, data: TaskData, options: EvaluationSettings, *, batch_size: int, seed: int
-    ):
+    def __init__(self, data: TaskData, options: EvaluationSettings, *, batch_size: int, seed: int):
         super().__init__()
         self.data, self.options = data, options
         self.batch_size, self.seed = batch_size, seed

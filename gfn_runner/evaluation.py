@@ -82,8 +82,13 @@ def _draw_batch(
 ) -> list[ConditionSamples]:
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
     votes = sample(
-        lm, prompts, options.votes, rule, generator,
-        temperature=options.vote_temperature, tool=task.tool(),
+        lm,
+        prompts,
+        options.votes,
+        rule,
+        generator,
+        temperature=options.vote_temperature,
+        tool=task.tool(),
     )
     singles = sample(lm, prompts, options.singles, rule, generator, tool=task.tool())
     scores = score_policy(lm, prompts, singles, rule)
@@ -102,8 +107,6 @@ def _draw_batch(
         )
         for place, condition in enumerate(conditions)
     ]
-
-
 
 
 def _texts(lm: LanguageModel, trajectories: Trajectories) -> list[str]:

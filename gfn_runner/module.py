@@ -103,8 +103,13 @@ class GFlowNetModule(L.LightningModule):
             temperature = rng.uniform(options.min_temperature, options.max_temperature)
         generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
         return sample(
-            self.lm, prompts, options.samples, self.rule, generator,
-            temperature=temperature, tool=self.task.tool(),
+            self.lm,
+            prompts,
+            options.samples,
+            self.rule,
+            generator,
+            temperature=temperature,
+            tool=self.task.tool(),
         )
 
     def log_reward(self, conditions: list[Condition], trajectories: Trajectories) -> Tensor:

@@ -291,9 +291,7 @@ class JointBalance(Objective):
         )
 
 
-def phi_spread(
-    phi_BS: Tensor, terminable_BS: Tensor, condition_B: Tensor
-) -> tuple[Tensor, Tensor]:
+def phi_spread(phi_BS: Tensor, terminable_BS: Tensor, condition_B: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of φ over all terminable states of each condition, in nats.
 
     Returns:

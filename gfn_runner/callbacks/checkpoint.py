@@ -27,7 +27,12 @@ class AdapterCheckpoint(L.Callback):
         self.saved_step = -1
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         if trainer.global_step > 0 and trainer.global_step % self.options.every == 0:
             self.save(trainer)

@@ -57,7 +57,10 @@ class ReplayCallback(L.Callback):
             logger.warning(
                 "%d of %d demonstrations do not fit in task.min_len = %d … task.max_len = %d and "
                 "do not enter the replay buffer",
-                int((~fits_B).sum()), len(fits_B), module.rule.min_len, module.rule.max_len,
+                int((~fits_B).sum()),
+                len(fits_B),
+                module.rule.min_len,
+                module.rule.max_len,
             )
         log_reward_BS = module.log_reward(conditions, trajectories)
         self._store(conditions, trajectories, log_reward_BS, keep=fits_B.tolist())

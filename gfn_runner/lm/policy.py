@@ -147,8 +147,14 @@ class LanguageModel(nn.Module):
     Dropout is 0 everywhere: sampling, policy and reward must speak of the same distribution.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, packed_rewards: str = "always",
-                 max_tokens_per_forward: int = 32768):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        packed_rewards: str = "always",
+        max_tokens_per_forward: int = 32768,
+    ):
         super().__init__()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -177,8 +183,10 @@ class LanguageModel(nn.Module):
         """
         ids = self._encode(text, special=True)
         # Some tokenizers also close the string; a prompt is not closed.
-        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(
-            str(self.tokenizer.eos_token)
+        if (
+            len(ids) > 1
+            and ids[-1] == self.tokenizer.eos_token_id
+            and not text.endswith(str(self.tokenizer.eos_token))
         ):
             ids = ids[:-1]
         if ids:
@@ -381,8 +389,11 @@ def _with_adapter(model: nn.Module, options: LoraSettings, seed: int) -> nn.Modu
             return get_peft_model(model, config)
         except ValueError as error:
             names = sorted(
-                {name.rsplit(".", 1)[-1] for name, m in model.named_modules()
-                 if not list(m.children()) and hasattr(m, "weight")}
+                {
+                    name.rsplit(".", 1)[-1]
+                    for name, m in model.named_modules()
+                    if not list(m.children()) and hasattr(m, "weight")
+                }
             )
             raise UserError.one(
                 "lm.lora.targets",

@@ -105,9 +105,7 @@ def _read_waiting(strings: _Strings, token_B: Tensor) -> Tensor:
     return torch.tensor(observed, device=token_B.device)
 
 
-def _append(
-    strings: _Strings, tokens: list[int], observed: list[bool], done: list[bool]
-) -> None:
+def _append(strings: _Strings, tokens: list[int], observed: list[bool], done: list[bool]) -> None:
     for row, token in enumerate(tokens):
         if not done[row]:
             strings.tokens[row].append(token)
@@ -119,7 +117,9 @@ def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> set[int]:
     if tool is None:
         return set()
     return {
-        token for token in range(lm.vocab_size) if lm.decode([token]).rstrip().endswith(tool.trigger)
+        token
+        for token in range(lm.vocab_size)
+        if lm.decode([token]).rstrip().endswith(tool.trigger)
     }
 
 

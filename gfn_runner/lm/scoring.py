@@ -46,9 +46,9 @@ def string_log_probs(
     rows, states, vocabulary = logits_BSV.shape
     terminable_BS = rule.terminable_BS(trajectories)
     may_stop_BS = rule.n_actions_BS(trajectories) >= rule.min_len
-    masked_BSV = rule.masked(
-        logits_BSV.reshape(-1, vocabulary), may_stop_BS.reshape(-1)
-    ).view(rows, states, vocabulary)
+    masked_BSV = rule.masked(logits_BSV.reshape(-1, vocabulary), may_stop_BS.reshape(-1)).view(
+        rows, states, vocabulary
+    )
     norm_BS = masked_BSV.logsumexp(dim=-1)
     token_BT = trajectories.token_BT
     picked_BT = masked_BSV[:, :-1].gather(-1, token_BT[..., None])[..., 0]
@@ -298,9 +298,7 @@ def packing_works(lm: LanguageModel) -> bool:
     if lm.packed_rewards != "auto":
         return lm.packed_rewards == "always"
     rule = StringRule(terminator=1, min_len=0, max_len=4)
-    trajectories = Trajectories.from_rows(
-        [[2, 3, 4], [4]], [[True] * 3, [True]], [0, 1], lm.device
-    )
+    trajectories = Trajectories.from_rows([[2, 3, 4], [4]], [[True] * 3, [True]], [0, 1], lm.device)
     arguments = ([[2, 5, 3, 4], [6, 2]], [[1, 3, 2], [1, 4]], trajectories, rule)
     tolerance = 1e-3 if next(lm.model.parameters()).dtype == torch.float32 else 0.5
     try:

@@ -11,12 +11,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from gfn_runner.loggers import read_metrics  # noqa: E402
-from gfn_runner.report.samples import read_lines  # noqa: E402
+from gfn_runner.loggers import read_metrics
+from gfn_runner.report.samples import read_lines
 
 
 def draw_all(folder: Path) -> list[Path]:

@@ -71,9 +71,7 @@ def write_demonstrations(
     log_reward_BS = module.log_reward(chosen, trajectories)
     log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
-    drawn = draw_answers(
-        module.lm, module.task, module.evaluation_rule, chosen, options, generator
-    )
+    drawn = draw_answers(module.lm, module.task, module.evaluation_rule, chosen, options, generator)
     places = trajectories.condition_B.tolist()
     records = []
     for place, sample in enumerate(drawn):

@@ -119,7 +119,9 @@ class Arithmetic(Task):
         shared = train_questions & {condition.prompt for condition in evaluation}
         assert not shared, f"test questions in the training set: {sorted(shared)[:3]}"
         dropped += dropped_answers
-        notes = (f"{dropped} training questions dropped: they are in a test set",) if dropped else ()
+        notes = (
+            (f"{dropped} training questions dropped: they are in a test set",) if dropped else ()
+        )
         return TaskData(train, evaluation, notes)
 
     def _test_expressions(self) -> list[Expression]:
@@ -197,7 +199,9 @@ class Arithmetic(Task):
     ) -> Condition:
         # The examples are fixed per question: stored log-rewards stay true for ever.
         rng = rng_for("arithmetic", "examples", seed, expression)
-        shots = self._examples_text(expression, [e for e, _ in examples], self.n_demonstrations, rng)
+        shots = self._examples_text(
+            expression, [e for e, _ in examples], self.n_demonstrations, rng
+        )
         prompt = question(expression)
         return Condition(
             key=str(expression),
@@ -250,12 +254,17 @@ class Arithmetic(Task):
         return result
 
     def _measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        voted = [majority(list(map(self.read_answer, s.votes))) == s.condition.answer
-                 for s in samples]
-        singles = [(self.read_answer(text), s.condition.answer) for s in samples
-                   for text in s.singles]
-        steps = [text.strip() == s.condition.facts["expression"].steps() for s in samples
-                 for text in s.singles]
+        voted = [
+            majority(list(map(self.read_answer, s.votes))) == s.condition.answer for s in samples
+        ]
+        singles = [
+            (self.read_answer(text), s.condition.answer) for s in samples for text in s.singles
+        ]
+        steps = [
+            text.strip() == s.condition.facts["expression"].steps()
+            for s in samples
+            for text in s.singles
+        ]
         log_reward = [value for s in samples for value in s.log_reward]
         n_questions, n_singles = len(samples), max(1, len(singles))
         vote = proportion(sum(voted), n_questions)
@@ -359,10 +368,12 @@ def read_questions(path: Path, *, rationale: bool = False) -> list[tuple[Express
                 wrong.append(Problem(f"{where}, field str_query", str(error)))
             else:
                 if expression.value != entry["num_sol"]:
-                    wrong.append(Problem(
-                        f"{where}, field num_sol",
-                        f"given {entry['num_sol']}, but {expression} is {expression.value}",
-                    ))
+                    wrong.append(
+                        Problem(
+                            f"{where}, field num_sol",
+                            f"given {entry['num_sol']}, but {expression} is {expression.value}",
+                        )
+                    )
                 questions.append((expression, entry.get("str_rationale", "")))
         problems += wrong
     if problems:
@@ -372,9 +383,7 @@ def read_questions(path: Path, *, rationale: bool = False) -> list[tuple[Express
     return questions
 
 
-def _field_problems(
-    entry: object, wanted: dict[str, type], where: str
-) -> Iterator[Problem]:
+def _field_problems(entry: object, wanted: dict[str, type], where: str) -> Iterator[Problem]:
     if not isinstance(entry, dict):
         yield Problem(where, f"an entry is {entry!r}", f"an object with {', '.join(wanted)}")
         return

@@ -1,0 +1,52 @@
+# What this project can do from a fresh checkout. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install arithmetic smoke test test-gpu check format tiny-lm results wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: $(VENV)/.installed ## set up .venv with the tested versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	touch $@
+
+arithmetic: install ## the main job: train, evaluate and report integer arithmetic (ARGS='seed=1 …')
+	$(RUN) -m gfn_runner task=arithmetic $(ARGS)
+
+smoke: install ## the same in half a minute, with a few questions
+	$(RUN) -m gfn_runner experiment=tiny/smoke $(ARGS)
+
+test: install ## all tests; no download, no GPU
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
+
+test-gpu: install ## the tests that need a CUDA device
+	$(RUN) -m pytest -q -m gpu $(ARGS)
+
+check: install ## format, lint and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: install ## put the code into shape
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+tiny-lm: install ## make the embedded base model again (about 40 minutes on two cores)
+	$(RUN) scripts/pretrain_tiny.py $(ARGS)
+
+results: install ## make docs/results.md again: three seeds of the main job (about 40 minutes)
+	$(RUN) scripts/results.py $(ARGS)
+
+wheel: install ## build a wheel into dist/
+	$(RUN) -m pip wheel --quiet --no-deps -w dist .
+
+clean: ## remove .venv and caches; outputs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -1,0 +1,69 @@
+"""The model card of the embedded base model, written from what was recorded and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_HEAD = """---
+license: mit
+language: en
+tags: [arithmetic, gflownet, tiny]
+---
+# The embedded base model
+
+A Llama of {parameters:,} parameters ({layers} layers, width {hidden}, context {context} tokens) with a
+byte-level BPE tokenizer of its own, in plain Hugging Face format. It exists so that `gfn_runner` can
+train, evaluate and be tested without a download. It is no general language model.
+
+## How it was made
+
+`make tiny-lm` (`scripts/pretrain_tiny.py`), from nothing but a corpus that
+`gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}): pages of arithmetic questions, worked
+exercises, single sums and some plain sentences. One expression in five, chosen by a checksum, never
+occurs as a question and is kept for tests. {tokens:,} tokens in {steps:,} optimizer steps of AdamW,
+peak learning rate {lr}, {minutes:.0f} minutes on two CPU cores. Held-out loss: {loss:.3f} nats a token.
+
+## What it can do
+
+It has the skill, but not the habit, of working an arithmetic question step by step: behind worked
+examples it does, without them it answers at once, and wrongly (pages of questions in its corpus mostly
+state the value of the first two operands).
+
+Share of right answers in %, on unseen questions of 3 / 4 / 5 operands; *vote* is the majority of 10
+samples at temperature 0.1, *single* one sample at temperature 1, *chain* the share of right chains
+among the single samples that begin one.
+
+| worked examples | vote | single | chain |
+|---|---|---|---|
+"""
+
+_TAIL = """
+Measured by `python scripts/pretrain_tiny.py --measure-only`. Beyond +, − and one-digit operands, and
+beyond six operands, expect nothing.
+"""
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """Markdown.
+
+    Args:
+        record: what ``pretraining.json`` holds: settings, facts and ``skill``.
+    """
+    settings = record["settings"]
+    head = _HEAD.format(
+        parameters=record["parameters"],
+        tokens=record["tokens"],
+        minutes=record["minutes"],
+        loss=record["loss"],
+        **{name: settings[name] for name in ("layers", "hidden", "context", "seed", "steps", "lr")},
+    )
+    rows = [
+        f"| {row['shots']} | " + " | ".join(_cell(row[k]) for k in ("vote", "single", "chain"))
+        for row in record["skill"]
+    ]
+    return head + "".join(f"{row} |\n" for row in rows) + _TAIL
+
+
+def _cell(shares: Mapping[str, float | None]) -> str:
+    return " / ".join("–" if v is None else f"{100 * v:.1f}" for _, v in sorted(shares.items()))
