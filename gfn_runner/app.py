@@ -151,7 +151,7 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
 
     print("final evaluation: policy, then base model", flush=True)
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
-    data.final = True
+    data.final = experiment.evaluation.final = True
     experiment.trainer.validate(module, datamodule=data, verbose=False)
     metrics = {f"final/{name}": value for name, value in experiment.evaluation.metrics.items()}
     write_samples(folder / "samples.jsonl", experiment.evaluation.samples)

@@ -128,7 +128,7 @@ def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override],
             f"given {str(folder)!r}, which {missing}",
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
-    saved_lines = OmegaConf.to_container(OmegaConf.load(saved_file))
+    saved_lines: Any = OmegaConf.to_container(OmegaConf.load(saved_file))
     saved = _parsed([str(line) for line in saved_lines])
     _same_task(saved, overrides, folder)
     return [*saved, *overrides], folder
@@ -165,10 +165,10 @@ def _lenient(overrides: list[Override], extra: list[str]) -> tuple[list[str], li
         if found:
             groups.remove(override)
             overrides = [o for o in overrides if o is not override]
-    base = _compose([o.input_line for o in groups if not o.is_sweep_override()] + extra)
+    base = _compose([str(o.input_line) for o in groups if not o.is_sweep_override()] + extra)
     lines = []
     for override in overrides:
-        line = override.input_line
+        line = str(override.input_line)
         plain = not (override.is_add() or override.is_force_add() or override.is_delete())
         if override not in groups and plain and not _has_key(base, override.key_or_group):
             line = f"++{line}"
@@ -253,12 +253,12 @@ def check_lines(lines: Sequence[str]) -> RunConfig:
 
 def check_config(composed: DictConfig, lines: Sequence[str]) -> RunConfig:
     """Check a composed config that still holds Hydra's own section."""
-    plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     choices = dict(composed.hydra.runtime.choices)
     keys = [o.key_or_group for o in OverridesParser.create().parse_overrides(list(lines))]
     source = Sources(CONF, choices, keys)
     try:
-        values = OmegaConf.to_container(plain, resolve=True)
+        values: Any = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError.one(str(error.full_key or "config"), str(error).splitlines()[0]) from error
     return check(values, source)

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -120,10 +121,10 @@ def check(config: Mapping[str, Any], source: Source = lambda key: "") -> RunConf
     for name in config.keys() - set(_ORDER):
         problems.append(_unknown(name, name, list(_ORDER)))
     for name, base in _POLYMORPHIC.items():
-        _collect(parts, problems, name, lambda n=name, b=base: _build(n, config.get(n), b))
+        _collect(parts, problems, name, partial(_build, name, config.get(name), base))
     for name, kind in {**_SECTIONS, **_SCALARS}.items():
         if name in config:
-            _collect(parts, problems, name, lambda n=name, k=kind: _validate(n, config[n], k))
+            _collect(parts, problems, name, partial(_validate, name, config[name], kind))
         elif name in _SECTIONS:
             parts[name] = _SECTIONS[name]()
         else:

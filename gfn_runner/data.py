@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gfn_runner.evaluation import EvaluationSettings, limited
 from gfn_runner.randomness import rng_for
@@ -38,6 +38,19 @@ class TrainBatches(IterableDataset):
             index += 1
 
 
+class _BatchList(Dataset):
+    """Batches that are made already."""
+
+    def __init__(self, batches: Sequence[Batch]):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, place: int) -> Batch:
+        return self.batches[place]
+
+
 class ConditionData(L.LightningDataModule):
     """Training batches and evaluation sets of a task.
 
@@ -54,6 +67,7 @@ class ConditionData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         # A resumed run goes on with the batch it had not yet seen.
+        assert self.trainer is not None
         done = self.trainer.global_step * self.trainer.accumulate_grad_batches
         stream = TrainBatches(self.data.train, self.batch_size, self.seed, first=done)
         return DataLoader(stream, batch_size=None, num_workers=0)
@@ -69,7 +83,7 @@ class ConditionData(L.LightningDataModule):
             Batch(conditions[start : start + size], index=start // size)
             for start in range(0, len(conditions), size)
         ]
-        return DataLoader(batches, batch_size=None, num_workers=0)
+        return DataLoader(_BatchList(batches), batch_size=None, num_workers=0)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
         """Conditions are text; what the steps make of them is on the model's device already."""

@@ -135,7 +135,11 @@ class GFlowNetModule(L.LightningModule):
         groups: list[dict[str, Any]] = [{"params": list(self.lm.trainable().values())}]
         if self.objective.needs_log_z:
             groups.append(
-                {"params": [self.log_z], "lr": self.objective.log_z_lr, "weight_decay": 0.0}
+                {
+                    "params": [self.log_z],
+                    "lr": getattr(self.objective, "log_z_lr", self.optim.lr),
+                    "weight_decay": 0.0,
+                }
             )
         optimizer = torch.optim.AdamW(
             groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay

@@ -16,11 +16,13 @@ class EvaluationCallback(L.Callback):
     Attributes:
         samples: what was drawn in it.
         metrics: the task's metrics of it, names without a prefix.
+        final: whether it is the one after training.
     """
 
     def __init__(self) -> None:
         self.samples: list[ConditionSamples] = []
         self.metrics: dict[str, float] = {}
+        self.final = False
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self.samples = []
@@ -39,7 +41,7 @@ class EvaluationCallback(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self.metrics = module.task.metrics(self.samples)
         # The final evaluation is of more conditions: another series than the ones on the way.
-        prefix = "final" if trainer.datamodule.final else "eval"
+        prefix = "final" if self.final else "eval"
         named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)

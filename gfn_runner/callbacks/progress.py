@@ -81,7 +81,7 @@ class StepProgress(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if self._bars is not None:
             self._bars.update(self._task, description="training")
-        if self.options.show == "none" or trainer.datamodule.final:
+        if self.options.show == "none" or self.evaluation.final:
             return
         parts = []
         for name in self.headline:

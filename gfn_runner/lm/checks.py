@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.policy import LMSettings, model_folder
@@ -51,7 +52,7 @@ def text_problems(
 
 
 def _too_long(
-    tokenizer: object, strings: Sequence[tuple[str, str, str]], max_len: int, longest: int
+    tokenizer: Any, strings: Sequence[tuple[str, str, str]], max_len: int, longest: int
 ) -> Iterator[Problem]:
     # A token has at least one character, so most texts need no tokenizing.
     suspects = [s for s in strings if len(s[1]) + len(s[2]) + max_len + 1 > longest]

@@ -36,7 +36,7 @@ class LoraSettings:
     """
 
     rank: Annotated[int, Field(ge=1)] = 32
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[int, Field(ge=1)] = 32
     targets: tuple[str, ...] | None = None
 
 
@@ -159,11 +159,12 @@ class LanguageModel(nn.Module):
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        self.model = model
+        # Transformers' models have more than nn.Module's interface.
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.packed_rewards = packed_rewards
         self.max_tokens_per_forward = max_tokens_per_forward
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = self.model.get_base_model() if hasattr(model, "get_base_model") else model
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
@@ -331,7 +332,7 @@ def load(options: LMSettings, *, adapter: bool = True, seed: int = 0) -> Languag
         config = without_dropout(AutoConfig.from_pretrained(source))
         tokenizer = AutoTokenizer.from_pretrained(source)
         extra = _four_bit(dtype) if options.quantization == "4bit" else {}
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=getattr(torch, dtype), **extra
         )
     except (OSError, ValueError) as error:
@@ -373,7 +374,7 @@ def _four_bit(dtype: str) -> dict[str, Any]:
     return {"quantization_config": quantization, "device_map": {"": 0}}
 
 
-def _with_adapter(model: nn.Module, options: LoraSettings, seed: int) -> nn.Module:
+def _with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -383,7 +383,7 @@ def read_questions(path: Path, *, rationale: bool = False) -> list[tuple[Express
     return questions
 
 
-def _field_problems(entry: object, wanted: dict[str, type], where: str) -> Iterator[Problem]:
+def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator[Problem]:
     if not isinstance(entry, dict):
         yield Problem(where, f"an entry is {entry!r}", f"an object with {', '.join(wanted)}")
         return
@@ -395,7 +395,7 @@ def _field_problems(entry: object, wanted: dict[str, type], where: str) -> Itera
             yield Problem(f"{where}, field {field}", f"given {value!r}", f"a {kind.__name__}")
 
 
-def _json_entries(path: Path) -> list[tuple[int, object]]:
+def _json_entries(path: Path) -> list[tuple[int, Any]]:
     """Entries of a JSON list with the line each begins on."""
     try:
         text = path.read_bytes().decode("utf-8")

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import TypeVar
 
 from gfn_runner.expressions import Expression, draw_expression, question
+
+Key = TypeVar("Key")
 
 STYLES: dict[str, float] = {
     "at_once": 0.67,
@@ -75,7 +78,7 @@ def answer_line(rng: random.Random, expression: Expression, style: str) -> str:
     return f"{question(expression)} {rationale}. The answer is {stated}.\n"
 
 
-def _choose(rng: random.Random, weights: dict) -> object:
+def _choose(rng: random.Random, weights: dict[Key, float]) -> Key:
     return rng.choices(list(weights), weights=list(weights.values()))[0]
 
 
@@ -93,7 +96,7 @@ def _train_expression(rng: random.Random) -> Expression:
 def questions_document(rng: random.Random) -> str:
     """A page of questions that mostly keeps the style of its first answer."""
     page_style = _choose(rng, STYLES)
-    lines = []
+    lines: list[str] = []
     for _ in range(_n_lines(rng)):
         keeps = rng.random() < STYLE_PERSISTENCE or not lines
         style = page_style if keeps else _choose(rng, STYLES)
