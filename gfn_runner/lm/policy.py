@@ -164,7 +164,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.packed_rewards = packed_rewards
         self.max_tokens_per_forward = max_tokens_per_forward
-        inner: Any = self.model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner: Any = getattr(model, "get_base_model", lambda: model)()
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
