@@ -214,7 +214,7 @@ def _finish_loggers() -> None:
     # A second run in this process must not write into the first one's W&B run.
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def _show(problems: Sequence[Problem]) -> None:

@@ -86,7 +86,6 @@ def wandb_logger(
             folder,
         )
         mode = "offline"
-    os.environ.setdefault("WANDB_SILENT", "true")
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             return _start(options, folder, config, tags, attempt)
@@ -99,22 +98,22 @@ def wandb_logger(
 def _start(
     options: LoggerSettings, folder: Path, config: dict[str, Any], tags: Sequence[str], mode: str
 ) -> WandbLogger:
-    started = WandbLogger(
+    import wandb
+
+    run = wandb.init(
         name="/".join(folder.parts[-3:]),
-        save_dir=str(folder),
+        dir=str(folder),
         project=options.project,
         entity=options.entity,
         group=options.group,
         tags=sorted({*options.tags, *tags}),
-        id=f"{derived_seed('wandb', folder.resolve()):016x}"[:16],
-        mode=mode,
+        id=f"{derived_seed('wandb', folder.resolve()):016x}",
+        mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
         config=config,
-        log_model=False,
         resume="allow" if mode == "online" else None,
-        dir=str(folder),
+        settings=wandb.Settings(silent=True, console="off"),
     )
-    started.experiment.define_metric("*", step_metric="trainer/global_step")
-    return started
+    return WandbLogger(experiment=run, save_dir=str(folder), log_model=False)
 
 
 def _has_credentials() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gfn_runner.tasks.base import Task
@@ -25,19 +26,26 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
         for name in metrics
         if name.startswith(f"final/{headline}/")
     ]
-    table = Table(title=f"{task.name}: accuracy in %, 95 % Wilson intervals in brackets")
-    table.add_column("")
+    table = Table(
+        title=f"{task.name}: accuracy in %, below it the 95 % interval",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0),
+    )
+    table.add_column("", no_wrap=True)
     for name in names:
         metric, _, group = name.partition("/")
-        table.add_column(f"{metric.replace('_', ' ')}\n{group.replace('_', ' ')}", justify="right")
-    for label, prefix in prefixes.items():
-        table.add_row(label, *(_cell(metrics, f"{prefix}/{name}") for name in names))
+        header = f"{metric.removesuffix('_accuracy')} {group}".replace("_", " ")
+        table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
+    for number, (label, prefix) in enumerate(prefixes.items()):
+        cells = (_cell(metrics, f"{prefix}/{name}") for name in names)
+        table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
     for row in task.reference_rows():
         cells = (f"{100 * row.values[name]:.1f}" if name in row.values else "" for name in names)
-        table.add_row(f"{row.label} †", *cells, style="dim")
+        table.add_row(f"† {row.label}", *cells, style="dim")
     if task.reference_rows():
-        table.caption = "† published numbers of a different model on other questions"
+        table.caption = "† printed in the paper: a different model, on other questions"
     return table
 
 
@@ -46,5 +54,5 @@ def _cell(metrics: Mapping[str, float], name: str) -> str:
         return ""
     metric, _, group = name.rpartition("/")
     low, high = metrics.get(f"{metric}_low/{group}"), metrics.get(f"{metric}_high/{group}")
-    interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if low is not None and high else ""
+    interval = "" if low is None or high is None else f"\n{100 * low:.0f}–{100 * high:.0f}"
     return f"{100 * metrics[name]:.1f}{interval}"

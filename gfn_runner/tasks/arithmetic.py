@@ -297,7 +297,7 @@ class Arithmetic(Task):
         }
         return [
             ReferenceRow(
-                f"paper, GPT-J 6B: {method}",
+                f"GPT-J 6B, {method}",
                 {f"vote_accuracy/{n}_operands": v for n, v in zip((3, 4, 5), row, strict=True)},
             )
             for method, row in published.items()
