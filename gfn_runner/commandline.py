@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -157,10 +158,10 @@ def _lenient(overrides: list[Override], extra: list[str]) -> tuple[list[str], li
     Choices that do not exist are left out of the lines and reported as problems.
     """
     loader = GlobalHydra.instance().config_loader()
-    groups = [o for o in overrides if _is_group(loader, o)]
+    groups = [o for o in overrides if _is_group(loader, o, extra)]
     problems: list[Problem] = []
     for override in list(groups):
-        found = list(_choice_problems(loader, override))
+        found = list(_choice_problems(loader, override, extra))
         problems += found
         if found:
             groups.remove(override)
@@ -176,15 +177,22 @@ def _lenient(overrides: list[Override], extra: list[str]) -> tuple[list[str], li
     return lines, problems
 
 
-def _is_group(loader: Any, override: Override) -> bool:
+def _is_group(loader: Any, override: Override, extra: list[str]) -> bool:
     name = override.key_or_group
-    return "." not in name and bool(loader.get_group_options(name) or loader.list_groups(name))
+    return "." not in name and any(
+        _options(loader, name, kind, extra) for kind in (ObjectType.CONFIG, ObjectType.GROUP)
+    )
 
 
-def _choice_problems(loader: Any, override: Override) -> Iterator[Problem]:
+def _options(loader: Any, group: str, kind: ObjectType, extra: list[str]) -> list[str]:
+    # With a config name Hydra also looks into the folder that --config-dir adds.
+    return loader.get_group_options(group, kind, config_name="config", overrides=extra)
+
+
+def _choice_problems(loader: Any, override: Override, extra: list[str]) -> Iterator[Problem]:
     if override.is_delete():
         return
-    known = sorted(_choices(loader, override.key_or_group))
+    known = sorted(_choices(loader, override.key_or_group, extra))
     if override.is_sweep_override():
         values = [str(v) for v in override.sweep_string_iterator()]
     else:
@@ -199,12 +207,12 @@ def _choice_problems(loader: Any, override: Override) -> Iterator[Problem]:
             )
 
 
-def _choices(loader: Any, group: str) -> Iterator[str]:
-    yield from loader.get_group_options(group)
-    for inner in loader.list_groups(group):
-        # callbacks/replay and the like are groups of their own, chosen by callbacks/replay=…
-        if group == "experiment" or group.startswith("experiment/"):
-            yield from (f"{inner}/{name}" for name in _choices(loader, f"{group}/{inner}"))
+def _choices(loader: Any, group: str, extra: list[str]) -> Iterator[str]:
+    yield from _options(loader, group, ObjectType.CONFIG, extra)
+    if group.split("/")[0] == "experiment":
+        # Elsewhere an inner folder is a group of its own (callbacks/replay=…).
+        for inner in _options(loader, group, ObjectType.GROUP, extra):
+            yield from (f"{inner}/{n}" for n in _choices(loader, f"{group}/{inner}", extra))
 
 
 def _has_key(config: DictConfig, key: str) -> bool:

@@ -222,14 +222,6 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield from parts["callbacks"].replay.problems()
     if {"objective", "sampling"} <= parts.keys():
         yield from _too_few_samples(parts["objective"], parts["sampling"])
-    if {"optim", "trainer"} <= parts.keys():
-        warmup, steps = parts["optim"].warmup, parts["trainer"].max_steps
-        if warmup > steps:
-            yield Problem(
-                "optim.warmup",
-                f"given {warmup}, above trainer.max_steps = {steps}",
-                f"0 to {steps}",
-            )
     if {"objective", "task"} <= parts.keys():
         yield from _no_credit(parts["objective"], parts["task"])
 

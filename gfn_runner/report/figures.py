@@ -68,6 +68,13 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
     _lines(left, records, {"train/loss": "loss (nats²)"})
     if min(_series(records, "train/loss")[1]) > 0:
         left.set_yscale("log")
+    steps, temperature = _series(records, "train/reward_temperature")
+    if temperature:
+        # Residuals grow as 1/T: without T beside it the loss cannot be read.
+        twin = left.twinx()
+        twin.plot(steps, temperature, color="grey", linestyle=":", linewidth=1.0)
+        twin.set_ylabel("reward temperature T (dotted)", color="grey")
+        twin.set_ylim(bottom=0)
     _lines(
         right,
         records,

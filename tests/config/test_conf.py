@@ -1,0 +1,74 @@
+"""Every yaml in conf/ is composed and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+
+from gfn_runner.commandline import CONF, check_lines, register_resolvers
+from gfn_runner.objectives import JointBalance, SubTB
+
+N_YAMLS = 39
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+
+
+def compose_and_check(*lines: str):
+    register_resolvers()
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        return check_lines(list(lines))
+
+
+def test_no_yaml_is_missed():
+    assert len(FILES) == N_YAMLS, "a yaml was added or removed: say so here"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_yaml_composes_and_checks(file: Path):
+    if file.name == "config.yaml" and len(file.parts) == 1:
+        assert isinstance(compose_and_check().objective, JointBalance)
+        return
+    group, choice = str(file.parent), file.stem
+    if file.parts[0] == "experiment":
+        line = f"experiment={'/'.join(file.with_suffix('').parts[1:])}"
+    elif group == "callbacks":
+        line = f"callbacks={choice}"
+    else:
+        line = f"{group}={choice}"
+    compose_and_check(line)
+
+
+def test_yamls_list_every_key():
+    """Files are documentation: nothing is left to a default that one cannot see."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        composed = OmegaConf.to_container(compose("config"))
+        checked = check_lines([]).as_dict()
+    assert keys(composed) | {"experiment"} == keys(checked) | {"experiment"}
+
+
+def keys(tree: object, at: str = "") -> set[str]:
+    if not isinstance(tree, dict):
+        return {at}
+    return {key for name, value in tree.items() for key in keys(value, f"{at}.{name}")}
+
+
+def test_the_command_line_wins_over_an_experiment_and_an_experiment_over_a_group():
+    config = compose_and_check("experiment=paper/arithmetic", "optim.warmup=7")
+    assert isinstance(config.objective, SubTB)
+    assert config.optim.warmup == 7
+    assert config.optim.lr == 1e-4
+    assert config.optim.grad_clip == 1.0
+
+
+def test_the_resolved_config_leads_to_itself(tmp_path):
+    from gfn_runner.config import check
+
+    config = compose_and_check("task=arithmetic_tool", "objective=tb", "task.max_len=21")
+    again = check(config.as_dict())
+    assert again.as_dict() == config.as_dict()
+    assert again.task == config.task

@@ -1,0 +1,142 @@
+"""Mistakes in a config: all at once, each with key, value, what is allowed, where, and a suggestion."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gfn_runner.app import main
+from gfn_runner.commandline import checked
+from gfn_runner.errors import Problem, UserError
+
+
+def problems(*argv: str) -> dict[str, Problem]:
+    with pytest.raises(UserError) as caught:
+        checked(list(argv))
+    return {problem.where: problem for problem in caught.value.problems}
+
+
+def test_all_mistakes_are_reported_at_once():
+    found = problems(
+        "task=arithmetik",
+        "taks=arithmetic",
+        "optim.lr=-1",
+        "sampling.samples=many",
+        "objective.regression.knd=huber",
+        "callbacks.replay=3",
+        "lm.lora.rank=0",
+        "lm.name=/no/such/folder",
+        "sampling.min_temperature=3",
+    )
+    assert {
+        "task", "taks", "optim.lr", "sampling.samples", "objective.regression.knd",
+        "callbacks.replay", "lm.lora.rank",
+    } <= found.keys()  # fmt: skip
+    assert "arithmetic_tool" in found["task"].allowed
+    assert "task=arithmetic" in found["task"].fix
+    assert found["taks"].fix == "did you mean task?"
+    assert "-1" in found["optim.lr"].what and "greater than 0" in found["optim.lr"].allowed
+    assert found["optim.lr"].source == "command line"
+    assert "'many'" in found["sampling.samples"].what
+    assert found["objective.regression.knd"].fix == "did you mean objective.regression.kind?"
+    assert "tolerance" in found["callbacks.replay"].allowed
+
+
+@pytest.mark.parametrize(
+    ("argv", "where"),
+    [
+        (["task.min_len=30"], "task.min_len"),
+        (["objective=vargrad", "sampling.samples=1"], "sampling.samples"),
+        (["objective=subtb", "task.min_len=5"], "task.min_len"),
+        (["sampling.conditions=0"], "sampling.conditions"),
+        (["sampling.min_temperature=3"], "sampling.min_temperature"),
+        (["callbacks.replay.probability=1", "callbacks.replay.seed_demonstrations=false"],
+         "callbacks.replay.probability"),
+        (["task.n_demonstrations=50"], "task.n_demonstrations"),
+        (["task.data.train_operands=[]"], "task.data.train_operands"),
+        (["task.data.rationales=/no/file.json"], "task.data.rationales"),
+        (["lm.device=cuda"], "lm.device"),
+        (["lm.dtype=float8"], "lm.dtype"),
+        (["lm.quantization=4bit"], "lm.quantization"),
+        (["callbacks.tempering.end=0"], "callbacks.tempering.end"),
+        (["objective._target_=gfn_runner.tasks.arithmetic.Arithmetic"], "objective._target_"),
+        (["task._target_=nowhere.Nothing"], "task._target_"),
+        (["seed=-1"], "seed"),
+        (["dry_run=perhaps"], "dry_run"),
+        (["resume=/no/such/run"], "resume"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)  # fmt: skip
+def test_impossible_values_are_refused(argv, where):
+    import torch
+
+    if where in ("lm.device", "lm.quantization") and torch.cuda.is_available():
+        pytest.skip("possible where there is a GPU")
+    found = problems(*argv)
+    assert where in found
+    assert found[where].allowed or found[where].fix
+
+
+def test_a_value_from_a_yaml_is_located(tmp_path, monkeypatch):
+    from gfn_runner.commandline import CONF
+    from gfn_runner.sources import Sources
+
+    source = Sources(CONF, {"optim": "adamw", "experiment": "paper/arithmetic"}, ["seed"])
+    line = (CONF / "optim" / "adamw.yaml").read_text().splitlines().index
+    assert source("optim.betas").startswith("conf/optim/adamw.yaml:")
+    assert line("betas: [0.9, 0.99]") + 1 == int(source("optim.betas").rsplit(":", 1)[1])
+    assert source("optim.lr").startswith("conf/experiment/paper/arithmetic.yaml:")
+    assert source("seed") == "command line"
+
+
+def test_a_sweep_is_checked_in_every_job():
+    found = problems("-m", "optim.lr=1e-4,-1e-4", "task=arithmetic,arithmetik")
+    assert {"optim.lr", "task"} <= found.keys()
+
+
+def test_a_zero_condition_task_is_refused(monkeypatch):
+    from gfn_runner.tasks.arithmetic import Arithmetic
+    from gfn_runner.tasks.base import TaskData
+
+    monkeypatch.setattr(Arithmetic, "load", lambda self, seed: TaskData([], []))
+    assert "zero training conditions" in problems("seed=0")["task.data"].what
+
+
+def test_malformed_data_is_reported_with_the_other_mistakes_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps([{"str_query": "Question: 1 + 2 = ? Answer:"}], indent=1))
+    with pytest.raises(SystemExit) as stop:
+        main([f"task.data.answers={data}", "optim.lr=-1"])
+    assert stop.value.code == 2
+    screen = capsys.readouterr().err
+    assert "line 2" in screen and "num_sol" in screen and "optim.lr" in screen
+    assert len(screen.splitlines()) < 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json"]
+
+
+def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    main(["dry_run=true", "task=arithmetic_tool", "objective=subtb", "objective.lam=0.9"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["task"]["calculator"] is True
+    assert shown["objective"]["lam"] == 0.9
+    assert shown["callbacks"]["replay"]["capacity"] == 50
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from gfn_runner.commandline import checked; checked(['seed=1']);"
+        "print([m for m in ('lightning', 'transformers', 'peft', 'wandb') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -1,0 +1,172 @@
+"""What a run leaves, and that it can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from gfn_runner.app import main
+from gfn_runner.commandline import free_folder
+from gfn_runner.errors import UserError
+from gfn_runner.lm.policy import EMBEDDED_FOLDER
+
+from .conftest import run
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_everything_is_left(finished):
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == 4 and config["callbacks"]["replay"]["capacity"] == 50
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["packages"]["torch"] and len(environment["git"]["commit"]) == 40
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert all(value is None or isinstance(value, float) for value in metrics.values())
+    for name in ("vote_accuracy", "single_accuracy", "parsed", "log_reward"):
+        assert {f"final/{name}/{n}_operands" for n in (3, 4, 5)} <= metrics.keys()
+    assert "base_0_shot/vote_accuracy/3_operands" in metrics
+    assert metrics["run/steps"] == 4
+    figures = {path.name for path in (finished / "figures").iterdir()}
+    assert figures == {"loss_and_reward.png", "phi_spread.png", "accuracy.png", "log_reward.png"}
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step-0000004.ckpt"]
+
+
+def test_every_optimizer_step_has_a_record(finished):
+    records = lines_of(finished / "metrics.jsonl")
+    trained = [record["step"] for record in records if "train/loss" in record]
+    assert trained == [1, 2, 3, 4]
+    assert [r["step"] for r in records if "eval/parsed/3_operands" in r] == [2, 4]
+    assert [r["step"] for r in records if "final/parsed/3_operands" in r] == [4]
+
+
+def test_samples_can_be_judged_again(finished):
+    from gfn_runner.tasks.arithmetic import Arithmetic
+
+    samples = lines_of(finished / "samples.jsonl")
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert len(samples) == 6
+    singles = [
+        Arithmetic.read_answer(text) == record["answer"]
+        for record in samples
+        if record["group"] == "4_operands"
+        for text in record["singles"]
+    ]
+    assert sum(singles) / len(singles) == metrics["final/single_accuracy/4_operands"]
+
+
+def test_a_checkpoint_holds_no_base_weights(finished):
+    path = next((finished / "checkpoints").iterdir())
+    state = torch.load(path, weights_only=True)
+    assert state["state_dict"] and all("lora" in name for name in state["state_dict"])
+    assert state["callbacks"]["ReplayCallback"]["buffer"]
+    n_adapter = sum(t.numel() for t in adapter_of(finished).values())
+    assert sum(t.numel() for t in state["state_dict"].values()) == n_adapter
+
+
+def test_plain_peft_reads_the_adapter_and_gets_the_same_log_probabilities(finished):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    record = lines_of(finished / "samples.jsonl")[0]
+    base = AutoModelForCausalLM.from_pretrained(EMBEDDED_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    policy = PeftModel.from_pretrained(base, finished / "adapter").eval()
+    prompt = tokenizer(record["prompt"])["input_ids"]
+    string = tokenizer(record["singles"][0] + ".", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits_TV = policy(torch.tensor([prompt + string])).logits[0]
+    # Special tokens are never written: the rest is renormalised.
+    logits_TV[:, tokenizer.all_special_ids] = float("-inf")
+    log_probs_TV = logits_TV.log_softmax(-1)[len(prompt) - 1 : -1]
+    log_pf = log_probs_TV.gather(1, torch.tensor(string)[:, None]).sum().item()
+    assert log_pf == pytest.approx(record["log_pf"][0], abs=2e-3)
+    trained = [t for name, t in adapter_of(finished).items() if "lora_B" in name]
+    assert any(t.abs().max() > 0 for t in trained)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path):
+    folder = run(tmp_path / "run", "trainer.max_steps=2", "callbacks.evaluation.every=2")
+    before = (folder / "metrics.jsonl").read_text()
+    run(folder, "trainer.max_steps=4", "callbacks.evaluation.every=2", f"resume={folder}")
+    straight, resumed = adapter_of(finished), adapter_of(folder)
+    for name, tensor in straight.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=1e-6, rtol=1e-5)
+    assert (folder / "metrics.jsonl").read_text().startswith(before)
+    records = lines_of(folder / "metrics.jsonl")
+    assert [r["step"] for r in records if "train/loss" in r] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    before = (finished / "metrics.json").read_bytes()
+    with pytest.raises(UserError, match="finished"):
+        run(finished, "trainer.max_steps=4", f"resume={finished}")
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+def test_a_run_of_another_task_is_not_resumed(finished, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        main(["task=arithmetic_tool", f"resume={folder}"])
+    assert stop.value.code == 2
+    assert "is a run of task 'arithmetic'" in capsys.readouterr().err
+    assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
+
+
+def test_a_second_run_gets_a_folder_of_its_own(tmp_path):
+    first = free_folder(str(tmp_path), "arithmetic")
+    Path(first).mkdir(parents=True)
+    seen = {first}
+    for _ in range(3):
+        folder = free_folder(str(tmp_path), "arithmetic")
+        assert folder not in seen
+        Path(folder).mkdir(parents=True)
+        seen.add(folder)
+
+
+@pytest.mark.parametrize("objective", ["subtb", "db", "vargrad", "tb"])
+def test_every_objective_trains(tmp_path, objective):
+    lines = ["trainer.max_steps=2", "callbacks.evaluation.every=0", f"objective={objective}"]
+    folder = run(tmp_path / "run", *lines, "callbacks.evaluation.baseline_shots=[]")
+    losses = [r["train/loss"] for r in lines_of(folder / "metrics.jsonl") if "train/loss" in r]
+    assert len(losses) == 2 and all(loss is not None and loss >= 0 for loss in losses)
+
+
+def test_accumulated_batches_make_one_step(tmp_path):
+    lines = ["trainer.accumulate=2", "trainer.max_steps=2", "callbacks.evaluation.every=0"]
+    folder = run(tmp_path / "run", *lines, "callbacks.evaluation.baseline_shots=[]")
+    records = lines_of(folder / "metrics.jsonl")
+    assert [r["step"] for r in records if "train/loss" in r] == [1, 2]
+
+
+def test_the_calculator_variant_runs_and_its_tokens_are_observations(tmp_path):
+    lines = ["task=arithmetic_tool", "trainer.max_steps=2", "callbacks.replay.probability=0.5"]
+    folder = run(tmp_path / "run", *lines)
+    state = torch.load(next((folder / "checkpoints").iterdir()), weights_only=True)
+    entries = [e for rows in state["callbacks"]["ReplayCallback"]["buffer"].values() for e in rows]
+    assert any(not all(entry["is_action"]) for entry in entries)
+    records = lines_of(folder / "demonstrations.jsonl")
+    assert all(text.endswith("=") for record in records for text in record["demonstrations"])
+
+
+def test_wandb_leaves_an_offline_run_and_never_asks(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    lines = ["logger=wandb", "trainer.max_steps=1", "callbacks.evaluation.every=0"]
+    folder = run(tmp_path / "run", *lines, "callbacks.evaluation.baseline_shots=[]")
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
