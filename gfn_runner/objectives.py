@@ -16,6 +16,7 @@ Letters of shapes: G groups, M members of the largest group; else as in ``types`
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -132,7 +133,8 @@ class Regression:
         inside = size.clamp(max=self._COSH_LIMIT)
         limit = torch.tensor(self._COSH_LIMIT)
         slope = 2 * torch.sinh(limit).item()
-        return 2 * (torch.cosh(inside) - 1) + slope * (size - inside)
+        # 4 sinh²(d/2) = 2 (cosh d − 1), without its cancellation near 0.
+        return 4 * torch.sinh(inside / 2).square() + slope * (size - inside)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -268,11 +270,12 @@ class JointBalance(Objective):
     """All pairs within and between the trajectories of one condition: they share one log Z.
 
     Every trajectory has the same weight, spread evenly over its states, so that long strings do not
-    drown short ones. For squared regression this is twice the weighted variance of φ.
+    drown short ones. For squared regression this is twice the weighted variance of φ, in its unbiased
+    form.
 
     Attributes:
         between: weight of a pair of different trajectories, relative to one within; 1 treats them
-            alike, 0 leaves SubTB(1).
+            alike, 0 leaves the pairs of SubTB(1), a trajectory of n states weighing 1 − 1/n.
     """
 
     between: Annotated[float, Field(ge=0)] = 1.0
@@ -315,4 +318,4 @@ def phi_spread(phi_BS: Tensor, terminable_BS: Tensor, condition_B: Tensor) -> tu
 
 def log_z_bound(phi_terminal_K: Tensor) -> Tensor:
     """log mean exp φ over K on-policy samples: the importance-weighted lower bound on log Z."""
-    return phi_terminal_K.logsumexp(dim=0) - torch.log(torch.tensor(float(len(phi_terminal_K))))
+    return phi_terminal_K.logsumexp(dim=0) - math.log(len(phi_terminal_K))

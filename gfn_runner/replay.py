@@ -8,9 +8,10 @@ below ``tolerance`` times the sum of their lengths.
 from __future__ import annotations
 
 import bisect
+import math
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -96,9 +97,10 @@ class ReplayBuffer:
         """Offer a string. Returns whether it was kept.
 
         It replaces the near-duplicates that are worse, is dropped if one is at least as good, and
-        pushes out the worst string when the condition is full. Strings of reward 0 are not kept.
+        pushes out the worst string when the condition is full. Strings of reward 0 are not kept,
+        nor any whose log-reward is no finite number.
         """
-        if entry.score == float("-inf") or entry.score != entry.score:
+        if not math.isfinite(entry.score):
             return False
         entries = self._entries.setdefault(key, [])
         if len(entries) >= self.options.capacity and entry.score <= entries[-1].score:
@@ -139,7 +141,9 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""
         return {
-            key: [{name: list(v) for name, v in asdict(entry).items()} for entry in entries]
+            key: [
+                {f.name: list(getattr(entry, f.name)) for f in fields(Entry)} for entry in entries
+            ]
             for key, entries in self._entries.items()
         }
 

@@ -20,12 +20,14 @@ class Calculator(Tool):
     """Appends the value of the sum or difference before a final ``=``.
 
     It reads the whole expression back to the last comma (or other text): ``2 - 8 =`` gives `` -6``
-    and ``1 + 2 + 3 =`` gives `` 6``. What is no chain of integers with ``+`` and ``-`` gets no
-    answer.
+    and ``1 + 2 + 3 =`` gives `` 6``. What is no chain of integers (of at most 18 digits) with ``+``
+    and ``-`` gets no answer.
     """
 
     trigger = "="
-    _EXPRESSION = re.compile(r"(?:^|[,.;:?\n])\s*(-?\d+(?:\s*[+-]\s*\d+)*)\s*=\s*$", re.ASCII)
+    _EXPRESSION = re.compile(
+        r"(?:^|[,.;:?\n])\s*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
+    )
     _NUMBER_OR_SIGN = re.compile(r"\d+|[+-]", re.ASCII)
 
     def answer(self, text: str) -> str | None:

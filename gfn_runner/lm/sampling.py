@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tools import Tool
 from gfn_runner.types import Trajectories
+
+# Finding a tool's triggers decodes the whole vocabulary: once for a model and a trigger.
+_TRIGGERS: WeakKeyDictionary[LanguageModel, dict[str, frozenset[int]]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -112,19 +116,22 @@ def _append(strings: _Strings, tokens: list[int], observed: list[bool], done: li
             strings.actions[row].append(not observed[row])
 
 
-def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> set[int]:
+def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> frozenset[int]:
     """Tokens whose text ends in the tool's trigger."""
     if tool is None:
-        return set()
-    return {
-        token
-        for token in range(lm.vocab_size)
-        if lm.decode([token]).rstrip().endswith(tool.trigger)
-    }
+        return frozenset()
+    known = _TRIGGERS.setdefault(lm, {})
+    if tool.trigger not in known:
+        known[tool.trigger] = frozenset(
+            token
+            for token in range(lm.vocab_size)
+            if lm.decode([token]).rstrip().endswith(tool.trigger)
+        )
+    return known[tool.trigger]
 
 
 def _ask_tool(
-    lm: LanguageModel, tool: Tool, triggers: set[int], strings: _Strings, done: list[bool]
+    lm: LanguageModel, tool: Tool, triggers: frozenset[int], strings: _Strings, done: list[bool]
 ) -> None:
     for row, ids in enumerate(strings.tokens):
         fresh = not done[row] and not strings.waiting[row] and ids

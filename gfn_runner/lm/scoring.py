@@ -110,7 +110,9 @@ def score_prefixes(
         width = trajectories.token_BT.shape[1] + 1
         tokens = width * max(map(len, suffixes))
     else:
-        score, tokens = plain_prefixes, trajectories.token_BT.shape[1] + 1
+        score = plain_prefixes
+        around = max(len(c) + len(s) for c, s in zip(contexts, suffixes, strict=True))
+        tokens = around + trajectories.token_BT.shape[1]
     pieces = []
     for index in row_slices(len(trajectories), tokens, lm.max_tokens_per_forward):
         rows = trajectories.rows(index)
@@ -158,7 +160,7 @@ def packed_prefixes(
     n_tokens = trajectories.token_BT.shape[1]
     # The last suffix token is only predicted, never read: it needs no place in the branch.
     branch_BM = suffix_BM[:, :-1]
-    token_BQ, mask_BQK, position_BQ = _tree(prompt, trajectories, branch_BM)
+    token_BQ, mask_BQK, position_BQ = _tree(prompt, trajectories, branch_BM, suffix_mask_BM)
     if token_BQ.shape[1]:
         logits_BQV = lm.extend(prompt, token_BQ, mask_BQK[:, None], position_BQ)
         trunk_BSV = torch.cat([first_B1V, logits_BQV[:, :n_tokens]], dim=1)
@@ -208,9 +210,11 @@ def _first_suffix_token(
 
 
 def _tree(
-    prompt: PromptCache, trajectories: Trajectories, branch_BM: Tensor
+    prompt: PromptCache, trajectories: Trajectories, branch_BM: Tensor, suffix_mask_BM: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, visibility and positions of the trunk followed by one branch a state.
+
+    A token is read if it is no padding and another one is predicted from it.
 
     Returns:
         ``token_BQ``, ``mask_BQK`` (keys: prompt, then the new tokens) and ``position_BQ``.
@@ -235,7 +239,10 @@ def _tree(
     prompt_BQP = prompt.mask_NP[:, None].expand(-1, len(new_QQ), -1)
     mask_BQK = torch.cat([prompt_BQP, new_QQ.expand(rows, -1, -1)], dim=2)
     offset_Q = torch.cat([trunk_T, state_N + depth_N])
-    position_BQ = prompt.length_N[:, None] + offset_Q
+    is_read_BSM = trajectories.state_mask_BS[:, :, None] & suffix_mask_BM[:, None, 1:]
+    is_read_BQ = torch.cat([trajectories.token_mask_BT, is_read_BSM.flatten(1)], dim=1)
+    # Padding may not ask for positions that a model with learned ones does not have.
+    position_BQ = (prompt.length_N[:, None] + offset_Q).masked_fill(~is_read_BQ, 0)
     token_BQ = torch.cat([trajectories.token_BT, branch_BM.repeat(1, states)], dim=1)
     return token_BQ, mask_BQK, position_BQ
 

@@ -5,7 +5,8 @@ Sampler, policy and reward all ask :class:`StringRule`, so that they can never d
 - a token outside the allowed vocabulary has probability 0 and the rest is renormalised;
 - below ``min_len`` actions the terminator has probability 0;
 - at ``max_len`` actions the string ends with probability 1 (log q⊤ = 0);
-- while a tool's tokens are still to come, the string cannot end, and those tokens are no actions.
+- while a tool's tokens are still to come, the string cannot end, and those tokens are no actions;
+- a given string that goes on behind its terminator is no string: it ends nowhere behind it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class StringRule:
     def __post_init__(self) -> None:
         if not 0 <= self.min_len <= self.max_len:
             raise ValueError(f"need 0 <= min_len <= max_len, not {self.min_len} and {self.max_len}")
+        if self.allowed_V is not None and not self.allowed_V[self.terminator]:
+            raise ValueError("allowed_V must hold the terminator")
 
     def n_actions_BS(self, trajectories: Trajectories) -> Tensor:
         """Number of actions in each prefix."""
@@ -47,12 +50,19 @@ class StringRule:
         observed_BT = trajectories.token_mask_BT & ~trajectories.is_action_BT
         return torch.cat([observed_BT, observed_BT.new_zeros(len(trajectories), 1)], dim=1)
 
+    def went_on_BS(self, trajectories: Trajectories) -> Tensor:
+        """States behind a terminator that was written: no string of the policy's gets there."""
+        ended_BT = (trajectories.token_BT == self.terminator) & trajectories.is_action_BT
+        counts_BT = ended_BT.long().cumsum(dim=1)
+        return torch.nn.functional.pad(counts_BT, (1, 0)) > 0
+
     def terminable_BS(self, trajectories: Trajectories) -> Tensor:
         """States at which the string may end."""
         return (
             trajectories.state_mask_BS
             & (self.n_actions_BS(trajectories) >= self.min_len)
             & ~self.awaits_tool_BS(trajectories)
+            & ~self.went_on_BS(trajectories)
         )
 
     def forced_BS(self, trajectories: Trajectories) -> Tensor:
@@ -66,16 +76,12 @@ class StringRule:
             logits_NV: any dtype; N positions.
             may_stop_N: whether the terminator is open at each position.
         """
-        logits_NV = logits_NV.float()
-        if self.allowed_V is not None:
-            allowed_V = self.allowed_V.to(logits_NV.device)
-            logits_NV = logits_NV.masked_fill(~allowed_V, float("-inf"))
-            # The terminator is a matter of may_stop alone, whatever allowed_V says of it.
-            if not allowed_V[self.terminator]:
-                raise ValueError("allowed_V must hold the terminator")
-        closed_NV = torch.zeros_like(logits_NV, dtype=torch.bool)
+        if self.allowed_V is None:
+            closed_NV = torch.zeros_like(logits_NV, dtype=torch.bool)
+        else:
+            closed_NV = (~self.allowed_V.to(logits_NV.device)).repeat(len(logits_NV), 1)
         closed_NV[:, self.terminator] = ~may_stop_N
-        return logits_NV.masked_fill(closed_NV, float("-inf"))
+        return logits_NV.float().masked_fill(closed_NV, float("-inf"))
 
     def log_probs(self, logits_NV: Tensor, may_stop_N: Tensor) -> Tensor:
         """Normalised log-probabilities in nats, fp32, of the strings' next token. Shape (N, V)."""

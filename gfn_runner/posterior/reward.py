@@ -68,9 +68,12 @@ def _term(
     suffixes = [lm.encode(term.suffix) or (rule.terminator,) for term in terms]
     log_prob_BS = score_prefixes(lm, contexts, suffixes, trajectories, rule)
     weight_C = torch.tensor([term.weight for term in terms], device=lm.device)
-    # Masked first: 0 · −inf and a negative weight · −inf would both poison the sum.
-    finite_BS = log_prob_BS.masked_fill(~rule.terminable_BS(trajectories), 0.0)
-    return weight_C[trajectories.condition_B][:, None] * finite_BS
+    # Masked first: 0 · −inf is NaN, and a negative weight would make +inf of a forbidden string.
+    impossible_BS = log_prob_BS.isneginf()
+    weighted_BS = weight_C[trajectories.condition_B][:, None] * log_prob_BS.masked_fill(
+        impossible_BS, 0.0
+    )
+    return weighted_BS.masked_fill(impossible_BS, float("-inf"))
 
 
 def _constraint(
@@ -81,8 +84,8 @@ def _constraint(
     terminable_BS: Tensor,
 ) -> Tensor:
     factor_BS = torch.zeros(terminable_BS.shape)
+    tokens, places = trajectories.token_BT.tolist(), trajectories.condition_B.tolist()
     for row, state in terminable_BS.nonzero().tolist():
-        condition = conditions[int(trajectories.condition_B[row])]
-        prefix = trajectories.token_BT[row, :state].tolist()
-        factor_BS[row, state] = constraint.log_factor(lm, condition, prefix)
+        condition = conditions[places[row]]
+        factor_BS[row, state] = constraint.log_factor(lm, condition, tokens[row][:state])
     return factor_BS.to(lm.device)

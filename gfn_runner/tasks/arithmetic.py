@@ -26,7 +26,7 @@ from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
 from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
 
-_QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:")
+_QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
 _ANSWER = re.compile(r"(?:^|=)\s*(-?\d+)\s*$", re.ASCII)
 
 
@@ -120,7 +120,9 @@ class Arithmetic(Task):
         assert not shared, f"test questions in the training set: {sorted(shared)[:3]}"
         dropped += dropped_answers
         notes = (
-            (f"{dropped} training questions dropped: they are in a test set",) if dropped else ()
+            (f"{dropped} training questions dropped: in a test set, or there already",)
+            if dropped
+            else ()
         )
         return TaskData(train, evaluation, notes)
 
@@ -145,12 +147,11 @@ class Arithmetic(Task):
     ) -> tuple[list[tuple[Expression, str]], int]:
         """Questions with their rationale as its author writes it, and how many were dropped."""
         if self.data.rationales is None:
-            expressions = _distinct(
-                rng, self.data.train_operands, self.data.n_rationales, held_out=False
-            )
+            operands, n = self.data.train_operands, self.data.n_rationales
+            expressions = _distinct(rng, operands, n, held_out=False, taken=taken)
             return [(e, e.steps(results=not self.calculator)) for e in expressions], 0
         entries = read_questions(Path(self.data.rationales).expanduser(), rationale=True)
-        kept = [(e, text) for e, text in entries if str(e) not in taken]
+        kept = _new_questions(entries, taken)
         if len(kept) <= self.n_demonstrations:
             raise UserError.one(
                 "task.data.rationales",
@@ -169,8 +170,8 @@ class Arithmetic(Task):
             return _distinct(
                 rng, self.data.train_operands, self.data.n_answers, held_out=False, taken=taken
             ), 0
-        entries = [e for e, _ in read_questions(Path(self.data.answers).expanduser())]
-        kept = list({str(e): e for e in entries if str(e) not in taken}.values())
+        entries = read_questions(Path(self.data.answers).expanduser())
+        kept = [e for e, _ in _new_questions(entries, taken)]
         return kept[: self.data.n_answers], len(entries) - len(kept)
 
     def _train_conditions(
@@ -317,6 +318,17 @@ def _group(expression: Expression) -> str:
     return f"{len(expression.operands)}_operands"
 
 
+def _new_questions(
+    entries: Sequence[tuple[Expression, str]], taken: set[str]
+) -> list[tuple[Expression, str]]:
+    """The first entry of each question that is not in ``taken``: a question is one condition."""
+    found: dict[str, tuple[Expression, str]] = {}
+    for expression, text in entries:
+        if str(expression) not in taken:
+            found.setdefault(str(expression), (expression, text))
+    return list(found.values())
+
+
 def _distinct(
     rng: random.Random,
     counts: Sequence[int],
@@ -409,6 +421,8 @@ def _json_entries(path: Path) -> list[tuple[int, Any]]:
         raise UserError.one(
             f"{path}, line {error.lineno}", f"not JSON: {error.msg}", "a JSON list of objects"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        raise UserError.one(str(path), str(error), "a JSON list of objects") from error
     if not isinstance(entries, list):
         raise UserError.one(str(path), f"a JSON {type(entries).__name__}", "a list of objects")
     decoder, at, located = json.JSONDecoder(), text.index("[") + 1, []
