@@ -1,0 +1,136 @@
+"""Random-weight language models of many architectures, and a tokenizer of single characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from gfn_runner.lm.policy import LanguageModel, LoraSettings, _with_adapter
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.types import Trajectories
+
+CHARACTERS = ".,=+- 0123456789abcdefghij?:QA"
+N_POSITIONS = 64
+
+# Small in every dimension, and with weights large enough that no distribution is flat.
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": N_POSITIONS}
+_COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": N_POSITIONS,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gpt2": _GPT,
+    "gptj": _GPT | {"rotary_dim": 4},
+    "gpt_neox": _COMMON,
+    "opt": {
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": N_POSITIONS,
+        "word_embed_proj_dim": 32,
+        "init_std": 0.3,
+    },
+    "llama": _COMMON | {"num_key_value_heads": 2},
+    "qwen2": _COMMON | {"num_key_value_heads": 2},
+    "gemma": _COMMON | {"num_key_value_heads": 1, "head_dim": 8},
+    "phi": _COMMON,
+}
+
+
+def character_tokenizer(characters: str = CHARACTERS, **special: str) -> PreTrainedTokenizerFast:
+    """Every character is a token, in the order given; the special tokens come behind them."""
+    names = list(dict.fromkeys(special.values()))
+    entries = [*characters, *names]
+    tokenizer = Tokenizer(
+        models.WordLevel({text: index for index, text in enumerate(entries)}, unk_token=entries[0])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def random_model(architecture: str, vocab_size: int, seed: int = 0, **options: Any) -> Any:
+    """A model of random weights; the same for the same arguments."""
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    # Learned positions and tied embeddings are drawn at this scale too.
+    settings = {"initializer_range": 0.3} | ARCHITECTURES[architecture] | special | options
+    config = AutoConfig.for_model(architecture, vocab_size=vocab_size, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                # Biases begin at 0 and norms at 1: an error in them would not show.
+                if parameter.ndim == 1:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+                elif "lm_head" in name or "embed_out" in name:
+                    parameter.mul_(2.0)
+    return model.eval()
+
+
+def tiny_lm(
+    architecture: str = "llama",
+    characters: str = CHARACTERS,
+    *,
+    adapter: str = "none",
+    seed: int = 0,
+    rank: int = 4,
+    **options: Any,
+) -> LanguageModel:
+    """A random language model over ``characters``.
+
+    Args:
+        architecture: key of ``ARCHITECTURES``.
+        characters: its tokens.
+        adapter: ``none``, ``fresh`` (B = 0: the policy is the base model) or ``random``.
+        seed: of the weights.
+        rank: of the adapter.
+        options: of :class:`LanguageModel`.
+    """
+    tokenizer = character_tokenizer(characters)
+    model = random_model(architecture, len(tokenizer), seed)
+    if adapter != "none":
+        model = _with_adapter(model, LoraSettings(rank=rank, alpha=rank), seed)
+    if adapter == "random":
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return LanguageModel(model, tokenizer, **options)
+
+
+def all_strings(vocab_size: int, rule: StringRule) -> list[tuple[int, ...]]:
+    """Every string that the rule allows, without its terminator."""
+    allowed_V = rule.allowed_V
+    letters = [
+        token
+        for token in range(vocab_size)
+        if token != rule.terminator and (allowed_V is None or allowed_V[token])
+    ]
+    return list(_products(letters, rule.min_len, rule.max_len))
+
+
+def _products(letters: Sequence[int], low: int, high: int) -> Iterator[tuple[int, ...]]:
+    for length in range(low, high + 1):
+        yield from product(letters, repeat=length)
+
+
+def as_trajectories(strings: Sequence[Sequence[int]], condition: int = 0) -> Trajectories:
+    """Strings of actions only, all of one condition."""
+    actions = [[True] * len(string) for string in strings]
+    return Trajectories.from_rows(strings, actions, [condition] * len(strings))
+
+
+def at_end(values_BS: torch.Tensor, trajectories: Trajectories) -> torch.Tensor:
+    """Values at the terminal states. Shape (B,)."""
+    return values_BS.gather(1, trajectories.length_B[:, None])[:, 0]
