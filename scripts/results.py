@@ -66,8 +66,8 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
         "# Results: integer arithmetic with the embedded model",
         "",
         "Written by `make results` (`scripts/results.py`). Accuracy in % on 500 unseen questions each of",
-        f"3, 4 and 5 operands (5 never trained on); mean over seeds {', '.join(map(str, seeds))} ± half the "
-        "95 % t-interval.",
+        "3, 4 and 5 operands (5 never trained on); mean over seeds "
+        f"{', '.join(map(str, seeds))} ± half the 95 % t-interval.",
         "*Vote*: majority of 10 samples at temperature 0.1. *Single*: one sample at temperature 1.",
         "",
         "| | vote 3 | vote 4 | vote 5 | single 3 | single 4 | single 5 | right rationale 3 / 4 / 5 |",
