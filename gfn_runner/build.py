@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
+from gfn_runner.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def build(config: RunConfig, folder: Path) -> Experiment:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     lm = load(config.lm, seed=config.seed)
-    module = GFlowNetModule(
+    module = _module_class(config.task)(
         config.task,
         lm,
         config.objective,
@@ -93,6 +95,15 @@ def build(config: RunConfig, folder: Path) -> Experiment:
         seed=config.seed,
     )
     return _assemble(config, folder, lm, module, data)
+
+
+def _module_class(task: Task) -> type[GFlowNetModule]:
+    """The Lightning module that the task names."""
+    module_name, _, class_name = task.lightning_module.rpartition(".")
+    kind = getattr(importlib.import_module(module_name), class_name)
+    if not issubclass(kind, GFlowNetModule):
+        raise TypeError(f"{task.lightning_module} of task {task.name} is no GFlowNetModule")
+    return kind
 
 
 def _assemble(

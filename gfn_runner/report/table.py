@@ -26,8 +26,9 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
         for name in metrics
         if name.startswith(f"final/{headline}/")
     ]
+    shares = any(map(_is_share, names))
     table = Table(
-        title=f"{task.name}: accuracy in %, below it the 95 % interval",
+        title=task.name + (": accuracy in %, below it the 95 % interval" if shares else ""),
         box=SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 0),
@@ -42,17 +43,32 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
         table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
     for row in task.reference_rows():
-        cells = (f"{100 * row.values[name]:.1f}" if name in row.values else "" for name in names)
+        cells = (_number(name, row.values[name]) if name in row.values else "" for name in names)
         table.add_row(f"† {row.label}", *cells, style="dim")
     if task.reference_rows():
         table.caption = "† printed in the paper: a different model, on other questions"
     return table
 
 
+def _is_share(name: str) -> bool:
+    """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
+    return name.partition("/")[0].endswith("accuracy")
+
+
+def _number(name: str, value: float) -> str:
+    return f"{100 * value:.1f}" if _is_share(name) else f"{value:.3g}"
+
+
 def _cell(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return ""
-    metric, _, group = name.rpartition("/")
-    low, high = metrics.get(f"{metric}_low/{group}"), metrics.get(f"{metric}_high/{group}")
-    interval = "" if low is None or high is None else f"\n{100 * low:.0f}–{100 * high:.0f}"
-    return f"{100 * metrics[name]:.1f}{interval}"
+    *prefix, metric, group = name.split("/")
+    ends = [metrics.get("/".join([*prefix, f"{metric}_{end}", group])) for end in ("low", "high")]
+    own = f"{metric}/{group}"
+    shown = _number(own, metrics[name])
+    if ends[0] is None or ends[1] is None:
+        return shown
+    digits = [
+        f"{100 * end:.0f}" if _is_share(own) else f"{end:.3g}" for end in ends if end is not None
+    ]
+    return f"{shown}\n{'–'.join(digits)}"

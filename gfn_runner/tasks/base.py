@@ -77,6 +77,8 @@ class Task(ABC):
         min_len, max_len: bounds on actions in training. A minimum above 0 leaves the first tokens
             without credit under the purely within-trajectory objectives.
         eval_max_len: upper bound in evaluation.
+        lightning_module: import path of the Lightning module that carries the task; name a subclass of
+            ``GFlowNetModule`` here to add to it.
     """
 
     terminator: str = "."
@@ -85,8 +87,8 @@ class Task(ABC):
     eval_max_len: Annotated[int, Field(ge=1)] = 30
 
     name: ClassVar[str]
-    n_terms: ClassVar[int] = 1
     headline: ClassVar[tuple[str, ...]] = ()
+    lightning_module: ClassVar[str] = "gfn_runner.module.GFlowNetModule"
 
     @abstractmethod
     def load(self, seed: int) -> TaskData:

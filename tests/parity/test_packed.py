@@ -99,7 +99,7 @@ def test_plain_equals_a_sum_written_out(lm):
 @torch.no_grad()
 def test_distributions_are_not_flat(lm):
     """Else all the comparisons here would hold for a wrong mask too."""
-    logits_NTV = lm.whole_logits([list(context) + [7, 9, 11] for context in CONTEXTS])
+    logits_NTV = lm.whole_logits([[*list(context), 7, 9, 11] for context in CONTEXTS])
     log_p_NV = logits_NTV[:, 0].log_softmax(dim=-1)
     assert (log_p_NV.max(dim=-1).values - log_p_NV.min(dim=-1).values).min() > 1.5
     assert (log_p_NV[0] - log_p_NV[1]).abs().max() > 0.3
