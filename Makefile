@@ -42,8 +42,8 @@ format: install ## put the code into shape
 tiny-lm: install ## make the embedded base model again (about 40 minutes on two cores)
 	$(RUN) scripts/pretrain_tiny.py $(ARGS)
 
-results: install ## make docs/results.md again: three seeds of the main job (about 40 minutes)
-	$(RUN) scripts/results.py $(ARGS)
+results: install ## make docs/results.md and README's table again: three seeds (an hour and a half)
+	$(RUN) scripts/results.py --readme $(ARGS)
 
 wheel: install ## build a wheel into dist/
 	$(RUN) -m pip wheel --quiet --no-deps -w dist .

@@ -75,8 +75,10 @@ class GFlowNetModule(L.LightningModule):
         if batch.replay is not None:
             trajectories = batch.replay.trajectories
             log_reward_BS = batch.replay.log_reward_BS
+            temperature = float("nan")
         else:
-            trajectories = self.explore(prompts, batch.index)
+            temperature = self.exploration_temperature(batch.index)
+            trajectories = self.explore(prompts, batch.index, temperature)
             log_reward_BS = self.log_reward(batch.conditions, trajectories)
         scores = score_policy(self.lm, prompts, trajectories, self.rule)
         phi_BS = phi(scores, log_reward_BS, self.reward_temperature)
@@ -90,22 +92,33 @@ class GFlowNetModule(L.LightningModule):
         for name in ("log_pf_BT", "log_pf_stop_BS"):
             setattr(scores, name, getattr(scores, name).detach())
         output = StepOutput(
-            batch.conditions, trajectories, log_reward_BS, scores, phi_BS.detach(), from_replay
+            batch.conditions,
+            trajectories,
+            log_reward_BS,
+            scores,
+            phi_BS.detach(),
+            from_replay,
+            temperature,
         )
         self.last_output = output
         return {"loss": loss, "output": output}
 
-    def explore(self, prompts: list[tuple[int, ...]], index: int) -> Trajectories:
-        """Fresh trajectories: on-policy, or tempered as the settings say."""
+    def exploration_temperature(self, index: int) -> float:
+        """Of the fresh trajectories of batch ``index``: 1 on-policy, else drawn as the settings say."""
         rng = rng_for("explore", self.seed, index)
-        options, temperature = self.sampling, 1.0
-        if rng.random() < options.tempered:
-            temperature = rng.uniform(options.min_temperature, options.max_temperature)
+        if rng.random() < self.sampling.tempered:
+            return rng.uniform(self.sampling.min_temperature, self.sampling.max_temperature)
+        return 1.0
+
+    def explore(
+        self, prompts: list[tuple[int, ...]], index: int, temperature: float
+    ) -> Trajectories:
+        """Fresh trajectories of the policy at an exploration temperature."""
         generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
         return sample(
             self.lm,
             prompts,
-            options.samples,
+            self.sampling.samples,
             self.rule,
             generator,
             temperature=temperature,

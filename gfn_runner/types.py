@@ -183,6 +183,7 @@ class StepOutput:
         trajectories, log_reward_BS, scores: as used in the loss; the log-reward is untempered.
         phi_BS: φ of every state in nats; only terminable states mean something.
         from_replay: whether the trajectories came from the buffer.
+        exploration_temperature: at which they were sampled; 1 is on-policy, NaN from the buffer.
     """
 
     conditions: list[Condition]
@@ -191,3 +192,4 @@ class StepOutput:
     scores: PolicyScores
     phi_BS: Tensor
     from_replay: bool
+    exploration_temperature: float = 1.0

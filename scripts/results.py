@@ -1,6 +1,6 @@
-"""Run the main job over seeds and objectives, and write docs/results.md from what the runs left.
+"""Run the main job over seeds and objectives; write docs/results.md and the README's table from it.
 
-    python scripts/results.py                              # three seeds of two objectives, about an hour
+    python scripts/results.py                              # three seeds of three variants: an hour and a half
     python scripts/results.py --variants joint=objective=joint --seeds 0
 
 Each run is `python -m gfn_runner` in a process of its own, so that memory is measured per run. Runs that
@@ -13,6 +13,8 @@ import argparse
 import json
 import math
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "results")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--readme", action="store_true", help="README's table and docs/images too")
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {}
     for variant in arguments.variants:
@@ -45,6 +48,14 @@ def main() -> None:
         ]
     arguments.write.write_text(page(results, arguments.seeds), encoding="utf-8")
     print(f"written to {arguments.write}")
+    if arguments.readme:
+        first = next(iter(results))
+        write_readme(ROOT / "README.md", results[first])
+        pictures = ROOT / "docs" / "images"
+        pictures.mkdir(parents=True, exist_ok=True)
+        for name in ("accuracy", "loss_and_reward", "phi_spread", "log_reward"):
+            run = arguments.folder / first / f"seed{arguments.seeds[0]}"
+            shutil.copy(run / "figures" / f"{name}.png", pictures / f"{name}.png")
 
 
 def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -89,6 +100,33 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
         "`python scripts/results.py --variants NAME=OVERRIDES --seeds …` makes other comparisons.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def write_readme(path: Path, runs: list[dict[str, Any]]) -> None:
+    """Put the short table between the two marks in the README."""
+    lines = ["| accuracy in % at | 3 | 4 | 5 operands |", "|---|---|---|---|"]
+    rows = [
+        ("**gfn_runner**, vote of 10", "final", "vote_accuracy"),
+        ("**gfn_runner**, one sample", "final", "single_accuracy"),
+        ("base model, no examples, vote", "base_0_shot", "vote_accuracy"),
+        ("base model, 3 worked examples, vote", "base_3_shot", "vote_accuracy"),
+    ]
+    for label, prefix, metric in rows:
+        cells = [
+            spread([100 * run[f"{prefix}/{metric}/{group}"] for run in runs]) for group in GROUPS
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    for reference in Arithmetic().reference_rows():
+        if reference.label.endswith(("0-shot", "GFlowNet")) and "10" not in reference.label:
+            cells = [f"{100 * reference.values[f'vote_accuracy/{group}']:.1f}" for group in GROUPS]
+            lines.append(f"| *the paper's {reference.label}, vote* † | {' | '.join(cells)} |")
+    lines += ["", "† A different model on other questions, as printed in the paper."]
+    block = "\n".join(lines)
+    text = path.read_text(encoding="utf-8")
+    marked = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+    if not marked.search(text):
+        raise SystemExit(f"{path} lacks the marks <!-- results --> and <!-- /results -->")
+    path.write_text(marked.sub(lambda m: m[1] + block + "\n" + m[2], text), encoding="utf-8")
 
 
 def row(label: str, runs: list[dict[str, Any]], prefix: str) -> str:

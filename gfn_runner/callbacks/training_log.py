@@ -22,7 +22,9 @@ class TrainingLog(L.Callback):
     - ``train/loss`` (squared nats), ``train/grad_norm``, ``train/lr``, ``train/reward_temperature``;
     - ``train/log_reward`` mean untempered log R of whole strings, nats; ``train/length`` tokens;
     - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
-      0 for an exact policy;
+      0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
+      strings alone, where it says how far log q is from log R/T up to a constant;
+    - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
     - fresh batches only: ``train/log_z`` mean φ, ``train/log_z_bound`` the importance-weighted bound and
       ``train/log_z_gap`` their difference, nats, means over conditions, at the current temperature;
       ``train/entropy`` −log q of whole strings, nats (of the policy itself only for on-policy batches);
@@ -85,12 +87,16 @@ def measures(output: StepOutput) -> dict[str, float]:
     phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
     log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
     mean_C, spread_C = phi_spread(output.phi_BS, terminable_BS, trajectories.condition_B)
+    ended_B1 = terminable_BS.gather(1, last_B1)
+    terminal_C = phi_spread(phi_B[:, None], ended_B1, trajectories.condition_B)[1]
     measured = {
         "log_reward": log_reward_B.mean().item(),
         "length": trajectories.length_B.float().mean().item(),
         "phi_spread": spread_C.mean().item(),
         "phi_spread_max": spread_C.max().item(),
+        "phi_spread_terminal": terminal_C.mean().item(),
         "from_replay": float(output.from_replay),
+        "exploration_temperature": output.exploration_temperature,
     }
     if not output.from_replay:
         rows = trajectories.condition_B

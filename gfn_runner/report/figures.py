@@ -90,15 +90,36 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
 def _phi_spread(records: Sequence[dict[str, Any]]) -> Figure | None:
     if not _series(records, "train/phi_spread")[1]:
         return None
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     _lines(
-        axes,
+        left,
         records,
         {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"},
     )
-    axes.set_ylabel("standard deviation of φ (nats)")
-    axes.set_ylim(bottom=0)
+    left.set(title="all states", ylabel="standard deviation of φ (nats)")
+    # Hot samples and old ones lie where the policy has little mass: three populations, not one line.
+    for label, members in _by_behaviour(records).items():
+        steps, values = _series(members, "train/phi_spread_terminal")
+        right.plot(steps, values, ".", label=label, markersize=4)
+    right.set(title="whole strings only", xlabel="optimizer step")
+    right.grid(alpha=0.3)
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
     return figure
+
+
+def _by_behaviour(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Training records by where their trajectories came from; accumulated mixtures left out."""
+    found: dict[str, list[dict[str, Any]]] = {"on-policy": [], "tempered": [], "replay": []}
+    for record in records:
+        share = record.get("train/from_replay")
+        if share == 1.0:
+            found["replay"].append(record)
+        elif share == 0.0:
+            on_policy = record.get("train/exploration_temperature") == 1.0
+            found["on-policy" if on_policy else "tempered"].append(record)
+    return found
 
 
 def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Figure | None:
