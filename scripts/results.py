@@ -1,6 +1,6 @@
 """Run the main job over seeds and objectives; write docs/results.md and the README's table from it.
 
-    python scripts/results.py                              # three seeds of three variants: an hour and a half
+    python scripts/results.py                              # three seeds of three variants
     python scripts/results.py --variants joint=objective=joint --seeds 0
 
 Each run is `python -m gfn_runner` in a process of its own, so that memory is measured per run. Runs that
