@@ -31,7 +31,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             for job in prepared.jobs:
                 _show_config(job)
             return
+        if prepared.jobs[0].mode != "train":
+            _use(prepared.jobs[0])
+            return
     _start_hydra(arguments)
+
+
+def _use(config: RunConfig) -> None:
+    """A finished run's policy at work."""
+    from gfn_runner.use import use
+
+    try:
+        use(config)
+    except UserError as error:
+        _show(error.problems)
+        raise SystemExit(2) from None
 
 
 def _start_hydra(arguments: list[str]) -> None:
@@ -119,7 +133,8 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
-    kept = [line for line in overrides if not line.lstrip("+").startswith(("resume=", "hydra."))]
+    passing = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "hydra.")
+    kept = [line for line in overrides if not line.lstrip("+").startswith(passing)]
     (folder / OVERRIDES_FILE).write_text(yaml.safe_dump(_last_of_each(kept)), encoding="utf-8")
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
 

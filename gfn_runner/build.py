@@ -73,7 +73,7 @@ def check_texts(config: RunConfig) -> None:
 
 def build(config: RunConfig, folder: Path) -> Experiment:
     """Load the model and make what the run needs; logs and checkpoints go to ``folder``."""
-    _quiet()
+    quiet()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     lm = load(config.lm, seed=config.seed)
@@ -143,7 +143,7 @@ def _assemble(
     return Experiment(module, data, trainer, evaluation, log)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what other libraries say about choices that are deliberate here."""
     for name in ("lightning.pytorch", "lightning.fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)

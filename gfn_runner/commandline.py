@@ -75,7 +75,8 @@ def checked(argv: Sequence[str]) -> Checked | None:
         UserError: with all mistakes of all jobs.
     """
     register_resolvers()
-    arguments = get_args_parser().parse_args(list(argv))
+    argv = [_with_quotes(word) for word in argv]
+    arguments = get_args_parser().parse_args(argv)
     if any(getattr(arguments, name, None) for name in _ASKS_HYDRA):
         return None
     flags = [word for word in argv if word not in arguments.overrides]
@@ -93,6 +94,13 @@ def checked(argv: Sequence[str]) -> Checked | None:
     if folder is not None:
         lines = [*lines, f"hydra.run.dir={_quoted(str(folder))}"]
     return Checked([*flags, *lines], configs)
+
+
+def _with_quotes(word: str) -> str:
+    """Quote the value of ``prompt=``: the shell has taken its quotes, and Hydra needs some."""
+    key, equals, value = word.partition("=")
+    bare = equals and key == "prompt" and value[:1] not in ("'", '"') and value != "null"
+    return f"prompt={_quoted(value)}" if bare else word
 
 
 def _parsed(lines: Sequence[str]) -> list[Override]:
@@ -114,28 +122,38 @@ def _parsed(lines: Sequence[str]) -> list[Override]:
 
 
 def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override], Path | None]:
-    """Put the overrides of the run to be resumed before the new ones."""
-    given = [o for o in overrides if o.key_or_group == "resume" and o.value() is not None]
+    """Put the overrides of the run to be resumed or used before the new ones.
+
+    Returns:
+        All overrides, and the folder to go on writing to: the resumed run's, else ``None``.
+    """
+    named = ("resume", "run")
+    given = [
+        o
+        for o in overrides
+        if o.key_or_group in named and not o.is_sweep_override() and o.value() is not None
+    ]
     if not given:
         return overrides, None
+    key = given[-1].key_or_group
     folder = Path(str(given[-1].value())).expanduser()
     saved_file = folder / OVERRIDES_FILE
     if multirun:
-        raise UserError.one("resume", "given with --multirun", "one run at a time")
+        raise UserError.one(str(key), "given with --multirun", "one run at a time")
     if not saved_file.is_file():
         missing = f"has no {OVERRIDES_FILE}" if folder.is_dir() else "is no folder"
         raise UserError.one(
-            "resume",
+            str(key),
             f"given {str(folder)!r}, which {missing}",
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     saved_lines: Any = OmegaConf.to_container(OmegaConf.load(saved_file))
     saved = _parsed([str(line) for line in saved_lines])
-    _same_task(saved, overrides, folder)
-    return [*saved, *overrides], folder
+    _same_task(saved, overrides, folder, str(key))
+    return [*saved, *overrides], folder if key == "resume" else None
 
 
-def _same_task(saved: list[Override], new: list[Override], folder: Path) -> None:
+def _same_task(saved: list[Override], new: list[Override], folder: Path, key: str) -> None:
     def task_of(overrides: list[Override]) -> Any:
         chosen = [o.value() for o in overrides if o.key_or_group == "task"]
         return chosen[-1] if chosen else None
@@ -143,7 +161,7 @@ def _same_task(saved: list[Override], new: list[Override], folder: Path) -> None
     before, now = task_of(saved), task_of(new)
     if now is not None and now != before:
         raise UserError.one(
-            "resume",
+            key,
             f"{folder} is a run of task {before!r}, and task={now} was given",
             f"task={before}, or no task",
         )

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as settings
@@ -33,6 +33,8 @@ from gfn_runner.settings import (
     TrainerSettings,
 )
 from gfn_runner.tasks.base import Task, TaskData
+
+Mode = Literal["train", "sample", "predict", "evaluate"]
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -59,6 +61,12 @@ class RunConfig:
         output: folder of all runs.
         resume: folder of the run to go on with, or ``None``.
         dry_run: show the config and stop.
+        mode: ``train``; or what to do with the policy of the folder ``run``: ``sample``, ``predict``,
+            ``evaluate``.
+        run: folder of a finished run, for every mode but ``train``.
+        prompt: what the policy reads, for ``sample`` and ``predict``.
+        n: samples to draw, for ``sample`` and ``predict``.
+        answers: to choose from, for ``predict``.
         data: the task's conditions, read during the check.
     """
 
@@ -74,6 +82,11 @@ class RunConfig:
     output: str
     resume: str | None
     dry_run: bool
+    mode: Mode
+    run: str | None
+    prompt: str | None
+    n: int
+    answers: tuple[str, ...]
     data: TaskData = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +112,11 @@ _SCALARS: dict[str, Any] = {
     "output": str,
     "resume": str | None,
     "dry_run": bool,
+    "mode": Mode,
+    "run": str | None,
+    "prompt": str | None,
+    "n": Annotated[int, Field(ge=1)],
+    "answers": tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...],
 }
 _ORDER = ("task", "objective", *_SECTIONS, *_SCALARS)
 
@@ -224,6 +242,8 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _too_few_samples(parts["objective"], parts["sampling"])
     if {"objective", "task"} <= parts.keys():
         yield from _no_credit(parts["objective"], parts["task"])
+    if "mode" in parts:
+        yield from _mode_problems(parts)
 
 
 def _too_few_samples(objective: Objective, sampling: SamplingSettings) -> Iterator[Problem]:
@@ -245,6 +265,33 @@ def _no_credit(objective: Objective, task: Task) -> Iterator[Problem]:
             "be trained",
             "0 with this objective, or an objective with one log Z per condition (joint, vargrad, "
             "tb)",
+        )
+
+
+def _mode_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    mode, run = parts["mode"], parts.get("run")
+    if mode == "train":
+        for name in ("run", "prompt"):
+            if parts.get(name) is not None:
+                fix = f"resume={run} to train on" if name == "run" else ""
+                yield Problem(
+                    name,
+                    f"given {parts[name]!r} with mode=train",
+                    "mode=sample, predict, evaluate",
+                    fix,
+                )
+        return
+    if parts.get("resume") is not None:
+        yield Problem("resume", f"given with mode={mode}", "run=<folder of a finished run>")
+    if run is None:
+        yield Problem("run", f"missing; mode={mode} needs it", "the folder of a finished run")
+    if mode in ("sample", "predict") and parts.get("prompt") is None:
+        yield Problem("prompt", f"missing; mode={mode} needs it", "what the policy is to read")
+    if mode == "predict" and len(set(parts.get("answers") or ())) < 2:
+        yield Problem(
+            "answers",
+            f"given {list(parts.get('answers') or ())} with mode=predict",
+            "at least two different answers, e.g. answers=[5,7]",
         )
 
 

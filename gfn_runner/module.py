@@ -17,13 +17,13 @@ from gfn_runner.evaluation import EvaluationSettings, draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.objectives import Objective, phi
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.schedules import warmup_factor
 from gfn_runner.settings import OptimSettings, SamplingSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.tasks.rule import string_rule
 from gfn_runner.types import Batch, Condition, StepOutput, Trajectories
 
 
@@ -205,27 +205,3 @@ class GFlowNetModule(L.LightningModule):
                 f"the checkpoint lacks {len(missing)} trained tensors, e.g. {sorted(missing)[0]}",
                 "a checkpoint of a run with the same lm and lm.lora settings",
             )
-
-
-def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
-    """The task's rule for strings in the model's tokens.
-
-    Special tokens are never written, nor is any token of the task's forbidden texts.
-
-    Raises:
-        UserError: if the terminator is not one token.
-    """
-    ids = lm.encode(task.terminator)
-    if len(ids) != 1:
-        raise UserError.one(
-            "task.terminator",
-            f"given {task.terminator!r}, which is {len(ids)} tokens of this model",
-            "a text that is exactly one token, such as '.'",
-        )
-    forbidden = set(lm.tokenizer.all_special_ids)
-    for text in task.forbidden_texts():
-        forbidden.update(lm.encode(text))
-    # A model may have more logits than the tokenizer has entries.
-    forbidden.update(range(len(lm.tokenizer), lm.vocab_size))
-    allowed_V = allowed_mask(lm.vocab_size, sorted(forbidden), ids[0])
-    return StringRule(ids[0], task.min_len, max_len, allowed_V)

@@ -307,12 +307,13 @@ class LanguageModel(nn.Module):
         self.model.save_pretrained(str(folder))
 
 
-def load(options: LMSettings, *, adapter: bool = True, seed: int = 0) -> LanguageModel:
-    """Load model and tokenizer, zero every dropout, add a fresh adapter.
+def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
+    """Load model and tokenizer, zero every dropout, add an adapter.
 
     Args:
         options: which model.
-        adapter: whether to add LoRA; its B is 0, so the policy starts as the base model.
+        adapter: ``True`` adds a fresh LoRA: its B is 0, so the policy starts as the base model.
+            ``False`` adds none; a folder in PEFT format is read, and not to be trained further.
         seed: of the adapter's A.
 
     Raises:
@@ -345,7 +346,9 @@ def load(options: LMSettings, *, adapter: bool = True, seed: int = 0) -> Languag
     if options.quantization == "none":
         model = model.to(device)
     model.eval()
-    if adapter:
+    if isinstance(adapter, Path):
+        model = _with_saved_adapter(model, adapter)
+    elif adapter:
         model = _with_adapter(model, options.lora, seed)
     return LanguageModel(
         model,
@@ -372,6 +375,19 @@ def _four_bit(dtype: str) -> dict[str, Any]:
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
     return {"quantization_config": quantization, "device_map": {"": 0}}
+
+
+def _with_saved_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError.one(
+            "lm.name",
+            f"the adapter in {folder} does not fit this model: {str(error).splitlines()[0]}",
+            "the model that the adapter was trained on",
+        ) from error
 
 
 def _with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:

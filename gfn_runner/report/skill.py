@@ -7,9 +7,9 @@ from typing import Any
 from gfn_runner.baselines.prompting import prompt_base_model
 from gfn_runner.evaluation import EvaluationSettings, limited
 from gfn_runner.lm.policy import LMSettings, load
-from gfn_runner.module import string_rule
 from gfn_runner.tasks.arithmetic import Arithmetic
 from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tasks.rule import string_rule
 
 
 def measure_skill(

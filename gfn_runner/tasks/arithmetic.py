@@ -207,7 +207,7 @@ class Arithmetic(Task):
         return Condition(
             key=str(expression),
             prompt=prompt,
-            terms=(Term(shots + prompt, f". The answer is {expression.value}."),),
+            terms=(Term(shots + prompt, _suffix(expression.value)),),
             demonstrations=demonstrations,
             answer=expression.value,
             weight=weight,
@@ -231,6 +231,18 @@ class Arithmetic(Task):
         """The question behind ``shots`` worked examples, drawn anew for each question."""
         expression, examples = condition.facts["expression"], condition.facts["examples"]
         return self._examples_text(expression, examples, shots, rng) + condition.prompt
+
+    def condition_for(self, prompt: str, seed: int) -> Condition | None:
+        try:
+            expression = parse_question(prompt)
+        except ValueError:
+            return None
+        taken = {str(e) for e in self._test_expressions()}
+        examples, _ = self._rationales(rng_for("arithmetic", "train", seed), taken)
+        return self._condition(expression, examples, seed)
+
+    def answer_suffix(self, answer: str) -> str:
+        return _suffix(answer)
 
     @staticmethod
     def read_answer(text: str) -> int | None:
@@ -312,6 +324,10 @@ def parse_question(text: str) -> Expression:
         raise ValueError(f"{text!r} is not of the form 'Question: 1 + 2 - 3 = ? Answer:'")
     words = found.group(1).split()
     return Expression(tuple(map(int, words[::2])), tuple(words[1::2]))
+
+
+def _suffix(answer: object) -> str:
+    return f". The answer is {answer}."
 
 
 def _group(expression: Expression) -> str:

@@ -129,6 +129,19 @@ class Task(ABC):
         """The condition's prompt behind ``shots`` worked examples, for the prompting baseline."""
         raise NotImplementedError(f"{self.name} has no few-shot prompt")
 
+    def condition_for(self, prompt: str, seed: int) -> Condition | None:
+        """The posterior of a prompt that a user has typed, or ``None`` if it cannot be told.
+
+        Args:
+            prompt: as the policy reads it.
+            seed: of the run, for what the task draws per condition.
+        """
+        return None
+
+    def answer_suffix(self, answer: str) -> str | None:
+        """The text by which a sample leads to an answer, or ``None`` if samples lead to none."""
+        return None
+
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Published numbers; empty if there are none."""
         return ()

@@ -1,0 +1,219 @@
+"""A trained policy in use: samples with log R and log q, and answers by Bayesian model average.
+
+    policy = Policy.load("outputs/arithmetic/2026-01-31/12-00-00")
+    for sample in policy.sample("Question: 3 + 4 - 9 = ? Answer:", n=5):
+        print(sample.text, sample.log_reward, sample.log_q)
+
+Trains nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from gfn_runner.config import RunConfig, check
+from gfn_runner.errors import UserError
+from gfn_runner.lm.policy import LanguageModel, load
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.scoring import score_policy, score_prefixes
+from gfn_runner.posterior.reward import log_reward
+from gfn_runner.randomness import torch_generator_for
+from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.rule import string_rule
+from gfn_runner.types import Condition, Trajectories
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One string of the policy's.
+
+    Attributes:
+        text: without the terminator.
+        log_q: log-probability under the policy at temperature 1, stop included, nats.
+        log_reward: untempered log R, nats; ``None`` where the task cannot tell the posterior of a
+            prompt that it was given.
+    """
+
+    text: str
+    log_q: float
+    log_reward: float | None
+
+
+class Policy:
+    """A base model with the adapter that a run has trained.
+
+    Attributes:
+        lm: the model; the adapter is on, but within ``lm.reference()``.
+        task: what it was trained for.
+    """
+
+    def __init__(self, lm: LanguageModel, task: Task, *, seed: int = 0):
+        self.lm, self.task, self.seed = lm, task, seed
+        self.rule = string_rule(lm, task, task.eval_max_len)
+        self._known: dict[str, Condition] | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Policy:
+        """Load what a run has left in its folder.
+
+        Args:
+            folder: of a finished run, ``outputs/<task>/<date>/<time>``.
+            device: as ``lm.device``.
+
+        Raises:
+            UserError: if the folder is no finished run, or its model is not to be found.
+        """
+        folder = Path(folder).expanduser()
+        config = saved_config(folder)
+        return cls.of(config, folder, device=device)
+
+    @classmethod
+    def of(cls, config: RunConfig, folder: Path, *, device: str | None = None) -> Policy:
+        """The policy in ``folder`` under a config that is checked already."""
+        chosen: dict[str, Any] = {} if device is None else {"device": device}
+        options = dataclasses.replace(config.lm, **chosen)
+        lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
+        policy = cls(lm, config.task, seed=config.seed)
+        policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
+        return policy
+
+    def condition(self, prompt: str) -> Condition | None:
+        """The posterior that belongs to a prompt, if the task can tell."""
+        if self._known is None:
+            data = self.task.load(self.seed)
+            self._known = {c.prompt: c for c in (*data.evaluation, *data.train)}
+        known = self._known.get(prompt)
+        return known or self.task.condition_for(prompt, self.seed)
+
+    @torch.no_grad()
+    def sample(
+        self, prompt: str, n: int = 10, *, temperature: float = 1.0, seed: int | None = None
+    ) -> list[Sample]:
+        """Draw ``n`` strings.
+
+        Args:
+            prompt: what the policy reads, written as in training.
+            n: how many.
+            temperature: of the draw; 1 is the policy itself, 0 greedy.
+            seed: of the draw; the run's own if none is given.
+        """
+        condition = self.condition(prompt)
+        trajectories = self._draw(prompt, n, temperature, seed)
+        prompts = [self.lm.encode_prompt(prompt)]
+        scores = score_policy(self.lm, prompts, trajectories, self.rule)
+        log_q_B = scores.log_pf_BT.sum(dim=1) + self._at_end(scores.log_pf_stop_BS, trajectories)
+        rewards: list[float | None] = [None] * n
+        if condition is not None:
+            reward_BS = log_reward(
+                self.lm, [condition], trajectories, self.rule, self.task.constraints()
+            )
+            rewards = list(self._at_end(reward_BS, trajectories).tolist())
+        texts = [self.lm.decode(trajectories.ids(row)) for row in range(n)]
+        return [Sample(*values) for values in zip(texts, log_q_B.tolist(), rewards, strict=True)]
+
+    @torch.no_grad()
+    def predict(
+        self, prompt: str, answers: Sequence[str], n: int = 10, *, seed: int | None = None
+    ) -> dict[str, float]:
+        """The posterior predictive over given answers, by Bayesian model average.
+
+        ``p(Y | X) ≈ 1/n Σ_Z p_LM(Y | X Z)`` with Z from the policy, each ``p_LM(· | X Z)`` normalised
+        over ``answers`` (Hu et al. 2024, section 3.1).
+
+        Args:
+            prompt: what the policy reads, written as in training.
+            answers: at least two different texts, as the task writes them.
+            n: number of strings Z.
+            seed: of the draw.
+
+        Returns:
+            Probability of each answer; they sum to 1.
+
+        Raises:
+            UserError: if the task has no answers, or cannot tell the context of the prompt.
+        """
+        if len(set(answers)) < 2:
+            raise UserError.one(
+                "answers", f"given {list(answers)}", "at least two different answers"
+            )
+        condition = self.condition(prompt)
+        suffixes = [self.task.answer_suffix(answer) for answer in answers]
+        if condition is None or not condition.terms or None in suffixes:
+            raise UserError.one(
+                "mode",
+                f"task {self.task.name} cannot tell how an answer follows {prompt!r}",
+                "mode=sample, or a prompt and a task whose samples lead to an answer",
+            )
+        trajectories = self._draw(prompt, n, 1.0, seed)
+        context = self.lm.encode_prompt(condition.terms[0].context)
+        columns = []
+        with self.lm.reference():
+            for suffix in suffixes:
+                # log p(Z | X) is in every column alike and leaves with the normalisation.
+                score_BS = score_prefixes(
+                    self.lm, [context], [self.lm.encode(suffix or "")], trajectories, self.rule
+                )
+                columns.append(self._at_end(score_BS, trajectories))
+        share_A = torch.stack(columns, dim=1).softmax(dim=1).mean(dim=0)
+        return dict(zip(answers, share_A.tolist(), strict=True))
+
+    def _draw(self, prompt: str, n: int, temperature: float, seed: int | None) -> Trajectories:
+        name = self.seed if seed is None else seed
+        generator = torch_generator_for(self.lm.device, "use", name, prompt)
+        prompts = [self.lm.encode_prompt(prompt)]
+        return sample(
+            self.lm,
+            prompts,
+            n,
+            self.rule,
+            generator,
+            temperature=temperature,
+            tool=self.task.tool(),
+        )
+
+    @staticmethod
+    def _at_end(values_BS: Tensor, trajectories: Trajectories) -> Tensor:
+        return values_BS.gather(1, trajectories.length_B[:, None])[:, 0]
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where a run keeps its adapter.
+
+    Raises:
+        UserError: if there is none.
+    """
+    adapter = folder / "adapter"
+    if not (adapter / "adapter_config.json").is_file():
+        unfinished = (folder / "checkpoints").is_dir()
+        raise UserError.one(
+            "run",
+            f"{folder} has no adapter" + (": the run is not finished" if unfinished else ""),
+            "the folder of a finished run, outputs/<task>/<date>/<time>",
+            f"resume={folder} finishes it" if unfinished else "",
+        )
+    return adapter
+
+
+def saved_config(folder: Path) -> RunConfig:
+    """The checked config of the run in ``folder``.
+
+    Raises:
+        UserError: if there is none, or it does not hold (its data files are gone, say).
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError.one(
+            "run",
+            f"{folder} has no config.yaml",
+            "the folder of a run, outputs/<task>/<date>/<time>",
+        )
+    values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return check(values, source=lambda key: str(file))

@@ -1,0 +1,131 @@
+"""A finished run's policy at work: samples, posterior predictive, evaluation of other data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from gfn_runner.app import main
+from gfn_runner.commandline import checked
+from gfn_runner.errors import UserError
+from gfn_runner.inference import Policy
+
+PROMPT = "Question: 3 + 4 - 9 = ? Answer:"
+
+
+@pytest.fixture(scope="module")
+def policy(finished) -> Policy:
+    return Policy.load(finished, device="cpu")
+
+
+def suffix_log_prob(policy: Policy, context: str, text: str, suffix: str) -> float:
+    """log p_LM(suffix | context text), by one plain forward of the base model."""
+    lm, rule = policy.lm, policy.rule
+    start, ids = lm.encode_prompt(context) + lm.encode(text), lm.encode(suffix)
+    with lm.reference():
+        logits_TV = lm.whole_logits([[*start, *ids]])[0, len(start) - 1 :]
+    first = rule.log_probs(logits_TV[:1], torch.tensor([True]))[0, ids[0]]
+    rest = [logits_TV[i].log_softmax(-1)[token] for i, token in enumerate(ids) if i > 0]
+    return (first + sum(rest)).item()
+
+
+@torch.no_grad()
+def test_samples_carry_their_log_q_and_log_reward(policy):
+    samples = policy.sample(PROMPT, n=6, seed=3)
+    assert samples == policy.sample(PROMPT, n=6, seed=3) != policy.sample(PROMPT, n=6, seed=4)
+    condition, lm = policy.condition(PROMPT), policy.lm
+    context = condition.terms[0].context
+    for sample in samples:
+        ids, start = lm.encode(sample.text), lm.encode_prompt(PROMPT)
+        if lm.decode(ids) != sample.text or len(ids) >= policy.rule.max_len:
+            continue
+        logits_TV = lm.whole_logits([[*start, *ids]])[0, len(start) - 1 :]
+        log_p_TV = policy.rule.log_probs(logits_TV, torch.ones(len(ids) + 1, dtype=torch.bool))
+        tokens = [*ids, policy.rule.terminator]
+        log_q = sum(log_p_TV[i, token].item() for i, token in enumerate(tokens))
+        assert sample.log_q == pytest.approx(log_q, abs=1e-3)
+        with lm.reference():
+            whole = lm.encode_prompt(context)
+            logits_TV = lm.whole_logits([[*whole, *ids]])[0, len(whole) - 1 :]
+        log_p_TV = policy.rule.log_probs(logits_TV, torch.ones(len(ids) + 1, dtype=torch.bool))
+        log_p = sum(log_p_TV[i, token].item() for i, token in enumerate(ids))
+        log_r = log_p + suffix_log_prob(policy, context, sample.text, ". The answer is -2.")
+        assert sample.log_reward == pytest.approx(log_r, abs=1e-3)
+        return
+    pytest.fail("no sample was short enough to be checked")
+
+
+@torch.no_grad()
+def test_predict_is_the_bayesian_model_average(policy):
+    answers = ["-2", "7", "16"]
+    shares = policy.predict(PROMPT, answers, n=5, seed=1)
+    assert list(shares) == answers and sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    context = policy.condition(PROMPT).terms[0].context
+    expected = torch.zeros(3)
+    for sample in policy.sample(PROMPT, n=5, seed=1):
+        scores = [
+            suffix_log_prob(policy, context, sample.text, f". The answer is {answer}.")
+            for answer in answers
+        ]
+        expected += torch.tensor(scores).softmax(0) / 5
+    torch.testing.assert_close(torch.tensor(list(shares.values())), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_typed_question_has_the_posterior_that_training_gave_it(policy):
+    known = policy.condition(PROMPT)
+    assert known == policy.task.condition_for(PROMPT, policy.seed) or known.demonstrations
+    data = policy.task.load(policy.seed)
+    for condition in (data.train[-1], data.evaluation[0]):
+        typed = policy.task.condition_for(condition.prompt, policy.seed)
+        assert (typed.terms, typed.answer) == (condition.terms, condition.answer)
+
+
+def test_without_a_posterior_there_is_no_log_reward_and_no_prediction(policy):
+    assert [s.log_reward for s in policy.sample("Good morning", n=2)] == [None, None]
+    with pytest.raises(UserError, match="cannot tell"):
+        policy.predict("Good morning", ["1", "2"])
+    with pytest.raises(UserError, match="two different"):
+        policy.predict(PROMPT, ["1", "1"])
+
+
+def test_modes_on_the_command_line(finished, tmp_path, capsys):
+    finished = shutil.copytree(finished, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    main(["mode=sample", f"run={finished}", f"prompt={PROMPT}", "n=3"])
+    assert "log q" in capsys.readouterr().out
+    main(["mode=predict", f"run={finished}", f"prompt={PROMPT}", "answers=[-2,7]"])
+    assert "probability" in capsys.readouterr().out
+    main(["mode=evaluate", f"run={finished}", "callbacks.evaluation.final=2"])
+    left = [path for path in finished.rglob("metrics.json") if "evaluations" in path.parts]
+    assert len(left) == 1
+    assert json.loads(left[0].read_text())["final/n_questions/3_operands"] == 2
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+@pytest.mark.parametrize(
+    ("argv", "where"),
+    [
+        (["mode=sample"], {"run", "prompt"}),
+        (["mode=predict", "prompt=x", "answers=[1]"], {"run", "answers"}),
+        (["mode=dream"], {"mode"}),
+        (["mode=sample", "run=/no/run", "prompt=x"], {"run"}),
+        (["prompt=x"], {"prompt"}),
+        (["n=0"], {"n"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(argv, where):
+    with pytest.raises(UserError) as caught:
+        checked(argv)
+    assert {problem.where for problem in caught.value.problems} == where
+
+
+def test_an_unfinished_run_is_said_to_be_one(finished, tmp_path):
+    for name in ("overrides.yaml", "config.yaml"):
+        (tmp_path / name).write_text((finished / name).read_text())
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="not finished"):
+        Policy.load(tmp_path)
