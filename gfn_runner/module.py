@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation import EvaluationSettings, draw_answers
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.sampling import NonFiniteLogits, sample
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives import Objective, phi
 from gfn_runner.posterior.reward import log_reward
@@ -87,7 +87,7 @@ class GFlowNetModule(L.LightningModule):
             scores.terminable_BS,
             trajectories.length_B,
             trajectories.condition_B,
-            self._log_z(batch.conditions, trajectories, phi_BS),
+            self._log_z(batch.conditions, trajectories, phi_BS, from_replay),
         )
         for name in ("log_pf_BT", "log_pf_stop_BS"):
             setattr(scores, name, getattr(scores, name).detach())
@@ -115,32 +115,54 @@ class GFlowNetModule(L.LightningModule):
     ) -> Trajectories:
         """Fresh trajectories of the policy at an exploration temperature."""
         generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
-        return sample(
-            self.lm,
-            prompts,
-            self.sampling.samples,
-            self.rule,
-            generator,
-            temperature=temperature,
-            tool=self.task.tool(),
-        )
+        try:
+            return sample(
+                self.lm,
+                prompts,
+                self.sampling.samples,
+                self.rule,
+                generator,
+                temperature=temperature,
+                tool=self.task.tool(),
+            )
+        except NonFiniteLogits as error:
+            prompt = self.lm.decode(prompts[error.prompt])
+            raise UserError.one(
+                f"optimizer step {self.global_step + 1}",
+                f"the policy's logits are not finite at {prompt!r}: an earlier step has broken it",
+                "finite weights",
+                "lower optim.lr, set optim.grad_clip, use lm.dtype=float32 or bfloat16",
+            ) from error
 
     def log_reward(self, conditions: list[Condition], trajectories: Trajectories) -> Tensor:
         """Untempered log-rewards of every prefix, nats. Shape (B, S)."""
         return log_reward(self.lm, conditions, trajectories, self.rule, self.task.constraints())
 
     def _log_z(
-        self, conditions: list[Condition], trajectories: Trajectories, phi_BS: Tensor
+        self,
+        conditions: list[Condition],
+        trajectories: Trajectories,
+        phi_BS: Tensor,
+        from_replay: bool,
     ) -> Tensor | None:
-        """Learned log Z of the batch's conditions, begun at the mean terminal φ when first seen."""
+        """Learned log Z of the batch's conditions, begun at the mean terminal φ when first sampled.
+
+        A replay draw may come before that. It is measured against its own mean, and begins nothing:
+        one demonstration's φ is no estimate of log Z.
+        """
         if not self.objective.needs_log_z:
             return None
         place_C = torch.tensor([self.place[c.key] for c in conditions], device=self.device)
+        phi_B = phi_BS.detach().gather(1, trajectories.length_B[:, None])[:, 0]
+        rows_CB = (
+            trajectories.condition_B == torch.arange(len(conditions), device=self.device)[:, None]
+        )
+        mean_C = (phi_B * rows_CB).sum(dim=1) / rows_CB.sum(dim=1).clamp(min=1)
+        unvisited_C = self.log_z.detach()[place_C].isnan()
+        if from_replay:
+            return torch.where(unvisited_C, mean_C, self.log_z[place_C])
         with torch.no_grad():
-            phi_B = phi_BS.gather(1, trajectories.length_B[:, None])[:, 0]
-            for number, place in enumerate(place_C.tolist()):
-                if self.log_z[place].isnan():
-                    self.log_z[place] = phi_B[trajectories.condition_B == number].mean()
+            self.log_z[place_C[unvisited_C]] = mean_C[unvisited_C]
         return self.log_z[place_C]
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -159,8 +181,10 @@ class GFlowNetModule(L.LightningModule):
         )
 
         def factor(step: int) -> float:
-            left = 1.0 - step / self.max_steps if options.decay else 1.0
-            return warmup_factor(step, options.warmup) * max(left, 1e-3)
+            if step < options.warmup or not options.decay:
+                return warmup_factor(step, options.warmup)
+            done = (step - options.warmup) / max(1, self.max_steps - options.warmup)
+            return max(1.0 - done, 1e-3)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -168,10 +192,17 @@ class GFlowNetModule(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.objective.needs_log_z and self.log_z.grad is not None:
-            # Conditions that were never visited hold NaN and must not spread it through the norm.
-            self.log_z.grad.masked_fill_(self.log_z.isnan(), 0.0)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """An optimizer step; log Z moves for the conditions of the step only.
+
+        Adam's momentum would go on moving the others, and spread nothing but NaN among those that
+        were never visited.
+        """
+        before_C = self.log_z.detach().clone() if self.objective.needs_log_z else None
+        super().optimizer_step(*args, **kwargs)
+        if before_C is not None and self.log_z.grad is not None:
+            with torch.no_grad():
+                self.log_z.copy_(torch.where(self.log_z.grad != 0, self.log_z, before_C))
 
     # -- evaluation ---------------------------------------------------------------------------
 

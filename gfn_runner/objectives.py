@@ -236,8 +236,11 @@ class TrajectoryBalance(Objective):
     """Trajectory balance: terminal φ against a learned log Z per condition.
 
     Attributes:
-        log_z_lr: learning rate of log Z, nats per optimizer step at most (Adam). A condition's
-            log Z starts at the mean terminal φ of its first visit.
+        log_z_lr: learning rate of log Z (Adam: about so many nats a step in which the condition
+            occurs). A condition's log Z starts at the mean terminal φ of its first fresh batch.
+
+    A learned log Z belongs to one reward temperature and lags behind a falling one;
+    ``objective=vargrad`` or ``callbacks/tempering=constant`` has no such lag.
     """
 
     log_z_lr: Annotated[float, Field(gt=0)] = 0.05

@@ -85,9 +85,9 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
 
-    def keys(self) -> list[str]:
-        """Conditions that have at least one string, in the order of their first string."""
-        return [key for key, entries in self._entries.items() if entries]
+    def keys(self, at_least: int = 1) -> list[str]:
+        """Conditions that have ``at_least`` so many strings, in the order of their first string."""
+        return [key for key, entries in self._entries.items() if len(entries) >= at_least]
 
     def entries(self, key: str) -> list[Entry]:
         """The strings of a condition, best first."""
@@ -123,7 +123,10 @@ class ReplayBuffer:
         return Levenshtein.distance(old.tokens, new.tokens, score_cutoff=cutoff) < limit
 
     def sample(self, key: str, n: int, rng: random.Random) -> list[Entry]:
-        """Draw ``n`` strings of a condition, with replacement.
+        """Draw ``n`` different strings of a condition; all of them if there are no more.
+
+        A string twice would teach nothing more: its φ differs from its own by 0. (Exponential keys
+        give a weighted draw without replacement: Efraimidis & Spirakis 2006.)
 
         Raises:
             KeyError: if the condition has none.
@@ -131,8 +134,10 @@ class ReplayBuffer:
         entries = self._entries.get(key)
         if not entries:
             raise KeyError(key)
-        weights = [(rank + 1) ** -self.options.priority for rank in range(len(entries))]
-        return rng.choices(entries, weights=weights, k=n)
+        priority = self.options.priority
+        keys = [rng.expovariate(1.0) * (rank + 1) ** priority for rank in range(len(entries))]
+        order = sorted(range(len(entries)), key=keys.__getitem__)
+        return [entries[place] for place in order[:n]]
 
     def drop(self, key: str) -> None:
         """Forget a condition."""

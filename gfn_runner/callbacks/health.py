@@ -26,11 +26,12 @@ class HealthCallback(L.Callback):
 
     Attributes:
         grad_norm: of the newest optimizer step, before clipping.
+        lr: learning rate of the newest optimizer step.
     """
 
     def __init__(self, options: HealthSettings):
         self.options = options
-        self.grad_norm = 0.0
+        self.grad_norm = self.lr = 0.0
 
     def on_before_backward(self, trainer: L.Trainer, module: GFlowNetModule, loss: Tensor) -> None:
         if not loss.isfinite():
@@ -46,6 +47,7 @@ class HealthCallback(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: GFlowNetModule, optimizer: Any
     ) -> None:
+        self.lr = optimizer.param_groups[0]["lr"]
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
         if not torch.tensor(self.grad_norm).isfinite():
@@ -65,6 +67,10 @@ class HealthCallback(L.Callback):
                     _FIX,
                 )
             )
+
+            for gradient in gradients:
+                # Not aborted: the step is passed over.
+                gradient.zero_()
 
     def _report(self, problem: Problem) -> None:
         if self.options.abort_on_non_finite:

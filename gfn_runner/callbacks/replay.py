@@ -69,9 +69,13 @@ class ReplayCallback(L.Callback):
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
     ) -> None:
         rng = rng_for("replay", self.seed, batch.index)
-        if not self.active or rng.random() >= self.options.probability or not len(self.buffer):
+        if not self.active or rng.random() >= self.options.probability:
             return
-        batch.conditions = self._with_strings(batch.conditions, rng)
+        # Where only different trajectories are compared, a single string gives no loss.
+        known = self.buffer.keys(at_least=2 if module.objective.needs_pairs_between else 1)
+        if not known:
+            return
+        batch.conditions = self._with_strings(batch.conditions, set(known), rng)
         tokens, actions, rewards, places = [], [], [], []
         for place, condition in enumerate(batch.conditions):
             for entry in self.buffer.sample(condition.key, self.n_samples, rng):
@@ -82,8 +86,9 @@ class ReplayCallback(L.Callback):
         trajectories = Trajectories.from_rows(tokens, actions, places, module.lm.device)
         batch.replay = ReplayDraw(trajectories, _padded(rewards, module.lm.device))
 
-    def _with_strings(self, conditions: list[Condition], rng: random.Random) -> list[Condition]:
-        known = set(self.buffer.keys())
+    def _with_strings(
+        self, conditions: list[Condition], known: set[str], rng: random.Random
+    ) -> list[Condition]:
         kept = [condition for condition in conditions if condition.key in known]
         others = sorted(known - {condition.key for condition in kept})
         wanted = min(len(conditions) - len(kept), len(others))

@@ -25,9 +25,10 @@ class TrainingLog(L.Callback):
       0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
       strings alone, where it says how far log q is from log R/T up to a constant;
     - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
-    - fresh batches only: ``train/log_z`` mean φ, ``train/log_z_bound`` the importance-weighted bound and
-      ``train/log_z_gap`` their difference, nats, means over conditions, at the current temperature;
-      ``train/entropy`` −log q of whole strings, nats (of the policy itself only for on-policy batches);
+    - on-policy batches only, nats, means over conditions at the current temperature: ``train/log_z`` mean
+      terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
+      importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
+      an exact policy; ``train/entropy`` −log q of whole strings;
     - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step.
 
     Attributes:
@@ -63,7 +64,7 @@ class TrainingLog(L.Callback):
         record = {name: sum(values) / len(values) for name, values in self._sums.items()}
         record |= {
             "grad_norm": self.health.grad_norm,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.health.lr,
             "reward_temperature": module.reward_temperature,
             "buffer_size": float(len(self.replay.buffer)),
             "seconds": now - self._started,
@@ -86,9 +87,9 @@ def measures(output: StepOutput) -> dict[str, float]:
     last_B1 = trajectories.length_B[:, None]
     phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
     log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
-    mean_C, spread_C = phi_spread(output.phi_BS, terminable_BS, trajectories.condition_B)
+    _, spread_C = phi_spread(output.phi_BS, terminable_BS, trajectories.condition_B)
     ended_B1 = terminable_BS.gather(1, last_B1)
-    terminal_C = phi_spread(phi_B[:, None], ended_B1, trajectories.condition_B)[1]
+    terminal_mean_C, terminal_C = phi_spread(phi_B[:, None], ended_B1, trajectories.condition_B)
     measured = {
         "log_reward": log_reward_B.mean().item(),
         "length": trajectories.length_B.float().mean().item(),
@@ -98,13 +99,13 @@ def measures(output: StepOutput) -> dict[str, float]:
         "from_replay": float(output.from_replay),
         "exploration_temperature": output.exploration_temperature,
     }
-    if not output.from_replay:
+    if output.exploration_temperature == 1.0:
         rows = trajectories.condition_B
         bounds = [log_z_bound(phi_B[rows == place]) for place in rows.unique()]
         log_q_stop_B = output.scores.log_pf_stop_BS.gather(1, last_B1)[:, 0]
         log_q_B = output.scores.log_pf_BT.sum(dim=1) + log_q_stop_B
         measured |= {
-            "log_z": mean_C.mean().item(),
+            "log_z": terminal_mean_C.mean().item(),
             "log_z_bound": torch.stack(bounds).mean().item(),
             "entropy": -log_q_B.mean().item(),
         }

@@ -18,6 +18,18 @@ from gfn_runner.types import Trajectories
 _TRIGGERS: WeakKeyDictionary[LanguageModel, dict[str, frozenset[int]]] = WeakKeyDictionary()
 
 
+class NonFiniteLogits(ArithmeticError):
+    """The model gives NaN.
+
+    Attributes:
+        prompt: index of the first prompt at which it does.
+    """
+
+    def __init__(self, prompt: int):
+        super().__init__(f"the model's logits are not finite at prompt {prompt}")
+        self.prompt = prompt
+
+
 @dataclass
 class _Strings:
     """Strings under construction. ``waiting`` holds a tool's tokens that are still to be read."""
@@ -56,6 +68,9 @@ def sample(
 
     Returns:
         Trajectories; a string's terminator is not among its tokens.
+
+    Raises:
+        NonFiniteLogits: if the model gives NaN.
     """
     device = lm.device
     condition_B = torch.arange(len(prompts), device=device).repeat_interleave(n_samples)
@@ -68,6 +83,9 @@ def sample(
     logits_BV, mask_BK, position_B = prompt.last_logits_NV, prompt.mask_NP, prompt.length_N
     triggers = _trigger_ids(lm, tool)
     while True:
+        broken_B = logits_BV.isnan().any(dim=-1)
+        if broken_B.any():
+            raise NonFiniteLogits(int(condition_B[broken_B][0]))
         token_B = _draw(logits_BV, n_actions_B, rule, temperature_B, generator)
         observed_B = _read_waiting(strings, token_B)
         done_B |= (token_B == rule.terminator) & ~observed_B

@@ -5,6 +5,7 @@ The adapter is off while a term is scored, caches of contexts included. Values a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -21,7 +22,11 @@ class Constraint(Protocol):
     """A factor c(z) of the posterior that needs no language model."""
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats; −inf forbids it."""
+        """log c of one prefix, nats; finite.
+
+        φ of a string of reward 0 would be −∞, and no gradient leads away from there. What must not
+        be written gets a large penalty instead (the paper's is −50 nats).
+        """
 
 
 def log_reward(
@@ -87,5 +92,11 @@ def _constraint(
     tokens, places = trajectories.token_BT.tolist(), trajectories.condition_B.tolist()
     for row, state in terminable_BS.nonzero().tolist():
         condition = conditions[places[row]]
-        factor_BS[row, state] = constraint.log_factor(lm, condition, tokens[row][:state])
+        value = constraint.log_factor(lm, condition, tokens[row][:state])
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{type(constraint).__name__}.log_factor gave {value} for condition "
+                f"{condition.key!r}; it must be finite: use a penalty such as -50"
+            )
+        factor_BS[row, state] = value
     return factor_BS.to(lm.device)

@@ -80,7 +80,7 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
         records,
         {
             "train/log_reward": "log R, mean over trajectories (nats)",
-            "train/log_z": "mean φ, estimate of log Z (nats)",
+            "train/log_z": "mean terminal φ on-policy: log Z − KL (nats)",
             "train/log_z_bound": "importance-weighted bound (nats)",
         },
     )
