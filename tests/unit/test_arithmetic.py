@@ -1,0 +1,440 @@
+"""The arithmetic task: its questions, generated or read from files, its answers and its metrics."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+from scipy.stats import binomtest
+
+from gfn_runner.errors import UserError
+from gfn_runner.expressions import Expression, is_held_out, question
+from gfn_runner.tasks.arithmetic import (
+    Arithmetic,
+    ArithmeticData,
+    parse_question,
+    read_questions,
+)
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tools import Calculator
+
+read_answer = Arithmetic.read_answer
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Arithmetic().load(0)
+
+
+# -- generated questions ----------------------------------------------------------------------------
+
+
+def test_there_are_as_many_questions_as_asked_for(data):
+    with_rationale = [c for c in data.train if c.demonstrations]
+    assert len(with_rationale) == 50 and len(data.train) == 50 + 1000 and data.notes == ()
+    groups = [c.group for c in data.evaluation]
+    assert {g: groups.count(g) for g in groups} == {f"{n}_operands": 500 for n in (3, 4, 5)}
+    for condition in data.evaluation:
+        assert len(condition.facts["expression"].operands) == int(condition.group[0])
+    counts = [len(c.facts["expression"].operands) for c in data.train]
+    assert counts.count(3) == counts.count(4) == 525
+
+
+def test_no_question_is_shared_and_none_of_training_is_held_out(data):
+    prompts = [c.prompt for c in (*data.train, *data.evaluation)]
+    assert len(set(prompts)) == len(prompts) == 2550
+    assert len({c.key for c in (*data.train, *data.evaluation)}) == 2550
+    assert not any(is_held_out(c.facts["expression"]) for c in data.train)
+    assert all(is_held_out(c.facts["expression"]) for c in data.evaluation)
+
+
+def test_answers_are_right_and_terms_ask_for_them(data):
+    for condition in (*data.train, *data.evaluation):
+        body = condition.prompt.removeprefix("Question: ").removesuffix(" = ? Answer:")
+        assert re.fullmatch(r"\d( [+-] \d)+", body)
+        assert condition.answer == eval(body)
+        (term,) = condition.terms
+        assert term.suffix == f". The answer is {condition.answer}." and term.weight == 1
+        assert term.context.endswith("\n" + condition.prompt) and term.context.count("\n") == 3
+
+
+def test_questions_with_a_rationale_have_it_as_their_demonstration(data):
+    for condition in data.train[:50]:
+        (text,) = condition.demonstrations
+        assert text.startswith(" ") and read_answer(text) == condition.answer
+        assert text[1:] == condition.facts["expression"].steps()
+        assert condition.weight == 1 and condition.group == "train"
+    assert {c.weight for c in data.train[50:]} == {0.2}
+    assert not any(c.demonstrations for c in data.train[50:])
+
+
+def test_worked_examples_are_others_with_a_rationale_and_right(data):
+    known = {c.prompt: c for c in data.train[:50]}
+    for condition in (*data.train, *data.evaluation[::10]):
+        lines = condition.terms[0].context.splitlines()[:-1]
+        asked = set()
+        for line in lines:
+            prompt, rest = line.split("Answer:")
+            example = known[prompt + "Answer:"]
+            steps = example.demonstrations[0]
+            assert rest == f"{steps}. The answer is {example.answer}."
+            asked.add(example.prompt)
+        assert len(asked) == 3 and condition.prompt not in asked
+
+
+def test_examples_are_fixed_per_question_and_differ_between_questions(data):
+    again = Arithmetic().load(0)
+    assert [c.terms for c in again.train] == [c.terms for c in data.train]
+    assert [c.terms for c in again.evaluation] == [c.terms for c in data.evaluation]
+    # Also where other questions come and go around them.
+    fewer = Arithmetic(data=ArithmeticData(n_answers=10, n_test=20)).load(0)
+    by_key = {c.key: c.terms for c in (*data.train, *data.evaluation)}
+    shared = [c for c in (*fewer.train, *fewer.evaluation) if c.key in by_key]
+    assert len(shared) >= 80 and all(by_key[c.key] == c.terms for c in shared)
+    examples = {c.terms[0].context.removesuffix(c.prompt) for c in data.train}
+    assert len(examples) > 1000
+
+
+def test_seeds_change_training_and_leave_the_test_questions(data):
+    other = Arithmetic().load(1)
+    assert [c.key for c in other.evaluation] == [c.key for c in data.evaluation]
+    shared = {c.key for c in other.train[:50]} & {c.key for c in data.train[:50]}
+    assert len(shared) < 10
+    assert [c.terms for c in other.evaluation] != [c.terms for c in data.evaluation]
+
+
+def test_numbers_of_operands_and_of_questions_are_settings():
+    options = ArithmeticData(
+        n_rationales=6, n_answers=0, n_test=4, train_operands=(2, 5), test_operands=(6,)
+    )
+    data = Arithmetic(data=options, n_demonstrations=0).load(0)
+    assert [len(c.facts["expression"].operands) for c in data.train] == [2, 5] * 3
+    assert [c.group for c in data.evaluation] == ["6_operands"] * 4
+    assert all(c.terms[0].context == c.prompt for c in data.train)
+
+
+def test_where_there_are_few_questions_none_is_asked_twice():
+    """Two operands make few expressions: drawn twice, many would be the same."""
+    options = ArithmeticData(n_rationales=60, n_answers=60, train_operands=(2,), n_test=2)
+    data = Arithmetic(data=options).load(0)
+    assert len({c.key for c in data.train}) == len(data.train) == 120
+
+
+def test_weight_0_leaves_questions_without_a_rationale_out():
+    data = Arithmetic(answers_weight=0, data=ArithmeticData(n_answers=20, n_test=2)).load(0)
+    assert len(data.train) == 50 and all(c.demonstrations for c in data.train)
+
+
+def test_more_questions_than_there_are_is_an_error():
+    with pytest.raises(UserError, match=r"found only 1.. different questions with \[2\]"):
+        Arithmetic(data=ArithmeticData(n_rationales=300, train_operands=(2,), n_test=1)).load(0)
+
+
+def test_with_the_calculator_demonstrations_leave_the_right_sides_to_it():
+    task = Arithmetic(calculator=True, data=ArithmeticData(n_answers=10, n_test=2))
+    assert isinstance(task.tool(), Calculator) and Arithmetic().tool() is None
+    for condition in task.load(0).train[:50]:
+        (text,) = condition.demonstrations
+        assert re.fullmatch(r" -?\d+ [+-] \d =(, -?\d+ [+-] \d =)+", text)
+        # The examples of the context are whole: they are text, and nobody calls a tool there.
+        assert "= ?" in condition.terms[0].context and "=," not in condition.terms[0].context
+        answered = ", ".join(step + task.tool().answer(step) for step in text[1:].split(", "))
+        assert answered == condition.facts["expression"].steps()
+
+
+def test_the_few_shot_prompt_holds_as_many_other_examples(data):
+    condition = data.train[0]
+    for shots in (0, 1, 10):
+        prompt = Arithmetic().few_shot_prompt(condition, shots, random.Random(0))
+        *examples, last = prompt.split("\n")
+        assert len(examples) == shots == len(set(examples)) and last == condition.prompt
+        assert condition.prompt not in "".join(examples)
+
+
+def test_problems_of_settings():
+    bad = Arithmetic(
+        n_demonstrations=8,
+        min_len=9,
+        max_len=4,
+        data=ArithmeticData(n_rationales=8, test_operands=(), answers="/no/such.json"),
+    )
+    assert {p.where for p in bad.problems()} == {
+        "task.min_len",
+        "task.n_demonstrations",
+        "task.data.test_operands",
+        "task.data.answers",
+    }
+    assert not list(Arithmetic().problems())
+
+
+# -- answers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" 6 - 0 = 6, 6 - 4 = 2, 2 - 8 = -6", -6),
+        ("6 - 0 = 6", 6),
+        ("6 - 0 =6  ", 6),
+        ("6 - 0 = 6\n", 6),
+        (" 14", 14),
+        ("-3", -3),
+        ("007", 7),
+        ("1 + 2 = 3 = 4", 4),
+        ("", None),
+        ("   ", None),
+        ("6 - 0", None),
+        ("6 - 0 =", None),
+        ("6 - 0 = 6,", None),
+        ("6 - 0 = 6, 6 - 4", None),
+        ("6 - 0 = 6 dogs", None),
+        ("6 - 0 = - 6", None),
+        ("6 - 0 = --6", None),
+        ("6 - 0 = 6 6", None),
+        ("6 - 0 = 6.5", None),
+        ("the dog 5", None),
+        ("\n5", 5),
+        ("x\n5", None),
+        ("6 - 0 = ٣", None),
+        ("= ²", None),
+    ],
+)
+def test_read_answer(text, answer):
+    assert read_answer(text) == answer
+
+
+def test_parse_question_undoes_question():
+    for expression in (Expression((6, 0, 4), ("-", "+")), Expression((12, 7), ("+",))):
+        assert parse_question(question(expression)) == expression
+        assert parse_question(f"\n {question(expression)} ") == expression
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "6 - 0 = ?",
+        "Question: 6 = ? Answer:",
+        "Question: 6 * 2 = ? Answer:",
+        "Question: -6 + 2 = ? Answer:",
+        "Question: 6 +  2 = ? Answer:",
+        "Question: 6 + 2 = ? Answer: 8",
+        "Question: ٣ + 2 = ? Answer:",
+    ],
+)
+def test_parse_question_refuses_what_is_none(text):
+    with pytest.raises(ValueError, match="is not of the form"):
+        parse_question(text)
+
+
+# -- metrics ----------------------------------------------------------------------------------------
+
+
+def samples(body: str, votes, singles, log_reward=(), group="3_operands") -> ConditionSamples:
+    task = Arithmetic(data=ArithmeticData(n_test=1))
+    words = body.split()
+    expression = Expression(tuple(map(int, words[::2])), tuple(words[1::2]))
+    condition = task._condition(expression, [], 0, group=group)
+    return ConditionSamples(condition, votes, singles, log_reward, [0.0] * len(log_reward))
+
+
+def test_metrics_of_samples_made_by_hand():
+    rows = [
+        # 1 + 2 + 3 = 6: the vote is right in spite of two that do not parse.
+        samples(
+            "1 + 2 + 3",
+            ["1 + 2 = 3, 3 + 3 = 6", "6", "5", "?", "?"],
+            [" 1 + 2 = 3, 3 + 3 = 6", " 6", " 5", "the dog"],
+            [-1.0, -2.0, -3.0, -6.0],
+        ),
+        # 1 - 2 - 3 = -4: a tie goes to the first that was given, which is wrong.
+        samples("1 - 2 - 3", ["-1", "-4", "-4", "-1"], ["-4", "-4", "-1", "-4"], [-2.0] * 4),
+        # No vote at all.
+        samples("9 - 9 + 1", ["?", ""], ["1", "", "", ""], [-5.0, -5.0, -5.0, -7.0]),
+        samples("1 + 1 + 1 + 1", ["4"], ["4"], group="4_operands"),
+    ]
+    found = Arithmetic().metrics(rows)
+    vote = binomtest(1, 3).proportion_ci(method="wilson")
+    # 2 + 3 + 1 of 12 singles: of 3 questions 1.5, which as trials round to 2.
+    single = binomtest(2, 3).proportion_ci(method="wilson")
+    expected = {
+        "vote_accuracy": 1 / 3,
+        "vote_accuracy_low": vote.low,
+        "vote_accuracy_high": vote.high,
+        "single_accuracy": 6 / 12,
+        "single_accuracy_low": single.low,
+        "single_accuracy_high": single.high,
+        "parsed": 8 / 12,
+        "right_rationale": 1 / 12,
+        "n_questions": 3.0,
+        "log_reward": -(12 + 8 + 22) / 12,
+    }
+    assert {k.split("/")[0]: v for k, v in found.items() if "/3_operands" in k} == pytest.approx(
+        expected
+    )
+    four = {k.split("/")[0]: v for k, v in found.items() if "/4_operands" in k}
+    assert four["vote_accuracy"] == four["single_accuracy"] == four["n_questions"] == 1
+    assert four["right_rationale"] == 0 and "log_reward" not in four
+    assert len(found) == len(expected) + len(four)
+    assert Arithmetic().metrics([]) == {}
+
+
+def test_every_published_row_has_every_group():
+    for row in Arithmetic().reference_rows():
+        assert set(row.values) == {f"vote_accuracy/{n}_operands" for n in (3, 4, 5)}
+        assert all(0 < value < 1 for value in row.values.values()) and "GPT-J" in row.label
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def record(body: str, answer: int, rationale: str | None = None) -> dict:
+    entry = {"str_query": f"Question: {body} = ? Answer:", "num_sol": answer}
+    return entry | ({"str_rationale": rationale} if rationale is not None else {})
+
+
+def written(folder, name: str, content) -> str:
+    path = folder / name
+    text = content if isinstance(content, str) else json.dumps(content, indent=1)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Of 5 rationales one is in the test set and one there twice; of 5 answers three go."""
+    rationales = [
+        record("1 + 2 + 3", 6, "1 + 2 = 3, 3 + 3 = 6"),
+        record("9 - 1 - 1", 7, "9 - 1 = 8, 8 - 1 = 7"),
+        record("2 + 2 + 2", 6, "in the test set"),
+        record("1 + 2 + 3", 6, "again, and not the first"),
+        record("4 - 4 - 4", -4, "4 - 4 =, 0 - 4 ="),
+    ]
+    answers = [
+        record("5 + 5 + 5", 15),
+        record("1 + 2 + 3", 6),
+        record("3 - 1 + 1 - 2", 1),
+        record("5 + 5 + 5", 15),
+        record("8 - 1 + 1 + 1", 9),
+    ]
+    test = [record("2 + 2 + 2", 6), record("1 + 1 + 1 + 1 + 1", 5), record("2 + 2 + 2", 6)]
+    more = [record("8 - 1 + 1 + 1", 9), record("7 + 7 - 7", 7)]
+    return {
+        "rationales": written(tmp_path, "rationales.json", rationales),
+        "answers": written(tmp_path, "answers.json", answers),
+        "test": (written(tmp_path, "test.json", test), written(tmp_path, "more.json", more)),
+    }
+
+
+def test_files_are_read_without_duplicates_and_overlaps(files):
+    data = Arithmetic(n_demonstrations=2, data=ArithmeticData(**files)).load(0)
+    assert [c.key for c in data.train] == [
+        "1 + 2 + 3", "9 - 1 - 1", "4 - 4 - 4", "5 + 5 + 5", "3 - 1 + 1 - 2",
+    ]  # fmt: skip
+    assert [(c.key, c.group) for c in data.evaluation] == [
+        ("2 + 2 + 2", "3_operands"),
+        ("7 + 7 - 7", "3_operands"),
+        ("8 - 1 + 1 + 1", "4_operands"),
+        ("1 + 1 + 1 + 1 + 1", "5_operands"),
+    ]
+    # The first entry of a question is kept; right-hand sides that a file leaves out are put in.
+    assert [c.demonstrations for c in data.train[:3]] == [
+        (" 1 + 2 = 3, 3 + 3 = 6",),
+        (" 9 - 1 = 8, 8 - 1 = 7",),
+        (" 4 - 4 = 0, 0 - 4 = -4",),
+    ]
+    assert [c.weight for c in data.train] == [1, 1, 1, 0.2, 0.2]
+    assert data.notes == ("5 training questions dropped: in a test set, or there already",)
+
+
+def test_files_are_cut_at_the_numbers_asked_for(files):
+    options = ArithmeticData(**files, n_rationales=2, n_answers=1, n_test=1)
+    data = Arithmetic(n_demonstrations=1, data=options).load(0)
+    assert [c.key for c in data.train] == ["1 + 2 + 3", "9 - 1 - 1", "5 + 5 + 5"]
+    assert [c.group for c in data.evaluation] == ["3_operands", "4_operands", "5_operands"]
+
+
+def test_files_with_the_calculator(files):
+    data = Arithmetic(n_demonstrations=2, calculator=True, data=ArithmeticData(**files)).load(0)
+    assert [c.demonstrations for c in data.train[:3]] == [
+        (" 1 + 2 =, 3 + 3 =",),
+        (" 9 - 1 =, 8 - 1 =",),
+        (" 4 - 4 =, 0 - 4 =",),
+    ]
+
+
+def test_too_few_rationales_outside_the_test_sets(files):
+    with pytest.raises(UserError, match=r"(?s)task.data.rationales.*has 3 questions outside"):
+        Arithmetic(n_demonstrations=3, data=ArithmeticData(**files)).load(0)
+
+
+def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
+    text = """[
+ {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 3, "str_rationale": "1 + 2 = 3"},
+ {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 4, "str_rationale": ""},
+ {"str_query": "1 plus 2",
+  "num_sol": 3, "str_rationale": ""},
+ {"num_sol": "3", "str_rationale": ""}, 17,
+ {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": true, "str_rationale": ""},
+ {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 3.0}
+]"""
+    path = written(tmp_path, "bad.json", text)
+    with pytest.raises(UserError) as caught:
+        read_questions(tmp_path / "bad.json", rationale=True)
+    problems = caught.value.problems
+    assert [p.where for p in problems] == [
+        f"{path}, line 3, field num_sol",
+        f"{path}, line 4, field str_query",
+        f"{path}, line 6, field str_query",
+        f"{path}, line 6, field num_sol",
+        f"{path}, line 6",
+        f"{path}, line 7, field num_sol",
+        f"{path}, line 8, field num_sol",
+        f"{path}, line 8, field str_rationale",
+    ]
+    assert "given 4, but 1 + 2 is 3" in problems[0].what
+    assert problems[2].what == "missing" and problems[3].what == "given '3'"
+    assert "17" in problems[4].what and "str_query, num_sol, str_rationale" in problems[4].allowed
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "what"),
+    [
+        ('[{"a": 1},\n {"b" 2}]', ", line 2", "not JSON"),
+        ("", ", line 1", "not JSON"),
+        ("{}", "", "a JSON dict"),
+        ("3", "", "a JSON int"),
+        ("[]", "", "no question in it"),
+        ("[" * 100_000, "", "recursion"),
+        ("[" + "9" * 5000 + "]", "", "digits"),
+    ],
+)
+def test_files_that_are_no_list_of_questions(tmp_path, content, where, what):
+    path = written(tmp_path, "bad.json", content)
+    with pytest.raises(UserError) as caught:
+        read_questions(tmp_path / "bad.json")
+    (problem,) = caught.value.problems
+    assert problem.where == path + where and what in problem.what
+
+
+def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
+    (tmp_path / "bytes.json").write_bytes(b'[\n"\xff"]')
+    with pytest.raises(UserError, match="line 2: bytes that are not UTF-8"):
+        read_questions(tmp_path / "bytes.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_questions(tmp_path / "none.json")
+
+
+def test_lines_are_counted_through_strings_with_brackets_and_commas(tmp_path):
+    entries = [record("1 + 2", 3, "a ] , [ \n b"), record("1 + 3", 4, "")]
+    written(tmp_path, "odd.json", "\n\n" + json.dumps(entries, indent=2))
+    assert [text for _, text in read_questions(tmp_path / "odd.json", rationale=True)] == [
+        "a ] , [ \n b",
+        "",
+    ]
+    entries[1]["num_sol"] = 5
+    written(tmp_path, "odd.json", "\n\n" + json.dumps(entries, indent=2))
+    with pytest.raises(UserError, match="line 9, field num_sol"):
+        read_questions(tmp_path / "odd.json")

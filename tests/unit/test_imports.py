@@ -1,0 +1,196 @@
+"""The direction of imports between rooms, as docs/architecture.md says: a room knows those before it."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import gfn_runner
+
+PACKAGE = Path(gfn_runner.__file__).parent
+
+# From left to right; the rooms of one line do not know each other. A folder may know itself.
+ORDER = (
+    {"errors", "types", "randomness"},
+    {"expressions", "tools", "schedules"},
+    {"objectives", "replay", "settings"},
+    {"lm"},
+    {"posterior", "metrics"},
+    {"tasks"},
+    {"evaluation"},
+    {"baselines"},
+    {"data", "module"},
+    {"callbacks"},
+    {"loggers"},
+    {"report"},
+    {"config", "sources"},
+    {"commandline"},
+    {"build", "environment", "inference"},
+    {"use"},
+    {"app"},
+    {"__main__"},
+)
+
+# What a file's own first line promises not to know, put as all that it does know of the package.
+ONLY = {
+    "errors": set(),
+    "types": set(),
+    "randomness": set(),
+    "expressions": set(),
+    "tools": set(),
+    "schedules": set(),
+    "objectives": {"types"},
+    "replay": {"errors"},
+    "settings": {"errors"},
+    "metrics.accuracy": set(),
+    "lm.policy": {"errors"},
+    "lm.vocabulary": {"types"},
+    "lm.sampling": {"lm.policy", "lm.vocabulary", "tools", "types"},
+    "lm.scoring": {"lm.policy", "lm.vocabulary", "types"},
+    "lm.tiny.corpus": {"expressions"},
+    "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "types"},
+    "tasks.base": {"errors", "tools", "types"},
+    "sources": set(),
+    "environment": set(),
+}
+
+MODEL_LIBRARIES = {"transformers", "peft", "tokenizers"}
+# Outside lm/, these silence transformers' log and take nothing else from there.
+EXCEPTIONS = {"build", "use"}
+
+LIGHTNING_ROOMS = {"module", "data", "callbacks", "loggers", "build"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+
+
+def imports(name: str, *, lazy: bool = True) -> set[str]:
+    """Full names that a module imports; without ``lazy`` those that its own import needs."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not lazy:
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports are written out in full"
+            found.add(node.module)
+            # ``from gfn_runner import types`` and ``from gfn_runner.lm import policy``.
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(TREES[name])
+    return found
+
+
+def own(name: str, *, lazy: bool = True) -> set[str]:
+    """Modules of the package that a module imports."""
+    found = {i.removeprefix("gfn_runner.") for i in imports(name, lazy=lazy) if "gfn_runner." in i}
+    return (found & MODULES.keys()) - {"__init__"}
+
+
+def libraries(name: str, *, lazy: bool = True) -> set[str]:
+    return {i.split(".")[0] for i in imports(name, lazy=lazy)} - {"gfn_runner"}
+
+
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+PLACE = {name: number for number, rooms in enumerate(ORDER) for name in rooms}
+
+
+def test_every_module_has_its_room():
+    assert {room(name) for name in MODULES} - {"__init__"} == PLACE.keys()
+    assert ONLY.keys() <= MODULES.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "__init__"])
+def test_a_room_knows_only_those_before_it(name):
+    wrong = {
+        other
+        for other in own(name)
+        if room(other) != room(name) and PLACE[room(other)] >= PLACE[room(name)]
+    }
+    assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_what_a_module_promises_not_to_know(name):
+    assert own(name) <= ONLY[name], f"{name} imports {sorted(own(name) - ONLY[name])}"
+
+
+def test_no_circle_within_a_room_either():
+    TopologicalSorter({name: own(name) for name in MODULES}).prepare()
+
+
+def test_no_task_knows_how_it_is_trained():
+    training = {
+        "objectives",
+        "replay",
+        "settings",
+        "posterior",
+    }  # what is to the right is out anyway
+    for name in MODULES:
+        if room(name) == "tasks":
+            assert not {room(other) for other in own(name)} & training, name
+            assert not libraries(name) & {"torch", "lightning"}, name
+
+
+def test_rooms_do_not_name_a_task():
+    """Only the report on the embedded model's skill speaks of arithmetic."""
+    named = {name for name in MODULES if "tasks.arithmetic" in own(name)}
+    assert named == {"report.skill"}
+
+
+def test_only_lm_knows_transformers_and_peft():
+    for name in MODULES:
+        used = {i for i in imports(name) if i.split(".")[0] in MODEL_LIBRARIES}
+        if name in EXCEPTIONS:
+            assert used <= {"transformers.utils", "transformers.utils.logging"}, name
+        else:
+            assert not used or room(name) == "lm", f"{name} imports {sorted(used)}"
+    lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
+    assert lm == {"lm.policy", "lm.checks", "lm.tiny.pretrain", "lm.tiny.tokenizer"}
+
+
+def test_only_the_training_rooms_know_lightning():
+    assert {room(n) for n in MODULES if "lightning" in libraries(n)} == LIGHTNING_ROOMS
+
+
+def test_a_config_is_checked_without_anything_heavy():
+    """What importing the command line and every task imports, all the way down."""
+    waiting = ["commandline", "tasks.arithmetic"]
+    reached: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += own(name, lazy=False)
+    assert {"config", "lm.policy", "objectives", "tasks.base"} <= reached
+    heavy = {"lightning", "transformers", "peft", "wandb", "matplotlib", "scipy", "tokenizers"}
+    for name in reached:
+        assert not libraries(name, lazy=False) & heavy, name
+
+
+def test_no_drawer_for_odds_and_ends():
+    odds = {"utils", "util", "helpers", "misc", "common"}
+    assert not {part for name in MODULES for part in name.split(".")} & odds
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_for(name):
+    if TREES[name].body:
+        text = ast.get_docstring(TREES[name])
+        assert text and text.splitlines()[0].endswith((".", ":")), name

@@ -1,0 +1,46 @@
+"""Votes and intervals: ties, failed parses, and Wilson's formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from gfn_runner.metrics.accuracy import majority, proportion
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials"), [(0, 1), (1, 1), (3, 7), (250, 500), (0, 500), (500, 500)]
+)
+def test_the_interval_is_wilsons(successes, trials):
+    p, z = successes / trials, 1.959963984540054
+    middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
+    found = proportion(successes, trials)
+    assert found.value == p
+    assert found.low == pytest.approx(middle - half, abs=1e-12)
+    assert found.high == pytest.approx(middle + half, abs=1e-12)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one trial"):
+        proportion(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "winner"),
+    [
+        ([1, 2, 2], 2),
+        ([2, 1, 1, 2], 2),
+        ([1, 2, 2, 1], 1),
+        ([3, 1, 2], 3),
+        ([None, None, None, 5], 5),
+        ([None, 4, None, 5, 5], 5),
+        ([0, None, None], 0),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_the_majority_and_its_ties(answers, winner):
+    assert majority(answers) == winner

@@ -1,0 +1,203 @@
+"""The language model: adapter on and off, prompts, caches, what is loaded and what is saved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+from tokenizers import processors
+
+from gfn_runner.errors import UserError
+from gfn_runner.lm.policy import EMBEDDED_FOLDER, LanguageModel, LMSettings, LoraSettings, load
+
+from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
+
+V = len(CHARACTERS)
+ROWS = [[3, 9, 4], [7, 2, 5, 11]]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def lm(request):
+    return tiny_lm(request.param, adapter="random")
+
+
+@torch.no_grad()
+def logits(lm) -> torch.Tensor:
+    return lm.whole_logits(ROWS)[:, :3]
+
+
+# -- adapter ----------------------------------------------------------------------------------------
+
+
+def test_within_reference_the_model_is_the_base_model(lm):
+    base = tiny_lm(lm.model.config.model_type)
+    policy_NTV, trainable = logits(lm), list(lm.trainable())
+    with lm.reference():
+        reference_NTV = logits(lm)
+    torch.testing.assert_close(reference_NTV, logits(base), atol=1e-5, rtol=0)
+    assert (policy_NTV - reference_NTV).abs().max() > 0.1
+    assert torch.equal(logits(lm), policy_NTV)
+    assert list(lm.trainable()) == trainable and all("lora_" in name for name in trainable)
+
+
+def test_reference_ends_with_an_error_too(lm):
+    before = logits(lm)
+    with pytest.raises(KeyError), lm.reference():
+        raise KeyError
+    assert torch.equal(logits(lm), before)
+    assert all(p.requires_grad for p in lm.trainable().values()) and lm.trainable()
+
+
+def test_without_an_adapter_reference_changes_nothing():
+    base = tiny_lm("gpt2")
+    before = logits(base)
+    with base.reference():
+        assert torch.equal(logits(base), before)
+
+
+def test_a_fresh_adapter_is_the_base_model_and_its_seed_decides_it():
+    fresh = tiny_lm("llama", adapter="fresh")
+    torch.testing.assert_close(logits(fresh), logits(tiny_lm("llama")), atol=1e-6, rtol=0)
+    options = LMSettings(device="cpu", lora=LoraSettings(rank=2, alpha=2))
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = (load(options, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+    def a_matrices(lm):
+        return torch.cat([p.flatten() for name, p in lm.trainable().items() if "lora_A" in name])
+
+    assert torch.equal(a_matrices(first), a_matrices(again))
+    assert not torch.equal(a_matrices(first), a_matrices(other))
+
+
+def test_targets_that_do_not_exist_are_answered_with_those_that_do():
+    options = LMSettings(device="cpu", lora=LoraSettings(targets=("c_attn", "nope")))
+    with pytest.raises(UserError) as caught:
+        load(options)
+    (problem,) = caught.value.problems
+    assert problem.where == "lm.lora.targets" and "['c_attn', 'nope']" in problem.what
+    assert {"q_proj", "v_proj", "down_proj"} <= set(problem.allowed.split(", "))
+
+
+def test_named_targets_alone_are_adapted():
+    lm = load(LMSettings(device="cpu", lora=LoraSettings(rank=2, targets=("v_proj",))))
+    assert lm.trainable() and all(".v_proj." in name for name in lm.trainable())
+
+
+def test_a_saved_adapter_is_read_by_peft(lm, tmp_path):
+    lm.save_adapter(tmp_path)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 2**20
+    base = random_model(lm.model.config.model_type, V)
+    read = LanguageModel(PeftModel.from_pretrained(base, str(tmp_path)), lm.tokenizer)
+    torch.testing.assert_close(logits(read), logits(lm), atol=1e-6, rtol=0)
+
+
+def test_a_folder_that_is_not_there():
+    for name in ("/no/such/folder", "./nothing", "~/nothing"):
+        (problem,) = LMSettings(name=name).problems()
+        assert problem.where == "lm.name" and "no folder" in problem.what
+    with pytest.raises(UserError, match=r"lm\.name"):
+        load(LMSettings(name="/no/such/folder", device="cpu"))
+
+
+def test_folders_that_lack_something(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    whats = " ".join(p.what for p in LMSettings(name=str(tmp_path)).problems())
+    assert "no config.json" in whats and "no tokenizer" in whats
+    assert not list(LMSettings().problems()) and not list(LMSettings(name="gpt2").problems())
+    assert not list(LMSettings(name=str(EMBEDDED_FOLDER)).problems())
+
+
+# -- prompts ----------------------------------------------------------------------------------------
+
+
+def with_tokens(prefix: str = "", suffix: str = "", **special: str) -> LanguageModel:
+    """A character model whose tokenizer puts special tokens around a text."""
+    tokenizer = character_tokenizer("ab", **special)
+    if prefix or suffix:
+        ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in special.values()]
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{prefix} $A {suffix}".strip(), special_tokens=ids
+        )
+    return LanguageModel(random_model("gpt2", len(tokenizer)), tokenizer)
+
+
+def test_a_prompt_begins_as_its_tokenizer_begins_it():
+    lm = with_tokens("<s>", bos_token="<s>", eos_token="</s>")
+    assert lm.encode("ab") == (0, 1)
+    assert lm.encode_prompt("ab") == (2, 0, 1) and lm.encode_prompt("") == (2,)
+    assert with_tokens().encode_prompt("ab") == (0, 1)
+
+
+def test_a_prompt_is_not_closed():
+    lm = with_tokens("<s>", "</s>", bos_token="<s>", eos_token="</s>")
+    assert lm.encode_prompt("ab") == (2, 0, 1) and lm.encode_prompt("") == (2,)
+    # Unless its author closed it.
+    assert lm.encode_prompt("ab</s>")[-1] == 3
+
+
+def test_one_token_for_begin_and_end_is_kept_at_the_begin():
+    lm = with_tokens("<e>", bos_token="<e>", eos_token="<e>")
+    assert lm.encode_prompt("") == (2,) and lm.encode_prompt("b") == (2, 1)
+
+
+def test_an_empty_prompt_needs_some_token():
+    assert with_tokens(bos_token="<s>", eos_token="</s>").encode_prompt("") == (2,)
+    assert with_tokens(eos_token="</s>").encode_prompt("") == (2,)
+    with pytest.raises(UserError, match="prompt: empty"):
+        with_tokens().encode_prompt("")
+
+
+def test_text_comes_back_with_its_spaces():
+    lm = tiny_lm("gpt2")
+    for text in ("a b", " . 1 , 2 ?", "  "):
+        assert lm.decode(lm.encode(text)) == text
+
+
+def test_sizes(lm):
+    assert lm.vocab_size == V and lm.context_length == 64 and lm.device.type == "cpu"
+
+
+# -- caches -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_selecting_rows_leaves_the_source_as_it_is(lm):
+    source = lm.prefill(ROWS)
+    lengths = source.length_N.tolist()
+    kept = [(layer.keys.clone(), layer.values.clone()) for layer in source.cache.layers]
+    index_B = torch.tensor([1, 0, 1, 1])
+    chosen = source.select(index_B)
+    token_BQ = torch.tensor([[3], [4], [5], [6]])
+    mask = torch.cat([chosen.mask_NP, torch.ones(4, 1, dtype=torch.bool)], dim=1)
+    logits_BV = lm.extend(chosen, token_BQ, mask, chosen.length_N[:, None])[:, -1]
+    assert source.cache.get_seq_length() == 4 and chosen.cache.get_seq_length() == 5
+    assert source.length_N.tolist() == lengths == [3, 4]
+    for layer, (keys, values) in zip(source.cache.layers, kept, strict=True):
+        assert torch.equal(layer.keys, keys) and torch.equal(layer.values, values)
+    for row, place in enumerate(index_B.tolist()):
+        plain_V = lm.whole_logits([[*ROWS[place], *token_BQ[row].tolist()]])[0, -1]
+        torch.testing.assert_close(logits_BV[row], plain_V, atol=1e-4, rtol=0)
+    # And it can be used a second time.
+    again = lm.extend(source.select(index_B), token_BQ, mask, chosen.length_N[:, None])[:, -1]
+    assert torch.equal(again, logits_BV)
+
+
+@torch.no_grad()
+def test_padding_of_prompts_changes_nothing(lm):
+    both, alone = lm.prefill(ROWS), lm.prefill(ROWS[:1])
+    torch.testing.assert_close(both.last_logits_NV[0], alone.last_logits_NV[0], atol=1e-4, rtol=0)
+    whole_V = lm.whole_logits(ROWS[:1])[0, -1]
+    torch.testing.assert_close(alone.last_logits_NV[0], whole_V, atol=1e-4, rtol=0)
+
+
+def test_gradients_flow_through_a_selected_cache(lm):
+    prompt = lm.prefill(ROWS).select(torch.tensor([0, 0, 1]))
+    mask = torch.cat([prompt.mask_NP, torch.ones(3, 1, dtype=torch.bool)], dim=1)
+    logits_BV = lm.extend(prompt, torch.tensor([[1], [2], [3]]), mask, prompt.length_N[:, None])
+    found = torch.autograd.grad(logits_BV.square().sum(), list(lm.trainable().values()))
+    assert all(g.isfinite().all() and g.abs().max() > 0 for g in found)

@@ -1,0 +1,301 @@
+"""The replay buffer against a naive one, and by itself: order, near-duplicates, draws, its state."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+
+
+def entry(tokens, score: float, *, is_action=None) -> Entry:
+    tokens = tuple(tokens)
+    flags = (True,) * len(tokens) if is_action is None else tuple(is_action)
+    return Entry(tokens, flags, (*[-1.0] * len(tokens), score))
+
+
+def buffer(**options) -> ReplayBuffer:
+    return ReplayBuffer(ReplaySettings(**options))
+
+
+def scores(kept: ReplayBuffer, key: str = "a") -> list[float]:
+    return [e.score for e in kept.entries(key)]
+
+
+# -- against a naive implementation -----------------------------------------------------------------
+
+
+def edit_distance(left, right) -> int:
+    """Wagner and Fischer's table, written out."""
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
+
+
+class Naive:
+    """Keeps by the definition, with no order kept and no shortcut taken."""
+
+    def __init__(self, capacity: int, tolerance: float):
+        self.capacity, self.tolerance = capacity, tolerance
+        self.kept: list[tuple[Entry, int]] = []
+        self.clock = 0
+
+    def near(self, a: Entry, b: Entry) -> bool:
+        limit = self.tolerance * (len(a.tokens) + len(b.tokens))
+        return a.tokens == b.tokens or edit_distance(a.tokens, b.tokens) < limit
+
+    def add(self, new: Entry) -> bool:
+        self.clock += 1
+        if math.isnan(new.score) or math.isinf(new.score):
+            return False
+        near = [old for old, _ in self.kept if self.near(old, new)]
+        if any(old.score >= new.score for old in near):
+            return False
+        self.kept = [(old, when) for old, when in self.kept if old not in near]
+        self.kept.append((new, self.clock))
+        # Of equally good strings the older one comes first.
+        self.kept.sort(key=lambda pair: (-pair[0].score, pair[1]))
+        self.kept = self.kept[: self.capacity]
+        return any(old is new for old, _ in self.kept)
+
+    def entries(self) -> list[Entry]:
+        return [old for old, _ in self.kept]
+
+
+def random_entry(rng: random.Random) -> Entry:
+    tokens = tuple(rng.randrange(3) for _ in range(rng.randrange(8)))
+    score = rng.choice([rng.uniform(-9, 0), float(rng.randrange(-6, 0))])
+    if rng.random() < 0.05:
+        score = rng.choice([math.nan, math.inf, -math.inf])
+    flags = [rng.random() < 0.8 for _ in tokens]
+    return entry(tokens, score, is_action=flags)
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 10])
+@pytest.mark.parametrize("tolerance", [0.0, 0.1, 0.25, 0.5])
+def test_it_keeps_what_a_naive_buffer_keeps(capacity, tolerance):
+    for seed in range(6):
+        rng = random.Random(f"{seed} {capacity} {tolerance}")
+        real = buffer(capacity=capacity, tolerance=tolerance)
+        naive = {key: Naive(capacity, tolerance) for key in "ab"}
+        for _ in range(150):
+            key, new = rng.choice("ab"), random_entry(rng)
+            assert real.add(key, new) == naive[key].add(new)
+            assert real.entries(key) == naive[key].entries()
+        assert len(real) == sum(len(n.kept) for n in naive.values()) > 0
+
+
+# -- one by one -------------------------------------------------------------------------------------
+
+
+def test_a_near_duplicate_keeps_the_better():
+    kept = buffer(tolerance=0.25)
+    assert kept.add("a", entry(range(8), -5))
+    assert not kept.add("a", entry([*range(7), 99], -6))  # distance 1 < 4
+    assert kept.add("a", entry([*range(7), 98], -4))
+    assert kept.entries("a") == [entry([*range(7), 98], -4)]
+
+
+def test_a_better_string_replaces_all_its_near_duplicates():
+    kept = buffer(tolerance=0.25)
+    # 8 tokens each: 4 apart from each other, which is not near, and 2 from the third.
+    assert kept.add("a", entry([1, 1, 1, 1, 5, 5, 5, 5], -5))
+    assert kept.add("a", entry([1, 1, 1, 1, 6, 6, 6, 6], -6))
+    assert kept.add("a", entry([7, 7, 7, 7, 7, 7, 7, 7], -7))
+    assert kept.add("a", entry([1, 1, 1, 1, 5, 5, 6, 6], -1))
+    assert scores(kept) == [-1, -7]
+
+
+def test_a_string_between_a_better_and_a_worse_neighbour_is_dropped_and_removes_nothing():
+    kept = buffer(tolerance=0.25)
+    kept.add("a", entry([1, 1, 1, 1, 5, 5, 5, 5], -1))
+    kept.add("a", entry([1, 1, 1, 1, 6, 6, 6, 6], -6))
+    assert not kept.add("a", entry([1, 1, 1, 1, 5, 5, 6, 6], -3))
+    assert scores(kept) == [-1, -6]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.25])
+def test_an_exact_duplicate_is_one_string(tolerance):
+    kept = buffer(tolerance=tolerance)
+    assert kept.add("a", entry([1, 2], -3)) and not kept.add("a", entry([1, 2], -3))
+    assert not kept.add("a", entry([1, 2], -4))
+    assert kept.add("a", entry([1, 2], -2))
+    assert scores(kept) == [-2]
+    assert kept.add("a", entry([], -9)) and not kept.add("a", entry([], -9))
+
+
+def test_tolerance_0_keeps_all_that_differ():
+    kept = buffer(tolerance=0.0)
+    assert kept.add("a", entry(range(30), -1)) and kept.add("a", entry([*range(29), 0], -2))
+    assert len(kept) == 2
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "lengths", "distance", "near"),
+    [
+        (0.25, (4, 4), 1, True),  # 1 < 2
+        (0.25, (4, 4), 2, False),  # 2 < 2
+        (0.25, (8, 8), 3, True),
+        (0.25, (8, 8), 4, False),
+        (0.25, (3, 4), 1, True),  # 1 < 1.75
+        (0.25, (1, 2), 1, False),  # 1 < 0.75
+        (0.5, (2, 4), 2, True),  # 2 < 3
+        (0.5, (2, 4), 4, False),
+        (0.99, (5, 5), 5, True),
+    ],
+)
+def test_near_means_strictly_below_the_tolerance(tolerance, lengths, distance, near):
+    short, long = lengths
+    one = list(range(short))
+    other = [*range(short), *range(100, 100 + long - short)]
+    for place in range(distance - (long - short)):
+        other[place] = 200 + place
+    assert edit_distance(one, other) == distance
+    for first, second in ((one, other), (other, one)):
+        kept = buffer(tolerance=tolerance)
+        kept.add("a", entry(first, -1))
+        assert kept.add("a", entry(second, -2)) is not near
+
+
+def test_distance_is_an_edit_distance():
+    """An insertion in front shifts every token, and is one edit."""
+    kept = buffer(tolerance=0.25)
+    kept.add("a", entry(range(10), -1))
+    assert not kept.add("a", entry([50, *range(10)], -2))
+
+
+def test_capacity_pushes_out_the_worst_and_is_per_condition():
+    kept = buffer(capacity=3, tolerance=0.0)
+    for number, score in enumerate((-5, -1, -3)):
+        assert kept.add("a", entry([number], score))
+    assert not kept.add("a", entry([9], -5)) and not kept.add("a", entry([9], -6))
+    assert kept.add("a", entry([9], -2))
+    assert scores(kept) == [-1, -2, -3]
+    assert kept.add("b", entry([9], -50))
+    assert len(kept) == 4 and kept.keys() == ["a", "b"]
+
+
+def test_a_full_buffer_still_takes_a_better_near_duplicate_in_its_place():
+    kept = buffer(capacity=2, tolerance=0.25)
+    kept.add("a", entry([1] * 8, -1))
+    kept.add("a", entry([2] * 8, -2))
+    assert kept.add("a", entry([*[1] * 7, 3], -0.5))
+    assert scores(kept) == [-0.5, -2]
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_number_do_not_enter(score):
+    kept = buffer()
+    assert not kept.add("a", entry([1], score))
+    assert len(kept) == 0 and kept.keys() == []
+    assert kept.add("a", Entry((1, 2), (True, True), (-math.inf, -1.0, -2.0)))
+
+
+def test_an_entry_has_flags_and_rewards_for_its_tokens():
+    for flags, rewards in (((True,), (-1.0,) * 3), ((True,) * 2, (-1.0,) * 2)):
+        with pytest.raises(ValueError, match="n \\+ 1 log-rewards"):
+            Entry((1, 2), flags, rewards)
+
+
+def test_what_is_given_out_is_no_way_in():
+    kept = buffer()
+    kept.add("a", entry([1], -1))
+    kept.entries("a").clear()
+    assert len(kept) == 1 and kept.entries("b") == [] and kept.keys() == ["a"]
+
+
+def test_a_dropped_condition_is_gone():
+    kept = buffer()
+    kept.add("a", entry([1], -1))
+    kept.add("b", entry([1], -1))
+    kept.drop("a")
+    kept.drop("never there")
+    assert kept.keys() == ["b"] and len(kept) == 1
+    with pytest.raises(KeyError):
+        kept.sample("a", 1, random.Random(0))
+
+
+# -- draws ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("priority", [0.0, 0.7, 2.0])
+def test_draws_follow_the_rank_law(priority):
+    kept = buffer(priority=priority, tolerance=0.0)
+    # Scores far apart: the law is of ranks, and not of rewards.
+    order = [3, 0, 4, 1, 2]
+    for rank in order:
+        kept.add("a", entry([rank], -(10.0**rank)))
+    rng = random.Random(0)
+    drawn = Counter(kept.sample("a", 1, rng)[0].tokens[0] for _ in range(20_000))
+    weights = [(rank + 1) ** -priority for rank in range(5)]
+    wanted = [20_000 * w / sum(weights) for w in weights]
+    assert chisquare([drawn[rank] for rank in range(5)], wanted).pvalue > 1e-3
+
+
+def test_the_second_string_follows_the_rank_law_of_those_that_are_left():
+    kept = buffer(priority=1.0, tolerance=0.0)
+    for rank in range(3):
+        kept.add("a", entry([rank], -float(rank)))
+    rng = random.Random(0)
+    drawn = Counter(tuple(e.tokens[0] for e in kept.sample("a", 2, rng)) for _ in range(20_000))
+    weights = [1, 1 / 2, 1 / 3]
+    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
+    law = [weights[a] * weights[b] / sum(weights) / (sum(weights) - weights[a]) for a, b in pairs]
+    assert chisquare([drawn[pair] for pair in pairs], [20_000 * p for p in law]).pvalue > 1e-3
+
+
+def test_draws_come_from_the_generator_and_hold_no_string_twice():
+    kept = buffer(tolerance=0.0)
+    kept.add("a", entry([1], -1))
+    assert kept.sample("a", 3, random.Random(0)) == [entry([1], -1)]
+    for token in range(2, 30):
+        kept.add("a", entry([token], -token))
+    draws = [kept.sample("a", 20, random.Random(seed)) for seed in (5, 5, 6)]
+    assert draws[0] == draws[1] != draws[2]
+    assert all(len({e.tokens for e in draw}) == 20 for draw in draws)
+    assert sorted(e.tokens[0] for e in kept.sample("a", 99, random.Random(0))) == [*range(1, 30)]
+    with pytest.raises(KeyError, match="b"):
+        kept.sample("b", 1, random.Random(0))
+
+
+# -- state ------------------------------------------------------------------------------------------
+
+
+def test_the_state_goes_through_a_checkpoint(tmp_path):
+    rng = random.Random(1)
+    kept = buffer(capacity=6, tolerance=0.1)
+    for _ in range(60):
+        kept.add(rng.choice("abc"), random_entry(rng))
+    observed = entry(
+        [1, 2, 3, 4, 5, 6, 7], 0.0, is_action=[True, True, False, False, True, True, False]
+    )
+    assert kept.add("a", observed)
+    torch.save(kept.state_dict(), tmp_path / "state.ckpt")
+    again = buffer(capacity=6, tolerance=0.1)
+    again.add("gone", entry([1], -1))
+    again.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
+    assert again.keys() == kept.keys() and len(again) == len(kept) > 6
+    for key in again.keys():  # noqa: SIM118
+        assert again.entries(key) == kept.entries(key)
+        assert again.sample(key, 9, random.Random(2)) == kept.sample(key, 9, random.Random(2))
+    assert again.entries("a")[0] == observed
+    # And they go on alike.
+    for _ in range(60):
+        key, new = rng.choice("abc"), random_entry(rng)
+        assert again.add(key, new) == kept.add(key, new)
+        assert again.entries(key) == kept.entries(key)
+
+
+def test_settings_in_which_nothing_would_ever_enter():
+    assert [
+        p.where for p in ReplaySettings(probability=1, seed_demonstrations=False).problems()
+    ] == ["callbacks.replay.probability"]
+    assert not [*ReplaySettings(probability=1).problems(), *ReplaySettings().problems()]

@@ -1,0 +1,226 @@
+"""The replay callback with a light module: what enters the buffer, and what a replay step gets."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gfn_runner.callbacks.replay import ReplayCallback, demonstrations
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.posterior.reward import log_reward
+from gfn_runner.replay import Entry, ReplaySettings
+from gfn_runner.tools import Calculator
+from gfn_runner.types import Batch, Condition, PolicyScores, StepOutput, Term, Trajectories
+
+from ..tiny_models import CHARACTERS, tiny_lm
+
+DOT = CHARACTERS.index(".")
+TEXTS = {"a": ("abc", "1+2"), "b": ("ddd",), "c": (), "d": ("1+1=2,3",)}
+CONDITIONS = [Condition(key, key, (Term(key, ". c"),), TEXTS[key]) for key in TEXTS]
+
+
+def fake_module(*, max_len: int = 8, min_len: int = 0, tool=None):
+    lm, rule = tiny_lm("gpt2"), StringRule(DOT, min_len, max_len)
+    return SimpleNamespace(
+        lm=lm,
+        rule=rule,
+        task=SimpleNamespace(tool=lambda: tool),
+        log_reward=lambda conditions, rows: log_reward(lm, conditions, rows, rule),
+    )
+
+
+def callback(**options) -> ReplayCallback:
+    settings = {"probability": 1.0, "tolerance": 0.0} | options
+    return ReplayCallback(ReplaySettings(**settings), CONDITIONS, n_samples=5, seed=0)
+
+
+def texts(replay: ReplayCallback, lm, key: str) -> set[str]:
+    return {lm.decode(entry.tokens) for entry in replay.buffer.entries(key)}
+
+
+# -- demonstrations ---------------------------------------------------------------------------------
+
+
+def test_demonstrations_seed_the_buffer_with_their_rewards(caplog):
+    module, replay = fake_module(), callback()
+    replay.on_fit_start(None, module)
+    assert replay.buffer.keys() == ["a", "b", "d"] and not caplog.records
+    for condition in CONDITIONS:
+        assert texts(replay, module.lm, condition.key) == set(condition.demonstrations)
+        for entry in replay.buffer.entries(condition.key):
+            rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
+            expected = module.log_reward([condition], rows)[0].tolist()
+            assert entry.log_reward == pytest.approx(expected, abs=1e-4)
+            assert all(map(math.isfinite, entry.log_reward))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept", "n_out"),
+    [
+        ({"max_len": 6}, {"abc", "1+2", "ddd"}, 1),
+        ({"max_len": 7}, {"abc", "1+2", "ddd", "1+1=2,3"}, 0),
+        ({"min_len": 4}, {"1+1=2,3"}, 3),
+    ],
+)
+def test_demonstrations_that_do_not_fit_are_reported_and_left_out(bounds, kept, n_out, caplog):
+    module, replay = fake_module(**bounds), callback()
+    replay.on_fit_start(None, module)
+    assert {t for key in TEXTS for t in texts(replay, module.lm, key)} == kept
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (n_out > 0)
+    if n_out:
+        assert f"{n_out} of 4 demonstrations do not fit in task.min_len" in messages[0]
+
+
+def test_a_demonstration_with_the_terminator_inside_does_not_fit(caplog):
+    conditions = [Condition("x", "x", (Term("x"),), ("ab.cd", "ab"))]
+    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
+    module = fake_module()
+    replay.on_fit_start(None, module)
+    assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
+
+
+def test_more_demonstrations_than_one_piece():
+    conditions = [Condition(f"{n}", "x", (Term("x"),), (f"{n}",)) for n in range(35)]
+    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
+    replay.on_fit_start(None, fake_module())
+    assert replay.buffer.keys() == [f"{n}" for n in range(35)]
+
+
+def test_the_tools_answers_are_put_into_demonstrations():
+    conditions = [Condition("x", "x", (Term("x"),), ("1+2=,3-9=",))]
+    module = fake_module(tool=Calculator())
+    rows = demonstrations(module, conditions)
+    assert module.lm.decode(rows.ids(0)) == "1+2= 3,3-9= -6"
+    observed = "".join("ta"[a] for a in rows.is_action_BT[0].tolist())
+    assert observed == "aaaattaaaaattt"
+    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
+    # 9 actions: the answers do not count.
+    replay.on_fit_start(None, fake_module(max_len=9, tool=Calculator()))
+    (entry,) = replay.buffer.entries("x")
+    assert entry.is_action == tuple(rows.is_action_BT[0].tolist())
+
+
+def test_a_resumed_buffer_is_not_seeded_again():
+    module, first = fake_module(), callback()
+    first.buffer.add("c", Entry((1,), (True,), (-1.0, -2.0)))
+    again = callback()
+    again.load_state_dict(first.state_dict())
+    again.on_fit_start(None, module)
+    assert again.buffer.keys() == ["c"] and len(again.buffer) == 1
+
+
+@pytest.mark.parametrize("options", [{"seed_demonstrations": False}, {"probability": 0.0}])
+def test_seeding_can_be_switched_off(options):
+    replay = callback(**({"probability": 0.5} | options))
+    replay.on_fit_start(None, fake_module())
+    assert len(replay.buffer) == 0
+
+
+def test_a_condition_that_is_no_longer_in_the_data_is_dropped_with_a_word(caplog):
+    first, again = callback(), callback()
+    for key in ("gone", "a"):
+        first.buffer.add(key, Entry((1,), (True,), (-1.0, -2.0)))
+    again.load_state_dict(first.state_dict())
+    assert again.buffer.keys() == ["a"] and "'gone' is not in this run's data" in caplog.text
+
+
+# -- draws ------------------------------------------------------------------------------------------
+
+
+def filled(keys: str = "abcd", **options) -> ReplayCallback:
+    replay = callback(**options)
+    for place, key in enumerate(keys):
+        for n in range(4):
+            tokens = tuple(range(place, place + n))
+            rewards = (*(-1.0 - 10 * place - i for i in range(n)), -20.0 * (place + 1) - n)
+            replay.buffer.add(key, Entry(tokens, (True,) * n, rewards))
+    return replay
+
+
+def start(replay: ReplayCallback, keys: str, index: int = 0, *, pairs: bool = False) -> Batch:
+    batch = Batch([c for c in CONDITIONS if c.key in keys], index)
+    module = SimpleNamespace(
+        lm=SimpleNamespace(device=torch.device("cpu")),
+        objective=SimpleNamespace(needs_pairs_between=pairs),
+    )
+    replay.on_train_batch_start(None, module, batch, 0)
+    return batch
+
+
+def test_a_replay_step_has_the_rewards_that_were_stored():
+    replay = filled()
+    batch = start(replay, "abc")
+    draw, rows = batch.replay, batch.replay.trajectories
+    assert [c.key for c in batch.conditions] == ["a", "b", "c"]
+    assert rows.condition_B.tolist() == [0] * 4 + [1] * 4 + [2] * 4  # each has four strings
+    assert draw.log_reward_BS.shape == (12, rows.token_BT.shape[1] + 1)
+    for row, place in enumerate(rows.condition_B.tolist()):
+        length = int(rows.length_B[row])
+        stored = {e.tokens: e for e in replay.buffer.entries(batch.conditions[place].key)}
+        entry = stored[tuple(rows.ids(row))]
+        assert tuple(draw.log_reward_BS[row, : length + 1].tolist()) == entry.log_reward
+        assert draw.log_reward_BS[row, length + 1 :].isneginf().all()
+        assert tuple(rows.is_action_BT[row, :length].tolist()) == entry.is_action
+    assert (
+        len({(place, *rows.ids(row)) for row, place in enumerate(rows.condition_B.tolist())}) == 12
+    )
+
+
+def test_a_single_string_is_not_drawn_where_only_pairs_count():
+    replay = filled("b")
+    replay.buffer.add("a", Entry((1,), (True,), (-1.0, -2.0)))
+    assert [c.key for c in start(replay, "a").conditions] == ["a"]
+    assert [c.key for c in start(replay, "a", pairs=True).conditions] == ["b"]
+    replay.buffer.drop("b")
+    assert start(replay, "a", pairs=True).replay is None
+
+
+def test_every_step_has_equally_many_conditions():
+    """Those without a string give way to others from the buffer, each once."""
+    replay = filled("bd")
+    for index in range(20):
+        batch = start(replay, "ab", index)
+        assert sorted(c.key for c in batch.conditions) == ["b", "d"]
+        assert batch.conditions[0].key == "b"  # what has strings stays
+    replaced = {start(filled("bcd"), "a", index).conditions[0].key for index in range(40)}
+    assert replaced == {"b", "c", "d"}
+    # An empty buffer makes no replay step.
+    assert start(callback(), "ab").replay is None
+
+
+def test_the_share_of_replay_steps_and_its_reproduction():
+    replay = filled(probability=0.25)
+    used = [start(replay, "a", index).replay is not None for index in range(400)]
+    assert 0.18 < sum(used) / 400 < 0.32
+    assert used == [start(replay, "a", index).replay is not None for index in range(400)]
+    ids = [start(filled(), "ab", 7).replay.trajectories.token_BT.tolist() for _ in range(2)]
+    assert ids[0] == ids[1] != start(filled(), "ab", 8).replay.trajectories.token_BT.tolist()
+    assert all(start(filled(probability=0.0), "a", i).replay is None for i in range(50))
+
+
+# -- what enters ------------------------------------------------------------------------------------
+
+
+def step_output(*, from_replay: bool) -> StepOutput:
+    rows = Trajectories.from_rows([[1, 2], [3], []], [[True, False], [True], []], [1, 0, 1])
+    inf = -math.inf
+    rewards = torch.tensor([[-1.0, inf, -3.0], [-2.0, -4.0, inf], [inf, inf, inf]])
+    scores = PolicyScores(torch.zeros(3, 2), torch.zeros(3, 3), torch.ones(3, 3, dtype=torch.bool))
+    return StepOutput(CONDITIONS[:2], rows, rewards, scores, torch.zeros(3, 3), from_replay)
+
+
+@pytest.mark.parametrize(("from_replay", "probability"), [(False, 0.5), (True, 0.5), (False, 0.0)])
+def test_only_fresh_strings_are_stored(from_replay, probability):
+    replay = callback(probability=probability)
+    output = {"output": step_output(from_replay=from_replay)}
+    replay.on_train_batch_end(None, None, output, Batch([]), 0)
+    if from_replay or probability == 0:
+        assert len(replay.buffer) == 0
+        return
+    # Without padding, under their own condition, and never with reward 0.
+    assert replay.buffer.entries("a") == [Entry((3,), (True,), (-2.0, -4.0))]
+    assert replay.buffer.entries("b") == [Entry((1, 2), (True, False), (-1.0, -math.inf, -3.0))]

@@ -1,0 +1,65 @@
+"""The calculator: which ends of a text it answers, and that its answers are right."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from gfn_runner.expressions import draw_expression
+from gfn_runner.tools import Calculator
+
+answer = Calculator().answer
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2 - 8 =", " -6"),
+        ("1 + 2 + 3 =", " 6"),
+        ("-4 + 1 =", " -3"),
+        ("-4 - -1 =", None),
+        ("6 - 0 = 6, 6 - 4 =", " 2"),
+        ("6 - 0 = 6, 6 - 4 = 2, 2 - 8 = ", " -6"),
+        ("= ? Answer: 12 + 30 =", " 42"),
+        ("a b.\n7-7=", " 0"),
+        ("1+2=", " 3"),
+        ("5 =", " 5"),
+        (" 007 + 1 =", " 8"),
+        ("9" * 18 + " + 1 =", " 1" + "0" * 18),
+        ("9" * 19 + " + 1 =", None),
+        ("1 + 2", None),
+        ("", None),
+        ("=", None),
+        ("1 + =", None),
+        ("+ 1 =", None),
+        ("1 + 2 = 3 =", None),
+        ("2 * 3 =", None),
+        ("cat 1 + 2 =", None),
+        ("__import__('os') =", None),
+        ("٣ + 1 =", None),
+        ("1 + 2 == ", None),
+    ],
+)
+def test_answers(text, expected):
+    assert answer(text) == expected
+
+
+def test_it_works_every_chain_step_by_step_and_at_once():
+    rng = random.Random(0)
+    for _ in range(300):
+        expression = draw_expression(rng, rng.randint(2, 6))
+        assert answer(f"{expression} =") == f" {expression.value}"
+        text = ""
+        for step in expression.steps(results=False).split(", "):
+            text += (", " if text else "") + step
+            text += answer(text)
+        assert text == expression.steps()
+
+
+@pytest.mark.parametrize("text", ["1 + " * 5000 + "1 =", "1" * 20_000 + "=", " " * 20_000 + "="])
+def test_long_texts_take_no_time(text):
+    start = time.perf_counter()
+    answer(text)
+    assert time.perf_counter() - start < 2
