@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.commandline import CONF, OVERRIDES_FILE, check_config, checked
+from gfn_runner.commandline import (
+    CONF,
+    OVERRIDES_FILE,
+    check_config,
+    checked,
+    chosen_task,
+    with_folder,
+)
 from gfn_runner.config import RunConfig
 from gfn_runner.errors import Problem, UserError
 
@@ -31,9 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             for job in prepared.jobs:
                 _show_config(job)
             return
-        if prepared.jobs[0].mode != "train":
-            _use(prepared.jobs[0])
-            return
+        try:
+            if prepared.jobs[0].mode != "train":
+                _use(prepared.jobs[0])
+                return
+            _check_texts(prepared.jobs)
+        except UserError as error:
+            _show(error.problems)
+            raise SystemExit(2) from None
+        arguments = with_folder(prepared)
     _start_hydra(arguments)
 
 
@@ -41,11 +54,21 @@ def _use(config: RunConfig) -> None:
     """A finished run's policy at work."""
     from gfn_runner.use import use
 
-    try:
-        use(config)
-    except UserError as error:
-        _show(error.problems)
-        raise SystemExit(2) from None
+    use(config)
+
+
+def _check_texts(jobs: Sequence[RunConfig]) -> None:
+    """Every job's texts with its tokenizer, before a folder is made."""
+    from gfn_runner.checks import check_texts
+
+    problems: dict[str, Problem] = {}
+    for job in jobs:
+        try:
+            check_texts(job)
+        except UserError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+    if problems:
+        raise UserError(list(problems.values()))
 
 
 def _start_hydra(arguments: list[str]) -> None:
@@ -69,7 +92,7 @@ def _job(composed: Any) -> float | None:
         config = check_config(composed, lines)
         return train_and_evaluate(config, folder, lines)
     except UserError as error:
-        _show(error.problems)
+        _show(error.problems, folder)
         raise SystemExit(2) from None
 
 
@@ -86,10 +109,18 @@ def train_and_evaluate(
     Returns:
         The task's first headline metric, averaged over evaluation sets (for sweepers).
     """
-    from gfn_runner.build import build, check_texts
+    from gfn_runner.build import build
     from gfn_runner.callbacks.checkpoint import newest_checkpoint
+    from gfn_runner.checks import check_texts
 
     started = time.time()
+    if config.resume is None and (folder / OVERRIDES_FILE).exists():
+        raise UserError.one(
+            "hydra.run.dir",
+            f"{folder} holds a run already",
+            "a folder without one",
+            f"resume={folder} to go on with it",
+        )
     checkpoint = _checkpoint_to_resume(config, folder, newest_checkpoint(folder / "checkpoints"))
     check_texts(config)
     _describe(config, folder, overrides)
@@ -113,8 +144,9 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) 
         return None
     if newest is None:
         raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
+    _refuse_other_run(config, folder)
     step = int(newest.stem.removeprefix("step-"))
-    if step >= config.trainer.max_steps and (folder / "metrics.json").is_file():
+    if step >= config.trainer.max_steps and _evaluated_at(folder) == step:
         raise UserError.one(
             "resume",
             f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
@@ -122,6 +154,42 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) 
             f"resume={config.resume} trainer.max_steps={2 * step}",
         )
     return newest
+
+
+def _evaluated_at(folder: Path) -> int:
+    """Optimizer steps of the policy that ``metrics.json`` speaks of; −1 without one."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return int(metrics["run/steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
+
+
+# What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
+_FIXED = ("task", "objective._target_", "lm.name", "lm.lora", "seed", "sampling.conditions")
+
+
+def _refuse_other_run(config: RunConfig, folder: Path) -> None:
+    """Refuse to go on with a run under settings that its checkpoint does not belong to."""
+    import yaml
+
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    now = config.as_dict()
+    problems = []
+    for key in _FIXED:
+        before, given = _at(saved, key), _at(now, key)
+        if before != given:
+            problems.append(
+                Problem(key, f"given {given!r}", f"{before!r}, as in the run to be resumed")
+            )
+    if problems:
+        raise UserError(problems)
+
+
+def _at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -136,7 +204,10 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     passing = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "hydra.")
     kept = [line for line in overrides if not line.lstrip("+").startswith(passing)]
     (folder / OVERRIDES_FILE).write_text(yaml.safe_dump(_last_of_each(kept)), encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    # A resumed run may go on elsewhere: each part says where it ran.
+    parts = len(list(folder.glob("environment*.json")))
+    name = f"environment-{parts + 1}.json" if parts else "environment.json"
+    (folder / name).write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
 
 def _last_of_each(lines: Sequence[str]) -> list[str]:
@@ -147,15 +218,8 @@ def _last_of_each(lines: Sequence[str]) -> list[str]:
         latest.pop(key, None)
         latest[key] = line
     if not any(key == "task" for key in latest):
-        return ["task=" + _default_task(), *latest.values()]
+        return ["task=" + chosen_task(()), *latest.values()]
     return list(latest.values())
-
-
-def _default_task() -> str:
-    import yaml
-
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    return next(entry["task"] for entry in defaults if isinstance(entry, dict) and "task" in entry)
 
 
 def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, float]:
@@ -232,12 +296,16 @@ def _finish_loggers() -> None:
         wandb.finish()
 
 
-def _show(problems: Sequence[Problem]) -> None:
+def _show(problems: Sequence[Problem], folder: Path | None = None) -> None:
+    """Problems on one screen; ``folder`` is the run's if a job has begun."""
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     many = f"{len(problems)} mistakes" if len(problems) > 1 else "a mistake"
-    console.print(f"gfn_runner: {many}; nothing was started, nothing was written", style="bold red")
+    effect = "nothing was started, nothing was written"
+    if folder is not None:
+        effect = f"the run stops; its folder is {folder}"
+    console.print(f"gfn_runner: {many}; {effect}", style="bold red")
     for problem in problems:
         console.print(str(problem), markup=False)
 

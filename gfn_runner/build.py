@@ -11,7 +11,6 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from gfn_runner.baselines.prompting import few_shot_conditions
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.health import HealthCallback
@@ -21,8 +20,6 @@ from gfn_runner.callbacks.tempering import TemperingCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.config import RunConfig
 from gfn_runner.data import ConditionData
-from gfn_runner.errors import UserError
-from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
@@ -46,29 +43,6 @@ class Experiment:
     trainer: L.Trainer
     evaluation: EvaluationCallback
     log: TrainingLog
-
-
-def check_texts(config: RunConfig) -> None:
-    """Check terminator and lengths with the model's tokenizer, before its weights load.
-
-    Raises:
-        UserError: with all problems.
-    """
-    task, data = config.task, config.data
-    strings = []
-    for condition in (*data.train, *data.evaluation):
-        name = f"condition {condition.key!r}"
-        strings.append((f"the prompt of {name}", condition.prompt, ""))
-        strings += [
-            (f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms
-        ]
-    for shots in config.callbacks.evaluation.baseline_shots:
-        prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
-        strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
-    longest = max(task.max_len, task.eval_max_len)
-    problems = list(text_problems(config.lm, task.terminator, strings, longest))
-    if problems:
-        raise UserError(problems)
 
 
 def build(config: RunConfig, folder: Path) -> Experiment:

@@ -6,12 +6,15 @@ checked together, for every job of a multirun, before Hydra makes a folder or st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
@@ -43,26 +46,33 @@ class Checked:
     Attributes:
         argv: what Hydra gets.
         jobs: the config of each job; of the first ones if there are very many.
+        parent: folder in which the run's (or the sweep's) own is to be made; ``None`` if the command
+            line names the folder itself.
+        multirun: whether it is a sweep.
     """
 
     argv: list[str]
     jobs: list[RunConfig]
+    parent: Path | None = None
+    multirun: bool = False
 
 
-def register_resolvers() -> None:
-    """Make ``${gfn_run_folder:output,task}`` known; it gives a folder that does not exist yet."""
-    OmegaConf.register_new_resolver("gfn_run_folder", free_folder, use_cache=True, replace=True)
+def new_folder(parent: Path) -> Path:
+    """Make ``<parent>/<date>/<time>``, with a number added where that is taken.
 
-
-def free_folder(output: str, task: str) -> str:
-    """``<output>/<task>/<date>/<time>``, with a number added where that is taken."""
+    Two programs that ask in the same second get different folders.
+    """
     now = datetime.now()
-    folder = Path(output) / task / f"{now:%Y-%m-%d}"
-    taken, number = folder / f"{now:%H-%M-%S}", 2
-    while taken.exists():
-        taken = folder / f"{now:%H-%M-%S}-{number}"
-        number += 1
-    return str(taken)
+    day = parent / f"{now:%Y-%m-%d}"
+    day.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = day / (f"{now:%H-%M-%S}" + (f"-{number}" if number > 1 else ""))
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("count never ends")
 
 
 def checked(argv: Sequence[str]) -> Checked | None:
@@ -74,7 +84,6 @@ def checked(argv: Sequence[str]) -> Checked | None:
     Raises:
         UserError: with all mistakes of all jobs.
     """
-    register_resolvers()
     argv = [_with_quotes(word) for word in argv]
     arguments = get_args_parser().parse_args(argv)
     if any(getattr(arguments, name, None) for name in _ASKS_HYDRA):
@@ -93,7 +102,29 @@ def checked(argv: Sequence[str]) -> Checked | None:
         configs = _check_jobs(jobs[:_MOST_JOBS_CHECKED], extra, problems)
     if folder is not None:
         lines = [*lines, f"hydra.run.dir={_quoted(str(folder))}"]
-    return Checked([*flags, *lines], configs)
+    named = "hydra.sweep.dir" if arguments.multirun else "hydra.run.dir"
+    parent = None
+    if not any(line.lstrip("+").startswith(f"{named}=") for line in lines):
+        parent = Path(configs[0].output) / chosen_task(lines)
+        parent = parent / "multirun" if arguments.multirun else parent
+    return Checked([*flags, *lines], configs, parent, arguments.multirun)
+
+
+def with_folder(prepared: Checked) -> list[str]:
+    """The command line for Hydra with the folder of the run, or of the sweep, newly made."""
+    if prepared.parent is None:
+        return prepared.argv
+    named = "hydra.sweep.dir" if prepared.multirun else "hydra.run.dir"
+    return [*prepared.argv, f"{named}={_quoted(str(new_folder(prepared.parent)))}"]
+
+
+def chosen_task(lines: Sequence[str]) -> str:
+    """The choice of the group ``task`` in override lines; the default if they make none."""
+    given = [line.partition("=")[2] for line in lines if line.lstrip("+").startswith("task=")]
+    if given:
+        return given[-1] if re.fullmatch(r"[\w-]+", given[-1]) else "tasks"
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return next(entry["task"] for entry in defaults if isinstance(entry, dict) and "task" in entry)
 
 
 def _with_quotes(word: str) -> str:
@@ -246,7 +277,8 @@ def _has_key(config: DictConfig, key: str) -> bool:
 def _compose(lines: Sequence[str]) -> DictConfig:
     try:
         return compose("config", overrides=list(lines), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        # ValueError: a group set to null; YAMLError: a broken file, whose message names the line.
         reason = " ".join(str(error).split())
         raise UserError.one("config", reason, "see python -m gfn_runner --help") from error
 

@@ -206,7 +206,11 @@ def _explained(name: str, kind: Any, error: Any) -> Problem:
         return _unknown(key, str(location[-1]), _fields(_type_at(kind, location[:-1])))
     if error["type"] == "dataclass_type":
         at = _type_at(kind, location)
-        return Problem(key, f"given {error['input']!r}", f"keys: {', '.join(_fields(at))}")
+        choice = error["input"]
+        is_group = key.startswith("callbacks.") and isinstance(choice, (str, bool))
+        word = {True: "on", False: "off"}.get(choice, choice) if is_group else choice
+        fix = f"{key.replace('.', '/')}={word} for a choice of the group" if is_group else ""
+        return Problem(key, f"given {choice!r}", f"keys: {', '.join(_fields(at))}", fix)
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return Problem(key, f"given {error['input']!r}", allowed)
 

@@ -29,6 +29,7 @@ class JsonLinesLogger(Logger):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
+        self._ends_clean = False
 
     @property
     def name(self) -> str:
@@ -44,6 +45,11 @@ class JsonLinesLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: jsonable(value) for name, value in metrics.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+        if not self._ends_clean:
+            # A crash may have cut the last line off.
+            self._ends_clean = True
+            if self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n"):
+                line = "\n" + line
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -111,7 +117,7 @@ def _start(
         mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
         config=config,
         resume="allow" if mode == "online" else None,
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=20),
     )
     return WandbLogger(experiment=run, save_dir=str(folder), log_model=False)
 

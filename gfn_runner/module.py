@@ -228,11 +228,13 @@ class GFlowNetModule(L.LightningModule):
                 f"the checkpoint is of task {checkpoint.get('task')!r}",
                 f"a run of task {self.task.name!r}",
             )
-        needed = {name for name, p in self.named_parameters() if p.requires_grad}
-        missing = needed - checkpoint["state_dict"].keys()
-        if missing:
+        shapes = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+        wrong = sorted(name for name, shape in shapes.items() if saved.get(name) != shape)
+        if wrong:
             raise UserError.one(
                 "resume",
-                f"the checkpoint lacks {len(missing)} trained tensors, e.g. {sorted(missing)[0]}",
+                f"{len(wrong)} trained tensors are missing in the checkpoint or of another shape, "
+                f"e.g. {wrong[0]}",
                 "a checkpoint of a run with the same lm and lm.lora settings",
             )

@@ -26,7 +26,7 @@ class Calculator(Tool):
 
     trigger = "="
     _EXPRESSION = re.compile(
-        r"(?:^|[,.;:?\n])\s*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
+        r"(?:^|[,;:?\n]|\.(?!\d))\s*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
     )
     _NUMBER_OR_SIGN = re.compile(r"\d+|[+-]", re.ASCII)
 

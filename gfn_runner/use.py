@@ -56,8 +56,8 @@ def _answers(shares: Mapping[str, float], n: int) -> Table:
 
 def _evaluate(config: RunConfig, run: Path) -> None:
     """The final evaluation again, perhaps of other data; into a new folder inside the run's."""
-    from gfn_runner.build import check_texts
-    from gfn_runner.commandline import free_folder
+    from gfn_runner.checks import check_texts
+    from gfn_runner.commandline import new_folder
     from gfn_runner.evaluation import draw_answers, limited
     from gfn_runner.loggers import jsonable
     from gfn_runner.randomness import torch_generator_for
@@ -70,8 +70,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
     samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
     metrics = {f"final/{name}": value for name, value in config.task.metrics(samples).items()}
-    folder = Path(free_folder(str(run), "evaluations"))
-    folder.mkdir(parents=True)
+    folder = new_folder(run / "evaluations")
     write_samples(folder / "samples.jsonl", samples)
     flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
     (folder / "metrics.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")

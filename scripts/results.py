@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
     done = folder / "metrics.json"
     if not done.is_file():
         command = [sys.executable, "-m", "gfn_runner", *overrides, f"hydra.run.dir={folder}"]
+        if any(folder.glob("checkpoints/*.ckpt")):
+            command = [sys.executable, "-m", "gfn_runner", f"resume={folder}"]
+        elif folder.exists():
+            # It ended before its first checkpoint: nothing to go on with, nothing to be mixed up with.
+            folder.rename(folder.with_name(f"{folder.name}-unfinished-{int(time.time())}"))
         print(" ".join(command), flush=True)
         subprocess.run(command, cwd=ROOT, check=True)
     return json.loads(done.read_text(encoding="utf-8"))

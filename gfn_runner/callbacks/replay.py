@@ -23,7 +23,8 @@ class ReplayCallback(L.Callback):
     """Owns the buffer.
 
     On a replay step the batch keeps its conditions as far as they have strings; the others give way
-    to conditions drawn from the buffer, so that every step has equally many.
+    to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
+    many conditions. A condition gives at most ``n_samples`` strings, each once.
 
     Attributes:
         buffer: strings by condition key.
@@ -62,8 +63,10 @@ class ReplayCallback(L.Callback):
                 module.rule.min_len,
                 module.rule.max_len,
             )
-        log_reward_BS = module.log_reward(conditions, trajectories)
-        self._store(conditions, trajectories, log_reward_BS, keep=fits_B.tolist())
+        if fits_B.any():
+            # The others are not scored: they may be longer than the model's context.
+            trajectories = trajectories.rows(fits_B.nonzero()[:, 0])
+            self._store(conditions, trajectories, module.log_reward(conditions, trajectories))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
@@ -111,7 +114,6 @@ class ReplayCallback(L.Callback):
         conditions: Sequence[Condition],
         trajectories: Trajectories,
         log_reward_BS: torch.Tensor,
-        keep: Sequence[bool] | None = None,
     ) -> None:
         columns = zip(
             trajectories.token_BT.tolist(),
@@ -119,15 +121,13 @@ class ReplayCallback(L.Callback):
             log_reward_BS.tolist(),
             trajectories.length_B.tolist(),
             trajectories.condition_B.tolist(),
-            keep or [True] * len(trajectories),
             strict=True,
         )
-        for tokens, actions, rewards, length, place, kept in columns:
-            if kept:
-                entry = Entry(
-                    tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1])
-                )
-                self.buffer.add(conditions[place].key, entry)
+        for tokens, actions, rewards, length, place in columns:
+            entry = Entry(
+                tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1])
+            )
+            self.buffer.add(conditions[place].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
         return {"buffer": self.buffer.state_dict()}

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import importlib.util
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass as settings
 from torch import Tensor, nn
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
@@ -105,7 +106,7 @@ def _folder_problems(folder: Path) -> Iterator[Problem]:
         return
     if not (folder / "config.json").is_file():
         yield Problem("lm.name", f"{folder} has no config.json", "a folder in Hugging Face format")
-    tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     if not any((folder / name).is_file() for name in tokenizer_files):
         yield Problem(
             "lm.name",
@@ -168,43 +169,22 @@ class LanguageModel(nn.Module):
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
-        self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._encoded: dict[tuple[str, str], tuple[int, ...]] = {}
 
     # -- text ---------------------------------------------------------------------------------
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text in the middle of a string: no special tokens are added."""
-        return self._encode(text, special=False)
+        """Token ids of a text in the middle of a string; see :func:`continuation_ids`."""
+        return self._encode(text, continuation_ids)
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text at the start of a string, as the model's own tokenizer begins it.
+        """Token ids of a text at the start of a string; see :func:`prompt_ids`."""
+        return self._encode(text, prompt_ids)
 
-        Raises:
-            UserError: if the text and the tokenizer together give no token at all.
-        """
-        ids = self._encode(text, special=True)
-        # Some tokenizers also close the string; a prompt is not closed.
-        if (
-            len(ids) > 1
-            and ids[-1] == self.tokenizer.eos_token_id
-            and not text.endswith(str(self.tokenizer.eos_token))
-        ):
-            ids = ids[:-1]
-        if ids:
-            return ids
-        start = self.tokenizer.bos_token_id
-        start = self.tokenizer.eos_token_id if start is None else start
-        if start is None:
-            raise UserError.one(
-                "prompt", "empty, and the tokenizer has no token to begin with", "a text"
-            )
-        return (start,)
-
-    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        key = (text, special)
+    def _encode(self, text: str, how: Callable[[Any, str], tuple[int, ...]]) -> tuple[int, ...]:
+        key = (text, how.__name__)
         if key not in self._encoded:
-            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-            self._encoded[key] = tuple(ids)
+            self._encoded[key] = how(self.tokenizer, text)
         return self._encoded[key]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -322,7 +302,8 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = model_folder(options.name)
-    source = options.name if folder is None else str(folder)
+    # Absolute: "./gpt2" must not become the hub id "gpt2".
+    source = options.name if folder is None else str(folder.absolute())
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -73,7 +73,7 @@ def _term(
     suffixes = [lm.encode(term.suffix) or (rule.terminator,) for term in terms]
     log_prob_BS = score_prefixes(lm, contexts, suffixes, trajectories, rule)
     weight_C = torch.tensor([term.weight for term in terms], device=lm.device)
-    # Masked first: 0 · −inf is NaN, and a negative weight would make +inf of a forbidden string.
+    # A string that may not be written has reward 0 under every weight, a negative one included.
     impossible_BS = log_prob_BS.isneginf()
     weighted_BS = weight_C[trajectories.condition_B][:, None] * log_prob_BS.masked_fill(
         impossible_BS, 0.0

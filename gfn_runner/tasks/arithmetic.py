@@ -27,7 +27,8 @@ from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
 
 _QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
-_ANSWER = re.compile(r"(?:^|=)\s*(-?\d+)\s*$", re.ASCII)
+_KINDS = {str: "a text", int: "a whole number"}
+_ANSWER = re.compile(r"(?:^|=)\s*(-?\d{1,18})\s*$", re.ASCII)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -230,6 +231,14 @@ class Arithmetic(Task):
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
         """The question behind ``shots`` worked examples, drawn anew for each question."""
         expression, examples = condition.facts["expression"], condition.facts["examples"]
+        available = sum(example != expression for example in examples)
+        if shots > available:
+            raise UserError.one(
+                "callbacks.evaluation.baseline_shots",
+                f"given {shots}, but there are {available} questions with a rationale to show",
+                f"at most {available}",
+                "raise task.data.n_rationales or give a longer task.data.rationales",
+            )
         return self._examples_text(expression, examples, shots, rng) + condition.prompt
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
@@ -418,9 +427,9 @@ def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator
     for field, kind in wanted.items():
         value = entry.get(field)
         if field not in entry:
-            yield Problem(f"{where}, field {field}", "missing", f"a {kind.__name__}")
+            yield Problem(f"{where}, field {field}", "missing", _KINDS[kind])
         elif not isinstance(value, kind) or isinstance(value, bool):
-            yield Problem(f"{where}, field {field}", f"given {value!r}", f"a {kind.__name__}")
+            yield Problem(f"{where}, field {field}", f"given {value!r}", _KINDS[kind])
 
 
 def _json_entries(path: Path) -> list[tuple[int, Any]]:

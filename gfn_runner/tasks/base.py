@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.errors import Problem
+from gfn_runner.errors import Problem, UserError
 from gfn_runner.tools import Tool
 from gfn_runner.types import Condition
 
@@ -126,8 +126,16 @@ class Task(ABC):
         """Flat metrics of an evaluation; names without a prefix."""
 
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
-        """The condition's prompt behind ``shots`` worked examples, for the prompting baseline."""
-        raise NotImplementedError(f"{self.name} has no few-shot prompt")
+        """The condition's prompt behind ``shots`` worked examples, for the prompting baseline.
+
+        Raises:
+            UserError: if the task has no examples, or not so many.
+        """
+        raise UserError.one(
+            "callbacks.evaluation.baseline_shots",
+            f"given {shots}, but task {self.name} has no worked examples to show",
+            "[0] for the bare base model, [] for no baseline",
+        )
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
         """The posterior of a prompt that a user has typed, or ``None`` if it cannot be told.

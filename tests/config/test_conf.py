@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from gfn_runner.commandline import CONF, check_lines, register_resolvers
+from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.objectives import JointBalance, SubTB
 
 N_YAMLS = 39
@@ -15,7 +15,6 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 
 
 def compose_and_check(*lines: str):
-    register_resolvers()
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         return check_lines(list(lines))
 
@@ -44,7 +43,6 @@ def test_yamls_list_every_key():
     from hydra import compose
     from omegaconf import OmegaConf
 
-    register_resolvers()
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         composed = OmegaConf.to_container(compose("config"))
         checked = check_lines([]).as_dict()

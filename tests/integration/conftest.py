@@ -8,7 +8,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from gfn_runner.app import train_and_evaluate
-from gfn_runner.commandline import CONF, check_lines, register_resolvers
+from gfn_runner.commandline import CONF, check_lines
 
 SMALL = [
     "experiment=tiny/smoke",
@@ -25,7 +25,6 @@ SMALL = [
 
 def run(folder: Path, *lines: str) -> Path:
     """Train and evaluate in ``folder`` as the program would."""
-    register_resolvers()
     overrides = [*SMALL, *lines]
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         config = check_lines(overrides)

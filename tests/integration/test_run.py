@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,13 @@ import yaml
 from safetensors.torch import load_file
 
 from gfn_runner.app import main
-from gfn_runner.commandline import free_folder
+from gfn_runner.commandline import new_folder
 from gfn_runner.errors import UserError
 from gfn_runner.lm.policy import EMBEDDED_FOLDER
 
-from .conftest import run
+from .conftest import SMALL, run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -127,14 +132,52 @@ def test_a_run_of_another_task_is_not_resumed(finished, tmp_path, capsys):
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path):
-    first = free_folder(str(tmp_path), "arithmetic")
-    Path(first).mkdir(parents=True)
-    seen = {first}
-    for _ in range(3):
-        folder = free_folder(str(tmp_path), "arithmetic")
-        assert folder not in seen
-        Path(folder).mkdir(parents=True)
-        seen.add(folder)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(new_folder, [tmp_path / "arithmetic"] * 16))
+    assert len(set(folders)) == 16 and all(folder.is_dir() for folder in folders)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_into(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(UserError, match="holds a run already"):
+        run(finished, "trainer.max_steps=1")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("lm.lora.rank=4", "lm.lora"),
+        ("objective=tb", "objective._target_"),
+        ("seed=7", "seed"),
+        ("task.max_len=12", "task"),
+    ],
+)
+def test_a_run_goes_on_only_as_it_began_and_a_refusal_changes_nothing(finished, line, where):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(UserError) as caught:
+        run(finished, "trainer.max_steps=9", f"resume={finished}", line)
+    assert [problem.where for problem in caught.value.problems] == [where]
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path):
+    lines = ["trainer.max_steps=1", "callbacks.evaluation.every=0", "optim.lr=1e-4,2e-4"]
+    command = [sys.executable, "-m", "gfn_runner", "-m", *SMALL, *lines, f"output={tmp_path}"]
+    subprocess.run([*command, "logger=local"], check=True, capture_output=True, cwd=ROOT)
+    found = sorted(tmp_path.glob("arithmetic/multirun/*/*/*/metrics.json"))
+    assert [path.parent.name for path in found] == ["0", "1"]
+    rates = [yaml.safe_load((p.parent / "config.yaml").read_text())["optim"]["lr"] for p in found]
+    assert rates == [1e-4, 2e-4]
+
+
+def test_a_policy_that_breaks_is_named_with_step_and_condition(tmp_path):
+    lines = ["trainer.max_steps=6", "optim.lr=1e30", "optim.grad_clip=0", "callbacks/replay=off"]
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "run", *lines, "callbacks.evaluation.every=0")
+    (problem,) = caught.value.problems
+    assert problem.where.startswith("optimizer step ") and "not finite" in problem.what
+    assert "Question: " in problem.what or "condition" in problem.what
 
 
 @pytest.mark.parametrize("objective", ["subtb", "db", "vargrad", "tb"])

@@ -16,6 +16,13 @@ from gfn_runner.settings import LoggerSettings
 # -- lines of JSON ----------------------------------------------------------------------------------
 
 
+def test_a_line_that_a_crash_has_cut_off_costs_no_other(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "train/loss": 1.0}\n{"step": 2, "tra')
+    JsonLinesLogger(path).log_metrics({"train/loss": 3.0}, step=3)
+    assert [record["step"] for record in read_metrics(path)] == [1, 3]
+
+
 def test_lines_are_appended_and_nothing_is_cut(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "time": 1.0, "train/loss": 9.0}\n')

@@ -224,3 +224,11 @@ def test_only_fresh_strings_are_stored(from_replay, probability):
     # Without padding, under their own condition, and never with reward 0.
     assert replay.buffer.entries("a") == [Entry((3,), (True,), (-2.0, -4.0))]
     assert replay.buffer.entries("b") == [Entry((1, 2), (True, False), (-1.0, -math.inf, -3.0))]
+
+
+def test_a_demonstration_longer_than_the_context_is_left_out_without_being_scored(caplog):
+    conditions = [Condition("x", "x", (Term("x"),), ("a" * 80, "ab"))]
+    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
+    module = fake_module()
+    replay.on_fit_start(None, module)
+    assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text

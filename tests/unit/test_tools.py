@@ -63,3 +63,8 @@ def test_long_texts_take_no_time(text):
     start = time.perf_counter()
     answer(text)
     assert time.perf_counter() - start < 2
+
+
+def test_a_decimal_is_no_chain_of_integers():
+    assert Calculator().answer("1.5 + 2 =") is None
+    assert Calculator().answer("Say 1.5. 1 + 2 =") == " 3"
