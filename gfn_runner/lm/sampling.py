@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tools import Tool
 from gfn_runner.types import Trajectories
@@ -76,62 +76,122 @@ def sample(
     condition_B = torch.arange(len(prompts), device=device).repeat_interleave(n_samples)
     prompt = lm.prefill(prompts).select(condition_B)
     rows = len(condition_B)
-    temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)
     strings = _Strings.empty(rows)
-    n_actions_B = torch.zeros(rows, dtype=torch.long, device=device)
-    done_B = torch.zeros(rows, dtype=torch.bool, device=device)
-    logits_BV, mask_BK, position_B = prompt.last_logits_NV, prompt.mask_NP, prompt.length_N
+    temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)
+    batch = _Batch.of(prompt, temperature_B)
     triggers = _trigger_ids(lm, tool)
     while True:
-        broken_B = logits_BV.isnan().any(dim=-1)
-        if broken_B.any():
-            raise NonFiniteLogits(int(condition_B[broken_B][0]))
-        token_B = _draw(logits_BV, n_actions_B, rule, temperature_B, generator)
-        observed_B = _read_waiting(strings, token_B)
-        done_B |= (token_B == rule.terminator) & ~observed_B
-        if done_B.all():
+        broken_A = batch.logits_AV.isnan().any(dim=-1)
+        if broken_A.any():
+            raise NonFiniteLogits(int(condition_B[batch.row_A[broken_A]][0]))
+        token_A = _draw(batch, rule, generator)
+        places = batch.row_A.tolist()
+        observed_A = _read_waiting(strings, places, token_A)
+        batch.done_A = batch.done_A | ((token_A == rule.terminator) & ~observed_A)
+        if batch.done_A.all():
             break
-        n_actions_B += (~observed_B & ~done_B).long()
-        _append(strings, token_B.tolist(), observed_B.tolist(), done_B.tolist())
+        batch.n_actions_A = batch.n_actions_A + (~observed_A & ~batch.done_A).long()
+        done = batch.done_A.tolist()
+        _append(strings, places, token_A.tolist(), observed_A.tolist(), done)
         if tool is not None:
-            _ask_tool(lm, tool, triggers, strings, done_B.tolist())
-        mask_BK = torch.cat([mask_BK, torch.ones_like(mask_BK[:, :1])], dim=1)
-        logits_BV = lm.extend(prompt, token_B[:, None], mask_BK, position_B[:, None])[:, -1]
-        position_B = position_B + 1
+            _ask_tool(lm, tool, triggers, strings, places, done)
+        if 4 * sum(done) >= len(done):
+            # Leaving the finished ones out costs as much as one token of all.
+            open_A = (~batch.done_A).nonzero()[:, 0]
+            batch, token_A = batch.select(open_A), token_A[open_A]
+        batch.read(lm, token_A)
     return Trajectories.from_rows(strings.tokens, strings.actions, condition_B.tolist(), device)
 
 
-def _draw(
-    logits_BV: Tensor,
-    n_actions_B: Tensor,
-    rule: StringRule,
-    temperature_B: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
+@dataclass
+class _Batch:
+    """Rows that are still read and drawn. A of them; a row leaves some time after its end.
+
+    Attributes:
+        prompt: their cache.
+        row_A: their place among all rows.
+        logits_AV: what follows each.
+        mask_AK, position_A: keys that may be seen, and position of the next token.
+        temperature_A, n_actions_A, done_A: of each row.
+    """
+
+    prompt: PromptCache
+    row_A: Tensor
+    logits_AV: Tensor
+    mask_AK: Tensor
+    position_A: Tensor
+    temperature_A: Tensor
+    n_actions_A: Tensor
+    done_A: Tensor
+
+    @classmethod
+    def of(cls, prompt: PromptCache, temperature_B: Tensor) -> _Batch:
+        row_B = torch.arange(len(temperature_B), device=temperature_B.device)
+        return cls(
+            prompt,
+            row_B,
+            prompt.last_logits_NV,
+            prompt.mask_NP,
+            prompt.length_N,
+            temperature_B,
+            torch.zeros_like(row_B),
+            torch.zeros_like(row_B, dtype=torch.bool),
+        )
+
+    def select(self, index: Tensor) -> _Batch:
+        """The rows ``index`` alone."""
+        columns = (
+            self.row_A,
+            self.logits_AV,
+            self.mask_AK,
+            self.position_A,
+            self.temperature_A,
+            self.n_actions_A,
+            self.done_A,
+        )
+        return _Batch(self.prompt.select(index), *(column[index] for column in columns))
+
+    def read(self, lm: LanguageModel, token_A: Tensor) -> None:
+        """Read one token each."""
+        self.mask_AK = torch.cat([self.mask_AK, torch.ones_like(self.mask_AK[:, :1])], dim=1)
+        logits_A1V = lm.extend(
+            self.prompt, token_A[:, None], self.mask_AK, self.position_A[:, None]
+        )
+        self.logits_AV = logits_A1V[:, -1]
+        self.position_A = self.position_A + 1
+
+
+def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> Tensor:
     """One token for every row; the terminator where the string must end."""
-    masked_BV = rule.masked(logits_BV, n_actions_B >= rule.min_len)
-    greedy_B = temperature_B == 0
-    scale_B = temperature_B.masked_fill(greedy_B, 1.0)
-    probability_BV = (masked_BV / scale_B[:, None]).softmax(dim=-1)
-    token_B = torch.multinomial(probability_BV, 1, generator=generator)[:, 0]
-    token_B = torch.where(greedy_B, masked_BV.argmax(dim=-1), token_B)
-    return token_B.masked_fill(n_actions_B >= rule.max_len, rule.terminator)
+    masked_AV = rule.masked(batch.logits_AV, batch.n_actions_A >= rule.min_len)
+    greedy_A = batch.temperature_A == 0
+    scale_A = batch.temperature_A.masked_fill(greedy_A, 1.0)
+    probability_AV = (masked_AV / scale_A[:, None]).softmax(dim=-1)
+    token_A = torch.multinomial(probability_AV, 1, generator=generator)[:, 0]
+    token_A = torch.where(greedy_A, masked_AV.argmax(dim=-1), token_A)
+    return token_A.masked_fill(batch.n_actions_A >= rule.max_len, rule.terminator)
 
 
-def _read_waiting(strings: _Strings, token_B: Tensor) -> Tensor:
+def _read_waiting(strings: _Strings, places: list[int], token_A: Tensor) -> Tensor:
     """Put a waiting tool token in place of the drawn one. Returns which rows read one."""
-    observed = [bool(waiting) for waiting in strings.waiting]
-    for row, waits in enumerate(observed):
-        if waits:
-            token_B[row] = strings.waiting[row].pop(0)
-    return torch.tensor(observed, device=token_B.device)
+    observed = [bool(strings.waiting[place]) for place in places]
+    for row, place in enumerate(places):
+        if observed[row]:
+            token_A[row] = strings.waiting[place].pop(0)
+    return torch.tensor(observed, device=token_A.device)
 
 
-def _append(strings: _Strings, tokens: list[int], observed: list[bool], done: list[bool]) -> None:
-    for row, token in enumerate(tokens):
-        if not done[row]:
-            strings.tokens[row].append(token)
-            strings.actions[row].append(not observed[row])
+def _append(
+    strings: _Strings,
+    places: list[int],
+    tokens: list[int],
+    observed: list[bool],
+    done: list[bool],
+) -> None:
+    for place, token, seen, ended in zip(places, tokens, observed, done, strict=True):
+        if not ended:
+            strings.tokens[place].append(token)
+            strings.actions[place].append(not seen)
 
 
 def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> frozenset[int]:
@@ -149,14 +209,20 @@ def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> frozenset[int]:
 
 
 def _ask_tool(
-    lm: LanguageModel, tool: Tool, triggers: frozenset[int], strings: _Strings, done: list[bool]
+    lm: LanguageModel,
+    tool: Tool,
+    triggers: frozenset[int],
+    strings: _Strings,
+    places: list[int],
+    done: list[bool],
 ) -> None:
-    for row, ids in enumerate(strings.tokens):
-        fresh = not done[row] and not strings.waiting[row] and ids
-        if fresh and strings.actions[row][-1] and ids[-1] in triggers:
+    for place, ended in zip(places, done, strict=True):
+        ids = strings.tokens[place]
+        fresh = not ended and not strings.waiting[place] and ids
+        if fresh and strings.actions[place][-1] and ids[-1] in triggers:
             answer = tool.answer(lm.decode(ids))
             if answer is not None:
-                strings.waiting[row].extend(lm.encode(answer))
+                strings.waiting[place].extend(lm.encode(answer))
 
 
 def with_tool(
