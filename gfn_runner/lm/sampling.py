@@ -72,9 +72,13 @@ def sample(
     Raises:
         NonFiniteLogits: if the model gives NaN.
     """
+    # Needs transformers, which the check of a config does without.
+    from gfn_runner.lm.cache import make_roomy
+
     device = lm.device
     condition_B = torch.arange(len(prompts), device=device).repeat_interleave(n_samples)
     prompt = lm.prefill(prompts).select(condition_B)
+    make_roomy(prompt.cache)
     rows = len(condition_B)
     strings = _Strings.empty(rows)
     temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)

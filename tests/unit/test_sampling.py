@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from gfn_runner.lm.cache import make_roomy
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
@@ -273,3 +274,27 @@ def test_the_tools_tokens_do_not_make_a_string_end(adding_lm):
     texts = Counter(adding_lm.decode(rows.ids(row)) for row in range(len(rows)))
     assert all("=.." in text for text in texts if "=" in text)
     assert any(len(text.split("=..")[-1]) > 0 for text in texts if "=.." in text)
+
+
+def test_a_roomy_cache_gives_the_logits_of_a_plain_one(lm):
+    """Across its first room, and behind a selection of rows, which must not write into the old room."""
+    steps = torch.randint(1, 3, (40, 3), generator=seeded())
+
+    def read(*, roomy: bool) -> list[torch.Tensor]:
+        prompt = lm.prefill(PROMPTS)
+        if roomy:
+            make_roomy(prompt.cache)
+        found, mask, index = [], prompt.mask_NP, torch.arange(3)
+        for step, token_N in enumerate(steps):
+            if step == 10:
+                index = torch.tensor([2, 0])
+                older, prompt, mask = prompt, prompt.select(index), mask[index]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            position_N = prompt.length_N + step
+            found.append(lm.extend(prompt, token_N[index][:, None], mask, position_N[:, None]))
+        assert older.cache.get_seq_length() == prompt.cache.get_seq_length() - 30
+        return found
+
+    with torch.no_grad():
+        for plain, roomy in zip(read(roomy=False), read(roomy=True), strict=True):
+            torch.testing.assert_close(roomy, plain, atol=1e-5, rtol=0)
