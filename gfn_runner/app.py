@@ -62,7 +62,9 @@ def _check_texts(jobs: Sequence[RunConfig]) -> None:
     from gfn_runner.checks import check_texts
 
     problems: dict[str, Problem] = {}
-    for job in jobs:
+    # Jobs of a sweep mostly share model and texts; a seed changes which examples, not how long.
+    different = {repr((j.lm, j.task, j.callbacks.evaluation.baseline_shots)): j for j in jobs}
+    for job in different.values():
         try:
             check_texts(job)
         except UserError as error:
