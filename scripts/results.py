@@ -23,6 +23,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from gfn_runner.report.figures import draw_all
 from gfn_runner.tasks.arithmetic import Arithmetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,7 @@ def main() -> None:
         write_readme(ROOT / "README.md", results[first])
         pictures = ROOT / "docs" / "images"
         pictures.mkdir(parents=True, exist_ok=True)
+        draw_all(arguments.folder / first / f"seed{arguments.seeds[0]}")
         for name in ("accuracy", "loss_and_reward", "phi_spread", "log_reward"):
             run = arguments.folder / first / f"seed{arguments.seeds[0]}"
             shutil.copy(run / "figures" / f"{name}.png", pictures / f"{name}.png")

@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -75,15 +76,20 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
         twin.plot(steps, temperature, color="grey", linestyle=":", linewidth=1.0)
         twin.set_ylabel("reward temperature T (dotted)", color="grey")
         twin.set_ylim(bottom=0)
+    # Hot samples and replayed strings are another population than the policy's own.
+    for label, members in _by_behaviour(records).items():
+        steps, values = _series(members, "train/log_reward")
+        right.plot(steps, values, ".", label=f"mean log R, {label}", markersize=4)
+    right.set_ylabel("nats")
     _lines(
         right,
         records,
         {
-            "train/log_reward": "log R, mean over trajectories (nats)",
-            "train/log_z": "mean terminal φ on-policy: log Z − KL (nats)",
-            "train/log_z_bound": "importance-weighted bound (nats)",
+            "train/log_z": "mean terminal φ, on-policy: log Z − KL",
+            "train/log_z_bound": "importance-weighted bound on log Z",
         },
     )
+    right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2)
     return figure
 
 
@@ -159,22 +165,22 @@ def _bars(axes: Axes, final: dict[str, float], groups: Sequence[str]) -> None:
         axes.bar(places, values, width, yerr=errors, label=label, capsize=2)
     axes.set_xticks(range(len(groups)), [group.replace("_", " ") for group in groups])
     axes.set(ylabel="accuracy, 95 % interval", ylim=(0, 1.05))
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=len(rows))
 
 
 def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
-    """Samples against the demonstration of the same condition: the diagonal is a tie."""
+    """How log R of samples is spread, beside demonstrations of the same conditions."""
     if not records:
         return None
-    known, sampled = [], []
-    for record in records:
-        best = max(record["demonstration_log_reward"])
-        known += [best] * len(record["log_reward"])
-        sampled += record["log_reward"]
-    figure, axes = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
-    axes.plot(known, sampled, ".", alpha=0.6)
-    lowest, highest = min(known + sampled), max(known + sampled)
-    axes.plot([lowest, highest], [lowest, highest], color="grey", linewidth=0.8)
-    axes.set(xlabel="log R of the demonstration (nats)", ylabel="log R of samples (nats)")
+    known = [value for record in records for value in record["demonstration_log_reward"]]
+    sampled = [value for record in records for value in record["log_reward"]]
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    bins = np.linspace(min(known + sampled) - 0.5, max(known + sampled) + 0.5, 41).tolist()
+    for label, values in (("demonstrations", known), ("samples at temperature 1", sampled)):
+        # Shares: there are more samples than demonstrations.
+        weights = [1 / len(values)] * len(values)
+        axes.hist(values, bins=bins, weights=weights, alpha=0.6, label=f"{label} ({len(values)})")
+    axes.set(xlabel="log R (nats)", ylabel="share", yscale="log")
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return figure

@@ -23,8 +23,9 @@ def measure_skill(
         shots: numbers of worked examples in front of the question.
 
     Returns:
-        One record a number of examples: ``shots``, and per number of operands ``vote``, ``single``
-        and ``chain`` (share of right chains among the single samples that begin one), all in 0..1.
+        One record a number of examples: ``shots``, ``questions`` (per number of operands), and per
+        number of operands ``vote``, ``single`` and ``chain`` (share of right chains among
+        the single samples that begin one), all in 0..1.
     """
     task = Arithmetic(max_len=36, eval_max_len=36)
     lm = load(LMSettings(name=name), adapter=False)
@@ -38,6 +39,7 @@ def measure_skill(
         records.append(
             {
                 "shots": k,
+                "questions": n_questions,
                 "vote": _per_group(metrics, "vote_accuracy"),
                 "single": _per_group(metrics, "single_accuracy"),
                 "chain": _chains(samples),

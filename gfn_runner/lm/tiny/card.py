@@ -30,9 +30,9 @@ It has the skill, but not the habit, of working an arithmetic question step by s
 examples it does, without them it answers at once, and wrongly (pages of questions in its corpus mostly
 state the value of the first two operands).
 
-Share of right answers in %, on unseen questions of 3 / 4 / 5 operands; *vote* is the majority of 10
-samples at temperature 0.1, *single* one sample at temperature 1, *chain* the share of right chains
-among the single samples that begin one.
+Share of right answers in %, on {questions} unseen questions each of 3 / 4 / 5 operands;
+*vote* is the majority of 10 samples at temperature 0.1, *single* one sample at
+temperature 1, *chain* the share of right chains among the single samples that begin one.
 
 | worked examples | vote | single | chain |
 |---|---|---|---|
@@ -56,6 +56,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         tokens=record["tokens"],
         minutes=record["minutes"],
         loss=record["loss"],
+        questions=record["skill"][0]["questions"],
         **{name: settings[name] for name in ("layers", "hidden", "context", "seed", "steps", "lr")},
     )
     rows = [
