@@ -42,7 +42,7 @@ format: install ## put the code into shape
 tiny-lm: install ## make the embedded base model again (about 40 minutes on two cores)
 	$(RUN) scripts/pretrain_tiny.py $(ARGS)
 
-results: install ## make docs/results.md and README's table again: three seeds (an hour and a half)
+results: install ## make docs/results.md and README's table again: three seeds (25 minutes)
 	$(RUN) scripts/results.py --readme $(ARGS)
 
 wheel: install ## build a wheel into dist/

@@ -1,7 +1,7 @@
 """Run the main job over seeds and objectives; write docs/results.md and the README's table from it.
 
-    python scripts/results.py                              # three seeds of three variants
-    python scripts/results.py --variants joint=objective=joint --seeds 0
+    python scripts/results.py                      # three seeds of the main job, about 25 minutes
+    python scripts/results.py --variants joint=objective=joint subtb=objective=subtb --seeds 0 1
 
 Each run is `python -m gfn_runner` in a process of its own, so that memory is measured per run. Runs that
 are finished in the folder are not repeated.
@@ -27,7 +27,7 @@ from gfn_runner.report.figures import draw_all
 from gfn_runner.tasks.arithmetic import Arithmetic
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS = ["joint=objective=joint", "subtb=objective=subtb", "tool=task=arithmetic_tool"]
+VARIANTS = ["joint=objective=joint"]
 GROUPS = ("3_operands", "4_operands", "5_operands")
 
 
