@@ -1,0 +1,65 @@
+"""The same numbers on a CUDA device as on the CPU, and a whole small run there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from gfn_runner.lm.policy import LMSettings, load
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes, score_policy
+from gfn_runner.tasks.arithmetic import Arithmetic
+from gfn_runner.tasks.rule import string_rule
+from gfn_runner.types import Trajectories
+
+from ..integration.conftest import run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+DEVICE = "cuda"
+PROMPTS = ["Question: 3 + 4 - 9 = ? Answer:", "Question: 1 - 8 + 2 + 2 = ? Answer:"]
+TEXTS = [(" 3 + 4 = 7, 7 - 9 = -2", 0), (" -7", 1), (" 1 - 8 = -7", 1)]
+
+
+@torch.no_grad()
+def test_scores_are_those_of_the_cpu():
+    found = []
+    for device in ("cpu", DEVICE):
+        lm = load(LMSettings(dtype="float32", device=device))
+        rule = string_rule(lm, Arithmetic(), 30)
+        prompts = [lm.encode_prompt(text) for text in PROMPTS]
+        suffixes = [lm.encode(f". The answer is {answer}.") for answer in (-2, -3)]
+        ids = [lm.encode(text) for text, _ in TEXTS]
+        rows = Trajectories.from_rows(
+            ids, [[True] * len(i) for i in ids], [c for _, c in TEXTS], lm.device
+        )
+        arguments = (lm, prompts, suffixes, rows, rule)
+        packed_BS, plain_BS = packed_prefixes(*arguments), plain_prefixes(*arguments)
+        torch.testing.assert_close(packed_BS, plain_BS, atol=1e-3, rtol=0)
+        found.append((packed_BS.cpu(), score_policy(lm, prompts, rows, rule).log_pf_BT.cpu()))
+    for cpu, gpu in zip(*found, strict=True):
+        torch.testing.assert_close(gpu, cpu, atol=1e-2, rtol=0)
+
+
+@torch.no_grad()
+def test_samples_can_be_drawn_and_made_again():
+    lm = load(LMSettings(dtype="float32", device=DEVICE))
+    rule = string_rule(lm, Arithmetic(), 12)
+    prompts = [lm.encode_prompt(text) for text in PROMPTS]
+
+    def drawn(seed: int) -> list[list[int]]:
+        generator = torch.Generator(device=DEVICE).manual_seed(seed)
+        rows = sample(lm, prompts, 8, rule, generator)
+        return [rows.ids(row) for row in range(len(rows))]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_a_run_in_bfloat16(tmp_path):
+    folder = run(tmp_path / "run", f"lm.device={DEVICE}", "lm.dtype=bfloat16")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["run/steps"] == 3 and metrics["train/loss"] is not None
