@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
@@ -129,6 +130,11 @@ def as_trajectories(strings: Sequence[Sequence[int]], condition: int = 0) -> Tra
     """Strings of actions only, all of one condition."""
     actions = [[True] * len(string) for string in strings]
     return Trajectories.from_rows(strings, actions, [condition] * len(strings))
+
+
+def signed_sum(text: str) -> int:
+    """The value of a chain such as ``2 - 8 + 1``, read in another way than the product reads it."""
+    return sum(map(int, re.findall(r"[+-]?\d+", text.replace(" ", ""))))
 
 
 def at_end(values_BS: torch.Tensor, trajectories: Trajectories) -> torch.Tensor:

@@ -66,7 +66,7 @@ def lm(request):
     return tiny_lm(request.param, adapter="random")
 
 
-def same(left_BS: torch.Tensor, right_BS: torch.Tensor, nats: float = NATS) -> None:
+def assert_same(left_BS: torch.Tensor, right_BS: torch.Tensor, nats: float = NATS) -> None:
     assert torch.equal(left_BS.isneginf(), right_BS.isneginf())
     torch.testing.assert_close(left_BS, right_BS, atol=nats, rtol=0)
 
@@ -78,7 +78,7 @@ def test_packed_equals_plain(lm, case):
     arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
     plain_BS = plain_prefixes(*arguments)
     assert plain_BS.isfinite().any() and not plain_BS.isnan().any()
-    same(packed_prefixes(*arguments), plain_BS)
+    assert_same(packed_prefixes(*arguments), plain_BS)
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def test_pieces_change_nothing(lm, way, monkeypatch):
     # One row a piece; three rows a piece (24 tokens each when packed, 14 when plain).
     for budget in (1, 72):
         monkeypatch.setattr(lm, "max_tokens_per_forward", budget)
-        same(score_prefixes(*arguments), whole_BS)
+        assert_same(score_prefixes(*arguments), whole_BS)
 
 
 def test_auto_takes_the_packed_way(lm, monkeypatch):
@@ -186,7 +186,7 @@ def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):
 
     monkeypatch.setattr(lm, "extend", ignorant)
     arguments = (lm, CONTEXTS, SUFFIXES, trajectories(), rule())
-    same(score_prefixes(*arguments), plain_prefixes(*arguments), 1e-6)
+    assert_same(score_prefixes(*arguments), plain_prefixes(*arguments), 1e-6)
     assert lm.packed_rewards == "never" and "packed scoring is off" in caplog.text
 
 
@@ -199,7 +199,7 @@ def test_padding_asks_for_no_position_that_does_not_exist():
     suffixes = ((DOT,), tuple(range(1, 21)))
     rows = Trajectories.from_rows([[3, 4, 5, 6], [7]], [[True] * 4, [True]], [0, 1])
     arguments = (lm, contexts, suffixes, rows, rule())
-    same(packed_prefixes(*arguments), plain_prefixes(*arguments))
+    assert_same(packed_prefixes(*arguments), plain_prefixes(*arguments))
 
 
 def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):

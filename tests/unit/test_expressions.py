@@ -9,6 +9,8 @@ import pytest
 
 from gfn_runner.expressions import Expression, draw_expression, is_held_out, question
 
+from ..tiny_models import signed_sum
+
 
 def test_the_example_of_the_docstring():
     expression = Expression((6, 0, 4, 8), ("-", "-", "-"))
@@ -19,14 +21,14 @@ def test_the_example_of_the_docstring():
     assert question(expression) == "Question: 6 - 0 - 4 - 8 = ? Answer:"
 
 
-def test_values_are_pythons():
+def test_values_are_sums_of_signed_numbers():
     rng = random.Random(0)
     for _ in range(300):
         expression = draw_expression(rng, rng.randint(2, 9))
-        assert expression.value == eval(str(expression))
+        assert expression.value == signed_sum(str(expression))
         for step in expression.steps().split(", "):
             left, right = step.split(" = ")
-            assert eval(left) == int(right)
+            assert signed_sum(left) == int(right)
         assert int(expression.steps().rsplit(" ", 1)[1]) == expression.value
 
 
