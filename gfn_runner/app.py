@@ -63,7 +63,7 @@ def _check_texts(jobs: Sequence[RunConfig]) -> None:
 
     problems: dict[str, Problem] = {}
     # Jobs of a sweep mostly share model and texts; a seed changes which examples, not how long.
-    different = {repr((j.lm, j.task, j.callbacks.evaluation.baseline_shots)): j for j in jobs}
+    different = {repr((j.lm, j.task, j.callbacks.evaluation.shots(j.task))): j for j in jobs}
     for job in different.values():
         try:
             check_texts(job)
@@ -225,31 +225,43 @@ def _last_of_each(lines: Sequence[str]) -> list[str]:
 
 
 def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, float]:
-    """Final evaluation of policy and base model; writes ``samples.jsonl``."""
-    from gfn_runner.baselines.prompting import prompt_base_model
+    """Final evaluation of policy and base model; writes ``samples*.jsonl``."""
+    from gfn_runner.baselines.rows import baseline_rows
     from gfn_runner.evaluation import limited
-    from gfn_runner.report.samples import write_demonstrations, write_samples
+    from gfn_runner.measures import measure
+    from gfn_runner.report.samples import (
+        write_demonstrations,
+        write_sample_table,
+        write_samples,
+    )
+    from gfn_runner.report.table import row_labels
 
     print("final evaluation: policy, then base model", flush=True)
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
-    data.final = experiment.evaluation.final = True
+    data.final = experiment.evaluation.final = module.final = True
     experiment.trainer.validate(module, datamodule=data, verbose=False)
     metrics = {f"final/{name}": value for name, value in experiment.evaluation.metrics.items()}
     write_samples(folder / "samples.jsonl", experiment.evaluation.samples)
     write_demonstrations(folder / "demonstrations.jsonl", module, config.data.train, options)
     conditions = limited(data.evaluation_conditions(), options.baseline_limit)
-    for shots in options.baseline_shots:
-        samples = prompt_base_model(
-            module.lm,
-            config.task,
-            module.evaluation_rule,
-            conditions,
-            options,
-            shots=shots,
-            seed=config.seed,
-        )
-        measured = config.task.metrics(samples)
-        metrics |= {f"base_{shots}_shot/{name}": value for name, value in measured.items()}
+    temperature = module.reward_temperature
+    rows = baseline_rows(
+        module.lm,
+        config.task,
+        module.evaluation_rule,
+        conditions,
+        options,
+        seed=config.seed,
+        temperature=temperature,
+    )
+    shown = {"final": experiment.evaluation.samples}
+    for name, samples in rows:
+        shown[name] = samples
+        write_samples(folder / f"samples_{name}.jsonl", samples)
+        measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
+        metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
+    labels = row_labels(metrics)
+    write_sample_table(folder / "samples.md", {labels[name]: s for name, s in shown.items()})
     return metrics
 
 

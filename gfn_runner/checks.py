@@ -22,7 +22,7 @@ def check_texts(config: RunConfig) -> None:
         strings += [
             (f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms
         ]
-    for shots in config.callbacks.evaluation.baseline_shots:
+    for shots in config.callbacks.evaluation.shots(task):
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
         strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
     longest = max(task.max_len, task.eval_max_len)

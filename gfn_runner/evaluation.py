@@ -1,19 +1,21 @@
-"""Drawing what an evaluation needs: votes, singles and their log R, log q; knows no metric."""
+"""Drawing what an evaluation needs: votes, singles, their log R, log q and answers; knows no metric."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
+from torch import Tensor
 
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.scoring import score_policy, score_strings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.posterior.reward import log_reward
+from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Condition, Trajectories
 
@@ -26,24 +28,41 @@ class EvaluationSettings:
         every: optimizer steps between evaluations during training; 0 for none.
         during: conditions per evaluation set during training.
         final: conditions per set at the end; ``None`` for all.
-        votes: samples per condition for the vote.
+        votes: samples per condition for the vote; 0 for none.
         vote_temperature: of those samples; 0 is greedy.
         singles: samples per condition at temperature 1.
+        singles_during: the same on the way; ``None`` for as many.
         batch: conditions evaluated at once.
+        rows: strings drawn at once; bounds memory.
+        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
+            encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
         baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
-            no baseline.
-        baseline_limit: conditions per set for that; ``None`` for all.
+            no baseline; ``None`` for the task's own.
+        baseline_temperatures: temperatures below or above 1 at which the base model is evaluated too,
+            token by token, bare.
+        baseline_limit: conditions per set for all that; ``None`` for all.
+        resampled: draws per condition of the base model from which its posterior is resampled by
+            importance, as a picture of exact sampling; 0 for none.
     """
 
     every: Annotated[int, Field(ge=0)] = 50
     during: Annotated[int, Field(ge=1)] = 40
     final: Annotated[int, Field(ge=1)] | None = None
-    votes: Annotated[int, Field(ge=1)] = 10
+    votes: Annotated[int, Field(ge=0)] = 10
     vote_temperature: Annotated[float, Field(ge=0)] = 0.1
     singles: Annotated[int, Field(ge=1)] = 2
+    singles_during: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 25
-    baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 3)
+    rows: Annotated[int, Field(ge=1)] = 2048
+    encoder: str = "words"
+    baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     baseline_limit: Annotated[int, Field(ge=1)] | None = 100
+    resampled: Annotated[int, Field(ge=0)] = 0
+
+    def shots(self, task: Task) -> tuple[int, ...]:
+        """Numbers of worked examples for the prompting baseline of a task."""
+        return task.default_shots if self.baseline_shots is None else self.baseline_shots
 
 
 def draw_answers(
@@ -53,6 +72,8 @@ def draw_answers(
     conditions: Sequence[Condition],
     options: EvaluationSettings,
     generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
 ) -> list[ConditionSamples]:
     """Sample each condition as the model is switched now, and score the singles.
 
@@ -63,11 +84,12 @@ def draw_answers(
         conditions: all of them; cut into batches here.
         options: how many samples at which temperature.
         generator: of the model's device.
+        temperature: of the singles. Their log q stays the one at temperature 1.
     """
     results: list[ConditionSamples] = []
     for start in range(0, len(conditions), options.batch):
         part = conditions[start : start + options.batch]
-        results += _draw_batch(lm, task, rule, part, options, generator)
+        results += _draw_batch(lm, task, rule, part, options, generator, temperature)
     return results
 
 
@@ -79,38 +101,156 @@ def _draw_batch(
     conditions: Sequence[Condition],
     options: EvaluationSettings,
     generator: torch.Generator,
+    temperature: float,
 ) -> list[ConditionSamples]:
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-    votes = sample(
-        lm,
-        prompts,
-        options.votes,
-        rule,
-        generator,
-        temperature=options.vote_temperature,
-        tool=task.tool(),
-    )
-    singles = sample(lm, prompts, options.singles, rule, generator, tool=task.tool())
-    scores = score_policy(lm, prompts, singles, rule)
-    ends_B1 = singles.length_B[:, None]
-    log_pf_B = scores.log_pf_BT.sum(dim=1) + scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
-    reward_BS = log_reward(lm, conditions, singles, rule, task.constraints())
-    log_reward_B = reward_BS.gather(1, ends_B1)[:, 0]
-    vote_texts, single_texts = _texts(lm, votes), _texts(lm, singles)
-    return [
-        ConditionSamples(
-            condition,
-            vote_texts[place * options.votes : (place + 1) * options.votes],
-            single_texts[place * options.singles : (place + 1) * options.singles],
-            log_reward_B[place * options.singles : (place + 1) * options.singles].tolist(),
-            log_pf_B[place * options.singles : (place + 1) * options.singles].tolist(),
+
+    def draw(n: int, at: float) -> Trajectories:
+        return draw_many(lm, task, rule, prompts, n, options.rows, generator, temperature=at)
+
+    votes = draw(options.votes, options.vote_temperature) if options.votes else None
+    singles = draw(options.singles, temperature)
+    vote_texts = _texts(lm, votes, len(conditions))
+    single_texts = _texts(lm, singles, len(conditions))
+    columns = string_scores(lm, task, rule, conditions, singles)
+    drawn = []
+    for place, condition in enumerate(conditions):
+        rows = slice(place * options.singles, (place + 1) * options.singles)
+        drawn.append(
+            ConditionSamples(
+                condition,
+                vote_texts[place],
+                single_texts[place],
+                *(column[rows].tolist() for column in columns),
+            )
         )
-        for place, condition in enumerate(conditions)
+    return with_answers(lm, task, rule, drawn, singles, votes)
+
+
+def draw_many(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    prompts: Sequence[Sequence[int]],
+    n_samples: int,
+    rows: int,
+    generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
+) -> Trajectories:
+    """``n_samples`` strings for each prompt, at most about ``rows`` at once."""
+    at_once = max(1, rows // len(prompts))
+    parts = []
+    for start in range(0, n_samples, at_once):
+        n = min(at_once, n_samples - start)
+        parts.append(
+            sample(lm, prompts, n, rule, generator, temperature=temperature, tool=task.tool())
+        )
+    return parts[0] if len(parts) == 1 else Trajectories.concatenated(parts)
+
+
+def string_scores(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``log_reward_B``, ``log_pf_B`` (stop included) and ``log_p_BK`` of the terms, nats.
+
+    A string that was drawn many times is scored once. log q is of the model as it is switched now.
+    """
+    distinct, inverse_B = trajectories.distinct()
+    prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
+    log_pf_N = policy_log_probs(lm, prompts, distinct, rule)
+    log_reward_N, log_p_NK = string_log_reward(lm, conditions, distinct, rule, task.constraints())
+    return log_reward_N[inverse_B], log_pf_N[inverse_B], log_p_NK[inverse_B]
+
+
+def policy_log_probs(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """log q(z ⊤) of whole strings under the model as it is switched now. Shape (B,), nats."""
+    scores = score_policy(lm, prompts, trajectories, rule)
+    ends_B1 = trajectories.length_B[:, None]
+    return scores.log_pf_BT.sum(dim=1) + scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
+
+
+def with_answers(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    drawn: Sequence[ConditionSamples],
+    singles: Trajectories,
+    votes: Trajectories | None,
+) -> list[ConditionSamples]:
+    """The samples with log p(Y_a | X Z) of the task's answer choices."""
+    choices = [[suffix for suffix, _ in task.answer_choices(s.condition, s.singles)] for s in drawn]
+    if not any(choices):
+        return list(drawn)
+    conditions = [samples.condition for samples in drawn]
+    own = answer_log_probs(lm, rule, conditions, choices, singles)
+    voted: list[list[list[float]]] = [[] for _ in drawn]
+    if task.votes_by_answer and votes is not None:
+        voted = answer_log_probs(lm, rule, conditions, choices, votes)
+    return [
+        dataclasses.replace(samples, answer_log_probs=one, vote_answer_log_probs=other)
+        for samples, one, other in zip(drawn, own, voted, strict=True)
     ]
 
 
-def _texts(lm: LanguageModel, trajectories: Trajectories) -> list[str]:
-    return [lm.decode(trajectories.ids(row)) for row in range(len(trajectories))]
+def answer_log_probs(
+    lm: LanguageModel,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    choices: Sequence[Sequence[str]],
+    trajectories: Trajectories,
+) -> list[list[list[float]]]:
+    """log p(suffix | X Z) by condition, sample and suffix, nats.
+
+    p is the reward's model and X the context of the condition's first term.
+
+    Args:
+        lm: the model.
+        rule: the strings' rule.
+        conditions: indexed by ``trajectories.condition_B``.
+        choices: suffixes of each condition; as many as it likes.
+        trajectories: the samples Z.
+    """
+    rows, inverse_B = trajectories.distinct()
+    contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
+    columns = []
+    with lm.reference():
+        alone_N = score_policy(lm, contexts, rows, rule).log_pf_BT.sum(dim=1)
+        for number in range(max(map(len, choices))):
+            # A condition with fewer choices repeats one, which is cut off again below.
+            texts = [own[min(number, len(own) - 1)] if own else "" for own in choices]
+            suffixes = [lm.encode(text) or (rule.terminator,) for text in texts]
+            log_p_N = score_strings(lm, contexts, suffixes, rows, rule) - alone_N
+            columns.append(log_p_N.clamp(max=0.0))  # a difference of sums may round above 0
+    log_p_BA = torch.stack(columns, dim=1)[inverse_B].tolist()
+    results: list[list[list[float]]] = [[] for _ in conditions]
+    for place, row in zip(trajectories.condition_B.tolist(), log_p_BA, strict=True):
+        results[place].append(row[: len(choices[place])])
+    return results
+
+
+def _texts(
+    lm: LanguageModel, trajectories: Trajectories | None, n_conditions: int
+) -> list[list[str]]:
+    """Texts by condition."""
+    texts: list[list[str]] = [[] for _ in range(n_conditions)]
+    if trajectories is not None:
+        known: dict[tuple[int, ...], str] = {}
+        for row, place in enumerate(trajectories.condition_B.tolist()):
+            ids = tuple(trajectories.ids(row))
+            if ids not in known:
+                known[ids] = lm.decode(ids)
+            texts[place].append(known[ids])
+    return texts
 
 
 def limited(conditions: Sequence[Condition], per_group: int | None) -> list[Condition]:

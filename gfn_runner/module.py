@@ -6,6 +6,7 @@ posterior, its answers and its metrics as hooks, and never a training step.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import lightning as L
@@ -36,6 +37,7 @@ class GFlowNetModule(L.LightningModule):
 
     Attributes:
         reward_temperature: written by the tempering callback.
+        final: whether evaluation is the one after training.
         last_output: of the newest training step, detached; for the callbacks that run before the
             step's end.
     """
@@ -58,6 +60,7 @@ class GFlowNetModule(L.LightningModule):
         self.sampling, self.optim, self.evaluation = sampling, optim, evaluation
         self.max_steps, self.seed = max_steps, seed
         self.reward_temperature = 1.0
+        self.final = False
         self.last_output: StepOutput | None = None
         self.rule = string_rule(lm, task, task.max_len)
         self.evaluation_rule = string_rule(lm, task, task.eval_max_len)
@@ -208,8 +211,11 @@ class GFlowNetModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[ConditionSamples]:
         generator = torch_generator_for(self.lm.device, "evaluate", self.seed, batch.index)
+        options = self.evaluation
+        if not self.final and options.singles_during is not None:
+            options = dataclasses.replace(options, singles=options.singles_during)
         return draw_answers(
-            self.lm, self.task, self.evaluation_rule, batch.conditions, self.evaluation, generator
+            self.lm, self.task, self.evaluation_rule, batch.conditions, options, generator
         )
 
     # -- Lightning ----------------------------------------------------------------------------

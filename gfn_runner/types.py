@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,37 @@ class Trajectories:
             self.is_action_BT[index, :longest],
             self.condition_B[index],
         )
+
+    def distinct(self) -> tuple[Trajectories, Tensor]:
+        """Each string once per condition, and for every row (B,) the place of its string among them."""
+        places: dict[tuple[int, ...], int] = {}
+        first: list[int] = []
+        inverse = []
+        conditions = self.condition_B.tolist()
+        for row in range(len(self)):
+            key = (conditions[row], *self.ids(row))
+            if key not in places:
+                places[key] = len(first)
+                first.append(row)
+            inverse.append(places[key])
+        device = self.token_BT.device
+        chosen = torch.tensor(first, dtype=torch.long, device=device)
+        return self.rows(chosen), torch.tensor(inverse, dtype=torch.long, device=device)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Trajectories]) -> Trajectories:
+        """All rows, those of one condition next to each other; order within a condition stays."""
+        longest = max(part.token_BT.shape[1] for part in parts)
+
+        def joined(name: str) -> Tensor:
+            columns = [getattr(part, name) for part in parts]
+            if columns[0].ndim == 2:
+                columns = [nn.functional.pad(c, (0, longest - c.shape[1])) for c in columns]
+            return torch.cat(columns)
+
+        order_B = joined("condition_B").sort(stable=True).indices
+        names = ("token_BT", "length_B", "is_action_BT", "condition_B")
+        return cls(*(joined(name)[order_B] for name in names))
 
     def ids(self, row: int) -> list[int]:
         """Token ids of one row, without padding."""

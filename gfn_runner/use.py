@@ -60,6 +60,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.commandline import new_folder
     from gfn_runner.evaluation import draw_answers, limited
     from gfn_runner.loggers import jsonable
+    from gfn_runner.measures import measure
     from gfn_runner.randomness import torch_generator_for
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import result_table
@@ -69,7 +70,13 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     conditions = limited(config.data.evaluation, options.final)
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
     samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
-    metrics = {f"final/{name}": value for name, value in config.task.metrics(samples).items()}
+    measured = measure(
+        config.task,
+        samples,
+        temperature=config.callbacks.tempering.end,
+        encoder=options.encoder,
+    )
+    metrics = {f"final/{name}": value for name, value in measured.items()}
     folder = new_folder(run / "evaluations")
     write_samples(folder / "samples.jsonl", samples)
     flat = {name: jsonable(value) for name, value in sorted(metrics.items())}

@@ -1,4 +1,4 @@
-"""The prompting baseline: the base model behind worked examples, sampled like the policy."""
+"""The base model behind worked examples, or token by token at another temperature, sampled like the policy."""
 
 from __future__ import annotations
 
@@ -37,9 +37,18 @@ def prompt_base_model(
     *,
     shots: int,
     seed: int,
+    temperature: float = 1.0,
 ) -> list[ConditionSamples]:
-    """Sample the base model (adapter off); same numbers of samples, temperatures and rule."""
+    """Sample the base model (adapter off); same numbers of samples and rule.
+
+    Args:
+        lm, task, rule, conditions, options: as for the policy.
+        shots: worked examples in front of each prompt.
+        seed: of examples and samples.
+        temperature: of the singles, token by token.
+    """
     prompted = few_shot_conditions(task, conditions, shots, seed)
-    generator = torch_generator_for(lm.device, "prompting", seed, shots)
+    named = () if temperature == 1.0 else (temperature,)
+    generator = torch_generator_for(lm.device, "prompting", seed, shots, *named)
     with lm.reference():
-        return draw_answers(lm, task, rule, prompted, options, generator)
+        return draw_answers(lm, task, rule, prompted, options, generator, temperature=temperature)

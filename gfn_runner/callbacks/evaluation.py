@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 
+from gfn_runner.measures import measure
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.tasks.base import ConditionSamples
 
@@ -39,7 +40,12 @@ class EvaluationCallback(L.Callback):
         self.samples += outputs
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        self.metrics = module.task.metrics(self.samples)
+        self.metrics = measure(
+            module.task,
+            self.samples,
+            temperature=module.reward_temperature,
+            encoder=module.evaluation.encoder,
+        )
         # The final evaluation is of more conditions: another series than the ones on the way.
         prefix = "final" if self.final else "eval"
         named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}

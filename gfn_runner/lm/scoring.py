@@ -122,6 +122,57 @@ def score_prefixes(
     return torch.cat(pieces)
 
 
+@torch.no_grad()
+def score_strings(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """log p(z suffix | context) of whole strings. Shape (B,), nats.
+
+    What :func:`score_prefixes` gives at each string's end, without scoring its prefixes; −inf where
+    the string cannot end there.
+    """
+    longest = trajectories.token_BT.shape[1] + max(map(len, suffixes))
+    around = max(map(len, contexts)) + longest
+    pieces = [
+        _whole_strings(lm, contexts, suffixes, trajectories.rows(index), rule)
+        for index in row_slices(len(trajectories), around, lm.max_tokens_per_forward)
+    ]
+    return torch.cat(pieces)
+
+
+def _whole_strings(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
+    suffix_BM, suffix_mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
+    rows, n_suffix = suffix_BM.shape
+    states = trajectories.token_BT.shape[1] + 1
+    length_B = trajectories.length_B
+    # The suffix stands right behind each row's own end.
+    place_BM = length_B[:, None] + torch.arange(n_suffix, device=lm.device)
+    joined_BT = torch.nn.functional.pad(trajectories.token_BT, (0, n_suffix))
+    joined_BT = joined_BT.scatter(1, place_BM, suffix_BM)
+    prompt = lm.prefill(contexts).select(trajectories.condition_B)
+    logits_BSV = trunk_logits(lm, prompt, joined_BT[:, :-1])
+    log_p_BT, log_p_stop_BS = string_log_probs(logits_BSV[:, :states], trajectories, rule)
+    stop_B = log_p_stop_BS.gather(1, length_B[:, None])[:, 0]
+    index_BMV = place_BM[..., None].expand(-1, -1, logits_BSV.shape[-1])
+    log_p_BM = chosen_log_probs(logits_BSV.gather(1, index_BMV), suffix_BM)
+    # As in _first_suffix_token: the terminator stands under the rule for strings.
+    log_p_BM[:, 0] = torch.where(suffix_BM[:, 0] == rule.terminator, stop_B, log_p_BM[:, 0])
+    total_B = log_p_BT.sum(dim=1) + (log_p_BM * suffix_mask_BM).sum(dim=1)
+    can_end_B = rule.terminable_BS(trajectories).gather(1, length_B[:, None])[:, 0]
+    return total_B.masked_fill(~can_end_B, float("-inf"))
+
+
 def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:
     """Cut rows into pieces of at most ``budget`` tokens, at least one row each."""
     size = max(1, budget // max(1, tokens_per_row))

@@ -6,16 +6,16 @@ The adapter is off while a term is scored, caches of contexts included. Values a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.scoring import score_prefixes
+from gfn_runner.lm.scoring import score_prefixes, score_strings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.types import Condition, Trajectories
+from gfn_runner.types import Condition, Term, Trajectories
 
 
 class Constraint(Protocol):
@@ -48,37 +48,73 @@ def log_reward(
     Returns:
         −inf where the string cannot end or has probability 0.
     """
-    n_terms = {len(condition.terms) for condition in conditions}
-    if len(n_terms) != 1:
-        raise ValueError(f"conditions of one batch need equally many terms, not {sorted(n_terms)}")
     terminable_BS = rule.terminable_BS(trajectories)
     total_BS = torch.zeros(terminable_BS.shape, device=lm.device)
     with lm.reference():
-        for place in range(n_terms.pop()):
-            total_BS += _term(lm, conditions, place, trajectories, rule)
+        for terms in _by_place(conditions):
+            log_prob_BS = score_prefixes(lm, *_encoded(lm, terms, rule), trajectories, rule)
+            total_BS += _weighted(log_prob_BS, terms, trajectories)
     for constraint in constraints:
         total_BS += _constraint(constraint, lm, conditions, trajectories, terminable_BS)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
 
 
-def _term(
+def string_log_reward(
     lm: LanguageModel,
     conditions: Sequence[Condition],
-    place: int,
     trajectories: Trajectories,
     rule: StringRule,
-) -> Tensor:
-    terms = [condition.terms[place] for condition in conditions]
+    constraints: Sequence[Constraint] = (),
+) -> tuple[Tensor, Tensor]:
+    """The log-reward of whole strings alone, and what each term contributes before its weight.
+
+    Returns:
+        ``log_reward_B``, as :func:`log_reward` gives it at each string's end, and
+        ``log_p_BK`` = log p_LM(z s_k | c_k) for the K terms, nats.
+    """
+    length_B1 = trajectories.length_B[:, None]
+    ends_BS = torch.zeros_like(rule.terminable_BS(trajectories)).scatter(1, length_B1, True)
+    ends_BS &= rule.terminable_BS(trajectories)
+    total_B = torch.zeros(len(trajectories), device=lm.device)
+    columns = []
+    with lm.reference():
+        for terms in _by_place(conditions):
+            log_prob_B = score_strings(lm, *_encoded(lm, terms, rule), trajectories, rule)
+            total_B += _weighted(log_prob_B[:, None], terms, trajectories)[:, 0]
+            columns.append(log_prob_B)
+    for constraint in constraints:
+        factor_BS = _constraint(constraint, lm, conditions, trajectories, ends_BS)
+        total_B += factor_BS.gather(1, length_B1)[:, 0]
+    log_p_BK = torch.stack(columns, dim=1) if columns else total_B.new_zeros(len(total_B), 0)
+    return total_B.masked_fill(~ends_BS.any(dim=1), float("-inf")), log_p_BK
+
+
+def _by_place(conditions: Sequence[Condition]) -> Iterator[list[Term]]:
+    """First terms of all conditions, second terms, …"""
+    n_terms = {len(condition.terms) for condition in conditions}
+    if len(n_terms) != 1:
+        raise ValueError(f"conditions of one batch need equally many terms, not {sorted(n_terms)}")
+    for place in range(n_terms.pop()):
+        yield [condition.terms[place] for condition in conditions]
+
+
+def _encoded(
+    lm: LanguageModel, terms: Sequence[Term], rule: StringRule
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     contexts = [lm.encode_prompt(term.context) for term in terms]
     suffixes = [lm.encode(term.suffix) or (rule.terminator,) for term in terms]
-    log_prob_BS = score_prefixes(lm, contexts, suffixes, trajectories, rule)
-    weight_C = torch.tensor([term.weight for term in terms], device=lm.device)
+    return contexts, suffixes
+
+
+def _weighted(log_prob_BN: Tensor, terms: Sequence[Term], trajectories: Trajectories) -> Tensor:
+    """Each row times the weight of its condition's term."""
+    weight_C = torch.tensor([term.weight for term in terms], device=log_prob_BN.device)
     # A string that may not be written has reward 0 under every weight, a negative one included.
-    impossible_BS = log_prob_BS.isneginf()
-    weighted_BS = weight_C[trajectories.condition_B][:, None] * log_prob_BS.masked_fill(
-        impossible_BS, 0.0
+    impossible_BN = log_prob_BN.isneginf()
+    weighted_BN = weight_C[trajectories.condition_B][:, None] * log_prob_BN.masked_fill(
+        impossible_BN, 0.0
     )
-    return weighted_BS.masked_fill(impossible_BS, float("-inf"))
+    return weighted_BN.masked_fill(impossible_BN, float("-inf"))
 
 
 def _constraint(

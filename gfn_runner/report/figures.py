@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gfn_runner.loggers import read_metrics
+from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.samples import read_lines
 
 
@@ -24,7 +25,8 @@ def draw_all(folder: Path) -> list[Path]:
     """Draw every figure that the folder has the data for, into ``figures/``.
 
     Returns:
-        The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``.
+        The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``,
+        ``histogram``, ``likelihood_diversity``, ``shares``.
     """
     records = read_metrics(folder / "metrics.jsonl")
     final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -33,6 +35,9 @@ def draw_all(folder: Path) -> list[Path]:
         "phi_spread": _phi_spread(records),
         "accuracy": _accuracy(records, final),
         "log_reward": _log_reward(read_lines(folder / "demonstrations.jsonl")),
+        "histogram": number_histogram(folder, final),
+        "likelihood_diversity": likelihood_diversity(final),
+        "shares": share_bars(final),
     }
     target = folder / "figures"
     target.mkdir(exist_ok=True)

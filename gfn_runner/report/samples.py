@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,40 @@ def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:
     write_lines(path, (_record(sample) for sample in samples))
 
 
+def write_sample_table(
+    path: Path, rows: Mapping[str, Sequence[ConditionSamples]], *, conditions: int = 12, n: int = 3
+) -> None:
+    """A Markdown table of the first conditions with a few samples of each row.
+
+    Args:
+        path: the file.
+        rows: label to samples; all of the same conditions, in the same order.
+        conditions: how many of them are shown.
+        n: samples of each.
+    """
+    lines = ["| prompt | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    columns = list(rows.values())
+    for drawn in list(zip(*columns, strict=False))[:conditions]:
+        cells = ["<br>".join(_cell(text) for text in s.singles[:n]) for s in drawn]
+        lines.append(f"| {_cell(drawn[0].condition.prompt)} | " + " | ".join(cells) + " |")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _cell(text: str) -> str:
+    shown = text.strip().replace("|", "\\|").replace("<", "&lt;")
+    return "<br>".join(shown.splitlines()) or "(empty)"
+
+
 def _record(sample: ConditionSamples) -> dict[str, Any]:
+    condition = sample.condition
+    # What a figure needs to know of a table of values.
+    target = {"target": condition.facts["target"]} if "target" in condition.facts else {}
     return {
-        "group": sample.condition.group,
-        "condition": sample.condition.key,
-        "prompt": sample.condition.prompt,
-        "answer": sample.condition.answer,
+        "group": condition.group,
+        "condition": condition.key,
+        "prompt": condition.prompt,
+        "answer": condition.answer,
+        **target,
         "votes": list(sample.votes),
         "singles": list(sample.singles),
         "log_reward": [round(value, 4) for value in sample.log_reward],

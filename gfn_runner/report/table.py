@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
@@ -17,9 +18,7 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
         task: names headline metrics and published rows.
         metrics: flat, with the prefixes ``final/`` and ``base_<k>_shot/``.
     """
-    prefixes = {"this run": "final"}
-    shots = sorted({int(n.split("_")[1]) for n in metrics if n.startswith("base_")})
-    prefixes |= {f"base model, {k}-shot": f"base_{k}_shot" for k in shots}
+    prefixes = {label: prefix for prefix, label in row_labels(metrics).items()}
     names = [
         name.removeprefix("final/")
         for headline in task.headline
@@ -28,7 +27,7 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
     ]
     shares = any(map(_is_share, names))
     table = Table(
-        title=task.name + (": accuracy in %, below it the 95 % interval" if shares else ""),
+        title=task.name + (": shares in %, below them the 95 % interval" if shares else ""),
         box=SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 0),
@@ -36,7 +35,8 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
     table.add_column("", no_wrap=True)
     for name in names:
         metric, _, group = name.partition("/")
-        header = f"{metric.removesuffix('_accuracy')} {group}".replace("_", " ")
+        short = metric.removesuffix("_accuracy").removesuffix("_share")
+        header = f"{short} {group}".replace("_", " ")
         table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
     for number, (label, prefix) in enumerate(prefixes.items()):
         cells = (_cell(metrics, f"{prefix}/{name}") for name in names)
@@ -50,13 +50,33 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
     return table
 
 
+def row_labels(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Prefix of each row's metrics, in the order of the table, to what the row is called."""
+    found = dict.fromkeys(name.partition("/")[0] for name in metrics)
+    labels = {"final": "this run", "e_step": "before the M-step"}
+    kept = {prefix: label for prefix, label in labels.items() if prefix in found}
+    shots = sorted(int(m[1]) for p in found if (m := re.fullmatch(r"base_(\d+)_shot", p)))
+    kept |= {f"base_{k}_shot": f"base model, {k}-shot" for k in shots}
+    for prefix in sorted(found):
+        if at := re.fullmatch(r"base_at_T(.+)", prefix):
+            kept[prefix] = f"base model, T = {at[1]}"
+        elif at := re.fullmatch(r"direct_(\d+)_shot", prefix):
+            kept[prefix] = f"base model, direct, {at[1]}-shot"
+    if "resampled" in found:
+        kept["resampled"] = "exact, by resampling"
+    return kept
+
+
 def _is_share(name: str) -> bool:
     """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
-    return name.partition("/")[0].endswith("accuracy")
+    return name.partition("/")[0].endswith(("accuracy", "_share"))
 
 
 def _number(name: str, value: float) -> str:
-    return f"{100 * value:.1f}" if _is_share(name) else f"{value:.3g}"
+    if not _is_share(name):
+        return f"{value:.3g}"
+    # A rare failure must not look like none.
+    return f"{100 * value:.1f}" if value == 0 or value >= 0.001 else f"{100 * value:.2g}"
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:

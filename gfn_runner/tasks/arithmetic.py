@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.expressions import Expression, draw_expression, question
 from gfn_runner.metrics.accuracy import majority, proportion
+from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
 from gfn_runner.tools import Calculator, Tool
@@ -72,6 +73,7 @@ class Arithmetic(Task):
 
     name: ClassVar[str] = "arithmetic"
     headline: ClassVar[tuple[str, ...]] = ("vote_accuracy", "single_accuracy")
+    default_shots: ClassVar[tuple[int, ...]] = (0, 3)
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -253,6 +255,13 @@ class Arithmetic(Task):
     def answer_suffix(self, answer: str) -> str:
         return _suffix(answer)
 
+    def answer_choices(
+        self, condition: Condition, texts: Sequence[str]
+    ) -> Sequence[tuple[str, object]]:
+        """The answers that the samples themselves lead to: the true one need not be among them."""
+        found = dict.fromkeys(map(self.read_answer, texts))
+        return [(_suffix(answer), answer) for answer in found if answer is not None]
+
     @staticmethod
     def read_answer(text: str) -> int | None:
         """The number after the last ``=`` at the end of a rationale, or a bare number.
@@ -263,7 +272,7 @@ class Arithmetic(Task):
         return int(found.group(1)) if found else None
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Accuracy by vote and of single samples, share parsed, log R; in all and per group.
+        """Accuracy by vote, of single samples and of their Bayesian model average; share parsed.
 
         Shares are in 0..1, log-probabilities in nats. Intervals of single samples count questions,
         not samples, as trials: samples of one question are not independent.
@@ -287,25 +296,31 @@ class Arithmetic(Task):
             for s in samples
             for text in s.singles
         ]
-        log_reward = [value for s in samples for value in s.log_reward]
+        averaged = [self._predicted(s) == s.condition.answer for s in samples]
         n_questions, n_singles = len(samples), max(1, len(singles))
         vote = proportion(sum(voted), n_questions)
         single_share = sum(given == right for given, right in singles) / n_singles
         single = proportion(round(single_share * n_questions), n_questions)
-        measured = {
+        return {
             "vote_accuracy": vote.value,
             "vote_accuracy_low": vote.low,
             "vote_accuracy_high": vote.high,
             "single_accuracy": single_share,
             "single_accuracy_low": single.low,
             "single_accuracy_high": single.high,
+            "predictive_accuracy": sum(averaged) / n_questions,
             "parsed": sum(given is not None for given, _ in singles) / n_singles,
             "right_rationale": sum(steps) / n_singles,
             "n_questions": float(n_questions),
         }
-        if log_reward:
-            measured["log_reward"] = sum(log_reward) / len(log_reward)
-        return measured
+
+    def _predicted(self, samples: ConditionSamples) -> object | None:
+        """The answer of the Bayesian model average over the single samples, if any has one."""
+        choices = self.answer_choices(samples.condition, samples.singles)
+        if not choices or not samples.answer_log_probs:
+            return None
+        best = posterior_predictive(samples.answer_log_probs).argmax()
+        return choices[int(best)][1]
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Hu et al. 2024, table 4: GPT-J 6B, accuracy by vote at 3, 4 and 5 operands."""

@@ -46,6 +46,10 @@ class ConditionSamples:
         singles: texts at temperature 1.
         log_reward: untempered log R of each single, nats.
         log_pf: log q of each single, its stop included, nats.
+        term_log_probs: of each single, log p_LM(z s_k | c_k) of the condition's terms before their
+            weights, nats.
+        answer_log_probs: of each single, log p_LM(Y_a | X Z) of the task's ``answer_choices``, nats.
+        vote_answer_log_probs: the same of each vote.
     """
 
     condition: Condition
@@ -53,6 +57,9 @@ class ConditionSamples:
     singles: Sequence[str]
     log_reward: Sequence[float]
     log_pf: Sequence[float]
+    term_log_probs: Sequence[Sequence[float]] = ()
+    answer_log_probs: Sequence[Sequence[float]] = ()
+    vote_answer_log_probs: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,11 @@ class Task(ABC):
         min_len, max_len: bounds on actions in training. A minimum above 0 leaves the first tokens
             without credit under the purely within-trajectory objectives.
         eval_max_len: upper bound in evaluation.
+        name: as in ``task=…``.
+        headline: metrics of the table at the end, the first one for sweepers.
+        writes_text: whether samples are text whose diversity means something.
+        votes_by_answer: whether the answer choices are weighed behind the votes too.
+        default_shots: numbers of worked examples of the prompting baseline, unless told otherwise.
         lightning_module: import path of the Lightning module that carries the task; name a subclass of
             ``GFlowNetModule`` here to add to it.
     """
@@ -88,6 +100,9 @@ class Task(ABC):
 
     name: ClassVar[str]
     headline: ClassVar[tuple[str, ...]] = ()
+    writes_text: ClassVar[bool] = False
+    votes_by_answer: ClassVar[bool] = False
+    default_shots: ClassVar[tuple[int, ...]] = (0,)
     lightning_module: ClassVar[str] = "gfn_runner.module.GFlowNetModule"
 
     @abstractmethod
@@ -149,6 +164,17 @@ class Task(ABC):
     def answer_suffix(self, answer: str) -> str | None:
         """The text by which a sample leads to an answer, or ``None`` if samples lead to none."""
         return None
+
+    def answer_choices(
+        self, condition: Condition, texts: Sequence[str]
+    ) -> Sequence[tuple[str, object]]:
+        """Answers to weigh behind each sample: its suffix and the answer itself; empty for none.
+
+        Args:
+            condition: its first term's context is where the answer is read.
+            texts: single samples of the condition, for tasks whose answers are found in them.
+        """
+        return ()
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Published numbers; empty if there are none."""

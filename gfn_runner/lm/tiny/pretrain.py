@@ -1,4 +1,4 @@
-"""Pretraining of the embedded base model: packed documents, AdamW, one cosine.
+"""Pretraining of the embedded base model: packed documents, Muon and AdamW, one cosine.
 
 Documents are packed whole into rows of ``context`` tokens. A block-diagonal mask and positions that
 start again at 0 keep them apart, so that the model's habits at the start of a document are learnt
@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gfn_runner.lm.tiny.corpus import documents
+from gfn_runner.lm.tiny.corpus import documents, named_documents
 from gfn_runner.lm.tiny.tokenizer import train_tokenizer
 
 
@@ -33,19 +35,22 @@ class PretrainSettings:
         context: longest sequence in tokens, in training and in use.
         rows: packed rows per optimizer step.
         steps: optimizer steps.
-        lr: peak learning rate; warm-up over ``warmup`` steps, then a cosine down to a twentieth.
+        lr: peak learning rate of the matrices in the blocks, by Muon; warm-up over ``warmup`` steps,
+            then a cosine down to a twentieth.
+        embedding_lr: the same of everything else, by AdamW.
     """
 
     hidden: int = 128
     layers: int = 5
     heads: int = 4
     ffn: int = 352
-    vocab_size: int = 640
+    vocab_size: int = 1536
     context: int = 512
     rows: int = 16
-    steps: int = 2400
-    lr: float = 3e-3
-    warmup: int = 100
+    steps: int = 2200
+    lr: float = 5e-3
+    embedding_lr: float = 3e-3
+    warmup: int = 60
     weight_decay: float = 0.1
     seed: int = 0
 
@@ -108,12 +113,30 @@ def loss_of(model: LlamaForCausalLM, batch: PackedRows) -> torch.Tensor:
     return F.cross_entropy(logits_BTV[:, :-1][follows_BT], batch.token_BT[:, 1:][follows_BT])
 
 
-def learning_rate(step: int, settings: PretrainSettings) -> float:
-    """Linear warm-up, then a cosine to a twentieth of the peak; ``step`` counts from 0."""
+def learning_rate_factor(step: int, settings: PretrainSettings) -> float:
+    """Linear warm-up to 1, then a cosine to a twentieth; ``step`` counts from 0."""
     if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
+        return (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def optimizers(
+    model: LlamaForCausalLM, settings: PretrainSettings
+) -> dict[torch.optim.Optimizer, float]:
+    """Muon for the blocks' matrices, AdamW for embeddings and norms; each with its peak rate."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        in_block = parameter.ndim == 2 and "embed" not in name
+        (matrices if in_block else rest).append(parameter)
+    muon = torch.optim.Muon(
+        matrices,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(rest, lr=settings.embedding_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return {muon: settings.lr, adamw: settings.embedding_lr}
 
 
 def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -145,30 +168,37 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer, settings: PretrainSettings
     return total / 8
 
 
-def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, float]:
+def token_shares(tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, float]:
+    """Share of the corpus's tokens by kind of document, over its first 4000 documents."""
+    counts: Counter[str] = Counter()
+    for name, text in islice(named_documents(seed), 4000):
+        counts[name] += len(tokenizer(text)["input_ids"])
+    return {name: round(n / counts.total(), 4) for name, n in sorted(counts.items())}
+
+
+def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
     """Train tokenizer and model, write both to ``folder`` in Hugging Face format.
 
     Returns:
-        ``loss`` (held out, nats per token), ``parameters``, ``tokens`` and ``minutes``.
+        ``loss`` (held out, nats per token), ``token_shares``, ``parameters``, ``tokens`` and
+        ``minutes``.
     """
     tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
     model = new_model(settings, tokenizer)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(
-        groups, lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
-    )
+    peak_rates = optimizers(model, settings)
     stream, start, tokens = packed_rows(tokenizer, settings, settings.seed), time.time(), 0
     for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
+        factor = learning_rate_factor(step, settings)
+        for optimizer, peak in peak_rates.items():
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.zero_grad()
         batch = next(stream)
         loss = loss_of(model, batch)
-        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in peak_rates:
+            optimizer.step()
         tokens += int((batch.document_BT >= 0).sum())
         if step % 50 == 0 or step == settings.steps - 1:
             rate = tokens / (time.time() - start)
@@ -180,6 +210,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, float]:
     tokenizer.save_pretrained(folder)
     facts = {
         "loss": held_out_loss(model, tokenizer, settings),
+        "token_shares": token_shares(tokenizer, settings.seed),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": tokens,
         "minutes": (time.time() - start) / 60,

@@ -1,0 +1,119 @@
+"""What every task is measured by beside its own metrics: likelihood, log Z, φ, diversity; draws nothing.
+
+All of it by evaluation set, in the samples at temperature 1:
+
+- ``log_likelihood`` mean log p_LM(z s | c) of the posterior's first term, nats; ``…_max`` the best of a
+  condition, averaged over conditions. For a continuation it is the likelihood under the base model;
+- ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
+- ``phi_spread`` standard deviation of φ = log R/T − log q within a condition, nats: 0 for an exact policy;
+- ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
+  as a share of the samples;
+- for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
+  ``self_bleu``, ``unique`` share of different strings, within a condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from statistics import fmean
+from typing import Any
+
+from gfn_runner.metrics.distribution import (
+    effective_sample_size,
+    importance_bound,
+    mean_phi,
+    phi_spread,
+)
+from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
+from gfn_runner.metrics.encoders import load_encoder
+from gfn_runner.tasks.base import ConditionSamples, Task
+
+# Pairwise measures grow with the square of the samples.
+_MOST_TEXTS = 50
+
+
+def measure(
+    task: Task,
+    samples: Sequence[ConditionSamples],
+    *,
+    temperature: float = 1.0,
+    encoder: str = "words",
+) -> dict[str, float]:
+    """The task's own metrics and those of every task, as ``<metric>/<evaluation set>``.
+
+    Args:
+        task: the task.
+        samples: of an evaluation; not empty.
+        temperature: reward temperature T that φ is formed with.
+        encoder: of texts; see ``EvaluationSettings``.
+    """
+    result = {}
+    for group in sorted({sample.condition.group for sample in samples}):
+        members = [sample for sample in samples if sample.condition.group == group]
+        own = _likelihoods(members) | _evidence(members, temperature)
+        if task.writes_text:
+            own |= _diversity(members, encoder)
+        result |= {f"{name}/{group}": value for name, value in own.items()}
+    # A task may mean something of its own by one of these names.
+    return result | task.metrics(samples)
+
+
+def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    columns: dict[str, list[Sequence[float]]] = {
+        "log_pf": [s.log_pf for s in samples],
+        "log_reward": [s.log_reward for s in samples],
+        "log_likelihood": [
+            [terms[0] for terms in s.term_log_probs] for s in samples if _has_terms(s)
+        ],
+    }
+    result = {}
+    for name, values in columns.items():
+        # A string that was cut where it cannot end has probability 0.
+        finite = [list(filter(math.isfinite, own)) for own in values]
+        finite = [own for own in finite if own]
+        if finite:
+            result[name] = fmean(value for own in finite for value in own)
+            result[f"{name}_max"] = fmean(max(own) for own in finite)
+    return result
+
+
+def _has_terms(sample: ConditionSamples) -> bool:
+    return bool(sample.term_log_probs) and bool(sample.term_log_probs[0])
+
+
+def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
+    by_condition = []
+    for s in samples:
+        phi = [r / temperature - q for r, q in zip(s.log_reward, s.log_pf, strict=True)]
+        phi = list(filter(math.isfinite, phi))
+        if len(phi) > 1:
+            by_condition.append(phi)
+    if not by_condition:
+        return {}
+    mean_of: dict[str, Callable[[Any], float]] = {
+        "phi_spread": phi_spread,
+        "log_z": mean_phi,
+        "log_z_bound": importance_bound,
+        "ess": lambda phi: effective_sample_size(phi) / len(phi),
+    }
+    return {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
+
+
+def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, float]:
+    texts = [list(s.singles)[:_MOST_TEXTS] for s in samples if len(s.singles) > 1]
+    if not texts:
+        return {}
+    loaded = _encoder(encoder)
+    return {
+        "diversity": fmean(embedding_diversity(own, loaded) for own in texts),
+        "distinct_2": fmean(distinct_n(own, 2) for own in texts),
+        "self_bleu": fmean(self_bleu(own) for own in texts),
+        "unique": fmean(len(set(own)) / len(own) for own in texts),
+    }
+
+
+@lru_cache(maxsize=2)
+def _encoder(name: str) -> Any:
+    return load_encoder(name)

@@ -1,0 +1,91 @@
+"""Figures that set the policy beside the base model: histogram, scatter, shares; runs no model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from gfn_runner.report.samples import read_lines
+from gfn_runner.report.table import row_labels
+
+
+def number_histogram(folder: Path, final: Mapping[str, float]) -> Figure | None:
+    """How often each value was drawn, policy and base model, against the target.
+
+    For runs whose samples are values of a table (``final/kl/…``).
+    """
+    if not any(name.startswith("final/kl/") for name in final):
+        return None
+    files = {"final": "samples.jsonl", "base_0_shot": "samples_base_0_shot.jsonl"}
+    labels = row_labels(final)
+    drawn = {labels[p]: read_lines(folder / f) for p, f in files.items() if p in labels}
+    drawn = {label: records for label, records in drawn.items() if records}
+    if not drawn:
+        return None
+    figure, all_axes = plt.subplots(
+        len(drawn), 1, figsize=(10, 2.6 * len(drawn)), layout="constrained", squeeze=False
+    )
+    for axes, (label, records) in zip(all_axes[:, 0], drawn.items(), strict=True):
+        target = records[0]["target"]
+        counts = Counter(text.strip() for text in records[0]["singles"])
+        n, places = sum(counts.values()), range(len(target))
+        axes.bar(places, [counts[value] / n for value in target], width=0.9)
+        axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
+        other = 1 - sum(counts[value] for value in target) / n
+        axes.set_title(f"{label}: {n} samples, {100 * other:.2g} % of them invalid", fontsize=9)
+        step = max(1, len(target) // 20)
+        axes.set_xticks(list(places)[::step], list(target)[::step], fontsize=7)
+        axes.set_ylabel("share")
+        axes.legend(fontsize=7)
+    return figure
+
+
+def likelihood_diversity(final: Mapping[str, float]) -> Figure | None:
+    """Mean and best log-likelihood under the base model against diversity, one mark a row."""
+    groups = [n.removeprefix("final/diversity/") for n in final if n.startswith("final/diversity/")]
+    groups = [group for group in groups if f"final/log_likelihood/{group}" in final]
+    if not groups:
+        return None
+    figure, all_axes = plt.subplots(
+        1, len(groups), figsize=(5.5 * len(groups), 4), layout="constrained", squeeze=False
+    )
+    for axes, group in zip(all_axes[0], groups, strict=True):
+        for number, (prefix, label) in enumerate(row_labels(final).items()):
+            x = final.get(f"{prefix}/diversity/{group}")
+            for name, marker in (("log_likelihood", "o"), ("log_likelihood_max", "^")):
+                y = final.get(f"{prefix}/{name}/{group}")
+                if x is not None and y is not None:
+                    best = name.endswith("max")
+                    axes.plot(x, y, marker, color=f"C{number}", label=None if best else label)
+        axes.set(xlabel="diversity: 1 − mean pairwise cosine", ylabel="log p_LM (nats)")
+        axes.set_title(
+            f"{group.replace('_', ' ')}: mean (●) and best (▲) of a condition", fontsize=9
+        )
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure
+
+
+def share_bars(final: Mapping[str, float]) -> Figure | None:
+    """Shares of samples that do what the task asks for, one group of bars a share."""
+    names = [name.removeprefix("final/") for name in final if name.startswith("final/")]
+    names = [name for name in names if name.partition("/")[0].endswith("_share")]
+    if not names:
+        return None
+    labels = row_labels(final)
+    figure, axes = plt.subplots(figsize=(max(5.0, 1.6 * len(names)), 3.8), layout="constrained")
+    width = 0.8 / len(labels)
+    for number, (prefix, label) in enumerate(labels.items()):
+        places = [at + (number - (len(labels) - 1) / 2) * width for at in range(len(names))]
+        heights = [final.get(f"{prefix}/{name}") or 0.0 for name in names]
+        axes.bar(places, heights, width, label=label)
+    ticks = [name.replace("_share", "").replace("_", " ").replace("/", "\n") for name in names]
+    axes.set_xticks(range(len(names)), ticks, fontsize=7)
+    axes.set(ylabel="share of samples", ylim=(0, 1.05))
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3, axis="y")
+    return figure
