@@ -50,6 +50,7 @@ ONLY = {
     "metrics.diversity": {"metrics.encoders", "metrics.words"},
     "metrics.encoders": {"lm.encoder"},
     "metrics.overlap": {"metrics.words"},
+    "metrics.judge": {"errors"},
     "metrics.distribution": set(),
     "metrics.predictive": set(),
     "lm.encoder": {"errors"},
