@@ -46,6 +46,14 @@ ONLY = {
     "replay": {"errors"},
     "settings": {"errors"},
     "metrics.accuracy": set(),
+    "metrics.words": set(),
+    "metrics.diversity": {"metrics.encoders", "metrics.words"},
+    "metrics.encoders": {"lm.encoder"},
+    "metrics.overlap": {"metrics.words"},
+    "metrics.judge": {"errors"},
+    "metrics.distribution": set(),
+    "metrics.predictive": set(),
+    "lm.encoder": {"errors"},
     "lm.encoding": {"errors"},
     "lm.policy": {"errors", "lm.encoding"},
     "lm.vocabulary": {"types"},
@@ -59,7 +67,7 @@ ONLY = {
     "environment": set(),
 }
 
-MODEL_LIBRARIES = {"transformers", "peft", "tokenizers"}
+MODEL_LIBRARIES = {"transformers", "peft", "tokenizers", "sentence_transformers"}
 # Outside lm/, these silence transformers' log and take nothing else from there.
 EXCEPTIONS = {"build", "use"}
 
@@ -166,7 +174,14 @@ def test_only_lm_knows_transformers_and_peft():
         else:
             assert not used or room(name) == "lm", f"{name} imports {sorted(used)}"
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
-    assert lm == {"lm.cache", "lm.policy", "lm.checks", "lm.tiny.pretrain", "lm.tiny.tokenizer"}
+    assert lm == {
+        "lm.cache",
+        "lm.policy",
+        "lm.checks",
+        "lm.encoder",
+        "lm.tiny.pretrain",
+        "lm.tiny.tokenizer",
+    }
 
 
 def test_only_the_training_rooms_know_lightning():
@@ -183,8 +198,10 @@ def test_a_config_is_checked_without_anything_heavy():
             reached.add(name)
             waiting += own(name, lazy=False)
     assert {"config", "lm.policy", "objectives", "tasks.base"} <= reached
-    heavy = {"lightning", "transformers", "peft", "wandb", "matplotlib", "scipy", "tokenizers"}
-    for name in reached:
+    heavy = {"lightning", "wandb", "matplotlib", "scipy", "sklearn", "nltk", "openai", "bert_score"}
+    heavy |= MODEL_LIBRARIES
+    metrics = {name for name in MODULES if room(name) == "metrics"}
+    for name in reached | metrics:
         assert not libraries(name, lazy=False) & heavy, name
 
 

@@ -1,0 +1,156 @@
+"""Sentence models: vectors of texts from sentence-transformers, or else from plain transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfn_runner.errors import UserError
+
+KEY = "callbacks.evaluation.encoder"
+EXTRA = "pip install 'gfn-runner[embeddings]'"
+
+
+class SentenceTransformerEncoder:
+    """A model of sentence-transformers, pooled as its authors say."""
+
+    def __init__(self, name: str, model: Any):
+        self.name, self.model = name, model
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of at least one text, float32, on the CPU. Shape (N, E)."""
+        vectors = self.model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
+        return vectors.float().cpu()
+
+
+class MeanPoolingEncoder:
+    """The mean of a transformer's last hidden states over all tokens that are not padding.
+
+    A text without tokens is the zero vector.
+    """
+
+    batch_size = 32
+
+    def __init__(self, name: str, model: Any, tokenizer: Any):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.width = model.config.hidden_size
+        # A tokenizer that knows no limit states 1e30.
+        positions = getattr(model.config, "max_position_embeddings", None) or 512
+        self.max_tokens = min(tokenizer.model_max_length, positions)
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            # Any token will do: padding is masked.
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of at least one text, float32, on the CPU. Shape (N, E)."""
+        starts = range(0, len(texts), self.batch_size)
+        return torch.cat([self._batch(texts[start : start + self.batch_size]) for start in starts])
+
+    def _batch(self, texts: Sequence[str]) -> Tensor:
+        vector_NE = torch.zeros(len(texts), self.width)
+        rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        kept = [row for row, ids in enumerate(rows) if len(ids)]
+        if kept:
+            padded = self.tokenizer.pad(
+                {"input_ids": [rows[row] for row in kept]}, return_tensors="pt"
+            ).to(self.model.device)
+            hidden_NTE = self.model(**padded).last_hidden_state.float()
+            mask_NT1 = padded["attention_mask"][:, :, None]
+            vector_NE[kept] = ((hidden_NTE * mask_NT1).sum(dim=1) / mask_NT1.sum(dim=1)).cpu()
+        return vector_NE
+
+
+def load_sentence_model(
+    name: str, *, device: str = "auto"
+) -> SentenceTransformerEncoder | MeanPoolingEncoder:
+    """Load a sentence model with sentence-transformers where installed, else with mean pooling.
+
+    Both give the same vectors, up to their length, for a model that pools by the mean; one that does
+    not is refused without sentence-transformers.
+
+    Args:
+        name: a folder or a hub id.
+        device: ``auto`` takes CUDA where there is one.
+
+    Raises:
+        UserError: if the model cannot be found or read, or needs the optional package.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    path = Path(name).expanduser()
+    looks_like_path = name.startswith((".", "/", "~")) or path.is_dir()
+    # Absolute: "./mpnet" must not become a hub id.
+    source = str(path.absolute()) if looks_like_path else name
+    if looks_like_path and not path.is_dir():
+        raise UserError.one(KEY, f"no folder {path}", _allowed())
+    try:
+        if importlib.util.find_spec("sentence_transformers") is not None:
+            return _with_sentence_transformers(name, source, device)
+        return _with_transformers(name, source, device)
+    except (OSError, ValueError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError.one(KEY, f"cannot load {name!r}: {first_line}", _allowed()) from error
+
+
+def _allowed() -> str:
+    return (
+        "words (needs no model), a folder in Hugging Face format, or a hub id that can be reached"
+    )
+
+
+def _with_sentence_transformers(name: str, source: str, device: str) -> SentenceTransformerEncoder:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformerEncoder(name, SentenceTransformer(source, device=device))
+
+
+def _with_transformers(name: str, source: str, device: str) -> MeanPoolingEncoder:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model: Any = AutoModel.from_pretrained(source, dtype=torch.float32)
+    _refuse_other_pooling(name, source)
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    return MeanPoolingEncoder(name, model.to(device).eval(), tokenizer)
+
+
+def _refuse_other_pooling(name: str, source: str) -> None:
+    """Refuse a model that sentence-transformers would not pool by the mean."""
+    modules = _json(source, "modules.json") or []
+    kinds = {module["type"].rsplit(".", 1)[-1] for module in modules}
+    pooling = _json(source, "1_Pooling/config.json") or {}
+    # Newer files name the mode, older ones have a switch for each.
+    prefix = "pooling_mode_"
+    modes = [pooling["pooling_mode"]] if "pooling_mode" in pooling else []
+    modes += [key.removeprefix(prefix) for key, on in pooling.items() if prefix in key and on]
+    others = kinds - {"Transformer", "Pooling", "Normalize"}
+    if others or not set(modes) <= {"mean", "mean_tokens"}:
+        raise UserError.one(
+            KEY,
+            f"{name!r} is not pooled by the mean, but has {', '.join(sorted({*others, *modes}))}, "
+            "and the package sentence-transformers is not installed",
+            _allowed(),
+            EXTRA,
+        )
+
+
+def _json(source: str, file: str) -> Any:
+    """What a file of the model says, or ``None`` if it has no such file."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        source,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,259 @@
+"""A language model as judge: ratings from 1 to 5 over any OpenAI-compatible endpoint.
+
+What is judged leaves the machine for ``base_url``. A request that fails, or a reply without a clear
+rating, is a failure: it is counted and reported, and no number takes its place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.errors import Problem, UserError
+
+KEY = "callbacks.evaluation.judge"
+PROMPTS = Path(__file__).parent / "prompts"
+LOWEST, HIGHEST = 1.0, 5.0
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class JudgeSettings:
+    """Which judge, and what it is asked.
+
+    Attributes:
+        base_url: of the endpoint, such as ``http://localhost:8000/v1``.
+        model: as the endpoint names it.
+        prompt_file: a text file with placeholders such as ``{prompt}`` and ``{sample}``, or the name
+            of a shipped one: ``continuation.txt``, ``story_middle.txt``.
+        api_key_env: name of the environment variable that holds the key; ``None`` for endpoints
+            without keys. The key itself is never in a config.
+        max_samples: only the first so many samples are judged.
+        timeout: of one request, seconds.
+        retries: of a request that failed in a way that may pass, with growing pauses.
+        temperature: of the judge's reply; ``None`` for models that take none.
+        give_up_after: requests failed one after the other, after which the rest is not asked.
+    """
+
+    base_url: str
+    model: str
+    prompt_file: str = "continuation.txt"
+    api_key_env: str | None = None
+    max_samples: Annotated[int, Field(ge=1)] = 100
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    retries: Annotated[int, Field(ge=0)] = 2
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
+    give_up_after: Annotated[int, Field(ge=1)] = 5
+
+    def problems(self, fields: Sequence[str] | None = None) -> Iterator[Problem]:
+        """What is impossible, seen without a request.
+
+        Args:
+            fields: what a prompt can be filled with, if that is known.
+        """
+        if importlib.util.find_spec("openai") is None:
+            yield Problem(
+                KEY,
+                "needs the package openai, which is not installed",
+                "null for no judge",
+                "pip install 'gfn-runner[judge]'",
+            )
+        if not self.base_url.startswith(("http://", "https://")):
+            yield Problem(
+                f"{KEY}.base_url", f"given {self.base_url!r}", "a URL, http://… or https://…"
+            )
+        yield from self._key_problems()
+        try:
+            read_prompt(self.prompt_file, fields)
+        except UserError as error:
+            yield from error.problems
+
+    def _key_problems(self) -> Iterator[Problem]:
+        name = self.api_key_env
+        if name is None:
+            return
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            # Not shown: somebody may have put the key itself here.
+            yield Problem(
+                f"{KEY}.api_key_env",
+                "this is not the name of an environment variable",
+                "the name of the variable that holds the key, not the key; null for no key",
+            )
+        elif not os.environ.get(name):
+            yield Problem(
+                f"{KEY}.api_key_env",
+                f"the environment variable {name} is not set",
+                "the name of a variable that holds the key; null for no key",
+                f"export {name}=…",
+            )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge said.
+
+    Attributes:
+        ratings: one of each sample that was to be judged, 1 to 5; ``None`` where there is none.
+        replies: the judge's own words; ``None`` where the request failed.
+        failures: how often there was no rating, by reason.
+    """
+
+    ratings: tuple[float | None, ...]
+    replies: tuple[str | None, ...]
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean rating of the samples that have one; ``None`` if none has."""
+        rated = [rating for rating in self.ratings if rating is not None]
+        return sum(rated) / len(rated) if rated else None
+
+    def metrics(self) -> dict[str, float]:
+        """``judge_rating`` (absent if nothing was rated), ``judge_rated`` and ``judge_failures``."""
+        failed = sum(rating is None for rating in self.ratings)
+        counts = {"judge_rated": len(self.ratings) - failed, "judge_failures": failed}
+        named = {name: float(count) for name, count in counts.items()}
+        return named if self.mean is None else {"judge_rating": self.mean} | named
+
+
+class Judge:
+    """Asks for one rating a sample."""
+
+    def __init__(self, options: JudgeSettings):
+        """Raises ``UserError`` if the settings are impossible."""
+        problems = list(options.problems())
+        if problems:
+            raise UserError(problems)
+        from openai import OpenAI
+
+        self.options = options
+        self.prompt = read_prompt(options.prompt_file)
+        key = os.environ[options.api_key_env] if options.api_key_env else "none"
+        # Given here, since the client would otherwise look for a key of its own in the environment.
+        self._client = OpenAI(
+            api_key=key,
+            base_url=options.base_url,
+            timeout=options.timeout,
+            max_retries=options.retries,
+        )
+
+    def rate(self, samples: Sequence[Mapping[str, str]]) -> Verdict:
+        """Have the first ``max_samples`` samples rated, one after the other.
+
+        Args:
+            samples: what the prompt's placeholders stand for; all samples have the same names.
+
+        Raises:
+            UserError: if the prompt has a placeholder that the samples do not know.
+        """
+        judged = samples[: self.options.max_samples]
+        if judged:
+            read_prompt(self.options.prompt_file, list(judged[0]))
+        ratings: list[float | None] = []
+        replies: list[str | None] = []
+        reasons: list[str] = []
+        failed_in_a_row = 0
+        for sample in judged:
+            reply = None
+            if failed_in_a_row >= self.options.give_up_after:
+                reasons.append(f"not asked after {failed_in_a_row} failed requests")
+            else:
+                reply, reason = self._ask(self.prompt.format_map(sample))
+                failed_in_a_row = failed_in_a_row + 1 if reply is None else 0
+                if reason:
+                    reasons.append(reason)
+            rating = None if reply is None else rating_in(reply)
+            if reply is not None and rating is None:
+                reasons.append("no clear rating from 1 to 5 in the reply")
+            ratings.append(rating)
+            replies.append(reply)
+        return Verdict(tuple(ratings), tuple(replies), dict(Counter(reasons)))
+
+    def _ask(self, text: str) -> tuple[str | None, str]:
+        """The judge's reply, or ``None`` and the reason why there is none."""
+        from openai import APIStatusError, OpenAIError
+
+        extra: dict[str, Any] = {}
+        if self.options.temperature is not None:
+            extra["temperature"] = self.options.temperature
+        try:
+            answer: Any = self._client.chat.completions.create(
+                model=self.options.model, messages=[{"role": "user", "content": text}], **extra
+            )
+        except APIStatusError as error:
+            # Not the server's words, which may repeat the key.
+            return None, f"the endpoint answered with status {error.status_code}"
+        except (OpenAIError, ValueError) as error:
+            return None, f"the request failed: {type(error).__name__}"
+        choices = getattr(answer, "choices", None)
+        if not choices:
+            return None, "the endpoint's answer has no choices"
+        return choices[0].message.content or "", ""
+
+
+def rating_in(reply: str) -> float | None:
+    """The one rating from 1 to 5 in a reply, or ``None``.
+
+    It is the only number behind the last "rating" or "score", on the same line or at the start of
+    the next; without such a word the reply must be the number and nothing else. "out of 5", "/5" and
+    "(1-5)" are read as the scale. Two numbers, a range, another scale or a number outside 1 to 5 are
+    no rating.
+    """
+    text = re.sub(r"\b1\s*(?:-|–|to)\s*5\b", " ", reply)
+    text = re.sub(r"(?<=[0-9*])\s*(?:/|out of)\s*\**5\b(?![.,]?[0-9])", " ", text)
+    labelled = re.findall(
+        r"(?<![a-z])(?:rating|score)\b[\s:*_=()]*([^\n]*)", text, flags=re.IGNORECASE
+    )
+    if not labelled and not re.fullmatch(r"[\s*_]*[0-9.]+[\s*_]*", text):
+        return None
+    # Whole words, so that neither "GPT-4" nor "3-4" is a number.
+    found = re.findall(r"[\w.+-]*[0-9][\w.+-]*", labelled[-1] if labelled else text)
+    tokens = {word.strip("_").rstrip(".") for word in found}
+    numbers = {float(token) for token in tokens if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", token)}
+    if len(numbers) != 1:
+        return None
+    number = numbers.pop()
+    return number if LOWEST <= number <= HIGHEST else None
+
+
+def read_prompt(file: str, fields: Sequence[str] | None = None) -> str:
+    """The text of a prompt file.
+
+    Args:
+        file: a path, or the name of a shipped prompt.
+        fields: what its placeholders can stand for, if that is known.
+
+    Raises:
+        UserError: if there is no such file, or its placeholders are malformed, unknown or missing.
+    """
+    key = f"{KEY}.prompt_file"
+    path = Path(file).expanduser()
+    if not path.is_file():
+        path = PROMPTS / file
+    if not path.is_file():
+        shipped = ", ".join(sorted(known.name for known in PROMPTS.glob("*.txt")))
+        raise UserError.one(key, f"no file {file}", f"a path, or one of {shipped}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+    except ValueError as error:
+        allowed = "UTF-8 text with placeholders such as {sample}; other braces are doubled"
+        raise UserError.one(key, f"{path}: {error}", allowed) from error
+    if not names:
+        raise UserError.one(
+            key, f"{path} has no placeholder, so the judge would not see a sample", "{sample}, say"
+        )
+    unknown = sorted(names - set(fields)) if fields is not None else []
+    if unknown:
+        allowed = ", ".join(f"{{{name}}}" for name in fields or ())
+        raise UserError.one(key, f"{path} has the placeholder {{{unknown[0]}}}", allowed)
+    return text

@@ -1,0 +1,283 @@
+"""The judge, against a real HTTP server on this machine; and ratings in replies."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from gfn_runner.errors import UserError
+from gfn_runner.metrics.judge import PROMPTS, Judge, JudgeSettings, rating_in, read_prompt
+
+needs_openai = pytest.mark.skipif(
+    importlib.util.find_spec("openai") is None, reason="an optional package"
+)
+KEY = "callbacks.evaluation.judge"
+STORY = {"beginning": "It rained.", "middle": "Tom {took} an umbrella.", "ending": "He was dry."}
+
+
+class Endpoint:
+    """Answers with what is in ``script``, in turn, the last one again and again.
+
+    A string is a reply, a number a status; bytes are sent as they are, and ``None`` is not answered.
+    """
+
+    def __init__(self):
+        self.script: list = ["Rating: 3"]
+        self.requests: list[tuple[str, str | None, dict]] = []
+        self.over = threading.Event()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append((self.path, self.headers["Authorization"], body))
+                now = endpoint.script.pop(0) if len(endpoint.script) > 1 else endpoint.script[0]
+                if now is None:
+                    endpoint.over.wait(10)
+                    return
+                status = now if isinstance(now, int) else 200
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(now if isinstance(now, bytes) else as_completion(now))
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.over.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(5)
+
+
+def as_completion(reply: str | int) -> bytes:
+    if isinstance(reply, int):
+        return json.dumps({"error": {"message": "no: secret-key"}}).encode()
+    message = {"role": "assistant", "content": reply}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    values = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+    return json.dumps(values | {"choices": [choice]}).encode()
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    server = Endpoint()
+    yield server
+    server.close()
+
+
+def judge(endpoint, **options):
+    values = {"prompt_file": "story_middle.txt", "retries": 0, "timeout": 5.0} | options
+    return Judge(JudgeSettings(base_url=endpoint.url, model="big-judge", **values))
+
+
+@needs_openai
+def test_what_the_endpoint_is_asked(endpoint, monkeypatch):
+    monkeypatch.setenv("MY_JUDGE", "secret-key")
+    verdict = judge(endpoint, api_key_env="MY_JUDGE").rate([STORY])
+    ((path, authorization, body),) = endpoint.requests
+    assert path == "/v1/chat/completions"
+    assert authorization == "Bearer secret-key"
+    assert body["model"] == "big-judge"
+    assert body["temperature"] == 0
+    (message,) = body["messages"]
+    assert message["role"] == "user"
+    for text in STORY.values():
+        assert text in message["content"]
+    assert "{" not in message["content"].replace("{took}", "")
+    assert verdict.metrics() == {"judge_rating": 3, "judge_rated": 1, "judge_failures": 0}
+
+
+@needs_openai
+def test_no_other_key_is_sent_than_the_one_that_is_named(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "of-another-house")
+    judge(endpoint, temperature=None).rate([STORY])
+    ((_, authorization, body),) = endpoint.requests
+    assert "of-another-house" not in authorization
+    assert "temperature" not in body
+
+
+@needs_openai
+def test_failures_are_counted_and_never_rated(endpoint):
+    endpoint.script = ["Good.\nRating: 5", "It is nice.", 400, b"{}", b"not json", "", "Rating: 2"]
+    verdict = judge(endpoint, give_up_after=9).rate([STORY] * 7)
+    assert verdict.ratings == (5, None, None, None, None, None, 2)
+    assert verdict.replies[:3] == ("Good.\nRating: 5", "It is nice.", None)
+    assert verdict.mean == 3.5
+    assert verdict.metrics() == {"judge_rating": 3.5, "judge_rated": 2, "judge_failures": 5}
+    assert sum(verdict.failures.values()) == 5
+    assert verdict.failures["no clear rating from 1 to 5 in the reply"] == 2
+    assert verdict.failures["the endpoint answered with status 400"] == 1
+    assert not any("secret-key" in reason for reason in verdict.failures)
+
+
+@needs_openai
+def test_where_nothing_is_rated_there_is_no_rating(endpoint):
+    endpoint.script = ["I would rather not say."]
+    verdict = judge(endpoint).rate([STORY] * 2)
+    assert verdict.mean is None
+    assert verdict.metrics() == {"judge_rated": 0, "judge_failures": 2}
+    assert judge(endpoint).rate([]).metrics() == {"judge_rated": 0, "judge_failures": 0}
+
+
+@needs_openai
+def test_what_may_pass_is_tried_again(endpoint):
+    endpoint.script = [503, "Rating: 4"]
+    assert judge(endpoint, retries=1).rate([STORY]).ratings == (4,)
+    endpoint.script = [503, "Rating: 4"]
+    assert judge(endpoint, retries=0).rate([STORY]).ratings == (None,)
+
+
+@needs_openai
+def test_an_endpoint_that_does_not_answer_is_given_up(endpoint):
+    endpoint.script = [None]
+    verdict = judge(endpoint, timeout=0.2, give_up_after=2).rate([STORY] * 6)
+    assert len(endpoint.requests) == 2
+    assert verdict.ratings == (None,) * 6
+    assert verdict.failures == {
+        "the request failed: APITimeoutError": 2,
+        "not asked after 2 failed requests": 4,
+    }
+
+
+@needs_openai
+def test_giving_up_needs_failures_in_a_row(endpoint):
+    endpoint.script = [400, "Rating: 1", 400, "Hm.", 400, "Rating: 3"]
+    verdict = judge(endpoint, give_up_after=2).rate([STORY] * 6)
+    assert verdict.ratings == (None, 1, None, None, None, 3)
+
+
+@needs_openai
+def test_a_machine_that_is_not_there(endpoint):
+    endpoint.close()
+    verdict = judge(endpoint).rate([STORY])
+    assert verdict.failures == {"the request failed: APIConnectionError": 1}
+
+
+@needs_openai
+def test_only_the_first_samples_are_judged(endpoint):
+    endpoint.script = ["Rating: 1", "Rating: 2", "Rating: 3"]
+    assert judge(endpoint, max_samples=2).rate([STORY] * 5).ratings == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("Rating: 4", 4),
+        ("It follows well. Rating: 4.", 4),
+        ("Two of 3 parts fit.\n\n**Rating:** **4**", 4),
+        ("Rating (1-5): 2", 2),
+        ("On a scale from 1 to 5, my rating is 3.", 3),
+        ("rating: 4.5/5", 4.5),
+        ("Score: 3 out of 5", 3),
+        ("Rating:\n2", 2),
+        ("Rating: 2\nOn reflection:\nRating: 5", 5),
+        ("4", 4),
+        ("**4/5**", 4),
+        (" 3.\n", 3),
+        ("Rating: 5 (GPT-4 wrote better)", 5),
+        # No rating, or none that is sure.
+        ("", None),
+        ("Rating: 0", None),
+        ("Rating: 6", None),
+        ("Rating: -3", None),
+        ("Rating: 40", None),
+        ("Rating: 8/10", None),
+        ("Rating: 4/10", None),
+        ("Rating: 3-4", None),
+        ("Rating: 3 or 4", None),
+        ("Rating: 3–4", None),
+        ("Rating: 4,5", None),
+        ("Rating: four", None),
+        ("Rating: 1e0", None),
+        ("Rating: nan", None),
+        ("1. It follows. 2. It is fluent.", None),
+        ("1. It follows.", None),
+        ("Narrating 3 events.", None),
+        ("I am GPT-4 and give no ratings.", None),
+        ("I saw 4 mistakes.", None),
+    ],
+)
+def test_the_rating_in_a_reply(reply, rating):
+    assert rating_in(reply) == rating
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("story_middle.txt", ["beginning", "middle", "ending"]),
+        ("continuation.txt", ["prompt", "sample"]),
+    ],
+)
+def test_shipped_prompts_ask_for_all_fields_and_a_rating(file, fields):
+    text = read_prompt(file, fields)
+    filled = text.format_map({name: f"<{name}>" for name in fields})
+    assert all(filled.count(f"<{name}>") == 1 for name in fields)
+    assert '"Rating: "' in filled
+    assert {path.name for path in PROMPTS.iterdir()} == {"story_middle.txt", "continuation.txt"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Rate it.", "no placeholder"),
+        ("Rate {sample", "expected '}'"),
+        ("Rate {story}", "placeholder {story}"),
+        ("Rate {}", "placeholder {}"),
+        ("Rate {sample.__class__}", "placeholder"),
+    ],
+)
+def test_prompts_that_cannot_be_filled(tmp_path, text, message):
+    file = tmp_path / "prompt.txt"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        read_prompt(str(file), ["prompt", "sample"])
+    (problem,) = caught.value.problems
+    assert problem.where == f"{KEY}.prompt_file"
+    assert "{sample}" in problem.allowed
+
+
+def test_doubled_braces_are_braces(tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text('{{"text": "{sample}"}}', encoding="utf-8")
+    assert read_prompt(str(file), ["sample"]).format(sample="x") == '{"text": "x"}'
+
+
+@needs_openai
+def test_impossible_settings_are_said_all_at_once(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    options = JudgeSettings(
+        base_url="localhost:8000", model="m", api_key_env="NO_SUCH_KEY", prompt_file="nowhere.txt"
+    )
+    with pytest.raises(UserError) as caught:
+        Judge(options)
+    where = [problem.where for problem in caught.value.problems]
+    assert where == [f"{KEY}.base_url", f"{KEY}.api_key_env", f"{KEY}.prompt_file"]
+    assert "continuation.txt, story_middle.txt" in caught.value.problems[-1].allowed
+    unknown = JudgeSettings(base_url="http://x", model="m").problems(["middle"])
+    assert [problem.where for problem in unknown] == [f"{KEY}.prompt_file"]
+
+
+def test_a_key_in_place_of_its_name_is_refused_and_not_shown():
+    options = JudgeSettings(base_url="http://x/v1", model="m", api_key_env="sk-verysecret")
+    found = [problem for problem in options.problems() if problem.where.endswith("api_key_env")]
+    assert len(found) == 1
+    assert "verysecret" not in str(found[0])
+
+
+def test_without_the_package_there_is_no_judge(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'gfn-runner\[judge\]'"):
+        Judge(JudgeSettings(base_url="http://x/v1", model="m"))

@@ -1,0 +1,144 @@
+"""Overlap with references: BLEU and GLEU by hand, and BERTScore where it is to be had."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections import Counter
+
+import pytest
+
+from gfn_runner.metrics.overlap import bert_scores, bleu, gleu
+from gfn_runner.metrics.words import words
+
+from ..bleu import bleu_by_hand
+from ..tiny_encoders import random_bert, word_tokenizer
+
+TEXTS = ["the cat sat on the mat .", "A dog ran ."]
+REFERENCES = [
+    ["the cat sat on a mat .", "a cat sat on the mat ."],
+    ["The dog ran off ."],
+]
+needs_bert_score = pytest.mark.skipif(
+    importlib.util.find_spec("bert_score") is None, reason="an optional package"
+)
+
+
+def gleu_by_hand(text: list[str], references: list[list[str]]) -> float:
+    """Matches over the longer side's n-grams; the best reference."""
+
+    def grams(tokens):
+        return Counter(
+            tuple(tokens[i : i + n]) for n in range(1, 5) for i in range(len(tokens) - n + 1)
+        )
+
+    own = grams(text)
+    shares = []
+    for reference in references:
+        known = grams(reference)
+        shares.append((own & known).total() / max(own.total(), known.total()))
+    return max(shares)
+
+
+@pytest.mark.parametrize(("metric", "by_hand"), [(bleu, bleu_by_hand), (gleu, gleu_by_hand)])
+def test_the_mean_over_texts_is_as_by_hand(metric, by_hand):
+    values = [
+        by_hand(words(text), [words(reference) for reference in group])
+        for text, group in zip(TEXTS, REFERENCES, strict=True)
+    ]
+    assert metric(TEXTS, REFERENCES) == pytest.approx(sum(values) / 2, rel=1e-12)
+    assert values[0] != values[1]
+
+
+@pytest.mark.parametrize("metric", [bleu, gleu])
+def test_a_copy_scores_1_a_stranger_nearly_0_and_more_references_help(metric):
+    assert metric(["a b c d e"], [["x", "a b c d e"]]) == pytest.approx(1)
+    assert metric(["a b c d e"], [["v w x y z"]]) < 0.05
+    assert metric([""], [["a b"]]) == 0
+    assert metric(TEXTS[:1], REFERENCES[:1]) > metric(TEXTS[:1], [REFERENCES[0][:1]])
+
+
+@pytest.mark.parametrize("metric", [bleu, gleu, bert_scores])
+@pytest.mark.parametrize(
+    ("texts", "references", "message"),
+    [
+        ([], [], "at least one"),
+        (["a"], [[]], "at least one"),
+        (["a", "b"], [["a"]], "at least one"),
+        (["a"], ["a"], "a list of texts for each"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(metric, texts, references, message):
+    with pytest.raises(ValueError, match=message):
+        metric(texts, references)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    where = tmp_path_factory.mktemp("bert")
+    random_bert().save_pretrained(where)
+    tokenizer = word_tokenizer()
+    assert tokenizer.model_max_length > 1e20, "as many tokenizers have it, DeBERTa's among them"
+    tokenizer.save_pretrained(where)
+    return str(where)
+
+
+@needs_bert_score
+def test_bert_scores_of_a_model(bert):
+    found, message = bert_scores(
+        ["the cat sat .", "a dog", "", " ".join(["cat"] * 40)],
+        [["the dog", "the cat sat ."], ["a dog"], ["a cat"], ["cat"]],
+        model=bert,
+        layer=2,
+        rescale=False,
+        device="cpu",
+    )
+    assert message == ""
+    assert 0 < found.f1 < 1
+    same, _ = bert_scores(
+        TEXTS[:1], [[REFERENCES[0][0], TEXTS[0]]], model=bert, layer=1, rescale=False, device="cpu"
+    )
+    assert (same.precision, same.recall, same.f1) == pytest.approx((1, 1, 1), abs=1e-5)
+    nothing, _ = bert_scores([""], [["a cat"]], model=bert, layer=2, rescale=False, device="cpu")
+    assert nothing.f1 == 0
+
+
+@needs_bert_score
+def test_without_a_model_or_its_baseline_there_are_no_bert_scores(bert, tmp_path):
+    found, message = bert_scores(TEXTS, REFERENCES, model=str(tmp_path), layer=1, device="cpu")
+    assert found is None
+    assert message.startswith("BERTScore is left out: ")
+    assert str(tmp_path) in message
+    # A model that the package has no baseline of is not scored without one.
+    found, message = bert_scores(TEXTS, REFERENCES, model=bert, layer=1, device="cpu")
+    assert found is None
+    assert "Baseline" in message
+
+
+def test_without_the_package_there_are_no_bert_scores(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found, message = bert_scores(TEXTS, REFERENCES)
+    assert found is None
+    assert "pip install 'gfn-runner[bertscore]'" in message
+
+
+def test_what_the_package_is_asked_for(monkeypatch):
+    """The paper's model and its rescaling, unless told otherwise."""
+    asked = {}
+
+    class BERTScorer:
+        def __init__(self, **options):
+            asked.update(options)
+            raise OSError("no such model\nand more")
+
+    fake = types.ModuleType("bert_score")
+    fake.BERTScorer = BERTScorer
+    monkeypatch.setitem(sys.modules, "bert_score", fake)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    found, message = bert_scores(TEXTS, REFERENCES)
+    assert found is None
+    assert message.endswith("OSError: no such model")
+    assert asked["model_type"] == "microsoft/deberta-xlarge-mnli"
+    assert asked["rescale_with_baseline"] is True
+    assert asked["lang"] == "en"
