@@ -23,6 +23,7 @@ from gfn_runner.expressions import Expression, draw_expression, question
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
+from gfn_runner.textdata import read_text
 from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
 
@@ -435,13 +436,8 @@ def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator
 def _json_entries(path: Path) -> list[tuple[int, Any]]:
     """Entries of a JSON list with the line each begins on."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_text(path)
         entries = json.loads(text)
-    except FileNotFoundError as error:
-        raise UserError.one(str(path), "no such file", "a JSON file of questions") from error
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError.one(f"{path}, line {line}", "bytes that are not UTF-8", "UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError.one(
             f"{path}, line {error.lineno}", f"not JSON: {error.msg}", "a JSON list of objects"

@@ -15,8 +15,8 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
-    {"expressions", "tools", "schedules"},
-    {"objectives", "replay", "settings"},
+    {"expressions", "tools", "schedules", "hubdata"},
+    {"objectives", "replay", "settings", "textdata"},
     {"lm"},
     {"posterior", "metrics"},
     {"tasks"},
@@ -42,6 +42,8 @@ ONLY = {
     "expressions": set(),
     "tools": set(),
     "schedules": set(),
+    "hubdata": {"errors"},
+    "textdata": {"errors", "hubdata"},
     "objectives": {"types"},
     "replay": {"errors"},
     "settings": {"errors"},
