@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,24 @@ class Constraint(Protocol):
         """
 
 
+@runtime_checkable
+class BatchedConstraint(Constraint, Protocol):
+    """A factor that many prefixes are better asked of at once, such as a classifier's."""
+
+    def log_factors(
+        self, lm: LanguageModel, asked: Sequence[tuple[Condition, Sequence[int]]]
+    ) -> Sequence[float]:
+        """log c of many prefixes, nats; the same values as :meth:`log_factor` gives one by one."""
+
+
+@runtime_checkable
+class CheckableConstraint(Constraint, Protocol):
+    """A factor that a text meets or does not."""
+
+    def satisfied(self, condition: Condition, text: str) -> bool:
+        """Whether a text, without its terminator, is as the condition demands."""
+
+
 def log_reward(
     lm: LanguageModel,
     conditions: Sequence[Condition],
@@ -40,7 +58,8 @@ def log_reward(
 
     Args:
         lm: its base model is the reward's.
-        conditions: indexed by ``trajectories.condition_B``; all have the same number of terms.
+        conditions: indexed by ``trajectories.condition_B``; one with fewer terms than another has
+            that many factors less.
         trajectories: the strings.
         rule: the same that the policy writes by.
         constraints: further factors.
@@ -48,14 +67,16 @@ def log_reward(
     Returns:
         −inf where the string cannot end or has probability 0.
     """
-    n_terms = {len(condition.terms) for condition in conditions}
-    if len(n_terms) != 1:
-        raise ValueError(f"conditions of one batch need equally many terms, not {sorted(n_terms)}")
     terminable_BS = rule.terminable_BS(trajectories)
     total_BS = torch.zeros(terminable_BS.shape, device=lm.device)
+    n_terms_B = torch.tensor([len(c.terms) for c in conditions])[trajectories.condition_B.cpu()]
     with lm.reference():
-        for place in range(n_terms.pop()):
-            total_BS += _term(lm, conditions, place, trajectories, rule)
+        for place in range(max(len(condition.terms) for condition in conditions)):
+            rows_N = (n_terms_B > place).nonzero()[:, 0].to(lm.device)
+            if len(rows_N):
+                some = trajectories.rows(rows_N)
+                term_NS = _term(lm, conditions, place, some, rule)
+                total_BS[rows_N, : term_NS.shape[1]] += term_NS
     for constraint in constraints:
         total_BS += _constraint(constraint, lm, conditions, trajectories, terminable_BS)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
@@ -68,11 +89,13 @@ def _term(
     trajectories: Trajectories,
     rule: StringRule,
 ) -> Tensor:
-    terms = [condition.terms[place] for condition in conditions]
-    contexts = [lm.encode_prompt(term.context) for term in terms]
-    suffixes = [lm.encode(term.suffix) or (rule.terminator,) for term in terms]
+    """The weighted term at one place; no row is of a condition that lacks it."""
+    terms = [c.terms[place] if len(c.terms) > place else None for c in conditions]
+    # What is not there is not asked for, but keeps its place: rows count conditions.
+    contexts = [lm.encode_prompt(term.context) if term else () for term in terms]
+    suffixes = [(lm.encode(term.suffix) if term else ()) or (rule.terminator,) for term in terms]
     log_prob_BS = score_prefixes(lm, contexts, suffixes, trajectories, rule)
-    weight_C = torch.tensor([term.weight for term in terms], device=lm.device)
+    weight_C = torch.tensor([term.weight if term else 0.0 for term in terms], device=lm.device)
     # A string that may not be written has reward 0 under every weight, a negative one included.
     impossible_BS = log_prob_BS.isneginf()
     weighted_BS = weight_C[trajectories.condition_B][:, None] * log_prob_BS.masked_fill(
@@ -88,11 +111,15 @@ def _constraint(
     trajectories: Trajectories,
     terminable_BS: Tensor,
 ) -> Tensor:
-    factor_BS = torch.zeros(terminable_BS.shape)
     tokens, places = trajectories.token_BT.tolist(), trajectories.condition_B.tolist()
-    for row, state in terminable_BS.nonzero().tolist():
-        condition = conditions[places[row]]
-        value = constraint.log_factor(lm, condition, tokens[row][:state])
+    states_N2 = terminable_BS.nonzero().tolist()
+    asked = [(conditions[places[row]], tokens[row][:state]) for row, state in states_N2]
+    if isinstance(constraint, BatchedConstraint):
+        values = list(constraint.log_factors(lm, asked))
+    else:
+        values = [constraint.log_factor(lm, condition, prefix) for condition, prefix in asked]
+    factor_BS = torch.zeros(terminable_BS.shape)
+    for (row, state), (condition, _), value in zip(states_N2, asked, values, strict=True):
         if not math.isfinite(value):
             raise ValueError(
                 f"{type(constraint).__name__}.log_factor gave {value} for condition "
