@@ -16,6 +16,7 @@ from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.health import HealthCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.satisfaction import SatisfactionCallback
 from gfn_runner.callbacks.tempering import TemperingCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.config import RunConfig
@@ -85,7 +86,7 @@ def _assemble(
 ) -> Experiment:
     options = config.callbacks
     replay = ReplayCallback(options.replay, config.data.train, config.sampling.samples, config.seed)
-    health = HealthCallback(options.health)
+    health, satisfaction = HealthCallback(options.health), SatisfactionCallback(options.health)
     log = TrainingLog(replay, health, config.trainer.log_every)
     evaluation = EvaluationCallback()
     progress = StepProgress(options.progress, log, evaluation, config.task.headline)
@@ -106,7 +107,16 @@ def _assemble(
         val_check_interval=every * config.trainer.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[replay, tempering, health, log, evaluation, progress, checkpoint],
+        callbacks=[
+            replay,
+            tempering,
+            health,
+            satisfaction,
+            log,
+            evaluation,
+            progress,
+            checkpoint,
+        ],
         logger=[logger for logger in (local, wandb) if logger is not None],
         log_every_n_steps=1,
         enable_checkpointing=False,

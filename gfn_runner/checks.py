@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from gfn_runner.baselines.prompting import few_shot_conditions
 from gfn_runner.config import RunConfig
-from gfn_runner.errors import UserError
-from gfn_runner.lm.checks import text_problems
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.checks import RequiredWords, text_problems
+from gfn_runner.lm.classifier import label_problems
+from gfn_runner.posterior.constraints import demand_of
+from gfn_runner.posterior.demands import Demand
 
 
 def check_texts(config: RunConfig) -> None:
@@ -25,7 +30,29 @@ def check_texts(config: RunConfig) -> None:
     for shots in config.callbacks.evaluation.shots(task):
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
         strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
-    longest = max(task.max_len, task.eval_max_len)
-    problems = list(text_problems(config.lm, task.terminator, strings, longest))
+    longest, shortest = sorted((task.max_len, task.eval_max_len), reverse=True)
+    demands = {
+        str(condition.facts.get("where", f"condition {condition.key!r}")): demand
+        for condition in (*data.train, *data.evaluation)
+        if (demand := demand_of(condition)) is not None
+    }
+    required = [RequiredWords(w, demand.words, shortest) for w, demand in demands.items()]
+    problems = list(
+        text_problems(
+            config.lm, task.terminator, strings, longest, required, task.forbidden_texts()
+        )
+    )
+    problems += _classifier_problems(demands)
     if problems:
         raise UserError(problems)
+
+
+def _classifier_problems(demands: Mapping[str, Demand]) -> Iterator[Problem]:
+    """Classifiers that are not to be had, and labels that they do not have."""
+    asked: dict[str, dict[str, str]] = {}
+    for where, demand in demands.items():
+        if demand.classifier is not None:
+            # One place is enough for each label of a classifier.
+            asked.setdefault(demand.classifier.name, {}).setdefault(demand.classifier.label, where)
+    for name, places in asked.items():
+        yield from label_problems(name, [(where, label) for label, where in places.items()])

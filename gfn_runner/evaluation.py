@@ -116,12 +116,12 @@ def _draw_batch(
     drawn = []
     for place, condition in enumerate(conditions):
         rows = slice(place * options.singles, (place + 1) * options.singles)
+        log_reward, log_pf, terms = (column[rows].tolist() for column in columns)
+        # Where conditions differ in their number of terms, the table is as wide as the longest.
+        terms = [row[: len(condition.terms)] for row in terms]
         drawn.append(
             ConditionSamples(
-                condition,
-                vote_texts[place],
-                single_texts[place],
-                *(column[rows].tolist() for column in columns),
+                condition, vote_texts[place], single_texts[place], log_reward, log_pf, terms
             )
         )
     return with_answers(lm, task, rule, drawn, singles, votes)
@@ -156,7 +156,7 @@ def string_scores(
     conditions: Sequence[Condition],
     trajectories: Trajectories,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``log_reward_B``, ``log_pf_B`` (stop included) and ``log_p_BK`` of the terms, nats.
+    """``log_reward_B``, ``log_pf_B`` (stop included) and ``log_p_BK`` of up to K terms, nats.
 
     A string that was drawn many times is scored once. log q is of the model as it is switched now.
     """

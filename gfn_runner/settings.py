@@ -95,14 +95,17 @@ class CheckpointSettings:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class HealthSettings:
-    """What ends a run before its time.
+    """What ends a run before its time, and what only gets a line in the log.
 
     Attributes:
         abort_on_non_finite: stop at a loss or a gradient that is NaN or infinite, naming the
             condition; off, the bad step is only reported.
+        unsatisfied_after: fresh samples of one condition of which none met its demands, after which a
+            line in the log says so; 0 for no such line.
     """
 
     abort_on_non_finite: bool = True
+    unsatisfied_after: Annotated[int, Field(ge=0)] = 256
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

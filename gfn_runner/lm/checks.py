@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rapidfuzz import process
@@ -11,9 +12,16 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.policy import LMSettings, model_folder
 
+_MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
+
 
 def text_problems(
-    options: LMSettings, terminator: str, strings: Sequence[tuple[str, str, str]], max_len: int
+    options: LMSettings,
+    terminator: str,
+    strings: Sequence[tuple[str, str, str]],
+    max_len: int,
+    required: Sequence[RequiredWords] = (),
+    forbidden: Sequence[str] = (),
 ) -> Iterator[Problem]:
     """Problems of settings and texts with this model's config and tokenizer.
 
@@ -22,6 +30,8 @@ def text_problems(
         terminator: must be one token.
         strings: name, context and suffix of everything that is to be scored or sampled.
         max_len: actions that may stand between context and suffix.
+        required: words that strings must hold.
+        forbidden: texts whose tokens may not be written.
 
     Raises:
         UserError: if config or tokenizer cannot be read.
@@ -41,6 +51,57 @@ def text_problems(
     )
     if longest:
         yield from _too_long(tokenizer, strings, max_len, longest)
+    if required and n_terminator == 1:
+        closed = set(tokenizer.all_special_ids)
+        for text in (terminator, *forbidden):
+            closed.update(continuation_ids(tokenizer, text))
+        for words in required:
+            yield from _unwritable(tokenizer, words, closed)
+
+
+@dataclass(frozen=True)
+class RequiredWords:
+    """Words that a string must hold.
+
+    Attributes:
+        where: who asks, for messages.
+        words: whole words, each in capitals or not.
+        max_len: most tokens of the string.
+    """
+
+    where: str
+    words: Sequence[str]
+    max_len: int
+
+
+def _unwritable(tokenizer: Any, required: RequiredWords, closed: set[int]) -> Iterator[Problem]:
+    """Words that the tokenizer writes with closed tokens, or in more tokens than there are."""
+    total = 0
+    for word in required.words:
+        spellings = (word, word.lower(), word.upper(), word[:1].upper() + word[1:])
+        forms = [continuation_ids(tokenizer, f"{s}{w}") for w in spellings for s in ("", " ")]
+        open_forms = [ids for ids in forms if not closed & set(ids)]
+        if not open_forms:
+            pieces = tokenizer.convert_ids_to_tokens(list(forms[0]))
+            yield Problem(
+                required.where,
+                f"{word!r} cannot be written: its tokens {pieces} hold the terminator or a "
+                "forbidden token",
+                "words of other tokens",
+                "another task.terminator, if that is in the way",
+            )
+            return
+        # A word inside another required one costs nothing more.
+        if not any(word != other and word in other for other in required.words):
+            total += min(map(len, open_forms))
+    if total > required.max_len:
+        yield Problem(
+            required.where,
+            f"the words take {total} tokens of this model, but a string has at most "
+            f"{required.max_len}",
+            "fewer words",
+            "raise task.max_len and task.eval_max_len",
+        )
 
 
 def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
@@ -49,7 +110,7 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
     folder = model_folder(options.name)
     source = options.name if folder is None else str(folder.absolute())
     if folder is None:
-        _must_be_at_hand(source)
+        must_be_at_hand(source, "lm.name", _MODELS, "lm.name=/path/to/model for a folder")
     try:
         return AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -57,12 +118,16 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
         raise UserError.one(
             "lm.name",
             f"cannot read config and tokenizer of {options.name!r}: {reason}",
-            "embedded, a folder in Hugging Face format, or a hub id that can be reached",
+            _MODELS,
         ) from error
 
 
-def _must_be_at_hand(name: str) -> None:
-    """Ask once whether a hub id is in the cache or on the hub, rather than wait through retries."""
+def must_be_at_hand(name: str, key: str, allowed: str, fix: str = "") -> None:
+    """Ask once whether a hub id is in the cache or on the hub, rather than wait through retries.
+
+    Raises:
+        UserError: with ``key`` as its place, if it is neither.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
@@ -72,10 +137,10 @@ def _must_be_at_hand(name: str) -> None:
     except Exception as error:  # whatever the hub's client raises, the model is not to be had
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError.one(
-            "lm.name",
+            key,
             f"{name!r} is not in the local cache and cannot be asked for: {reason}",
-            "embedded, a folder in Hugging Face format, or a hub id that can be reached",
-            "lm.name=/path/to/model for a folder",
+            allowed,
+            fix,
         ) from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,24 @@ class Constraint(Protocol):
         """
 
 
+@runtime_checkable
+class BatchedConstraint(Constraint, Protocol):
+    """A factor that many prefixes are better asked of at once, such as a classifier's."""
+
+    def log_factors(
+        self, lm: LanguageModel, asked: Sequence[tuple[Condition, Sequence[int]]]
+    ) -> Sequence[float]:
+        """log c of many prefixes, nats; the same values as :meth:`log_factor` gives one by one."""
+
+
+@runtime_checkable
+class CheckableConstraint(Constraint, Protocol):
+    """A factor that a text meets or does not."""
+
+    def satisfied(self, condition: Condition, text: str) -> bool:
+        """Whether a text, without its terminator, is as the condition demands."""
+
+
 def log_reward(
     lm: LanguageModel,
     conditions: Sequence[Condition],
@@ -40,7 +58,8 @@ def log_reward(
 
     Args:
         lm: its base model is the reward's.
-        conditions: indexed by ``trajectories.condition_B``; all have the same number of terms.
+        conditions: indexed by ``trajectories.condition_B``; one with fewer terms than another has
+            that many factors less.
         trajectories: the strings.
         rule: the same that the policy writes by.
         constraints: further factors.
@@ -51,9 +70,10 @@ def log_reward(
     terminable_BS = rule.terminable_BS(trajectories)
     total_BS = torch.zeros(terminable_BS.shape, device=lm.device)
     with lm.reference():
-        for terms in _by_place(conditions):
-            log_prob_BS = score_prefixes(lm, *_encoded(lm, terms, rule), trajectories, rule)
-            total_BS += _weighted(log_prob_BS, terms, trajectories)
+        for terms, rows_N in _terms(conditions, trajectories):
+            some = trajectories.rows(rows_N)
+            log_prob_NS = score_prefixes(lm, *_encoded(lm, terms, rule), some, rule)
+            total_BS[rows_N, : log_prob_NS.shape[1]] += _weighted(log_prob_NS, terms, some)
     for constraint in constraints:
         total_BS += _constraint(constraint, lm, conditions, trajectories, terminable_BS)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
@@ -70,18 +90,20 @@ def string_log_reward(
 
     Returns:
         ``log_reward_B``, as :func:`log_reward` gives it at each string's end, and
-        ``log_p_BK`` = log p_LM(z s_k | c_k) for the K terms, nats.
+        ``log_p_BK`` = log p_LM(z s_k | c_k) of up to K terms, nats; NaN where a condition has fewer.
     """
     length_B1 = trajectories.length_B[:, None]
-    ends_BS = torch.zeros_like(rule.terminable_BS(trajectories)).scatter(1, length_B1, True)
-    ends_BS &= rule.terminable_BS(trajectories)
+    terminable_BS = rule.terminable_BS(trajectories)
+    ends_BS = terminable_BS & torch.zeros_like(terminable_BS).scatter(1, length_B1, True)
     total_B = torch.zeros(len(trajectories), device=lm.device)
     columns = []
     with lm.reference():
-        for terms in _by_place(conditions):
-            log_prob_B = score_strings(lm, *_encoded(lm, terms, rule), trajectories, rule)
-            total_B += _weighted(log_prob_B[:, None], terms, trajectories)[:, 0]
-            columns.append(log_prob_B)
+        for terms, rows_N in _terms(conditions, trajectories):
+            some = trajectories.rows(rows_N)
+            log_prob_N = score_strings(lm, *_encoded(lm, terms, rule), some, rule)
+            total_B[rows_N] += _weighted(log_prob_N[:, None], terms, some)[:, 0]
+            columns.append(torch.full_like(total_B, float("nan")))
+            columns[-1][rows_N] = log_prob_N
     for constraint in constraints:
         factor_BS = _constraint(constraint, lm, conditions, trajectories, ends_BS)
         total_B += factor_BS.gather(1, length_B1)[:, 0]
@@ -89,26 +111,32 @@ def string_log_reward(
     return total_B.masked_fill(~ends_BS.any(dim=1), float("-inf")), log_p_BK
 
 
-def _by_place(conditions: Sequence[Condition]) -> Iterator[list[Term]]:
-    """First terms of all conditions, second terms, …"""
-    n_terms = {len(condition.terms) for condition in conditions}
-    if len(n_terms) != 1:
-        raise ValueError(f"conditions of one batch need equally many terms, not {sorted(n_terms)}")
-    for place in range(n_terms.pop()):
-        yield [condition.terms[place] for condition in conditions]
+def _terms(
+    conditions: Sequence[Condition], trajectories: Trajectories
+) -> Iterator[tuple[list[Term | None], Tensor]]:
+    """First terms of all conditions, second terms, …, each with the rows whose condition has one."""
+    n_terms_B = torch.tensor([len(c.terms) for c in conditions])[trajectories.condition_B.cpu()]
+    for place in range(max(len(condition.terms) for condition in conditions)):
+        rows_N = (n_terms_B > place).nonzero()[:, 0].to(trajectories.token_BT.device)
+        if len(rows_N):
+            yield [c.terms[place] if len(c.terms) > place else None for c in conditions], rows_N
 
 
 def _encoded(
-    lm: LanguageModel, terms: Sequence[Term], rule: StringRule
+    lm: LanguageModel, terms: Sequence[Term | None], rule: StringRule
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    contexts = [lm.encode_prompt(term.context) for term in terms]
-    suffixes = [lm.encode(term.suffix) or (rule.terminator,) for term in terms]
+    """Contexts and suffixes. What is not there is not asked for, but keeps its place."""
+    contexts = [lm.encode_prompt(term.context) if term else () for term in terms]
+    suffixes = [(lm.encode(term.suffix) if term else ()) or (rule.terminator,) for term in terms]
     return contexts, suffixes
 
 
-def _weighted(log_prob_BN: Tensor, terms: Sequence[Term], trajectories: Trajectories) -> Tensor:
+def _weighted(
+    log_prob_BN: Tensor, terms: Sequence[Term | None], trajectories: Trajectories
+) -> Tensor:
     """Each row times the weight of its condition's term."""
-    weight_C = torch.tensor([term.weight for term in terms], device=log_prob_BN.device)
+    weights = [term.weight if term else 0.0 for term in terms]
+    weight_C = torch.tensor(weights, device=log_prob_BN.device)
     # A string that may not be written has reward 0 under every weight, a negative one included.
     impossible_BN = log_prob_BN.isneginf()
     weighted_BN = weight_C[trajectories.condition_B][:, None] * log_prob_BN.masked_fill(
@@ -124,11 +152,15 @@ def _constraint(
     trajectories: Trajectories,
     terminable_BS: Tensor,
 ) -> Tensor:
-    factor_BS = torch.zeros(terminable_BS.shape)
     tokens, places = trajectories.token_BT.tolist(), trajectories.condition_B.tolist()
-    for row, state in terminable_BS.nonzero().tolist():
-        condition = conditions[places[row]]
-        value = constraint.log_factor(lm, condition, tokens[row][:state])
+    states_N2 = terminable_BS.nonzero().tolist()
+    asked = [(conditions[places[row]], tokens[row][:state]) for row, state in states_N2]
+    if isinstance(constraint, BatchedConstraint):
+        values = list(constraint.log_factors(lm, asked))
+    else:
+        values = [constraint.log_factor(lm, condition, prefix) for condition, prefix in asked]
+    factor_BS = torch.zeros(terminable_BS.shape)
+    for (row, state), (condition, _), value in zip(states_N2, asked, values, strict=True):
         if not math.isfinite(value):
             raise ValueError(
                 f"{type(constraint).__name__}.log_factor gave {value} for condition "

@@ -24,6 +24,7 @@ from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
+from gfn_runner.textdata import read_text
 from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
 
@@ -319,8 +320,7 @@ class Arithmetic(Task):
         choices = self.answer_choices(samples.condition, samples.singles)
         if not choices or not samples.answer_log_probs:
             return None
-        best = posterior_predictive(samples.answer_log_probs).argmax()
-        return choices[int(best)][1]
+        return choices[posterior_predictive(samples.answer_log_probs).best][1]
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Hu et al. 2024, table 4: GPT-J 6B, accuracy by vote at 3, 4 and 5 operands."""
@@ -450,13 +450,8 @@ def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator
 def _json_entries(path: Path) -> list[tuple[int, Any]]:
     """Entries of a JSON list with the line each begins on."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_text(path)
         entries = json.loads(text)
-    except FileNotFoundError as error:
-        raise UserError.one(str(path), "no such file", "a JSON file of questions") from error
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError.one(f"{path}, line {line}", "bytes that are not UTF-8", "UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError.one(
             f"{path}, line {error.lineno}", f"not JSON: {error.msg}", "a JSON list of objects"

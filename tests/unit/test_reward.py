@@ -95,10 +95,38 @@ def test_the_reward_is_its_weighted_sum(lm, base, strings_rule):
                 assert value == -math.inf
 
 
-def test_terms_of_one_batch_are_equally_many(lm):
-    conditions = [CONDITIONS[0], Condition("c", "c", (Term("a"),))]
-    with pytest.raises(ValueError, match=r"equally many terms, not \[1, 3\]"):
-        log_reward(lm, conditions, rows_of(lm), rule())
+@torch.no_grad()
+def test_conditions_of_one_batch_may_have_different_numbers_of_terms(lm, base):
+    """One, three and none: the condition with fewer terms has that many factors less."""
+    conditions = [
+        CONDITIONS[0],
+        Condition("c", "c", (Term("a", "bc", 0.5),)),
+        Condition("d", "d", ()),
+    ]
+    texts = (("a=b+", 0), ("j", 1), ("", 1), ("123", 1), ("ab", 2))
+    log_reward_BS = log_reward(lm, conditions, rows_of(lm, texts), rule())
+    for row, (text, place) in enumerate(texts):
+        for state in range(log_reward_BS.shape[1]):
+            value = log_reward_BS[row, state].item()
+            if state <= len(text):
+                expected = by_hand(base, text[:state], conditions[place], rule())
+                assert value == pytest.approx(expected, abs=NATS)
+            else:
+                assert value == -math.inf
+
+
+def test_a_batched_constraint_is_asked_once_and_adds_the_same(lm):
+    class Together(Vowels):
+        calls = 0
+
+        def log_factors(self, lm, asked):
+            self.calls += 1
+            return [self.log_factor(lm, condition, prefix) for condition, prefix in asked]
+
+    together = Together()
+    one_by_one_BS = log_reward(lm, CONDITIONS, rows_of(lm), rule(), [Vowels()])
+    at_once_BS = log_reward(lm, CONDITIONS, rows_of(lm), rule(), [together])
+    assert torch.equal(one_by_one_BS, at_once_BS) and together.calls == 1
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.0, -1.0])

@@ -1,0 +1,91 @@
+"""Satisfaction: says when no sample of a condition ever meets what it demands; changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.posterior.reward import CheckableConstraint
+from gfn_runner.settings import HealthSettings
+from gfn_runner.types import Batch, Condition, StepOutput
+
+logger = logging.getLogger(__name__)
+
+
+class SatisfactionCallback(L.Callback):
+    """Counts fresh samples of each condition until one meets every demand.
+
+    A demand that no string can meet is mostly refused before training. Where that cannot be decided —
+    a pattern against words, say — a condition with many draws and none that meets it is all one sees.
+
+    Attributes:
+        draws: fresh samples of each condition that has not had one that meets its demands.
+        met: keys of the conditions that have.
+    """
+
+    def __init__(self, options: HealthSettings):
+        self.after = options.unsatisfied_after
+        self.draws: dict[str, int] = {}
+        self.met: set[str] = set()
+        self._told: set[str] = set()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: GFlowNetModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        output: StepOutput = outputs["output"]
+        constraints = [c for c in module.task.constraints() if isinstance(c, CheckableConstraint)]
+        if not constraints or output.from_replay or self.after == 0:
+            return
+        places = output.trajectories.condition_B.tolist()
+        for row, place in enumerate(places):
+            condition = output.conditions[place]
+            if condition.key not in self.met:
+                text = module.lm.decode(output.trajectories.ids(row))
+                self._count(condition, text, constraints)
+
+    def _count(
+        self, condition: Condition, text: str, constraints: Sequence[CheckableConstraint]
+    ) -> None:
+        key = condition.key
+        if all(constraint.satisfied(condition, text) for constraint in constraints):
+            self.met.add(key)
+            self.draws.pop(key, None)
+            return
+        self.draws[key] = self.draws.get(key, 0) + 1
+        if self.draws[key] >= self.after and key not in self._told:
+            self._told.add(key)
+            logger.warning(
+                "none of %d samples of condition %r met its demands, the last one was %r; perhaps no "
+                "string can (callbacks.health.unsatisfied_after)",
+                self.draws[key],
+                key,
+                text,
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        if self.draws and self.after:
+            key = max(self.draws, key=self.draws.__getitem__)
+            logger.warning(
+                "%d of %d conditions never had a sample that met their demands, such as %r in %d "
+                "samples",
+                len(self.draws),
+                len(self.draws) + len(self.met),
+                key,
+                self.draws[key],
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"draws": dict(self.draws), "met": sorted(self.met), "told": sorted(self._told)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.draws, self.met = dict(state["draws"]), set(state["met"])
+        self._told = set(state["told"])

@@ -1,0 +1,104 @@
+"""Rows of a Hugging Face data set, named ``hub:owner/name:split[:column]``; knows no field.
+
+The library ``datasets`` is optional (``pip install 'gfn-runner[hub-data]'``) and imported at use.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gfn_runner.errors import Problem, UserError
+
+PREFIX = "hub:"
+FORM = "hub:owner/name:split, hub:owner/name/subset:split, with :column behind it for prompts"
+# A split may be a slice, "train[:500]", and has a colon inside its brackets then.
+_SOURCE = re.compile(
+    r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<subset>[\w.-]+))?"
+    r":(?P<split>[\w.-]+(?:\[[^\]\s]*\])?)(?::(?P<column>[^:\s][^:]*))?"
+)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where rows come from.
+
+    Attributes:
+        name: of the data set, ``owner/name``.
+        subset: its configuration, or ``None``.
+        split: with an optional slice, ``train[:500]``.
+        column: of the texts, or ``None``.
+    """
+
+    name: str
+    subset: str | None
+    split: str
+    column: str | None
+
+
+def is_hub(path: str) -> bool:
+    """Whether a path means a data set of the hub rather than a file."""
+    return path.startswith(PREFIX)
+
+
+def parse_source(path: str) -> HubSource:
+    """Read ``hub:owner/name[/subset]:split[:column]``.
+
+    Raises:
+        UserError: if it is of another form.
+    """
+    found = _SOURCE.fullmatch(path)
+    if found is None:
+        raise UserError.one(path, "no name of a data set and its split", FORM)
+    return HubSource(**found.groupdict())
+
+
+def source_problems(path: str) -> Iterator[Problem]:
+    """What is wrong with a hub path before anything is asked of the hub."""
+    try:
+        parse_source(path)
+    except UserError as error:
+        yield from error.problems
+    if importlib.util.find_spec("datasets") is None:
+        yield Problem(
+            path,
+            "the package datasets, which reads it, is not installed",
+            "a file, or a data set of the hub with that package",
+            "pip install 'gfn-runner[hub-data]'",
+        )
+
+
+def hub_rows(path: str) -> list[dict[str, Any]]:
+    """All rows of a split, in order; a field that holds nothing is left out, nested ones too.
+
+    Raises:
+        UserError: if the path, the library or the data set is not to be had.
+    """
+    problems = list(source_problems(path))
+    if problems:
+        raise UserError(problems)
+    source = parse_source(path)
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(source.name, source.subset, split=source.split)
+        return [_without_nothing(dict(row)) for row in rows]
+    except Exception as error:  # whatever the library raises, the rows are not to be had
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError.one(
+            path,
+            f"cannot be read: {reason[:300]}",
+            f"a data set that can be reached, as {FORM}",
+        ) from error
+
+
+def _without_nothing(value: Any) -> Any:
+    """Columns of a table hold ``None`` where a record has no such field."""
+    if isinstance(value, dict):
+        return {k: _without_nothing(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_nothing(item) for item in value]
+    return value

@@ -1,0 +1,208 @@
+"""Constraints out of demands: penalties, a classifier's log-probability, and what is said of them."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from gfn_runner.callbacks.satisfaction import SatisfactionCallback
+from gfn_runner.errors import UserError
+from gfn_runner.lm import classifier as classifier_module
+from gfn_runner.lm.classifier import classifier, label_problems
+from gfn_runner.posterior.constraints import DemandConstraint, LabelConstraint
+from gfn_runner.posterior.demands import Demand, LabelDemand
+from gfn_runner.posterior.reward import BatchedConstraint, CheckableConstraint
+from gfn_runner.settings import HealthSettings
+from gfn_runner.types import Condition, StepOutput, Term, Trajectories
+
+from ..tiny_models import character_tokenizer, tiny_lm
+
+LABELS = {0: "sad", 1: "happy", 2: "Neutral"}
+
+
+def condition(key: str = "a", demand: Demand | None = None) -> Condition:
+    facts = {} if demand is None else {"demand": demand}
+    return Condition(key, "a", (Term("a"),), facts=facts)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+def make_classifier(folder, architecture: str = "llama", **options):
+    tokenizer = character_tokenizer()
+    config = AutoConfig.for_model(
+        architecture, vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=0, eos_token_id=0,
+        id2label=LABELS, label2id={name: place for place, name in LABELS.items()},
+        **({"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5}
+           if architecture != "gpt2" else {"n_embd": 16, "n_layer": 1, "n_head": 2}),
+        **options,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    return make_classifier(tmp_path_factory.mktemp("judge") / "model")
+
+
+# -- penalties --------------------------------------------------------------------------------------
+
+
+def test_each_violation_costs_the_penalty(lm):
+    constraint = DemandConstraint(penalty=7.0)
+    assert isinstance(constraint, CheckableConstraint)
+    assert not isinstance(constraint, BatchedConstraint)
+    asked = condition(demand=Demand(words=("ab", "cd"), max_words=1))
+    for text, factor in (("ab", -7.0), ("ab cd", -7.0), ("", -14.0), ("a b", -21.0)):
+        assert constraint.log_factor(lm, asked, lm.encode(text)) == factor
+    assert constraint.log_factor(lm, condition(), lm.encode("a")) == 0.0
+    assert constraint.satisfied(condition(), "anything")
+    assert not constraint.satisfied(asked, "ab cd") and not constraint.satisfied(asked, "ab")
+
+
+# -- classifiers ------------------------------------------------------------------------------------
+
+
+def plain_log_prob(folder: str, text: str, label: int) -> float:
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ids = character_tokenizer()(text)["input_ids"] or [0]
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)[label].item()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "bert"])
+def test_log_probabilities_do_not_depend_on_what_is_asked_together(tmp_path, architecture):
+    folder = make_classifier(tmp_path, architecture)
+    texts = ["abc", "", "d", "abd", "0123456789" * 3, "abc"]
+    together_NL = classifier(folder).log_probs(texts)
+    assert together_NL.dtype == torch.float32
+    for place, text in enumerate(texts):
+        for label in LABELS:
+            expected = plain_log_prob(folder, text, label)
+            assert together_NL[place, label].item() == pytest.approx(expected, abs=1e-5)
+    assert together_NL.exp().sum(-1).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+    assert together_NL.std(0).max() > 0.05
+
+
+def test_the_factor_is_the_weighted_log_probability(lm, judge, monkeypatch):
+    constraint = LabelConstraint()
+    assert isinstance(constraint, BatchedConstraint)
+    assert not isinstance(constraint, CheckableConstraint)
+    happy = condition("h", Demand(classifier=LabelDemand(judge, "happy", 2.0)))
+    neutral = condition("n", Demand(classifier=LabelDemand(judge, "neutral")))
+    asked = [(happy, "ab"), (condition(), "ab"), (neutral, "ab"), (happy, ""), (happy, "ab")]
+    expected = [2 * plain_log_prob(judge, "ab", 1), 0.0, plain_log_prob(judge, "ab", 2),
+                2 * plain_log_prob(judge, "", 1), 2 * plain_log_prob(judge, "ab", 1)]  # fmt: skip
+    seen = []
+    original = classifier_module.SequenceClassifier.log_probs
+    monkeypatch.setattr(
+        classifier_module.SequenceClassifier,
+        "log_probs",
+        lambda self, texts: seen.append(list(texts)) or original(self, texts),
+    )
+    pairs = [(c, lm.encode(text)) for c, text in asked]
+    assert constraint.log_factors(lm, pairs) == pytest.approx(expected, abs=1e-5)
+    assert seen == [["", "ab"]]
+    for pair, value in zip(pairs, expected, strict=True):
+        assert constraint.log_factor(lm, *pair) == pytest.approx(value, abs=1e-5)
+    assert constraint.log_factors(lm, []) == []
+    assert constraint.probabilities(condition(), ["a"]) is None
+    (share,) = constraint.probabilities(neutral, ["ab"])
+    assert share == pytest.approx(torch.tensor(expected[2]).exp().item(), abs=1e-5)
+
+
+def test_independent_labels_have_each_their_own_sigmoid(tmp_path):
+    folder = make_classifier(tmp_path, problem_type="multi_label_classification")
+    log_p_NL = classifier(folder).log_probs(["abc"])
+    assert (log_p_NL < 0).all() and log_p_NL.exp().sum() != pytest.approx(1.0, abs=1e-3)
+
+
+def test_labels_by_name_and_number(judge):
+    model = classifier(judge)
+    assert [model.index(label) for label in ("SAD", "1", "neutral")] == [0, 1, 2]
+    with pytest.raises(UserError, match=r"no label 'hapy'(.|\n)*did you mean happy\?"):
+        model.index("hapy")
+    with pytest.raises(UserError, match="a number from 0 to 2"):
+        model.index("3")
+
+
+def test_what_is_wrong_with_a_classifier_is_said_before_its_weights_load(judge, tmp_path):
+    assert not list(label_problems(judge, [("x", "happy"), ("y", "0")]))
+    (problem,) = label_problems(judge, [("file, line 3, field label", "good"), ("y", "sad")])
+    assert problem.where == "file, line 3, field label" and "sad, happy, Neutral" in problem.allowed
+    (problem,) = label_problems(str(tmp_path), [("x", "a")])
+    assert "no config.json" in problem.what and "sequence classifier" in problem.allowed
+    (tmp_path / "config.json").write_text("{")
+    (problem,) = label_problems(str(tmp_path), [("x", "a")])
+    assert "its config cannot be read" in problem.what
+
+
+def test_a_model_with_one_logit_is_no_classifier(tmp_path):
+    tokenizer = character_tokenizer()
+    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), num_labels=1)
+    config.save_pretrained(tmp_path)
+    (problem,) = label_problems(str(tmp_path), [("x", "LABEL_0")])
+    assert "at least two labels" in problem.allowed
+
+
+# -- demands that are never met ---------------------------------------------------------------------
+
+
+def step(lm, conditions, texts, *, from_replay=False):
+    ids = [lm.encode(text) for text, _ in texts]
+    rows = Trajectories.from_rows(ids, [[True] * len(i) for i in ids], [c for _, c in texts])
+    return {"output": StepOutput(conditions, rows, None, None, None, from_replay)}
+
+
+def told(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_condition_whose_demands_are_never_met_is_named_once(lm, caplog):
+    module = SimpleNamespace(
+        lm=lm, task=SimpleNamespace(constraints=lambda: [DemandConstraint(), LabelConstraint()])
+    )
+    callback = SatisfactionCallback(HealthSettings(unsatisfied_after=3))
+    conditions = [
+        condition("never", Demand(words=("ab",), max_words=0)),
+        condition("once", Demand(words=("ab",))),
+        condition("free"),
+    ]
+    texts = [("ab", 0), ("a", 0), ("a", 1), ("a", 2)]
+    with caplog.at_level(logging.WARNING):
+        replayed = step(lm, conditions, texts, from_replay=True)
+        callback.on_train_batch_end(None, module, replayed, None, 0)
+        assert not callback.draws
+        callback.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
+        assert callback.draws == {"never": 2, "once": 1} and callback.met == {"free"}
+        assert not told(caplog)
+        again = SatisfactionCallback(HealthSettings(unsatisfied_after=3))
+        again.load_state_dict(callback.state_dict())
+        texts = [("b", 0), ("b", 0), ("ab", 1), ("a", 1)]
+        again.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
+        again.on_fit_end(None, module)
+    assert again.met == {"free", "once"}
+    first, last = told(caplog)
+    assert first.startswith("none of 3 samples of condition 'never' met its demands")
+    assert last.startswith("1 of 3 conditions never had a sample")
+
+
+def test_the_line_can_be_switched_off(lm, caplog):
+    module = SimpleNamespace(lm=lm, task=SimpleNamespace(constraints=lambda: [DemandConstraint()]))
+    callback = SatisfactionCallback(HealthSettings(unsatisfied_after=0))
+    outputs = step(lm, [condition(demand=Demand(min_words=9))], [("a", 0)])
+    callback.on_train_batch_end(None, module, outputs, None, 0)
+    callback.on_fit_end(None, module)
+    assert not told(caplog) and not callback.draws

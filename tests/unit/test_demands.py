@@ -1,0 +1,129 @@
+"""Demands on texts: what counts as met, and demands that no string can meet."""
+
+from __future__ import annotations
+
+import pytest
+
+from gfn_runner.errors import UserError
+from gfn_runner.lm.checks import RequiredWords, text_problems
+from gfn_runner.lm.policy import LMSettings
+from gfn_runner.posterior import demands
+from gfn_runner.posterior.demands import Demand, LabelDemand, required_characters
+
+
+@pytest.mark.parametrize(
+    ("demand", "text", "violations"),
+    [
+        (Demand(words=("fox",)), " The Fox runs", 0),
+        (Demand(words=("fox",)), "foxes", 1),
+        (Demand(words=("fox",)), "fox-like", 0),
+        (Demand(words=("fox", "river")), "a fox", 1),
+        (Demand(words=("fox", "river")), "", 2),
+        (Demand(words=("ice cream",)), "an Ice  cream!", 0),
+        (Demand(words=("ÜBER",)), "über", 0),
+        (Demand(words=("a.b",)), "axb", 1),
+        (Demand(words=("c++",)), "in C++ again", 0),
+        (Demand(pattern="the .*"), " the end ", 0),
+        (Demand(pattern="the"), "the end", 1),
+        (Demand(pattern="(?i)THE.*"), "the end", 0),
+        (Demand(min_words=2), "one", 1),
+        (Demand(min_words=2), "one two", 0),
+        (Demand(max_words=2), "a b\nc", 1),
+        (Demand(min_words=1, max_words=1), " a ", 0),
+        (Demand(words=("x", "y"), pattern="z", max_words=0), "a", 4),
+        (Demand(), "anything", 0),
+        (Demand(classifier=LabelDemand("a", "b")), "anything", 0),
+    ],
+)
+def test_violations(demand, text, violations):
+    assert demand.violations(text) == violations
+    assert demand.satisfied(text) == (violations == 0)
+
+
+def test_missing_words_and_an_empty_demand():
+    assert Demand(words=("a", "b", "c")).missing("b") == ["a", "c"]
+    assert Demand().is_empty and not Demand(max_words=0).is_empty
+
+
+@pytest.mark.parametrize(
+    ("demand", "field", "what"),
+    [
+        (Demand(words=("",)), "words[0]", "given ''"),
+        (Demand(words=("a", " A ")), "words[1]", "the same as words[0]"),
+        (Demand(words=tuple("abcdefghi")), "words", "9 different words"),
+        (
+            Demand(words=("a", "b", "c d"), max_words=3),
+            "max_words",
+            "4 different words are required",
+        ),
+        (Demand(min_words=3, max_words=2), "min_words", "above max_words = 2"),
+        (Demand(min_words=9), "min_words", "at most 8 tokens"),
+        (Demand(pattern="a("), "pattern", "no regular expression: missing ), at character 3"),
+        (Demand(pattern="[a"), "pattern", "no regular expression"),
+        (Demand(pattern=r"The .*\."), "pattern", "requires '.'"),
+        (Demand(pattern=r"(a\.|b\.b)c*"), "pattern", "requires '.'"),
+    ],
+)
+def test_demands_that_no_string_can_meet(demand, field, what):
+    (problem,) = demand.problems(lambda name: f"file, line 1, field {name}", ".", 8)
+    assert problem.where == f"file, line 1, field {field}"
+    assert what in problem.what and problem.allowed
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        Demand(words=("ice cream", "cream"), max_words=2),
+        Demand(min_words=8, max_words=8),
+        Demand(pattern=r"(a|b\.)c"),
+        Demand(pattern=r"a(\.)?"),
+        Demand(pattern=r"a[.]*"),
+        Demand(pattern=r"."),
+        Demand(pattern=r"\p{Lu}.*"),
+    ],
+)
+def test_demands_that_can_be_met_are_left_alone(demand):
+    assert not list(demand.problems(str, ".", 8))
+
+
+def test_required_characters():
+    assert required_characters(r"(?:a\.|\.b)(?P<n>,)+!?") == {".", ","}
+    assert required_characters(r"(?>-)\d{2,}#{0,1}(?=:)") == {"-"}
+    assert required_characters(r"\p{Lu}\.") == set()
+
+
+def test_a_pattern_that_takes_for_ever_is_stopped(monkeypatch):
+    monkeypatch.setattr(demands, "MATCH_SECONDS", 0.05)
+    slow = Demand(pattern=r"(a|aa|a.)+b(?:(?<=c)|d)")
+    with pytest.raises(UserError, match=r"takes more than 0.05 s on 'aaaa"):
+        slow.violations("a" * 200)
+
+
+# -- what a tokenizer knows -------------------------------------------------------------------------
+
+
+def word_problems(words, max_len=12, terminator=".", forbidden=()):
+    required = [RequiredWords("file, line 2, field words", words, max_len)]
+    return list(text_problems(LMSettings(), terminator, [], max_len, required, forbidden))
+
+
+def test_words_that_can_be_written():
+    assert not word_problems(("dog", "river"))
+    assert not word_problems(("dog", "dogs", "the dog"), max_len=6)
+
+
+def test_words_that_take_too_many_tokens():
+    (problem,) = word_problems(("extraordinarily", "incomprehensible"), max_len=6)
+    assert problem.where == "file, line 2, field words"
+    assert "tokens of this model, but a string has at most 6" in problem.what
+    assert "task.max_len" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("word", "options"),
+    [("U.S.", {}), ("dog", {"terminator": " dog", "forbidden": ("dog", " Dog", "Dog", "DOG")}),
+     ("two\nlines", {"forbidden": ("\n",)})],
+)  # fmt: skip
+def test_words_that_need_a_closed_token(word, options):
+    problems = word_problems((word,), **options)
+    assert problems and "cannot be written" in problems[0].what

@@ -1,0 +1,320 @@
+"""Readers of a user's files: what they give, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+from typing import Annotated
+
+import pytest
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as record
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.hubdata import HubSource, parse_source
+from gfn_runner.textdata import (
+    duplicate_problems,
+    path_problems,
+    read_prompts,
+    read_records,
+    read_table,
+)
+
+
+@record(frozen=True, config=ConfigDict(extra="forbid"))
+class Part:
+    context: str
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+FIELDS = {"prompt": str, "terms": tuple[Part, ...], "words": list[str], "n": int}
+OPTIONAL = ("words", "n")
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(content: str | bytes, name: str = "data.txt") -> str:
+        path = tmp_path / name
+        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+def problems_of(read, *arguments, **options) -> list[Problem]:
+    with pytest.raises(UserError) as caught:
+        read(*arguments, **options)
+    return caught.value.problems
+
+
+def records(path: str, **options):
+    return read_records(path, FIELDS, optional=OPTIONAL, **options)
+
+
+READERS = {
+    "prompts": read_prompts,
+    "table": lambda path: read_table(path, ("text",)),
+    "records": records,
+}
+
+
+# -- all readers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_files_that_cannot_be_read(read, written, tmp_path):
+    (problem,) = problems_of(read, str(tmp_path / "none.txt"))
+    assert problem.where == str(tmp_path / "none.txt") and problem.what == "no such file"
+    (problem,) = problems_of(read, str(tmp_path))
+    assert problem.what == "a folder"
+    (problem,) = problems_of(read, "a\0b")
+    assert "cannot be read" in problem.what
+    for empty in ("", "\n \n\n", "\ufeff"):
+        (problem,) = problems_of(read, written(empty))
+        assert " in it" in problem.what or "no column" in problem.what
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_every_line_that_is_not_utf8_is_named(read, written):
+    found = problems_of(read, written(b"text\n\xff\nfine\n\xe4h\n"))
+    assert [p.where.rpartition(", ")[2] for p in found] == ["line 2", "line 4"]
+    assert all("not UTF-8" in p.what for p in found)
+
+
+def test_of_very_many_mistakes_the_first_are_shown_and_the_rest_counted(written):
+    found = problems_of(records, written("3\n" * 1000))
+    assert len(found) == 21 and "980 more" in found[-1].what
+
+
+def test_paths_of_a_config(written, tmp_path, monkeypatch):
+    assert not list(path_problems("task.data.train", written("a")))
+    (problem,) = path_problems("task.data.train", str(tmp_path))
+    assert problem.where == "task.data.train" and "a folder" in problem.what
+    (problem,) = path_problems("task.data.train", "none.txt")
+    assert "no such file" in problem.what
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    first, second = path_problems("task.data.train", "hub:owner/name")
+    assert "split" in first.what and "gfn-runner[hub-data]" in second.fix
+
+
+# -- prompts ----------------------------------------------------------------------------------------
+
+
+def test_prompts(written):
+    rows = read_prompts(written("\ufeffone  \r\n\r\n  two\t\n\u2028three"))
+    assert [(r.line, r["prompt"]) for r in rows] == [(1, "one"), (3, "  two"), (4, "\u2028three")]
+    assert rows[1].where.endswith("data.txt, line 3")
+    assert rows[1].at("prompt").endswith("data.txt, line 3, field prompt")
+
+
+def test_a_prompt_that_occurs_twice(written):
+    path = written("a\nb\na \nb\n")
+    found = problems_of(read_prompts, path)
+    assert [p.where for p in found] == [f"{path}, line 3", f"{path}, line 4"]
+    assert found[0].what == "the same prompt as line 1"
+    assert len(read_prompts(path, unique=False)) == 4
+
+
+# -- tables -----------------------------------------------------------------------------------------
+
+
+def test_a_table(written):
+    text = 'id,text, label \n1,"a, ""b""\nc",x\n\n2, d ,\n'
+    rows = read_table(written(text), ("text",), optional=("label",))
+    assert [(r.line, dict(r.values)) for r in rows] == [
+        (2, {"text": 'a, "b"\nc', "label": "x"}),
+        (5, {"text": "d"}),
+    ]
+    assert rows[1].get("label") is None
+
+
+def test_a_tab_separated_table_has_no_quoting(written):
+    path = written('label\ttext\n1\t"so" he said\n0\t"\n', "data.tsv")
+    assert [r["text"] for r in read_table(path, ("text",))] == ['"so" he said', '"']
+    path = written("1\ta,b\n", "data.txt")
+    (row,) = read_table(path, ("label", "text"), "\t", header=False)
+    assert row.line == 1 and dict(row.values) == {"label": "1", "text": "a,b"}
+
+
+def test_all_mistakes_of_a_table(written):
+    path = written("text,label\na,1\n,2\nb\nc,1,2\n d ,\na,7\n")
+    found = problems_of(read_table, path, ("text", "label"), key=lambda row: row["text"])
+    places = [p.where.removeprefix(f"{path}, ") for p in found]
+    assert places == [
+        "line 3, field text", "line 4", "line 5", "line 6, field label", "line 7",
+    ]  # fmt: skip
+    assert found[1].what == "1 cells" and "2, one for each of text, label" in found[1].allowed
+    assert "quotes" in found[2].fix and "the same row as line 2" in found[4].what
+
+
+def test_columns_that_are_missing_or_there_twice(written):
+    path = written("txt,a,a\n1,2,3\n")
+    first, second, third = problems_of(read_table, path, ("text", "zzz"))
+    assert first.what == "no column text" and first.fix == "rename txt to text"
+    assert second.what == "no column zzz" and second.allowed == "columns: txt, a, a"
+    assert third.what == "two columns are called a"
+
+
+def test_a_table_of_a_header_only_and_a_quote_that_never_ends(written):
+    (problem,) = problems_of(read_table, written("text\n"), ("text",), what="story")
+    assert problem.what == "no story in it"
+    path = written('text\nfine\n"open\nstill\n')
+    (problem,) = problems_of(read_table, path, ("text",))
+    assert problem.where == f"{path}, line 3"
+
+
+# -- records ----------------------------------------------------------------------------------------
+
+
+def test_records(written):
+    path = written(
+        '{"prompt": "a", "terms": [{"context": "x", "weight": 2}, {"context": "y"}], "n": null}\r\n'
+        '\n{"prompt": "b", "terms": [], "words": ["w"]}'
+    )
+    first, second = records(path)
+    assert first["terms"] == (Part("x", 2.0), Part("y")) and first.get("n") is None
+    assert second.line == 3 and second["words"] == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "what"),
+    [
+        ('{"terms": []}', ", field prompt", "missing"),
+        ('{"prompt": 3, "terms": []}', ", field prompt", "given 3"),
+        ('{"prompt": null, "terms": []}', ", field prompt", "given None"),
+        ('{"prompt": "a", "terms": [], "n": true}', ", field n", "given True"),
+        ('{"prompt": "a", "terms": [], "n": "1"}', ", field n", "given '1'"),
+        ('{"prompt": "a", "terms": [], "words": "w"}', ", field words", "given 'w'"),
+        ('{"prompt": "a", "terms": [], "words": ["w", 1]}', ", field words[1]", "given 1"),
+        ('{"prompt": "a", "terms": [{}]}', ", field terms[0].context", "missing"),
+        ('{"prompt": "a", "terms": [{"context": "x", "w": 1}]}', ", field terms[0].w", "unknown"),
+        ('{"prompt": "a", "terms": [], "wrds": []}', ", field wrds", "unknown field"),
+        ('{"prompt": "a", "prompt": "b", "terms": []}', ", field prompt", "given twice"),
+        ('{"prompt": "\\ud800", "terms": []}', ", field prompt", "half a character"),
+        ('{"prompt": "a", "terms": [{"context": "x", "weight": NaN}]}',
+         ", field terms[0].weight", "given nan"),
+        ('{"prompt": "a", "terms": [{"context": "x", "weight": 1e999}]}',
+         ", field terms[0].weight", "given inf"),
+        ("[1]", "", "given [1]"),
+        ("{", "", "not JSON"),
+        ("9" * 5000, "", "digits"),
+        ("[" * 100_000, "", "recursion"),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_wrong_is_named_with_line_and_field(written, line, field, what):
+    path = written('{"prompt": "fine", "terms": []}\n' + line + "\n")
+    (problem,) = problems_of(records, path)
+    assert problem.where == f"{path}, line 2{field}"
+    assert what in problem.what and problem.allowed
+    assert len(str(problem)) < 500
+
+
+def test_a_field_that_is_misspelt_gets_a_suggestion(written):
+    found = problems_of(records, written('{"promt": "a", "terms": []}'))
+    assert found[0].fix == "did you mean prompt?" and found[0].allowed == "prompt, terms, words, n"
+    assert found[1].what == "missing"
+
+
+def test_all_mistakes_of_all_lines_and_duplicates_at_once(written):
+    good = '{"prompt": "a", "terms": []}'
+    path = written(f'{good}\n{{}}\nx\n{good}\n{{"prompt": 1, "terms": 2}}')
+    found = problems_of(records, path, key=lambda row: row["prompt"], what="prompt")
+    places = [p.where.removeprefix(f"{path}, ") for p in found]
+    assert places == [
+        "line 2, field prompt", "line 2, field terms", "line 3",
+        "line 5, field prompt", "line 5, field terms", "line 4",
+    ]  # fmt: skip
+    assert found[-1].what == "the same prompt as line 1"
+
+
+def test_further_fields_are_dropped_where_they_are_allowed(written):
+    path = written('{"prompt": "a", "terms": [], "more": 1}')
+    (row,) = records(path, allow_unknown=True)
+    assert set(row.values) == {"prompt", "terms"}
+
+
+def test_duplicates_between_two_files_name_both(written):
+    first, second = read_prompts(written("a", "1.txt")), read_prompts(written("a", "2.txt"))
+    (problem,) = duplicate_problems([*first, *second], lambda row: row["prompt"], "prompt")
+    assert "2.txt, line 1" in problem.where and "1.txt, line 1" in problem.what
+
+
+# -- data sets of the hub ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A library ``datasets`` with one data set."""
+    rows = [
+        {"prompt": "a ", "text": "t", "terms": [{"context": "x", "weight": None}], "n": None},
+        {"prompt": "b", "text": "u", "terms": [], "n": 2},
+    ]
+    asked = []
+
+    def load_dataset(name, subset, *, split):
+        asked.append((name, subset, split))
+        if split != "train" and not split.startswith("train["):
+            raise ValueError(f"Unknown split {split!r}\nmore")
+        return rows
+
+    module = SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: module)
+    return SimpleNamespace(rows=rows, asked=asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("hub:o/n:train", HubSource("o/n", None, "train", None)),
+        ("hub:n:test:text", HubSource("n", None, "test", "text")),
+        ("hub:o/n/main:train[:50]:text", HubSource("o/n", "main", "train[:50]", "text")),
+    ],
+)
+def test_names_of_data_sets(path, source):
+    assert parse_source(path) == source
+
+
+@pytest.mark.parametrize("path", ["hub:", "hub:o/n", "hub:o/n:", "hub:a/b/c/d:train", "hub::train"])
+def test_what_is_no_name_of_a_data_set(path):
+    (problem,) = problems_of(parse_source, path)
+    assert problem.where == path and "hub:owner/name:split" in problem.allowed
+
+
+def test_rows_of_a_data_set_are_read_like_a_file(hub):
+    rows = read_prompts("hub:o/n:train")
+    assert [(r.line, r["prompt"], r.where) for r in rows] == [
+        (1, "a", "hub:o/n:train, row 1"),
+        (2, "b", "hub:o/n:train, row 2"),
+    ]
+    assert [r["prompt"] for r in read_prompts("hub:o/n/s:train[:2]:text")] == ["t", "u"]
+    assert hub.asked[-1] == ("o/n", "s", "train[:2]")
+    first, second = records("hub:o/n:train")
+    assert first["terms"] == (Part("x"),) and first.get("n") is None and second["n"] == 2
+    assert [dict(r.values) for r in read_table("hub:o/n:train", ("prompt",))] == [
+        {"prompt": "a"},
+        {"prompt": "b"},
+    ]
+
+
+def test_what_can_be_wrong_with_a_data_set(hub):
+    (problem,) = problems_of(read_prompts, "hub:o/n:dev")
+    assert "Unknown split 'dev'" in problem.what and "more" not in problem.what
+    first, _ = problems_of(read_prompts, "hub:o/n:train:nothing")
+    assert first.where == "hub:o/n:train:nothing, row 1, field nothing"
+    (problem,) = problems_of(records, "hub:o/n:train:text")
+    assert "names the column text" in problem.what
+    hub.rows[1] = {"prompt": 1, "terms": [{"context": object()}]}
+    first, second = problems_of(records, "hub:o/n:train")
+    assert first.where == "hub:o/n:train, row 2, field prompt"
+    assert "not JSON serializable" in second.what
+    hub.rows[:] = [{"prompt": " "}]
+    (problem,) = problems_of(read_table, "hub:o/n:train", ("prompt",))
+    assert problem.what == "empty"
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (problem,) = problems_of(read_prompts, "hub:o/n:train")
+    assert "not installed" in problem.what and "gfn-runner[hub-data]" in problem.fix
