@@ -124,7 +124,26 @@ def _draw_batch(
                 condition, vote_texts[place], single_texts[place], log_reward, log_pf, terms
             )
         )
-    return with_answers(lm, task, rule, drawn, singles, votes)
+    drawn = with_answers(lm, task, rule, drawn, singles, votes)
+    return [with_support(lm, task, rule, samples) for samples in drawn]
+
+
+def with_support(
+    lm: LanguageModel, task: Task, rule: StringRule, samples: ConditionSamples
+) -> ConditionSamples:
+    """The samples with log R and log q of every string of the task's support, if it has one."""
+    strings = [lm.encode(text) for text in task.support(samples.condition)]
+    if not strings:
+        return samples
+    trajectories = Trajectories.from_rows(
+        strings, [(True,) * len(ids) for ids in strings], [0] * len(strings), lm.device
+    )
+    log_reward_N, log_pf_N, _ = string_scores(lm, task, rule, [samples.condition], trajectories)
+    return dataclasses.replace(
+        samples,
+        support_log_reward=log_reward_N.tolist(),
+        support_log_pf=log_pf_N.tolist(),
+    )
 
 
 def draw_many(

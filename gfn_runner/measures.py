@@ -5,9 +5,11 @@ All of it by evaluation set, in the samples at temperature 1:
 - ``log_likelihood`` mean log p_LM(z s | c) of the posterior's first term, nats; ``…_max`` the best of a
   condition, averaged over conditions. For a continuation it is the likelihood under the base model;
 - ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
-- ``phi_spread`` standard deviation of φ = log R/T − log q within a condition, nats: 0 for an exact policy;
+- ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
 - ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
   as a share of the samples;
+- ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
+- ``bleu``, ``gleu`` of samples against references, where there are some;
 - for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
   ``self_bleu``, ``unique`` share of different strings, within a condition.
 """
@@ -20,6 +22,9 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from scipy.special import logsumexp
+
 from gfn_runner.metrics.distribution import (
     effective_sample_size,
     importance_bound,
@@ -28,10 +33,12 @@ from gfn_runner.metrics.distribution import (
 )
 from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
 from gfn_runner.metrics.encoders import load_encoder
+from gfn_runner.metrics.overlap import bleu, gleu
 from gfn_runner.tasks.base import ConditionSamples, Task
 
 # Pairwise measures grow with the square of the samples.
 _MOST_TEXTS = 50
+_MOST_COMPARED = 10
 
 
 def measure(
@@ -53,6 +60,7 @@ def measure(
     for group in sorted({sample.condition.group for sample in samples}):
         members = [sample for sample in samples if sample.condition.group == group]
         own = _likelihoods(members) | _evidence(members, temperature)
+        own |= _exact(members, temperature) | _overlap(members)
         if task.writes_text:
             own |= _diversity(members, encoder)
         result |= {f"{name}/{group}": value for name, value in own.items()}
@@ -99,6 +107,37 @@ def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[s
         "ess": lambda phi: effective_sample_size(phi) / len(phi),
     }
     return {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
+
+
+def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
+    """Distances over all strings that matter. What q writes outside of them counts as wrong."""
+    distances = []
+    for s in samples:
+        if s.support_log_pf:
+            log_target = np.asarray(s.support_log_reward, dtype=np.float64) / temperature
+            log_target -= logsumexp(log_target)
+            log_q = np.asarray(s.support_log_pf, dtype=np.float64)
+            target, q = np.exp(log_target), np.exp(log_q)
+            outside = max(0.0, 1 - q.sum())
+            kl = float((target * (log_target - log_q)).sum())
+            distances.append((float(np.abs(q - target).sum() + outside) / 2, kl))
+    if not distances:
+        return {}
+    total_variations, divergences = zip(*distances, strict=True)
+    return {"exact_tv": fmean(total_variations), "exact_kl": fmean(divergences)}
+
+
+def _overlap(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    pairs = [
+        (text, s.condition.facts["references"])
+        for s in samples
+        if s.condition.facts.get("references")
+        for text in s.singles[:_MOST_COMPARED]
+    ]
+    if not pairs:
+        return {}
+    texts, references = zip(*pairs, strict=True)
+    return {"bleu": bleu(texts, references), "gleu": gleu(texts, references)}
 
 
 def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The base model behind worked examples, or token by token at another temperature, sampled like the policy."""
+"""The base model behind worked examples or at another temperature, sampled like the policy."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _whole_strings(
 ) -> Tensor:
     trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
     suffix_BM, suffix_mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
-    rows, n_suffix = suffix_BM.shape
+    n_suffix = suffix_BM.shape[1]
     states = trajectories.token_BT.shape[1] + 1
     length_B = trajectories.length_B
     # The suffix stands right behind each row's own end.

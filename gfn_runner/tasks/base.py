@@ -50,6 +50,7 @@ class ConditionSamples:
             weights, nats.
         answer_log_probs: of each single, log p_LM(Y_a | X Z) of the task's ``answer_choices``, nats.
         vote_answer_log_probs: the same of each vote.
+        support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
     """
 
     condition: Condition
@@ -60,6 +61,8 @@ class ConditionSamples:
     term_log_probs: Sequence[Sequence[float]] = ()
     answer_log_probs: Sequence[Sequence[float]] = ()
     vote_answer_log_probs: Sequence[Sequence[float]] = ()
+    support_log_reward: Sequence[float] = ()
+    support_log_pf: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,10 @@ class Task(ABC):
             condition: its first term's context is where the answer is read.
             texts: single samples of the condition, for tasks whose answers are found in them.
         """
+        return ()
+
+    def support(self, condition: Condition) -> Sequence[str]:
+        """All strings that matter, where the space is small enough to list: for exact distances."""
         return ()
 
     def reference_rows(self) -> Sequence[ReferenceRow]:

@@ -1,8 +1,8 @@
 """The toy language Velan of the corpus: words with several right translations, and their judge.
 
-A Velan sentence is verb, adjective after its noun, object last: ``kesi domu tari luna`` would be *sees,
-house, red, moon*. Some words have two English ones, so that most sentences have several right
-translations; the corpus prefers one of them, and makes mistakes.
+A Velan sentence is a verb, its subject, the subject's adjective, its object: ``kesi vulo tari domu``,
+*sees fox red house*, is "the red fox sees the house". Some words have two English ones, so that most
+sentences have several right translations; the corpus prefers one of them, and makes mistakes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Contrastive sampling: sentences specific to X, in proportion to p(Z | X)^α p(Z)^β with α > 0 > β.
+
+With β < 0 a sentence that is likely anywhere is worth less. p(Z) is the model's behind a neutral
+context that tells nothing of X.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.errors import Problem
+from gfn_runner.lm.tiny import news
+from gfn_runner.tasks.base import ConditionSamples, TaskData
+from gfn_runner.tasks.continuation import Continuation
+from gfn_runner.types import Term
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Contrastive(Continuation):
+    """Settings of the task, beside those of ``Continuation``.
+
+    Attributes:
+        alpha: weight of log p(Z | X), above 0.
+        beta: weight of log p(Z), below 0.
+        neutral_context: what p(Z) is read behind; empty for the model's own beginning of a text.
+    """
+
+    alpha: float = 1.0
+    beta: float = -0.5
+    neutral_context: str = news.NEWS_CONTEXT
+
+    name: ClassVar[str] = "contrastive"
+    headline: ClassVar[tuple[str, ...]] = (
+        "specific_share",
+        "pointwise_mutual_information",
+        "diversity",
+        "grammatical_share",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.alpha <= 0:
+            yield Problem("task.alpha", f"given {self.alpha}", "above 0")
+        if self.beta >= 0:
+            yield Problem(
+                "task.beta", f"given {self.beta}", "below 0", "task=continuation has no second term"
+            )
+
+    def kinds(self) -> dict[str, Callable[[Any], str]]:
+        return {"topics": lambda rng: news.topic_prompt(rng.choice(news.TOPICS))}
+
+    def load(self, seed: int) -> TaskData:
+        """As for continuation; the few topics of the generated data are trained on and evaluated."""
+        if self.data.prompts is not None:
+            return super().load(seed)
+        prompts = {news.topic_prompt(topic): {"topic": topic} for topic in news.TOPICS}
+        facts = [{"grammar": True, **fact} for fact in prompts.values()]
+        pairs = list(zip(prompts, facts, strict=True))
+        return TaskData(
+            [self.condition(prompt, facts=known) for prompt, known in pairs],
+            [self.condition(prompt, group="topics", facts=known) for prompt, known in pairs],
+        )
+
+    def terms(self, prompt: str) -> tuple[Term, ...]:
+        """p(Z ⊤ | X)^α and p(Z ⊤)^β."""
+        return (
+            Term(prompt, weight=self.alpha),
+            Term(self.neutral_context, weight=self.beta),
+        )
+
+    def measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        """Beside those of continuation: ``pointwise_mutual_information`` mean of
+        log p(Z | X) − log p(Z), nats; ``specific_share`` of samples that are facts of the topic.
+        """
+        measured = super().measure(samples)
+        gains = [terms[0] - terms[1] for s in samples for terms in s.term_log_probs]
+        if gains:
+            measured["pointwise_mutual_information"] = fmean(gains)
+        judged = [
+            news.is_specific(text, s.condition.facts["topic"])
+            for s in samples
+            if "topic" in s.condition.facts
+            for text in s.singles
+        ]
+        if judged:
+            measured["specific_share"] = sum(judged) / len(judged)
+        return measured

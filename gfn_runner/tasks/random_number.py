@@ -1,0 +1,153 @@
+"""Random numbers: strings in proportion to a table of probabilities.
+
+Hu et al. 2024, section 1: asked for a random integer, language models are far from uniform. The
+posterior has no language model in it: log R of a valid number is its log-probability in the wanted
+distribution, and a floor for every other string.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.errors import Problem
+from gfn_runner.metrics.distribution import (
+    empirical,
+    expected_empirical_kl,
+    kl_divergence,
+    total_variation,
+)
+from gfn_runner.posterior.table import TableFactor
+from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.types import Condition
+
+Family = Literal["uniform", "binomial", "poisson", "geometric", "zipf", "normal"]
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class RandomNumber(Task):
+    """Settings of the task.
+
+    Attributes:
+        prompt: what the policy reads. No space at its end: the number brings its own (``prefix``).
+        prefix: text in front of each number.
+        low, high: smallest and largest number.
+        distribution: cut to ``low``..``high`` and normalised there; ``uniform``, or with a parameter:
+            ``binomial`` (successes in ``high − low`` trials of probability ``parameter``, from
+            ``low``), ``poisson`` (mean ``parameter``, from ``low``), ``geometric`` (success
+            probability ``parameter``, from ``low``), ``zipf`` (exponent ``parameter``), ``normal``
+            (rounded; ``parameter`` is the standard deviation, the mean is the middle).
+        parameter: see there; unused by ``uniform``.
+        penalty: log-reward of every string that is no such number, nats below the least likely one.
+    """
+
+    prompt: str = "The following is a random integer drawn uniformly between 0 and 100:"
+    prefix: str = " "
+    low: int = 0
+    high: int = 100
+    distribution: Family = "uniform"
+    parameter: Annotated[float, Field(gt=0)] = 0.5
+    penalty: Annotated[float, Field(gt=0)] = 15.0
+
+    name: ClassVar[str] = "random_number"
+    headline: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "kl_floor",
+        "invalid_share",
+        "exact_kl",
+        "exact_tv",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.high <= self.low:
+            yield Problem("task.high", f"given {self.high}", f"above task.low = {self.low}")
+        if not self.prompt.strip():
+            yield Problem("task.prompt", "given an empty prompt", "a text")
+        if self.distribution in ("binomial", "geometric") and self.parameter >= 1:
+            yield Problem(
+                "task.parameter",
+                f"given {self.parameter} with distribution={self.distribution}",
+                "a probability above 0 and below 1",
+            )
+        if self.distribution == "zipf" and self.parameter <= 1:
+            yield Problem("task.parameter", f"given {self.parameter} with zipf", "above 1")
+        if self.high > self.low and not all(self.probabilities().values()):
+            yield Problem(
+                "task.parameter",
+                f"given {self.parameter}: some numbers from {self.low} to {self.high} would have "
+                "probability 0",
+                "a wider distribution, or a narrower range",
+            )
+
+    def probabilities(self) -> dict[int, float]:
+        """The wanted distribution; sums to 1."""
+        from scipy import stats
+
+        count, p = self.high - self.low, self.parameter
+        numbers = range(self.low, self.high + 1)
+        middle = (self.low + self.high) / 2
+        mass = {
+            "uniform": lambda k: 1.0,
+            "binomial": lambda k: stats.binom.pmf(k - self.low, count, p),
+            "poisson": lambda k: stats.poisson.pmf(k - self.low, p),
+            "geometric": lambda k: stats.geom.pmf(k - self.low + 1, p),
+            "zipf": lambda k: (k - self.low + 1) ** -p,
+            "normal": lambda k: math.exp(-(((k - middle) / p) ** 2) / 2),
+        }[self.distribution]
+        values = {number: float(mass(number)) for number in numbers}
+        total = sum(values.values())
+        return {number: value / total for number, value in values.items()}
+
+    def load(self, seed: int) -> TaskData:
+        """The one condition; ``seed`` changes nothing."""
+        return TaskData([self._condition("train")], [self._condition("numbers")])
+
+    def _condition(self, group: str) -> Condition:
+        probabilities = self.probabilities()
+        table = {f"{self.prefix}{n}": math.log(p) for n, p in probabilities.items()}
+        return Condition(
+            key=self.prompt,
+            prompt=self.prompt,
+            terms=(),
+            group=group,
+            facts={"table": table, "target": {str(n): p for n, p in probabilities.items()}},
+        )
+
+    def condition_for(self, prompt: str, seed: int) -> Condition | None:
+        return self._condition("train") if prompt.rstrip() == self.prompt else None
+
+    def constraints(self) -> Sequence[TableFactor]:
+        least = min(self.probabilities().values())
+        return (TableFactor(math.log(least) - self.penalty),)
+
+    def support(self, condition: Condition) -> Sequence[str]:
+        return list(condition.facts["table"])
+
+    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        """How far the valid numbers are from the target, and how many are none.
+
+        ``kl`` KL(valid samples ‖ target) and ``tv``, nats; ``kl_floor`` what samples of the target
+        itself would have on average, and ``kl_over_floor`` their ratio; ``invalid_share`` in 0..1.
+        """
+        result: dict[str, float] = {}
+        for sample in samples:
+            table: dict[str, float] = sample.condition.facts["table"]
+            counts = Counter(sample.singles)
+            valid = [counts[text] for text in table]
+            n_valid, n = sum(valid), len(sample.singles)
+            own = {"invalid_share": 1 - n_valid / n, "n_samples": float(n)}
+            if n_valid:
+                target = [math.exp(value) for value in table.values()]
+                share = empirical(valid)
+                own["kl"] = kl_divergence(share, target)
+                own["tv"] = total_variation(share, target)
+                own["kl_floor"] = expected_empirical_kl(target, n_valid)
+                own["kl_over_floor"] = own["kl"] / own["kl_floor"]
+            result |= {f"{name}/{sample.condition.group}": v for name, v in own.items()}
+        return result
