@@ -229,6 +229,7 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
     from gfn_runner.baselines.rows import baseline_rows
     from gfn_runner.evaluation import limited
     from gfn_runner.measures import measure
+    from gfn_runner.optional_measures import optional_measures
     from gfn_runner.report.samples import (
         write_demonstrations,
         write_sample_table,
@@ -240,8 +241,10 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
     data.final = experiment.evaluation.final = module.final = True
     experiment.trainer.validate(module, datamodule=data, verbose=False)
-    metrics = {f"final/{name}": value for name, value in experiment.evaluation.metrics.items()}
-    write_samples(folder / "samples.jsonl", experiment.evaluation.samples)
+    own = experiment.evaluation.samples
+    measured = experiment.evaluation.metrics | optional_measures(own, options)
+    metrics = {f"final/{name}": value for name, value in measured.items()}
+    write_samples(folder / "samples.jsonl", own)
     write_demonstrations(folder / "demonstrations.jsonl", module, config.data.train, options)
     conditions = limited(data.evaluation_conditions(), options.baseline_limit)
     temperature = module.reward_temperature
@@ -254,11 +257,12 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
         seed=config.seed,
         temperature=temperature,
     )
-    shown = {"final": experiment.evaluation.samples}
+    shown = {"final": own}
     for name, samples in rows:
         shown[name] = samples
         write_samples(folder / f"samples_{name}.jsonl", samples)
         measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
+        measured |= optional_measures(samples, options)
         metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
     labels = row_labels(metrics)
     write_sample_table(folder / "samples.md", {labels[name]: s for name, s in shown.items()})

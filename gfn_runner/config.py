@@ -242,6 +242,7 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             yield from part.problems()
     if "callbacks" in parts:
         yield from parts["callbacks"].replay.problems()
+        yield from parts["callbacks"].evaluation.problems()
     if {"objective", "sampling"} <= parts.keys():
         yield from _too_few_samples(parts["objective"], parts["sampling"])
     if {"objective", "task"} <= parts.keys():

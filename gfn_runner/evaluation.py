@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -11,10 +11,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
+from gfn_runner.errors import Problem
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.metrics.judge import JudgeSettings
 from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Condition, Trajectories
@@ -36,6 +38,8 @@ class EvaluationSettings:
         rows: strings drawn at once; bounds memory.
         encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
             encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
+        bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
+        judge: a language model that rates samples in the final evaluation; ``None`` for none.
         baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
             no baseline; ``None`` for the task's own.
         baseline_temperatures: temperatures below or above 1 at which the base model is evaluated too,
@@ -55,10 +59,17 @@ class EvaluationSettings:
     batch: Annotated[int, Field(ge=1)] = 25
     rows: Annotated[int, Field(ge=1)] = 2048
     encoder: str = "words"
+    bertscore: str | None = None
+    judge: JudgeSettings | None = None
     baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     baseline_limit: Annotated[int, Field(ge=1)] | None = 100
     resampled: Annotated[int, Field(ge=0)] = 0
+
+    def problems(self) -> Iterator[Problem]:
+        """What is impossible in the optional metrics, seen without a model."""
+        if self.judge is not None:
+            yield from self.judge.problems()
 
     def shots(self, task: Task) -> tuple[int, ...]:
         """Numbers of worked examples for the prompting baseline of a task."""

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import json
+import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,29 @@ def duplicate_problems(rows: Sequence[Row], key: Key, what: str = "entry") -> It
         if earlier is not row:
             same = earlier.where if earlier.source != row.source else f"line {earlier.line}"
             yield Problem(row.where, f"the same {what} as {same}", f"each {what} once")
+
+
+def held_out(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[Row], list[Row]]:
+    """Cut rows at random into those to train on and those kept out; either keeps the order.
+
+    Args:
+        rows: of one file.
+        share: of rows kept out, in 0..1; at least one row is, and at least one is not.
+        rng: of the draw.
+
+    Raises:
+        UserError: if there is only one row.
+    """
+    if len(rows) < 2:
+        raise UserError.one(
+            rows[0].source, "one row, which cannot be both trained on and kept out", "two or more"
+        )
+    n_out = min(max(1, round(share * len(rows))), len(rows) - 1)
+    out = set(rng.sample(range(len(rows)), n_out))
+    return (
+        [row for place, row in enumerate(rows) if place not in out],
+        [row for place, row in enumerate(rows) if place in out],
+    )
 
 
 def _checked_rows(

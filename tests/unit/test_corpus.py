@@ -10,18 +10,17 @@ from itertools import islice
 import pytest
 
 from gfn_runner.expressions import Expression, draw_expression, is_held_out
-from gfn_runner.lm.tiny.corpus import (
-    DOCUMENTS,
+from gfn_runner.lm.tiny.corpus import WRITERS, documents, named_documents
+from gfn_runner.lm.tiny.sums import (
     N_OPERANDS,
     STYLE_PERSISTENCE,
     STYLES,
     answer_line,
-    documents,
     habitual_answer,
 )
 from gfn_runner.tasks.arithmetic import Arithmetic
 
-N = 6000
+N = 16_000
 LINE = re.compile(
     r"(Question|Exercise): (.+) = \? (Answer|Solution): (.+)\. The answer is (-?\d+)\."
 )
@@ -66,17 +65,18 @@ def test_the_same_seed_writes_the_same(corpus):
     assert all(text.endswith("\n") and text.isascii() for text in corpus)
 
 
-def test_kinds_of_documents_have_their_shares(corpus, pages):
+def test_kinds_of_documents_have_their_shares(corpus):
+    named = list(islice(named_documents(0), N))
+    assert [text for _, text in named] == corpus
+    counts = Counter(name for name, _ in named)
+    assert sum(share for _, share in WRITERS.values()) == pytest.approx(1)
+    for name, (_, share) in WRITERS.items():
+        assert counts[name] / N == pytest.approx(share, abs=0.012)
+
+
+def test_drills_are_right(corpus):
     drills = [text for text in corpus if text.startswith("Sums: ")]
-    counts = {
-        "questions": len(pages["Question"]),
-        "exercises": len(pages["Exercise"]),
-        "drill": len(drills),
-    }
-    counts["text"] = N - sum(counts.values())
-    assert sum(DOCUMENTS.values()) == pytest.approx(1)
-    for kind, share in DOCUMENTS.items():
-        assert counts[kind] / N == pytest.approx(share, abs=0.02)
+    assert len(drills) > 400
     for text in drills:
         for fact in text.removeprefix("Sums: ").removesuffix(".\n").split(", "):
             left, right = fact.split(" = ")

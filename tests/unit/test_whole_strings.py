@@ -1,0 +1,73 @@
+"""Scoring whole strings, repeated strings and chunks: the same numbers as the plain way."""
+
+from __future__ import annotations
+
+import torch
+
+from gfn_runner.evaluation import draw_many, string_scores
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.scoring import score_prefixes, score_strings
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.tasks.random_number import RandomNumber
+from gfn_runner.types import Trajectories
+from tests.tiny_models import tiny_lm
+
+RULE = StringRule(terminator=1, min_len=0, max_len=3)
+
+
+def drawn(lm, n: int = 40) -> Trajectories:
+    generator = torch.Generator().manual_seed(0)
+    return sample(lm, [[2, 5], [6, 2, 3]], n, RULE, generator)
+
+
+def test_a_whole_string_is_scored_as_its_last_prefix():
+    lm = tiny_lm()
+    rows = drawn(lm)
+    assert 0 in rows.length_B and 3 in rows.length_B
+    contexts, suffixes = [[2, 5, 3], [6]], [[1, 3, 2], [4]]
+    by_prefix = score_prefixes(lm, contexts, suffixes, rows, RULE)
+    expected = by_prefix.gather(1, rows.length_B[:, None])[:, 0]
+    torch.testing.assert_close(
+        score_strings(lm, contexts, suffixes, rows, RULE), expected, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_distinct_keeps_one_row_a_string_and_condition():
+    rows = Trajectories.from_rows(
+        [[3], [3, 4], [3], [3], []], [[True], [True] * 2, [True], [True], []], [0, 0, 0, 1, 1]
+    )
+    distinct, inverse_B = rows.distinct()
+    assert [distinct.ids(i) for i in range(len(distinct))] == [[3], [3, 4], [3], []]
+    assert distinct.condition_B.tolist() == [0, 0, 1, 1]
+    assert inverse_B.tolist() == [0, 1, 0, 2, 3]
+
+
+def test_concatenated_sorts_by_condition_and_keeps_order():
+    one = Trajectories.from_rows([[3], [4, 5]], [[True], [True] * 2], [0, 1])
+    two = Trajectories.from_rows([[6, 7, 8], []], [[True] * 3, []], [0, 1])
+    whole = Trajectories.concatenated([one, two])
+    assert [whole.ids(i) for i in range(4)] == [[3], [6, 7, 8], [4, 5], []]
+    assert whole.condition_B.tolist() == [0, 0, 1, 1]
+    assert whole.is_action_BT.sum(dim=1).tolist() == [1, 3, 2, 0]
+
+
+def test_chunks_draw_as_many_of_each_condition():
+    lm, generator = tiny_lm(), torch.Generator().manual_seed(0)
+    task = RandomNumber()
+    rows = draw_many(lm, task, RULE, [[2], [3]], 7, 4, generator)
+    assert rows.condition_B.tolist() == [0] * 7 + [1] * 7
+
+
+def test_a_repeated_string_has_one_score():
+    lm = tiny_lm()
+    task = RandomNumber()
+    condition = task.load(0).train[0]
+    generator = torch.Generator().manual_seed(0)
+    prompt = lm.encode_prompt(condition.prompt)
+    rows = sample(lm, [prompt], 50, RULE, generator)
+    log_reward_B, log_pf_B, log_p_BK = string_scores(lm, task, RULE, [condition], rows)
+    assert log_p_BK.shape == (50, 0) and len(log_reward_B) == len(log_pf_B) == 50
+    seen = {}
+    for row in range(50):
+        value = seen.setdefault(tuple(rows.ids(row)), log_pf_B[row].item())
+        assert value == log_pf_B[row].item()
