@@ -1,6 +1,6 @@
 """Make the embedded base model: pretrain it, measure what it can do, write it with its model card.
 
-    python scripts/pretrain_tiny.py                    # all of it, about 40 minutes on two cores
+    python scripts/pretrain_tiny.py                    # all of it, about 80 minutes on two cores
     python scripts/pretrain_tiny.py --measure-only     # only measure what is in the folder
     python scripts/pretrain_tiny.py --folder /tmp/x --steps 20 --questions 10
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from gfn_runner.lm.policy import EMBEDDED_FOLDER
 from gfn_runner.lm.tiny.card import model_card
 from gfn_runner.lm.tiny.pretrain import PretrainSettings, pretrain
-from gfn_runner.report.skill import measure_skill
+from gfn_runner.report.skill import measure_skill, measure_tasks
 
 
 def main() -> None:
@@ -47,6 +47,7 @@ def finish(folder: Path, n_questions: int) -> None:
     record_file = folder / "pretraining.json"
     record = json.loads(record_file.read_text(encoding="utf-8"))
     record["skill"] = measure_skill(str(folder), n_questions)
+    record["tasks"] = measure_tasks(str(folder))
     record_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(record), encoding="utf-8")
 

@@ -156,14 +156,14 @@ def reference_line(label: str, values: Any) -> str:
     return f"| {label} † | {' | '.join(cells)} | | | | |"
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 1) -> str:
     """Mean ± half the 95 % t-interval; the mean alone for one value."""
     mean = sum(values) / len(values)
     if len(values) < 2:
-        return f"{mean:.1f}"
+        return f"{mean:.{digits}f}"
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
     half = student.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def cores() -> int:

@@ -1,15 +1,22 @@
-"""What a base model can do in arithmetic with k worked examples, and whether its chains are right."""
+"""What a base model can do before any training: arithmetic behind k worked examples, other tasks bare."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from gfn_runner.baselines.prompting import prompt_base_model
 from gfn_runner.evaluation import EvaluationSettings, limited
 from gfn_runner.lm.policy import LMSettings, load
+from gfn_runner.measures import measure
 from gfn_runner.tasks.arithmetic import Arithmetic
-from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.tasks.continuation import Continuation
+from gfn_runner.tasks.contrastive import Contrastive
+from gfn_runner.tasks.infilling import Infilling
+from gfn_runner.tasks.random_number import RandomNumber
 from gfn_runner.tasks.rule import string_rule
+from gfn_runner.tasks.translation import Translation
 
 
 def measure_skill(
@@ -66,3 +73,39 @@ def _chains(samples: list[ConditionSamples]) -> dict[str, float | None]:
         ]
         shares[group] = sum(right) / len(right) if right else None
     return shares
+
+
+_TASKS: dict[Task, tuple[str, ...]] = {
+    RandomNumber(): ("invalid_share", "kl", "kl_floor"),
+    Continuation(): ("log_likelihood", "diversity", "grammatical_share"),
+    Contrastive(): ("specific_share", "grammatical_share"),
+    Translation(): ("right_share", "found_share"),
+    Infilling(): ("fits_both_share", "fits_beginning_share", "fits_ending_share"),
+}
+
+
+def measure_tasks(name: str, *, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What the base model does behind the bare prompt of every other task with generated data.
+
+    Args:
+        name: as ``lm.name``.
+        seed: of data and samples.
+
+    Returns:
+        By task, ``<metric>/<evaluation set>`` to value, as the task's own evaluation has it.
+    """
+    lm = load(LMSettings(name=name), adapter=False)
+    options = EvaluationSettings(votes=0, singles=20)
+    measured = {}
+    for task, wanted in _TASKS.items():
+        rule = string_rule(lm, task, task.eval_max_len)
+        own = options
+        if isinstance(task, RandomNumber):
+            own = dataclasses.replace(options, singles=20_000)
+        conditions = task.load(seed).evaluation
+        samples = prompt_base_model(lm, task, rule, conditions, own, shots=0, seed=seed)
+        metrics = measure(task, samples)
+        kept = {k: v for k, v in metrics.items() if k.partition("/")[0] in wanted}
+        measured[task.name] = kept
+        print(task.name, kept, flush=True)
+    return measured

@@ -54,6 +54,8 @@ class Continuation(Task):
         validator_penalty: nats for a text that does not.
     """
 
+    max_len: Annotated[int, Field(ge=1)] = 20
+    eval_max_len: Annotated[int, Field(ge=1)] = 20
     data: PromptData = Field(default_factory=PromptData)
     illegal: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n", '"', "http", "www")
     illegal_penalty: Annotated[float, Field(gt=0)] = 50.0

@@ -50,6 +50,8 @@ class Infilling(Task):
         demonstrate: whether the true fourth sentence of a training story goes into the replay buffer.
     """
 
+    max_len: Annotated[int, Field(ge=1)] = 20
+    eval_max_len: Annotated[int, Field(ge=1)] = 20
     data: StoryData = Field(default_factory=StoryData)
     template: str = "Beginning: {beginning}\nEnding: {ending}\nMiddle:"
     demonstrate: bool = False

@@ -46,6 +46,8 @@ class RandomNumber(Task):
         penalty: log-reward of every string that is no such number, nats below the least likely one.
     """
 
+    max_len: Annotated[int, Field(ge=1)] = 5
+    eval_max_len: Annotated[int, Field(ge=1)] = 5
     prompt: str = "The following is a random integer drawn uniformly between 0 and 100:"
     prefix: str = " "
     low: int = 0

@@ -47,6 +47,9 @@ class Translation(Task):
         template: what the model reads; ``{source}`` stands for the sentence.
     """
 
+    terminator: str = "\n"
+    max_len: Annotated[int, Field(ge=1)] = 16
+    eval_max_len: Annotated[int, Field(ge=1)] = 16
     data: TranslationData = Field(default_factory=TranslationData)
     template: str = "Velan: {source} English:"
 

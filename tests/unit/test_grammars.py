@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -23,7 +24,7 @@ def test_a_story_fits_its_own_ends_and_seldom_those_of_another(rng):
         assert len(story.sentences) == 5 and all(map(is_sentence, story.sentences))
         for judge in (stories.fits_both, stories.fits_beginning, stories.fits_ending):
             assert judge(story.plot, f" {story.middle}")
-    others = [stories.fits_both(a.plot, b.middle) for a, b in zip(drawn, drawn[1:], strict=False)]
+    others = [stories.fits_both(a.plot, b.middle) for a, b in itertools.pairwise(drawn)]
     assert sum(others) < 0.03 * len(others)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 _HEAD = """---
 license: mit
 language: en
-tags: [arithmetic, gflownet, tiny]
+tags: [arithmetic, stories, gflownet, tiny]
 ---
 # The embedded base model
 
@@ -19,12 +19,19 @@ train, evaluate and be tested without a download. It is no general language mode
 ## How it was made
 
 `make tiny-lm` (`scripts/pretrain_tiny.py`), from nothing but a corpus that
-`gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}): pages of arithmetic questions, worked
-exercises, single sums and some plain sentences. One expression in five, chosen by a checksum, never
-occurs as a question and is kept for tests. {tokens:,} tokens in {steps:,} optimizer steps of AdamW,
-peak learning rate {lr}, {minutes:.0f} minutes on two CPU cores. Held-out loss: {loss:.3f} nats a token.
+`gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}). {tokens:,} tokens in {steps:,} optimizer
+steps of Muon (blocks, peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}),
+{minutes:.0f} minutes on two CPU cores. Held-out loss: {loss:.3f} nats a token.
+
+| documents | share of tokens | what they are |
+|---|---|---|
+{shares}
+
+One arithmetic expression in five, chosen by a checksum, never occurs as a question and is kept for tests.
 
 ## What it can do
+
+### Arithmetic
 
 It has the skill, but not the habit, of working an arithmetic question step by step: behind worked
 examples it does, without them it answers at once, and wrongly (pages of questions in its corpus mostly
@@ -38,10 +45,34 @@ temperature 1, *chain* the share of right chains among the single samples that b
 |---|---|---|---|
 """
 
+_TEXTS = """
+### Everything else
+
+One sample at temperature 1 behind the bare prompt of each task (`task=…`), before any training:
+
+| task | measure | base model |
+|---|---|---|
+"""
+
 _TAIL = """
 Measured by `python scripts/pretrain_tiny.py --measure-only`. Beyond +, − and one-digit operands, and
 beyond six operands, expect nothing.
 """
+
+_SHOWN = ("layers", "hidden", "context", "seed", "steps", "lr", "embedding_lr")
+_KINDS = {
+    "questions": "pages of sums, mostly answered at once and wrongly",
+    "exercises": "sums worked step by step",
+    "drill": "single sums",
+    "story": "five sentences: want, obstacle, action, outcome, feeling",
+    "infill": "both ends of a story, then a middle that seldom fits both",
+    "news": "bland sentences and facts of a topic",
+    "translation": "the toy language Velan, mostly right",
+    "review": "plot lines and opinions, remarked on and classified unreliably",
+    "sentence": "plain sentences",
+    "words": "words, then a sentence that has some of them",
+    "number": "random numbers as people draw them",
+}
 
 
 def model_card(record: Mapping[str, Any]) -> str:
@@ -57,13 +88,29 @@ def model_card(record: Mapping[str, Any]) -> str:
         minutes=record["minutes"],
         loss=record["loss"],
         questions=record["skill"][0]["questions"],
-        **{name: settings[name] for name in ("layers", "hidden", "context", "seed", "steps", "lr")},
+        shares=_shares(record["token_shares"]),
+        **{name: settings[name] for name in _SHOWN},
     )
     rows = [
         f"| {row['shots']} | " + " | ".join(_cell(row[k]) for k in ("vote", "single", "chain"))
         for row in record["skill"]
     ]
-    return head + "".join(f"{row} |\n" for row in rows) + _TAIL
+    card = head + "".join(f"{row} |\n" for row in rows)
+    if record.get("tasks"):
+        measured = (
+            f"| {task} | {name} | {value:.3g} |\n"
+            for task, values in record["tasks"].items()
+            for name, value in values.items()
+        )
+        card += _TEXTS + "".join(measured)
+    return card + _TAIL
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
+    return "\n".join(
+        f"| {name} | {100 * share:.1f} % | {_KINDS[name]} |" for name, share in ordered
+    )
 
 
 def _cell(shares: Mapping[str, float | None]) -> str:

@@ -1,0 +1,179 @@
+"""Run every task but arithmetic over seeds, and write docs/tasks.md with tables, samples and figures.
+
+    python scripts/task_results.py                          # all of them, three seeds each
+    python scripts/task_results.py --tasks infilling --seeds 0
+    python scripts/task_results.py --shared ../shared       # real models and data of that folder too
+
+Each run is `python -m gfn_runner` in a process of its own. Runs that are finished in the folder are not
+repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from results import ROOT, cores, run_once, spread
+
+from gfn_runner.report.figures import draw_all
+from gfn_runner.report.table import row_labels
+
+# Each task's measures for the page, and the figure beside them.
+TASKS: dict[str, tuple[tuple[str, ...], str]] = {
+    "random_number": (("kl", "kl_floor", "invalid_share", "exact_kl", "exact_tv"), "histogram"),
+    "continuation": (
+        ("log_likelihood", "log_likelihood_max", "diversity", "grammatical_share", "phi_spread"),
+        "likelihood_diversity",
+    ),
+    "infilling": (
+        ("fits_both_share", "fits_beginning_share", "fits_ending_share", "bleu", "gleu"),
+        "shares",
+    ),
+    "subjectivity": (("vote_accuracy", "predictive_accuracy", "single_accuracy"), "accuracy"),
+    "translation": (("right_share", "found_share", "all_found_share", "bleu"), "shares"),
+    "contrastive": (
+        ("specific_share", "pointwise_mutual_information", "diversity", "grammatical_share"),
+        "shares",
+    ),
+    "constrained": (("satisfied_share", "unique", "log_reward"), "shares"),
+    "posterior": (("satisfied_share", "unique", "log_reward", "phi_spread"), "phi_spread"),
+}
+REAL: dict[str, tuple[str, ...]] = {
+    "stories260K, continuation of OpenWebText prompts": (
+        "task=continuation",
+        "lm.name={shared}/models/stories260K",
+        "task.data.prompts={shared}/data/openwebtext/prompts.txt",
+        "lm.lora.targets=null",
+    ),
+    "stories260K, continuation of children's stories": (
+        "task=continuation",
+        "lm.name={shared}/models/stories260K",
+        "task.data.prompts={prompts}",
+    ),
+    "embedded model, subjectivity of real reviews": (
+        "task=subjectivity",
+        "task.data.train={shared}/data/subj/train.jsonl",
+        "task.data.test={shared}/data/subj/test.jsonl",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help=", ".join(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "task_results")
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "tasks.md")
+    parser.add_argument("--shared", type=Path, help="folder with models/ and data/ to try by hand")
+    arguments = parser.parse_args()
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name in arguments.tasks:
+        runs[name] = [
+            run_once(arguments.folder / name / f"seed{seed}", [f"task={name}", f"seed={seed}"])
+            for seed in arguments.seeds
+        ]
+    sections = [section(name, own, arguments) for name, own in runs.items()]
+    if arguments.shared is not None:
+        sections.append(real_section(arguments))
+    arguments.write.write_text("\n".join([head(arguments.seeds), *sections]), encoding="utf-8")
+    print(f"written to {arguments.write}")
+
+
+def head(seeds: Sequence[int]) -> str:
+    return f"""# Results of the other tasks with the embedded model
+
+Written by `scripts/task_results.py`. Each table: mean over seeds {", ".join(map(str, seeds))} ± half the
+95 % t-interval, shares in %, log-probabilities in nats. Rows of the base model are sampled like the policy,
+behind the bare prompt. What the measures mean: docs/metrics.md. {cores()} CPU cores.
+"""
+
+
+def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> str:
+    """Table, figure and samples of one task."""
+    measures, figure = TASKS[name]
+    minutes = [run["run/minutes"] for run in runs]
+    memory = max(run["run/peak_memory_gib"] for run in runs)
+    lines = [f"## {name}", "", *table(runs, measures), ""]
+    lines.append(
+        f"`python -m gfn_runner task={name}`: {min(minutes):.1f} to {max(minutes):.1f} minutes with "
+        f"evaluation, {memory:.2f} GiB at most, {runs[0]['run/steps']:.0f} optimizer steps."
+    )
+    first = arguments.folder / name / f"seed{arguments.seeds[0]}"
+    draw_all(first)
+    picture = first / "figures" / f"{figure}.png"
+    if picture.is_file():
+        target = arguments.write.parent / "images" / f"{name}_{figure}.png"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(picture, target)
+        lines += ["", f"![{name}: {figure}](images/{target.name})"]
+    samples = first / "samples.md"
+    if samples.is_file() and name != "random_number":
+        shown = samples.read_text(encoding="utf-8").splitlines()[:8]
+        lines += ["", f"First samples (seed {arguments.seeds[0]}):", "", *shown]
+    return "\n".join(lines) + "\n"
+
+
+def table(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[str]:
+    """One line a row of the runs' tables, one column a measure and evaluation set."""
+    names = [
+        key.removeprefix("final/")
+        for measure in measures
+        for key in runs[0]
+        if key.startswith(f"final/{measure}/")
+    ]
+    titles = [name.replace("_share", "").replace("_", " ").replace("/", ", ") for name in names]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(names) + 1) + "|"]
+    for prefix, label in row_labels(runs[0]).items():
+        cells = []
+        for name in names:
+            values = [run.get(f"{prefix}/{name}") for run in runs]
+            known = [value for value in values if value is not None]
+            cells.append(_cell(name, known) if len(known) == len(runs) else "")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(name: str, values: list[float]) -> str:
+    if name.partition("/")[0].endswith(("_share", "accuracy")):
+        rare = max(values) < 0.01
+        return spread([100 * value for value in values], digits=3 if rare else 1)
+    return spread(values, digits=5 if max(map(abs, values)) < 0.1 else 2)
+
+
+def real_section(arguments: argparse.Namespace) -> str:
+    """Real models and data, whatever comes out; one seed."""
+    shared = arguments.shared.resolve()
+    prompts = arguments.folder / "children.txt"
+    write_prompts(shared / "data" / "pratham_books" / "stories.txt", prompts)
+    lines = ["## Real models and data", "", "One seed each; nothing was tuned for them.", ""]
+    for number, (label, overrides) in enumerate(REAL.items()):
+        filled = [o.format(shared=shared, prompts=prompts) for o in overrides]
+        run = run_once(arguments.folder / "real" / str(number), filled)
+        task = overrides[0].removeprefix("task=")
+        shown = " ".join(o.format(shared="../shared", prompts=prompts.name) for o in overrides)
+        lines += [f"### {label}", "", f"`{shown}`", "", *table([run], TASKS[task][0]), ""]
+        lines += [f"{run['run/minutes']:.1f} minutes.", ""]
+        samples = arguments.folder / "real" / str(number) / "samples.md"
+        lines += samples.read_text(encoding="utf-8").splitlines()[:6] + [""]
+    return "\n".join(lines)
+
+
+def write_prompts(stories: Path, path: Path, n: int = 400) -> None:
+    """The first two sentences of each story as a prompt, straight quotes for curly ones."""
+    text = stories.read_text(encoding="utf-8")
+    text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
+    prompts: dict[str, None] = {}
+    for story in text.split("<|endofstory|>"):
+        sentences = [line.strip() for line in story.strip().splitlines() if line.strip()]
+        prompt = " ".join(sentences[:2])
+        if 20 < len(prompt) < 300:
+            prompts.setdefault(prompt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(list(prompts)[:n]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
