@@ -21,9 +21,11 @@ from torch import Tensor
 
 from gfn_runner.config import RunConfig, check
 from gfn_runner.errors import UserError
+from gfn_runner.evaluation import answer_log_probs
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import score_policy, score_prefixes
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import Task
@@ -125,8 +127,8 @@ class Policy:
     ) -> dict[str, float]:
         """The posterior predictive over given answers, by Bayesian model average.
 
-        ``p(Y | X) ≈ 1/n Σ_Z p_LM(Y | X Z)`` with Z from the policy, each ``p_LM(· | X Z)`` normalised
-        over ``answers`` (Hu et al. 2024, section 3.1).
+        ``p(Y | X) ≈ 1/n Σ_Z p_LM(Y | X Z)`` with Z from the policy (Hu et al. 2024, section 3.1),
+        normalised over ``answers`` in the end: a Z that makes all of them improbable says little.
 
         Args:
             prompt: what the policy reads, written as in training.
@@ -153,16 +155,9 @@ class Policy:
                 "mode=sample, or a prompt and a task whose samples lead to an answer",
             )
         trajectories = self._draw(prompt, n, 1.0, seed)
-        context = self.lm.encode_prompt(condition.terms[0].context)
-        columns = []
-        with self.lm.reference():
-            for suffix in suffixes:
-                # log p(Z | X) is in every column alike and leaves with the normalisation.
-                score_BS = score_prefixes(
-                    self.lm, [context], [self.lm.encode(suffix or "")], trajectories, self.rule
-                )
-                columns.append(self._at_end(score_BS, trajectories))
-        share_A = torch.stack(columns, dim=1).softmax(dim=1).mean(dim=0)
+        texts = [suffix or "" for suffix in suffixes]
+        log_p_KA = answer_log_probs(self.lm, self.rule, [condition], [texts], trajectories)[0]
+        share_A = posterior_predictive(log_p_KA).probability_A
         return dict(zip(answers, share_A.tolist(), strict=True))
 
     def _draw(self, prompt: str, n: int, temperature: float, seed: int | None) -> Trajectories:

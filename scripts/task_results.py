@@ -86,7 +86,7 @@ def head(seeds: Sequence[int]) -> str:
     return f"""# Results of the other tasks with the embedded model
 
 Written by `scripts/task_results.py`. Each table: mean over seeds {", ".join(map(str, seeds))} ± half the
-95 % t-interval, shares in %, log-probabilities in nats. Rows of the base model are sampled like the policy,
+95 % t-interval, shares in %, log-probabilities in nats. The base model is sampled like the policy,
 behind the bare prompt. What the measures mean: docs/metrics.md. {cores()} CPU cores.
 """
 
@@ -157,7 +157,7 @@ def real_section(arguments: argparse.Namespace) -> str:
         lines += [f"### {label}", "", f"`{shown}`", "", *table([run], TASKS[task][0]), ""]
         lines += [f"{run['run/minutes']:.1f} minutes.", ""]
         samples = arguments.folder / "real" / str(number) / "samples.md"
-        lines += samples.read_text(encoding="utf-8").splitlines()[:6] + [""]
+        lines += [*samples.read_text(encoding="utf-8").splitlines()[:6], ""]
     return "\n".join(lines)
 
 

@@ -1,0 +1,79 @@
+"""Every task that is chosen by name alone runs from the command line to its table, in a few steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+
+from gfn_runner.app import train_and_evaluate
+from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.inference import Policy
+
+FEW = {
+    "random_number": ["callbacks.evaluation.singles=300"],
+    "continuation": ["task.data.n_test=2", "callbacks.evaluation.resampled=30"],
+    "contrastive": ["callbacks.evaluation.baseline_temperatures=[0.7]"],
+    "translation": ["task.data.n_test=3"],
+    "infilling": ["task.data.n_test=3", "task.data.n_train=20", "task.demonstrate=true"],
+}
+COMMON = [
+    "experiment=tiny/smoke",
+    "callbacks.progress.show=none",
+    "callbacks.evaluation.singles=4",
+    "trainer.threads=1",
+]
+
+
+def run(folder: Path, task: str) -> dict[str, float]:
+    lines = [f"task={task}", *COMMON, *FEW[task]]
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        config = check_lines(lines)
+    train_and_evaluate(config, folder, lines)
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("task", FEW)
+def test_a_task_runs_to_its_table(task, tmp_path, capsys):
+    folder = tmp_path / "run"
+    metrics = run(folder, task)
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        headline = check_lines([f"task={task}"]).task.headline
+    shown = [name for name in headline if any(k.startswith(f"final/{name}/") for k in metrics)]
+    assert shown, f"none of {headline} was measured"
+    for name in shown:
+        mine = {k.removeprefix("final/") for k in metrics if k.startswith(f"final/{name}/")}
+        base = {k.removeprefix("base_0_shot/") for k in metrics if k.startswith("base_0_shot/")}
+        assert mine <= base, "the base model stands beside the policy in every measure"
+    printed = capsys.readouterr().out
+    assert "base model, 0-shot" in printed and "this run" in printed
+    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert {"loss_and_reward", "phi_spread"} <= drawn
+    assert (folder / "samples.md").read_text(encoding="utf-8").startswith("| prompt | this run |")
+
+
+def test_what_was_asked_for_stands_in_rows_of_its_own(tmp_path):
+    folder = tmp_path / "run"
+    metrics = run(folder, "continuation")
+    assert "resampled/log_likelihood/news" in metrics and "final/diversity/stories" in metrics
+    assert (folder / "samples_resampled.jsonl").is_file()
+    assert (folder / "figures" / "likelihood_diversity.png").is_file()
+    # Kept strings have the posterior's density: φ is the same for all.
+    assert metrics["resampled/phi_spread/news"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_trained_policy_knows_the_posterior_of_a_new_prompt(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, "continuation")
+    samples = Policy.load(folder).sample("Tom wanted a kite. But he had no money.", n=3)
+    assert len(samples) == 3 and all(s.log_reward is not None for s in samples)
+
+
+def test_random_numbers_are_drawn_against_their_target(tmp_path):
+    folder = tmp_path / "run"
+    metrics = run(folder, "random_number")
+    assert metrics["final/n_samples/numbers"] == 300
+    assert 0 <= metrics["final/exact_tv/numbers"] <= 1
+    assert (folder / "figures" / "histogram.png").is_file()
