@@ -3,42 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 
 from gfn_runner.tasks.base import Task
 
 
-def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
-    """Headline metrics per evaluation set.
+WIDTH = 80
+
+
+def result_table(task: Task, metrics: Mapping[str, float]) -> Table | Group:
+    """Headline metrics per evaluation set: one table, or one a set where that would be too wide.
 
     Args:
         task: names headline metrics and published rows.
-        metrics: flat, with the prefixes ``final/`` and ``base_<k>_shot/``.
+        metrics: flat, with a row's prefix: ``final/``, ``base_<k>_shot/`` and so on.
     """
-    prefixes = {label: prefix for prefix, label in row_labels(metrics).items()}
     names = [
         name.removeprefix("final/")
         for headline in task.headline
         for name in metrics
         if name.startswith(f"final/{headline}/")
     ]
-    shares = any(map(_is_share, names))
-    table = Table(
-        title=task.name + (": shares in %, below them the 95 % interval" if shares else ""),
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0),
+    groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
+    widest = max(map(len, row_labels(metrics).values()), default=0)
+    needed = widest + sum(1 + max(map(len, _header(name).split())) for name in names)
+    if needed <= WIDTH or len(groups) < 2:
+        return _table(task, metrics, names, task.name)
+    return Group(
+        *(
+            _table(
+                task,
+                metrics,
+                [n for n in names if n.endswith(f"/{group}")],
+                f"{task.name}, {group}",
+            )
+            for group in groups
+        )
     )
+
+
+def _table(task: Task, metrics: Mapping[str, float], names: Sequence[str], title: str) -> Table:
+    shares = any(map(_is_share, names))
+    intervals = any(f"final/{n.replace('/', '_low/', 1)}" in metrics for n in names)
+    explained = ": shares in %" if shares else ""
+    explained += ", below them the 95 % interval" if shares and intervals else ""
+    table = Table(title=title + explained, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     table.add_column("", no_wrap=True)
     for name in names:
-        metric, _, group = name.partition("/")
-        short = metric.removesuffix("_accuracy").removesuffix("_share")
-        header = f"{short} {group}".replace("_", " ")
-        table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
-    for number, (label, prefix) in enumerate(prefixes.items()):
+        table.add_column(_header(name).replace(" ", "\n"), justify="right", no_wrap=True)
+    for number, (prefix, label) in enumerate(row_labels(metrics).items()):
         cells = (_cell(metrics, f"{prefix}/{name}") for name in names)
         table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
@@ -48,6 +65,12 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
     if task.reference_rows():
         table.caption = "† printed in the paper: a different model, on other questions"
     return table
+
+
+def _header(name: str) -> str:
+    metric, _, group = name.partition("/")
+    short = metric.removesuffix("_accuracy").removesuffix("_share")
+    return f"{short} {group}".replace("_", " ")
 
 
 def row_labels(metrics: Mapping[str, float]) -> dict[str, str]:
