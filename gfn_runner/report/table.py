@@ -11,7 +11,6 @@ from rich.table import Table
 
 from gfn_runner.tasks.base import Task
 
-
 WIDTH = 80
 
 
