@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import json
+import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class Row:
 
 
 Key = Callable[[Row], Hashable]
+Check = Callable[[Row], Iterable[Problem]]
 
 
 def path_problems(config_key: str, path: str) -> Iterator[Problem]:
@@ -123,6 +125,29 @@ def duplicate_problems(rows: Sequence[Row], key: Key, what: str = "entry") -> It
         if earlier is not row:
             same = earlier.where if earlier.source != row.source else f"line {earlier.line}"
             yield Problem(row.where, f"the same {what} as {same}", f"each {what} once")
+
+
+def held_out(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[Row], list[Row]]:
+    """Cut rows at random into those to train on and those kept out; either keeps the order.
+
+    Args:
+        rows: of one file.
+        share: of rows kept out, in 0..1; at least one row is, and at least one is not.
+        rng: of the draw.
+
+    Raises:
+        UserError: if there is only one row.
+    """
+    if len(rows) < 2:
+        raise UserError.one(
+            rows[0].source, "one row, which cannot be both trained on and kept out", "two or more"
+        )
+    n_out = min(max(1, round(share * len(rows))), len(rows) - 1)
+    out = set(rng.sample(range(len(rows)), n_out))
+    return (
+        [row for place, row in enumerate(rows) if place not in out],
+        [row for place, row in enumerate(rows) if place in out],
+    )
 
 
 def _checked_rows(
@@ -281,6 +306,7 @@ def read_records(
     *,
     optional: Sequence[str] = (),
     allow_unknown: bool = False,
+    check: Check | None = None,
     key: Key | None = None,
     what: str = "record",
 ) -> list[Row]:
@@ -292,6 +318,7 @@ def read_records(
             ``list[str]``, a pydantic dataclass for an object, … Values come out as these types.
         optional: fields that may be missing or null.
         allow_unknown: drop other fields, rather than refuse them; always so with a data set.
+        check: what is wrong with a record whose fields have the right types.
         key: what may not occur in two records.
         what: name of a record for messages.
 
@@ -300,9 +327,11 @@ def read_records(
     """
     if is_hub(path):
         _no_column(path)
-        rows, problems = _validated(path, enumerate(hub_rows(path), 1), fields, optional, False)
-        return _checked_rows(path, rows, problems, key, what)
-    rows, problems = _validated(path, _objects(path), fields, optional, not allow_unknown)
+        objects: Iterable[tuple[int, Any]] = enumerate(hub_rows(path), 1)
+        allow_unknown = True
+    else:
+        objects = _objects(path)
+    rows, problems = _validated(path, objects, fields, optional, not allow_unknown, check)
     return _checked_rows(path, rows, problems, key, what)
 
 
@@ -342,6 +371,7 @@ def _validated(
     fields: Mapping[str, Any],
     optional: Sequence[str],
     strict: bool,
+    check: Check | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Rows of the objects that hold, and what is wrong with the others."""
     adapters = {name: TypeAdapter(kind) for name, kind in fields.items()}
@@ -374,6 +404,7 @@ def _validated(
         problems += wrong
         if not wrong:
             rows.append(Row(source, number, values))
+            problems += check(rows[-1]) if check else ()
     return rows, problems
 
 
