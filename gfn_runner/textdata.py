@@ -58,6 +58,7 @@ class Row:
 
 
 Key = Callable[[Row], Hashable]
+Check = Callable[[Row], Iterable[Problem]]
 
 
 def path_problems(config_key: str, path: str) -> Iterator[Problem]:
@@ -305,6 +306,7 @@ def read_records(
     *,
     optional: Sequence[str] = (),
     allow_unknown: bool = False,
+    check: Check | None = None,
     key: Key | None = None,
     what: str = "record",
 ) -> list[Row]:
@@ -316,6 +318,7 @@ def read_records(
             ``list[str]``, a pydantic dataclass for an object, … Values come out as these types.
         optional: fields that may be missing or null.
         allow_unknown: drop other fields, rather than refuse them; always so with a data set.
+        check: what is wrong with a record whose fields have the right types.
         key: what may not occur in two records.
         what: name of a record for messages.
 
@@ -324,9 +327,11 @@ def read_records(
     """
     if is_hub(path):
         _no_column(path)
-        rows, problems = _validated(path, enumerate(hub_rows(path), 1), fields, optional, False)
-        return _checked_rows(path, rows, problems, key, what)
-    rows, problems = _validated(path, _objects(path), fields, optional, not allow_unknown)
+        objects: Iterable[tuple[int, Any]] = enumerate(hub_rows(path), 1)
+        allow_unknown = True
+    else:
+        objects = _objects(path)
+    rows, problems = _validated(path, objects, fields, optional, not allow_unknown, check)
     return _checked_rows(path, rows, problems, key, what)
 
 
@@ -366,6 +371,7 @@ def _validated(
     fields: Mapping[str, Any],
     optional: Sequence[str],
     strict: bool,
+    check: Check | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Rows of the objects that hold, and what is wrong with the others."""
     adapters = {name: TypeAdapter(kind) for name, kind in fields.items()}
@@ -398,6 +404,7 @@ def _validated(
         problems += wrong
         if not wrong:
             rows.append(Row(source, number, values))
+            problems += check(rows[-1]) if check else ()
     return rows, problems
 
 

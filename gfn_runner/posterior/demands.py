@@ -59,6 +59,12 @@ class Demand:
         """Whether it asks for nothing."""
         return self == Demand()
 
+    @property
+    def is_checkable(self) -> bool:
+        """Whether it asks for words, a pattern or a length, which a text has or has not."""
+        asked = (self.pattern, self.min_words, self.max_words)
+        return bool(self.words) or any(value is not None for value in asked)
+
     def missing(self, text: str) -> list[str]:
         """The words that do not occur in a text."""
         return [word for word in self.words if not _word(word).search(text)]

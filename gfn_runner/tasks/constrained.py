@@ -1,0 +1,218 @@
+"""Constrained generation: sentences in proportion to p_LM(z) c(z), which hold given words.
+
+The policy is told the words, ``Words: fox, river. Sentence:``, while the reward's language model reads
+the bare context ``Sentence:``: a posterior that left-to-right sampling cannot draw from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.tiny.sentences import word_lists
+from gfn_runner.posterior.constraints import DEMAND, PENALTY, DemandConstraint
+from gfn_runner.posterior.demands import Demand
+from gfn_runner.randomness import rng_for
+from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.tasks.measures import per_group, satisfied
+from gfn_runner.textdata import Row, held_out, path_problems, read_records
+from gfn_runner.types import Condition, Term
+
+FIELDS: dict[str, Any] = {
+    "words": tuple[str, ...],
+    "pattern": str,
+    "min_words": Annotated[int, Field(ge=0)],
+    "max_words": Annotated[int, Field(ge=0)],
+    "prompt": str,
+}
+_DEMANDS = ("words", "pattern", "min_words", "max_words")
+_SLOT = "{words}"
+_HELD_OUT = 0.2
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class ConstrainedData:
+    """Where the demands come from: generated word lists by default, else JSONL files.
+
+    Attributes:
+        train: file of records with any of ``words``, ``pattern``, ``min_words``, ``max_words``, and
+            ``prompt`` for another prompt than the template's; or ``hub:owner/name:split``.
+        test: likewise; without it a fifth of a file for training is kept out of it.
+        n_train, n_test: generated lists of one to three words.
+    """
+
+    train: str | None = None
+    test: str | None = None
+    n_train: Annotated[int, Field(ge=1)] = 200
+    n_test: Annotated[int, Field(ge=1)] = 50
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Constrained(Task):
+    """Settings of the task.
+
+    Attributes:
+        data: the demands.
+        prompt_template: what the policy reads; ``{words}`` stands for the words, with commas.
+        context: what the reward's language model reads instead.
+        penalty: nats for each demand that a text does not meet.
+        forbidden: texts whose tokens may not be written.
+    """
+
+    data: ConstrainedData = Field(default_factory=ConstrainedData)
+    prompt_template: str = "Words: {words}. Sentence:"
+    context: str = "Sentence:"
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY
+    forbidden: tuple[str, ...] = ("\n",)
+
+    name: ClassVar[str] = "constrained"
+    headline: ClassVar[tuple[str, ...]] = ("satisfied_share", "unique", "log_reward")
+    writes_text: ClassVar[bool] = True
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.prompt_template.count(_SLOT) != 1:
+            yield Problem(
+                "task.prompt_template",
+                f"given {self.prompt_template!r}, in which {_SLOT} stands "
+                f"{self.prompt_template.count(_SLOT)} times",
+                f"a text with {_SLOT} once",
+            )
+        for key in ("train", "test"):
+            path = getattr(self.data, key)
+            if path is not None:
+                yield from path_problems(f"task.data.{key}", path)
+
+    def constraints(self) -> Sequence[Any]:
+        return (DemandConstraint(self.penalty),)
+
+    def forbidden_texts(self) -> Sequence[str]:
+        return self.forbidden
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def load(self, seed: int) -> TaskData:
+        """Demands for training and test; no word list that is tested occurs in training.
+
+        Raises:
+            UserError: naming file, line and field, for all malformed lines at once.
+        """
+        train, test = (
+            [self._condition(Demand(words=words), self._prompt(words)) for words in lists]
+            for lists in _generated(seed, self.data)
+        )
+        if self.data.train is not None:
+            rows = self._read(self.data.train)
+            if self.data.test is None:
+                rows, kept = held_out(rows, _HELD_OUT, rng_for("constrained", "held out", seed))
+                test = [self._from_row(row) for row in kept]
+            train = [self._from_row(row) for row in rows]
+        if self.data.test is not None:
+            test = [self._from_row(row) for row in self._read(self.data.test)]
+        tested = {what for condition in test for what in _identities(condition)}
+        new = [c for c in train if not tested & _identities(c)]
+        dropped = len(train) - len(new)
+        notes = (f"{dropped} training lists dropped: in the test set",) if dropped else ()
+        return TaskData(new, test, notes)
+
+    def _read(self, path: str) -> list[Row]:
+        # The policy sees the prompt only: it cannot be asked for two things by one.
+        return read_records(
+            path,
+            FIELDS,
+            optional=tuple(FIELDS),
+            check=self._row_problems,
+            key=self._row_prompt,
+            what="prompt",
+        )
+
+    def _row_problems(self, row: Row) -> Iterator[Problem]:
+        demand, prompt = _demand(row), row.get("prompt")
+        if demand.is_empty:
+            yield Problem(row.where, "asks for nothing", f"any of {', '.join(_DEMANDS)}")
+        elif not demand.words and prompt is None:
+            yield Problem(
+                row.at("prompt"),
+                "missing; without words task.prompt_template does not tell the policy what is asked",
+                "a text that tells it",
+            )
+        if prompt is not None and not prompt.strip():
+            yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
+        yield from demand.problems(row.at, self.terminator, min(self.max_len, self.eval_max_len))
+
+    def _row_prompt(self, row: Row) -> str:
+        return row.get("prompt") or self._prompt(row.get("words", ()))
+
+    def _from_row(self, row: Row) -> Condition:
+        where = row.at("words") if row.get("words") else row.where
+        return self._condition(_demand(row), self._row_prompt(row), where)
+
+    def _condition(self, demand: Demand, prompt: str, where: str | None = None) -> Condition:
+        facts: dict[str, Any] = {DEMAND: demand} | ({"where": where} if where else {})
+        return Condition(
+            key=prompt,
+            prompt=prompt,
+            terms=(Term(self.context),),
+            group=f"{len(demand.words)}_words" if demand.words else "no_words",
+            facts=facts,
+        )
+
+    def _prompt(self, words: Sequence[str]) -> str:
+        return self.prompt_template.replace(_SLOT, ", ".join(words))
+
+    # -- use and metrics ----------------------------------------------------------------------
+
+    def condition_for(self, prompt: str, seed: int) -> Condition | None:
+        """The posterior of a prompt of the template's form."""
+        before, _, behind = self.prompt_template.partition(_SLOT)
+        found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(behind)}", prompt)
+        if found is None:
+            return None
+        words = tuple(word.strip() for word in found.group(1).split(","))
+        return self._condition(Demand(words=words), prompt) if all(words) else None
+
+    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        """Per number of words, the share satisfied with its interval, in 0..1."""
+        return per_group(samples, satisfied)
+
+
+def _demand(row: Row) -> Demand:
+    return Demand(**{name: row[name] for name in _DEMANDS if row.get(name) is not None})
+
+
+def _identities(condition: Condition) -> set[object]:
+    """By what a training list is known again in the test set: its prompt, and its words in any order."""
+    words = condition.facts[DEMAND].words
+    by_words = {frozenset(word.casefold() for word in words)} if words else set()
+    return {condition.prompt, *by_words}
+
+
+def _generated(
+    seed: int, data: ConstrainedData
+) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Word lists for training and test, none in both; the test's are the same for every seed.
+
+    Raises:
+        UserError: if the grammar has not so many.
+    """
+    test = _lists(rng_for("constrained", "test"), data.n_test, set())
+    train = _lists(rng_for("constrained", "train", seed), data.n_train, set(test))
+    return list(train.values()), list(test.values())
+
+
+def _lists(rng: Any, n: int, taken: set[frozenset[str]]) -> dict[frozenset[str], tuple[str, ...]]:
+    """Different word lists outside ``taken``, by their words in any order."""
+    found: dict[frozenset[str], tuple[str, ...]] = {}
+    for words in word_lists(rng, 20 * n):
+        if frozenset(words) not in taken:
+            found.setdefault(frozenset(words), words)
+        if len(found) == n:
+            return found
+    raise UserError.one(
+        "task.data", f"given {n} word lists, but only {len(found)} were found", "fewer of them"
+    )

@@ -1,0 +1,139 @@
+"""Constrained generation: prompts, lists that share nothing, and everything wrong in a file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gfn_runner.errors import UserError
+from gfn_runner.posterior.demands import Demand
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tasks.constrained import Constrained, ConstrainedData
+from gfn_runner.types import Term
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(*records, name: str = "lists.jsonl") -> str:
+        (tmp_path / name).write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+def task(train=None, test=None, **options) -> Constrained:
+    return Constrained(data=ConstrainedData(train=train, test=test), **options)
+
+
+def problems(path: str, **options):
+    with pytest.raises(UserError) as caught:
+        task(path, **options).load(0)
+    return caught.value.problems
+
+
+def test_generated_lists_are_as_many_as_asked_for_and_share_none():
+    data = Constrained().load(0)
+    assert len(data.train) == 200 and len(data.evaluation) == 50 and not data.notes
+    train = {frozenset(c.facts["demand"].words) for c in data.train}
+    test = {frozenset(c.facts["demand"].words) for c in data.evaluation}
+    assert len(train) == 200 and len(test) == 50 and not train & test
+    assert {c.group for c in data.evaluation} == {"2_words"}
+    again, other = Constrained().load(0), Constrained().load(1)
+    assert [c.key for c in again.train] == [c.key for c in data.train]
+    assert [c.key for c in other.train] != [c.key for c in data.train]
+    assert [c.key for c in other.evaluation] == [c.key for c in data.evaluation]
+
+
+def test_more_lists_than_there_are():
+    with pytest.raises(UserError, match="n_train \\+ n_test = 100050, but there are"):
+        Constrained(data=ConstrainedData(n_train=100_000)).load(0)
+
+
+def test_the_policy_is_told_the_words_and_the_reward_is_not(file):
+    path = file(
+        {"words": ["fox", "river"], "max_words": 9},
+        {"prompt": "A line in capitals:", "pattern": "[A-Z ]+"},
+        {"words": ["map"]},
+    )
+    lists = task(path, file({"words": ["cup"]}, name="test.jsonl"))
+    first, second, third = lists.load(0).train
+    assert first.prompt == first.key == "Words: fox, river. Sentence:"
+    assert first.terms == second.terms == (Term("Sentence:"),)
+    assert first.facts["demand"] == Demand(words=("fox", "river"), max_words=9)
+    assert second.prompt == "A line in capitals:" and third.prompt == "Words: map. Sentence:"
+    groups = [c.group for c in (first, second, third)]
+    assert groups == ["2_words", "no_words", "1_words"]
+    assert first.facts["where"] == f"{path}, line 1, field words"
+    other = Constrained(prompt_template="[{words}]", context="Say:").load(0).train[0]
+    assert other.prompt.startswith("[") and other.terms == (Term("Say:"),)
+
+
+def test_a_fifth_of_a_file_is_kept_out_and_what_is_tested_leaves_training(file):
+    records = [{"words": [f"w{n}"]} for n in range(10)]
+    data = task(file(*records)).load(0)
+    assert len(data.train) == 8 and len(data.evaluation) == 2
+    assert not {c.key for c in data.train} & {c.key for c in data.evaluation}
+    train = file({"words": ["a", "b"]}, {"words": ["a"]}, {"words": ["c"]})
+    test = file({"words": ["B", "a"]}, {"words": ["c"], "max_words": 3}, name="test.jsonl")
+    data = task(train, test).load(0)
+    assert [c.prompt for c in data.train] == ["Words: a. Sentence:"]
+    assert data.notes == ("2 training lists dropped: in the test set",)
+
+
+@pytest.mark.parametrize(
+    ("record", "place", "what"),
+    [
+        ({}, "", "asks for nothing"),
+        ({"prompt": "p"}, "", "asks for nothing"),
+        ({"words": []}, "", "asks for nothing"),
+        ({"word": ["a"], "words": ["b"]}, ", field word", "unknown field"),
+        ({"words": "a"}, ", field words", "given 'a'"),
+        ({"words": ["a", "A"]}, ", field words[1]", "the same as words[0]"),
+        ({"words": ["a"], "min_words": -1}, ", field min_words", "given -1"),
+        ({"words": ["a"], "min_words": 2.5}, ", field min_words", "given 2.5"),
+        ({"words": ["a"], "min_words": 3, "max_words": 1}, ", field min_words", "above"),
+        ({"pattern": "a.*"}, ", field prompt", "does not tell the policy"),
+        ({"pattern": "(", "prompt": "p"}, ", field pattern", "no regular expression"),
+        ({"pattern": r"a\.", "prompt": "p"}, ", field pattern", "requires '.'"),
+        ({"words": ["a"], "prompt": " "}, ", field prompt", "given ' '"),
+        ({"words": ["fine"], "max_words": 2}, "", "the same prompt as line 1"),
+    ],
+)
+def test_a_wrong_record_is_named_with_its_field(file, record, place, what):
+    path = file({"words": ["fine"]}, record)
+    (problem,) = problems(path)
+    assert problem.where == f"{path}, line 2{place}"
+    assert what in problem.what and problem.allowed
+
+
+def test_settings_that_cannot_be():
+    (problem,) = Constrained(prompt_template="Sentence:").problems()
+    assert problem.where == "task.prompt_template" and "0 times" in problem.what
+    found = {p.where for p in task("none", "none").problems()}
+    assert found == {"task.data.train", "task.data.test"}
+
+
+def test_the_posterior_of_a_typed_prompt():
+    constrained = Constrained()
+    condition = constrained.condition_for("Words: fox, ice cream. Sentence:", 0)
+    assert condition.facts["demand"].words == ("fox", "ice cream")
+    assert condition.terms == (Term("Sentence:"),)
+    assert constrained.condition_for("Words: . Sentence:", 0) is None
+    assert constrained.condition_for("Words: a,. Sentence:", 0) is None
+    assert constrained.condition_for("something else", 0) is None
+
+
+def test_metrics_per_number_of_words():
+    one, two = (
+        Constrained().condition_for(f"Words: {words}. Sentence:", 0) for words in ("a", "a, b")
+    )
+    samples = [
+        ConditionSamples(one, [], [" a", " A b"], [-1, -3], [-1, -1]),
+        ConditionSamples(two, [], [" a", " a"], [-2, -2], [-1, -1]),
+    ]
+    metrics = Constrained().metrics(samples)
+    assert metrics["satisfied_share/1_words"] == 1 and metrics["satisfied_share/2_words"] == 0
+    assert metrics["distinct/1_words"] == 1 and metrics["distinct/2_words"] == 0.5
+    assert metrics["log_reward/1_words"] == -2
+    assert 0 <= metrics["satisfied_low/1_words"] < metrics["satisfied_high/1_words"] == 1

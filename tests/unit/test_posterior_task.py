@@ -1,0 +1,176 @@
+"""The user's own posterior: what a file becomes, and everything that can be wrong in one."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import pytest
+
+from gfn_runner.errors import UserError
+from gfn_runner.posterior.demands import Demand
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tasks.posterior import EXAMPLE, Posterior, PosteriorData
+from gfn_runner.types import Term
+
+GOOD = {"prompt": "a", "terms": [{"context": "c"}]}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(*records, name: str = "own.jsonl") -> str:
+        lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+def task(train: str | None, **options) -> Posterior:
+    data = {k: options.pop(k) for k in ("evaluation", "held_out") if k in options}
+    return Posterior(data=PosteriorData(train=train, **data), **options)
+
+
+def problems(train: str, **options):
+    with pytest.raises(UserError) as caught:
+        task(train, **options).load(0)
+    return caught.value.problems
+
+
+# -- what comes out ---------------------------------------------------------------------------------
+
+
+def test_a_line_becomes_a_condition(file):
+    path = file(
+        {
+            "prompt": "p",
+            "terms": [{"context": "c", "suffix": " s.", "weight": -0.5}, {"context": "d"}],
+            "constraint": {"words": ["w"], "classifier": {"name": "n", "label": "l"}},
+            "demonstrations": [" a w"],
+        },
+        {"prompt": "q", "constraint": {"max_words": 3}},
+    )
+    data = task(path).load(0)
+    first, second = data.train
+    assert first.terms == (Term("c", " s.", -0.5), Term("d", "", 1.0))
+    assert first.demonstrations == (" a w",) and first.key == first.prompt == "p"
+    assert first.facts["demand"].words == ("w",) and first.facts["demand"].classifier.label == "l"
+    assert first.facts["where"] == f"{path}, line 1, field constraint"
+    # Without terms: the language model's own continuation of the prompt.
+    assert second.terms == (Term("q"),) and second.facts["demand"] == Demand(max_words=3)
+    assert [c.group for c in data.evaluation] == ["seen", "seen"]
+
+
+def test_the_example_is_in_the_package_and_can_be_read():
+    assert files("gfn_runner").joinpath("tasks/examples/posterior.jsonl").is_file()
+    data = Posterior(max_len=20, eval_max_len=20).load(0)
+    assert len(data.train) == len(EXAMPLE.read_text().splitlines()) == len(data.evaluation) >= 5
+    assert len({len(c.terms) for c in data.train}) > 1
+    assert not list(Posterior().problems())
+
+
+def test_held_out_and_a_file_of_its_own(file):
+    path = file(*({"prompt": str(n), "terms": [{"context": "c"}]} for n in range(10)))
+    data = task(path, held_out=0.3).load(0)
+    assert len(data.train) == 7 and len(data.evaluation) == 3
+    assert not {c.key for c in data.train} & {c.key for c in data.evaluation}
+    assert {c.group for c in data.evaluation} == {"unseen"}
+    assert [c.key for c in task(path, held_out=0.3).load(0).train] == [c.key for c in data.train]
+    other = file({"prompt": "3", "terms": [{"context": "c"}]}, {**GOOD, "prompt": "x"}, name="e")
+    assert [c.group for c in task(path, evaluation=other).load(0).evaluation] == ["seen", "unseen"]
+    with pytest.raises(UserError, match="one row"):
+        task(file(GOOD), held_out=0.5).load(0)
+
+
+# -- what can be wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "what"),
+    [
+        ({"prompt": "  "}, "prompt", "given '  '"),
+        ({"prompt": None}, "prompt", "given None"),
+        ({"terms": []}, "terms", "no constraint either"),
+        ({"terms": None}, "terms", "no constraint either"),
+        ({"terms": [{"context": "c", "weight": 0}]}, "terms", "every weight is 0"),
+        ({"terms": [{"context": "c", "weight": float("nan")}]}, "terms[0].weight", "given nan"),
+        ({"terms": [{"context": "c", "weight": float("inf")}]}, "terms[0].weight", "given inf"),
+        ({"terms": [{"suffix": "c"}]}, "terms[0].context", "missing"),
+        ({"terms": [{"context": "c", "sufix": ""}]}, "terms[0].sufix", "unknown field"),
+        ({"terms": {"context": "c"}}, "terms", "given {'context': 'c'}"),
+        ({"term": []}, "term", "unknown field"),
+        ({"constraint": {}}, "constraint", "asks for nothing"),
+        ({"constraint": {"word": ["a"]}}, "constraint.word", "unknown field"),
+        ({"constraint": {"words": "a"}}, "constraint.words", "given 'a'"),
+        ({"constraint": {"words": [""]}}, "constraint.words[0]", "given ''"),
+        ({"constraint": {"min_words": -1}}, "constraint.min_words", "given -1"),
+        ({"constraint": {"min_words": 3, "max_words": 2}}, "constraint.min_words", "above"),
+        ({"constraint": {"min_words": 31}}, "constraint.min_words", "at most 30 tokens"),
+        ({"constraint": {"pattern": "("}}, "constraint.pattern", "no regular expression"),
+        ({"constraint": {"pattern": r".*\."}}, "constraint.pattern", "requires '.'"),
+        ({"constraint": {"classifier": {"name": "n"}}}, "constraint.classifier.label", "missing"),
+        ({"constraint": {"classifier": "n"}}, "constraint.classifier", "given 'n'"),
+        ({"demonstrations": [" "]}, "demonstrations[0]", "given ' '"),
+        ({"demonstrations": " a"}, "demonstrations", "given ' a'"),
+        ({"constraint": {"words": ["w"]}, "demonstrations": [" w", " v"]}, "demonstrations[1]",
+         "not as the constraint demands"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_is_named_with_its_field(file, change, field, what):
+    path = file({**GOOD, "prompt": "fine"}, {**GOOD, **change})
+    (problem,) = problems(path)
+    assert problem.where == f"{path}, line 2, field {field}"
+    assert what in problem.what and problem.allowed
+
+
+def test_all_mistakes_of_a_file_at_once(file):
+    path = file(GOOD, {**GOOD, "prompt": "b", "terms": 1}, "{", GOOD)
+    found = [p.where.removeprefix(f"{path}, ") for p in problems(path)]
+    assert found == ["line 2, field terms", "line 3", "line 4"]
+    impossible = {**GOOD, "constraint": {"min_words": 3, "max_words": 2, "pattern": "["}}
+    path = file({**GOOD, "prompt": " "}, impossible)
+    assert len(problems(path)) == 3
+
+
+def test_one_prompt_has_one_posterior(file):
+    path = file(GOOD, {"prompt": "a", "terms": [{"context": "d"}]})
+    (problem,) = problems(path)
+    assert problem.what == "the same prompt as line 1"
+    train, other = file(GOOD), file({"prompt": "a", "terms": [{"context": "d"}]}, name="other")
+    (problem,) = problems(train, evaluation=other)
+    assert problem.where == f"{other}, line 1, field prompt" and "another posterior" in problem.what
+
+
+def test_settings_that_cannot_be(file):
+    def found(*arguments, **options):
+        return {p.where for p in task(*arguments, **options).problems()}
+
+    assert found("none.jsonl") == {"task.data.train"}
+    assert found(None, evaluation="none.jsonl") == {"task.data.evaluation"}
+    path = file(GOOD)
+    assert found(path, evaluation=path, held_out=0.1) == {"task.data.held_out"}
+    assert found("hub:nothing") >= {"task.data.train"}
+    assert found(path, min_len=40) >= {"task.min_len"}
+
+
+# -- metrics ----------------------------------------------------------------------------------------
+
+
+def test_metrics(file):
+    path = file({**GOOD, "constraint": {"words": ["w"]}}, {**GOOD, "prompt": "b"})
+    first, second = task(path).load(0).evaluation
+    samples = [
+        ConditionSamples(first, [], [" a w", " a w ", " v", "w"], [-1, -2, -3, -4], [-2] * 4),
+        ConditionSamples(second, [], ["x", "y"], [-5, -3], [-1, -3]),
+    ]
+    metrics = Posterior().metrics(samples)
+    assert metrics["log_reward/seen"] == pytest.approx(-3)
+    assert metrics["log_q/seen"] == pytest.approx(-2)
+    assert metrics["log_z_bound/seen"] == pytest.approx(-1)
+    # Only the condition that demands something is a trial.
+    assert metrics["satisfied_share/seen"] == 0.75
+    assert metrics["satisfied_low/seen"] < 0.75 <= metrics["satisfied_high/seen"] == 1
+    assert metrics["distinct/seen"] == pytest.approx((3 / 4 + 1) / 2)
+    assert "label_probability/seen" not in metrics
+    assert Posterior().metrics([]) == {}
+    assert "satisfied_share/seen" not in Posterior().metrics(samples[1:])
