@@ -11,6 +11,7 @@ from gfn_runner.lm.policy import LMSettings, load
 from gfn_runner.measures import measure
 from gfn_runner.tasks.arithmetic import Arithmetic
 from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.tasks.constrained import Constrained
 from gfn_runner.tasks.continuation import Continuation
 from gfn_runner.tasks.contrastive import Contrastive
 from gfn_runner.tasks.infilling import Infilling
@@ -80,6 +81,7 @@ _TASKS: dict[Task, tuple[str, ...]] = {
     Continuation(): ("log_likelihood", "diversity", "grammatical_share"),
     Contrastive(): ("specific_share", "grammatical_share"),
     Translation(): ("right_share", "found_share"),
+    Constrained(): ("satisfied_share",),
     Infilling(): ("fits_both_share", "fits_beginning_share", "fits_ending_share"),
 }
 

@@ -22,7 +22,7 @@ def per_group(samples: Sequence[ConditionSamples], *measures: Measure) -> dict[s
 
 
 def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
-    """``satisfied_share``: of singles, in 0..1, those that meet words, pattern and length of their condition.
+    """``satisfied_share``: of singles, in 0..1, those that meet their condition's words, pattern, length.
 
     The 95 % interval (``_low``, ``_high``) counts conditions, not samples, as trials: samples of one
     condition are not independent. Conditions that demand none of it have no part.

@@ -17,6 +17,8 @@ FEW = {
     "continuation": ["task.data.n_test=2", "callbacks.evaluation.resampled=30"],
     "contrastive": ["callbacks.evaluation.baseline_temperatures=[0.7]"],
     "translation": ["task.data.n_test=3"],
+    "constrained": ["task.data.n_test=6"],
+    "posterior": [],
     "infilling": ["task.data.n_test=3", "task.data.n_train=20", "task.demonstrate=true"],
 }
 COMMON = [

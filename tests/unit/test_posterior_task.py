@@ -164,13 +164,10 @@ def test_metrics(file):
         ConditionSamples(second, [], ["x", "y"], [-5, -3], [-1, -3]),
     ]
     metrics = Posterior().metrics(samples)
-    assert metrics["log_reward/seen"] == pytest.approx(-3)
-    assert metrics["log_q/seen"] == pytest.approx(-2)
-    assert metrics["log_z_bound/seen"] == pytest.approx(-1)
     # Only the condition that demands something is a trial.
     assert metrics["satisfied_share/seen"] == 0.75
-    assert metrics["satisfied_low/seen"] < 0.75 <= metrics["satisfied_high/seen"] == 1
-    assert metrics["distinct/seen"] == pytest.approx((3 / 4 + 1) / 2)
+    low, high = (metrics[f"satisfied_share_{end}/seen"] for end in ("low", "high"))
+    assert low < 0.75 <= high == 1
     assert "label_probability/seen" not in metrics
     assert Posterior().metrics([]) == {}
     assert "satisfied_share/seen" not in Posterior().metrics(samples[1:])
