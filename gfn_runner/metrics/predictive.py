@@ -31,7 +31,7 @@ def posterior_predictive(log_p_KA: ArrayLike) -> Predictive:
     """p(Y_a | X) ≈ 1/K Σ_k p(Y_a | X Z_k), then normalised over the answers (Hu et al. 2024, sec. 3.1).
 
     The mean is of probabilities as they are: a sample under which every given answer is improbable
-    says little. Normalising each sample first, as ``Policy.predict`` does, gives all samples one vote.
+    says little. Normalising each sample first would give all samples one vote.
 
     Args:
         log_p_KA: log p(Y_a | X Z_k), nats, of K samples Z and A answers; −∞ for impossible.
