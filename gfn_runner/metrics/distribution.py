@@ -98,7 +98,7 @@ def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
     for probability, times in zip(*np.unique(q_K, return_counts=True), strict=True):
         if probability > 0:
             chance_N = binom.pmf(count_N, n_samples, min(probability, 1.0))
-            total += times * float(chance_N @ xlogy(share_N, share_N / probability))
+            total += float(times) * float(chance_N @ xlogy(share_N, share_N / probability))
     return total
 
 
