@@ -69,14 +69,18 @@ class Translation(Task):
         """Sentences to train on and, none of them among those, to evaluate on."""
         if self.data.pairs is None:
             return self._generated(seed)
-        rows, notes = _read(self.data.pairs), ()
+        rows = _read(self.data.pairs)
+        notes: tuple[str, ...] = ()
         if self.data.test is None:
             share = min(0.5, self.data.n_test / len(rows))
             rows, test = held_out(rows, share, rng_for(self.name, "held out"))
         else:
             test = _read(self.data.test)
             taken = {row["source"] for row in test}
-            rows = [row for row in rows if row["source"] not in taken]
+            kept = [row for row in rows if row["source"] not in taken]
+            if len(kept) < len(rows):
+                notes = (f"{len(rows) - len(kept)} training pairs dropped: in the test file",)
+            rows = kept
         train = [self._condition(r["source"], [r["target"]]) for r in rows[: self.data.n_train]]
         evaluation = [
             self._condition(r["source"], [r["target"]], group="sentences")
