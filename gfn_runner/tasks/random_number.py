@@ -116,7 +116,10 @@ class RandomNumber(Task):
             prompt=self.prompt,
             terms=(),
             group=group,
-            facts={"table": table, "target": {str(n): p for n, p in probabilities.items()}},
+            facts={
+                "table": table,
+                "target": {f"{self.prefix}{n}": p for n, p in probabilities.items()},
+            },
         )
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
