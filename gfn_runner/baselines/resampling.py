@@ -61,4 +61,6 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     # The density of what is kept: that of the posterior, with Z as the draws estimate it.
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))
     log_pf = [samples.log_reward[i] / temperature - log_z for i in chosen]
+    # The support was scored under the base model, which is not what is shown.
+    columns |= {"support_log_reward": (), "support_log_pf": ()}
     return dataclasses.replace(samples, votes=(), log_pf=log_pf, **columns)

@@ -9,7 +9,9 @@ from weakref import WeakKeyDictionary
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.types import Condition
 
-_IDS: WeakKeyDictionary[LanguageModel, dict[str, dict[tuple[int, ...], float]]] = (
+# A table is encoded once for a model; conditions of one name may have different tables.
+_Ids = dict[tuple[int, ...], float]
+_IDS: WeakKeyDictionary[LanguageModel, dict[str, tuple[Mapping[str, float], _Ids]]] = (
     WeakKeyDictionary()
 )
 
@@ -38,7 +40,8 @@ class TableFactor:
         self, lm: LanguageModel, condition: Condition
     ) -> dict[tuple[int, ...], float]:
         known = _IDS.setdefault(lm, {})
-        if condition.key not in known:
-            table: Mapping[str, float] = condition.facts["table"]
-            known[condition.key] = {lm.encode(text): value for text, value in table.items()}
-        return known[condition.key]
+        table: Mapping[str, float] = condition.facts["table"]
+        if condition.key not in known or known[condition.key][0] is not table:
+            ids = {lm.encode(text): value for text, value in table.items()}
+            known[condition.key] = (table, ids)
+        return known[condition.key][1]

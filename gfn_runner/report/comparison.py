@@ -31,14 +31,15 @@ def number_histogram(folder: Path, final: Mapping[str, float]) -> Figure | None:
     )
     for axes, (label, records) in zip(all_axes[:, 0], drawn.items(), strict=True):
         target = records[0]["target"]
-        counts = Counter(text.strip() for text in records[0]["singles"])
+        counts = Counter(records[0]["singles"])
         n, places = sum(counts.values()), range(len(target))
         axes.bar(places, [counts[value] / n for value in target], width=0.9)
         axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
         other = 1 - sum(counts[value] for value in target) / n
         axes.set_title(f"{label}: {n} samples, {100 * other:.2g} % of them invalid", fontsize=9)
         step = max(1, len(target) // 20)
-        axes.set_xticks(list(places)[::step], list(target)[::step], fontsize=7)
+        names = [value.strip() for value in target]
+        axes.set_xticks(list(places)[::step], names[::step], fontsize=7)
         axes.set_ylabel("share")
         axes.legend(fontsize=7)
     return figure

@@ -32,7 +32,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """What :func:`write_lines` wrote; empty if there is no file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # JSON leaves U+2028 and its like as they are: only a line feed ends a record.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:

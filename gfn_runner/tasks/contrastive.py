@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
@@ -30,8 +30,8 @@ class Contrastive(Continuation):
         neutral_context: what p(Z) is read behind; empty for the model's own beginning of a text.
     """
 
-    alpha: float = 1.0
-    beta: float = -0.5
+    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    beta: Annotated[float, Field(allow_inf_nan=False)] = -0.5
     neutral_context: str = news.NEWS_CONTEXT
 
     name: ClassVar[str] = "contrastive"

@@ -85,18 +85,22 @@ class Infilling(Task):
         if self.data.stories is None:
             return self._generated(seed)
         rows = _read(self.data.stories)
+        notes: tuple[str, ...] = ()
         if self.data.test is None:
             share = min(0.5, self.data.n_test / len(rows))
             rows, test = held_out(rows, share, rng_for(self.name, "held out"))
         else:
             test = _read(self.data.test)
             taken = set(map(_ends, test))
-            rows = [row for row in rows if _ends(row) not in taken]
+            kept = [row for row in rows if _ends(row) not in taken]
+            if len(kept) < len(rows):
+                notes = (f"{len(rows) - len(kept)} training stories dropped: in the test file",)
+            rows = kept
         train = [self._condition(*_parts(row)) for row in rows[: self.data.n_train]]
         evaluation = [
             self._condition(*_parts(row), group="stories") for row in test[: self.data.n_test]
         ]
-        return TaskData(train, evaluation)
+        return TaskData(train, evaluation, notes)
 
     def _generated(self, seed: int) -> TaskData:
         rng = rng_for(self.name, "test")

@@ -53,8 +53,8 @@ class RandomNumber(Task):
     low: int = 0
     high: int = 100
     distribution: Family = "uniform"
-    parameter: Annotated[float, Field(gt=0)] = 0.5
-    penalty: Annotated[float, Field(gt=0)] = 15.0
+    parameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
 
     name: ClassVar[str] = "random_number"
     headline: ClassVar[tuple[str, ...]] = (
@@ -88,7 +88,7 @@ class RandomNumber(Task):
             )
 
     def probabilities(self) -> dict[int, float]:
-        """The wanted distribution; sums to 1."""
+        """The wanted distribution; sums to 1, or is 0 everywhere where all of it lies outside."""
         from scipy import stats
 
         count, p = self.high - self.low, self.parameter
@@ -103,7 +103,7 @@ class RandomNumber(Task):
             "normal": lambda k: math.exp(-(((k - middle) / p) ** 2) / 2),
         }[self.distribution]
         values = {number: float(mass(number)) for number in numbers}
-        total = sum(values.values())
+        total = sum(values.values()) or 1.0
         return {number: value / total for number, value in values.items()}
 
     def load(self, seed: int) -> TaskData:
@@ -118,7 +118,10 @@ class RandomNumber(Task):
             prompt=self.prompt,
             terms=(),
             group=group,
-            facts={"table": table, "target": {str(n): p for n, p in probabilities.items()}},
+            facts={
+                "table": table,
+                "target": {f"{self.prefix}{n}": p for n, p in probabilities.items()},
+            },
         )
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:

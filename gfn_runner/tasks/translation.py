@@ -20,6 +20,8 @@ from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.textdata import Row, held_out, path_problems, read_table
 from gfn_runner.types import Condition, Term
 
+_N_SENTENCES = len(velan.VERBS) * len(velan.NOUNS) * len(velan.ADJECTIVES) * (len(velan.NOUNS) - 1)
+
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class TranslationData:
@@ -67,19 +69,31 @@ class Translation(Task):
                 yield from path_problems(f"task.data.{key}", path)
         if self.data.test is not None and self.data.pairs is None:
             yield Problem("task.data.test", "given without task.data.pairs", "both, or neither")
+        wanted = self.data.n_train + self.data.n_test
+        if self.data.pairs is None and wanted > _N_SENTENCES:
+            yield Problem(
+                "task.data.n_train",
+                f"given {self.data.n_train}, beside {self.data.n_test} to evaluate on, but the toy "
+                f"language has {_N_SENTENCES} sentences",
+                f"at most {_N_SENTENCES} together",
+            )
 
     def load(self, seed: int) -> TaskData:
         """Sentences to train on and, none of them among those, to evaluate on."""
         if self.data.pairs is None:
             return self._generated(seed)
-        rows, notes = _read(self.data.pairs), ()
+        rows = _read(self.data.pairs)
+        notes: tuple[str, ...] = ()
         if self.data.test is None:
             share = min(0.5, self.data.n_test / len(rows))
             rows, test = held_out(rows, share, rng_for(self.name, "held out"))
         else:
             test = _read(self.data.test)
             taken = {row["source"] for row in test}
-            rows = [row for row in rows if row["source"] not in taken]
+            kept = [row for row in rows if row["source"] not in taken]
+            if len(kept) < len(rows):
+                notes = (f"{len(rows) - len(kept)} training pairs dropped: in the test file",)
+            rows = kept
         train = [self._condition(r["source"], [r["target"]]) for r in rows[: self.data.n_train]]
         evaluation = [
             self._condition(r["source"], [r["target"]], group="sentences")
