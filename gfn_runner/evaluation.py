@@ -14,7 +14,7 @@ from torch import Tensor
 from gfn_runner.errors import Problem
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import score_policy, score_strings
+from gfn_runner.lm.scoring import row_slices, score_policy, score_strings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.judge import JudgeSettings
 from gfn_runner.posterior.reward import string_log_reward
@@ -204,9 +204,15 @@ def policy_log_probs(
     rule: StringRule,
 ) -> Tensor:
     """log q(z ⊤) of whole strings under the model as it is switched now. Shape (B,), nats."""
-    scores = score_policy(lm, prompts, trajectories, rule)
-    ends_B1 = trajectories.length_B[:, None]
-    return scores.log_pf_BT.sum(dim=1) + scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
+    around = max(map(len, prompts)) + trajectories.token_BT.shape[1]
+    pieces = []
+    for index in row_slices(len(trajectories), around, lm.max_tokens_per_forward):
+        rows = trajectories.rows(index)
+        scores = score_policy(lm, prompts, rows, rule)
+        ends_B1 = rows.length_B[:, None]
+        stop_B = scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
+        pieces.append(scores.log_pf_BT.sum(dim=1) + stop_B)
+    return torch.cat(pieces)
 
 
 def with_answers(
