@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -18,20 +19,26 @@ _IDS: WeakKeyDictionary[LanguageModel, dict[str, tuple[Mapping[str, float], _Ids
 
 @dataclass(frozen=True)
 class TableFactor:
-    """log c(z) = log probability of z in the condition's fact ``table``, else ``floor``.
+    """log c(z) = log probability of z in the condition's fact ``table``, else a floor.
 
     A value is one string of tokens, the one that the tokenizer writes its text with: other
     spellings of the same text are no values, or the table would count them twice.
 
+    The floor is −penalty − n log V for n tokens out of V: finite, so that φ is (see ``Constraint``),
+    and summable. There are V^n strings of n tokens, so those of one length have the mass
+    exp(−penalty) together. Under a constant floor they would outweigh the table from some length on,
+    and the exact policy would write noise.
+
     Attributes:
-        floor: log-reward of every other string, nats. Finite, so that φ is (see ``Constraint``).
+        penalty: nats, above 0.
     """
 
-    floor: float
+    penalty: float
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
         """log c of one prefix, nats."""
-        return self._log_probability(lm, condition).get(tuple(prefix), self.floor)
+        floor = -self.penalty - len(prefix) * math.log(lm.vocab_size)
+        return self._log_probability(lm, condition).get(tuple(prefix), floor)
 
     def satisfied(self, condition: Condition, text: str) -> bool:
         return text in condition.facts["table"]

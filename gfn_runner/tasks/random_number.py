@@ -43,7 +43,8 @@ class RandomNumber(Task):
             probability ``parameter``, from ``low``), ``zipf`` (exponent ``parameter``), ``normal``
             (rounded; ``parameter`` is the standard deviation, the mean is the middle).
         parameter: see there; unused by ``uniform``.
-        penalty: log-reward of every string that is no such number, nats below the least likely one.
+        penalty: minus the log of the mass that all strings of one length that are no such number have
+            together, nats; see ``TableFactor``.
     """
 
     max_len: Annotated[int, Field(ge=1)] = 5
@@ -54,7 +55,7 @@ class RandomNumber(Task):
     high: int = 100
     distribution: Family = "uniform"
     parameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 12.0
 
     name: ClassVar[str] = "random_number"
     headline: ClassVar[tuple[str, ...]] = (
@@ -128,8 +129,7 @@ class RandomNumber(Task):
         return self._condition("train") if prompt.rstrip() == self.prompt else None
 
     def constraints(self) -> Sequence[TableFactor]:
-        least = min(self.probabilities().values())
-        return (TableFactor(math.log(least) - self.penalty),)
+        return (TableFactor(self.penalty),)
 
     def support(self, condition: Condition) -> Sequence[str]:
         return list(condition.facts["table"])
