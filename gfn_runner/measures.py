@@ -56,7 +56,7 @@ def measure(
         temperature: reward temperature T that φ is formed with.
         encoder: of texts; see ``EvaluationSettings``.
     """
-    result = {}
+    result: dict[str, float] = {}
     for group in sorted({sample.condition.group for sample in samples}):
         members = [sample for sample in samples if sample.condition.group == group]
         own = _likelihoods(members) | _evidence(members, temperature)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
         phi_N = torch.zeros_like(phi_N)
     rng = rng_for("resampling", seed, samples.condition.key)
     chosen = rng.choices(range(len(phi_N)), weights=phi_N.softmax(dim=0).tolist(), k=n)
-    columns = {
+    columns: dict[str, Any] = {
         name: [values[i] for i in chosen] if (values := getattr(samples, name)) else ()
         for name in ("singles", "log_reward", "term_log_probs", "answer_log_probs")
     }

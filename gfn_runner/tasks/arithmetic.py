@@ -302,18 +302,20 @@ class Arithmetic(Task):
         vote = proportion(sum(voted), n_questions)
         single_share = sum(given == right for given, right in singles) / n_singles
         single = proportion(round(single_share * n_questions), n_questions)
-        return {
+        measured = {
             "vote_accuracy": vote.value,
             "vote_accuracy_low": vote.low,
             "vote_accuracy_high": vote.high,
             "single_accuracy": single_share,
             "single_accuracy_low": single.low,
             "single_accuracy_high": single.high,
-            "predictive_accuracy": sum(averaged) / n_questions,
             "parsed": sum(given is not None for given, _ in singles) / n_singles,
             "right_rationale": sum(steps) / n_singles,
             "n_questions": float(n_questions),
         }
+        if any(s.answer_log_probs for s in samples):
+            measured["predictive_accuracy"] = sum(averaged) / n_questions
+        return measured
 
     def _predicted(self, samples: ConditionSamples) -> object | None:
         """The answer of the Bayesian model average over the single samples, if any has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -271,16 +272,21 @@ def test_metrics_of_samples_made_by_hand():
         "parsed": 8 / 12,
         "right_rationale": 1 / 12,
         "n_questions": 3.0,
-        "log_reward": -(12 + 8 + 22) / 12,
     }
     assert {k.split("/")[0]: v for k, v in found.items() if "/3_operands" in k} == pytest.approx(
         expected
     )
     four = {k.split("/")[0]: v for k, v in found.items() if "/4_operands" in k}
     assert four["vote_accuracy"] == four["single_accuracy"] == four["n_questions"] == 1
-    assert four["right_rationale"] == 0 and "log_reward" not in four
+    assert four["right_rationale"] == 0
     assert len(found) == len(expected) + len(four)
     assert Arithmetic().metrics([]) == {}
+    # The average is over p(Y | X Z), which may overrule how many samples lead to an answer.
+    one = samples("1 + 1 + 1", ["3"], ["4", "4", "3"])
+    weighed = dataclasses.replace(one, answer_log_probs=[[-3.0, -2.0], [-3.0, -2.0], [-9.0, -0.1]])
+    assert Arithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 1
+    weighed = dataclasses.replace(one, answer_log_probs=[[-0.1, -9.0]] * 3)
+    assert Arithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 0
 
 
 def test_every_published_row_has_every_group():

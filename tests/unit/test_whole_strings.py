@@ -15,15 +15,10 @@ from tests.tiny_models import tiny_lm
 RULE = StringRule(terminator=1, min_len=0, max_len=3)
 
 
-def drawn(lm, n: int = 40) -> Trajectories:
-    generator = torch.Generator().manual_seed(0)
-    return sample(lm, [[2, 5], [6, 2, 3]], n, RULE, generator)
-
-
 def test_a_whole_string_is_scored_as_its_last_prefix():
     lm = tiny_lm()
-    rows = drawn(lm)
-    assert 0 in rows.length_B and 3 in rows.length_B
+    strings = [[], [3], [3, 4], [7, 8, 9], [2], [], [5, 5], [9, 8, 7]]
+    rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0] * 4 + [1] * 4)
     contexts, suffixes = [[2, 5, 3], [6]], [[1, 3, 2], [4]]
     by_prefix = score_prefixes(lm, contexts, suffixes, rows, RULE)
     expected = by_prefix.gather(1, rows.length_B[:, None])[:, 0]

@@ -125,7 +125,8 @@ def optimizers(
     model: LlamaForCausalLM, settings: PretrainSettings
 ) -> dict[torch.optim.Optimizer, float]:
     """Muon for the blocks' matrices, AdamW for embeddings and norms; each with its peak rate."""
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         in_block = parameter.ndim == 2 and "embed" not in name
         (matrices if in_block else rest).append(parameter)

@@ -231,7 +231,7 @@ def _pattern(template: str, words: dict[str, str]) -> str:
 def _all_patterns() -> Iterator[str]:
     words = _any_words()
     for group in (_OBSTACLES, _ACTIONS, _MIDDLES, _ENDINGS):
-        for templates in group.values():  # type: ignore[attr-defined]
+        for templates in group.values():
             for template in templates:
                 yield _pattern(template, words)
     for template in _WANTS:
