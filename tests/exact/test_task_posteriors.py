@@ -1,4 +1,4 @@
-"""Posteriors of the tasks on toys that can be listed: every log-reward by hand, trained to be exact."""
+"""Posteriors of tasks on toys that can be listed: log-rewards by hand, and training until exact."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def continuation(folder) -> Toy:
 def contrastive(folder) -> Toy:
     return Toy(
         Contrastive(
-            data=prompts(folder), max_len=3, illegal=("b",), illegal_penalty=0.5, alpha=1.2, beta=-0.4,
-            neutral_context="b ",
+            data=prompts(folder), max_len=3, illegal=("b",), illegal_penalty=0.5,
+            alpha=1.2, beta=-0.4, neutral_context="b ",
         ),
         "ab .",
         lambda log_p, z: [log_p("ab a", z + "."), log_p("b ", z + ".")],

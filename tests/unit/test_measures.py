@@ -68,7 +68,7 @@ def drawn(key: str = "a", group: str = "all", **columns) -> ConditionSamples:
     return ConditionSamples(condition, **(default | columns))
 
 
-# -- likelihoods ------------------------------------------------------------------------------------
+# -- likelihoods -----------------------------------------------------------------------------------
 
 
 def test_means_are_over_samples_and_the_best_over_conditions():
@@ -114,7 +114,7 @@ def test_strings_of_probability_0_are_left_out():
     assert measured["log_z/all"] == pytest.approx((0.0 - 3.0) / 2)
 
 
-# -- φ and log Z ------------------------------------------------------------------------------------
+# -- φ and log Z -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -153,7 +153,7 @@ def test_one_sample_of_each_condition_tells_nothing_of_log_z():
     assert not {"log_z/all", "phi_spread/all", "ess/all"} & measured.keys()
 
 
-# -- distances --------------------------------------------------------------------------------------
+# -- distances -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -201,7 +201,7 @@ def test_the_support_of_a_task_is_scored_under_policy_and_posterior():
     assert measured["exact_kl/numbers"] == pytest.approx(kl, abs=1e-4)
 
 
-# -- texts ------------------------------------------------------------------------------------------
+# -- texts -----------------------------------------------------------------------------------------
 
 
 def test_overlap_is_of_the_samples_that_have_references():
@@ -232,7 +232,7 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
     assert not names & measure(Writing(), [single]).keys()
 
 
-# -- what may be missing ----------------------------------------------------------------------------
+# -- what may be missing ---------------------------------------------------------------------------
 
 
 def test_bertscore_without_references_is_absent_and_says_so(caplog):
@@ -291,13 +291,13 @@ def test_nothing_is_measured_that_was_not_asked_for():
     assert optional_measures([drawn(facts={"references": ("r",)})], EvaluationSettings()) == {}
 
 
-# -- baselines --------------------------------------------------------------------------------------
+# -- baselines -------------------------------------------------------------------------------------
 
 
 def number_task(**options) -> RandomNumber:
     return RandomNumber(
-        prompt="n:", low=0, high=2, distribution="binomial", parameter=0.7, max_len=2, eval_max_len=2,
-        **options,
+        prompt="n:", low=0, high=2, distribution="binomial", parameter=0.7,
+        max_len=2, eval_max_len=2, **options,
     )  # fmt: skip
 
 
@@ -311,7 +311,7 @@ def flat_lm(**options):
 
 @pytest.fixture(scope="module")
 def toy():
-    """Model, task, rule and condition; six letters, at most two tokens. The adapter is no part of it."""
+    """Model, task, rule and condition: six letters, at most two tokens."""
     lm, task = flat_lm(adapter="random"), number_task(penalty=1.5)
     return lm, task, string_rule(lm, task, 2), task.load(0).evaluation[0]
 
@@ -357,6 +357,13 @@ def test_what_is_kept_brings_its_own_reward_and_density(toy):
     # Its density is the posterior's, as far as the draws tell Z.
     known = [math.log(target[text]) for text in samples.singles]
     assert samples.log_pf == pytest.approx(known, abs=0.1)
+
+
+def test_the_draws_are_of_the_base_model(toy):
+    _, *rest = toy
+    assert (
+        resampled(toy, 1.0, 200, 50).singles == resampled((flat_lm(), *rest), 1.0, 200, 50).singles
+    )
 
 
 def test_what_is_kept_says_nothing_of_the_base_models_distances(toy):

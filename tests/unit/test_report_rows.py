@@ -30,13 +30,13 @@ def samples(prompt: str, *singles: str, facts: dict | None = None) -> ConditionS
     return ConditionSamples(condition, (), singles, (-1.23456,) * n, (-2.0,) * n)
 
 
-# -- rows -------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 def test_rows_stand_in_their_order_whatever_that_of_the_metrics():
     names = (
-        "resampled/a", "base_at_T0.8/a", "base_10_shot/a", "direct_3_shot/a", "run/seed", "e_step/a",
-        "base_2_shot/a", "base_0_shot/a/b", "final/a", "base_0_shot/a",
+        "resampled/a", "base_at_T0.8/a", "base_10_shot/a", "direct_3_shot/a", "run/seed",
+        "e_step/a", "base_2_shot/a", "base_0_shot/a/b", "final/a", "base_0_shot/a",
     )  # fmt: skip
     assert list(row_labels(dict.fromkeys(names, 0.0)).items()) == [
         ("final", "this run"),
@@ -106,7 +106,7 @@ def test_the_table_is_printed_with_its_caption_and_unit():
     assert "%" not in captured.get()
 
 
-# -- samples ----------------------------------------------------------------------------------------
+# -- samples ---------------------------------------------------------------------------------------
 
 
 def test_a_table_of_samples_keeps_its_cells_whatever_is_written(tmp_path):
@@ -143,7 +143,7 @@ def test_samples_are_written_and_read(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
-# -- figures ----------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 NUMBERS = {"final/kl/numbers": 0.1, "base_0_shot/kl/numbers": 0.5}
 
@@ -180,7 +180,8 @@ def test_there_is_no_histogram_without_numbers_or_files(tmp_path):
 
 
 LIKELY = {
-    "final/diversity/one": 0.5, "final/log_likelihood/one": -9.0, "final/log_likelihood_max/one": -7.0,
+    "final/diversity/one": 0.5, "final/log_likelihood/one": -9.0,
+    "final/log_likelihood_max/one": -7.0,
     "base_at_T0.8/diversity/one": 0.3, "base_at_T0.8/log_likelihood/one": -8.0,
     "final/diversity/two": 0.1, "base_0_shot/log_likelihood/one": -5.0,
 }  # fmt: skip

@@ -1,8 +1,9 @@
-"""Numbers, continuation, contrastive, translation and infilling: their data, their mistakes, metrics."""
+"""Numbers, continuation, contrastive, translation, infilling: their data, mistakes and metrics."""
 
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from pydantic import ValidationError
@@ -80,7 +81,7 @@ def refused(task) -> str:
     return str(caught.value)
 
 
-# -- files, whatever the task -----------------------------------------------------------------------
+# -- files, whatever the task ----------------------------------------------------------------------
 
 
 def test_some_rows_are_kept_out_where_there_is_no_test_file(kind, written):
@@ -169,7 +170,7 @@ def test_numbers_of_rows_are_at_least_1(kind):
             kind[0](data={name: 0})
 
 
-# -- generated data, whatever the task --------------------------------------------------------------
+# -- generated data, whatever the task -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("Kind", [Continuation, Translation, Infilling])
@@ -185,6 +186,20 @@ def test_generated_data_are_as_many_as_asked_for_and_disjoint(Kind):
     assert keys(other.train) != keys(data.train) == keys(task.load(0).train)
 
 
+@pytest.mark.parametrize("Kind", [Continuation, Translation])
+def test_where_chance_would_repeat_them_nothing_is_trained_on_that_is_evaluated(Kind):
+    data = Kind(data={"n_train": 1000, "n_test": 400}).load(0)
+    assert len(data.train) == len({*keys(data.train)} - {*keys(data.evaluation)}) == 1000
+
+
+def test_where_there_are_few_stories_none_is_trained_on_that_is_evaluated(monkeypatch):
+    rng = random.Random(0)
+    few = [stories.draw_story(rng) for _ in range(40)]
+    monkeypatch.setattr(stories, "draw_story", lambda rng: rng.choice(few))
+    data = Infilling(data={"n_train": 20, "n_test": 15}).load(0)
+    assert len({*keys(data.train), *keys(data.evaluation)}) == 35
+
+
 def test_more_sentences_than_the_toy_language_has_are_refused():
     """They are drawn until there are enough."""
     n = math.prod(map(len, (velan.VERBS, velan.NOUNS, velan.ADJECTIVES))) * (len(velan.NOUNS) - 1)
@@ -193,7 +208,7 @@ def test_more_sentences_than_the_toy_language_has_are_refused():
     assert not problems_of(Translation(data={"n_train": n - 1, "n_test": 1}))
 
 
-# -- continuation -----------------------------------------------------------------------------------
+# -- continuation ----------------------------------------------------------------------------------
 
 
 def test_blank_lines_are_no_prompts_and_spaces_at_the_right_are_dropped(written):
@@ -272,7 +287,7 @@ def test_shares_of_legal_and_of_grammatical_samples():
     }
 
 
-# -- contrastive ------------------------------------------------------------------------------------
+# -- contrastive -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -326,7 +341,7 @@ def test_facts_of_the_topic_are_specific_and_information_is_of_both_terms():
     assert bare == {"legal_share/prompts": 1.0}
 
 
-# -- translation ------------------------------------------------------------------------------------
+# -- translation -----------------------------------------------------------------------------------
 
 
 def test_pairs_of_a_file_become_conditions(written):
@@ -380,7 +395,7 @@ def test_shares_of_right_translations_and_of_those_that_were_found():
     assert Translation().metrics(drawn[2:]) == {}
 
 
-# -- infilling --------------------------------------------------------------------------------------
+# -- infilling -------------------------------------------------------------------------------------
 
 
 def test_a_story_is_cut_into_its_ends_and_its_middle(written):
@@ -459,7 +474,7 @@ def test_shares_of_samples_that_fit_each_end():
     }
 
 
-# -- random numbers ---------------------------------------------------------------------------------
+# -- random numbers --------------------------------------------------------------------------------
 
 LOW, HIGH = 3, 12
 FAMILIES = {
