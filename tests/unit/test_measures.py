@@ -1,0 +1,402 @@
+"""Measures of every task by hand-made samples, and resampling against exact weights on a toy."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import Counter
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from gfn_runner import optional_measures as optional
+from gfn_runner.baselines.resampling import resample_base_model
+from gfn_runner.baselines.rows import baseline_rows
+from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.measures import measure
+from gfn_runner.metrics.overlap import bleu, gleu
+from gfn_runner.optional_measures import optional_measures
+from gfn_runner.posterior.reward import log_reward
+from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.tasks.random_number import RandomNumber
+from gfn_runner.tasks.rule import string_rule
+from gfn_runner.types import Condition, Term
+
+from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
+
+
+class Plain(Task):
+    """Has no metrics of its own."""
+
+    name = "plain"
+
+    def load(self, seed: int) -> TaskData:
+        return TaskData([], [])
+
+    def metrics(self, samples) -> dict[str, float]:
+        return {}
+
+
+class Writing(Plain):
+    """The same, of texts."""
+
+    writes_text = True
+
+
+class Own(Plain):
+    """Means something of its own by a name that every task has."""
+
+    def metrics(self, samples) -> dict[str, float]:
+        return {"log_pf/all": 7.0}
+
+
+def drawn(key: str = "a", group: str = "all", **columns) -> ConditionSamples:
+    """Samples of one condition: two, unless told otherwise."""
+    facts = columns.pop("facts", {})
+    condition = Condition(key, f"prompt {key}", (Term("x"),), group=group, facts=facts)
+    default = {
+        "votes": (),
+        "singles": ("u", "v"),
+        "log_reward": (-1.0, -3.0),
+        "log_pf": (-2.0, -1.0),
+    }
+    return ConditionSamples(condition, **(default | columns))
+
+
+# -- likelihoods -----------------------------------------------------------------------------------
+
+
+def test_means_are_over_samples_and_the_best_over_conditions():
+    measured = measure(
+        Plain(),
+        [
+            drawn("a", log_pf=(-2.0, -4.0), term_log_probs=((-1.0, -9.0), (-2.0, -9.0))),
+            drawn("b", log_pf=(-6.0, -8.0), term_log_probs=((-5.0, -9.0), (-4.0, -9.0))),
+        ],
+    )
+    assert measured["log_pf/all"] == pytest.approx(-5.0)
+    assert measured["log_pf_max/all"] == pytest.approx(-4.0)
+    # The first term alone, before its weight.
+    assert measured["log_likelihood/all"] == pytest.approx(-3.0)
+    assert measured["log_likelihood_max/all"] == pytest.approx(-2.5)
+    assert measured["log_reward/all"] == pytest.approx(-2.0)
+
+
+def test_sets_are_measured_apart_and_a_tasks_own_names_win():
+    samples = [drawn("a", "one"), drawn("b", "two", log_pf=(-3.0, -5.0))]
+    measured = measure(Plain(), samples)
+    assert measured["log_pf/one"] == pytest.approx(-1.5)
+    assert measured["log_pf/two"] == pytest.approx(-4.0)
+    assert measure(Own(), [drawn()])["log_pf/all"] == 7.0
+
+
+def test_a_posterior_without_terms_has_no_likelihood():
+    measured = measure(Plain(), [drawn(term_log_probs=((), ()))])
+    assert "log_likelihood/all" not in measured and "log_pf/all" in measured
+
+
+def test_strings_of_probability_0_are_left_out():
+    samples = [
+        drawn("a", log_reward=(-1.0, -math.inf), term_log_probs=((-1.0,), (-math.inf,))),
+        drawn("b", log_reward=(-2.0, -4.0), term_log_probs=((-3.0,), (-5.0,))),
+        drawn("c", log_reward=(-math.inf,) * 2, term_log_probs=((math.nan,),) * 2),
+    ]
+    measured = measure(Plain(), samples)
+    assert measured["log_likelihood/all"] == pytest.approx(-3.0)
+    assert measured["log_likelihood_max/all"] == pytest.approx(-2.0)
+    assert measured["log_reward/all"] == pytest.approx(-7 / 3)
+    # One finite φ is no spread: only the second condition counts.
+    assert measured["log_z/all"] == pytest.approx((0.0 - 3.0) / 2)
+
+
+# -- φ and log Z -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_evidence_is_that_of_phi(temperature):
+    rewards, log_pf = (
+        [(-1.0, -3.0, -2.0), (-4.0, -1.0, 0.5)],
+        [(-2.0, -1.0, -1.5), (-3.0, -2.0, -1.0)],
+    )
+    samples = [
+        drawn(str(i), singles=("u",) * 3, log_reward=rewards[i], log_pf=log_pf[i]) for i in (0, 1)
+    ]
+    measured = measure(Plain(), samples, temperature=temperature)
+    phi = np.array(rewards) / temperature - np.array(log_pf)
+    weight = np.exp(phi)
+    expected = {
+        "phi_spread": np.sqrt(((phi - phi.mean(1, keepdims=True)) ** 2).mean(1)),
+        "log_z": phi.mean(1),
+        "log_z_bound": np.log(weight.mean(1)),
+        "ess": weight.sum(1) ** 2 / (weight**2).sum(1) / 3,
+    }
+    for name, of_condition in expected.items():
+        assert measured[f"{name}/all"] == pytest.approx(of_condition.mean()), name
+
+
+def test_an_exact_policy_has_no_spread_and_knows_log_z():
+    measured = measure(
+        Plain(), [drawn(log_reward=(-3.0, -1.5), log_pf=(-5.0, -2.0))], temperature=0.5
+    )
+    assert measured["phi_spread/all"] == pytest.approx(0.0)
+    assert measured["log_z/all"] == measured["log_z_bound/all"] == pytest.approx(-1.0)
+    assert measured["ess/all"] == pytest.approx(1.0)
+
+
+def test_one_sample_of_each_condition_tells_nothing_of_log_z():
+    measured = measure(Plain(), [drawn(singles=("u",), log_reward=(-1.0,), log_pf=(-1.0,))])
+    assert not {"log_z/all", "phi_spread/all", "ess/all"} & measured.keys()
+
+
+# -- distances -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("inside", [1.0, 0.6])
+def test_exact_distances_count_what_is_written_outside_the_support(inside, temperature):
+    log_reward, q = np.array([-1.0, -2.0, -0.5]), inside * np.array([0.2, 0.5, 0.3])
+    samples = drawn(support_log_reward=log_reward.tolist(), support_log_pf=np.log(q).tolist())
+    measured = measure(Plain(), [samples], temperature=temperature)
+    target = np.exp(log_reward / temperature) / np.exp(log_reward / temperature).sum()
+    # A fourth outcome stands for all other strings: the posterior has nothing there.
+    both = zip([*target, 0.0], [*q, 1 - inside], strict=True)
+    # The largest difference in the probability of any event.
+    assert measured["exact_tv/all"] == pytest.approx(sum(max(0.0, p - r) for p, r in both))
+    kl = sum(p * math.log(p / r) for p, r in zip(target, q, strict=True))
+    assert measured["exact_kl/all"] == pytest.approx(kl)
+
+
+def test_exact_distances_of_a_tasks_support_and_their_absence():
+    exact = {"support_log_reward": (0.0, 0.0), "support_log_pf": (math.log(0.5),) * 2}
+    far = {"support_log_reward": (0.0, 0.0), "support_log_pf": (math.log(0.9), math.log(0.1))}
+    measured = measure(Plain(), [drawn("a", **exact), drawn("b", **far), drawn("c")])
+    assert measured["exact_tv/all"] == pytest.approx((0.0 + 0.4) / 2)
+    assert not {"exact_tv/all", "exact_kl/all"} & measure(Plain(), [drawn()]).keys()
+
+
+def test_the_support_of_a_task_is_scored_under_policy_and_posterior():
+    """By the law of all strings, of which the numbers are a part."""
+    lm, task = tiny_lm(characters=" 012n:.", adapter="random"), number_task(penalty=3.0)
+    rule, condition = string_rule(lm, task, 2), task.load(0).evaluation[0]
+    options = EvaluationSettings(votes=0, singles=2)
+    generator = torch.Generator().manual_seed(0)
+    (samples,) = draw_answers(lm, task, rule, [condition], options, generator)
+    strings = all_strings(lm.vocab_size, rule)
+    rows = as_trajectories(strings)
+    with torch.no_grad():
+        scores = score_policy(lm, [lm.encode_prompt("n:")], rows, rule)
+    law = (scores.log_pf_BT.sum(1) + at_end(scores.log_pf_stop_BS, rows)).exp().double().numpy()
+    target = np.array(
+        [{" 0": 0.09, " 1": 0.42, " 2": 0.49}.get(lm.decode(z), 0.0) for z in strings]
+    )
+    measured = measure(task, [samples])
+    assert measured["exact_tv/numbers"] == pytest.approx(np.abs(law - target).sum() / 2, abs=1e-5)
+    own = target > 0
+    kl = (target[own] * np.log(target[own] / law[own])).sum()
+    assert measured["exact_kl/numbers"] == pytest.approx(kl, abs=1e-4)
+
+
+# -- texts -----------------------------------------------------------------------------------------
+
+
+def test_overlap_is_of_the_samples_that_have_references():
+    samples = [
+        drawn(
+            "a", singles=("the cat sat on it", "a dog ran"), facts={"references": ("the cat sat",)}
+        ),
+        drawn("b", singles=("x", "y")),
+    ]
+    measured = measure(Plain(), samples)
+    texts, known = ["the cat sat on it", "a dog ran"], [("the cat sat",)] * 2
+    assert measured["bleu/all"] == pytest.approx(bleu(texts, known)) and measured["bleu/all"] > 0
+    assert measured["gleu/all"] == pytest.approx(gleu(texts, known)) and measured["gleu/all"] > 0
+    assert not {"bleu/all", "gleu/all"} & measure(Plain(), [drawn()]).keys()
+
+
+def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
+    samples = [drawn("a", singles=("red fox", "blue sea")), drawn("b", singles=("same", "same"))]
+    measured = measure(Writing(), samples)
+    # No word in common, and all in common; between conditions nothing is compared.
+    assert measured["diversity/all"] == pytest.approx(0.5, abs=1e-6)
+    assert measured["unique/all"] == pytest.approx(0.75)
+    assert measured["distinct_2/all"] == pytest.approx(0.5)
+    assert 0 < measured["self_bleu/all"] < 1
+    names = {"diversity/all", "unique/all", "distinct_2/all", "self_bleu/all"}
+    assert not names & measure(Plain(), samples).keys()
+    single = drawn(singles=("one",), log_reward=(-1.0,), log_pf=(-1.0,))
+    assert not names & measure(Writing(), [single]).keys()
+
+
+# -- what may be missing ---------------------------------------------------------------------------
+
+
+def test_bertscore_without_references_is_absent_and_says_so(caplog):
+    options = EvaluationSettings(bertscore="anything")
+    with caplog.at_level(logging.WARNING):
+        assert optional_measures([drawn()], options) == {}
+    assert "BERTScore is left out: the samples have no references" in caplog.text
+
+
+def test_bertscore_without_its_package_is_absent_and_says_so(caplog, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    samples = [drawn(facts={"references": ("r",)})]
+    with caplog.at_level(logging.WARNING):
+        assert optional_measures(samples, EvaluationSettings(bertscore="anything")) == {}
+    assert "bert-score is not installed: pip install" in caplog.text
+
+
+def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
+    asked = []
+
+    class Mild:
+        failures: ClassVar[dict[str, int]] = {"no reply": 1}
+
+        def metrics(self):
+            return {"judge_rating": 4.0, "judge_failures": 1.0}
+
+    class Judge:
+        def __init__(self, settings):
+            pass
+
+        def rate(self, fields):
+            asked.extend(fields)
+            return Mild()
+
+    def scores(texts, references, *, model):
+        assert (list(texts), list(references), model) == ([" u"], [("r",)], "m")
+        return dataclasses.make_dataclass("S", ["precision", "recall", "f1"])(0.1, 0.2, 0.3), ""
+
+    monkeypatch.setattr(optional, "Judge", Judge)
+    monkeypatch.setattr(optional, "bert_scores", scores)
+    options = EvaluationSettings(
+        bertscore="m", judge={"base_url": "http://localhost:1/v1", "model": "m"}
+    )
+    facts = {"references": ("r",), "beginning": "B.", "ending": "E."}
+    measured = optional_measures([drawn("a", "one", singles=(" u", "v"), facts=facts)], options)
+    assert measured == {
+        "bertscore_f1/one": 0.3, "bertscore_precision/one": 0.1, "bertscore_recall/one": 0.2,
+        "judge_rating/one": 4.0, "judge_failures/one": 1.0,
+    }  # fmt: skip
+    assert asked == [
+        {"prompt": "prompt a", "sample": "u", "middle": "u", "beginning": "B.", "ending": "E."}
+    ]
+
+
+def test_nothing_is_measured_that_was_not_asked_for():
+    assert optional_measures([drawn(facts={"references": ("r",)})], EvaluationSettings()) == {}
+
+
+# -- baselines -------------------------------------------------------------------------------------
+
+
+def number_task(**options) -> RandomNumber:
+    return RandomNumber(
+        prompt="n:", low=0, high=2, distribution="binomial", parameter=0.7,
+        max_len=2, eval_max_len=2, **options,
+    )  # fmt: skip
+
+
+def flat_lm(**options):
+    """No string is so unlikely that importance weights tell nothing."""
+    lm = tiny_lm(characters=" 012n:.", **options)
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.mul_(0.15)
+    return lm
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Model, task, rule and condition: six letters, at most two tokens."""
+    lm, task = flat_lm(adapter="random"), number_task(penalty=1.5)
+    return lm, task, string_rule(lm, task, 2), task.load(0).evaluation[0]
+
+
+@torch.no_grad()
+def posterior(toy, temperature: float) -> dict[str, float]:
+    lm, task, rule, condition = toy
+    rows = as_trajectories(all_strings(lm.vocab_size, rule))
+    log_r_B = at_end(log_reward(lm, [condition], rows, rule, task.constraints()), rows)
+    share_B = (log_r_B.double() / temperature).softmax(0).tolist()
+    return {lm.decode(rows.ids(row)): share for row, share in enumerate(share_B)}
+
+
+def resampled(toy, temperature: float, draws: int, kept: int) -> ConditionSamples:
+    lm, task, rule, condition = toy
+    options = EvaluationSettings(singles=kept, votes=3, resampled=draws)
+    (samples,) = resample_base_model(
+        lm, task, rule, [condition], options, seed=1, temperature=temperature
+    )
+    return samples
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_kept_strings_are_distributed_as_the_posterior(toy, temperature):
+    samples = resampled(toy, temperature, 40_000, 2000)
+    target, counts = posterior(toy, temperature), Counter(samples.singles)
+    assert len(samples.singles) == 2000 and samples.votes == ()
+    assert counts.keys() <= target.keys()
+    expected = [2000 * share for share in target.values()]
+    assert chisquare([counts[text] for text in target], expected).pvalue > 0.01
+    # The test would notice the posterior at another temperature.
+    other = [2000 * share for share in posterior(toy, 1.4).values()]
+    assert chisquare([counts[text] for text in target], other).pvalue < 1e-6
+
+
+def test_what_is_kept_brings_its_own_reward_and_density(toy):
+    lm, task, rule, condition = toy
+    samples, target = resampled(toy, 2.0, 20_000, 50), posterior(toy, 2.0)
+    strings = as_trajectories([lm.encode(text) for text in samples.singles])
+    log_r_BS = log_reward(lm, [condition], strings, rule, task.constraints())
+    assert samples.log_reward == pytest.approx(at_end(log_r_BS, strings).tolist(), abs=1e-4)
+    assert len(samples.term_log_probs) == 50
+    # Its density is the posterior's, as far as the draws tell Z.
+    known = [math.log(target[text]) for text in samples.singles]
+    assert samples.log_pf == pytest.approx(known, abs=0.1)
+
+
+def test_the_draws_are_of_the_base_model(toy):
+    _, *rest = toy
+    assert (
+        resampled(toy, 1.0, 200, 50).singles == resampled((flat_lm(), *rest), 1.0, 200, 50).singles
+    )
+
+
+def test_what_is_kept_says_nothing_of_the_base_models_distances(toy):
+    """The support was scored under the base model, whose distance is not that of what was kept."""
+    samples = resampled(toy, 1.0, 200, 20)
+    assert "exact_tv/numbers" not in measure(toy[1], [samples], temperature=1.0)
+
+
+def test_rows_of_the_base_model_at_temperatures(toy):
+    """Token by token, with the adapter off; log q stays the one at temperature 1."""
+    lm, task, rule, condition = toy
+    options = EvaluationSettings(
+        singles=4000, votes=0, baseline_shots=(0,), baseline_temperatures=(0.5, 2.0), resampled=10
+    )
+    rows = dict(baseline_rows(lm, task, rule, [condition], options, seed=3, temperature=1.0))
+    assert list(rows) == ["base_0_shot", "base_at_T0.5", "base_at_T2", "resampled"]
+    base = flat_lm()
+    law_V = rule.log_probs(
+        base.prefill([base.encode_prompt("n:")]).last_logits_NV, torch.tensor([True])
+    )
+    for name, temperature in (("base_0_shot", 1.0), ("base_at_T0.5", 0.5), ("base_at_T2", 2.0)):
+        (samples,) = rows[name]
+        first = Counter(text[:1] or "." for text in samples.singles)
+        share = (law_V[0].double() / temperature).softmax(0).tolist()
+        expected = [4000 * share[base.encode(letter)[0]] for letter in " 012n:."]
+        assert chisquare([first[letter] for letter in " 012n:."], expected).pvalue > 0.001
+        empty = [q for text, q in zip(samples.singles, samples.log_pf, strict=True) if not text]
+        assert empty and empty == pytest.approx(
+            [law_V[0, rule.terminator].item()] * len(empty), abs=1e-4
+        )
+
+
+def test_no_baseline_is_drawn_unless_asked_for(toy):
+    lm, task, rule, condition = toy
+    options = EvaluationSettings(baseline_shots=())
+    assert not list(baseline_rows(lm, task, rule, [condition], options, seed=0, temperature=1.0))

@@ -1,0 +1,570 @@
+"""Numbers, continuation, contrastive, translation, infilling: their data, mistakes and metrics."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from pydantic import ValidationError
+from scipy import stats
+
+from gfn_runner.errors import UserError
+from gfn_runner.lm.tiny import news, stories, velan
+from gfn_runner.lm.tiny.judge import is_sentence
+from gfn_runner.metrics.distribution import expected_empirical_kl
+from gfn_runner.posterior.illegal import IllegalTokens
+from gfn_runner.posterior.validator import Validator
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tasks.continuation import Continuation
+from gfn_runner.tasks.contrastive import Contrastive
+from gfn_runner.tasks.infilling import Infilling
+from gfn_runner.tasks.random_number import RandomNumber
+from gfn_runner.tasks.translation import Translation
+from gfn_runner.types import Condition, Term
+
+COLUMNS = [f"sentence{number}" for number in range(1, 6)]
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+def prompts(n: int, first: int = 0) -> str:
+    return "".join(f"prompt {number}\n" for number in range(first, first + n))
+
+
+def pairs(n: int, first: int = 0) -> str:
+    rows = "".join(f"s{number}\tt{number}\n" for number in range(first, first + n))
+    return f"source\ttarget\n{rows}"
+
+
+def story_rows(n: int, first: int = 0) -> str:
+    rows = "".join(
+        ",".join(f"{part}{number}." for part in "abcde") + "\n"
+        for number in range(first, first + n)
+    )
+    return ",".join(COLUMNS) + "\n" + rows
+
+
+# Task, its setting for a file, rows of a file, name of the evaluation set.
+KINDS = {
+    "continuation": (Continuation, "prompts", prompts, "prompts", ".txt"),
+    "contrastive": (Contrastive, "prompts", prompts, "prompts", ".txt"),
+    "translation": (Translation, "pairs", pairs, "sentences", ".tsv"),
+    "infilling": (Infilling, "stories", story_rows, "stories", ".csv"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def keys(conditions) -> list[str]:
+    return [condition.key for condition in conditions]
+
+
+def problems_of(task) -> dict[str, str]:
+    return {problem.where: str(problem) for problem in task.problems()}
+
+
+def refused(task) -> str:
+    with pytest.raises(UserError) as caught:
+        task.load(0)
+    return str(caught.value)
+
+
+# -- files, whatever the task ----------------------------------------------------------------------
+
+
+def test_some_rows_are_kept_out_where_there_is_no_test_file(kind, written):
+    Kind, key, rows, group, suffix = kind
+    path = written("data" + suffix, rows(20))
+    data = Kind(data={key: path, "n_test": 5}).load(0)
+    assert len(data.train) == 15 and len(data.evaluation) == 5
+    assert len({*keys(data.train), *keys(data.evaluation)}) == 20
+    assert {c.group for c in data.evaluation} == {group} and {c.group for c in data.train} == {
+        "train"
+    }
+    # Not simply the first or the last ones, and the same for every seed.
+    everything = keys(
+        Kind(data={key: path, "test": written("x" + suffix, rows(1, 99))}).load(0).train
+    )
+    assert keys(data.evaluation) not in (everything[:5], everything[-5:])
+    again = Kind(data={key: path, "n_test": 5}).load(7)
+    assert keys(again.evaluation) == keys(data.evaluation) and keys(again.train) == keys(data.train)
+
+
+def test_at_most_half_of_a_small_file_is_kept_out(kind, written):
+    Kind, key, rows, _, suffix = kind
+    data = Kind(data={key: written("data" + suffix, rows(6)), "n_test": 50}).load(0)
+    assert (len(data.train), len(data.evaluation)) == (3, 3)
+    assert "two or more" in refused(Kind(data={key: written("one" + suffix, rows(1))}))
+
+
+def test_what_is_in_the_test_file_is_not_trained_on_and_counted(kind, written):
+    Kind, key, rows, group, suffix = kind
+    files = {key: written("data" + suffix, rows(10)), "test": written("test" + suffix, rows(6, 7))}
+    data = Kind(data=files).load(0)
+    assert len(data.train) == 7 and len(data.evaluation) == 6
+    assert not {*keys(data.train)} & {*keys(data.evaluation)}
+    assert {c.group for c in data.evaluation} == {group}
+    (note,) = data.notes
+    assert note.startswith("3 training ") and note.endswith("dropped: in the test file")
+    apart = files | {"test": written("apart" + suffix, rows(3, 50))}
+    assert Kind(data=apart).load(0).notes == ()
+
+
+def test_files_are_cut_at_the_numbers_asked_for(kind, written):
+    Kind, key, rows, _, suffix = kind
+    files = {key: written("data" + suffix, rows(10)), "test": written("test" + suffix, rows(9, 50))}
+    whole = Kind(data=files).load(0)
+    data = Kind(data=files | {"n_train": 4, "n_test": 3}).load(0)
+    assert keys(data.train) == keys(whole.train)[:4]
+    assert keys(data.evaluation) == keys(whole.evaluation)[:3]
+
+
+def test_a_row_twice_is_named_with_both_lines(kind, written):
+    Kind, key, rows, _, suffix = kind
+    text = rows(3)
+    text += text.splitlines()[-1] + "\n"
+    last = len(text.splitlines())
+    message = refused(Kind(data={key: written("data" + suffix, text)}))
+    assert f"data{suffix}, line {last}: the same " in message and f"as line {last - 1}" in message
+
+
+def test_bytes_that_are_not_utf_8_are_named_by_line(kind, written):
+    Kind, key, rows, _, suffix = kind
+    content = rows(2).encode() + b"caf\xe9\n"
+    line = len(rows(2).splitlines()) + 1
+    message = refused(Kind(data={key: written("data" + suffix, content)}))
+    assert f"line {line}: bytes that are not UTF-8" in message
+
+
+def test_an_empty_file_is_refused(kind, written):
+    Kind, key, rows, _, suffix = kind
+    for name, text in (("none", "\n \n"), ("header", rows(0))):
+        assert "data" in refused(Kind(data={key: written(f"{name}-data{suffix}", text)}))
+
+
+def test_files_that_are_not_there_are_named_before_anything_is_read(kind, tmp_path, written):
+    Kind, key, rows, _, suffix = kind
+    found = problems_of(Kind(data={key: str(tmp_path / "none"), "test": str(tmp_path)}))
+    assert "no such file" in found[f"task.data.{key}"] and "a folder" in found["task.data.test"]
+    alone = problems_of(Kind(data={"test": written("t" + suffix, rows(2))}))
+    assert f"given without task.data.{key}" in alone["task.data.test"]
+    assert not problems_of(Kind(data={key: written("d" + suffix, rows(2))}))
+    assert not problems_of(Kind())
+
+
+def test_numbers_of_rows_are_at_least_1(kind):
+    for name in ("n_train", "n_test"):
+        with pytest.raises(ValidationError, match=name):
+            kind[0](data={name: 0})
+
+
+# -- generated data, whatever the task -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("Kind", [Continuation, Translation, Infilling])
+def test_generated_data_are_as_many_as_asked_for_and_disjoint(Kind):
+    task = Kind(data={"n_train": 30, "n_test": 8})
+    data, other = task.load(0), task.load(1)
+    groups = [c.group for c in data.evaluation]
+    assert len(data.train) == 30 and {groups.count(group) for group in groups} == {8}
+    for each in (data, other):
+        assert len({*keys(each.train), *keys(each.evaluation)}) == 30 + len(groups)
+    # The seed changes what is trained on and leaves what is evaluated.
+    assert keys(other.evaluation) == keys(data.evaluation)
+    assert keys(other.train) != keys(data.train) == keys(task.load(0).train)
+
+
+@pytest.mark.parametrize("Kind", [Continuation, Translation])
+def test_where_chance_would_repeat_them_nothing_is_trained_on_that_is_evaluated(Kind):
+    data = Kind(data={"n_train": 1000, "n_test": 400}).load(0)
+    assert len(data.train) == len({*keys(data.train)} - {*keys(data.evaluation)}) == 1000
+
+
+def test_where_there_are_few_stories_none_is_trained_on_that_is_evaluated(monkeypatch):
+    rng = random.Random(0)
+    few = [stories.draw_story(rng) for _ in range(40)]
+    monkeypatch.setattr(stories, "draw_story", lambda rng: rng.choice(few))
+    data = Infilling(data={"n_train": 20, "n_test": 15}).load(0)
+    assert len({*keys(data.train), *keys(data.evaluation)}) == 35
+
+
+def test_more_sentences_than_the_toy_language_has_are_refused():
+    """They are drawn until there are enough."""
+    n = math.prod(map(len, (velan.VERBS, velan.NOUNS, velan.ADJECTIVES))) * (len(velan.NOUNS) - 1)
+    found = problems_of(Translation(data={"n_train": n, "n_test": 1}))
+    assert str(n) in found["task.data.n_train"]
+    assert not problems_of(Translation(data={"n_train": n - 1, "n_test": 1}))
+
+
+# -- continuation ----------------------------------------------------------------------------------
+
+
+def test_blank_lines_are_no_prompts_and_spaces_at_the_right_are_dropped(written):
+    path = written("p.txt", "\ufeff one  \r\n\r\n   \ntwo\n\n")
+    data = Continuation(data={"prompts": path, "test": written("t.txt", "three")}).load(0)
+    assert keys(data.train) == [" one", "two"]
+    assert data.train[0] == Condition(" one", " one", (Term(" one"),))
+    assert data.evaluation[0].facts == {}
+
+
+def test_generated_prompts_are_of_both_kinds_and_end_where_a_sentence_does():
+    data = Continuation(data={"n_train": 60, "n_test": 10}).load(0)
+    assert {c.group for c in data.evaluation} == {"stories", "news"}
+    for condition in (*data.train, *data.evaluation):
+        is_news = condition.prompt.startswith("Topic:")
+        assert condition.prompt.endswith(".") and condition.facts == {"grammar": True}
+        assert condition.terms == (Term(condition.prompt),)
+        if condition.group != "train":
+            assert is_news == (condition.group == "news")
+    both = {c.prompt.startswith("Topic:") for c in data.train}
+    assert both == {True, False}
+
+
+def test_constraints_are_those_of_the_settings():
+    assert Continuation().constraints() == [IllegalTokens(("\n", '"', "http", "www"), 50.0)]
+    task = Continuation(illegal=(), validator="keyword.iskeyword", validator_penalty=3.0)
+    assert task.constraints() == [Validator("keyword.iskeyword", 3.0)]
+    assert Continuation(illegal=()).constraints() == []
+    with pytest.raises(ValidationError):
+        Continuation(illegal=("",))
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("nowhere.at_all.judge", "cannot import"),
+        ("keyword.nothing", "cannot import"),
+        ("nodots", "no module is named"),
+        ("keyword.kwlist", "is no function"),
+    ],
+)
+def test_a_validator_that_is_no_function(path, why):
+    assert why in problems_of(Continuation(validator=path))["task.validator"]
+    assert not problems_of(Continuation(validator="keyword.iskeyword"))
+
+
+def test_a_prompt_that_was_typed_has_the_posterior_of_a_file():
+    condition = Continuation().condition_for("a prompt ", 0)
+    assert condition.prompt == "a prompt" and condition.terms == (Term("a prompt"),)
+    condition = Contrastive(alpha=2.0, neutral_context="").condition_for("a prompt", 0)
+    assert condition.terms == (Term("a prompt", weight=2.0), Term("", weight=-0.5))
+
+
+def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
+    n = len(singles)
+    return ConditionSamples(condition, (), singles, (0.0,) * n, (0.0,) * n, terms)
+
+
+def test_shares_of_legal_and_of_grammatical_samples():
+    task = Continuation(illegal=("|", "www"))
+    story = stories.middles(
+        stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
+    )
+    assert is_sentence(story[0])
+    known = Condition("k", "k", (), group="a", facts={"grammar": True})
+    unknown = Condition("u", "u", (), group="a")
+    drawn = [
+        samples(known, f" {story[0]}", "Mia the a", "b|c", "see www.x"),
+        samples(unknown, story[1], "|", "fine"),
+        samples(Condition("o", "o", (), group="b"), "fine"),
+    ]
+    assert task.metrics(drawn) == {
+        "legal_share/a": pytest.approx(4 / 7),
+        "grammatical_share/a": pytest.approx(1 / 4),
+        "legal_share/b": 1.0,
+    }
+
+
+# -- contrastive -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"alpha": 0.0}, "task.alpha"),
+        ({"alpha": -1.0}, "task.alpha"),
+        ({"beta": 0.0}, "task.beta"),
+        ({"beta": 0.5}, "task.beta"),
+    ],
+)
+def test_the_signs_of_the_weights(options, where):
+    assert problems_of(Contrastive(**options)).keys() == {where}
+
+
+@pytest.mark.parametrize("weight", ["alpha", "beta"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_are_finite(weight, value):
+    with pytest.raises(ValidationError, match=weight):
+        Contrastive(**{weight: value})
+
+
+def test_every_topic_is_trained_on_and_evaluated():
+    data = Contrastive(beta=-0.25).load(0)
+    assert keys(data.train) == keys(data.evaluation) == [news.topic_prompt(t) for t in news.TOPICS]
+    assert {c.group for c in data.evaluation} == {"topics"}
+    for condition, topic in zip(data.evaluation, news.TOPICS, strict=True):
+        assert condition.facts == {"grammar": True, "topic": topic}
+        assert condition.terms == (
+            Term(condition.prompt, weight=1.0), Term(news.NEWS_CONTEXT, weight=-0.25),
+        )  # fmt: skip
+
+
+def test_facts_of_the_topic_are_specific_and_information_is_of_both_terms():
+    flood, fire = (
+        Condition(t, t, (), group="topics", facts={"grammar": True, "topic": t})
+        for t in ("flood", "fire")
+    )
+    fact, bland = news.FACTS["flood"][0], "The mayor of the town told the reporters"
+    drawn = [
+        samples(flood, f" {fact}", bland, terms=((-1.0, -4.0), (-2.0, -1.0))),
+        samples(fire, fact, "no sentence", terms=((-6.0, -5.0), (-3.0, -9.0))),
+        samples(Condition("file", "file", (), group="topics"), bland, terms=((-1.0, -2.0),)),
+    ]
+    measured = Contrastive().metrics(drawn)
+    assert measured["specific_share/topics"] == pytest.approx(1 / 4)
+    assert measured["pointwise_mutual_information/topics"] == pytest.approx((3 - 1 - 1 + 6 + 1) / 5)
+    assert measured["grammatical_share/topics"] == pytest.approx(3 / 4)
+    assert measured["legal_share/topics"] == 1.0
+    bare = Contrastive().metrics([samples(Condition("f", "f", (), group="prompts"), bland)])
+    assert bare == {"legal_share/prompts": 1.0}
+
+
+# -- translation -----------------------------------------------------------------------------------
+
+
+def test_pairs_of_a_file_become_conditions(written):
+    path = written("pairs.tsv", 'target\tnote\tsource\nthe "sea"\t\tmaro\nfox\tx\t vulo \n')
+    task = Translation(data={"pairs": path, "test": written("t.csv", 'source,target\n"a, b",c\n')})
+    data = task.load(0)
+    assert keys(data.train) == ["maro", "vulo"] and keys(data.evaluation) == ["a, b"]
+    prompt = "Velan: maro English:"
+    facts = {"references": ('the "sea"',), "complete": False}
+    assert data.train[0] == Condition("maro", prompt, (Term(prompt),), facts=facts)
+
+
+def test_columns_that_are_missing_and_cells_that_are_empty(written):
+    message = refused(Translation(data={"pairs": written("p.tsv", "source\ttargets\na\tb\n")}))
+    assert "line 1: no column target" in message and "rename targets to target" in message
+    message = refused(Translation(data={"pairs": written("q.tsv", "source\ttarget\na\t \nb\tc\n")}))
+    assert "line 2, field target: empty" in message
+
+
+def test_a_template_without_its_slot():
+    assert problems_of(Translation(template="Velan: English:")).keys() == {"task.template"}
+
+
+def test_generated_sentences_know_all_their_translations():
+    data = Translation(data={"n_train": 20, "n_test": 5}).load(0)
+    for condition in (*data.train, *data.evaluation):
+        assert condition.facts["references"] == tuple(
+            velan.translations(condition.key[:-1].split())
+        )
+        assert (
+            condition.facts["complete"] and condition.prompt == f"Velan: {condition.key} English:"
+        )
+        assert condition.prompt == velan.prompt(condition.key[:-1].split())
+
+
+def test_shares_of_right_translations_and_of_those_that_were_found():
+    def condition(key: str, *references: str, complete: bool = True) -> Condition:
+        facts = {"references": references, "complete": complete}
+        return Condition(key, key, (), group="sentences", facts=facts)
+
+    drawn = [
+        samples(condition("a", "x y", "x z"), " x y.", "x y", "w", "x z ."),
+        samples(condition("b", "v"), " v.", "v.", "v.", "u."),
+        samples(condition("c", "u", complete=False), "u", "u", "u", "u"),
+    ]
+    assert Translation().metrics(drawn) == {
+        "right_share/sentences": pytest.approx((2 / 4 + 3 / 4) / 2),
+        "found_share/sentences": pytest.approx((1 / 2 + 1) / 2),
+        "all_found_share/sentences": pytest.approx(1 / 2),
+    }
+    assert Translation().metrics(drawn[2:]) == {}
+
+
+# -- infilling -------------------------------------------------------------------------------------
+
+
+def test_a_story_is_cut_into_its_ends_and_its_middle(written):
+    path = written("s.csv", ",".join(COLUMNS) + '\nA b.,"C, d.",E!,F g.,H.\n')
+    files = {"stories": path, "test": written("t.csv", story_rows(1))}
+    (condition,) = Infilling(data=files, demonstrate=True).load(0).train
+    assert condition.key == "A b. C, d. E! … H."
+    assert condition.prompt == "Beginning: A b. C, d. E!\nEnding: H.\nMiddle:"
+    # The terminator begins the suffix: it is the middle's own full stop.
+    assert condition.terms == (Term("A b. C, d. E!", ". H."),)
+    assert condition.demonstrations == (" F g",) and condition.facts["references"] == ("F g",)
+    assert condition.facts["beginning"] == "A b. C, d. E!" and condition.facts["ending"] == "H."
+    assert "plot" not in condition.facts
+    plain = Infilling(data=files).load(0)
+    assert not any(c.demonstrations for c in (*plain.train, *plain.evaluation))
+
+
+def test_only_training_stories_are_demonstrated():
+    data = Infilling(demonstrate=True, data={"n_train": 5, "n_test": 5}).load(0)
+    assert all(len(c.demonstrations) == 1 for c in data.train)
+    assert not any(c.demonstrations for c in data.evaluation)
+
+
+def test_an_empty_ending_and_a_missing_sentence(written):
+    text = ",".join(COLUMNS) + "\na.,b.,c.,d.,\na.,b.,,d.,e.\n"
+    message = refused(Infilling(data={"stories": written("s.csv", text)}))
+    assert "line 2, field sentence5: empty" in message
+    assert "line 3, field sentence3: empty" in message
+    text = "sentence1,sentence2,sentence3,sentence4,end\na,b,c,d,e\n"
+    assert "no column sentence5" in refused(Infilling(data={"stories": written("t.csv", text)}))
+
+
+def test_stories_with_the_same_ends_are_the_same(written):
+    """Their middles may differ: the posterior is of the ends."""
+    text = ",".join(COLUMNS) + "\na,b,c,one,e\na,b,c,two,e\n"
+    assert "the same story as line 2" in refused(
+        Infilling(data={"stories": written("s.csv", text)})
+    )
+
+
+@pytest.mark.parametrize("slot", ["{beginning}", "{ending}"])
+def test_a_template_without_one_of_its_slots(slot):
+    other = {"{beginning}": "{ending}", "{ending}": "{beginning}"}[slot]
+    (problem,) = Infilling(template=f"Story: {other}").problems()
+    assert problem.where == "task.template" and slot in problem.allowed
+
+
+def test_generated_stories_carry_their_plot():
+    data = Infilling(data={"n_train": 20, "n_test": 5}).load(0)
+    assert {c.group for c in data.evaluation} == {"stories"}
+    for condition in (*data.train, *data.evaluation):
+        facts = condition.facts
+        assert facts["references"][0] in stories.middles(facts["plot"])
+        assert condition.prompt == stories.infill_prompt(facts["beginning"], facts["ending"])
+        assert condition.terms == (Term(facts["beginning"], f". {facts['ending']}"),)
+
+
+def test_shares_of_samples_that_fit_each_end():
+    plot = stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
+    known = Condition("k", "k", (), group="stories", facts={"plot": plot})
+    drawn = [
+        samples(
+            known,
+            " The uncle gave her a kite",
+            "The uncle could not help her",
+            "She found the kite there",
+            "The uncle only had a bell",
+        ),
+        samples(Condition("f", "f", (), group="stories"), "The uncle gave her a kite"),
+        samples(Condition("g", "g", (), group="file"), "x"),
+    ]
+    assert Infilling().metrics(drawn) == {
+        "fits_both_share/stories": pytest.approx(1 / 4),
+        "fits_beginning_share/stories": pytest.approx(3 / 4),
+        "fits_ending_share/stories": pytest.approx(2 / 4),
+    }
+
+
+# -- random numbers --------------------------------------------------------------------------------
+
+LOW, HIGH = 3, 12
+FAMILIES = {
+    "uniform": (0.5, lambda k: stats.randint(LOW, HIGH + 1).pmf(k)),
+    "binomial": (0.3, lambda k: stats.binom(HIGH - LOW, 0.3, loc=LOW).pmf(k)),
+    "poisson": (2.5, lambda k: stats.poisson(2.5, loc=LOW).pmf(k)),
+    "geometric": (0.2, lambda k: stats.geom(0.2, loc=LOW - 1).pmf(k)),
+    "zipf": (1.5, lambda k: stats.zipf(1.5, loc=LOW - 1).pmf(k)),
+    "normal": (2.0, lambda k: stats.norm((LOW + HIGH) / 2, 2.0).pdf(k)),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_distribution_is_scipys_cut_to_its_range(name):
+    parameter, mass = FAMILIES[name]
+    task = RandomNumber(low=LOW, high=HIGH, distribution=name, parameter=parameter)
+    found = task.probabilities()
+    known = [mass(k) for k in range(LOW, HIGH + 1)]
+    assert list(found) == list(range(LOW, HIGH + 1)) and not problems_of(task)
+    assert sum(found.values()) == pytest.approx(1, abs=1e-12)
+    assert list(found.values()) == pytest.approx([value / sum(known) for value in known])
+
+
+def test_negative_numbers_are_numbers():
+    task = RandomNumber(low=-2, high=1, prefix="")
+    assert task.support(task.load(0).train[0]) == ["-2", "-1", "0", "1"]
+
+
+def test_the_condition_is_the_same_in_training_and_evaluation():
+    task = RandomNumber(low=0, high=2, distribution="binomial", parameter=0.7, penalty=2.0)
+    data = task.load(0)
+    (train,), (evaluation,) = data.train, data.evaluation
+    assert evaluation.group == "numbers" and train.group == "train" and train.terms == ()
+    assert train.prompt == task.prompt and train.facts == evaluation.facts
+    values = [math.log(0.09), math.log(0.42), math.log(0.49)]
+    assert list(train.facts["table"]) == [" 0", " 1", " 2"]
+    assert list(train.facts["table"].values()) == pytest.approx(values)
+    (factor,) = task.constraints()
+    assert factor.floor == pytest.approx(math.log(0.09) - 2.0)
+    assert factor.satisfied(train, " 2") and not factor.satisfied(train, "2")
+    assert task.condition_for(task.prompt + " ", 0) == train
+    assert task.condition_for("another", 0) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"low": 5, "high": 5}, "task.high"),
+        ({"prompt": " "}, "task.prompt"),
+        ({"distribution": "binomial", "parameter": 1.0}, "task.parameter"),
+        ({"distribution": "geometric", "parameter": 1.5}, "task.parameter"),
+        ({"distribution": "zipf", "parameter": 1.0}, "task.parameter"),
+        # Some numbers would have probability 0, …
+        ({"distribution": "normal", "parameter": 0.5}, "task.parameter"),
+        ({"distribution": "binomial", "parameter": 1e-9}, "task.parameter"),
+        # … or all of them.
+        ({"distribution": "normal", "parameter": 0.01, "high": 101}, "task.parameter"),
+        ({"distribution": "poisson", "parameter": 1e6}, "task.parameter"),
+        ({"min_len": 9}, "task.min_len"),
+        ({"min_len": 4, "max_len": 9, "eval_max_len": 3}, "task.eval_max_len"),
+    ],
+)
+def test_impossible_settings_are_named(options, where):
+    task = RandomNumber(**({"max_len": 5} | options))
+    assert {problem.where for problem in task.problems()} == {where}
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["parameter", "penalty"])
+def test_numbers_of_the_settings_are_positive_and_finite(name, value):
+    with pytest.raises(ValidationError, match=name):
+        RandomNumber(distribution="poisson", **{name: value})
+
+
+def test_distances_are_of_the_valid_numbers():
+    task = RandomNumber(low=0, high=2, distribution="binomial", parameter=0.7)
+    (condition,) = task.load(0).evaluation
+    drawn = samples(condition, " 2", " 2", " 1", "2", " 3", " 2", " 1", "", " 1", " 2")
+    measured = task.metrics([drawn])
+    target, share = [0.09, 0.42, 0.49], [0.0, 3 / 7, 4 / 7]
+    kl = sum(p * math.log(p / q) for p, q in zip(share, target, strict=True) if p)
+    floor = expected_empirical_kl(target, 7)
+    assert measured == {
+        "invalid_share/numbers": pytest.approx(0.3),
+        "n_samples/numbers": 10.0,
+        "kl/numbers": pytest.approx(kl),
+        "tv/numbers": pytest.approx(0.09),
+        "kl_floor/numbers": pytest.approx(floor),
+        "kl_over_floor/numbers": pytest.approx(kl / floor),
+    }
+    assert task.metrics([samples(condition, "x", "2")]) == {
+        "invalid_share/numbers": 1.0, "n_samples/numbers": 2.0,
+    }  # fmt: skip
