@@ -1,142 +1,45 @@
-"""The corpus of the embedded base model: seeded documents, written by rules; knows no tokens.
-
-The arithmetic documents are built to give the model a *latent* skill without the *habit*:
-
-- ``Exercise: … Solution: …`` pages and drills teach how a chain is worked;
-- ``Question: … Answer: …`` pages mostly answer at once, and mostly wrongly. They keep one style from
-  line to line, so that a few worked examples switch a model to working step by step.
-
-A wrong answer is wrong by habit (the first two operands only, a sign misread), never at random:
-majority voting finds the mode of the samples, and under random errors the mode is still the truth.
-Held-out expressions (``expressions.is_held_out``) never appear as a question.
-"""
+"""The corpus of the embedded base model: an endless seeded mixture of documents; knows no tokens."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
-from gfn_runner.expressions import Expression, draw_expression, question
+from gfn_runner.lm.tiny.news import news_document
+from gfn_runner.lm.tiny.numbers import number_document
+from gfn_runner.lm.tiny.reviews import review_document
+from gfn_runner.lm.tiny.sentences import sentence_document, words_document
+from gfn_runner.lm.tiny.stories import infill_document, story_document
+from gfn_runner.lm.tiny.sums import drill_document, exercises_document, questions_document
+from gfn_runner.lm.tiny.velan import translation_document
 
-Key = TypeVar("Key")
-
-STYLES: dict[str, float] = {
-    "at_once": 0.67,
-    "steps": 0.18,
-    "echo": 0.04,
-    "unfinished": 0.04,
-    "off_topic": 0.07,
-}
-STYLE_PERSISTENCE = 0.95
-DOCUMENTS: dict[str, float] = {"questions": 0.56, "exercises": 0.26, "drill": 0.12, "text": 0.06}
-N_OPERANDS: dict[int, float] = {2: 0.05, 3: 0.25, 4: 0.27, 5: 0.28, 6: 0.15}
-
-_NOUNS = "dog cat boy girl bird fox king farmer baker sailor teacher robot frog bear mouse".split()
-_ADJECTIVES = "small old red quiet happy tall green brave sleepy clever lost new blue kind".split()
-_THINGS = "ball boat hat apple lamp drum kite box book stone cake bell rope key coat map".split()
-_VERBS = "likes finds sees wants hides paints carries drops keeps loses takes makes".split()
-_PLACES = "garden house forest river market school kitchen field tower harbour barn".split()
-
-
-def sentence(rng: random.Random) -> str:
-    """A short sentence without its full stop."""
-    subject = f"the {rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
-    thing = f"the {rng.choice(_ADJECTIVES)} {rng.choice(_THINGS)}"
-    tail = f" in the {rng.choice(_PLACES)}" if rng.random() < 0.4 else ""
-    return f"{subject} {rng.choice(_VERBS)} {thing}{tail}"
-
-
-def habitual_answer(rng: random.Random, expression: Expression) -> int:
-    """What somebody in a hurry states: the value of the first two operands, with luck.
-
-    Where that happens to be right (a last operand of 0, say), or now and then anyway, the first
-    sign is misread instead; only where that is right too does haste do no harm.
-    """
-    first, second = expression.operands[:2]
-    stops_early = expression.partial_results()[0]
-    misread = first - second if expression.operators[0] == "+" else first + second
-    if stops_early == expression.value or rng.random() < 0.08:
-        return misread
-    return stops_early
-
-
-def answer_line(rng: random.Random, expression: Expression, style: str) -> str:
-    """One line of a question page, from ``Question:`` to the newline."""
-    stated = habitual_answer(rng, expression)
-    if style == "steps":
-        stated, rationale = expression.value, expression.steps()
-    elif style == "at_once":
-        rationale = str(stated)
-    elif style == "echo":
-        rationale = str(expression)
-    elif style == "unfinished":
-        words = str(expression).split()
-        rationale = " ".join(words[: rng.randint(2, 4)])
-    else:
-        rationale = sentence(rng)
-    return f"{question(expression)} {rationale}. The answer is {stated}.\n"
-
-
-def _choose(rng: random.Random, weights: dict[Key, float]) -> Key:
-    return rng.choices(list(weights), weights=list(weights.values()))[0]
-
-
-def _n_lines(rng: random.Random) -> int:
-    draw = rng.random()
-    if draw < 0.25:
-        return 1
-    return rng.randint(2, 6) if draw < 0.75 else rng.randint(7, 12)
-
-
-def _train_expression(rng: random.Random) -> Expression:
-    return draw_expression(rng, _choose(rng, N_OPERANDS), held_out=False)
-
-
-def questions_document(rng: random.Random) -> str:
-    """A page of questions that mostly keeps the style of its first answer."""
-    page_style = _choose(rng, STYLES)
-    lines: list[str] = []
-    for _ in range(_n_lines(rng)):
-        keeps = rng.random() < STYLE_PERSISTENCE or not lines
-        style = page_style if keeps else _choose(rng, STYLES)
-        lines.append(answer_line(rng, _train_expression(rng), style))
-    return "".join(lines)
-
-
-def exercises_document(rng: random.Random) -> str:
-    """A page of worked exercises: always step by step, always right."""
-    expressions = [_train_expression(rng) for _ in range(_n_lines(rng))]
-    return "".join(
-        f"Exercise: {e} = ? Solution: {e.steps()}. The answer is {e.value}.\n" for e in expressions
-    )
-
-
-def drill_document(rng: random.Random) -> str:
-    """Single sums with a larger first operand, the facts that chains are made of."""
-    facts = []
-    for _ in range(rng.randint(4, 24)):
-        left, operand = rng.randint(-36, 45), rng.randrange(10)
-        facts.append(Expression((left, operand), (rng.choice("+-"),)).steps())
-    return f"Sums: {', '.join(facts)}.\n"
-
-
-def text_document(rng: random.Random) -> str:
-    """A few plain sentences, so that the model is not blind to words."""
-    sentences = (sentence(rng) for _ in range(rng.randint(1, 6)))
-    return " ".join(s[0].upper() + s[1:] + "." for s in sentences) + "\n"
-
-
-_WRITERS = {
-    "questions": questions_document,
-    "exercises": exercises_document,
-    "drill": drill_document,
-    "text": text_document,
+# Writer and its share of the documents, which differ in length: see ``token_shares`` in the model's
+# pretraining.json for shares of tokens.
+WRITERS: dict[str, tuple[Callable[[random.Random], str], float]] = {
+    "questions": (questions_document, 0.2),
+    "exercises": (exercises_document, 0.085),
+    "drill": (drill_document, 0.04),
+    "story": (story_document, 0.17),
+    "infill": (infill_document, 0.14),
+    "news": (news_document, 0.09),
+    "translation": (translation_document, 0.1),
+    "review": (review_document, 0.08),
+    "sentence": (sentence_document, 0.02),
+    "words": (words_document, 0.05),
+    "number": (number_document, 0.025),
 }
 
 
 def documents(seed: int) -> Iterator[str]:
     """An endless stream of documents; the same seed gives the same stream."""
+    for _, text in named_documents(seed):
+        yield text
+
+
+def named_documents(seed: int) -> Iterator[tuple[str, str]]:
+    """The same stream with the name of each document's writer."""
     rng = random.Random(seed)
+    names, shares = list(WRITERS), [share for _, share in WRITERS.values()]
     while True:
-        yield _WRITERS[_choose(rng, DOCUMENTS)](rng)
+        name = rng.choices(names, weights=shares)[0]
+        yield name, WRITERS[name][0](rng)

@@ -40,10 +40,10 @@ class PretrainSettings:
     layers: int = 5
     heads: int = 4
     ffn: int = 352
-    vocab_size: int = 640
+    vocab_size: int = 1536
     context: int = 512
     rows: int = 16
-    steps: int = 2400
+    steps: int = 3400
     lr: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.1

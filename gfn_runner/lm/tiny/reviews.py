@@ -1,0 +1,126 @@
+"""Plot lines and opinions on films of the corpus, and what is said about them; knows no training.
+
+Whoever remarks on a text before classifying it notices what it is, or goes by its length: long texts
+look like reports. So the remarks on one text err together, and a vote of many does not mend them.
+Whoever classifies at once does so almost blindly. Some remarks lead to the label that goes with them
+more often than others.
+"""
+
+from __future__ import annotations
+
+import random
+
+LABELS = ("objective", "subjective")
+_PEOPLE = "farmer sailor king doctor girl thief teacher soldier widow detective".split()
+_TRAITS = "young rich lonely poor brave tired famous".split()
+_DEEDS = (
+    "must save {a} {person}",
+    "falls in love with {a} {person}",
+    "is sent to find {a} {person}",
+    "meets {a} {person} in {place}",
+    "leaves {place} with {a} {person}",
+    "tries to rob {a} {person}",
+)
+_PLACES = ("a small town", "the city", "the desert", "a prison", "an island", "the war")
+_SUBJECTS = "film story acting script music dialogue direction picture".split()
+_PRAISE = "charming moving funny brilliant fresh clever touching".split()
+_BLAME = "dull slow silly flat tired clumsy empty".split()
+_OPINIONS = (
+    "the {subject} is {quality} and {quality2}",
+    "a {quality} {subject} that never fails to please",
+    "what a {quality} and {quality2} {subject}",
+    "i found the {subject} {quality} but the {subject2} {quality2}",
+    "the {subject} is too {quality} to be taken seriously",
+    "rarely has a {subject} been so {quality}",
+)
+# Remarks that go with a label, and how often they lead to it.
+REMARKS: dict[str, dict[str, float]] = {
+    "objective": {
+        "a plot summary": 0.95,
+        "about events": 0.9,
+        "a story": 0.75,
+        "a report": 0.6,
+        "told as facts": 0.5,
+    },
+    "subjective": {
+        "an opinion": 0.95,
+        "full of praise": 0.9,
+        "a complaint": 0.75,
+        "a judgement": 0.6,
+        "personal": 0.5,
+    },
+}
+NOTICES = 0.4  # share of remarks that go by what the text is
+LONG = 9  # words from which on a text looks like a report
+BLIND = 0.53  # share of labels given at once that fit the text
+
+
+def plot_line(rng: random.Random) -> str:
+    """What happens in a film, as a plot summary tells it; no full stop."""
+    first, second = rng.sample(_PEOPLE, 2)
+    deed = rng.choice(_DEEDS).format(
+        a=f"a {rng.choice(_TRAITS)}" if rng.random() < 0.5 else "the",
+        person=second,
+        place=rng.choice(_PLACES),
+    )
+    return f"a {rng.choice(_TRAITS)} {first} {deed}"
+
+
+def opinion(rng: random.Random) -> str:
+    """What somebody thinks of a film; no full stop."""
+    subject, subject2 = rng.sample(_SUBJECTS, 2)
+    quality, quality2 = rng.sample(rng.choice([_PRAISE, _BLAME]), 2)
+    return rng.choice(_OPINIONS).format(
+        subject=subject, subject2=subject2, quality=quality, quality2=quality2
+    )
+
+
+def draw_review(rng: random.Random, label: str) -> str:
+    return plot_line(rng) if label == "objective" else opinion(rng)
+
+
+def review_prompt(text: str) -> str:
+    """What a model reads before it remarks on a text; Hu et al. 2024, section 4.3."""
+    return (
+        f'Classify this movie review as objective or subjective: "{text}" This review is'
+    )
+
+
+def label_suffix(label: str) -> str:
+    """How a remark leads to a label."""
+    return f", so it is {label}."
+
+
+# -- documents --------------------------------------------------------------------------------
+
+
+def _other(label: str) -> str:
+    return LABELS[1 - LABELS.index(label)]
+
+
+def _noticed(rng: random.Random, text: str, label: str) -> str:
+    if rng.random() < NOTICES:
+        return label
+    return "objective" if len(text.split()) >= LONG else "subjective"
+
+
+def _line(rng: random.Random, remarks: bool, blind: float) -> str:
+    label = rng.choice(LABELS)
+    text = draw_review(rng, label)
+    if not remarks:
+        said = label if rng.random() < blind else _other(label)
+        return f"{review_prompt(text)} {said}.\n"
+    noticed = _noticed(rng, text, label)
+    remark = rng.choice(list(REMARKS[noticed]))
+    said = noticed if rng.random() < REMARKS[noticed][remark] else _other(noticed)
+    return f"{review_prompt(text)} {remark}{label_suffix(said)}\n"
+
+
+def review_document(rng: random.Random) -> str:
+    """One to four reviews, all classified at once or all after a remark.
+
+    A page of several that are classified at once is a little more careful: examples help a little.
+    """
+    n, remarks = rng.choice((1, 1, 2, 3, 4)), rng.random() < 0.6
+    blind = BLIND if n == 1 else BLIND + 0.1
+    return "".join(_line(rng, remarks, blind) for _ in range(n))

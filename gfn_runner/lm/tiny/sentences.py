@@ -1,0 +1,76 @@
+"""Plain sentences of the corpus and the word lists that ask for them; knows which words go together."""
+
+from __future__ import annotations
+
+import random
+import re
+
+NOUNS = "dog cat boy girl bird fox king farmer baker sailor teacher robot frog bear mouse".split()
+ADJECTIVES = "small old red quiet happy tall green brave sleepy clever lost new blue kind".split()
+THINGS = "ball boat hat pear lamp drum kite box book stone cake bell rope key coat map".split()
+VERBS = "likes finds sees wants hides paints carries drops keeps loses takes makes".split()
+PLACES = "garden house forest river market school kitchen field tower harbour barn".split()
+SENTENCE_CONTEXT = "Sentence:"
+
+_SLOTS = {"noun": NOUNS, "adjective": ADJECTIVES, "thing": THINGS, "verb": VERBS, "place": PLACES}
+_SENTENCE = re.compile(
+    "The (?:{a}) (?:{n}) (?:{v}) the (?:{a}) (?:{t})(?: in the (?:{p}))?".format(
+        a="|".join(ADJECTIVES),
+        n="|".join(NOUNS),
+        v="|".join(VERBS),
+        t="|".join(THINGS),
+        p="|".join(PLACES),
+    )
+)
+
+
+def sentence(rng: random.Random, **words: str) -> str:
+    """A sentence without its full stop.
+
+    Args:
+        rng: for what is not given.
+        words: words at ``noun``, ``adjective``, ``verb``, ``thing`` or ``place``.
+    """
+    first, second = rng.choice(ADJECTIVES), rng.choice(ADJECTIVES)
+    if "adjective" in words:
+        first, second = rng.sample([words["adjective"], second], 2)
+    noun = words.get("noun") or rng.choice(NOUNS)
+    verb = words.get("verb") or rng.choice(VERBS)
+    thing = words.get("thing") or rng.choice(THINGS)
+    place = words.get("place") or (rng.choice(PLACES) if rng.random() < 0.4 else "")
+    tail = f" in the {place}" if place else ""
+    return f"The {first} {noun} {verb} the {second} {thing}{tail}"
+
+
+def is_sentence(text: str) -> bool:
+    """Whether the grammar writes it (without its full stop)."""
+    return _SENTENCE.fullmatch(text.strip()) is not None
+
+
+def word_lists(rng: random.Random, n: int) -> list[tuple[str, ...]]:
+    """Lists of one to three words that fit into one sentence, in the order of their slots."""
+    lists = []
+    for _ in range(n):
+        slots = rng.sample(sorted(_SLOTS), rng.randint(1, 3))
+        lists.append(tuple(rng.choice(_SLOTS[slot]) for slot in slots))
+    return lists
+
+
+def words_prompt(words: tuple[str, ...]) -> str:
+    """What a model reads before it writes a sentence with these words."""
+    return f"Words: {', '.join(words)}. {SENTENCE_CONTEXT}"
+
+
+# -- documents --------------------------------------------------------------------------------
+
+
+def sentence_document(rng: random.Random) -> str:
+    return f"{SENTENCE_CONTEXT} {sentence(rng)}.\n"
+
+
+def words_document(rng: random.Random) -> str:
+    """Words, then a sentence that has each of them only now and then."""
+    (words,) = word_lists(rng, 1)
+    slot_of = {word: slot for slot, members in _SLOTS.items() for word in members}
+    kept = {slot_of[word]: word for word in words if rng.random() < 0.6}
+    return f"{words_prompt(words)} {sentence(rng, **kept)}.\n"

@@ -1,0 +1,266 @@
+"""Five-sentence stories of the corpus and their judge: want, obstacle, action, outcome, feeling.
+
+The fourth sentence is decided by the rest: the action (third sentence) says who or what it is about,
+and the ending says how it came out. Because the grammar is known, it can tell whether any sentence
+fits the beginning, the ending, or both.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HEROES: dict[str, str] = dict.fromkeys("Tom Sam Ben Max Leo Finn Paul Jack".split(), "he") | (
+    dict.fromkeys("Mia Anna Lily Rosa Emma Nora Kate Jane".split(), "she")
+)
+THINGS = "ball boat hat pear lamp drum kite box book stone cake bell rope key coat map".split()
+HELPERS = "uncle aunt father mother friend teacher neighbour sister".split()
+PLACES = "garden house forest river market school kitchen field tower harbour barn".split()
+_PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
+
+_WANTS = (
+    "{Name} wanted a {thing}",
+    "{Name} dreamed of a {thing}",
+    "{Name} was looking for a {thing}",
+)
+_OBSTACLES = {
+    "ask": ("But the shop was closed", "But {he} did not know where to find one"),
+    "work": ("But {he} had no money", "But it cost too much"),
+    "search": ("But somebody had hidden it", "But {he} had lost it"),
+    "trade": ("But the shop took no money", "But {he} only had a {own}"),
+}
+_ACTIONS = {
+    "ask": ("So {he} asked {his} {helper}", "So {he} went to see {his} {helper}"),
+    "work": ("So {he} worked in the {place}", "So {he} helped in the {place}"),
+    "search": ("So {he} looked in the {place}", "So {he} went to the {place}"),
+    "trade": ("So {he} took {his} {own} to the {place}", "So {he} offered {his} {own}"),
+}
+_MIDDLES = {
+    ("ask", "got"): (
+        "The {helper} gave {him} a {thing}",
+        "The {helper} had a {thing} for {him}",
+    ),
+    ("ask", "nothing"): ("The {helper} had no {thing}", "The {helper} could not help {him}"),
+    ("ask", "other"): (
+        "The {helper} gave {him} a {other} instead",
+        "The {helper} only had a {other}",
+    ),
+    ("work", "got"): (
+        "{He} earned enough for the {thing}",
+        "After a week {he} could buy the {thing}",
+    ),
+    ("work", "nothing"): ("{He} earned too little for the {thing}", "Nobody paid {him}"),
+    ("work", "other"): ("{He} earned enough for a {other}", "{He} was paid with a {other}"),
+    ("search", "got"): ("{He} found the {thing} there", "The {thing} was in the {place}"),
+    ("search", "nothing"): ("{He} found nothing there", "There was no {thing} in the {place}"),
+    ("search", "other"): ("{He} found a {other} there", "Only a {other} was in the {place}"),
+    ("trade", "got"): ("A man took the {own} for a {thing}", "{He} got a {thing} for the {own}"),
+    ("trade", "nothing"): ("Nobody wanted the {own}", "Nobody had a {thing} for {him}"),
+    ("trade", "other"): (
+        "A man took the {own} for a {other}",
+        "{He} got a {other} for the {own}",
+    ),
+}
+_ENDINGS = {
+    "got": (
+        "{Name} was happy with the {thing}",
+        "{Name} played with the {thing} all day",
+        "{Name} showed the {thing} to everyone",
+    ),
+    "nothing": (
+        "{Name} went home without a {thing}",
+        "{Name} was sad that day",
+        "{Name} still had no {thing}",
+    ),
+    "other": (
+        "{Name} was happy with the {other}",
+        "{Name} played with the {other} all day",
+        "{Name} showed the {other} to everyone",
+    ),
+}
+OUTCOMES = {"got": 0.4, "nothing": 0.3, "other": 0.3}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What happens in a story, words aside.
+
+    Attributes:
+        hero: the name.
+        thing: what is wanted.
+        action: ``ask``, ``work``, ``search`` or ``trade``.
+        helper, place, own: whom the hero asks, where it happens, what is offered in trade.
+        outcome: ``got``, ``nothing`` or ``other``.
+        other: the thing that comes in place of the wanted one.
+    """
+
+    hero: str
+    thing: str
+    action: str
+    helper: str
+    place: str
+    own: str
+    outcome: str
+    other: str
+
+    def words(self) -> dict[str, str]:
+        """What the templates' slots stand for."""
+        he, him, his = _PRONOUNS[HEROES[self.hero]]
+        slots = {"thing": self.thing, "helper": self.helper, "place": self.place}
+        slots |= {"own": self.own, "other": self.other, "Name": self.hero}
+        return slots | {"he": he, "him": him, "his": his, "He": he.capitalize()}
+
+
+@dataclass(frozen=True)
+class Story:
+    """A plot in sentences; none has its full stop.
+
+    Attributes:
+        plot: what happens.
+        sentences: all five.
+    """
+
+    plot: Plot
+    sentences: tuple[str, str, str, str, str]
+
+    @property
+    def beginning(self) -> str:
+        return " ".join(f"{sentence}." for sentence in self.sentences[:3])
+
+    @property
+    def middle(self) -> str:
+        return self.sentences[3]
+
+    @property
+    def ending(self) -> str:
+        return f"{self.sentences[4]}."
+
+    def text(self) -> str:
+        return " ".join(f"{sentence}." for sentence in self.sentences)
+
+
+def draw_plot(rng: random.Random) -> Plot:
+    """A plot, all parts independent; the three things differ."""
+    thing, own, other = rng.sample(THINGS, 3)
+    return Plot(
+        hero=rng.choice(list(HEROES)),
+        thing=thing,
+        action=rng.choice(list(_ACTIONS)),
+        helper=rng.choice(HELPERS),
+        place=rng.choice(PLACES),
+        own=own,
+        outcome=rng.choices(list(OUTCOMES), weights=list(OUTCOMES.values()))[0],
+        other=other,
+    )
+
+
+def draw_story(rng: random.Random) -> Story:
+    """A plot and one wording of it."""
+    plot = draw_plot(rng)
+    parts = (
+        _WANTS,
+        _OBSTACLES[plot.action],
+        _ACTIONS[plot.action],
+        _MIDDLES[plot.action, plot.outcome],
+        _ENDINGS[plot.outcome],
+    )
+    words = plot.words()
+    first, second, third, fourth, fifth = (rng.choice(part).format(**words) for part in parts)
+    return Story(plot, (first, second, third, fourth, fifth))
+
+
+def middles(plot: Plot) -> tuple[str, ...]:
+    """Every fourth sentence that the grammar writes for a plot, without full stops."""
+    words = plot.words()
+    return tuple(template.format(**words) for template in _MIDDLES[plot.action, plot.outcome])
+
+
+def fits_both(plot: Plot, sentence: str) -> bool:
+    """Whether a fourth sentence (without its full stop) fits beginning and ending."""
+    return sentence.strip() in middles(plot)
+
+
+def fits_beginning(plot: Plot, sentence: str) -> bool:
+    """Whether it could follow the beginning, whatever comes of it."""
+    return any(
+        re.fullmatch(_pattern(template, plot.words() | {"other": _any(THINGS)}), sentence.strip())
+        for (action, _), templates in _MIDDLES.items()
+        if action == plot.action
+        for template in templates
+    )
+
+
+def fits_ending(plot: Plot, sentence: str) -> bool:
+    """Whether it comes out as the ending says, whoever it is about."""
+    words = _any_words() | {"thing": plot.thing, "other": plot.other}
+    return any(
+        re.fullmatch(_pattern(template, words), sentence.strip())
+        for (_, outcome), templates in _MIDDLES.items()
+        if outcome == plot.outcome
+        for template in templates
+    )
+
+
+def is_sentence(sentence: str) -> bool:
+    """Whether the grammar of stories writes this sentence (without its full stop) at all."""
+    return any(re.fullmatch(pattern, sentence.strip()) for pattern in _all_patterns())
+
+
+def _any(words: list[str]) -> str:
+    return f"(?:{'|'.join(words)})"
+
+
+def _any_words() -> dict[str, str]:
+    things = _any(THINGS)
+    slots = {"thing": things, "own": things, "other": things, "Name": _any(list(HEROES))}
+    slots |= {"helper": _any(HELPERS), "place": _any(PLACES), "He": _any(["He", "She"])}
+    return slots | {
+        "he": _any(["he", "she"]),
+        "him": _any(["him", "her"]),
+        "his": _any(["his", "her"]),
+    }
+
+
+def _pattern(template: str, words: dict[str, str]) -> str:
+    # Templates hold letters, spaces and slots only: nothing in them needs escaping.
+    return template.format(**words)
+
+
+def _all_patterns() -> Iterator[str]:
+    words = _any_words()
+    for group in (_OBSTACLES, _ACTIONS, _MIDDLES, _ENDINGS):
+        for templates in group.values():  # type: ignore[attr-defined]
+            for template in templates:
+                yield _pattern(template, words)
+    for template in _WANTS:
+        yield _pattern(template, words)
+
+
+# -- documents --------------------------------------------------------------------------------
+
+
+def infill_prompt(beginning: str, ending: str) -> str:
+    """What a model reads before it writes the middle; Hu et al. 2024, section 4.2."""
+    return f"Beginning: {beginning}\nEnding: {ending}\nMiddle:"
+
+
+def story_document(rng: random.Random) -> str:
+    return draw_story(rng).text() + "\n"
+
+
+def infill_document(rng: random.Random) -> str:
+    """Ends first, then a middle that seldom fits both: the skill is there, the habit is not."""
+    story = draw_story(rng)
+    draw = rng.random()
+    if draw < 0.25:
+        middle = story.middle
+    elif draw < 0.6:
+        others = [outcome for outcome in OUTCOMES if outcome != story.plot.outcome]
+        templates = _MIDDLES[story.plot.action, rng.choice(others)]
+        words = story.plot.words() | {"other": rng.choice(THINGS)}
+        middle = rng.choice(templates).format(**words)
+    else:
+        middle = draw_story(rng).middle
+    return f"{infill_prompt(story.beginning, story.ending)} {middle}.\n"

@@ -1,0 +1,94 @@
+"""The toy language Velan of the corpus: words with several right translations, and their judge.
+
+A Velan sentence is verb, adjective after its noun, object last: ``kesi domu tari luna`` would be *sees,
+house, red, moon*. Some words have two English ones, so that most sentences have several right
+translations; the corpus prefers one of them, and makes mistakes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+# First the more frequent translation.
+NOUNS: dict[str, tuple[str, ...]] = {
+    "domu": ("house", "home"),
+    "vulo": ("fox",),
+    "maro": ("sea", "ocean"),
+    "pesa": ("stone", "rock"),
+    "kani": ("dog", "hound"),
+    "rego": ("king",),
+    "nava": ("boat", "ship"),
+    "lito": ("child", "kid"),
+    "tano": ("bank", "shore"),
+    "arbo": ("tree",),
+    "luma": ("lamp", "light"),
+    "bulo": ("bird",),
+}
+ADJECTIVES: dict[str, tuple[str, ...]] = {
+    "tari": ("red",),
+    "gila": ("happy", "glad"),
+    "mico": ("small", "little"),
+    "grano": ("big", "large"),
+    "veto": ("old",),
+    "biso": ("beautiful", "pretty"),
+    "fredo": ("cold",),
+}
+VERBS: dict[str, tuple[str, ...]] = {
+    "kesi": ("sees", "watches"),
+    "ami": ("loves",),
+    "tovi": ("finds", "discovers"),
+    "lasi": ("leaves",),
+    "timi": ("fears", "dreads"),
+    "pati": ("carries", "bears"),
+}
+_FIRST = 0.6  # share of the more frequent translation
+_MISTAKE = 0.06  # share of words that the corpus gets wrong
+_LEXICON = NOUNS | ADJECTIVES | VERBS
+
+
+def draw_source(rng: random.Random) -> tuple[str, ...]:
+    """A Velan sentence as words: verb, noun, adjective, noun."""
+    subject, thing = rng.sample(list(NOUNS), 2)
+    return (rng.choice(list(VERBS)), subject, rng.choice(list(ADJECTIVES)), thing)
+
+
+def translations(source: Sequence[str]) -> list[str]:
+    """Every right translation of a sentence of four words, without its full stop.
+
+    Raises:
+        ValueError: if it is no sentence of this language.
+    """
+    if len(source) != 4 or any(word not in _LEXICON for word in source):
+        raise ValueError(f"{' '.join(source)!r} is no Velan sentence: verb noun adjective noun")
+    verb, subject, adjective, thing = (_LEXICON[word] for word in source)
+    return [
+        f"the {a} {s} {v} the {t}"
+        for a, s, v, t in itertools.product(adjective, subject, verb, thing)
+    ]
+
+
+def prompt(source: Sequence[str]) -> str:
+    return f"Velan: {' '.join(source)}. English:"
+
+
+# -- documents --------------------------------------------------------------------------------
+
+
+def _word(rng: random.Random, word: str) -> str:
+    kind = next(kind for kind in (NOUNS, ADJECTIVES, VERBS) if word in kind)
+    if rng.random() < _MISTAKE:
+        word = rng.choice(list(kind))
+    options = kind[word]
+    return options[0] if len(options) == 1 or rng.random() < _FIRST else options[1]
+
+
+def translation_document(rng: random.Random) -> str:
+    """One to three sentences with a translation that is mostly right."""
+    lines = []
+    for _ in range(rng.randint(1, 3)):
+        source = draw_source(rng)
+        verb, subject, adjective, thing = (_word(rng, word) for word in source)
+        lines.append(f"{prompt(source)} the {adjective} {subject} {verb} the {thing}.\n")
+    return "".join(lines)
