@@ -20,7 +20,9 @@ def check_texts(config: RunConfig) -> None:
         name = f"condition {condition.key!r}"
         strings.append((f"the prompt of {name}", condition.prompt, ""))
         strings += [
-            (f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms
+            (f"the reward's context of {name}", t.context, suffix)
+            for t in condition.terms
+            for suffix in (t.suffix, *t.rivals)
         ]
     for shots in config.callbacks.evaluation.baseline_shots:
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_prefixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.types import Condition, Trajectories
+from gfn_runner.types import Condition, Term, Trajectories
 
 
 class Constraint(Protocol):
@@ -78,7 +78,41 @@ def _term(
     weighted_BS = weight_C[trajectories.condition_B][:, None] * log_prob_BS.masked_fill(
         impossible_BS, 0.0
     )
-    return weighted_BS.masked_fill(impossible_BS, float("-inf"))
+    penalty_BS = _rival_penalty(lm, terms, log_prob_BS, trajectories, rule)
+    return (weighted_BS - penalty_BS).masked_fill(impossible_BS, float("-inf"))
+
+
+def _rival_penalty(
+    lm: LanguageModel,
+    terms: Sequence[Term],
+    log_prob_BS: Tensor,
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """Nats to take off where a rival of the suffix is likelier than the suffix. Shape (B, S).
+
+    Both stand behind the same prefix, so that p(z) is in both and decides nothing. Each rival takes one
+    more forward; a model that scores no rivals pays nothing.
+
+    Args:
+        terms: of each condition.
+        log_prob_BS: log p(z suffix | context), unweighted.
+    """
+    beaten_BS = torch.zeros_like(log_prob_BS, dtype=torch.bool)
+    for place in range(max(len(term.rivals) for term in terms)):
+        # A condition with fewer rivals meets its own suffix, and cannot lose to rounding.
+        asked_C = torch.tensor([len(term.rivals) > place for term in terms], device=lm.device)
+        texts = [t.rivals[place] if len(t.rivals) > place else t.suffix for t in terms]
+        rival_BS = score_prefixes(
+            lm,
+            [lm.encode_prompt(term.context) for term in terms],
+            [lm.encode(text) or (rule.terminator,) for text in texts],
+            trajectories,
+            rule,
+        )
+        beaten_BS |= asked_C[trajectories.condition_B][:, None] & (rival_BS > log_prob_BS)
+    penalty_C = torch.tensor([term.rival_penalty for term in terms], device=lm.device)
+    return beaten_BS * penalty_C[trajectories.condition_B][:, None]
 
 
 def _constraint(
