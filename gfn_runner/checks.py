@@ -24,10 +24,20 @@ def check_texts(config: RunConfig) -> None:
             for t in condition.terms
             for suffix in (t.suffix, *t.rivals)
         ]
+    for condition in data.train:
+        asked = task.demonstration_prompt(condition)
+        if asked is not None:
+            name = f"what the base model reads to write demonstrations of {condition.key!r}"
+            strings.append((name, asked.prompt, ""))
     for shots in config.callbacks.evaluation.baseline_shots:
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
-        strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
+        strings += [
+            (f"the {shots}-shot prompt of {c.key!r}", c.prompt, text)
+            for c in prompted
+            for text in (task.direct_choices(c) or ("",))
+        ]
     longest = max(task.max_len, task.eval_max_len)
-    problems = list(text_problems(config.lm, task.terminator, strings, longest))
+    further = {"em.lora": config.em.lora} if config.em.rounds else {}
+    problems = list(text_problems(config.lm, task.terminator, strings, longest, further))
     if problems:
         raise UserError(problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import ConfigDict, Field
@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.tasks.base import ConditionSamples, Task
@@ -57,7 +57,7 @@ def draw_answers(
     """Sample each condition as the model is switched now, and score the singles.
 
     Args:
-        lm: policy, or base model within ``lm.reference()``.
+        lm: policy, or base model within ``lm.base()``.
         task: for its tool and constraints.
         rule: with the evaluation's maximum length.
         conditions: all of them; cut into batches here.
@@ -97,6 +97,10 @@ def _draw_batch(
     reward_BS = log_reward(lm, conditions, singles, rule, task.constraints())
     log_reward_B = reward_BS.gather(1, ends_B1)[:, 0]
     vote_texts, single_texts = _texts(lm, votes), _texts(lm, singles)
+    answers: list[dict[str, Any]] = [{} for _ in conditions]
+    if any(map(task.answer_choices, conditions)):
+        greedy = sample(lm, prompts, 1, rule, generator, temperature=0.0, tool=task.tool())
+        answers = _answers(lm, task, rule, conditions, votes, singles, greedy)
     return [
         ConditionSamples(
             condition,
@@ -104,8 +108,61 @@ def _draw_batch(
             single_texts[place * options.singles : (place + 1) * options.singles],
             log_reward_B[place * options.singles : (place + 1) * options.singles].tolist(),
             log_pf_B[place * options.singles : (place + 1) * options.singles].tolist(),
+            **answers[place],
         )
         for place, condition in enumerate(conditions)
+    ]
+
+
+def _answers(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    votes: Trajectories,
+    singles: Trajectories,
+    greedy: Trajectories,
+) -> list[dict[str, Any]]:
+    """Fields of ConditionSamples on the answers to which samples lead, for each condition."""
+    columns = [
+        answer_log_probs(lm, task, rule, conditions, rows) for rows in (votes, singles, greedy)
+    ]
+    texts = _texts(lm, greedy)
+    return [
+        {
+            "vote_answer_log_probs": columns[0][place],
+            "answer_log_probs": columns[1][place],
+            "greedy": texts[place],
+            "greedy_answer_log_probs": columns[2][place][0],
+        }
+        for place in range(len(conditions))
+    ]
+
+
+@torch.no_grad()
+def answer_log_probs(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+) -> list[list[list[float]]]:
+    """log p(suffix | X Z) of each answer choice by condition, sample and choice, in nats.
+
+    X is the context of the condition's first term; the model is the reward's.
+    """
+    contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
+    choices = [[lm.encode(text) for text in task.answer_choices(c)] for c in conditions]
+    with lm.reference():
+        columns = [
+            score_suffixes(lm, contexts, suffixes, trajectories, rule)
+            for suffixes in zip(*choices, strict=True)
+        ]
+    rows = torch.stack(columns, dim=1).tolist()
+    places = trajectories.condition_B.tolist()
+    return [
+        [row for row, at in zip(rows, places, strict=True) if at == place]
+        for place in range(len(conditions))
     ]
 
 

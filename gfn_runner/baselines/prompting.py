@@ -38,8 +38,8 @@ def prompt_base_model(
     shots: int,
     seed: int,
 ) -> list[ConditionSamples]:
-    """Sample the base model (adapter off); same numbers of samples, temperatures and rule."""
+    """Sample the base model (every adapter off); same numbers of samples, temperatures and rule."""
     prompted = few_shot_conditions(task, conditions, shots, seed)
     generator = torch_generator_for(lm.device, "prompting", seed, shots)
-    with lm.reference():
+    with lm.base():
         return draw_answers(lm, task, rule, prompted, options, generator)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.policy import LMSettings, model_folder
+from gfn_runner.lm.policy import LMSettings, LoraSettings, model_folder
 
 
 def text_problems(
-    options: LMSettings, terminator: str, strings: Sequence[tuple[str, str, str]], max_len: int
+    options: LMSettings,
+    terminator: str,
+    strings: Sequence[tuple[str, str, str]],
+    max_len: int,
+    further_adapters: Mapping[str, LoraSettings] | None = None,
 ) -> Iterator[Problem]:
     """Problems of settings and texts with this model's config and tokenizer.
 
@@ -22,6 +26,7 @@ def text_problems(
         terminator: must be one token.
         strings: name, context and suffix of everything that is to be scored or sampled.
         max_len: actions that may stand between context and suffix.
+        further_adapters: others than the policy's, by config key.
 
     Raises:
         UserError: if config or tokenizer cannot be read.
@@ -35,7 +40,8 @@ def text_problems(
             f"given {terminator!r}, which is {n_terminator} tokens of this model: {pieces}",
             "a text that is exactly one token behind other text",
         )
-    yield from _target_problems(options, config)
+    for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
+        yield from _target_problems(key, adapter, config)
     longest = getattr(config, "max_position_embeddings", None) or getattr(
         config, "n_positions", None
     )
@@ -79,22 +85,22 @@ def _must_be_at_hand(name: str) -> None:
         ) from error
 
 
-def _target_problems(options: LMSettings, config: Any) -> Iterator[Problem]:
+def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
     """Adapted layers that the model does not have; asked of a model without memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    if not options.lora.targets:
+    if not adapter.targets:
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     full = [name for name, module in model.named_modules() if not list(module.children())]
     known = sorted({name.rsplit(".", 1)[-1] for name in full if "." in name})
-    for place, target in enumerate(options.lora.targets):
+    for place, target in enumerate(adapter.targets):
         if not any(name == target or name.endswith(f".{target}") for name in full):
             near = process.extractOne(target, known, score_cutoff=60)
             yield Problem(
-                f"lm.lora.targets[{place}]",
+                f"{key}.targets[{place}]",
                 f"given {target!r}, and no layer of this model is called so",
                 ", ".join(known),
                 f"did you mean {near[0]}?" if near else "",

@@ -91,6 +91,60 @@ def score_policy(
     )
 
 
+def score_suffixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """log p(suffix | context z) of whole strings z, nats. Shape (B,). Gradients flow if enabled.
+
+    It is what :func:`score_prefixes` gives at the string's end, without log p(z | context).
+
+    Args:
+        lm: the model as it is switched now.
+        contexts, suffixes: token ids per condition; each context runs once.
+        trajectories: ``condition_B`` indexes the conditions.
+        rule: of the strings; a suffix that begins with the terminator begins under it.
+    """
+    width = trajectories.token_BT.shape[1] + max(map(len, suffixes))
+    pieces = [
+        _suffix_piece(lm, contexts, suffixes, trajectories.rows(index), rule)
+        for index in row_slices(len(trajectories), width, lm.max_tokens_per_forward)
+    ]
+    return torch.cat(pieces)
+
+
+def _suffix_piece(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
+    places = trajectories.condition_B.tolist()
+    ends = [suffixes[place] for place in places]
+    strings = [[*trajectories.ids(row), *end] for row, end in enumerate(ends)]
+    # The last token is only predicted, never read.
+    read = [[True] * (len(string) - 1) for string in strings]
+    rows = Trajectories.from_rows([s[:-1] for s in strings], read, places, lm.device)
+    prompt = lm.prefill(contexts).select(trajectories.condition_B)
+    logits_BSV = trunk_logits(lm, prompt, rows.token_BT)
+    suffix_BM, mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
+    # What predicts suffix token m is the state in front of it.
+    state_BM = trajectories.length_B[:, None] + torch.arange(suffix_BM.shape[1], device=lm.device)
+    state_BM = state_BM.clamp(max=logits_BSV.shape[1] - 1)
+    row_B1 = torch.arange(len(rows), device=lm.device)[:, None]
+    logits_BMV = logits_BSV[row_B1, state_BM]
+    log_p_BM = chosen_log_probs(logits_BMV, suffix_BM)
+    may_stop_B = torch.ones(len(rows), dtype=torch.bool, device=lm.device)
+    log_stop_B = rule.log_probs(logits_BMV[:, 0], may_stop_B)[:, rule.terminator]
+    first_B = torch.where(suffix_BM[:, 0] == rule.terminator, log_stop_B, log_p_BM[:, 0])
+    return first_B + (log_p_BM[:, 1:] * mask_BM[:, 1:]).sum(dim=1)
+
+
 @torch.no_grad()
 def score_prefixes(
     lm: LanguageModel,

@@ -15,11 +15,16 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table:
 
     Args:
         task: names headline metrics and published rows.
-        metrics: flat, with the prefixes ``final/`` and ``base_<k>_shot/``.
+        metrics: flat, with the prefixes ``final/``, ``e_step/`` (before the last M-step),
+            ``base_<k>_shot/`` and ``direct_<k>_shot/`` (the base model answers at once).
     """
     prefixes = {"this run": "final"}
+    if any(name.startswith("e_step/") for name in metrics):
+        prefixes = {"E + M": "final", "E-step": "e_step"}
     shots = sorted({int(n.split("_")[1]) for n in metrics if n.startswith("base_")})
     prefixes |= {f"base model, {k}-shot": f"base_{k}_shot" for k in shots}
+    shots = sorted({int(n.split("_")[1]) for n in metrics if n.startswith("direct_")})
+    prefixes |= {f"base model at once, {k}-shot": f"direct_{k}_shot" for k in shots}
     names = [
         name.removeprefix("final/")
         for headline in task.headline

@@ -46,6 +46,12 @@ class ConditionSamples:
         singles: texts at temperature 1.
         log_reward: untempered log R of each single, nats.
         log_pf: log q of each single, its stop included, nats.
+        term_log_probs: of each single, the log-probability of every term, nats, unweighted.
+        answer_log_probs: of each single Z, log p(suffix | X Z) of each of the task's answer choices,
+            under the reward's model, nats; empty where the task has none.
+        vote_answer_log_probs: the same of each vote.
+        greedy: the text at temperature 0, drawn where there are answer choices.
+        greedy_answer_log_probs: the same of it.
     """
 
     condition: Condition
@@ -53,6 +59,27 @@ class ConditionSamples:
     singles: Sequence[str]
     log_reward: Sequence[float]
     log_pf: Sequence[float]
+    term_log_probs: Sequence[Sequence[float]] = ()
+    answer_log_probs: Sequence[Sequence[float]] = ()
+    vote_answer_log_probs: Sequence[Sequence[float]] = ()
+    greedy: str | None = None
+    greedy_answer_log_probs: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class DemonstrationPrompt:
+    """How the base model is made to write demonstrations of its own for the replay buffer.
+
+    Attributes:
+        prompt: what it reads.
+        n: samples to draw, at temperature 1.
+        keep: regular expression of the part that is kept, from the sample's beginning; a sample that
+            does not match, or of which nothing is left, is dropped.
+    """
+
+    prompt: str
+    n: int
+    keep: str = ".*"
 
 
 @dataclass(frozen=True)
@@ -121,6 +148,14 @@ class Task(ABC):
         """Texts whose tokens may not be written."""
         return ()
 
+    def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:
+        """How the base model writes demonstrations of a training condition, or ``None``.
+
+        ``load`` knows no model, so it gives demonstrations that are known; these are sampled when
+        training begins.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Flat metrics of an evaluation; names without a prefix."""
@@ -149,6 +184,22 @@ class Task(ABC):
     def answer_suffix(self, answer: str) -> str | None:
         """The text by which a sample leads to an answer, or ``None`` if samples lead to none."""
         return None
+
+    def answer_choices(self, condition: Condition) -> Sequence[str]:
+        """Suffixes of which each sample makes one likeliest; empty if samples are judged by themselves.
+
+        They follow the context of the condition's first term and a sample. Equally many for every
+        condition.
+        """
+        return ()
+
+    def direct_choices(self, condition: Condition) -> Sequence[str]:
+        """What the base model chooses from when it is to answer at once, in place of a sample.
+
+        One text for each of the answer choices, in their order; empty for no such baseline. With them,
+        worked examples are answers without samples: ``few_shot_prompt`` serves this baseline alone.
+        """
+        return ()
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Published numbers; empty if there are none."""
