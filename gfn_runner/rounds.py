@@ -51,7 +51,9 @@ def train(
     for number in range(lm.m_steps, config.em.rounds):
         _e_step(config, experiment, checkpoint, rounds=number + 1)
         metrics = _evaluated(config, experiment)
-        print(f"M-step {number + 1}: the answer model learns behind the policy's samples", flush=True)
+        print(
+            f"M-step {number + 1}: the answer model learns behind the policy's samples", flush=True
+        )
         measured = m_step(
             lm,
             config.data.train,
@@ -91,9 +93,7 @@ def _evaluated(config: RunConfig, experiment: Experiment) -> dict[str, float]:
     return {f"e_step/{name}": value for name, value in config.task.metrics(samples).items()}
 
 
-def resume_problems(
-    saved: Mapping[str, Any], config: RunConfig, folder: Path
-) -> Iterator[Problem]:
+def resume_problems(saved: Mapping[str, Any], config: RunConfig, folder: Path) -> Iterator[Problem]:
     """What may not change once an M-step was made: where it was made, and its adapter.
 
     Args:

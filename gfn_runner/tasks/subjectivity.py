@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +65,12 @@ class Subjectivity(Task):
         wrong_label_penalty: nats taken from log R where another label is likelier than the right one.
     """
 
+    terminator: str = ","
+    max_len: Annotated[int, Field(ge=1)] = 5
+    eval_max_len: Annotated[int, Field(ge=1)] = 5
     data: SubjectivityData = Field(default_factory=SubjectivityData)
     labels: tuple[str, ...] = ("objective", "subjective")
-    prompt: str = (
-        'Classify this movie review as objective or subjective: "{text}" This review is'
-    )
+    prompt: str = 'Classify this movie review as objective or subjective: "{text}" This review is'
     answer: str = ", so it is {label}."
     direct_answer: str = " {label}."
     demonstration: str = " {label} because it is"
@@ -87,7 +89,9 @@ class Subjectivity(Task):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels):
-            yield Problem("task.labels", f"given {list(self.labels)}", "at least two, all different")
+            yield Problem(
+                "task.labels", f"given {list(self.labels)}", "at least two, all different"
+            )
         holes = {"prompt": "{text}", "answer": "{label}", "direct_answer": "{label}"}
         for key, hole in (holes | {"demonstration": "{label}"}).items():
             text = getattr(self, key)
@@ -100,6 +104,14 @@ class Subjectivity(Task):
                 f"{self.terminator!r}: the policy would end its rationale with one text and the "
                 "reward with another",
                 f"a text that begins with {self.terminator!r}",
+            )
+        try:
+            re.compile(self.demonstration_keep)
+        except re.error as error:
+            yield Problem(
+                "task.demonstration_keep",
+                f"given {self.demonstration_keep!r}: {error}",
+                "a regular expression",
             )
         if self.data.train is None and self.labels != type(self)().labels:
             yield Problem(
@@ -177,7 +189,9 @@ class Subjectivity(Task):
                 rows[path] = read_records(path, _FIELDS)
             except UserError as error:
                 problems += error.problems
-        found = [row for path in dict.fromkeys((train_path, test_path)) for row in rows.get(path, ())]
+        found = [
+            row for path in dict.fromkeys((train_path, test_path)) for row in rows.get(path, ())
+        ]
         problems += self._label_problems(found)
         if problems:
             raise UserError(problems)
