@@ -145,7 +145,8 @@ class Subjectivity(Task):
         Where files overlap, the review is dropped from training.
         """
         if self.data.train is None or self.data.test is None:
-            test, train, notes = *self._generated(seed), ()
+            test, train = self._generated(seed)
+            notes: tuple[str, ...] = ()
         else:
             test, train, notes = self._read(self.data.train, self.data.test)
         examples = tuple(train)

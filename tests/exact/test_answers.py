@@ -90,9 +90,10 @@ def test_a_suffix_never_loses_to_itself(lm):
 
 def test_a_policy_learns_a_reward_with_rivals_exactly():
     lm = tiny_lm("llama", LETTERS, adapter="fresh", rank=16)
+    # Not "b": of one letter repeated a Llama cannot tell how often, so no policy could be exact.
     conditions = [
         condition("ab", ",x.", ",y.", penalty=2.0),
-        condition("b", ",y.", ",x.", penalty=2),
+        condition("cb", ",y.", ",x.", penalty=2.0),
     ]
     strings = all_strings(V, RULE)
     n = len(strings)

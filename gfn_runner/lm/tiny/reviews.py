@@ -81,7 +81,9 @@ def draw_review(rng: random.Random, label: str) -> str:
 
 def review_prompt(text: str) -> str:
     """What a model reads before it remarks on a text; Hu et al. 2024, section 4.3."""
-    return f'Classify this movie review as objective or subjective: "{text}" This review is'
+    return (
+        f'Classify this movie review as objective or subjective: "{text}" This review is'
+    )
 
 
 def label_suffix(label: str) -> str:
