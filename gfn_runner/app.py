@@ -114,6 +114,7 @@ def train_and_evaluate(
     from gfn_runner.build import build
     from gfn_runner.callbacks.checkpoint import newest_checkpoint
     from gfn_runner.checks import check_texts
+    from gfn_runner.rounds import train
 
     started = time.time()
     if config.resume is None and (folder / OVERRIDES_FILE).exists():
@@ -130,11 +131,9 @@ def train_and_evaluate(
         logger.info("%s", note)
     experiment = build(config, folder)
     try:
-        experiment.trainer.fit(
-            experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True
-        )
+        metrics = train(config, experiment, folder, checkpoint)
         experiment.module.lm.save_adapter(folder / "adapter")
-        metrics = _evaluate(config, experiment, folder)
+        metrics |= _evaluate(config, experiment, folder)
     finally:
         _finish_loggers()
     metrics |= experiment.log.latest | _run_facts(config, started, experiment.trainer.global_step)
@@ -147,8 +146,12 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) 
     if newest is None:
         raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
     _refuse_other_run(config, folder)
+    from gfn_runner.em import read_record
+    from gfn_runner.rounds import total_steps
+
     step = int(newest.stem.removeprefix("step-"))
-    if step >= config.trainer.max_steps and _evaluated_at(folder) == step:
+    trained = step >= total_steps(config) and read_record(folder).m_steps == config.em.rounds
+    if trained and _evaluated_at(folder) == step:
         raise UserError.one(
             "resume",
             f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
@@ -175,6 +178,8 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run under settings that its checkpoint does not belong to."""
     import yaml
 
+    from gfn_runner.rounds import resume_problems
+
     saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     now = config.as_dict()
     problems = []
@@ -184,6 +189,7 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
             problems.append(
                 Problem(key, f"given {given!r}", f"{before!r}, as in the run to be resumed")
             )
+    problems += resume_problems(saved, config, folder)
     if problems:
         raise UserError(problems)
 

@@ -21,6 +21,7 @@ from gfn_runner.callbacks.tempering import TemperingCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.config import RunConfig
 from gfn_runner.data import ConditionData
+from gfn_runner.em import load_answers
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
@@ -47,11 +48,15 @@ class Experiment:
 
 
 def build(config: RunConfig, folder: Path) -> Experiment:
-    """Load the model and make what the run needs; logs and checkpoints go to ``folder``."""
+    """Load the model and make what the run needs; logs and checkpoints go to ``folder``.
+
+    A resumed run's answer adapter is read from there.
+    """
     quiet()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     lm = load(config.lm, seed=config.seed)
+    load_answers(lm, folder)
     module = _module_class(config.task)(
         config.task,
         lm,
@@ -62,6 +67,7 @@ def build(config: RunConfig, folder: Path) -> Experiment:
         evaluation=config.callbacks.evaluation,
         max_steps=config.trainer.max_steps,
         seed=config.seed,
+        rounds=config.em.rounds,
     )
     data = ConditionData(
         config.data,

@@ -25,11 +25,22 @@ def check_texts(config: RunConfig) -> None:
         name = f"condition {condition.key!r}"
         strings.append((f"the prompt of {name}", condition.prompt, ""))
         strings += [
-            (f"the reward's context of {name}", t.context, t.suffix) for t in condition.terms
+            (f"the reward's context of {name}", t.context, suffix)
+            for t in condition.terms
+            for suffix in (t.suffix, *t.rivals)
         ]
+    for condition in data.train:
+        asked = task.demonstration_prompt(condition)
+        if asked is not None:
+            name = f"what the base model reads to write demonstrations of {condition.key!r}"
+            strings.append((name, asked.prompt, ""))
     for shots in config.callbacks.evaluation.shots(task):
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
-        strings += [(f"the {shots}-shot prompt of {c.key!r}", c.prompt, "") for c in prompted]
+        strings += [
+            (f"the {shots}-shot prompt of {c.key!r}", c.prompt, text)
+            for c in prompted
+            for text in (task.direct_choices(c) or ("",))
+        ]
     longest, shortest = sorted((task.max_len, task.eval_max_len), reverse=True)
     demands = {
         str(condition.facts.get("where", f"condition {condition.key!r}")): demand
@@ -37,9 +48,16 @@ def check_texts(config: RunConfig) -> None:
         if (demand := demand_of(condition)) is not None
     }
     required = [RequiredWords(w, demand.words, shortest) for w, demand in demands.items()]
+    further = {"em.lora": config.em.lora} if config.em.rounds else {}
     problems = list(
         text_problems(
-            config.lm, task.terminator, strings, longest, required, task.forbidden_texts()
+            config.lm,
+            task.terminator,
+            strings,
+            longest,
+            required=required,
+            forbidden=task.forbidden_texts(),
+            further_adapters=further,
         )
     )
     problems += _classifier_problems(demands)

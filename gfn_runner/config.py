@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as settings
 from rapidfuzz import process
 
+from gfn_runner.em import EMSettings, em_problems
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation import EvaluationSettings
 from gfn_runner.lm.policy import LMSettings
@@ -56,7 +57,7 @@ class RunConfig:
     Attributes:
         task: data, posterior, answers, metrics.
         objective: weights on pairs of φ.
-        lm, sampling, optim, trainer, logger, callbacks: see their classes.
+        lm, sampling, optim, em, trainer, logger, callbacks: see their classes.
         seed: of everything random.
         output: folder of all runs.
         resume: folder of the run to go on with, or ``None``.
@@ -75,6 +76,7 @@ class RunConfig:
     lm: LMSettings
     sampling: SamplingSettings
     optim: OptimSettings
+    em: EMSettings
     trainer: TrainerSettings
     logger: LoggerSettings
     callbacks: CallbackSettings
@@ -103,6 +105,7 @@ _SECTIONS: dict[str, type] = {
     "lm": LMSettings,
     "sampling": SamplingSettings,
     "optim": OptimSettings,
+    "em": EMSettings,
     "trainer": TrainerSettings,
     "logger": LoggerSettings,
     "callbacks": CallbackSettings,
@@ -150,6 +153,8 @@ def check(config: Mapping[str, Any], source: Source = lambda key: "") -> RunConf
     problems += _value_problems(parts)
     if "task" in parts and not any(p.where.startswith("task") for p in problems):
         _collect(parts, problems, "data", lambda: _load(parts["task"], parts.get("seed", 0)))
+    if {"data", "em"} <= parts.keys():
+        problems += em_problems(parts["em"], parts["data"].train)
     if problems:
         raise UserError([_with_source(problem, source) for problem in problems])
     return RunConfig(**parts)

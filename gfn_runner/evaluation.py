@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import ConfigDict, Field
@@ -14,7 +14,7 @@ from torch import Tensor
 from gfn_runner.errors import Problem
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import row_slices, score_policy, score_strings
+from gfn_runner.lm.scoring import row_slices, score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.judge import JudgeSettings
 from gfn_runner.posterior.reward import string_log_reward
@@ -89,7 +89,7 @@ def draw_answers(
     """Sample each condition as the model is switched now, and score the singles.
 
     Args:
-        lm: policy, or base model within ``lm.reference()``.
+        lm: policy, or base model within ``lm.base()``.
         task: for its tool and constraints.
         rule: with the evaluation's maximum length.
         conditions: all of them; cut into batches here.
@@ -228,16 +228,27 @@ def with_answers(
     if not any(choices):
         return list(drawn)
     conditions = [samples.condition for samples in drawn]
-    own = answer_log_probs(lm, rule, conditions, choices, singles)
-    voted: list[list[list[float]]] = [[] for _ in drawn]
-    if task.votes_by_answer and votes is not None:
-        voted = answer_log_probs(lm, rule, conditions, choices, votes)
+
+    def answers(strings: Trajectories) -> list[list[list[float]]]:
+        return answer_log_probs(lm, rule, conditions, choices, strings)
+
+    columns: dict[str, Sequence[Any]] = {"answer_log_probs": answers(singles)}
+    if task.votes_by_answer:
+        prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
+        # Greedy: the generator decides nothing.
+        generator = torch.Generator(lm.device)
+        greedy = sample(lm, prompts, 1, rule, generator, temperature=0.0, tool=task.tool())
+        columns["greedy"] = [texts[0] for texts in _texts(lm, greedy, len(conditions))]
+        columns["greedy_answer_log_probs"] = [rows[0] for rows in answers(greedy)]
+        if votes is not None:
+            columns["vote_answer_log_probs"] = answers(votes)
     return [
-        dataclasses.replace(samples, answer_log_probs=one, vote_answer_log_probs=other)
-        for samples, one, other in zip(drawn, own, voted, strict=True)
+        dataclasses.replace(samples, **{name: own[place] for name, own in columns.items()})
+        for place, samples in enumerate(drawn)
     ]
 
 
+@torch.no_grad()
 def answer_log_probs(
     lm: LanguageModel,
     rule: StringRule,
@@ -260,13 +271,11 @@ def answer_log_probs(
     contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
     columns = []
     with lm.reference():
-        alone_N = score_policy(lm, contexts, rows, rule).log_pf_BT.sum(dim=1)
         for number in range(max(map(len, choices))):
             # A condition with fewer choices repeats one, which is cut off again below.
             texts = [own[min(number, len(own) - 1)] if own else "" for own in choices]
             suffixes = [lm.encode(text) or (rule.terminator,) for text in texts]
-            log_p_N = score_strings(lm, contexts, suffixes, rows, rule) - alone_N
-            columns.append(log_p_N.clamp(max=0.0))  # a difference of sums may round above 0
+            columns.append(score_suffixes(lm, contexts, suffixes, rows, rule))
     log_p_BA = torch.stack(columns, dim=1)[inverse_B].tolist()
     results: list[list[list[float]]] = [[] for _ in conditions]
     for place, row in zip(trajectories.condition_B.tolist(), log_p_BA, strict=True):

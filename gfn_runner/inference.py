@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 
 from gfn_runner.config import RunConfig, check
+from gfn_runner.em import load_answers
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation import answer_log_probs
 from gfn_runner.lm.policy import LanguageModel, load
@@ -50,7 +51,7 @@ class Sample:
 
 
 class Policy:
-    """A base model with the adapter that a run has trained.
+    """A base model with the adapter that a run has trained, and its answer adapter if there is one.
 
     Attributes:
         lm: the model; the adapter is on, but within ``lm.reference()``.
@@ -83,6 +84,7 @@ class Policy:
         chosen: dict[str, Any] = {} if device is None else {"device": device}
         options = dataclasses.replace(config.lm, **chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
+        load_answers(lm, folder)
         policy = cls(lm, config.task, seed=config.seed)
         policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
         return policy

@@ -54,11 +54,12 @@ class GFlowNetModule(L.LightningModule):
         evaluation: EvaluationSettings,
         max_steps: int,
         seed: int,
+        rounds: int = 0,
     ):
         super().__init__()
         self.task, self.lm, self.objective = task, lm, objective
         self.sampling, self.optim, self.evaluation = sampling, optim, evaluation
-        self.max_steps, self.seed = max_steps, seed
+        self.max_steps, self.seed, self.rounds = max_steps, seed, rounds
         self.reward_temperature = 1.0
         self.final = False
         self.last_output: StepOutput | None = None
@@ -184,6 +185,9 @@ class GFlowNetModule(L.LightningModule):
         )
 
         def factor(step: int) -> float:
+            if self.rounds > 1:
+                # Every E-step has a warm-up of its own, and a line of its own down to 0.
+                step %= self.max_steps
             if step < options.warmup or not options.decay:
                 return warmup_factor(step, options.warmup)
             done = (step - options.warmup) / max(1, self.max_steps - options.warmup)
@@ -225,7 +229,7 @@ class GFlowNetModule(L.LightningModule):
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
-        checkpoint["task"] = self.task.name
+        checkpoint["task"], checkpoint["m_steps"] = self.task.name, self.lm.m_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("task") != self.task.name:
@@ -234,6 +238,9 @@ class GFlowNetModule(L.LightningModule):
                 f"the checkpoint is of task {checkpoint.get('task')!r}",
                 f"a run of task {self.task.name!r}",
             )
+        if self.objective.needs_log_z and checkpoint.get("m_steps", 0) != self.lm.m_steps:
+            # Of another reward: it begins anew where the new one has it.
+            checkpoint["state_dict"]["log_z"].fill_(float("nan"))
         shapes = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
         wrong = sorted(name for name, shape in shapes.items() if saved.get(name) != shape)

@@ -22,11 +22,16 @@ class Term:
         context: text before the sampled string.
         suffix: text after it. The empty suffix stands for the terminator.
         weight: exponent of the factor.
+        rivals: other suffixes, over which this one is to win.
+        rival_penalty: nats taken from the log-reward, once, where a rival is likelier after ``z`` than
+            the suffix itself; whatever the weight.
     """
 
     context: str
     suffix: str = ""
     weight: float = 1.0
+    rivals: tuple[str, ...] = ()
+    rival_penalty: float = 0.0
 
 
 @dataclass(frozen=True)

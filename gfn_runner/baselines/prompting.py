@@ -50,5 +50,5 @@ def prompt_base_model(
     prompted = few_shot_conditions(task, conditions, shots, seed)
     named = () if temperature == 1.0 else (temperature,)
     generator = torch_generator_for(lm.device, "prompting", seed, shots, *named)
-    with lm.reference():
+    with lm.base():
         return draw_answers(lm, task, rule, prompted, options, generator, temperature=temperature)

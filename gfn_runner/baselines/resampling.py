@@ -41,7 +41,7 @@ def resample_base_model(
     """
     many = dataclasses.replace(options, singles=options.resampled, votes=0)
     generator = torch_generator_for(lm.device, "resampling", seed)
-    with lm.reference():
+    with lm.base():
         drawn = draw_answers(lm, task, rule, conditions, many, generator)
     return [
         _kept(samples, options.singles, seed=seed, temperature=temperature) for samples in drawn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gfn_runner.baselines.direct import answer_directly, answers_directly
 from gfn_runner.baselines.prompting import prompt_base_model
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.evaluation import EvaluationSettings
@@ -30,9 +31,19 @@ def baseline_rows(
         seed: of everything drawn.
         temperature: reward temperature of the posterior that resampling aims at.
     """
+    at_once = answers_directly(task, conditions)
     for shots in options.shots(task):
-        name = f"base_{shots}_shot"
-        yield name, prompt_base_model(lm, task, rule, conditions, options, shots=shots, seed=seed)
+        if at_once:
+            yield (
+                f"direct_{shots}_shot",
+                answer_directly(
+                    lm, task, rule, conditions, shots=shots, batch=options.batch, seed=seed
+                ),
+            )
+        # Labelled examples show how to answer, and not how to write a sample.
+        if not (at_once and shots):
+            drawn = prompt_base_model(lm, task, rule, conditions, options, shots=shots, seed=seed)
+            yield f"base_{shots}_shot", drawn
     for at in options.baseline_temperatures:
         drawn = prompt_base_model(
             lm, task, rule, conditions, options, shots=0, seed=seed, temperature=at

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 
-from gfn_runner.lm.sampling import with_tool
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sampling import sample, with_tool
+from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.randomness import rng_for
+from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.tasks.base import DemonstrationPrompt
 from gfn_runner.types import Batch, Condition, ReplayDraw, StepOutput, Trajectories
 
 logger = logging.getLogger(__name__)
+_AT_ONCE = 16  # conditions scored together
 
 
 class ReplayCallback(L.Callback):
@@ -36,6 +42,8 @@ class ReplayCallback(L.Callback):
         self.options, self.n_samples, self.seed = options, n_samples, seed
         self.buffer = ReplayBuffer(options)
         self.conditions = {condition.key: condition for condition in conditions}
+        # M-steps of the model whose log-rewards are stored.
+        self.m_steps = 0
 
     @property
     def active(self) -> bool:
@@ -44,9 +52,46 @@ class ReplayCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         # A resumed run has its buffer back by now.
         if self.active and self.options.seed_demonstrations and not len(self.buffer):
-            seeds = [c for c in self.conditions.values() if c.demonstrations]
-            for start in range(0, len(seeds), 16):
-                self._seed(module, seeds[start : start + 16])
+            seeds = [c for c in self._with_samples(module) if c.demonstrations]
+            for start in range(0, len(seeds), _AT_ONCE):
+                self._seed(module, seeds[start : start + _AT_ONCE])
+        elif self.m_steps != module.lm.m_steps:
+            self._rescore(module)
+        self.m_steps = module.lm.m_steps
+
+    def _with_samples(self, module: GFlowNetModule) -> list[Condition]:
+        """The conditions, with the demonstrations that the base model is to write for them."""
+        conditions = list(self.conditions.values())
+        asked = [(c, module.task.demonstration_prompt(c)) for c in conditions]
+        texts: dict[str, tuple[str, ...]] = {}
+        for start in range(0, len(asked), _AT_ONCE):
+            part = {c.key: prompt for c, prompt in asked[start : start + _AT_ONCE] if prompt}
+            generator = torch_generator_for(module.lm.device, "write", self.seed, start)
+            texts |= written_demonstrations(module.lm, part, module.rule, generator)
+        return [
+            replace(c, demonstrations=(*c.demonstrations, *texts.get(c.key, ())))
+            for c in conditions
+        ]
+
+    @torch.no_grad()
+    def _rescore(self, module: GFlowNetModule) -> None:
+        """Give every string its log-reward under the answer model of now.
+
+        The strings themselves stay worth having: most of what was good is good still, log q is computed
+        anew whenever they are used, and what was found once need not be found again.
+        """
+        old, self.buffer = self.buffer, ReplayBuffer(self.options)
+        keys = old.keys()
+        for start in range(0, len(keys), _AT_ONCE):
+            conditions = [self.conditions[key] for key in keys[start : start + _AT_ONCE]]
+            rows = [(e, at) for at, c in enumerate(conditions) for e in old.entries(c.key)]
+            trajectories = Trajectories.from_rows(
+                [entry.tokens for entry, _ in rows],
+                [entry.is_action for entry, _ in rows],
+                [at for _, at in rows],
+                module.lm.device,
+            )
+            self._store(conditions, trajectories, module.log_reward(conditions, trajectories))
 
     @torch.no_grad()
     def _seed(self, module: GFlowNetModule, conditions: list[Condition]) -> None:
@@ -130,13 +175,43 @@ class ReplayCallback(L.Callback):
             self.buffer.add(conditions[place].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"buffer": self.buffer.state_dict()}
+        return {"buffer": self.buffer.state_dict(), "m_steps": self.m_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.buffer.load_state_dict(state["buffer"])
+        self.m_steps = state.get("m_steps", 0)
         for key in set(self.buffer.keys()) - self.conditions.keys():
             logger.warning("replay buffer: condition %r is not in this run's data; dropped", key)
             self.buffer.drop(key)
+
+
+@torch.no_grad()
+def written_demonstrations(
+    lm: LanguageModel,
+    asked: Mapping[str, DemonstrationPrompt],
+    rule: StringRule,
+    generator: torch.Generator,
+) -> dict[str, tuple[str, ...]]:
+    """Different texts that the bare base model writes, by condition key; in the order of their draw.
+
+    Args:
+        lm: its adapters do not take part.
+        asked: prompt, number of samples and what is kept of each, by condition key.
+        rule: what may be written, and how long.
+        generator: of the model's device.
+    """
+    if not asked:
+        return {}
+    prompts = [lm.encode_prompt(a.prompt) for a in asked.values()]
+    most = max(a.n for a in asked.values())
+    with lm.base():
+        rows = sample(lm, prompts, most, rule, generator)
+    written = {}
+    for place, (key, a) in enumerate(asked.items()):
+        samples = [lm.decode(rows.ids(place * most + number)) for number in range(a.n)]
+        found = [re.match(a.keep, text) for text in samples]
+        written[key] = tuple(dict.fromkeys(m.group() for m in found if m and m.group()))
+    return written
 
 
 def demonstrations(module: GFlowNetModule, conditions: Sequence[Condition]) -> Trajectories:

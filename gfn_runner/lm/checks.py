@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.policy import LMSettings, model_folder
+from gfn_runner.lm.policy import LMSettings, LoraSettings, model_folder
 
 _MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
 
@@ -20,8 +20,10 @@ def text_problems(
     terminator: str,
     strings: Sequence[tuple[str, str, str]],
     max_len: int,
+    *,
     required: Sequence[RequiredWords] = (),
     forbidden: Sequence[str] = (),
+    further_adapters: Mapping[str, LoraSettings] | None = None,
 ) -> Iterator[Problem]:
     """Problems of settings and texts with this model's config and tokenizer.
 
@@ -32,6 +34,7 @@ def text_problems(
         max_len: actions that may stand between context and suffix.
         required: words that strings must hold.
         forbidden: texts whose tokens may not be written.
+        further_adapters: others than the policy's, by config key.
 
     Raises:
         UserError: if config or tokenizer cannot be read.
@@ -45,7 +48,8 @@ def text_problems(
             f"given {terminator!r}, which is {n_terminator} tokens of this model: {pieces}",
             "a text that is exactly one token behind other text",
         )
-    yield from _target_problems(options, config)
+    for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
+        yield from _target_problems(key, adapter, config)
     longest = getattr(config, "max_position_embeddings", None) or getattr(
         config, "n_positions", None
     )
@@ -144,22 +148,22 @@ def must_be_at_hand(name: str, key: str, allowed: str, fix: str = "") -> None:
         ) from error
 
 
-def _target_problems(options: LMSettings, config: Any) -> Iterator[Problem]:
+def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
     """Adapted layers that the model does not have; asked of a model without memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    if not options.lora.targets:
+    if not adapter.targets:
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     full = [name for name, module in model.named_modules() if not list(module.children())]
     known = sorted({name.rsplit(".", 1)[-1] for name in full if "." in name})
-    for place, target in enumerate(options.lora.targets):
+    for place, target in enumerate(adapter.targets):
         if not any(name == target or name.endswith(f".{target}") for name in full):
             near = process.extractOne(target, known, score_cutoff=60)
             yield Problem(
-                f"lm.lora.targets[{place}]",
+                f"{key}.targets[{place}]",
                 f"given {target!r}, and no layer of this model is called so",
                 ", ".join(known),
                 f"did you mean {near[0]}?" if near else "",

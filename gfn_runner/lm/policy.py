@@ -1,6 +1,8 @@
 """A language model with an adapter: load, encode, prefill, extend, save; knows no reward.
 
-Policy and reference are one model: the adapter on is the policy, the adapter off the base model.
+Policy and reference are one model: with the adapter on it is the policy, with the adapter off the base
+model. A second adapter, where there is one, makes another reference: the model whose posterior the
+reward speaks of (the answer model of EM).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import contextlib
 import copy
 import importlib.util
 import inspect
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,8 @@ from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
+# PEFT's names of the two adapters; the first is PEFT's own default.
+_POLICY, _ANSWERS = "default", "answers"
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -146,6 +151,10 @@ class LanguageModel(nn.Module):
     """A causal LM and its tokenizer, with or without an adapter.
 
     Dropout is 0 everywhere: sampling, policy and reward must speak of the same distribution.
+
+    Attributes:
+        m_steps: number of M-steps that the answer adapter has seen; 0 without one. Log-rewards of
+            another number belong to another posterior.
     """
 
     def __init__(
@@ -170,6 +179,8 @@ class LanguageModel(nn.Module):
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
         self._encoded: dict[tuple[str, str], tuple[int, ...]] = {}
+        self.m_steps = 0
+        self._bare = False
 
     # -- text ---------------------------------------------------------------------------------
 
@@ -213,12 +224,81 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the adapter is off: the model is the base model."""
+        """Within it the model is the reward's: the policy's adapter is off.
+
+        It is the base model, with the answer adapter on if there is one.
+        """
+        if self._bare or not self.has_answer_adapter:
+            with self._adapters_off():
+                yield
+        else:
+            with self._answers_on():
+                yield
+
+    @contextlib.contextmanager
+    def base(self) -> Iterator[None]:
+        """Within it the model is the bare base model, for whoever asks for the reference too."""
+        before, self._bare = self._bare, True
+        try:
+            with self._adapters_off():
+                yield
+        finally:
+            self._bare = before
+
+    @contextlib.contextmanager
+    def _adapters_off(self) -> Iterator[None]:
         if hasattr(self.model, "disable_adapter"):
             with self.model.disable_adapter():
                 yield
         else:
             yield
+
+    @contextlib.contextmanager
+    def _answers_on(self) -> Iterator[None]:
+        before = self.model.active_adapter
+        self._activate(_ANSWERS)
+        try:
+            yield
+        finally:
+            self._activate(before)
+
+    def _activate(self, name: str) -> None:
+        """Switch to an adapter. PEFT would unfreeze it and freeze the others; here none changes."""
+        adapters = [p for key, p in self.model.named_parameters() if "lora_" in key]
+        wanted = [parameter.requires_grad for parameter in adapters]
+        self.model.set_adapter(name)
+        for parameter, needs in zip(adapters, wanted, strict=True):
+            parameter.requires_grad_(needs)
+
+    @property
+    def has_answer_adapter(self) -> bool:
+        return _ANSWERS in getattr(self.model, "peft_config", {})
+
+    def add_answer_adapter(self, options: LoraSettings, seed: int) -> None:
+        """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still.
+
+        Args:
+            options: of the adapter.
+            seed: of its A.
+
+        Raises:
+            UserError: if no layer is called as ``options.targets`` say.
+        """
+        wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
+        with _seeded(seed), _explained_targets(self.model, options, "em.lora.targets"):
+            self.model.add_adapter(_ANSWERS, _lora_config(options))
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(wanted.get(name, False))
+
+    def load_answer_adapter(self, folder: Path, m_steps: int) -> None:
+        """Read what :meth:`save_answer_adapter` wrote; it has seen ``m_steps`` M-steps."""
+        with _explained_adapter(folder):
+            self.model.load_adapter(str(folder), _ANSWERS, is_trainable=False)
+        self.m_steps = m_steps
+
+    def answer_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the answer adapter; frozen but for whoever trains them."""
+        return [p for name, p in self.model.named_parameters() if f".{_ANSWERS}." in name]
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
         """Run the prompts once, left-padded; one row each."""
@@ -283,8 +363,16 @@ class LanguageModel(nn.Module):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter in PEFT format; ``PeftModel.from_pretrained`` reads it."""
-        self.model.save_pretrained(str(folder))
+        """Write the policy's adapter in PEFT format; ``PeftModel.from_pretrained`` reads it."""
+        self.model.save_pretrained(str(folder), selected_adapters=[_POLICY])
+
+    def save_answer_adapter(self, folder: Path) -> None:
+        """Write the answer adapter in PEFT format into a folder that does not exist yet."""
+        # PEFT puts an adapter of another name than its default's into a folder of that name.
+        parent = folder.with_name(folder.name + ".parent")
+        self.model.save_pretrained(str(parent), selected_adapters=[_ANSWERS])
+        (parent / _ANSWERS).rename(folder)
+        shutil.rmtree(parent)
 
 
 def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
@@ -361,8 +449,15 @@ def _four_bit(dtype: str) -> dict[str, Any]:
 def _with_saved_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
-    try:
+    with _explained_adapter(folder):
         return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+
+
+@contextlib.contextmanager
+def _explained_adapter(folder: Path) -> Iterator[None]:
+    """Say of which adapter a failure to read one speaks."""
+    try:
+        yield
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError.one(
             "lm.name",
@@ -372,29 +467,47 @@ def _with_saved_adapter(model: Any, folder: Path) -> Any:
 
 
 def _with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(
+    with _seeded(seed), _explained_targets(model, options, "lm.lora.targets"):
+        return get_peft_model(model, _lora_config(options))
+
+
+def _lora_config(options: LoraSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=0.0,
         target_modules=list(options.targets) if options.targets else "all-linear",
         task_type="CAUSAL_LM",
     )
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's own generator at ``seed``; behind it as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            return get_peft_model(model, config)
-        except ValueError as error:
-            names = sorted(
-                {
-                    name.rsplit(".", 1)[-1]
-                    for name, m in model.named_modules()
-                    if not list(m.children()) and hasattr(m, "weight")
-                }
-            )
-            raise UserError.one(
-                "lm.lora.targets",
-                f"no layer is called any of {list(options.targets or ())}",
-                ", ".join(names),
-            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _explained_targets(model: Any, options: LoraSettings, key: str) -> Iterator[None]:
+    """Say which layers there are where none is called as ``options.targets`` say."""
+    try:
+        yield
+    except ValueError as error:
+        names = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, m in model.named_modules()
+                if not list(m.children()) and hasattr(m, "weight")
+            }
+        )
+        raise UserError.one(
+            key,
+            f"no layer is called any of {list(options.targets or ())}",
+            ", ".join(names),
+        ) from error

@@ -57,7 +57,7 @@ def sample(
     """Draw ``n_samples`` strings for each prompt.
 
     Args:
-        lm: the model, switched as it is now (policy, or base model within ``lm.reference()``).
+        lm: the model, switched as it is now (policy, or base model within ``lm.base()``).
         prompts: token ids per condition; each runs once.
         n_samples: rows per condition; rows of one condition are neighbours.
         rule: vocabulary, terminator and lengths.

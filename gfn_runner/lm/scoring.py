@@ -91,6 +91,26 @@ def score_policy(
     )
 
 
+def score_suffixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """log p(suffix | context z) of whole strings z, nats. Shape (B,). Gradients flow if enabled.
+
+    It is what :func:`score_prefixes` gives at the string's end, without log p(z | context).
+
+    Args:
+        lm: the model as it is switched now.
+        contexts, suffixes: token ids per condition; each context runs once.
+        trajectories: ``condition_B`` indexes the conditions.
+        rule: of the strings; a suffix that begins with the terminator begins under it.
+    """
+    return _whole_strings(lm, contexts, suffixes, trajectories, rule)[1]
+
+
 @torch.no_grad()
 def score_prefixes(
     lm: LanguageModel,
@@ -135,13 +155,10 @@ def score_strings(
     What :func:`score_prefixes` gives at each string's end, without scoring its prefixes; −inf where
     the string cannot end there.
     """
-    longest = trajectories.token_BT.shape[1] + max(map(len, suffixes))
-    around = max(map(len, contexts)) + longest
-    pieces = [
-        _whole_strings(lm, contexts, suffixes, trajectories.rows(index), rule)
-        for index in row_slices(len(trajectories), around, lm.max_tokens_per_forward)
-    ]
-    return torch.cat(pieces)
+    string_B, suffix_B = _whole_strings(lm, contexts, suffixes, trajectories, rule)
+    ends_B1 = trajectories.length_B[:, None]
+    can_end_B = rule.terminable_BS(trajectories).gather(1, ends_B1)[:, 0]
+    return (string_B + suffix_B).masked_fill(~can_end_B, float("-inf"))
 
 
 def _whole_strings(
@@ -150,27 +167,42 @@ def _whole_strings(
     suffixes: Sequence[Ids],
     trajectories: Trajectories,
     rule: StringRule,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """log p(z | context) of the actions and log p(suffix | context z), in pieces. Shapes (B,)."""
+    tokens = trajectories.token_BT.shape[1] + max(map(len, suffixes)) + max(map(len, contexts))
+    pieces = [
+        _whole_piece(lm, contexts, suffixes, trajectories.rows(index), rule)
+        for index in row_slices(len(trajectories), tokens, lm.max_tokens_per_forward)
+    ]
+    strings, ends = zip(*pieces, strict=True)
+    return torch.cat(strings), torch.cat(ends)
+
+
+def _whole_piece(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> tuple[Tensor, Tensor]:
     trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
-    suffix_BM, suffix_mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
-    n_suffix = suffix_BM.shape[1]
-    states = trajectories.token_BT.shape[1] + 1
-    length_B = trajectories.length_B
-    # The suffix stands right behind each row's own end.
-    place_BM = length_B[:, None] + torch.arange(n_suffix, device=lm.device)
+    suffix_BM, mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
+    n_suffix, states = suffix_BM.shape[1], trajectories.token_BT.shape[1] + 1
+    # The suffix stands right behind each row's own end; its last token is only predicted, never read.
+    place_BM = trajectories.length_B[:, None] + torch.arange(n_suffix, device=lm.device)
     joined_BT = torch.nn.functional.pad(trajectories.token_BT, (0, n_suffix))
-    joined_BT = joined_BT.scatter(1, place_BM, suffix_BM)
+    joined_BT = joined_BT.scatter(1, place_BM, suffix_BM)[:, :-1]
     prompt = lm.prefill(contexts).select(trajectories.condition_B)
-    logits_BSV = trunk_logits(lm, prompt, joined_BT[:, :-1])
-    log_p_BT, log_p_stop_BS = string_log_probs(logits_BSV[:, :states], trajectories, rule)
-    stop_B = log_p_stop_BS.gather(1, length_B[:, None])[:, 0]
+    logits_BSV = trunk_logits(lm, prompt, joined_BT)
+    log_p_BT, _ = string_log_probs(logits_BSV[:, :states], trajectories, rule)
     index_BMV = place_BM[..., None].expand(-1, -1, logits_BSV.shape[-1])
-    log_p_BM = chosen_log_probs(logits_BSV.gather(1, index_BMV), suffix_BM)
-    # As in _first_suffix_token: the terminator stands under the rule for strings.
-    log_p_BM[:, 0] = torch.where(suffix_BM[:, 0] == rule.terminator, stop_B, log_p_BM[:, 0])
-    total_B = log_p_BT.sum(dim=1) + (log_p_BM * suffix_mask_BM).sum(dim=1)
-    can_end_B = rule.terminable_BS(trajectories).gather(1, length_B[:, None])[:, 0]
-    return total_B.masked_fill(~can_end_B, float("-inf"))
+    logits_BMV = logits_BSV.gather(1, index_BMV)
+    log_p_BM = chosen_log_probs(logits_BMV, suffix_BM)
+    # The terminator stands under the rule for strings, as in _first_suffix_token.
+    may_stop_B = torch.ones(len(trajectories), dtype=torch.bool, device=lm.device)
+    log_stop_B = rule.log_probs(logits_BMV[:, 0], may_stop_B)[:, rule.terminator]
+    first_B = torch.where(suffix_BM[:, 0] == rule.terminator, log_stop_B, log_p_BM[:, 0])
+    return log_p_BT.sum(dim=1), first_B + (log_p_BM * mask_BM)[:, 1:].sum(dim=1)
 
 
 def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:

@@ -5,9 +5,10 @@ The adapter is off while a term is scored, caches of contexts included. Values a
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,8 +73,8 @@ def log_reward(
     with lm.reference():
         for terms, rows_N in _terms(conditions, trajectories):
             some = trajectories.rows(rows_N)
-            log_prob_NS = score_prefixes(lm, *_encoded(lm, terms, rule), some, rule)
-            total_BS[rows_N, : log_prob_NS.shape[1]] += _weighted(log_prob_NS, terms, some)
+            _, weighted_NS = _term(lm, terms, some, rule, score_prefixes)
+            total_BS[rows_N, : weighted_NS.shape[1]] += weighted_NS
     for constraint in constraints:
         total_BS += _constraint(constraint, lm, conditions, trajectories, terminable_BS)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
@@ -100,10 +101,10 @@ def string_log_reward(
     with lm.reference():
         for terms, rows_N in _terms(conditions, trajectories):
             some = trajectories.rows(rows_N)
-            log_prob_N = score_strings(lm, *_encoded(lm, terms, rule), some, rule)
-            total_B[rows_N] += _weighted(log_prob_N[:, None], terms, some)[:, 0]
+            log_prob_N1, weighted_N1 = _term(lm, terms, some, rule, _score_ends)
+            total_B[rows_N] += weighted_N1[:, 0]
             columns.append(torch.full_like(total_B, float("nan")))
-            columns[-1][rows_N] = log_prob_N
+            columns[-1][rows_N] = log_prob_N1[:, 0]
     for constraint in constraints:
         factor_BS = _constraint(constraint, lm, conditions, trajectories, ends_BS)
         total_B += factor_BS.gather(1, length_B1)[:, 0]
@@ -120,6 +121,29 @@ def _terms(
         rows_N = (n_terms_B > place).nonzero()[:, 0].to(trajectories.token_BT.device)
         if len(rows_N):
             yield [c.terms[place] if len(c.terms) > place else None for c in conditions], rows_N
+
+
+Score = Callable[..., Tensor]
+
+
+def _score_ends(*arguments: Any) -> Tensor:
+    """Of whole strings, as prefixes are scored: with a column for the one state."""
+    return score_strings(*arguments)[:, None]
+
+
+def _term(
+    lm: LanguageModel,
+    terms: Sequence[Term | None],
+    trajectories: Trajectories,
+    rule: StringRule,
+    score: Score,
+) -> tuple[Tensor, Tensor]:
+    """log p_LM(z s | c) of one term of each condition, and what it adds to log R. Shape (B, N)."""
+    log_prob_BN = score(lm, *_encoded(lm, terms, rule), trajectories, rule)
+    weighted_BN = _weighted(log_prob_BN, terms, trajectories)
+    return log_prob_BN, weighted_BN - _rival_penalty(
+        lm, terms, log_prob_BN, trajectories, rule, score
+    )
 
 
 def _encoded(
@@ -143,6 +167,41 @@ def _weighted(
         impossible_BN, 0.0
     )
     return weighted_BN.masked_fill(impossible_BN, float("-inf"))
+
+
+def _rival_penalty(
+    lm: LanguageModel,
+    terms: Sequence[Term | None],
+    log_prob_BN: Tensor,
+    trajectories: Trajectories,
+    rule: StringRule,
+    score: Score,
+) -> Tensor:
+    """Nats to take off where a rival of the suffix is likelier than the suffix. As ``log_prob_BN``.
+
+    Both stand behind the same prefix, so that p(z) is in both and decides nothing. Each rival takes one
+    more forward; a model that scores no rivals pays nothing.
+
+    Args:
+        lm, trajectories, rule: as for the term.
+        terms: of each condition.
+        log_prob_BN: log p(z suffix | context), unweighted.
+        score: what made it.
+    """
+    rivals = [term.rivals if term else () for term in terms]
+    beaten_BN = torch.zeros_like(log_prob_BN, dtype=torch.bool)
+    for place in range(max(map(len, rivals))):
+        # A condition with fewer rivals meets its own suffix, and cannot lose to rounding.
+        asked_C = torch.tensor([len(own) > place for own in rivals], device=lm.device)
+        replaced = [
+            dataclasses.replace(term, suffix=own[place]) if term and len(own) > place else term
+            for term, own in zip(terms, rivals, strict=True)
+        ]
+        rival_BN = score(lm, *_encoded(lm, replaced, rule), trajectories, rule)
+        beaten_BN |= asked_C[trajectories.condition_B][:, None] & (rival_BN > log_prob_BN)
+    penalties = [term.rival_penalty if term else 0.0 for term in terms]
+    penalty_C = torch.tensor(penalties, device=lm.device)
+    return beaten_BN * penalty_C[trajectories.condition_B][:, None]
 
 
 def _constraint(

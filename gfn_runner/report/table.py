@@ -75,7 +75,9 @@ def _header(name: str) -> str:
 def row_labels(metrics: Mapping[str, float]) -> dict[str, str]:
     """Prefix of each row's metrics, in the order of the table, to what the row is called."""
     found = dict.fromkeys(name.partition("/")[0] for name in metrics)
-    labels = {"final": "this run", "e_step": "before the M-step"}
+    labels = {"final": "this run"}
+    if "e_step" in found:
+        labels = {"final": "E + M", "e_step": "E-step"}
     kept = {prefix: label for prefix, label in labels.items() if prefix in found}
     shots = sorted(int(m[1]) for p in found if (m := re.fullmatch(r"base_(\d+)_shot", p)))
     kept |= {f"base_{k}_shot": f"base model, {k}-shot" for k in shots}
@@ -83,7 +85,7 @@ def row_labels(metrics: Mapping[str, float]) -> dict[str, str]:
         if at := re.fullmatch(r"base_at_T(.+)", prefix):
             kept[prefix] = f"base model, T = {at[1]}"
         elif at := re.fullmatch(r"direct_(\d+)_shot", prefix):
-            kept[prefix] = f"base model, direct, {at[1]}-shot"
+            kept[prefix] = f"base model at once, {at[1]}-shot"
     if "resampled" in found:
         kept["resampled"] = "exact, by resampling"
     return kept

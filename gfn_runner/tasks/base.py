@@ -48,9 +48,12 @@ class ConditionSamples:
         log_pf: log q of each single, its stop included, nats.
         term_log_probs: of each single, log p_LM(z s_k | c_k) of the condition's terms before their
             weights, nats.
-        answer_log_probs: of each single, log p_LM(Y_a | X Z) of the task's ``answer_choices``, nats.
+        answer_log_probs: of each single Z, log p(Y_a | X Z) of the task's ``answer_choices`` under the
+            reward's model, nats; empty where the task has none.
         vote_answer_log_probs: the same of each vote.
         support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
+        greedy: the text at temperature 0, drawn where the task answers by votes.
+        greedy_answer_log_probs: the same of it.
     """
 
     condition: Condition
@@ -63,6 +66,24 @@ class ConditionSamples:
     vote_answer_log_probs: Sequence[Sequence[float]] = ()
     support_log_reward: Sequence[float] = ()
     support_log_pf: Sequence[float] = ()
+    greedy: str | None = None
+    greedy_answer_log_probs: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class DemonstrationPrompt:
+    """How the base model is made to write demonstrations of its own for the replay buffer.
+
+    Attributes:
+        prompt: what it reads.
+        n: samples to draw, at temperature 1.
+        keep: regular expression of the part that is kept, from the sample's beginning; a sample that
+            does not match, or of which nothing is left, is dropped.
+    """
+
+    prompt: str
+    n: int
+    keep: str = ".*"
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,8 @@ class Task(ABC):
         name: as in ``task=…``.
         headline: metrics of the table at the end, the first one for sweepers.
         writes_text: whether samples are text whose diversity means something.
-        votes_by_answer: whether the answer choices are weighed behind the votes too.
+        votes_by_answer: whether the answer choices are weighed behind the votes too, and behind a
+            greedy sample.
         default_shots: numbers of worked examples of the prompting baseline, unless told otherwise.
         lightning_module: import path of the Lightning module that carries the task; name a subclass of
             ``GFlowNetModule`` here to add to it.
@@ -139,6 +161,14 @@ class Task(ABC):
         """Texts whose tokens may not be written."""
         return ()
 
+    def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:
+        """How the base model writes demonstrations of a training condition, or ``None``.
+
+        ``load`` knows no model, so it gives demonstrations that are known; these are sampled when
+        training begins.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Flat metrics of an evaluation; names without a prefix."""
@@ -181,6 +211,14 @@ class Task(ABC):
 
     def support(self, condition: Condition) -> Sequence[str]:
         """All strings that matter, where the space is small enough to list: for exact distances."""
+        return ()
+
+    def direct_choices(self, condition: Condition) -> Sequence[str]:
+        """What the base model chooses from when it is to answer at once, in place of a sample.
+
+        One text for each of the answer choices, in their order; empty for no such baseline. With them,
+        worked examples are answers without samples: ``few_shot_prompt`` serves this baseline alone.
+        """
         return ()
 
     def reference_rows(self) -> Sequence[ReferenceRow]:

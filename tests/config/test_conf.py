@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.objectives import JointBalance, SubTB
 
-N_YAMLS = 56
+N_YAMLS = 60
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 
 
@@ -61,6 +61,13 @@ def test_the_command_line_wins_over_an_experiment_and_an_experiment_over_a_group
     assert config.optim.warmup == 7
     assert config.optim.lr == 1e-4
     assert config.optim.grad_clip == 1.0
+
+
+def test_a_task_may_choose_its_em_and_the_command_line_chooses_last():
+    assert compose_and_check("task=arithmetic").em.rounds == 0
+    assert compose_and_check("task=subjectivity").em.rounds == 1
+    assert compose_and_check("task=subjectivity", "em=off").em.rounds == 0
+    assert compose_and_check("task=subjectivity", "em.rounds=3").em.rounds == 3
 
 
 def test_the_resolved_config_leads_to_itself(tmp_path):

@@ -21,7 +21,7 @@ ORDER = (
     {"posterior", "metrics"},
     {"tasks"},
     {"evaluation"},
-    {"baselines", "measures", "optional_measures"},
+    {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
     {"callbacks"},
     {"loggers"},
@@ -29,7 +29,7 @@ ORDER = (
     {"config", "sources"},
     {"commandline"},
     {"build", "checks", "environment", "inference"},
-    {"use"},
+    {"rounds", "use"},
     {"app"},
     {"__main__"},
 )
@@ -75,9 +75,13 @@ ONLY = {
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
     "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "types"},
     "tasks.base": {"errors", "tools", "types"},
+    "em": {
+        "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "tools",
+        "types",
+    },
     "sources": set(),
     "environment": set(),
-}
+}  # fmt: skip
 
 MODEL_LIBRARIES = {"transformers", "peft", "tokenizers", "sentence_transformers"}
 # Outside lm/, these silence transformers' log and take nothing else from there.

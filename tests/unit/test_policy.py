@@ -71,6 +71,39 @@ def test_a_fresh_adapter_is_the_base_model_and_its_seed_decides_it():
     assert not torch.equal(a_matrices(first), a_matrices(other))
 
 
+@torch.no_grad()
+def test_an_answer_adapter_makes_another_reference_and_leaves_policy_and_base(tmp_path):
+    lm = tiny_lm("llama", adapter="random")
+    with lm.reference():
+        plain = logits(lm)
+    policy, trainable = logits(lm), set(lm.trainable())
+    assert not lm.has_answer_adapter and not lm.answer_parameters()
+    lm.add_answer_adapter(LoraSettings(rank=2, alpha=2), seed=1)
+    assert set(lm.trainable()) == trainable and len(lm.answer_parameters()) == len(trainable)
+    with lm.reference():
+        torch.testing.assert_close(logits(lm), plain, atol=1e-6, rtol=0)
+    for parameter in lm.answer_parameters():
+        parameter.add_(0.2)
+    with lm.reference():
+        answers = logits(lm)
+        with lm.base():
+            assert torch.equal(logits(lm), plain)
+        assert torch.equal(logits(lm), answers)
+    with lm.base(), lm.reference():
+        assert torch.equal(logits(lm), plain)
+    assert (answers - plain).abs().max() > 0.1 and torch.equal(logits(lm), policy)
+    assert set(lm.trainable()) == trainable
+    lm.save_adapter(tmp_path / "adapter")
+    lm.save_answer_adapter(tmp_path / "answers")
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "answers"}
+    again = tiny_lm("llama", adapter="random")
+    again.load_answer_adapter(tmp_path / "answers", m_steps=2)
+    assert again.m_steps == 2 and set(again.trainable()) == trainable
+    with again.reference():
+        assert torch.equal(logits(again), answers)
+    assert torch.equal(logits(again), policy)
+
+
 def test_targets_that_do_not_exist_are_answered_with_those_that_do():
     options = LMSettings(device="cpu", lora=LoraSettings(targets=("c_attn", "nope")))
     with pytest.raises(UserError) as caught:

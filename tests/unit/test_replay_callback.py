@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gfn_runner.callbacks.replay import ReplayCallback, demonstrations
+from gfn_runner.callbacks.replay import ReplayCallback, demonstrations, written_demonstrations
+from gfn_runner.lm.policy import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.replay import Entry, ReplaySettings
+from gfn_runner.tasks.base import DemonstrationPrompt
 from gfn_runner.tools import Calculator
 from gfn_runner.types import Batch, Condition, PolicyScores, StepOutput, Term, Trajectories
 
@@ -22,12 +24,12 @@ TEXTS = {"a": ("abc", "1+2"), "b": ("ddd",), "c": (), "d": ("1+1=2,3",)}
 CONDITIONS = [Condition(key, key, (Term(key, ". c"),), TEXTS[key]) for key in TEXTS]
 
 
-def fake_module(*, max_len: int = 8, min_len: int = 0, tool=None):
-    lm, rule = tiny_lm("gpt2"), StringRule(DOT, min_len, max_len)
+def fake_module(*, max_len: int = 8, min_len: int = 0, tool=None, adapter: str = "none"):
+    lm, rule = tiny_lm("gpt2", adapter=adapter), StringRule(DOT, min_len, max_len)
     return SimpleNamespace(
         lm=lm,
         rule=rule,
-        task=SimpleNamespace(tool=lambda: tool),
+        task=SimpleNamespace(tool=lambda: tool, demonstration_prompt=lambda _: None),
         log_reward=lambda conditions, rows: log_reward(lm, conditions, rows, rule),
     )
 
@@ -232,3 +234,47 @@ def test_a_demonstration_longer_than_the_context_is_left_out_without_being_score
     module = fake_module()
     replay.on_fit_start(None, module)
     assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
+
+
+def test_strings_get_their_rewards_anew_behind_an_m_step():
+    module, replay = fake_module(adapter="fresh"), callback()
+    replay.on_fit_start(None, module)
+    keys = replay.buffer.keys()
+    known = {key: texts(replay, module.lm, key) for key in keys}
+    before = replay.buffer.entries("a")
+    state = replay.state_dict()
+    module.lm.add_answer_adapter(LoraSettings(rank=2, alpha=2), seed=0)
+    with torch.no_grad():
+        for parameter in module.lm.answer_parameters():
+            parameter.add_(0.2)
+    module.lm.m_steps = 1
+    resumed = callback()
+    resumed.load_state_dict(state)
+    for one in (replay, resumed):
+        one.on_fit_start(None, module)
+        assert one.buffer.keys() == keys
+        assert {key: texts(one, module.lm, key) for key in keys} == known
+        for entry in one.buffer.entries("a"):
+            rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
+            expected = module.log_reward([CONDITIONS[0]], rows)[0].tolist()
+            assert entry.log_reward == pytest.approx(expected, abs=1e-4)
+        assert one.buffer.entries("a")[0].score != pytest.approx(before[0].score, abs=0.1)
+        assert one.state_dict()["m_steps"] == 1
+
+
+def test_the_base_model_writes_demonstrations_where_the_task_asks_for_them():
+    module, replay = fake_module(adapter="random"), callback()
+    asked = {
+        "c": DemonstrationPrompt("ab", 12, "[^Q]+"),
+        "a": DemonstrationPrompt("ab", 6, "no such text"),
+    }
+    module.task.demonstration_prompt = lambda condition: asked.get(condition.key)
+    replay.on_fit_start(None, module)
+    written = texts(replay, module.lm, "c")
+    assert 0 < len(written) <= 12 and not any("Q" in text for text in written)
+    assert texts(replay, module.lm, "a") == set(TEXTS["a"])
+    generator = torch.Generator().manual_seed(0)
+    arguments = ({"c": asked["c"]}, module.rule)
+    by_policy = written_demonstrations(module.lm, *arguments, generator)
+    generator.manual_seed(0)
+    assert by_policy == written_demonstrations(tiny_lm("gpt2"), *arguments, generator)

@@ -1,0 +1,76 @@
+"""The base model that answers at once: the likeliest of the task's answers right after the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from gfn_runner.baselines.prompting import few_shot_conditions
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.scoring import score_suffixes
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.types import Condition, Trajectories
+
+
+def answers_directly(task: Task, conditions: Sequence[Condition]) -> bool:
+    """Whether the task has this baseline."""
+    return any(map(task.direct_choices, conditions))
+
+
+@torch.no_grad()
+def answer_directly(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    *,
+    shots: int,
+    batch: int,
+    seed: int,
+) -> list[ConditionSamples]:
+    """Score the task's direct choices behind ``shots`` labelled examples; nothing is sampled.
+
+    Args:
+        lm: its bare base model answers.
+        task: gives direct choices for every condition.
+        rule: of the strings.
+        conditions: cut into batches of ``batch`` here.
+        shots: labelled examples in front of each prompt.
+        seed: of the examples.
+
+    Returns:
+        For each condition one answer, as if an empty sample had led to it: vote, single and greedy
+        answer are the same.
+    """
+    results = []
+    for start in range(0, len(conditions), batch):
+        part = conditions[start : start + batch]
+        prompted = few_shot_conditions(task, part, shots, seed)
+        contexts = [lm.encode_prompt(condition.prompt) for condition in prompted]
+        choices = [[lm.encode(text) for text in task.direct_choices(c)] for c in part]
+        none: list[tuple[()]] = [()] * len(part)
+        empty = Trajectories.from_rows(none, none, range(len(part)), lm.device)
+        with lm.base():
+            columns = [
+                score_suffixes(lm, contexts, texts, empty, rule)
+                for texts in zip(*choices, strict=True)
+            ]
+        rows = torch.stack(columns, dim=1).tolist()
+        results += [_as_samples(c, row) for c, row in zip(part, rows, strict=True)]
+    return results
+
+
+def _as_samples(condition: Condition, log_probs: Sequence[float]) -> ConditionSamples:
+    return ConditionSamples(
+        condition,
+        votes=("",),
+        singles=("",),
+        log_reward=(),
+        log_pf=(),
+        answer_log_probs=(log_probs,),
+        vote_answer_log_probs=(log_probs,),
+        greedy="",
+        greedy_answer_log_probs=log_probs,
+    )

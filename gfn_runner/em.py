@@ -1,0 +1,217 @@
+"""The M-step of EM: the answer model learns to answer behind the policy's samples; trains no policy.
+
+Hu et al. 2024 (arXiv:2310.04363), section 3.2: GFlowNet training is the E-step, in which the policy
+learns to sample Z ~ p(Z | X, Y); the M-step raises log p(Y | X Z) for those Z. The model that the reward
+speaks of is then the base model with an adapter of its own, the answer adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+from torch import Tensor
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.policy import LanguageModel, LoraSettings
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.scoring import score_suffixes
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.tools import Tool
+from gfn_runner.types import Condition, Trajectories
+
+FOLDER = "answer_adapter"
+_RECORD = "em.json"
+_MOST_MEASURED = 64
+_GRAD_CLIP = 1.0
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class EMSettings:
+    """How often, and how, the answer model is trained.
+
+    Attributes:
+        rounds: of an E-step (``trainer.max_steps`` optimizer steps of GFlowNet training) and an M-step;
+            0 is GFlowNet training alone.
+        m_steps: optimizer steps of an M-step.
+        m_lr: their learning rate (AdamW, no weight decay).
+        m_batch: conditions of a step, each with a fresh sample of the policy.
+        lora: the answer adapter.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] = 0
+    m_steps: Annotated[int, Field(ge=1)] = 100
+    m_lr: Annotated[float, Field(gt=0)] = 1e-4
+    m_batch: Annotated[int, Field(ge=1)] = 16
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+
+
+def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterator[Problem]:
+    """What an M-step cannot learn from."""
+    without = [c.key for c in conditions if not (c.terms and c.terms[0].suffix)]
+    if options.rounds and without:
+        yield Problem(
+            "em.rounds",
+            f"given {options.rounds}, but {len(without)} training conditions have no answer behind "
+            f"their samples (the suffix of the first term), e.g. {without[0]!r}",
+            "0 for this task",
+        )
+
+
+def answer_loss(
+    lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
+) -> Tensor:
+    """Mean of −log p(Y | X Z) over the strings Z, in nats, under the model as it is switched now.
+
+    X and Y are context and suffix of the condition's first term.
+    """
+    contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
+    suffixes = [lm.encode(condition.terms[0].suffix) for condition in conditions]
+    return -score_suffixes(lm, contexts, suffixes, trajectories, rule).mean()
+
+
+def m_step(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    rule: StringRule,
+    options: EMSettings,
+    *,
+    tool: Tool | None,
+    seed: int,
+) -> dict[str, float]:
+    """Train the answer adapter on pairs of answer and fresh sample; the policy stays as it is.
+
+    Args:
+        lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
+        conditions: drawn by their weight, with repetition.
+        rule: of the strings.
+        options: steps, rate, adapter.
+        tool: of the task.
+        seed: of the run.
+
+    Returns:
+        ``loss_before`` and ``loss_after`` in nats an answer, of the same samples.
+
+    Raises:
+        UserError: if the loss is no finite number.
+    """
+    if not lm.has_answer_adapter:
+        lm.add_answer_adapter(options.lora, seed)
+    number = lm.m_steps + 1
+    pool = [condition for condition in conditions if condition.weight > 0]
+    measured = rng_for("m-step", seed, number).sample(pool, min(len(pool), _MOST_MEASURED))
+    known = _samples(lm, measured, rule, tool, "m-step", seed, number)
+    before = _measured_loss(lm, measured, known, rule)
+    parameters = lm.answer_parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
+    with _unfrozen(parameters):
+        for step in range(options.m_steps):
+            rng = rng_for("m-step", seed, number, step)
+            drawn = rng.choices(pool, [c.weight for c in pool], k=options.m_batch)
+            strings = _samples(lm, drawn, rule, tool, "m-step", seed, number, step)
+            with lm.reference():
+                loss = answer_loss(lm, drawn, strings, rule)
+            _refuse_non_finite(loss, step)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
+            optimizer.step()
+    lm.m_steps = number
+    return {"loss_before": before, "loss_after": _measured_loss(lm, measured, known, rule)}
+
+
+def _samples(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    rule: StringRule,
+    tool: Tool | None,
+    *name: object,
+) -> Trajectories:
+    """One string of the policy's for each condition."""
+    generator = torch_generator_for(lm.device, *name)
+    prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
+    return sample(lm, prompts, 1, rule, generator, tool=tool)
+
+
+@torch.no_grad()
+def _measured_loss(
+    lm: LanguageModel, conditions: Sequence[Condition], strings: Trajectories, rule: StringRule
+) -> float:
+    with lm.reference():
+        return answer_loss(lm, conditions, strings, rule).item()
+
+
+class _unfrozen:
+    """Within it parameters take gradients; behind it they are frozen and hold none."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]):
+        self.parameters = parameters
+
+    def __enter__(self) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+def _refuse_non_finite(loss: Tensor, step: int) -> None:
+    if not loss.isfinite():
+        raise UserError.one(
+            f"M-step, optimizer step {step + 1}",
+            f"the loss is {loss.item()}",
+            "a finite number",
+            "lower em.m_lr, use lm.dtype=float32 or bfloat16",
+        )
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run's folder says of its newest M-step.
+
+    Attributes:
+        m_steps: how many were made.
+        metrics: what was measured around it, with the prefixes ``e_step/`` and ``m_step/``.
+    """
+
+    m_steps: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) -> None:
+    """Put the answer adapter and its record into a run's folder, both or neither."""
+    unfinished = folder / f"{FOLDER}.part"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    lm.save_answer_adapter(unfinished)
+    record = {"m_steps": lm.m_steps, "metrics": dict(metrics)}
+    (unfinished / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    unfinished.rename(folder / FOLDER)
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a run's folder; of no M-step where there is none."""
+    file = folder / FOLDER / _RECORD
+    if not file.is_file():
+        return Record()
+    return Record(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def load_answers(lm: LanguageModel, folder: Path) -> None:
+    """Give the model the answer adapter of a run's folder, if there is one."""
+    record = read_record(folder)
+    if record.m_steps:
+        lm.load_answer_adapter(folder / FOLDER, record.m_steps)

@@ -1,0 +1,131 @@
+"""Rounds of EM: E-steps by GFlowNet training and the M-steps between them, each made once.
+
+An E-step after the first goes on from the newest checkpoint, just as a resumed run does: so a run that
+was interrupted anywhere ends where an uninterrupted one does. (Stored log-rewards of the old answer
+model are made new by the replay callback, which sees that ``lm.m_steps`` has changed.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gfn_runner.build import Experiment
+from gfn_runner.callbacks.checkpoint import newest_checkpoint
+from gfn_runner.config import RunConfig
+from gfn_runner.em import m_step, read_record, save_answers
+from gfn_runner.errors import Problem
+from gfn_runner.evaluation import draw_answers, limited
+from gfn_runner.measures import measure
+from gfn_runner.randomness import torch_generator_for
+
+logger = logging.getLogger(__name__)
+
+
+def total_steps(config: RunConfig) -> int:
+    """Optimizer steps of all E-steps."""
+    return max(1, config.em.rounds) * config.trainer.max_steps
+
+
+def train(
+    config: RunConfig, experiment: Experiment, folder: Path, checkpoint: Path | None
+) -> dict[str, float]:
+    """Make all E- and M-steps that the run's folder does not hold yet.
+
+    Args:
+        config: of the run.
+        experiment: its model has the folder's answer adapter already.
+        folder: gets the answer adapter behind every M-step.
+        checkpoint: to begin with, or ``None``.
+
+    Returns:
+        Of the last round, ``e_step/<metric>``: the evaluation before its M-step; and ``m_step/…``, see
+        :func:`m_step`. Empty if there is no M-step.
+    """
+    module, lm = experiment.module, experiment.module.lm
+    metrics = dict(read_record(folder).metrics)
+    if lm.m_steps == config.em.rounds:
+        # All M-steps are made (or none is wanted): what may be missing is training.
+        _e_step(config, experiment, checkpoint, rounds=max(1, lm.m_steps))
+    for number in range(lm.m_steps, config.em.rounds):
+        _e_step(config, experiment, checkpoint, rounds=number + 1)
+        metrics = _evaluated(config, experiment)
+        print(
+            f"M-step {number + 1}: the answer model learns behind the policy's samples", flush=True
+        )
+        measured = m_step(
+            lm,
+            config.data.train,
+            module.rule,
+            config.em,
+            tool=config.task.tool(),
+            seed=config.seed,
+        )
+        metrics |= {f"m_step/{name}": value for name, value in measured.items()}
+        logger.info("M-step %d: %s", number + 1, measured)
+        save_answers(lm, folder, metrics)
+        for log in experiment.trainer.loggers:
+            log.log_metrics(metrics, step=experiment.trainer.global_step)
+        checkpoint = newest_checkpoint(folder / "checkpoints")
+    return metrics
+
+
+def _e_step(
+    config: RunConfig, experiment: Experiment, checkpoint: Path | None, *, rounds: int
+) -> None:
+    """Train to the end of a round; a checkpoint of that step is only read."""
+    trainer = experiment.trainer
+    trainer.fit_loop.epoch_loop.max_steps = rounds * config.trainer.max_steps
+    trainer.fit(
+        experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True
+    )
+
+
+def _evaluated(config: RunConfig, experiment: Experiment) -> dict[str, float]:
+    """The final evaluation's conditions, as the policy and the answer model are now."""
+    module, options = experiment.module, config.callbacks.evaluation
+    generator = torch_generator_for(module.lm.device, "e-step", config.seed, module.lm.m_steps)
+    conditions = limited(config.data.evaluation, options.final)
+    samples = draw_answers(
+        module.lm, config.task, module.evaluation_rule, conditions, options, generator
+    )
+    measured = measure(
+        config.task,
+        samples,
+        temperature=module.reward_temperature,
+        encoder=options.encoder,
+    )
+    return {f"e_step/{name}": value for name, value in measured.items()}
+
+
+def resume_problems(saved: Mapping[str, Any], config: RunConfig, folder: Path) -> Iterator[Problem]:
+    """What may not change once an M-step was made: where it was made, and its adapter.
+
+    Args:
+        saved: the config that the run has had.
+        config: the one it is to go on with.
+        folder: of the run.
+    """
+    made = read_record(folder).m_steps
+    if not made:
+        return
+    if config.em.rounds < made:
+        yield Problem(
+            "em.rounds", f"given {config.em.rounds}", f"at least {made}: so many M-steps were made"
+        )
+    before = saved["trainer"]["max_steps"]
+    if config.trainer.max_steps != before:
+        yield Problem(
+            "trainer.max_steps",
+            f"given {config.trainer.max_steps}, but the run's M-steps were made every {before} steps",
+            f"{before}",
+            f"em.rounds={made + 1} to train on",
+        )
+    if saved["em"]["lora"] != config.as_dict()["em"]["lora"]:
+        yield Problem(
+            "em.lora",
+            f"given {config.as_dict()['em']['lora']!r}",
+            f"{saved['em']['lora']!r}, as in the run to be resumed",
+        )
