@@ -17,17 +17,15 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from gfn_runner.config import RunConfig, check
 from gfn_runner.em import load_answers
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation import answer_log_probs
+from gfn_runner.evaluation import answer_log_probs, policy_log_probs
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import score_policy
 from gfn_runner.metrics.predictive import posterior_predictive
-from gfn_runner.posterior.reward import log_reward
+from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.rule import string_rule
@@ -112,14 +110,13 @@ class Policy:
         condition = self.condition(prompt)
         trajectories = self._draw(prompt, n, temperature, seed)
         prompts = [self.lm.encode_prompt(prompt)]
-        scores = score_policy(self.lm, prompts, trajectories, self.rule)
-        log_q_B = scores.log_pf_BT.sum(dim=1) + self._at_end(scores.log_pf_stop_BS, trajectories)
+        log_q_B = policy_log_probs(self.lm, prompts, trajectories, self.rule)
         rewards: list[float | None] = [None] * n
         if condition is not None:
-            reward_BS = log_reward(
+            log_reward_B, _ = string_log_reward(
                 self.lm, [condition], trajectories, self.rule, self.task.constraints()
             )
-            rewards = list(self._at_end(reward_BS, trajectories).tolist())
+            rewards = list(log_reward_B.tolist())
         texts = [self.lm.decode(trajectories.ids(row)) for row in range(n)]
         return [Sample(*values) for values in zip(texts, log_q_B.tolist(), rewards, strict=True)]
 
@@ -175,10 +172,6 @@ class Policy:
             temperature=temperature,
             tool=self.task.tool(),
         )
-
-    @staticmethod
-    def _at_end(values_BS: Tensor, trajectories: Trajectories) -> Tensor:
-        return values_BS.gather(1, trajectories.length_B[:, None])[:, 0]
 
 
 def adapter_folder(folder: Path) -> Path:

@@ -61,6 +61,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.evaluation import draw_answers, limited
     from gfn_runner.loggers import jsonable
     from gfn_runner.measures import measure
+    from gfn_runner.optional_measures import optional_measures
     from gfn_runner.randomness import torch_generator_for
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import result_table
@@ -76,6 +77,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
         temperature=config.callbacks.tempering.end,
         encoder=options.encoder,
     )
+    measured |= optional_measures(samples, options)
     metrics = {f"final/{name}": value for name, value in measured.items()}
     folder = new_folder(run / "evaluations")
     write_samples(folder / "samples.jsonl", samples)

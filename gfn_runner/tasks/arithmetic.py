@@ -24,6 +24,7 @@ from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
+from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import read_text
 from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
@@ -278,12 +279,7 @@ class Arithmetic(Task):
         Shares are in 0..1, log-probabilities in nats. Intervals of single samples count questions,
         not samples, as trials: samples of one question are not independent.
         """
-        result: dict[str, float] = {}
-        groups = sorted({sample.condition.group for sample in samples})
-        for group in groups:
-            members = [sample for sample in samples if sample.condition.group == group]
-            result |= {f"{key}/{group}": value for key, value in self._measure(members).items()}
-        return result
+        return per_group(samples, self._measure)
 
     def _measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         voted = [

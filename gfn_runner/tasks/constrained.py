@@ -6,8 +6,10 @@ the bare context ``Sentence:``: a posterior that left-to-right sampling cannot d
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -19,6 +21,7 @@ from gfn_runner.posterior.constraints import DEMAND, PENALTY, DemandConstraint
 from gfn_runner.posterior.demands import Demand
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.tasks.datasets import draw_distinct
 from gfn_runner.tasks.measures import per_group, satisfied
 from gfn_runner.textdata import Row, held_out, path_problems, read_records
 from gfn_runner.types import Condition, Term
@@ -200,19 +203,26 @@ def _generated(
     Raises:
         UserError: if the grammar has not so many.
     """
-    test = _lists(rng_for("constrained", "test"), data.n_test, set())
-    train = _lists(rng_for("constrained", "train", seed), data.n_train, set(test))
+
+    def draw(*name: object) -> Callable[[], tuple[str, ...]]:
+        return partial(_list, rng_for("constrained", *name))
+
+    # The same words in another order are the same list.
+    test = draw_distinct(draw("test"), _as_set, data.n_test, set())
+    train = draw_distinct(draw("train", seed), _as_set, data.n_train, set(test))
+    for key, found, wanted in (("n_test", test, data.n_test), ("n_train", train, data.n_train)):
+        if len(found) < wanted:
+            raise UserError.one(
+                f"task.data.{key}",
+                f"given {wanted} word lists, but only {len(found)} were found",
+                "fewer of them",
+            )
     return list(train.values()), list(test.values())
 
 
-def _lists(rng: Any, n: int, taken: set[frozenset[str]]) -> dict[frozenset[str], tuple[str, ...]]:
-    """Different word lists outside ``taken``, by their words in any order."""
-    found: dict[frozenset[str], tuple[str, ...]] = {}
-    for words in word_lists(rng, 20 * n):
-        if frozenset(words) not in taken:
-            found.setdefault(frozenset(words), words)
-        if len(found) == n:
-            return found
-    raise UserError.one(
-        "task.data", f"given {n} word lists, but only {len(found)} were found", "fewer of them"
-    )
+def _list(rng: random.Random) -> tuple[str, ...]:
+    return word_lists(rng, 1)[0]
+
+
+def _as_set(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(words)

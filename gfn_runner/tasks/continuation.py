@@ -6,7 +6,9 @@ Hu et al. 2024, section 4.1. The reward temperature T belongs to the schedule
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -19,7 +21,9 @@ from gfn_runner.posterior.illegal import IllegalTokens
 from gfn_runner.posterior.validator import Validator, validator_problems
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.textdata import held_out, path_problems, read_prompts
+from gfn_runner.tasks.datasets import draw_distinct, file_problems, train_and_test
+from gfn_runner.tasks.measures import per_group
+from gfn_runner.textdata import read_prompts
 from gfn_runner.types import Condition, Term
 
 
@@ -73,12 +77,7 @@ class Continuation(Task):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        for key in ("prompts", "test"):
-            path = getattr(self.data, key)
-            if path is not None:
-                yield from path_problems(f"task.data.{key}", path)
-        if self.data.test is not None and self.data.prompts is None:
-            yield Problem("task.data.test", "given without task.data.prompts", "both, or neither")
+        yield from file_problems("prompts", self.data.prompts, self.data.test)
         if self.validator is not None:
             yield from validator_problems("task.validator", self.validator)
 
@@ -86,44 +85,33 @@ class Continuation(Task):
         """Prompts to train on and, none of them among those, to evaluate on."""
         if self.data.prompts is None:
             return self._generated(seed)
-        rows = read_prompts(self.data.prompts)
-        notes: tuple[str, ...] = ()
-        if self.data.test is None:
-            share = min(0.5, self.data.n_test / len(rows))
-            rows, test = held_out(rows, share, rng_for(self.name, "held out"))
-        else:
-            test = read_prompts(self.data.test)
-            taken = {row["prompt"] for row in test}
-            kept = [row for row in rows if row["prompt"] not in taken]
-            if len(kept) < len(rows):
-                notes = (f"{len(rows) - len(kept)} training prompts dropped: in the test file",)
-            rows = kept
-        train = [self.condition(row["prompt"]) for row in rows[: self.data.n_train]]
-        evaluation = [
-            self.condition(row["prompt"], group="prompts") for row in test[: self.data.n_test]
-        ]
-        return TaskData(train, evaluation, notes)
+        train, test, notes = train_and_test(
+            read_prompts,
+            lambda row: row["prompt"],
+            self.data.prompts,
+            self.data.test,
+            n_train=self.data.n_train,
+            n_test=self.data.n_test,
+            what="prompts",
+        )
+        return TaskData(
+            [self.condition(row["prompt"]) for row in train],
+            [self.condition(row["prompt"], group="prompts") for row in test],
+            notes,
+        )
 
     def _generated(self, seed: int) -> TaskData:
         """Prompts of the embedded model's grammar, as many of each kind."""
+        facts = {"grammar": True}
         evaluation: list[Condition] = []
-        for kind, write in self.kinds().items():
-            rng = rng_for(self.name, "test", kind)
-            prompts = _distinct(lambda w=write, r=rng: w(r), self.data.n_test, set())  # type: ignore[misc]
-            evaluation += [self.condition(p, group=kind, facts=self.facts_of(p)) for p in prompts]
+        for kind, write in _KINDS.items():
+            draw = partial(write, rng_for(self.name, "test", kind))
+            prompts = draw_distinct(draw, str, self.data.n_test, set())
+            evaluation += [self.condition(prompt, group=kind, facts=facts) for prompt in prompts]
         taken = {condition.prompt for condition in evaluation}
-        rng, kinds = rng_for(self.name, "train", seed), list(self.kinds().values())
-        prompts = _distinct(lambda: rng.choice(kinds)(rng), self.data.n_train, taken)
-        train = [self.condition(prompt, facts=self.facts_of(prompt)) for prompt in prompts]
-        return TaskData(train, evaluation)
-
-    def kinds(self) -> dict[str, Callable[[Any], str]]:
-        """Writers of generated prompts, by evaluation set."""
-        return {"stories": _story_prompt, "news": _news_prompt}
-
-    def facts_of(self, prompt: str) -> dict[str, Any]:
-        """What the grammar knows of a generated prompt."""
-        return {"grammar": True}
+        rng, kinds = rng_for(self.name, "train", seed), list(_KINDS.values())
+        prompts = draw_distinct(lambda: rng.choice(kinds)(rng), str, self.data.n_train, taken)
+        return TaskData([self.condition(prompt, facts=facts) for prompt in prompts], evaluation)
 
     def condition(
         self, prompt: str, *, group: str = "train", facts: dict[str, Any] | None = None
@@ -153,11 +141,7 @@ class Continuation(Task):
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Shares of legal samples and, of generated prompts, of grammatical ones; in 0..1."""
-        result: dict[str, float] = {}
-        for group in sorted({sample.condition.group for sample in samples}):
-            members = [sample for sample in samples if sample.condition.group == group]
-            result |= {f"{key}/{group}": value for key, value in self.measure(members).items()}
-        return result
+        return per_group(samples, self.measure)
 
     def measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """The task's metrics of one evaluation set."""
@@ -170,23 +154,17 @@ class Continuation(Task):
         return measured
 
 
-def _story_prompt(rng: Any) -> str:
+def _story_prompt(rng: random.Random) -> str:
     sentences = stories.draw_story(rng).sentences[: rng.randint(1, 3)]
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _news_prompt(rng: Any) -> str:
+def _news_prompt(rng: random.Random) -> str:
     topic = rng.choice(news.TOPICS)
     return f"{news.topic_prompt(topic)} {news.news_sentence(rng, topic)}."
 
 
-def _distinct(draw: Callable[[], str], n: int, taken: set[str]) -> list[str]:
-    """Different prompts outside ``taken``; fewer than ``n`` where the grammar has no more."""
-    found: dict[str, None] = {}
-    for _ in range(50 * n):
-        prompt = draw()
-        if prompt not in taken:
-            found.setdefault(prompt)
-        if len(found) == n:
-            break
-    return list(found)
+_KINDS: dict[str, Callable[[random.Random], str]] = {
+    "stories": _story_prompt,
+    "news": _news_prompt,
+}

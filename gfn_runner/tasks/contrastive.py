@@ -6,9 +6,9 @@ context that tells nothing of X.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -26,12 +26,14 @@ class Contrastive(Continuation):
 
     Attributes:
         alpha: weight of log p(Z | X), above 0.
-        beta: weight of log p(Z), below 0.
+        beta: weight of log p(Z), below 0. Where X tells nothing of a string, p(Z | X) is p(Z), and
+            what is left is p(Z)^(α + β): with α + β below 1 the posterior is flatter than the model,
+            and its mass goes to noise, of which there is much.
         neutral_context: what p(Z) is read behind; empty for the model's own beginning of a text.
     """
 
-    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    beta: Annotated[float, Field(allow_inf_nan=False)] = -0.5
+    alpha: Annotated[float, Field(allow_inf_nan=False)] = 2.0
+    beta: Annotated[float, Field(allow_inf_nan=False)] = -1.0
     neutral_context: str = news.NEWS_CONTEXT
 
     name: ClassVar[str] = "contrastive"
@@ -51,19 +53,16 @@ class Contrastive(Continuation):
                 "task.beta", f"given {self.beta}", "below 0", "task=continuation has no second term"
             )
 
-    def kinds(self) -> dict[str, Callable[[Any], str]]:
-        return {"topics": lambda rng: news.topic_prompt(rng.choice(news.TOPICS))}
-
     def load(self, seed: int) -> TaskData:
         """As for continuation; the few topics of the generated data are trained on and evaluated."""
         if self.data.prompts is not None:
             return super().load(seed)
-        prompts = {news.topic_prompt(topic): {"topic": topic} for topic in news.TOPICS}
-        facts = [{"grammar": True, **fact} for fact in prompts.values()]
-        pairs = list(zip(prompts, facts, strict=True))
+        known = {
+            news.topic_prompt(topic): {"grammar": True, "topic": topic} for topic in news.TOPICS
+        }
         return TaskData(
-            [self.condition(prompt, facts=known) for prompt, known in pairs],
-            [self.condition(prompt, group="topics", facts=known) for prompt, known in pairs],
+            [self.condition(prompt, facts=facts) for prompt, facts in known.items()],
+            [self.condition(p, group="topics", facts=facts) for p, facts in known.items()],
         )
 
     def terms(self, prompt: str) -> tuple[Term, ...]:

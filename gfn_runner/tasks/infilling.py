@@ -8,6 +8,7 @@ fits the beginning, the ending, or both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
@@ -18,7 +19,9 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import stories
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.textdata import Row, held_out, path_problems, read_table
+from gfn_runner.tasks.datasets import draw_distinct, file_problems, train_and_test
+from gfn_runner.tasks.measures import per_group
+from gfn_runner.textdata import Row, read_table
 from gfn_runner.types import Condition, Term
 
 _COLUMNS = tuple(f"sentence{number}" for number in range(1, 6))
@@ -73,39 +76,32 @@ class Infilling(Task):
                 yield Problem(
                     "task.template", f"given {self.template!r}", f"a text with {slot} in it"
                 )
-        for key in ("stories", "test"):
-            path = getattr(self.data, key)
-            if path is not None:
-                yield from path_problems(f"task.data.{key}", path)
-        if self.data.test is not None and self.data.stories is None:
-            yield Problem("task.data.test", "given without task.data.stories", "both, or neither")
+        yield from file_problems("stories", self.data.stories, self.data.test)
 
     def load(self, seed: int) -> TaskData:
         """Stories to train on and, none with the same ends among those, to evaluate on."""
         if self.data.stories is None:
             return self._generated(seed)
-        rows = _read(self.data.stories)
-        notes: tuple[str, ...] = ()
-        if self.data.test is None:
-            share = min(0.5, self.data.n_test / len(rows))
-            rows, test = held_out(rows, share, rng_for(self.name, "held out"))
-        else:
-            test = _read(self.data.test)
-            taken = set(map(_ends, test))
-            kept = [row for row in rows if _ends(row) not in taken]
-            if len(kept) < len(rows):
-                notes = (f"{len(rows) - len(kept)} training stories dropped: in the test file",)
-            rows = kept
-        train = [self._condition(*_parts(row)) for row in rows[: self.data.n_train]]
-        evaluation = [
-            self._condition(*_parts(row), group="stories") for row in test[: self.data.n_test]
-        ]
-        return TaskData(train, evaluation, notes)
+        train, test, notes = train_and_test(
+            _read,
+            _ends,
+            self.data.stories,
+            self.data.test,
+            n_train=self.data.n_train,
+            n_test=self.data.n_test,
+            what="stories",
+        )
+        return TaskData(
+            [self._condition(*_parts(row)) for row in train],
+            [self._condition(*_parts(row), group="stories") for row in test],
+            notes,
+        )
 
     def _generated(self, seed: int) -> TaskData:
-        rng = rng_for(self.name, "test")
-        test = _distinct(rng, self.data.n_test, set())
-        train = _distinct(rng_for(self.name, "train", seed), self.data.n_train, set(test))
+        draw_test = partial(stories.draw_story, rng_for(self.name, "test"))
+        test = draw_distinct(draw_test, _ends_of, self.data.n_test, set())
+        draw_train = partial(stories.draw_story, rng_for(self.name, "train", seed))
+        train = draw_distinct(draw_train, _ends_of, self.data.n_train, set(test))
         return TaskData(
             [self._of_story(story) for story in train.values()],
             [self._of_story(story, "stories") for story in test.values()],
@@ -139,36 +135,26 @@ class Infilling(Task):
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Of generated stories, shares of samples that fit, by the grammar's judgement; in 0..1."""
-        judges = {
-            "fits_both_share": stories.fits_both,
-            "fits_beginning_share": stories.fits_beginning,
-            "fits_ending_share": stories.fits_ending,
-        }
-        result: dict[str, float] = {}
-        for group in sorted({sample.condition.group for sample in samples}):
-            known = [
-                (s.condition.facts["plot"], text.strip())
-                for s in samples
-                if s.condition.group == group and "plot" in s.condition.facts
-                for text in s.singles
-            ]
-            if known:
-                result |= {
-                    f"{name}/{group}": fmean(judge(plot, text) for plot, text in known)
-                    for name, judge in judges.items()
-                }
-        return result
+        known = [s for s in samples if "plot" in s.condition.facts]
+        return per_group(known, _fitting)
 
 
-def _distinct(rng: Any, n: int, taken: set[str]) -> dict[str, stories.Story]:
-    """Stories with different ends outside ``taken``, by their ends."""
-    found: dict[str, stories.Story] = {}
-    while len(found) < n:
-        story = stories.draw_story(rng)
-        ends = f"{story.beginning} … {story.ending}"
-        if ends not in taken:
-            found.setdefault(ends, story)
-    return found
+_JUDGES = {
+    "fits_both_share": stories.fits_both,
+    "fits_beginning_share": stories.fits_beginning,
+    "fits_ending_share": stories.fits_ending,
+}
+
+
+def _fitting(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    pairs = [(s.condition.facts["plot"], text.strip()) for s in samples for text in s.singles]
+    return {
+        name: fmean(judge(plot, text) for plot, text in pairs) for name, judge in _JUDGES.items()
+    }
+
+
+def _ends_of(story: stories.Story) -> str:
+    return f"{story.beginning} … {story.ending}"
 
 
 def _read(path: str) -> list[Row]:

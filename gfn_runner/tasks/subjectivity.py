@@ -23,6 +23,7 @@ from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, DemonstrationPrompt, Task, TaskData
+from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, path_problems, raise_all, read_records
 from gfn_runner.types import Condition, Term
 
@@ -339,11 +340,7 @@ class Subjectivity(Task):
         Shares in 0..1 with 95 % Wilson intervals (``…_low``, ``…_high``); ``label_log_prob`` (mean over
         singles of log p(right label | X Z), normalised over the labels) in nats.
         """
-        result: dict[str, float] = {}
-        for group in sorted({sample.condition.group for sample in samples}):
-            members = [sample for sample in samples if sample.condition.group == group]
-            result |= {f"{key}/{group}": value for key, value in self._measure(members).items()}
-        return result
+        return per_group(samples, self._measure)
 
     def _measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         judged = [self._judge(sample) for sample in samples]

@@ -7,6 +7,7 @@ of them known: a sampler should find each, where a search for the best finds one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
@@ -17,7 +18,9 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import velan
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.textdata import Row, held_out, path_problems, read_table
+from gfn_runner.tasks.datasets import draw_distinct, file_problems, train_and_test
+from gfn_runner.tasks.measures import per_group
+from gfn_runner.textdata import Row, read_table
 from gfn_runner.types import Condition, Term
 
 _N_SENTENCES = len(velan.VERBS) * len(velan.NOUNS) * len(velan.ADJECTIVES) * (len(velan.NOUNS) - 1)
@@ -63,12 +66,7 @@ class Translation(Task):
         yield from super().problems()
         if "{source}" not in self.template:
             yield Problem("task.template", f"given {self.template!r}", "a text with {source} in it")
-        for key in ("pairs", "test"):
-            path = getattr(self.data, key)
-            if path is not None:
-                yield from path_problems(f"task.data.{key}", path)
-        if self.data.test is not None and self.data.pairs is None:
-            yield Problem("task.data.test", "given without task.data.pairs", "both, or neither")
+        yield from file_problems("pairs", self.data.pairs, self.data.test)
         wanted = self.data.n_train + self.data.n_test
         if self.data.pairs is None and wanted > _N_SENTENCES:
             yield Problem(
@@ -82,36 +80,26 @@ class Translation(Task):
         """Sentences to train on and, none of them among those, to evaluate on."""
         if self.data.pairs is None:
             return self._generated(seed)
-        rows = _read(self.data.pairs)
-        notes: tuple[str, ...] = ()
-        if self.data.test is None:
-            share = min(0.5, self.data.n_test / len(rows))
-            rows, test = held_out(rows, share, rng_for(self.name, "held out"))
-        else:
-            test = _read(self.data.test)
-            taken = {row["source"] for row in test}
-            kept = [row for row in rows if row["source"] not in taken]
-            if len(kept) < len(rows):
-                notes = (f"{len(rows) - len(kept)} training pairs dropped: in the test file",)
-            rows = kept
-        train = [self._condition(r["source"], [r["target"]]) for r in rows[: self.data.n_train]]
-        evaluation = [
-            self._condition(r["source"], [r["target"]], group="sentences")
-            for r in test[: self.data.n_test]
-        ]
-        return TaskData(train, evaluation, notes)
+        train, test, notes = train_and_test(
+            _read,
+            lambda row: row["source"],
+            self.data.pairs,
+            self.data.test,
+            n_train=self.data.n_train,
+            n_test=self.data.n_test,
+            what="pairs",
+        )
+        return TaskData(
+            [self._condition(row["source"], [row["target"]]) for row in train],
+            [self._condition(row["source"], [row["target"]], group="sentences") for row in test],
+            notes,
+        )
 
     def _generated(self, seed: int) -> TaskData:
-        test: dict[tuple[str, ...], None] = {}
-        rng = rng_for(self.name, "test")
-        while len(test) < self.data.n_test:
-            test.setdefault(velan.draw_source(rng))
-        train: dict[tuple[str, ...], None] = {}
-        rng = rng_for(self.name, "train", seed)
-        while len(train) < self.data.n_train:
-            source = velan.draw_source(rng)
-            if source not in test:
-                train.setdefault(source)
+        draw_test = partial(velan.draw_source, rng_for(self.name, "test"))
+        test = draw_distinct(draw_test, tuple, self.data.n_test, set())
+        draw_train = partial(velan.draw_source, rng_for(self.name, "train", seed))
+        train = draw_distinct(draw_train, tuple, self.data.n_train, set(test))
         return TaskData(
             [self._toy_condition(source) for source in train],
             [self._toy_condition(source, group="sentences") for source in test],
@@ -140,19 +128,17 @@ class Translation(Task):
         """Where all right translations are known: ``right_share`` of samples that are one, and
         ``found_share`` of the right ones that some sample of the sentence is; in 0..1.
         """
-        result: dict[str, float] = {}
-        for group in sorted({sample.condition.group for sample in samples}):
-            members = [
-                s for s in samples if s.condition.group == group and s.condition.facts["complete"]
-            ]
-            if members:
-                right, found = zip(*map(_judged, members), strict=True)
-                result |= {
-                    f"right_share/{group}": fmean(right),
-                    f"found_share/{group}": fmean(found),
-                    f"all_found_share/{group}": fmean(share == 1.0 for share in found),
-                }
-        return result
+        known = [s for s in samples if s.condition.facts["complete"]]
+        return per_group(known, _right_and_found)
+
+
+def _right_and_found(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    right, found = zip(*map(_judged, samples), strict=True)
+    return {
+        "right_share": fmean(right),
+        "found_share": fmean(found),
+        "all_found_share": fmean(share == 1.0 for share in found),
+    }
 
 
 def _judged(samples: ConditionSamples) -> tuple[float, float]:

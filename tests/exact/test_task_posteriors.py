@@ -65,7 +65,7 @@ def random_number(folder) -> Toy:
         ),
         " 012n:.",
         lambda log_p, z: [],
-        lambda terms, z: math.log(table[z]) if z in table else math.log(0.09) - 2.5,
+        lambda terms, z: math.log(table[z]) if z in table else -2.5 - len(z) * math.log(7),
     )
 
 

@@ -31,9 +31,9 @@ LINES = [
     "task.n_demonstrations=3",
     "trainer.max_steps=3",
     "trainer.threads=1",
-    "em.m_steps=4",
+    "em.m_steps=6",
     "em.m_batch=4",
-    "em.m_lr=1e-2",
+    "em.m_lr=2e-3",
 ]
 
 

@@ -104,7 +104,9 @@ def test_a_pattern_that_takes_for_ever_is_stopped(monkeypatch):
 
 def word_problems(words, max_len=12, terminator=".", forbidden=()):
     required = [RequiredWords("file, line 2, field words", words, max_len)]
-    return list(text_problems(LMSettings(), terminator, [], max_len, required, forbidden))
+    return list(
+        text_problems(LMSettings(), terminator, [], max_len, required=required, forbidden=forbidden)
+    )
 
 
 def test_words_that_can_be_written():

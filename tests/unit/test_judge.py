@@ -46,7 +46,7 @@ class Endpoint:
                 self.wfile.write(now if isinstance(now, bytes) else as_completion(now))
 
             def log_message(self, *args):
-                pass
+                """Each request would be a line on stderr."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"

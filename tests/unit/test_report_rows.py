@@ -39,13 +39,13 @@ def test_rows_stand_in_their_order_whatever_that_of_the_metrics():
         "e_step/a", "base_2_shot/a", "base_0_shot/a/b", "final/a", "base_0_shot/a",
     )  # fmt: skip
     assert list(row_labels(dict.fromkeys(names, 0.0)).items()) == [
-        ("final", "this run"),
-        ("e_step", "before the M-step"),
+        ("final", "E + M"),
+        ("e_step", "E-step"),
         ("base_0_shot", "base model, 0-shot"),
         ("base_2_shot", "base model, 2-shot"),
         ("base_10_shot", "base model, 10-shot"),
         ("base_at_T0.8", "base model, T = 0.8"),
-        ("direct_3_shot", "base model, direct, 3-shot"),
+        ("direct_3_shot", "base model at once, 3-shot"),
         ("resampled", "exact, by resampling"),
     ]
     assert row_labels({"final/a": 0.0}) == {"final": "this run"}

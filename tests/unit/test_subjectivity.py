@@ -13,7 +13,7 @@ import pytest
 from gfn_runner.errors import UserError
 from gfn_runner.metrics.accuracy import proportion
 from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData, read_records
+from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
 from gfn_runner.types import Condition
 
 GOOD = [("plot one", 0), ("so dull", 1), ("plot two", 0), ("so fine", 1)]
@@ -116,7 +116,6 @@ def test_all_mistakes_of_both_files_are_named_at_once(tmp_path):
         [
             b'{"text": "a", "label": 0, "label_text": "objective"}',
             b"",
-            b'{"text": "\xff", "label": 0, "label_text": "objective"}',
             b"{text}",
             b"[1]",
             b'{"text": 3, "label": true}',
@@ -127,14 +126,16 @@ def test_all_mistakes_of_both_files_are_named_at_once(tmp_path):
     assert [where for where, _ in found] == [
         "train.jsonl, line 3",
         "train.jsonl, line 4",
-        "train.jsonl, line 5",
-        "train.jsonl, line 6, field text",
-        "train.jsonl, line 6, field label",
-        "train.jsonl, line 6, field label_text",
+        "train.jsonl, line 5, field text",
+        "train.jsonl, line 5, field label",
+        "train.jsonl, line 5, field label_text",
         "test.jsonl, line 1, field text",
         "test.jsonl, line 3, field label_text",
     ]
-    assert "not UTF-8" in found[0][1] and "'neither'" in found[-1][1]
+    assert "not JSON" in found[0][1] and "'neither'" in found[-1][1]
+    bytes_of = b'{"text": "\xff", "label": 0, "label_text": "objective"}'
+    ((where, what), *_) = wrong(task_of(tmp_path, bytes_of, test))
+    assert where == "train.jsonl, line 1" and "not UTF-8" in what
 
 
 def test_a_number_stands_for_one_label(tmp_path):
@@ -155,11 +156,8 @@ def test_a_label_that_training_never_shows_is_refused(tmp_path):
 
 def test_a_file_with_nothing_new_or_nothing_at_all_is_refused(tmp_path):
     assert "no review outside" in wrong(task_of(tmp_path, lines(*GOOD), lines(*GOOD)))[0][1]
-    (tmp_path / "empty.jsonl").write_text("\n \n")
-    with pytest.raises(UserError, match="nothing in it"):
-        read_records(str(tmp_path / "empty.jsonl"), {})
-    with pytest.raises(UserError, match="cannot be read"):
-        read_records(str(tmp_path / "none.jsonl"), {})
+    empty = task_of(tmp_path, "\n \n", lines(*GOOD))
+    assert wrong(empty)[0][1] == "no review in it"
 
 
 @pytest.mark.parametrize(
@@ -221,9 +219,9 @@ def test_a_typed_review_has_a_posterior_without_a_label():
 
 def test_answers_are_the_labels_in_their_order():
     condition = Subjectivity().load(0).train[1]
-    assert Subjectivity().answer_choices(condition) == [
-        ", so it is objective.",
-        ", so it is subjective.",
+    assert Subjectivity().answer_choices(condition, ()) == [
+        (", so it is objective.", "objective"),
+        (", so it is subjective.", "subjective"),
     ]
     assert Subjectivity().direct_choices(condition) == [" objective.", " subjective."]
 
@@ -266,7 +264,6 @@ def test_metrics_by_hand():
     mean_1 = (math.log(0.95) + 2 * math.log(0.45)) / 3
     mean_2 = (math.log(0.9) + math.log(0.3)) / 2
     assert metrics["label_log_prob/test"] == pytest.approx((mean_1 + mean_2) / 2)
-    assert metrics["log_reward/test"] == -1.0
     wilson = proportion(1, 2)
     for name in ("vote", "greedy"):
         assert metrics[f"{name}_accuracy_low/test"] == pytest.approx(wilson.low)

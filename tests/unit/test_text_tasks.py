@@ -258,8 +258,8 @@ def test_a_validator_that_is_no_function(path, why):
 def test_a_prompt_that_was_typed_has_the_posterior_of_a_file():
     condition = Continuation().condition_for("a prompt ", 0)
     assert condition.prompt == "a prompt" and condition.terms == (Term("a prompt"),)
-    condition = Contrastive(alpha=2.0, neutral_context="").condition_for("a prompt", 0)
-    assert condition.terms == (Term("a prompt", weight=2.0), Term("", weight=-0.5))
+    condition = Contrastive(alpha=1.5, neutral_context="").condition_for("a prompt", 0)
+    assert condition.terms == (Term("a prompt", weight=1.5), Term("", weight=-1.0))
 
 
 def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
@@ -317,7 +317,7 @@ def test_every_topic_is_trained_on_and_evaluated():
     for condition, topic in zip(data.evaluation, news.TOPICS, strict=True):
         assert condition.facts == {"grammar": True, "topic": topic}
         assert condition.terms == (
-            Term(condition.prompt, weight=1.0), Term(news.NEWS_CONTEXT, weight=-0.25),
+            Term(condition.prompt, weight=2.0), Term(news.NEWS_CONTEXT, weight=-0.25),
         )  # fmt: skip
 
 
@@ -513,7 +513,7 @@ def test_the_condition_is_the_same_in_training_and_evaluation():
     assert list(train.facts["table"]) == [" 0", " 1", " 2"]
     assert list(train.facts["table"].values()) == pytest.approx(values)
     (factor,) = task.constraints()
-    assert factor.floor == pytest.approx(math.log(0.09) - 2.0)
+    assert factor.penalty == 2.0
     assert factor.satisfied(train, " 2") and not factor.satisfied(train, "2")
     assert task.condition_for(task.prompt + " ", 0) == train
     assert task.condition_for("another", 0) is None
@@ -533,7 +533,7 @@ def test_the_condition_is_the_same_in_training_and_evaluation():
         # … or all of them.
         ({"distribution": "normal", "parameter": 0.01, "high": 101}, "task.parameter"),
         ({"distribution": "poisson", "parameter": 1e6}, "task.parameter"),
-        ({"min_len": 9}, "task.min_len"),
+        ({"min_len": 9, "eval_max_len": 9}, "task.min_len"),
         ({"min_len": 4, "max_len": 9, "eval_max_len": 3}, "task.eval_max_len"),
     ],
 )
