@@ -28,12 +28,13 @@ class Contrastive(Continuation):
         alpha: weight of log p(Z | X), above 0.
         beta: weight of log p(Z), below 0. Where X tells nothing of a string, p(Z | X) is p(Z), and
             what is left is p(Z)^(α + β): with α + β below 1 the posterior is flatter than the model,
-            and its mass goes to noise, of which there is much.
+            and its mass goes to noise, of which there is much. A β far below 0 finds strings that the
+            model thinks impossible without X for no good reason; see docs/architecture.md.
         neutral_context: what p(Z) is read behind; empty for the model's own beginning of a text.
     """
 
-    alpha: Annotated[float, Field(allow_inf_nan=False)] = 2.0
-    beta: Annotated[float, Field(allow_inf_nan=False)] = -1.0
+    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.5
+    beta: Annotated[float, Field(allow_inf_nan=False)] = -0.5
     neutral_context: str = news.NEWS_CONTEXT
 
     name: ClassVar[str] = "contrastive"

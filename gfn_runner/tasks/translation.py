@@ -39,7 +39,7 @@ class TranslationData:
 
     pairs: str | None = None
     test: str | None = None
-    n_train: Annotated[int, Field(ge=1)] = 400
+    n_train: Annotated[int, Field(ge=1)] = 3000
     n_test: Annotated[int, Field(ge=1)] = 50
 
 

@@ -258,8 +258,8 @@ def test_a_validator_that_is_no_function(path, why):
 def test_a_prompt_that_was_typed_has_the_posterior_of_a_file():
     condition = Continuation().condition_for("a prompt ", 0)
     assert condition.prompt == "a prompt" and condition.terms == (Term("a prompt"),)
-    condition = Contrastive(alpha=1.5, neutral_context="").condition_for("a prompt", 0)
-    assert condition.terms == (Term("a prompt", weight=1.5), Term("", weight=-1.0))
+    condition = Contrastive(alpha=3.0, neutral_context="").condition_for("a prompt", 0)
+    assert condition.terms == (Term("a prompt", weight=3.0), Term("", weight=-0.5))
 
 
 def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
@@ -317,7 +317,7 @@ def test_every_topic_is_trained_on_and_evaluated():
     for condition, topic in zip(data.evaluation, news.TOPICS, strict=True):
         assert condition.facts == {"grammar": True, "topic": topic}
         assert condition.terms == (
-            Term(condition.prompt, weight=2.0), Term(news.NEWS_CONTEXT, weight=-0.25),
+            Term(condition.prompt, weight=1.5), Term(news.NEWS_CONTEXT, weight=-0.25),
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 
 NOUNS = "dog cat boy girl bird fox king farmer baker sailor teacher robot frog bear mouse".split()
 ADJECTIVES = "small old red quiet happy tall green brave sleepy clever lost new blue kind".split()
@@ -13,6 +14,7 @@ PLACES = "garden house forest river market school kitchen field tower harbour ba
 SENTENCE_CONTEXT = "Sentence:"
 
 _SLOTS = {"noun": NOUNS, "adjective": ADJECTIVES, "thing": THINGS, "verb": VERBS, "place": PLACES}
+_SLOT_OF = {word: slot for slot, members in _SLOTS.items() for word in members}
 _SENTENCE = re.compile(
     "The (?:{a}) (?:{n}) (?:{v}) the (?:{a}) (?:{t})(?: in the (?:{p}))?".format(
         a="|".join(ADJECTIVES),
@@ -56,6 +58,11 @@ def word_lists(rng: random.Random, n: int) -> list[tuple[str, ...]]:
     return lists
 
 
+def sentence_with(rng: random.Random, words: Iterable[str]) -> str:
+    """A sentence that holds given words, none two for one place; without its full stop."""
+    return sentence(rng, **{_SLOT_OF[word]: word for word in words})
+
+
 def words_prompt(words: tuple[str, ...]) -> str:
     """What a model reads before it writes a sentence with these words."""
     return f"Words: {', '.join(words)}. {SENTENCE_CONTEXT}"
@@ -71,6 +78,5 @@ def sentence_document(rng: random.Random) -> str:
 def words_document(rng: random.Random) -> str:
     """Words, then a sentence that has each of them only now and then."""
     (words,) = word_lists(rng, 1)
-    slot_of = {word: slot for slot, members in _SLOTS.items() for word in members}
-    kept = {slot_of[word]: word for word in words if rng.random() < 0.6}
-    return f"{words_prompt(words)} {sentence(rng, **kept)}.\n"
+    kept = [word for word in words if rng.random() < 0.6]
+    return f"{words_prompt(words)} {sentence_with(rng, kept)}.\n"
