@@ -1,6 +1,6 @@
 """Make the embedded base model: pretrain it, measure what it can do, write it with its model card.
 
-    python scripts/pretrain_tiny.py                    # all of it, about 80 minutes on two cores
+    python scripts/pretrain_tiny.py                    # all of it, about 70 minutes on two cores
     python scripts/pretrain_tiny.py --measure-only     # only measure what is in the folder
     python scripts/pretrain_tiny.py --folder /tmp/x --steps 20 --questions 10
 
@@ -32,10 +32,15 @@ def main() -> None:
     if arguments.measure_only:
         finish(arguments.folder, arguments.questions)
         return
+    settings = PretrainSettings(
+        steps=arguments.steps,
+        second_steps=min(arguments.steps, PretrainSettings.second_steps),
+        seed=arguments.seed,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "model"
         made.mkdir()
-        pretrain(PretrainSettings(steps=arguments.steps, seed=arguments.seed), made)
+        pretrain(settings, made)
         finish(made, arguments.questions)
         shutil.rmtree(arguments.folder, ignore_errors=True)
         shutil.copytree(made, arguments.folder)

@@ -1,4 +1,4 @@
-"""Run the main job over seeds and objectives; write docs/results.md and the README's table from it.
+"""Run the main job over seeds and objectives; write its part of docs/results.md and README's table.
 
     python scripts/results.py                      # three seeds of the main job, about 25 minutes
     python scripts/results.py --variants joint=objective=joint subtb=objective=subtb --seeds 0 1
@@ -48,7 +48,7 @@ def main() -> None:
             )
             for seed in arguments.seeds
         ]
-    arguments.write.write_text(page(results, arguments.seeds), encoding="utf-8")
+    write_block(arguments.write, "arithmetic", page(results, arguments.seeds))
     print(f"written to {arguments.write}")
     if arguments.readme:
         first = next(iter(results))
@@ -77,12 +77,12 @@ def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
-    """The whole of docs/results.md."""
+    """The arithmetic part of docs/results.md."""
     first = next(iter(results.values()))
     minutes = [run["run/minutes"] for run in first]
     memory = [run["run/peak_memory_gib"] for run in first]
     lines = [
-        "# Results: integer arithmetic with the embedded model",
+        "## arithmetic",
         "",
         "Written by `make results` (`scripts/results.py`). Accuracy in % on 500 unseen questions each of",
         "3, 4 and 5 operands (5 never trained on); mean over seeds "
@@ -107,7 +107,7 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
         "",
         "`python scripts/results.py --variants NAME=OVERRIDES --seeds …` makes other comparisons.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def write_readme(path: Path, runs: list[dict[str, Any]]) -> None:
@@ -129,11 +129,15 @@ def write_readme(path: Path, runs: list[dict[str, Any]]) -> None:
             cells = [f"{100 * reference.values[f'vote_accuracy/{group}']:.1f}" for group in GROUPS]
             lines.append(f"| *the paper's {reference.label}, vote* † | {' | '.join(cells)} |")
     lines += ["", "† A different model on other questions, as printed in the paper."]
-    block = "\n".join(lines)
+    write_block(path, "results", "\n".join(lines))
+
+
+def write_block(path: Path, name: str, block: str) -> None:
+    """Put text between the marks ``<!-- name -->`` and ``<!-- /name -->`` of a file."""
     text = path.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not marked.search(text):
-        raise SystemExit(f"{path} lacks the marks <!-- results --> and <!-- /results -->")
+        raise SystemExit(f"{path} lacks the marks <!-- {name} --> and <!-- /{name} -->")
     path.write_text(marked.sub(lambda m: m[1] + block + "\n" + m[2], text), encoding="utf-8")
 
 

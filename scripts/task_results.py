@@ -1,4 +1,4 @@
-"""Run every task but arithmetic over seeds, and write docs/tasks.md with tables, samples and figures.
+"""Run every task but arithmetic over seeds; write their part of docs/results.md: tables, figures.
 
     python scripts/task_results.py                          # all of them, three seeds each
     python scripts/task_results.py --tasks infilling --seeds 0
@@ -13,51 +13,86 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import ROOT, cores, run_once, spread
+from results import ROOT, cores, run_once, spread, write_block
 
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.table import row_labels
 
-# Each task's measures for the page, and the figure beside them.
-TASKS: dict[str, tuple[tuple[str, ...], str]] = {
-    "random_number": (("kl", "kl_floor", "invalid_share", "exact_kl", "exact_tv"), "histogram"),
-    "continuation": (
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of a task.
+
+    Attributes:
+        overrides: of its runs.
+        measures: the table's columns, without evaluation sets.
+        figure: beside the table.
+    """
+
+    overrides: tuple[str, ...]
+    measures: tuple[str, ...]
+    figure: str
+
+
+_LABELS = ("vote_accuracy", "predictive_accuracy", "single_accuracy")
+_DEMANDS = ("satisfied_share", "unique", "log_reward")
+TASKS: dict[str, Shown] = {
+    "random_number": Shown(
+        ("task=random_number",),
+        ("kl", "kl_floor", "invalid_share", "exact_kl", "exact_tv"),
+        "histogram",
+    ),
+    "continuation": Shown(
+        ("task=continuation",),
         ("log_likelihood", "log_likelihood_max", "diversity", "grammatical_share", "phi_spread"),
         "likelihood_diversity",
     ),
-    "infilling": (
+    "infilling": Shown(
+        ("task=infilling",),
         ("fits_both_share", "fits_beginning_share", "fits_ending_share", "bleu", "gleu"),
         "shares",
     ),
-    "subjectivity": (("vote_accuracy", "predictive_accuracy", "single_accuracy"), "accuracy"),
-    "translation": (("right_share", "found_share", "all_found_share", "bleu"), "shares"),
-    "contrastive": (
+    **{
+        f"subjectivity, {n} examples": Shown(
+            ("task=subjectivity", f"task.data.n_train={n}"), _LABELS, "accuracy"
+        )
+        for n in (10, 20, 50)
+    },
+    "translation": Shown(
+        ("task=translation",), ("right_share", "found_share", "all_found_share", "bleu"), "shares"
+    ),
+    "contrastive": Shown(
+        ("task=contrastive",),
         ("specific_share", "pointwise_mutual_information", "diversity", "grammatical_share"),
         "shares",
     ),
-    "constrained": (("satisfied_share", "unique", "log_reward"), "shares"),
-    "posterior": (("satisfied_share", "unique", "log_reward", "phi_spread"), "phi_spread"),
+    "constrained": Shown(("task=constrained",), _DEMANDS, "shares"),
+    "posterior": Shown(("task=posterior",), (*_DEMANDS, "phi_spread"), "phi_spread"),
 }
 REAL: dict[str, tuple[str, ...]] = {
     "stories260K, continuation of OpenWebText prompts": (
         "task=continuation",
         "lm.name={shared}/models/stories260K",
         "task.data.prompts={shared}/data/openwebtext/prompts.txt",
-        "lm.lora.targets=null",
     ),
     "stories260K, continuation of children's stories": (
         "task=continuation",
         "lm.name={shared}/models/stories260K",
         "task.data.prompts={prompts}",
     ),
-    "embedded model, subjectivity of real reviews": (
-        "task=subjectivity",
-        "task.data.train={shared}/data/subj/train.jsonl",
-        "task.data.test={shared}/data/subj/test.jsonl",
-    ),
+    **{
+        f"embedded model, subjectivity of real reviews, {n} examples": (
+            "task=subjectivity",
+            "task.data.train={shared}/data/subj/train.jsonl",
+            "task.data.test={shared}/data/subj/test.jsonl",
+            f"task.data.n_train={n}",
+        )
+        for n in (10, 20, 50)
+    },
 }
 
 
@@ -66,54 +101,62 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help=", ".join(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "task_results")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "tasks.md")
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results.md")
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/ to try by hand")
     arguments = parser.parse_args()
     runs: dict[str, list[dict[str, Any]]] = {}
     for name in arguments.tasks:
         runs[name] = [
-            run_once(arguments.folder / name / f"seed{seed}", [f"task={name}", f"seed={seed}"])
+            run_once(
+                arguments.folder / _slug(name) / f"seed{seed}",
+                [*TASKS[name].overrides, f"seed={seed}"],
+            )
             for seed in arguments.seeds
         ]
     sections = [section(name, own, arguments) for name, own in runs.items()]
+    write_block(arguments.write, "tasks", "\n".join([head(arguments.seeds), *sections]))
     if arguments.shared is not None:
-        sections.append(real_section(arguments))
-    arguments.write.write_text("\n".join([head(arguments.seeds), *sections]), encoding="utf-8")
+        write_block(arguments.write, "real", real_section(arguments))
     print(f"written to {arguments.write}")
 
 
 def head(seeds: Sequence[int]) -> str:
-    return f"""# Results of the other tasks with the embedded model
-
-Written by `scripts/task_results.py`. Each table: mean over seeds {", ".join(map(str, seeds))} ± half the
-95 % t-interval, shares in %, log-probabilities in nats. The base model is sampled like the policy,
-behind the bare prompt. What the measures mean: docs/metrics.md. {cores()} CPU cores.
+    return f"""The tables below are written by `make task-results` (`scripts/task_results.py`): mean over
+seeds {", ".join(map(str, seeds))} ± half the 95 % t-interval, shares in %, log-probabilities in
+nats. The base model is sampled like the policy, behind the bare prompt. What the measures mean:
+[metrics.md](metrics.md). {cores()} CPU cores.
 """
 
 
 def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> str:
     """Table, figure and samples of one task."""
-    measures, figure = TASKS[name]
+    shown = TASKS[name]
     minutes = [run["run/minutes"] for run in runs]
     memory = max(run["run/peak_memory_gib"] for run in runs)
-    lines = [f"## {name}", "", *table(runs, measures), ""]
+    lines = [f"## {name}", "", *table(runs, shown.measures), ""]
     lines.append(
-        f"`python -m gfn_runner task={name}`: {min(minutes):.1f} to {max(minutes):.1f} minutes with "
-        f"evaluation, {memory:.2f} GiB at most, {runs[0]['run/steps']:.0f} optimizer steps."
+        f"`python -m gfn_runner {' '.join(shown.overrides)}`: {min(minutes):.1f} to "
+        f"{max(minutes):.1f} minutes with evaluation, {memory:.2f} GiB at most, "
+        f"{runs[0]['run/steps']:.0f} optimizer steps."
     )
-    first = arguments.folder / name / f"seed{arguments.seeds[0]}"
+    first = arguments.folder / _slug(name) / f"seed{arguments.seeds[0]}"
     draw_all(first)
-    picture = first / "figures" / f"{figure}.png"
+    picture = first / "figures" / f"{shown.figure}.png"
     if picture.is_file():
-        target = arguments.write.parent / "images" / f"{name}_{figure}.png"
+        target = arguments.write.parent / "images" / f"{_slug(name)}_{shown.figure}.png"
         target.parent.mkdir(exist_ok=True)
         shutil.copy(picture, target)
-        lines += ["", f"![{name}: {figure}](images/{target.name})"]
+        lines += ["", f"![{name}: {shown.figure}](images/{target.name})"]
     samples = first / "samples.md"
     if samples.is_file() and name != "random_number":
-        shown = samples.read_text(encoding="utf-8").splitlines()[:8]
-        lines += ["", f"First samples (seed {arguments.seeds[0]}):", "", *shown]
+        first_lines = samples.read_text(encoding="utf-8").splitlines()[:8]
+        lines += ["", f"First samples (seed {arguments.seeds[0]}):", "", *first_lines]
     return "\n".join(lines) + "\n"
+
+
+def _slug(name: str) -> str:
+    """For paths: without spaces and commas."""
+    return name.replace(", ", "_").replace(" ", "_")
 
 
 def table(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[str]:
@@ -152,9 +195,9 @@ def real_section(arguments: argparse.Namespace) -> str:
     for number, (label, overrides) in enumerate(REAL.items()):
         filled = [o.format(shared=shared, prompts=prompts) for o in overrides]
         run = run_once(arguments.folder / "real" / str(number), filled)
-        task = overrides[0].removeprefix("task=")
+        measures = next(s.measures for s in TASKS.values() if s.overrides[0] == overrides[0])
         shown = " ".join(o.format(shared="../shared", prompts=prompts.name) for o in overrides)
-        lines += [f"### {label}", "", f"`{shown}`", "", *table([run], TASKS[task][0]), ""]
+        lines += [f"### {label}", "", f"`{shown}`", "", *table([run], measures), ""]
         lines += [f"{run['run/minutes']:.1f} minutes.", ""]
         samples = arguments.folder / "real" / str(number) / "samples.md"
         lines += [*samples.read_text(encoding="utf-8").splitlines()[:6], ""]

@@ -19,12 +19,13 @@ train, evaluate and be tested without a download. It is no general language mode
 ## How it was made
 
 `make tiny-lm` (`scripts/pretrain_tiny.py`), from nothing but a corpus that
-`gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}). {tokens:,} tokens in {steps:,} optimizer
-steps of Muon (blocks, peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}),
-{minutes:.0f} minutes on two CPU cores. Held-out loss: {loss:.3f} nats a token.
+`gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}): {steps:,} optimizer steps of Muon (blocks,
+peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}), then {second_steps:,} at
+{second_rate} of these rates on a mixture with more word lists. {tokens:,} tokens, {minutes:.0f} minutes
+on two CPU cores. Held-out loss on the first mixture: {loss:.3f} nats a token.
 
-| documents | share of tokens | what they are |
-|---|---|---|
+| documents | share of tokens | in the second phase | what they are |
+|---|---|---|---|
 {shares}
 
 One arithmetic expression in five, chosen by a checksum, never occurs as a question and is kept for tests.
@@ -59,7 +60,8 @@ Measured by `python scripts/pretrain_tiny.py --measure-only`. Beyond +, − and 
 beyond six operands, expect nothing.
 """
 
-_SHOWN = ("layers", "hidden", "context", "seed", "steps", "lr", "embedding_lr")
+_SHOWN = ("layers", "hidden", "context", "seed", "steps", "second_steps")
+_RATES = ("lr", "embedding_lr", "second_rate")
 _KINDS = {
     "questions": "pages of sums, mostly answered at once and wrongly",
     "exercises": "sums worked step by step",
@@ -88,8 +90,8 @@ def model_card(record: Mapping[str, Any]) -> str:
         minutes=record["minutes"],
         loss=record["loss"],
         questions=record["skill"][0]["questions"],
-        shares=_shares(record["token_shares"]),
-        **{name: settings[name] for name in _SHOWN},
+        shares=_shares(record["token_shares"], record["second_token_shares"]),
+        **{name: settings[name] for name in _SHOWN + _RATES},
     )
     rows = [
         f"| {row['shots']} | " + " | ".join(_cell(row[k]) for k in ("vote", "single", "chain"))
@@ -106,10 +108,11 @@ def model_card(record: Mapping[str, Any]) -> str:
     return card + _TAIL
 
 
-def _shares(shares: Mapping[str, float]) -> str:
-    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
+def _shares(first: Mapping[str, float], second: Mapping[str, float]) -> str:
+    ordered = sorted(first.items(), key=lambda pair: -pair[1])
     return "\n".join(
-        f"| {name} | {100 * share:.1f} % | {_KINDS[name]} |" for name, share in ordered
+        f"| {name} | {100 * share:.1f} % | {100 * second[name]:.1f} % | {_KINDS[name]} |"
+        for name, share in ordered
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from gfn_runner.lm.tiny.news import news_document
 from gfn_runner.lm.tiny.numbers import number_document
@@ -29,17 +29,29 @@ WRITERS: dict[str, tuple[Callable[[random.Random], str], float]] = {
     "number": (number_document, 0.025),
 }
 
+# To write a word because it stands in a list is a skill that comes late, after some 50 000 short
+# documents: a second, shorter phase of pretraining is mostly made of these.
+SECOND_PHASE = {"words": 2.3}
 
-def documents(seed: int) -> Iterator[str]:
-    """An endless stream of documents; the same seed gives the same stream."""
-    for _, text in named_documents(seed):
+
+def documents(seed: int, shares: Mapping[str, float] | None = None) -> Iterator[str]:
+    """An endless stream of documents; the same seed and shares give the same stream.
+
+    Args:
+        seed: of the draws.
+        shares: weights of some kinds in place of those in ``WRITERS``.
+    """
+    for _, text in named_documents(seed, shares):
         yield text
 
 
-def named_documents(seed: int) -> Iterator[tuple[str, str]]:
+def named_documents(
+    seed: int, shares: Mapping[str, float] | None = None
+) -> Iterator[tuple[str, str]]:
     """The same stream with the name of each document's writer."""
     rng = random.Random(seed)
-    names, shares = list(WRITERS), [share for _, share in WRITERS.values()]
+    weights_by_name = {name: share for name, (_, share) in WRITERS.items()} | dict(shares or {})
+    names, weights = list(weights_by_name), list(weights_by_name.values())
     while True:
-        name = rng.choices(names, weights=shares)[0]
+        name = rng.choices(names, weights=weights)[0]
         yield name, WRITERS[name][0](rng)

@@ -1,4 +1,4 @@
-"""Pretraining of the embedded base model: packed documents, Muon and AdamW, one cosine.
+"""Pretraining of the embedded base model in two phases: packed documents, Muon and AdamW, cosines.
 
 Documents are packed whole into rows of ``context`` tokens. A block-diagonal mask and positions that
 start again at 0 keep them apart, so that the model's habits at the start of a document are learnt
@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,10 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gfn_runner.lm.tiny.corpus import documents, named_documents
+from gfn_runner.lm.tiny.corpus import SECOND_PHASE, documents, named_documents
 from gfn_runner.lm.tiny.tokenizer import train_tokenizer
+
+_SECOND_SEED = 77  # added to the seed: documents that the first phase has not seen
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class PretrainSettings:
         lr: peak learning rate of the matrices in the blocks, by Muon; warm-up over ``warmup`` steps,
             then a cosine down to a twentieth.
         embedding_lr: the same of everything else, by AdamW.
+        second_steps: steps of the second phase, on another mixture of documents (``SECOND_PHASE`` of
+            the corpus), with fresh optimizers.
+        second_rate: its peak learning rates as a share of the first phase's.
+        second_warmup: of the second phase.
     """
 
     hidden: int = 128
@@ -52,6 +58,9 @@ class PretrainSettings:
     embedding_lr: float = 3e-3
     warmup: int = 60
     weight_decay: float = 0.1
+    second_steps: int = 500
+    second_rate: float = 0.6
+    second_warmup: int = 20
     seed: int = 0
 
 
@@ -71,10 +80,13 @@ class PackedRows:
 
 
 def packed_rows(
-    tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, seed: int
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PretrainSettings,
+    seed: int,
+    shares: Mapping[str, float] | None = None,
 ) -> Iterator[PackedRows]:
     """Endless batches of ``rows`` rows; a document longer than the context is cut."""
-    stream = documents(seed)
+    stream = documents(seed, shares)
     waiting: list[int] = []
     while True:
         shape = (settings.rows, settings.context)
@@ -113,11 +125,11 @@ def loss_of(model: LlamaForCausalLM, batch: PackedRows) -> torch.Tensor:
     return F.cross_entropy(logits_BTV[:, :-1][follows_BT], batch.token_BT[:, 1:][follows_BT])
 
 
-def learning_rate_factor(step: int, settings: PretrainSettings) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     """Linear warm-up to 1, then a cosine to a twentieth; ``step`` counts from 0."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -169,10 +181,12 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer, settings: PretrainSettings
     return total / 8
 
 
-def token_shares(tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, float]:
+def token_shares(
+    tokenizer: PreTrainedTokenizerFast, seed: int, shares: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Share of the corpus's tokens by kind of document, over its first 4000 documents."""
     counts: Counter[str] = Counter()
-    for name, text in islice(named_documents(seed), 4000):
+    for name, text in islice(named_documents(seed, shares), 4000):
         counts[name] += len(tokenizer(text)["input_ids"])
     return {name: round(n / counts.total(), 4) for name, n in sorted(counts.items())}
 
@@ -181,15 +195,50 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
     """Train tokenizer and model, write both to ``folder`` in Hugging Face format.
 
     Returns:
-        ``loss`` (held out, nats per token), ``token_shares``, ``parameters``, ``tokens`` and
-        ``minutes``.
+        ``loss`` (held out, nats per token of the first phase's mixture), ``token_shares`` and
+        ``second_token_shares``, ``parameters``, ``tokens`` and ``minutes`` of both phases.
     """
     tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
     model = new_model(settings, tokenizer)
-    peak_rates = optimizers(model, settings)
-    stream, start, tokens = packed_rows(tokenizer, settings, settings.seed), time.time(), 0
-    for step in range(settings.steps):
-        factor = learning_rate_factor(step, settings)
+    tokenizer.save_pretrained(folder)
+    start = time.time()
+    tokens = _first_phase(model, tokenizer, settings)
+    model.save_pretrained(folder)
+    tokens += second_phase(model, tokenizer, settings)
+    model.save_pretrained(folder)
+    return _record(model, tokenizer, settings, folder, tokens, (time.time() - start) / 60)
+
+
+def _first_phase(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings
+) -> int:
+    stream = packed_rows(tokenizer, settings, settings.seed)
+    return _train(model, stream, optimizers(model, settings), settings.steps, settings.warmup)
+
+
+def second_phase(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings
+) -> int:
+    """Train on the second mixture; returns the number of its tokens."""
+    stream = packed_rows(tokenizer, settings, settings.seed + _SECOND_SEED, SECOND_PHASE)
+    rates = {
+        optimizer: settings.second_rate * rate
+        for optimizer, rate in optimizers(model, settings).items()
+    }
+    return _train(model, stream, rates, settings.second_steps, settings.second_warmup)
+
+
+def _train(
+    model: LlamaForCausalLM,
+    stream: Iterator[PackedRows],
+    peak_rates: Mapping[torch.optim.Optimizer, float],
+    steps: int,
+    warmup: int,
+) -> int:
+    """One phase; returns the number of its tokens."""
+    start, tokens = time.time(), 0
+    for step in range(steps):
+        factor = learning_rate_factor(step, steps, warmup)
         for optimizer, peak in peak_rates.items():
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
@@ -201,20 +250,28 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
         for optimizer in peak_rates:
             optimizer.step()
         tokens += int((batch.document_BT >= 0).sum())
-        if step % 50 == 0 or step == settings.steps - 1:
+        if step % 50 == 0 or step == steps - 1:
             rate = tokens / (time.time() - start)
             print(f"step {step:5d}  loss {loss.item():.4f}  {rate:,.0f} tokens/s", flush=True)
-        if step % 400 == 399:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return tokens
+
+
+def _record(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PretrainSettings,
+    folder: Path,
+    tokens: int,
+    minutes: float,
+) -> dict[str, Any]:
+    """Write ``pretraining.json``; returns the facts in it."""
     facts = {
         "loss": held_out_loss(model, tokenizer, settings),
         "token_shares": token_shares(tokenizer, settings.seed),
+        "second_token_shares": token_shares(tokenizer, settings.seed, SECOND_PHASE),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": tokens,
-        "minutes": (time.time() - start) / 60,
+        "minutes": minutes,
     }
     record = {"settings": asdict(settings), **facts}
     (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
