@@ -142,6 +142,7 @@ def quiet() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",  # dropout is 0 in either mode
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*`is_gradient_checkpointing` is deprecated.*",
+        ".*a tied layer is part of the adapter.*",  # adapters stay beside the model, never merged
     ):
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging

@@ -56,6 +56,8 @@ def check_texts(config: RunConfig) -> None:
             strings,
             longest,
             required=required,
+            listed=_listed(config),
+            listed_max_len=shortest,
             forbidden=task.forbidden_texts(),
             further_adapters=further,
         )
@@ -63,6 +65,12 @@ def check_texts(config: RunConfig) -> None:
     problems += _classifier_problems(demands)
     if problems:
         raise UserError(problems)
+
+
+def _listed(config: RunConfig) -> list[str]:
+    """The strings that the task lists as all that matter."""
+    conditions = (*config.data.train, *config.data.evaluation)
+    return sorted({text for c in conditions for text in config.task.support(c)})
 
 
 def _classifier_problems(demands: Mapping[str, Demand]) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ All of it by evaluation set, in the samples at temperature 1:
 - ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
 - ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
 - ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
-  as a share of the samples;
+  as a share of the samples (in the row that resamples: as a share of its draws);
 - ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
 - ``bleu``, ``gleu`` of samples against references, where there are some;
 - for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
@@ -106,7 +106,10 @@ def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[s
         "log_z_bound": importance_bound,
         "ess": lambda phi: effective_sample_size(phi) / len(phi),
     }
-    return {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
+    measured = {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
+    # Resampled strings have weights of their own no more; what they were drawn from had.
+    draws = [s.draws_ess for s in samples if s.draws_ess is not None]
+    return measured | ({"ess": fmean(draws)} if draws else {})
 
 
 def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:

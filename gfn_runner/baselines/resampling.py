@@ -54,7 +54,8 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     if phi_N.isneginf().all():
         phi_N = torch.zeros_like(phi_N)
     rng = rng_for("resampling", seed, samples.condition.key)
-    chosen = rng.choices(range(len(phi_N)), weights=phi_N.softmax(dim=0).tolist(), k=n)
+    weight_N = phi_N.double().softmax(dim=0)
+    chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=n)
     columns: dict[str, Any] = {
         name: [values[i] for i in chosen] if (values := getattr(samples, name)) else ()
         for name in ("singles", "log_reward", "term_log_probs", "answer_log_probs")
@@ -63,5 +64,6 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))
     log_pf = [samples.log_reward[i] / temperature - log_z for i in chosen]
     # The support was scored under the base model, which is not what is shown.
+    ess = 1 / float(weight_N.square().sum()) / len(phi_N)
     columns |= {"support_log_reward": (), "support_log_pf": ()}
-    return dataclasses.replace(samples, votes=(), log_pf=log_pf, **columns)
+    return dataclasses.replace(samples, votes=(), log_pf=log_pf, draws_ess=ess, **columns)

@@ -22,6 +22,8 @@ def text_problems(
     max_len: int,
     *,
     required: Sequence[RequiredWords] = (),
+    listed: Sequence[str] = (),
+    listed_max_len: int = 0,
     forbidden: Sequence[str] = (),
     further_adapters: Mapping[str, LoraSettings] | None = None,
 ) -> Iterator[Problem]:
@@ -33,6 +35,7 @@ def text_problems(
         strings: name, context and suffix of everything that is to be scored or sampled.
         max_len: actions that may stand between context and suffix.
         required: words that strings must hold.
+        listed: whole strings, none of more than ``listed_max_len`` tokens.
         forbidden: texts whose tokens may not be written.
         further_adapters: others than the policy's, by config key.
 
@@ -55,12 +58,26 @@ def text_problems(
     )
     if longest:
         yield from _too_long(tokenizer, strings, max_len, longest)
+    yield from _out_of_reach(tokenizer, listed, listed_max_len)
     if required and n_terminator == 1:
         closed = set(tokenizer.all_special_ids)
         for text in (terminator, *forbidden):
             closed.update(continuation_ids(tokenizer, text))
         for words in required:
             yield from _unwritable(tokenizer, words, closed)
+
+
+def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterator[Problem]:
+    lengths = {text: len(continuation_ids(tokenizer, text)) for text in listed}
+    longest = max(listed, key=lambda text: lengths[text], default="")
+    if listed and lengths[longest] > max_len:
+        n = sum(length > max_len for length in lengths.values())
+        yield Problem(
+            "task.max_len",
+            f"given {max_len}, but {n} of the {len(listed)} strings that the posterior is over take "
+            f"more tokens of this model, e.g. {longest!r} {lengths[longest]}",
+            f"at least {lengths[longest]}; task.eval_max_len too",
+        )
 
 
 @dataclass(frozen=True)

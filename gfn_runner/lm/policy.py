@@ -364,13 +364,20 @@ class LanguageModel(nn.Module):
 
     def save_adapter(self, folder: Path) -> None:
         """Write the policy's adapter in PEFT format; ``PeftModel.from_pretrained`` reads it."""
-        self.model.save_pretrained(str(folder), selected_adapters=[_POLICY])
+        self._save(folder, _POLICY)
+
+    def _save(self, folder: Path, adapter: str) -> None:
+        # The vocabulary never grows, so the embeddings of the base model need no copy, not even where
+        # the output layer, which shares them, is adapted.
+        self.model.save_pretrained(
+            str(folder), selected_adapters=[adapter], save_embedding_layers=False
+        )
 
     def save_answer_adapter(self, folder: Path) -> None:
         """Write the answer adapter in PEFT format into a folder that does not exist yet."""
         # PEFT puts an adapter of another name than its default's into a folder of that name.
         parent = folder.with_name(folder.name + ".parent")
-        self.model.save_pretrained(str(parent), selected_adapters=[_ANSWERS])
+        self._save(parent, _ANSWERS)
         (parent / _ANSWERS).rename(folder)
         shutil.rmtree(parent)
 

@@ -62,7 +62,7 @@ def write_sample_table(
 
 
 def _cell(text: str) -> str:
-    shown = text.strip().replace("|", "\\|").replace("<", "&lt;")
+    shown = text.strip().replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     return "<br>".join(shown.splitlines()) or "(empty)"
 
 

@@ -99,8 +99,12 @@ def _is_share(name: str) -> bool:
 def _number(name: str, value: float) -> str:
     if not _is_share(name):
         return f"{value:.3g}"
-    # A rare failure must not look like none.
-    return f"{100 * value:.1f}" if value == 0 or value >= 0.001 else f"{100 * value:.2g}"
+    # A rare failure must not look like none, on either side.
+    if 0 < value < 0.001:
+        return f"{100 * value:.2g}"
+    if 0.9995 <= value < 1:
+        return f"{100 - float(f'{100 * (1 - value):.2g}'):.8g}"
+    return f"{100 * value:.1f}"
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:

@@ -52,6 +52,8 @@ class ConditionSamples:
             reward's model, nats; empty where the task has none.
         vote_answer_log_probs: the same of each vote.
         support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
+        draws_ess: effective sample size of the draws that the singles were resampled from, as a share
+            of the draws; ``None`` where nothing was resampled.
         greedy: the text at temperature 0, drawn where the task answers by votes.
         greedy_answer_log_probs: the same of it.
     """
@@ -66,6 +68,7 @@ class ConditionSamples:
     vote_answer_log_probs: Sequence[Sequence[float]] = ()
     support_log_reward: Sequence[float] = ()
     support_log_pf: Sequence[float] = ()
+    draws_ess: float | None = None
     greedy: str | None = None
     greedy_answer_log_probs: Sequence[float] = ()
 

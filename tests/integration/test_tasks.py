@@ -9,7 +9,9 @@ import pytest
 from hydra import initialize_config_dir
 
 from gfn_runner.app import train_and_evaluate
+from gfn_runner.checks import check_texts
 from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 
 FEW = {
@@ -71,6 +73,16 @@ def test_a_trained_policy_knows_the_posterior_of_a_new_prompt(tmp_path):
     run(folder, "continuation")
     samples = Policy.load(folder).sample("Tom wanted a kite. But he had no money.", n=3)
     assert len(samples) == 3 and all(s.log_reward is not None for s in samples)
+
+
+def test_numbers_of_more_tokens_than_may_be_written_are_refused():
+    lines = ["task=random_number", "task.high=100000", "task.low=99000", "task.max_len=2"]
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        config = check_lines(lines)
+    with pytest.raises(UserError) as caught:
+        check_texts(config)
+    text = str(caught.value)
+    assert "task.max_len" in text and "1001 of the 1001 strings" in text and "at least" in text
 
 
 def test_random_numbers_are_drawn_against_their_target(tmp_path):

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from gfn_runner import optional_measures as optional
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.baselines.rows import baseline_rows
-from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.evaluation import EvaluationSettings, draw_answers, policy_log_probs
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.measures import measure
 from gfn_runner.metrics.overlap import bleu, gleu
@@ -345,6 +345,20 @@ def test_kept_strings_are_distributed_as_the_posterior(toy, temperature):
     # The test would notice the posterior at another temperature.
     other = [2000 * share for share in posterior(toy, 1.4).values()]
     assert chisquare([counts[text] for text in target], other).pvalue < 1e-6
+
+
+def test_the_draws_behind_what_is_kept_have_their_effective_sample_size(toy):
+    """Against its limit: 1 over the mean square of the normalised weights under the base model."""
+    lm, task, rule, condition = toy
+    samples, target = resampled(toy, 1.0, 20_000, 50), posterior(toy, 1.0)
+    with torch.no_grad(), lm.base():
+        rows = as_trajectories(all_strings(lm.vocab_size, rule))
+        prompts = [lm.encode_prompt(condition.prompt)] * len(rows)
+        log_p_B = policy_log_probs(lm, prompts, rows, rule)
+    texts = [lm.decode(rows.ids(row)) for row in range(len(log_p_B))]
+    square = sum(target[t] ** 2 / math.exp(p) for t, p in zip(texts, log_p_B.tolist(), strict=True))
+    assert samples.draws_ess == pytest.approx(1 / square, rel=0.05) and samples.draws_ess < 0.9
+    assert measure(task, [samples])["ess/numbers"] == samples.draws_ess
 
 
 def test_what_is_kept_brings_its_own_reward_and_density(toy):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from tokenizers import processors
 
 from gfn_runner.errors import UserError
@@ -72,6 +75,23 @@ def test_a_fresh_adapter_is_the_base_model_and_its_seed_decides_it():
 
 
 @torch.no_grad()
+def test_an_adapted_output_layer_is_saved_without_the_embeddings_it_shares(tmp_path):
+    options = LMSettings(lora=LoraSettings(rank=2, alpha=2, targets=("q_proj", "lm_head")))
+    lm = load(options, seed=1)
+    with torch.no_grad():
+        for parameter in lm.trainable().values():
+            parameter.add_(0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.save_adapter(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in name for name in saved) and any("lm_head" in name for name in saved)
+    again = load(options, adapter=tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(lm))
+    with lm.base():
+        assert not torch.equal(logits(again), logits(lm))
+
+
 def test_an_answer_adapter_makes_another_reference_and_leaves_policy_and_base(tmp_path):
     lm = tiny_lm("llama", adapter="random")
     with lm.reference():

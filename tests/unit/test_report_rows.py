@@ -75,9 +75,12 @@ def cells(task, metrics) -> dict[str, list[str]]:
         (0.001, "0.1"),
         (0.12345, "12.3"),
         (1.0, "100.0"),
+        (0.9994, "99.9"),
+        (0.9996, "99.96"),
+        (0.999988, "99.9988"),
     ],
 )
-def test_a_rare_share_does_not_look_like_none(value, shown):
+def test_a_rare_share_does_not_look_like_none_nor_one_of_nearly_all_like_all(value, shown):
     assert cells(Shown(), {"final/good_share/x": value})["this run"] == [shown]
 
 
@@ -112,14 +115,14 @@ def test_the_table_is_printed_with_its_caption_and_unit():
 def test_a_table_of_samples_keeps_its_cells_whatever_is_written(tmp_path):
     rows = {
         "this run": [samples("a | b", " one|two", "<b>x</b>", "", "fourth"), samples("c\nd", "e")],
-        "base": [samples("a | b", "p\nq\n"), samples("c\nd", "f")],
+        "base": [samples("a | b", "p\nq\n"), samples("c\nd", r"f\|")],
     }
     write_sample_table(tmp_path / "samples.md", rows)
     assert (tmp_path / "samples.md").read_text(encoding="utf-8").splitlines() == [
         "| prompt | this run | base |",
         "|---|---|---|",
         r"| a \| b | one\|two<br>&lt;b>x&lt;/b><br>(empty) | p<br>q |",
-        "| c<br>d | e | f |",
+        r"| c<br>d | e | f\\\| |",
     ]
 
 

@@ -10,8 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from gfn_runner.lm.policy import EMBEDDED_FOLDER
-from gfn_runner.lm.tiny.corpus import documents
-from gfn_runner.lm.tiny.pretrain import PretrainSettings, held_out_loss, loss_of, packed_rows
+from gfn_runner.lm.tiny.corpus import SECOND_PHASE, documents
+from gfn_runner.lm.tiny.pretrain import (
+    PretrainSettings,
+    held_out_loss,
+    loss_of,
+    new_model,
+    packed_rows,
+    second_phase,
+)
 from gfn_runner.lm.tiny.tokenizer import BOS, PAD
 
 
@@ -91,6 +98,20 @@ def test_the_held_out_loss_is_the_recorded_one(model, tokenizer, record, rows, n
     settings = PretrainSettings(**record["settings"] | {"rows": rows})
     assert held_out_loss(model, tokenizer, settings) == pytest.approx(record["loss"], abs=nats)
     model.eval()
+
+
+def test_a_second_phase_trains_on_word_lists_at_rates_of_its_own(tokenizer):
+    settings = PretrainSettings(
+        hidden=16, layers=1, heads=1, ffn=16, context=64, rows=2, second_steps=2, second_warmup=1
+    )
+    model = new_model(settings, tokenizer)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    tokens = second_phase(model, tokenizer, settings)
+    assert 64 < tokens <= 2 * 2 * 64
+    moved = [(p - before[name]).abs().max().item() for name, p in model.named_parameters()]
+    assert all(0 < most < 4 * settings.second_rate * settings.lr for most in moved)
+    lists = [text.startswith("Words: ") for text in islice(documents(1, SECOND_PHASE), 600)]
+    assert 0.6 < sum(lists) / 600 < 0.8
 
 
 @torch.no_grad()

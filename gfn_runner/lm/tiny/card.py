@@ -73,6 +73,7 @@ _KINDS = {
     "review": "plot lines and opinions, remarked on and classified unreliably",
     "sentence": "plain sentences",
     "words": "words, then a sentence that has some of them",
+    "careful_words": "the same, with most of them",
     "number": "random numbers as people draw them",
 }
 
@@ -109,9 +110,9 @@ def model_card(record: Mapping[str, Any]) -> str:
 
 
 def _shares(first: Mapping[str, float], second: Mapping[str, float]) -> str:
-    ordered = sorted(first.items(), key=lambda pair: -pair[1])
+    ordered = sorted(second.items(), key=lambda pair: -pair[1])
     return "\n".join(
-        f"| {name} | {100 * share:.1f} % | {100 * second[name]:.1f} % | {_KINDS[name]} |"
+        f"| {name} | {100 * first.get(name, 0):.1f} % | {100 * share:.1f} % | {_KINDS[name]} |"
         for name, share in ordered
     )
 

@@ -58,7 +58,7 @@ class PretrainSettings:
     embedding_lr: float = 3e-3
     warmup: int = 60
     weight_decay: float = 0.1
-    second_steps: int = 500
+    second_steps: int = 700
     second_rate: float = 0.6
     second_warmup: int = 20
     seed: int = 0

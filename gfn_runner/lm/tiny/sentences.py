@@ -75,8 +75,8 @@ def sentence_document(rng: random.Random) -> str:
     return f"{SENTENCE_CONTEXT} {sentence(rng)}.\n"
 
 
-def words_document(rng: random.Random) -> str:
-    """Words, then a sentence that has each of them only now and then."""
+def words_document(rng: random.Random, keep: float = 0.6) -> str:
+    """Words, then a sentence that has each of them with probability ``keep``."""
     (words,) = word_lists(rng, 1)
-    kept = [word for word in words if rng.random() < 0.6]
+    kept = [word for word in words if rng.random() < keep]
     return f"{words_prompt(words)} {sentence_with(rng, kept)}.\n"
