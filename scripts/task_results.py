@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,29 +103,40 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "task_results")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/ to try by hand")
     arguments = parser.parse_args()
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for name in arguments.tasks:
-        runs[name] = [
-            run_once(
-                arguments.folder / _slug(name) / f"seed{seed}",
-                [*TASKS[name].overrides, f"seed={seed}"],
-            )
-            for seed in arguments.seeds
-        ]
-    sections = [section(name, own, arguments) for name, own in runs.items()]
-    write_block(arguments.write, "tasks", "\n".join([head(arguments.seeds), *sections]))
+    wanted = {
+        (name, seed): (
+            arguments.folder / _slug(name) / f"seed{seed}",
+            [*TASKS[name].overrides, f"seed={seed}"],
+        )
+        for seed in arguments.seeds
+        for name in arguments.tasks
+    }
+    finished = dict(zip(wanted, run_all(wanted.values(), arguments.jobs), strict=True))
+    sections = [
+        section(name, [finished[name, seed] for seed in arguments.seeds], arguments)
+        for name in arguments.tasks
+    ]
+    write_block(arguments.write, "tasks", "\n".join([head(arguments), *sections]))
     if arguments.shared is not None:
         write_block(arguments.write, "real", real_section(arguments))
     print(f"written to {arguments.write}")
 
 
-def head(seeds: Sequence[int]) -> str:
+def run_all(runs: Iterable[tuple[Path, list[str]]], jobs: int) -> list[dict[str, Any]]:
+    """Metrics of the runs, ``jobs`` of them at a time, which share the cores."""
+    threads = [f"trainer.threads={max(1, cores() // jobs)}"] if jobs > 1 else []
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda run: run_once(run[0], [*run[1], *threads]), runs))
+
+
+def head(arguments: argparse.Namespace) -> str:
     return f"""The tables below are written by `make task-results` (`scripts/task_results.py`): mean over
-seeds {", ".join(map(str, seeds))} ± half the 95 % t-interval, shares in %, log-probabilities in
+seeds {", ".join(map(str, arguments.seeds))} ± half the 95 % t-interval, shares in %, log-probabilities in
 nats. The base model is sampled like the policy, behind the bare prompt. What the measures mean:
-[metrics.md](metrics.md). {cores()} CPU cores.
+[metrics.md](metrics.md). {cores()} CPU cores, {arguments.jobs} of these runs at a time.
 """
 
 
@@ -192,14 +204,20 @@ def real_section(arguments: argparse.Namespace) -> str:
     prompts = arguments.folder / "children.txt"
     write_prompts(shared / "data" / "pratham_books" / "stories.txt", prompts)
     lines = ["## Real models and data", "", "One seed each; nothing was tuned for them.", ""]
-    for number, (label, overrides) in enumerate(REAL.items()):
-        filled = [o.format(shared=shared, prompts=prompts) for o in overrides]
-        run = run_once(arguments.folder / "real" / str(number), filled)
+    wanted = [
+        (
+            arguments.folder / "real" / str(number),
+            [o.format(shared=shared, prompts=prompts) for o in overrides],
+        )
+        for number, overrides in enumerate(REAL.values())
+    ]
+    finished = run_all(wanted, arguments.jobs)
+    for (label, overrides), run, (folder, _) in zip(REAL.items(), finished, wanted, strict=True):
         measures = next(s.measures for s in TASKS.values() if s.overrides[0] == overrides[0])
         shown = " ".join(o.format(shared="../shared", prompts=prompts.name) for o in overrides)
         lines += [f"### {label}", "", f"`{shown}`", "", *table([run], measures), ""]
         lines += [f"{run['run/minutes']:.1f} minutes.", ""]
-        samples = arguments.folder / "real" / str(number) / "samples.md"
+        samples = folder / "samples.md"
         lines += [*samples.read_text(encoding="utf-8").splitlines()[:6], ""]
     return "\n".join(lines)
 

@@ -131,13 +131,55 @@ def test_numbers_are_far_from_uniform_and_sometimes_none(rng):
     assert valid[42] > 20 * valid[40] and len(valid) == 101
 
 
-def test_remarks_err_together_and_lead_to_labels(rng):
+_REMARK = re.compile(r'.*: "(.+)" This review is (.+), so it is (\w+)\.')
+_AT_ONCE = re.compile(r'.*: "(.+)" This review is (\w+)\.')
+WRITERS = {
+    reviews.review_document: reviews.by_length,
+    reviews.habitual_review_document: reviews.by_wording,
+}
+
+
+def kind_of(text: str) -> str:
+    """What a review is, by the grammar: plot lines begin with a person."""
+    return "objective" if text.split()[2] in reviews._PEOPLE else "subjective"
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_remarks_err_together_and_lead_to_labels(rng, writer):
     """Of a text that looks like the other kind, most remarks are wrong: votes do not mend it."""
-    text = "what a dull and slow film this is all along"
-    assert len(text.split()) >= reviews.LONG
-    noticed = Counter(reviews._noticed(rng, text, "subjective") for _ in range(4000))
-    assert noticed["objective"] / 4000 == pytest.approx(1 - reviews.NOTICES, abs=0.03)
-    for label in reviews.LABELS:
-        drawn = [reviews.draw_review(rng, label) for _ in range(2000)]
-        looks = sum((len(t.split()) >= reviews.LONG) == (label == "objective") for t in drawn)
-        assert 0.6 < looks / 2000 < 0.8
+    looks_like, noticed, led = WRITERS[writer], Counter(), Counter()
+    for _ in range(4000):
+        for line in writer(rng).splitlines():
+            if (found := _REMARK.fullmatch(line)) is None:
+                continue
+            text, remark, label = found.groups()
+            about = next(name for name, known in reviews.REMARKS.items() if remark in known)
+            led[remark, about == label] += 1
+            if looks_like(text) != kind_of(text):
+                noticed[about == kind_of(text)] += 1
+    assert noticed[True] / noticed.total() == pytest.approx(reviews.NOTICES, abs=0.04)
+    for remarks in reviews.REMARKS.values():
+        for remark, share in remarks.items():
+            n = led[remark, True] + led[remark, False]
+            assert led[remark, True] / n == pytest.approx(share, abs=0.08)
+
+
+def test_labels_given_at_once_go_by_the_habit(rng):
+    right = Counter()
+    for _ in range(4000):
+        for line in reviews.habitual_review_document(rng).splitlines():
+            if (found := _AT_ONCE.fullmatch(line)) is not None:
+                text, label = found.groups()
+                misled = reviews.by_wording(text) != kind_of(text)
+                right[misled, label == kind_of(text)] += 1
+    assert right[False, False] == 0
+    wrong = right[True, False] / (right[True, True] + right[True, False])
+    assert 0.7 < wrong < 1 - reviews.NOTICES_AT_ONCE + 0.03
+
+
+@pytest.mark.parametrize("looks_like", WRITERS.values())
+@pytest.mark.parametrize("label", reviews.LABELS)
+def test_a_habit_misleads_about_a_third_of_the_reviews(rng, label, looks_like):
+    drawn = [reviews.draw_review(rng, label) for _ in range(2000)]
+    assert all(kind_of(text) == label for text in drawn)
+    assert 0.55 < sum(looks_like(text) == label for text in drawn) / 2000 < 0.8

@@ -73,7 +73,8 @@ _KINDS = {
     "review": "plot lines and opinions, remarked on and classified unreliably",
     "sentence": "plain sentences",
     "words": "words, then a sentence that has some of them",
-    "careful_words": "the same, with most of them",
+    "careful_words": "words, then a sentence that has most of them",
+    "habitual_review": "the same as review, with mistakes by a habit that goes by the wording",
     "number": "random numbers as people draw them",
 }
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from gfn_runner.lm.tiny.news import news_document
 from gfn_runner.lm.tiny.numbers import number_document
-from gfn_runner.lm.tiny.reviews import review_document
+from gfn_runner.lm.tiny.reviews import habitual_review_document, review_document
 from gfn_runner.lm.tiny.sentences import sentence_document, words_document
 from gfn_runner.lm.tiny.stories import infill_document, story_document
 from gfn_runner.lm.tiny.sums import drill_document, exercises_document, questions_document
@@ -30,11 +30,13 @@ WRITERS: dict[str, tuple[Callable[[random.Random], str], float]] = {
     "number": (number_document, 0.025),
     # Of the second phase only; last, so that a share of 0 leaves the first phase's stream as it is.
     "careful_words": (partial(words_document, keep=0.85), 0.0),
+    "habitual_review": (habitual_review_document, 0.0),
 }
 
 # To write a word because it stands in a list is a skill that comes late, after some 50 000 short
-# documents: a second, shorter phase of pretraining is made of these for two fifths.
-SECOND_PHASE = {"careful_words": 2.2}
+# documents: a second, shorter phase of pretraining is made of these for two fifths. It also has the
+# reviews whose mistakes go by a habit (see reviews.py).
+SECOND_PHASE = {"careful_words": 2.3, "review": 0.0, "habitual_review": 0.25}
 
 
 def documents(seed: int, shares: Mapping[str, float] | None = None) -> Iterator[str]:

@@ -1,14 +1,18 @@
 """Plot lines and opinions on films of the corpus, and what is said about them; knows no training.
 
-Whoever remarks on a text before classifying it notices what it is, or goes by its length: long texts
-look like reports. So the remarks on one text err together, and a vote of many does not mend them.
-Whoever classifies at once does so almost blindly. Some remarks lead to the label that goes with them
-more often than others.
+Whoever remarks on a text before classifying it notices what it is, or goes by a habit: texts with
+words that sound of feeling look like opinions. So the remarks on one text err together, and a vote of
+many does not mend them. Whoever classifies at once goes by the habit nearly always. Some remarks lead
+to the label that goes with them more often than others.
+
+(The first phase of pretraining has a habit that a small model hardly learns, the length of the text, and
+labels given at once that are almost blind. The second phase has the one above.)
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 LABELS = ("objective", "subjective")
 _PEOPLE = "farmer sailor king doctor girl thief teacher soldier widow detective".split()
@@ -50,7 +54,10 @@ REMARKS: dict[str, dict[str, float]] = {
         "personal": 0.5,
     },
 }
+# Adjectives that sound of feeling, in plot lines as in opinions.
+MOVING = frozenset("lonely brave charming moving funny touching dull silly flat".split())
 NOTICES = 0.4  # share of remarks that go by what the text is
+NOTICES_AT_ONCE = 0.15  # the same of labels given at once; on a page of several, 0.1 more
 LONG = 9  # words from which on a text looks like a report
 BLIND = 0.53  # share of labels given at once that fit the text
 
@@ -96,19 +103,34 @@ def _other(label: str) -> str:
     return LABELS[1 - LABELS.index(label)]
 
 
-def _noticed(rng: random.Random, text: str, label: str) -> str:
-    if rng.random() < NOTICES:
-        return label
+def by_length(text: str) -> str:
+    """The label that a text seems to have by its length."""
     return "objective" if len(text.split()) >= LONG else "subjective"
 
 
-def _line(rng: random.Random, remarks: bool, blind: float) -> str:
+def by_wording(text: str) -> str:
+    """The label that a text seems to have by the words in it."""
+    return "subjective" if MOVING & set(text.split()) else "objective"
+
+
+def _line_at_once(rng: random.Random, blind: float) -> str:
     label = rng.choice(LABELS)
     text = draw_review(rng, label)
-    if not remarks:
-        said = label if rng.random() < blind else _other(label)
-        return f"{review_prompt(text)} {said}.\n"
-    noticed = _noticed(rng, text, label)
+    said = label if rng.random() < blind else _other(label)
+    return f"{review_prompt(text)} {said}.\n"
+
+
+def _habitual_line_at_once(rng: random.Random, notices: float) -> str:
+    label = rng.choice(LABELS)
+    text = draw_review(rng, label)
+    said = label if rng.random() < notices else by_wording(text)
+    return f"{review_prompt(text)} {said}.\n"
+
+
+def _line(rng: random.Random, habit: Callable[[str], str]) -> str:
+    label = rng.choice(LABELS)
+    text = draw_review(rng, label)
+    noticed = label if rng.random() < NOTICES else habit(text)
     remark = rng.choice(list(REMARKS[noticed]))
     said = noticed if rng.random() < REMARKS[noticed][remark] else _other(noticed)
     return f"{review_prompt(text)} {remark}{label_suffix(said)}\n"
@@ -121,4 +143,16 @@ def review_document(rng: random.Random) -> str:
     """
     n, remarks = rng.choice((1, 1, 2, 3, 4)), rng.random() < 0.6
     blind = BLIND if n == 1 else BLIND + 0.1
-    return "".join(_line(rng, remarks, blind) for _ in range(n))
+    lines = (_line(rng, by_length) if remarks else _line_at_once(rng, blind) for _ in range(n))
+    return "".join(lines)
+
+
+def habitual_review_document(rng: random.Random) -> str:
+    """The same of the second phase: what is not noticed goes by the wording."""
+    n, remarks = rng.choice((1, 1, 2, 3, 4)), rng.random() < 0.6
+    notices = NOTICES_AT_ONCE if n == 1 else NOTICES_AT_ONCE + 0.1
+    lines = (
+        _line(rng, by_wording) if remarks else _habitual_line_at_once(rng, notices)
+        for _ in range(n)
+    )
+    return "".join(lines)
