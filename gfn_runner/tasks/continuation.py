@@ -40,7 +40,7 @@ class PromptData:
 
     prompts: str | None = None
     test: str | None = None
-    n_train: Annotated[int, Field(ge=1)] = 200
+    n_train: Annotated[int, Field(ge=1)] = 4000
     n_test: Annotated[int, Field(ge=1)] = 25
 
 
