@@ -6,7 +6,6 @@ the bare context ``Sentence:``: a posterior that left-to-right sampling cannot d
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.tiny.sentences import sentence_with, word_lists
+from gfn_runner.lm.tiny.sentences import word_lists
 from gfn_runner.posterior.constraints import DEMAND, PENALTY, DemandConstraint
 from gfn_runner.posterior.demands import Demand
 from gfn_runner.randomness import rng_for
@@ -48,15 +47,12 @@ class ConstrainedData:
             ``prompt`` for another prompt than the template's; or ``hub:owner/name:split``.
         test: likewise; without it a fifth of a file for training is kept out of it.
         n_train, n_test: generated lists of one to three words.
-        demonstrate: whether a sentence with the words goes into the replay buffer, for each generated
-            list: three words meet in one of thousands of sentences, seldom enough never to be found.
     """
 
     train: str | None = None
     test: str | None = None
     n_train: Annotated[int, Field(ge=1)] = 1000
     n_test: Annotated[int, Field(ge=1)] = 50
-    demonstrate: bool = True
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -113,9 +109,6 @@ class Constrained(Task):
             [self._condition(Demand(words=words), self._prompt(words)) for words in lists]
             for lists in _generated(seed, self.data)
         )
-        if self.data.demonstrate:
-            rng = rng_for("constrained", "demonstrations", seed)
-            train = [_demonstrated(condition, rng) for condition in train]
         if self.data.train is not None:
             rows = self._read(self.data.train)
             if self.data.test is None:
@@ -225,11 +218,6 @@ def _generated(
                 "fewer of them",
             )
     return list(train.values()), list(test.values())
-
-
-def _demonstrated(condition: Condition, rng: random.Random) -> Condition:
-    text = sentence_with(rng, condition.facts[DEMAND].words)
-    return dataclasses.replace(condition, demonstrations=(f" {text}",))
 
 
 def _list(rng: random.Random) -> tuple[str, ...]:

@@ -108,7 +108,10 @@ class RandomNumber(Task):
         return {number: value / total for number, value in values.items()}
 
     def load(self, seed: int) -> TaskData:
-        """The one condition; ``seed`` changes nothing."""
+        """The one condition; ``seed`` changes nothing.
+
+        All numbers are demonstrations: one that the base model hardly ever writes need not be found.
+        """
         return TaskData([self._condition("train")], [self._condition("numbers")])
 
     def _condition(self, group: str) -> Condition:
@@ -119,6 +122,7 @@ class RandomNumber(Task):
             prompt=self.prompt,
             terms=(),
             group=group,
+            demonstrations=tuple(table) if group == "train" else (),
             facts={
                 "table": table,
                 "target": {f"{self.prefix}{n}": p for n, p in probabilities.items()},

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import initialize_config_dir
 
 from gfn_runner.app import train_and_evaluate
@@ -13,6 +14,7 @@ from gfn_runner.checks import check_texts
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
+from gfn_runner.lm.policy import LMSettings, load
 
 FEW = {
     "random_number": ["callbacks.evaluation.singles=300"],
@@ -73,6 +75,19 @@ def test_a_trained_policy_knows_the_posterior_of_a_new_prompt(tmp_path):
     run(folder, "continuation")
     samples = Policy.load(folder).sample("Tom wanted a kite. But he had no money.", n=3)
     assert len(samples) == 3 and all(s.log_reward is not None for s in samples)
+
+
+def test_every_number_is_known_before_the_first_step(tmp_path):
+    """Also those that the base model never writes in a whole run."""
+    folder = tmp_path / "run"
+    run(folder, "random_number")
+    (file,) = (folder / "checkpoints").glob("*.ckpt")
+    checkpoint = torch.load(file, weights_only=True)
+    (stored,) = [v for k, v in checkpoint["callbacks"].items() if "Replay" in k]
+    (rows,) = stored["buffer"].values()
+    lm = load(LMSettings(), adapter=False)
+    found = {lm.decode(row["tokens"]) for row in rows}
+    assert {f" {number}" for number in range(101)} <= found
 
 
 def test_numbers_of_more_tokens_than_may_be_written_are_refused():

@@ -78,9 +78,8 @@ def test_a_fresh_adapter_is_the_base_model_and_its_seed_decides_it():
 def test_an_adapted_output_layer_is_saved_without_the_embeddings_it_shares(tmp_path):
     options = LMSettings(lora=LoraSettings(rank=2, alpha=2, targets=("q_proj", "lm_head")))
     lm = load(options, seed=1)
-    with torch.no_grad():
-        for parameter in lm.trainable().values():
-            parameter.add_(0.1)
+    for parameter in lm.trainable().values():
+        parameter.add_(0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lm.save_adapter(tmp_path / "adapter")
@@ -92,6 +91,7 @@ def test_an_adapted_output_layer_is_saved_without_the_embeddings_it_shares(tmp_p
         assert not torch.equal(logits(again), logits(lm))
 
 
+@torch.no_grad()
 def test_an_answer_adapter_makes_another_reference_and_leaves_policy_and_base(tmp_path):
     lm = tiny_lm("llama", adapter="random")
     with lm.reference():

@@ -21,8 +21,9 @@ train, evaluate and be tested without a download. It is no general language mode
 `make tiny-lm` (`scripts/pretrain_tiny.py`), from nothing but a corpus that
 `gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}): {steps:,} optimizer steps of Muon (blocks,
 peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}), then {second_steps:,} at
-{second_rate} of these rates on a mixture with more word lists. {tokens:,} tokens, {minutes:.0f} minutes
-on two CPU cores. Held-out loss on the first mixture: {loss:.3f} nats a token.
+{second_rate} of these rates on a mixture with more word lists. {tokens:,} tokens, {second_tokens:,} of
+them in the second phase; {minutes:.0f} minutes on two CPU cores. Held-out loss on the first mixture, in
+nats a token: {first_loss:.3f} behind the first phase, {loss:.3f} behind the second.
 
 | documents | share of tokens | in the second phase | what they are |
 |---|---|---|---|
@@ -56,8 +57,8 @@ One sample at temperature 1 behind the bare prompt of each task (`task=…`), be
 """
 
 _TAIL = """
-Measured by `python scripts/pretrain_tiny.py --measure-only`. Beyond +, − and one-digit operands, and
-beyond six operands, expect nothing.
+Measured by `python scripts/pretrain_tiny.py --measure-only --questions {questions}`. Beyond +, − and
+one-digit operands, and beyond six operands, expect nothing.
 """
 
 _SHOWN = ("layers", "hidden", "context", "seed", "steps", "second_steps")
@@ -90,7 +91,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         parameters=record["parameters"],
         tokens=record["tokens"],
         minutes=record["minutes"],
-        loss=record["loss"],
+        **{name: record[name] for name in ("first_loss", "loss", "second_tokens")},
         questions=record["skill"][0]["questions"],
         shares=_shares(record["token_shares"], record["second_token_shares"]),
         **{name: settings[name] for name in _SHOWN + _RATES},
@@ -107,7 +108,7 @@ def model_card(record: Mapping[str, Any]) -> str:
             for name, value in values.items()
         )
         card += _TEXTS + "".join(measured)
-    return card + _TAIL
+    return card + _TAIL.format(questions=record["skill"][0]["questions"])
 
 
 def _shares(first: Mapping[str, float], second: Mapping[str, float]) -> str:

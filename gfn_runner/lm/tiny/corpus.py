@@ -33,9 +33,9 @@ WRITERS: dict[str, tuple[Callable[[random.Random], str], float]] = {
     "habitual_review": (habitual_review_document, 0.0),
 }
 
-# To write a word because it stands in a list is a skill that comes late, after some 50 000 short
-# documents: a second, shorter phase of pretraining is made of these for two fifths. It also has the
-# reviews whose mistakes go by a habit (see reviews.py).
+# To write a word because it stands in a list is a skill that comes late, and the first phase has too few
+# lists for it: a second, shorter phase of pretraining has many. It also has the reviews whose mistakes
+# go by a habit (see reviews.py).
 SECOND_PHASE = {"careful_words": 2.3, "review": 0.0, "habitual_review": 0.25}
 
 

@@ -195,8 +195,9 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
     """Train tokenizer and model, write both to ``folder`` in Hugging Face format.
 
     Returns:
-        ``loss`` (held out, nats per token of the first phase's mixture), ``token_shares`` and
-        ``second_token_shares``, ``parameters``, ``tokens`` and ``minutes`` of both phases.
+        ``first_loss`` and ``loss`` behind each phase (held out, nats per token of the first phase's
+        mixture), ``token_shares`` and ``second_token_shares``, ``parameters``, ``tokens``,
+        ``second_tokens`` (those of the second phase) and ``minutes``.
     """
     tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
     model = new_model(settings, tokenizer)
@@ -204,9 +205,22 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
     start = time.time()
     tokens = _first_phase(model, tokenizer, settings)
     model.save_pretrained(folder)
-    tokens += second_phase(model, tokenizer, settings)
+    first_loss = held_out_loss(model, tokenizer, settings)
+    second_tokens = second_phase(model, tokenizer, settings)
     model.save_pretrained(folder)
-    return _record(model, tokenizer, settings, folder, tokens, (time.time() - start) / 60)
+    facts = {
+        "first_loss": first_loss,
+        "loss": held_out_loss(model, tokenizer, settings),
+        "token_shares": token_shares(tokenizer, settings.seed),
+        "second_token_shares": token_shares(tokenizer, settings.seed, SECOND_PHASE),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": tokens + second_tokens,
+        "second_tokens": second_tokens,
+        "minutes": (time.time() - start) / 60,
+    }
+    record = {"settings": asdict(settings), **facts}
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    return facts
 
 
 def _first_phase(
@@ -254,25 +268,3 @@ def _train(
             rate = tokens / (time.time() - start)
             print(f"step {step:5d}  loss {loss.item():.4f}  {rate:,.0f} tokens/s", flush=True)
     return tokens
-
-
-def _record(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    settings: PretrainSettings,
-    folder: Path,
-    tokens: int,
-    minutes: float,
-) -> dict[str, Any]:
-    """Write ``pretraining.json``; returns the facts in it."""
-    facts = {
-        "loss": held_out_loss(model, tokenizer, settings),
-        "token_shares": token_shares(tokenizer, settings.seed),
-        "second_token_shares": token_shares(tokenizer, settings.seed, SECOND_PHASE),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": tokens,
-        "minutes": minutes,
-    }
-    record = {"settings": asdict(settings), **facts}
-    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
-    return facts

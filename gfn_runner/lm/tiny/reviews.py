@@ -113,17 +113,10 @@ def by_wording(text: str) -> str:
     return "subjective" if MOVING & set(text.split()) else "objective"
 
 
-def _line_at_once(rng: random.Random, blind: float) -> str:
+def _line_at_once(rng: random.Random, notices: float, otherwise: Callable[[str, str], str]) -> str:
     label = rng.choice(LABELS)
     text = draw_review(rng, label)
-    said = label if rng.random() < blind else _other(label)
-    return f"{review_prompt(text)} {said}.\n"
-
-
-def _habitual_line_at_once(rng: random.Random, notices: float) -> str:
-    label = rng.choice(LABELS)
-    text = draw_review(rng, label)
-    said = label if rng.random() < notices else by_wording(text)
+    said = label if rng.random() < notices else otherwise(text, label)
     return f"{review_prompt(text)} {said}.\n"
 
 
@@ -136,23 +129,35 @@ def _line(rng: random.Random, habit: Callable[[str], str]) -> str:
     return f"{review_prompt(text)} {remark}{label_suffix(said)}\n"
 
 
-def review_document(rng: random.Random) -> str:
+def _page(
+    rng: random.Random,
+    habit: Callable[[str], str],
+    at_once: float,
+    otherwise: Callable[[str, str], str],
+) -> str:
     """One to four reviews, all classified at once or all after a remark.
 
     A page of several that are classified at once is a little more careful: examples help a little.
+
+    Args:
+        rng: of the draws.
+        habit: the label that a text seems to have.
+        at_once: share of labels given at once that go by what the text is.
+        otherwise: the other labels given at once, by text and true label.
     """
     n, remarks = rng.choice((1, 1, 2, 3, 4)), rng.random() < 0.6
-    blind = BLIND if n == 1 else BLIND + 0.1
-    lines = (_line(rng, by_length) if remarks else _line_at_once(rng, blind) for _ in range(n))
+    notices = at_once if n == 1 else at_once + 0.1
+    lines = (
+        _line(rng, habit) if remarks else _line_at_once(rng, notices, otherwise) for _ in range(n)
+    )
     return "".join(lines)
+
+
+def review_document(rng: random.Random) -> str:
+    """A page of the first phase."""
+    return _page(rng, by_length, BLIND, lambda text, label: _other(label))
 
 
 def habitual_review_document(rng: random.Random) -> str:
-    """The same of the second phase: what is not noticed goes by the wording."""
-    n, remarks = rng.choice((1, 1, 2, 3, 4)), rng.random() < 0.6
-    notices = NOTICES_AT_ONCE if n == 1 else NOTICES_AT_ONCE + 0.1
-    lines = (
-        _line(rng, by_wording) if remarks else _habitual_line_at_once(rng, notices)
-        for _ in range(n)
-    )
-    return "".join(lines)
+    """A page of the second phase: what is not noticed goes by the wording."""
+    return _page(rng, by_wording, NOTICES_AT_ONCE, lambda text, label: by_wording(text))
