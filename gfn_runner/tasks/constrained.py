@@ -51,7 +51,7 @@ class ConstrainedData:
 
     train: str | None = None
     test: str | None = None
-    n_train: Annotated[int, Field(ge=1)] = 1000
+    n_train: Annotated[int, Field(ge=1)] = 8000
     n_test: Annotated[int, Field(ge=1)] = 50
 
 

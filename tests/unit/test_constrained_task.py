@@ -34,10 +34,10 @@ def problems(path: str, **options):
 
 def test_generated_lists_are_as_many_as_asked_for_and_share_none():
     data = Constrained().load(0)
-    assert len(data.train) == 1000 and len(data.evaluation) == 50 and not data.notes
+    assert len(data.train) == 8000 and len(data.evaluation) == 50 and not data.notes
     train = {frozenset(c.facts["demand"].words) for c in data.train}
     test = {frozenset(c.facts["demand"].words) for c in data.evaluation}
-    assert len(train) == 1000 and len(test) == 50 and not train & test
+    assert len(train) == 8000 and len(test) == 50 and not train & test
     assert {c.group for c in data.evaluation} == {"1_words", "2_words", "3_words"}
     again, other = Constrained().load(0), Constrained().load(1)
     assert [c.key for c in again.train] == [c.key for c in data.train]
