@@ -19,7 +19,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import NonFiniteLogits, sample
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives import Objective, phi
-from gfn_runner.posterior.reward import log_reward
+from gfn_runner.posterior.reward import log_reward, terminal_log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.schedules import warmup_factor
 from gfn_runner.settings import OptimSettings, SamplingSettings
@@ -85,6 +85,9 @@ class GFlowNetModule(L.LightningModule):
             trajectories = self.explore(prompts, batch.index, temperature)
             log_reward_BS = self.log_reward(batch.conditions, trajectories)
         scores = score_policy(self.lm, prompts, trajectories, self.rule)
+        scores.terminable_BS = self.objective.counted_BS(
+            scores.terminable_BS, trajectories.length_B
+        )
         phi_BS = phi(scores, log_reward_BS, self.reward_temperature)
         loss = self.objective(
             phi_BS,
@@ -139,8 +142,12 @@ class GFlowNetModule(L.LightningModule):
             ) from error
 
     def log_reward(self, conditions: list[Condition], trajectories: Trajectories) -> Tensor:
-        """Untempered log-rewards of every prefix, nats. Shape (B, S)."""
-        return log_reward(self.lm, conditions, trajectories, self.rule, self.task.constraints())
+        """Untempered log-rewards of the states that the objective compares, nats. Shape (B, S).
+
+        Of every prefix, or of whole strings alone; −inf at the other states.
+        """
+        score = log_reward if self.objective.needs_prefixes else terminal_log_reward
+        return score(self.lm, conditions, trajectories, self.rule, self.task.constraints())
 
     def _log_z(
         self,

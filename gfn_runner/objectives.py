@@ -146,6 +146,7 @@ class Objective(ABC):
         needs_log_z: whether a learned log Z per condition takes part.
         group: whose states form pairs: one trajectory's or one condition's.
         needs_pairs_between: whether a condition with a single trajectory gives no loss.
+        needs_prefixes: whether φ of a string's prefixes takes part; else their rewards need not be known.
     """
 
     regression: Regression = Field(default_factory=Regression)
@@ -153,6 +154,14 @@ class Objective(ABC):
     needs_log_z: ClassVar[bool] = False
     group: ClassVar[Literal["trajectory", "condition"]] = "trajectory"
     needs_pairs_between: ClassVar[bool] = False
+    needs_prefixes: ClassVar[bool] = True
+
+    def counted_BS(self, terminable_BS: Tensor, length_B: Tensor) -> Tensor:
+        """States whose φ takes part: those where a string may end, or only where it did."""
+        if self.needs_prefixes:
+            return terminable_BS
+        state_S = torch.arange(terminable_BS.shape[1], device=terminable_BS.device)
+        return terminable_BS & (state_S == length_B[:, None])
 
     @abstractmethod
     def pair_weights(self, members: Members) -> Tensor:
@@ -224,6 +233,7 @@ class VarGradTB(Objective):
 
     group: ClassVar[Literal["trajectory", "condition"]] = "condition"
     needs_pairs_between: ClassVar[bool] = True
+    needs_prefixes: ClassVar[bool] = False
 
     def pair_weights(self, members: Members) -> Tensor:
         terminal_GM = members.is_terminal_GM
@@ -247,6 +257,7 @@ class TrajectoryBalance(Objective):
 
     needs_log_z: ClassVar[bool] = True
     group: ClassVar[Literal["trajectory", "condition"]] = "condition"
+    needs_prefixes: ClassVar[bool] = False
 
     def pair_weights(self, members: Members) -> Tensor:
         return torch.zeros_like(members.phi_GM[:, :, None] - members.phi_GM[:, None, :])

@@ -174,7 +174,8 @@ class PolicyScores:
     Attributes:
         log_pf_BT: log q(z_t | z_<t); 0 where the token is no action.
         log_pf_stop_BS: log q(⊤ | z_≤i); 0 where stopping is forced.
-        terminable_BS: states at which the string may end.
+        terminable_BS: states at which the string may end; in a training step those of them that the
+            objective compares.
     """
 
     log_pf_BT: Tensor
@@ -188,7 +189,7 @@ class ReplayDraw:
 
     Attributes:
         trajectories: the strings; ``condition_B`` indexes the batch's conditions.
-        log_reward_BS: nats, of every prefix; −inf where there is none.
+        log_reward_BS: nats, of every state that the objective compares; −inf at the others.
     """
 
     trajectories: Trajectories

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,38 +106,40 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/ to try by hand")
     arguments = parser.parse_args()
-    wanted = {
-        (name, seed): (
-            arguments.folder / _slug(name) / f"seed{seed}",
-            [*TASKS[name].overrides, f"seed={seed}"],
-        )
-        for seed in arguments.seeds
-        for name in arguments.tasks
-    }
-    finished = dict(zip(wanted, run_all(wanted.values(), arguments.jobs), strict=True))
-    sections = [
-        section(name, [finished[name, seed] for seed in arguments.seeds], arguments)
-        for name in arguments.tasks
-    ]
-    write_block(arguments.write, "tasks", "\n".join([head(arguments), *sections]))
-    if arguments.shared is not None:
-        write_block(arguments.write, "real", real_section(arguments))
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        finished = {
+            name: [
+                pool.submit(run_shared, *run, arguments.jobs) for run in runs_of(name, arguments)
+            ]
+            for name in arguments.tasks
+        }
+        real = {
+            name: pool.submit(run_shared, *real_run(name, arguments), arguments.jobs)
+            for name in (REAL if arguments.shared else ())
+        }
+        # A section is written as soon as its runs have ended: what comes later may be interrupted.
+        for name, runs in finished.items():
+            block = section(name, [run.result() for run in runs], arguments)
+            write_block(arguments.write, f"task {name}", block)
+        for name, run in real.items():
+            write_block(
+                arguments.write, f"real {name}", real_section(name, run.result(), arguments)
+            )
     print(f"written to {arguments.write}")
 
 
-def run_all(runs: Iterable[tuple[Path, list[str]]], jobs: int) -> list[dict[str, Any]]:
-    """Metrics of the runs, ``jobs`` of them at a time, which share the cores."""
+def runs_of(name: str, arguments: argparse.Namespace) -> list[tuple[Path, list[str]]]:
+    """Folder and overrides of a task's runs, one a seed."""
+    return [
+        (arguments.folder / _slug(name) / f"seed{seed}", [*TASKS[name].overrides, f"seed={seed}"])
+        for seed in arguments.seeds
+    ]
+
+
+def run_shared(folder: Path, overrides: list[str], jobs: int) -> dict[str, Any]:
+    """Metrics of a run that shares the cores with ``jobs`` - 1 others."""
     threads = [f"trainer.threads={max(1, cores() // jobs)}"] if jobs > 1 else []
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda run: run_once(run[0], [*run[1], *threads]), runs))
-
-
-def head(arguments: argparse.Namespace) -> str:
-    return f"""The tables below are written by `make task-results` (`scripts/task_results.py`): mean over
-seeds {", ".join(map(str, arguments.seeds))} ± half the 95 % t-interval, shares in %, log-probabilities in
-nats. The base model is sampled like the policy, behind the bare prompt. What the measures mean:
-[metrics.md](metrics.md). {cores()} CPU cores, {arguments.jobs} of these runs at a time.
-"""
+    return run_once(folder, [*overrides, *threads])
 
 
 def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> str:
@@ -145,11 +147,12 @@ def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Na
     shown = TASKS[name]
     minutes = [run["run/minutes"] for run in runs]
     memory = max(run["run/peak_memory_gib"] for run in runs)
-    lines = [f"## {name}", "", *table(runs, shown.measures), ""]
+    lines = [f"### {name}", "", *table(runs, shown.measures), ""]
     lines.append(
         f"`python -m gfn_runner {' '.join(shown.overrides)}`: {min(minutes):.1f} to "
-        f"{max(minutes):.1f} minutes with evaluation, {memory:.2f} GiB at most, "
-        f"{runs[0]['run/steps']:.0f} optimizer steps."
+        f"{max(minutes):.1f} minutes with evaluation ({cores()} CPU cores, {arguments.jobs} such runs at "
+        f"a time), {memory:.2f} GiB at most, {runs[0]['run/steps']:.0f} optimizer steps. "
+        f"Seeds {', '.join(map(str, arguments.seeds))}."
     )
     first = arguments.folder / _slug(name) / f"seed{arguments.seeds[0]}"
     draw_all(first)
@@ -198,28 +201,25 @@ def _cell(name: str, values: list[float]) -> str:
     return spread(values, digits=5 if max(map(abs, values)) < 0.1 else 2)
 
 
-def real_section(arguments: argparse.Namespace) -> str:
-    """Real models and data, whatever comes out; one seed."""
+def real_run(name: str, arguments: argparse.Namespace) -> tuple[Path, list[str]]:
+    """Folder and overrides of a run on real data; one seed."""
     shared = arguments.shared.resolve()
     prompts = arguments.folder / "children.txt"
-    write_prompts(shared / "data" / "pratham_books" / "stories.txt", prompts)
-    lines = ["## Real models and data", "", "One seed each; nothing was tuned for them.", ""]
-    wanted = [
-        (
-            arguments.folder / "real" / str(number),
-            [o.format(shared=shared, prompts=prompts) for o in overrides],
-        )
-        for number, overrides in enumerate(REAL.values())
-    ]
-    finished = run_all(wanted, arguments.jobs)
-    for (label, overrides), run, (folder, _) in zip(REAL.items(), finished, wanted, strict=True):
-        measures = next(s.measures for s in TASKS.values() if s.overrides[0] == overrides[0])
-        shown = " ".join(o.format(shared="../shared", prompts=prompts.name) for o in overrides)
-        lines += [f"### {label}", "", f"`{shown}`", "", *table([run], measures), ""]
-        lines += [f"{run['run/minutes']:.1f} minutes.", ""]
-        samples = folder / "samples.md"
-        lines += [*samples.read_text(encoding="utf-8").splitlines()[:6], ""]
-    return "\n".join(lines)
+    if not prompts.is_file():
+        write_prompts(shared / "data" / "pratham_books" / "stories.txt", prompts)
+    filled = [o.format(shared=shared, prompts=prompts) for o in REAL[name]]
+    return arguments.folder / "real" / _slug(name), filled
+
+
+def real_section(name: str, run: Mapping[str, Any], arguments: argparse.Namespace) -> str:
+    """Table and first samples of a real model or real data, whatever comes out."""
+    measures = next(s.measures for s in TASKS.values() if s.overrides[0] == REAL[name][0])
+    shown = " ".join(o.format(shared="../shared", prompts="children.txt") for o in REAL[name])
+    lines = [f"### {name}", "", *table([run], measures), ""]
+    lines += [f"`python -m gfn_runner {shown}`: {run['run/minutes']:.1f} minutes.", ""]
+    samples = arguments.folder / "real" / _slug(name) / "samples.md"
+    lines += samples.read_text(encoding="utf-8").splitlines()[:8]
+    return "\n".join(lines) + "\n"
 
 
 def write_prompts(stories: Path, path: Path, n: int = 400) -> None:

@@ -112,6 +112,24 @@ def string_log_reward(
     return total_B.masked_fill(~ends_BS.any(dim=1), float("-inf")), log_p_BK
 
 
+def terminal_log_reward(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+    rule: StringRule,
+    constraints: Sequence[Constraint] = (),
+) -> Tensor:
+    """As :func:`log_reward` where each string ended, −inf at every other state. Shape (B, S).
+
+    For objectives that compare whole strings: one plain forward, where prefixes with a long suffix
+    would take many times its tokens.
+    """
+    log_reward_B, _ = string_log_reward(lm, conditions, trajectories, rule, constraints)
+    rows, tokens = trajectories.token_BT.shape
+    nothing_BS = log_reward_B.new_full((rows, tokens + 1), float("-inf"))
+    return nothing_BS.scatter(1, trajectories.length_B[:, None], log_reward_B[:, None])
+
+
 def _terms(
     conditions: Sequence[Condition], trajectories: Trajectories
 ) -> Iterator[tuple[list[Term | None], Tensor]]:

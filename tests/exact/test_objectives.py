@@ -369,3 +369,26 @@ def test_the_spread_is_the_standard_deviation_over_terminable_states():
         values = phi_BS[condition_B == number][terminable_BS[condition_B == number]]
         assert mean_C[number].item() == pytest.approx(values.mean().item(), abs=1e-5)
         assert spread_C[number].item() == pytest.approx(values.std(correction=0).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_only_states_that_count_need_a_reward(objective):
+    """With −inf as the reward of all others, loss and gradient are those of the whole table."""
+    space = Space(n_tokens=2, max_len=3)
+    length_B, zero_B = space.trajectories.length_B, torch.zeros(len(space.strings)).long()
+    log_z = torch.zeros(1) if objective.needs_log_z else None
+    counted_BS = objective.counted_BS(space.terminable_BS, length_B)
+    results = []
+    for terminable_BS in (space.terminable_BS, counted_BS):
+        table = torch.linspace(-1, 1, 3 * len(space.prefixes)).view(-1, 3).requires_grad_()
+        scores = space.scores(table)
+        scores.terminable_BS = terminable_BS
+        known_BS = space.log_reward_BS.masked_fill(~terminable_BS, -math.inf)
+        phi_BS = phi(scores, known_BS, 0.7)
+        loss = objective(phi_BS, terminable_BS, length_B, zero_B, log_z)
+        loss.backward()
+        results.append((loss.detach(), table.grad))
+    torch.testing.assert_close(results[0], results[1])
+    assert counted_BS.sum() == (
+        space.terminable_BS.sum() if objective.needs_prefixes else len(space.strings)
+    )

@@ -11,7 +11,7 @@ import torch
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives import JointBalance, SubTB, phi
-from gfn_runner.posterior.reward import log_reward, string_log_reward
+from gfn_runner.posterior.reward import log_reward, string_log_reward, terminal_log_reward
 from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.continuation import Continuation, PromptData
 from gfn_runner.tasks.contrastive import Contrastive
@@ -176,6 +176,10 @@ def test_the_log_reward_of_every_string_is_its_formula(toy, packed):
         value, terms = expected[ids]
         assert log_reward_B[row].item() == pytest.approx(value, abs=NATS)
         assert log_p_BK[row].tolist() == pytest.approx(terms, abs=NATS)
+    at_ends_BS = terminal_log_reward(lm, *arguments)
+    is_end_BS = torch.arange(log_reward_BS.shape[1]) == rows.length_B[:, None]
+    torch.testing.assert_close(at_ends_BS[is_end_BS], log_reward_BS[is_end_BS], atol=NATS, rtol=0)
+    assert at_ends_BS[~is_end_BS].isneginf().all()
 
 
 def test_two_tables_behind_one_prompt_are_two_posteriors():

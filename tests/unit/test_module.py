@@ -1,0 +1,55 @@
+"""The Lightning module's training step: the same loss with and without the rewards of prefixes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gfn_runner.evaluation import EvaluationSettings
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.objectives import JointBalance, TrajectoryBalance, VarGradTB, phi
+from gfn_runner.posterior.reward import log_reward
+from gfn_runner.settings import OptimSettings, SamplingSettings
+from gfn_runner.tasks.infilling import Infilling
+from gfn_runner.types import Batch
+from tests.tiny_models import tiny_lm
+
+TASK = Infilling(max_len=4, template="{beginning}{ending}:")
+
+
+@pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
+def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
+    lm = tiny_lm(adapter="random")
+    conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
+    module = GFlowNetModule(
+        TASK,
+        lm,
+        objective,
+        conditions=conditions,
+        sampling=SamplingSettings(samples=6),
+        optim=OptimSettings(),
+        evaluation=EvaluationSettings(),
+        max_steps=1,
+        seed=0,
+    )
+    step = module.training_step(Batch(conditions), 0)
+    trajectories = step["output"].trajectories
+    with torch.no_grad():
+        prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
+        scores = score_policy(lm, prompts, trajectories, module.rule)
+        rewards_BS = log_reward(lm, conditions, trajectories, module.rule, TASK.constraints())
+        log_z_C = module.log_z if objective.needs_log_z else None
+        expected = objective(
+            phi(scores, rewards_BS, 1.0),
+            scores.terminable_BS,
+            trajectories.length_B,
+            trajectories.condition_B,
+            log_z_C,
+        )
+    torch.testing.assert_close(step["loss"].detach(), expected, atol=1e-3, rtol=1e-4)
+    known_BS = step["output"].log_reward_BS.isfinite()
+    n_states = scores.terminable_BS.sum() if objective.needs_prefixes else len(trajectories)
+    assert expected > 0.1 and known_BS.sum() == n_states
+    step["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in lm.trainable().values())
