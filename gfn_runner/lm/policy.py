@@ -39,11 +39,13 @@ class LoraSettings:
         rank: of the update; alpha / rank scales it.
         alpha: numerator of the scale.
         targets: names of the adapted layers; ``None`` takes every linear layer of the blocks.
+        output_layer: adapt the layer behind the blocks, which gives the logits, too.
     """
 
     rank: Annotated[int, Field(ge=1)] = 32
     alpha: Annotated[int, Field(ge=1)] = 32
     targets: tuple[str, ...] | None = None
+    output_layer: bool = False
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -286,7 +288,7 @@ class LanguageModel(nn.Module):
         """
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
         with _seeded(seed), _explained_targets(self.model, options, "em.lora.targets"):
-            self.model.add_adapter(_ANSWERS, _lora_config(options))
+            self.model.add_adapter(_ANSWERS, _lora_config(self.model, options))
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(wanted.get(name, False))
 
@@ -477,19 +479,42 @@ def _with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
     from peft import get_peft_model
 
     with _seeded(seed), _explained_targets(model, options, "lm.lora.targets"):
-        return get_peft_model(model, _lora_config(options))
+        return get_peft_model(model, _lora_config(model, options))
 
 
-def _lora_config(options: LoraSettings) -> Any:
+def _lora_config(model: Any, options: LoraSettings) -> Any:
     from peft import LoraConfig
 
+    targets: list[str] | str = list(options.targets) if options.targets else "all-linear"
+    if options.output_layer:
+        # PEFT's "all-linear" leaves the output layer out.
+        targets = sorted({*(options.targets or _linear_layers(model)), _output_layer(model)})
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=0.0,
-        target_modules=list(options.targets) if options.targets else "all-linear",
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
+
+
+def _linear_layers(model: Any) -> set[str]:
+    """What linear layers are called, without the path to them; those of an adapter do not count."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = [
+        name.removesuffix(".base_layer")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
+    ]
+    return {name.rsplit(".", 1)[-1] for name in names}
+
+
+def _output_layer(model: Any) -> str:
+    """What the layer that gives the logits is called, without the path to it."""
+    layer = model.get_output_embeddings()
+    name = next(name for name, module in model.named_modules() if module is layer)
+    return name.removesuffix(".base_layer").rsplit(".", 1)[-1]
 
 
 @contextlib.contextmanager

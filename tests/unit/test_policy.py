@@ -11,7 +11,14 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.policy import EMBEDDED_FOLDER, LanguageModel, LMSettings, LoraSettings, load
+from gfn_runner.lm.policy import (
+    EMBEDDED_FOLDER,
+    LanguageModel,
+    LMSettings,
+    LoraSettings,
+    _with_adapter,
+    load,
+)
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
 
@@ -76,7 +83,7 @@ def test_a_fresh_adapter_is_the_base_model_and_its_seed_decides_it():
 
 @torch.no_grad()
 def test_an_adapted_output_layer_is_saved_without_the_embeddings_it_shares(tmp_path):
-    options = LMSettings(lora=LoraSettings(rank=2, alpha=2, targets=("q_proj", "lm_head")))
+    options = LMSettings(lora=LoraSettings(rank=2, alpha=2, targets=("q_proj",), output_layer=True))
     lm = load(options, seed=1)
     for parameter in lm.trainable().values():
         parameter.add_(0.1)
@@ -254,3 +261,29 @@ def test_gradients_flow_through_a_selected_cache(lm):
     logits_BV = lm.extend(prompt, torch.tensor([[1], [2], [3]]), mask, prompt.length_N[:, None])
     found = torch.autograd.grad(logits_BV.square().sum(), list(lm.trainable().values()))
     assert all(g.isfinite().all() and g.abs().max() > 0 for g in found)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "opt", "phi"])
+def test_an_adapted_output_layer_comes_beside_those_of_the_blocks(architecture):
+    def adapted(model):
+        names = [name for name, _ in model.named_parameters() if "lora_" in name]
+        return {name.partition("base_model.model.")[2].partition(".lora_")[0] for name in names}
+
+    def with_adapter(**options):
+        return _with_adapter(
+            random_model(architecture, 12), LoraSettings(rank=2, alpha=2, **options), 0
+        )
+
+    blocks, both = adapted(with_adapter()), adapted(with_adapter(output_layer=True))
+    assert blocks and both == blocks | {"lm_head"}
+    named = next(iter(blocks)).rsplit(".", 1)[-1]
+    of_named = adapted(with_adapter(targets=(named,), output_layer=True))
+    assert of_named == {name for name in blocks if name.endswith(f".{named}")} | {"lm_head"}
+
+
+def test_an_answer_adapter_may_adapt_the_output_layer_too():
+    lm = tiny_lm("gpt2", adapter="random")
+    lm.add_answer_adapter(LoraSettings(rank=2, alpha=2, output_layer=True), seed=1)
+    names = [n for n, _ in lm.model.named_parameters() if ".answers." in n]
+    assert any("lm_head" in name for name in names) and any("c_attn" in name for name in names)
+    assert not any("lora_A.default.lora_" in name for name in names)
