@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tools import Tool
@@ -72,6 +73,22 @@ def sample(
     Raises:
         NonFiniteLogits: if the model gives NaN.
     """
+    device = lm.device
+    temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device)
+    temperature_B = temperature_B.expand(len(prompts) * n_samples)
+    with merged(lm.model):
+        return _draw_strings(lm, prompts, n_samples, rule, generator, temperature_B, tool)
+
+
+def _draw_strings(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    n_samples: int,
+    rule: StringRule,
+    generator: torch.Generator,
+    temperature_B: Tensor,
+    tool: Tool | None,
+) -> Trajectories:
     # Needs transformers, which the check of a config does without.
     from gfn_runner.lm.cache import make_roomy
 
@@ -79,9 +96,7 @@ def sample(
     condition_B = torch.arange(len(prompts), device=device).repeat_interleave(n_samples)
     prompt = lm.prefill(prompts).select(condition_B)
     make_roomy(prompt.cache)
-    rows = len(condition_B)
-    strings = _Strings.empty(rows)
-    temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)
+    strings = _Strings.empty(len(condition_B))
     batch = _Batch.of(prompt, temperature_B)
     triggers = _trigger_ids(lm, tool)
     while True:

@@ -60,7 +60,8 @@ ONLY = {
     "lm.policy": {"errors", "lm.encoding"},
     "lm.vocabulary": {"types"},
     "lm.cache": set(),
-    "lm.sampling": {"lm.cache", "lm.policy", "lm.vocabulary", "tools", "types"},
+    "lm.merging": set(),
+    "lm.sampling": {"lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "types"},
     "lm.scoring": {"lm.policy", "lm.vocabulary", "types"},
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),
@@ -194,7 +195,7 @@ def test_only_lm_knows_transformers_and_peft():
             assert not used or room(name) == "lm", f"{name} imports {sorted(used)}"
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
-        "lm.cache", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder", "lm.tiny.pretrain",
+        "lm.cache", "lm.merging", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder", "lm.tiny.pretrain",
         "lm.tiny.tokenizer",
     }  # fmt: skip
 

@@ -1,0 +1,94 @@
+"""Adapters that are part of the weights for a while: the same policy, and no trace afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gfn_runner.lm import sampling
+from gfn_runner.lm.merging import merged
+from gfn_runner.lm.policy import LMSettings, LoraSettings, load
+from gfn_runner.lm.vocabulary import StringRule
+from tests.tiny_models import ARCHITECTURES, tiny_lm
+
+ROWS = [[2, 5, 3, 4], [6, 2]]
+
+
+def weights(lm):
+    return dict(lm.model.named_parameters())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_logits_are_the_same_and_the_weights_come_back(architecture):
+    lm = tiny_lm(architecture, adapter="random")
+    before = weights(lm)
+    copies = {name: p.clone() for name, p in before.items()}
+    trainable = set(lm.trainable())
+    apart = lm.whole_logits(ROWS)
+    with lm.base():
+        base = lm.whole_logits(ROWS)
+    with merged(lm.model):
+        assert any(p is not before[name] for name, p in weights(lm).items())
+        torch.testing.assert_close(lm.whole_logits(ROWS), apart, atol=1e-4, rtol=1e-4)
+    assert (apart - base).abs().max() > 0.1
+    after = weights(lm)
+    assert all(after[name] is before[name] for name in before)
+    assert all(torch.equal(after[name], copies[name]) for name in before)
+    assert torch.equal(lm.whole_logits(ROWS), apart) and set(lm.trainable()) == trainable
+
+
+@torch.no_grad()
+def test_an_output_layer_that_shares_the_embeddings_leaves_them_alone():
+    lm = load(LMSettings(device="cpu", lora=LoraSettings(rank=2, alpha=2, output_layer=True)))
+    for parameter in lm.trainable().values():
+        parameter.add_(0.1)
+    apart = lm.whole_logits(ROWS)
+    with merged(lm.model):
+        torch.testing.assert_close(lm.whole_logits(ROWS), apart, atol=1e-4, rtol=1e-4)
+    base = lm.model.get_base_model()
+    assert base.get_output_embeddings().weight is base.get_input_embeddings().weight
+
+
+@torch.no_grad()
+def test_what_is_off_or_of_low_precision_stays_apart():
+    lm = tiny_lm(adapter="random")
+    before = weights(lm)
+    with lm.base(), merged(lm.model):
+        assert all(p is before[name] for name, p in weights(lm).items())
+    lm.model.to(torch.bfloat16)
+    before = weights(lm)
+    with merged(lm.model):
+        assert all(p is before[name] for name, p in weights(lm).items())
+    plain = tiny_lm()
+    with merged(plain.model):
+        assert plain.whole_logits(ROWS).isfinite().all()
+
+
+def test_an_error_within_gives_the_weights_back():
+    lm = tiny_lm(adapter="random")
+    before = weights(lm)
+    with pytest.raises(RuntimeError, match="within"), merged(lm.model):
+        raise RuntimeError("within")
+    after = weights(lm)
+    assert all(after[name] is before[name] for name in before)
+    assert not any(getattr(module, "merged", False) for module in lm.model.modules())
+
+
+def test_samples_are_those_of_an_adapter_apart(monkeypatch):
+    lm = tiny_lm(adapter="random")
+    rule = StringRule(terminator=1, min_len=0, max_len=5)
+
+    def draw():
+        generator = torch.Generator().manual_seed(0)
+        rows = sampling.sample(lm, ROWS, 20, rule, generator)
+        return [rows.ids(row) for row in range(len(rows))]
+
+    with_merging, calls = draw(), []
+
+    def unmerged(model):
+        calls.append(model)
+        return torch.no_grad()
+
+    monkeypatch.setattr(sampling, "merged", unmerged)
+    assert draw() == with_merging and calls == [lm.model]
