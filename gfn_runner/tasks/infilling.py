@@ -39,7 +39,7 @@ class StoryData:
 
     stories: str | None = None
     test: str | None = None
-    n_train: Annotated[int, Field(ge=1)] = 900
+    n_train: Annotated[int, Field(ge=1)] = 4000
     n_test: Annotated[int, Field(ge=1)] = 100
 
 
