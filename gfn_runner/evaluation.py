@@ -121,8 +121,10 @@ def _draw_batch(
 
     votes = draw(options.votes, options.vote_temperature) if options.votes else None
     singles = draw(options.singles, temperature)
+    greedy = _greedy(lm, task, rule, prompts) if task.draws_greedy else None
     vote_texts = _texts(lm, votes, len(conditions))
     single_texts = _texts(lm, singles, len(conditions))
+    greedy_texts = _texts(lm, greedy, len(conditions))
     columns = string_scores(lm, task, rule, conditions, singles)
     drawn = []
     for place, condition in enumerate(conditions):
@@ -132,11 +134,25 @@ def _draw_batch(
         terms = [row[: len(condition.terms)] for row in terms]
         drawn.append(
             ConditionSamples(
-                condition, vote_texts[place], single_texts[place], log_reward, log_pf, terms
+                condition,
+                vote_texts[place],
+                single_texts[place],
+                log_reward,
+                log_pf,
+                terms,
+                greedy=greedy_texts[place][0] if greedy is not None else None,
             )
         )
-    drawn = with_answers(lm, task, rule, drawn, singles, votes)
+    drawn = with_answers(lm, task, rule, drawn, singles, votes, greedy)
     return [with_support(lm, task, rule, samples) for samples in drawn]
+
+
+def _greedy(
+    lm: LanguageModel, task: Task, rule: StringRule, prompts: Sequence[Sequence[int]]
+) -> Trajectories:
+    """One string for each prompt at temperature 0, where a generator decides nothing."""
+    generator = torch.Generator(lm.device)
+    return sample(lm, prompts, 1, rule, generator, temperature=0.0, tool=task.tool())
 
 
 def with_support(
@@ -222,6 +238,7 @@ def with_answers(
     drawn: Sequence[ConditionSamples],
     singles: Trajectories,
     votes: Trajectories | None,
+    greedy: Trajectories | None,
 ) -> list[ConditionSamples]:
     """The samples with log p(Y_a | X Z) of the task's answer choices."""
     choices = [[suffix for suffix, _ in task.answer_choices(s.condition, s.singles)] for s in drawn]
@@ -233,15 +250,10 @@ def with_answers(
         return answer_log_probs(lm, rule, conditions, choices, strings)
 
     columns: dict[str, Sequence[Any]] = {"answer_log_probs": answers(singles)}
-    if task.votes_by_answer:
-        prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-        # Greedy: the generator decides nothing.
-        generator = torch.Generator(lm.device)
-        greedy = sample(lm, prompts, 1, rule, generator, temperature=0.0, tool=task.tool())
-        columns["greedy"] = [texts[0] for texts in _texts(lm, greedy, len(conditions))]
+    if task.votes_by_answer and votes is not None:
+        columns["vote_answer_log_probs"] = answers(votes)
+    if task.votes_by_answer and greedy is not None:
         columns["greedy_answer_log_probs"] = [rows[0] for rows in answers(greedy)]
-        if votes is not None:
-            columns["vote_answer_log_probs"] = answers(votes)
     return [
         dataclasses.replace(samples, **{name: own[place] for name, own in columns.items()})
         for place, samples in enumerate(drawn)

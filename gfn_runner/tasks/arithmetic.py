@@ -74,7 +74,8 @@ class Arithmetic(Task):
     calculator: bool = False
 
     name: ClassVar[str] = "arithmetic"
-    headline: ClassVar[tuple[str, ...]] = ("vote_accuracy", "single_accuracy")
+    headline: ClassVar[tuple[str, ...]] = ("vote_accuracy", "greedy_accuracy", "single_accuracy")
+    draws_greedy: ClassVar[bool] = True
     default_shots: ClassVar[tuple[int, ...]] = (0, 3)
 
     def problems(self) -> Iterator[Problem]:
@@ -274,7 +275,7 @@ class Arithmetic(Task):
         return int(found.group(1)) if found else None
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Accuracy by vote, of single samples and of their Bayesian model average; share parsed.
+        """Accuracy by vote, greedy, of single samples and of their Bayesian model average; share parsed.
 
         Shares are in 0..1, log-probabilities in nats. Intervals of single samples count questions,
         not samples, as trials: samples of one question are not independent.
@@ -309,6 +310,15 @@ class Arithmetic(Task):
             "right_rationale": sum(steps) / n_singles,
             "n_questions": float(n_questions),
         }
+        greedy = [s for s in samples if s.greedy is not None]
+        if greedy:
+            right = sum(self.read_answer(s.greedy) == s.condition.answer for s in greedy)
+            share = proportion(right, len(greedy))
+            measured |= {
+                "greedy_accuracy": share.value,
+                "greedy_accuracy_low": share.low,
+                "greedy_accuracy_high": share.high,
+            }
         if any(s.answer_log_probs for s in samples):
             measured["predictive_accuracy"] = sum(averaged) / n_questions
         return measured

@@ -54,8 +54,8 @@ class ConditionSamples:
         support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
         draws_ess: effective sample size of the draws that the singles were resampled from, as a share
             of the draws; ``None`` where nothing was resampled.
-        greedy: the text at temperature 0, drawn where the task answers by votes.
-        greedy_answer_log_probs: the same of it.
+        greedy: the text at temperature 0, where the task draws it.
+        greedy_answer_log_probs: as of each vote.
     """
 
     condition: Condition
@@ -114,8 +114,9 @@ class Task(ABC):
         name: as in ``task=…``.
         headline: metrics of the table at the end, the first one for sweepers.
         writes_text: whether samples are text whose diversity means something.
-        votes_by_answer: whether the answer choices are weighed behind the votes too, and behind a
-            greedy sample.
+        votes_by_answer: whether the answer choices are weighed behind the votes and the greedy sample
+            too.
+        draws_greedy: whether a sample at temperature 0 is drawn too.
         default_shots: numbers of worked examples of the prompting baseline, unless told otherwise.
         lightning_module: import path of the Lightning module that carries the task; name a subclass of
             ``GFlowNetModule`` here to add to it.
@@ -130,6 +131,7 @@ class Task(ABC):
     headline: ClassVar[tuple[str, ...]] = ()
     writes_text: ClassVar[bool] = False
     votes_by_answer: ClassVar[bool] = False
+    draws_greedy: ClassVar[bool] = False
     default_shots: ClassVar[tuple[int, ...]] = (0,)
     lightning_module: ClassVar[str] = "gfn_runner.module.GFlowNetModule"
 

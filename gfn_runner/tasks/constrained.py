@@ -17,12 +17,17 @@ from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.tiny.sentences import word_lists
-from gfn_runner.posterior.constraints import DEMAND, PENALTY, DemandConstraint
-from gfn_runner.posterior.demands import Demand
+from gfn_runner.posterior.constraints import (
+    DEMAND,
+    PENALTY,
+    DemandConstraint,
+    LabelConstraint,
+)
+from gfn_runner.posterior.demands import Demand, LabelDemand
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.tasks.datasets import draw_distinct
-from gfn_runner.tasks.measures import per_group, satisfied
+from gfn_runner.tasks.measures import label_probability, per_group, satisfied
 from gfn_runner.textdata import Row, held_out, path_problems, read_records
 from gfn_runner.types import Condition, Term
 
@@ -31,9 +36,10 @@ FIELDS: dict[str, Any] = {
     "pattern": str,
     "min_words": Annotated[int, Field(ge=0)],
     "max_words": Annotated[int, Field(ge=0)],
+    "classifier": LabelDemand,
     "prompt": str,
 }
-_DEMANDS = ("words", "pattern", "min_words", "max_words")
+_DEMANDS = ("words", "pattern", "min_words", "max_words", "classifier")
 _SLOT = "{words}"
 _HELD_OUT = 0.2
 
@@ -43,8 +49,9 @@ class ConstrainedData:
     """Where the demands come from: generated word lists by default, else JSONL files.
 
     Attributes:
-        train: file of records with any of ``words``, ``pattern``, ``min_words``, ``max_words``, and
-            ``prompt`` for another prompt than the template's; or ``hub:owner/name:split``.
+        train: file of records with any of ``words``, ``pattern``, ``min_words``, ``max_words`` and
+            ``classifier`` (``{"name", "label", "weight"}``), and ``prompt`` for another prompt than the
+            template's; or ``hub:owner/name:split``.
         test: likewise; without it a fifth of a file for training is kept out of it.
         n_train, n_test: generated lists of one to three words.
     """
@@ -92,7 +99,7 @@ class Constrained(Task):
                 yield from path_problems(f"task.data.{key}", path)
 
     def constraints(self) -> Sequence[Any]:
-        return (DemandConstraint(self.penalty),)
+        return (DemandConstraint(self.penalty), LabelConstraint())
 
     def forbidden_texts(self) -> Sequence[str]:
         return self.forbidden
@@ -180,8 +187,8 @@ class Constrained(Task):
         return self._condition(Demand(words=words), prompt) if all(words) else None
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Per number of words, the share satisfied with its interval, in 0..1."""
-        return per_group(samples, satisfied)
+        """Per number of words, shares satisfied with intervals, and what classifiers say; in 0..1."""
+        return per_group(samples, satisfied, label_probability)
 
 
 def _demand(row: Row) -> Demand:

@@ -80,6 +80,7 @@ class Subjectivity(Task):
 
     name: ClassVar[str] = "subjectivity"
     votes_by_answer: ClassVar[bool] = True
+    draws_greedy: ClassVar[bool] = True
     default_shots: ClassVar[tuple[int, ...]] = (0, 3)
     headline: ClassVar[tuple[str, ...]] = (
         "vote_accuracy",

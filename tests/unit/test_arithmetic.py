@@ -446,3 +446,13 @@ def test_lines_are_counted_through_strings_with_brackets_and_commas(tmp_path):
     written(tmp_path, "odd.json", "\n\n" + json.dumps(entries, indent=2))
     with pytest.raises(UserError, match="line 9, field num_sol"):
         read_questions(tmp_path / "odd.json")
+
+
+def test_the_greedy_rationale_has_an_accuracy_of_its_own():
+    rows = [
+        dataclasses.replace(samples("1 + 2 + 3", [], [" 6"]), greedy=greedy)
+        for greedy in (" 1 + 2 = 3, 3 + 3 = 6", " 1 + 2 = 4", " who knows", " 6")
+    ]
+    assert Arithmetic().metrics(rows)["greedy_accuracy/3_operands"] == 0.5
+    undrawn = [dataclasses.replace(row, greedy=None) for row in rows]
+    assert "greedy_accuracy/3_operands" not in Arithmetic().metrics(undrawn)

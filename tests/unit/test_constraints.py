@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from gfn_runner.posterior.constraints import DemandConstraint, LabelConstraint
 from gfn_runner.posterior.demands import Demand, LabelDemand
 from gfn_runner.posterior.reward import BatchedConstraint, CheckableConstraint
 from gfn_runner.settings import HealthSettings
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.tasks.constrained import Constrained
 from gfn_runner.types import Condition, StepOutput, Term, Trajectories
 
 from ..tiny_models import character_tokenizer, tiny_lm
@@ -206,3 +209,38 @@ def test_the_line_can_be_switched_off(lm, caplog):
     callback.on_train_batch_end(None, module, outputs, None, 0)
     callback.on_fit_end(None, module)
     assert not told(caplog) and not callback.draws
+
+
+def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
+    asked = {"name": judge, "label": "happy", "weight": 3.0}
+    path = tmp_path / "lists.jsonl"
+    records = [
+        {"prompt": "A glad line:", "classifier": asked},
+        {"words": ["ab"], "classifier": asked},
+    ]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    task = Constrained(data={"train": str(path), "test": str(path)}, penalty=5.0)
+    glad, both = task.load(0).evaluation
+    assert glad.group == "no_words" and both.group == "1_words"
+    log_p = plain_log_prob(judge, "cd", 1)
+
+    def log_factor(asked_of):
+        ids = lm.encode("cd")
+        return sum(c.log_factor(lm, asked_of, ids) for c in task.constraints())
+
+    assert log_factor(glad) == pytest.approx(3 * log_p, abs=1e-5)
+    assert log_factor(both) == pytest.approx(3 * log_p - 5, abs=1e-5)
+    samples = [ConditionSamples(c, [], ["cd"], [0.0], [0.0]) for c in (glad, both)]
+    measured = task.metrics(samples)
+    for group in ("no_words", "1_words"):
+        share = measured[f"label_probability/{group}"]
+        assert share == pytest.approx(torch.tensor(log_p).exp().item(), abs=1e-5)
+    assert measured["satisfied_share/1_words"] == 0
+    assert "satisfied_share/no_words" not in measured
+
+
+def test_a_classifier_alone_does_not_tell_the_policy_what_is_asked(tmp_path):
+    path = tmp_path / "lists.jsonl"
+    path.write_text('{"classifier": {"name": "n", "label": "l"}}', encoding="utf-8")
+    with pytest.raises(UserError, match="line 1, field prompt"):
+        Constrained(data={"train": str(path), "test": str(path)}).load(0)
