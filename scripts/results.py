@@ -88,9 +88,11 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
         "3, 4 and 5 operands (5 never trained on); mean over seeds "
         f"{', '.join(map(str, seeds))} ± half the 95 % t-interval.",
         "*Vote*: majority of 10 samples at temperature 0.1. *Single*: one sample at temperature 1.",
+        "*Greedy*: the one at temperature 0.",
         "",
-        "| | vote 3 | vote 4 | vote 5 | single 3 | single 4 | single 5 | right rationale 3 / 4 / 5 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | vote 3 | vote 4 | vote 5 | single 3 | single 4 | single 5 | greedy 3 / 4 / 5 "
+        "| right rationale 3 / 4 / 5 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():
         lines.append(row(f"**{name}**", runs, "final"))
@@ -148,16 +150,15 @@ def row(label: str, runs: list[dict[str, Any]], prefix: str) -> str:
         for metric in ("vote_accuracy", "single_accuracy")
         for group in GROUPS
     ]
-    rationale = [
-        f"{100 * sum(run[f'{prefix}/right_rationale/{g}'] for run in runs) / len(runs):.1f}"
-        for g in GROUPS
-    ]
-    return f"| {label} | {' | '.join(cells)} | {' / '.join(rationale)} |"
+    for metric in ("greedy_accuracy", "right_rationale"):
+        means = [sum(run[f"{prefix}/{metric}/{g}"] for run in runs) / len(runs) for g in GROUPS]
+        cells.append(" / ".join(f"{100 * mean:.1f}" for mean in means))
+    return f"| {label} | {' | '.join(cells)} |"
 
 
 def reference_line(label: str, values: Any) -> str:
     cells = [f"{100 * values[f'vote_accuracy/{group}']:.1f}" for group in GROUPS]
-    return f"| {label} † | {' | '.join(cells)} | | | | |"
+    return f"| {label} † | {' | '.join(cells)} | | | | | |"
 
 
 def spread(values: list[float], digits: int = 1) -> str:

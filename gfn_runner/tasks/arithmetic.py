@@ -74,7 +74,7 @@ class Arithmetic(Task):
     calculator: bool = False
 
     name: ClassVar[str] = "arithmetic"
-    headline: ClassVar[tuple[str, ...]] = ("vote_accuracy", "greedy_accuracy", "single_accuracy")
+    headline: ClassVar[tuple[str, ...]] = ("vote_accuracy", "single_accuracy")
     draws_greedy: ClassVar[bool] = True
     default_shots: ClassVar[tuple[int, ...]] = (0, 3)
 
