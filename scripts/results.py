@@ -96,7 +96,7 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
     ]
     for name, runs in results.items():
         lines.append(row(f"**{name}**", runs, "final"))
-    shots = sorted({int(key.split("_")[1]) for key in first[0] if key.startswith("base_")})
+    shots = sorted({int(m[1]) for key in first[0] if (m := re.match(r"base_(\d+)_shot/", key))})
     lines += [row(f"base model, {k}-shot", first, f"base_{k}_shot") for k in shots]
     lines += [reference_line(r.label, r.values) for r in Arithmetic().reference_rows()]
     lines += [

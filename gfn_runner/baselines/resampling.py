@@ -65,5 +65,6 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     log_pf = [samples.log_reward[i] / temperature - log_z for i in chosen]
     # The support was scored under the base model, which is not what is shown.
     ess = 1 / float(weight_N.square().sum()) / len(phi_N)
-    columns |= {"support_log_reward": (), "support_log_pf": (), "greedy": None}
+    columns |= {"support_log_reward": (), "support_log_pf": ()}
+    columns |= {"greedy": None, "greedy_answer_log_probs": ()}
     return dataclasses.replace(samples, votes=(), log_pf=log_pf, draws_ess=ess, **columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gfn_runner.callbacks.replay import demonstrations
+from gfn_runner.callbacks.replay import fitting_demonstrations
 from gfn_runner.evaluation import EvaluationSettings, draw_answers
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import torch_generator_for
@@ -17,6 +18,7 @@ from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.types import Condition
 
 _MOST_CONDITIONS = 64
+_MOST_SINGLES = 1000
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -97,21 +99,23 @@ def write_demonstrations(
     chosen = [condition for condition in conditions if condition.demonstrations][:_MOST_CONDITIONS]
     if not chosen:
         return
-    trajectories = demonstrations(module, chosen)
+    trajectories, _ = fitting_demonstrations(module, chosen)
+    if not len(trajectories):
+        return
     log_reward_BS = module.log_reward(chosen, trajectories)
     log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
+    options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
     drawn = draw_answers(module.lm, module.task, module.evaluation_rule, chosen, options, generator)
     places = trajectories.condition_B.tolist()
     records = []
     for place, sample in enumerate(drawn):
-        known = [value for value, at in zip(log_reward_B, places, strict=True) if at == place]
-        texts = list(sample.condition.demonstrations)
+        rows = [row for row, at in enumerate(places) if at == place]
         records.append(
             {
                 **_record(sample),
-                "demonstrations": texts,
-                "demonstration_log_reward": [round(value, 4) for value in known],
+                "demonstrations": [module.lm.decode(trajectories.ids(row)) for row in rows],
+                "demonstration_log_reward": [round(log_reward_B[row], 4) for row in rows],
             }
         )
     write_lines(path, records)

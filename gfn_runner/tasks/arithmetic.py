@@ -284,7 +284,9 @@ class Arithmetic(Task):
 
     def _measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         voted = [
-            majority(list(map(self.read_answer, s.votes))) == s.condition.answer for s in samples
+            majority(list(map(self.read_answer, s.votes))) == s.condition.answer
+            for s in samples
+            if s.votes
         ]
         singles = [
             (self.read_answer(text), s.condition.answer) for s in samples for text in s.singles
@@ -296,13 +298,9 @@ class Arithmetic(Task):
         ]
         averaged = [self._predicted(s) == s.condition.answer for s in samples]
         n_questions, n_singles = len(samples), max(1, len(singles))
-        vote = proportion(sum(voted), n_questions)
         single_share = sum(given == right for given, right in singles) / n_singles
         single = proportion(round(single_share * n_questions), n_questions)
         measured = {
-            "vote_accuracy": vote.value,
-            "vote_accuracy_low": vote.low,
-            "vote_accuracy_high": vote.high,
             "single_accuracy": single_share,
             "single_accuracy_low": single.low,
             "single_accuracy_high": single.high,
@@ -310,25 +308,29 @@ class Arithmetic(Task):
             "right_rationale": sum(steps) / n_singles,
             "n_questions": float(n_questions),
         }
-        greedy = [s for s in samples if s.greedy is not None]
-        if greedy:
-            right = sum(self.read_answer(s.greedy) == s.condition.answer for s in greedy)
-            share = proportion(right, len(greedy))
-            measured |= {
-                "greedy_accuracy": share.value,
-                "greedy_accuracy_low": share.low,
-                "greedy_accuracy_high": share.high,
-            }
+        greedy = [
+            self.read_answer(s.greedy) == s.condition.answer
+            for s in samples
+            if s.greedy is not None
+        ]
+        # What was not drawn has no accuracy.
+        for name, right in (("vote_accuracy", voted), ("greedy_accuracy", greedy)):
+            if right:
+                share = proportion(sum(right), len(right))
+                measured |= {
+                    name: share.value,
+                    f"{name}_low": share.low,
+                    f"{name}_high": share.high,
+                }
         if any(s.answer_log_probs for s in samples):
             measured["predictive_accuracy"] = sum(averaged) / n_questions
         return measured
 
     def _predicted(self, samples: ConditionSamples) -> object | None:
         """The answer of the Bayesian model average over the single samples, if any has one."""
-        choices = self.answer_choices(samples.condition, samples.singles)
-        if not choices or not samples.answer_log_probs:
+        if not samples.choices or not samples.answer_log_probs:
             return None
-        return choices[posterior_predictive(samples.answer_log_probs).best][1]
+        return samples.choices[posterior_predictive(samples.answer_log_probs).best]
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Hu et al. 2024, table 4: GPT-J 6B, accuracy by vote at 3, 4 and 5 operands."""
