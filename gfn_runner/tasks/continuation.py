@@ -22,7 +22,13 @@ from gfn_runner.posterior.illegal import IllegalTokens
 from gfn_runner.posterior.validator import Validator, validator_problems
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct, file_problems, tested_on, train_and_test
+from gfn_runner.tasks.datasets import (
+    draw_distinct,
+    file_problems,
+    shortfall,
+    tested_on,
+    train_and_test,
+)
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, read_prompts
 from gfn_runner.types import Condition, Term
@@ -126,7 +132,11 @@ class Continuation(Task):
         taken = {condition.prompt for condition in evaluation}
         rng, kinds = rng_for(self.name, "train", seed), list(_KINDS.values())
         prompts = draw_distinct(lambda: rng.choice(kinds)(rng), str, self.data.n_train, taken)
-        return TaskData([self.condition(prompt, facts=facts) for prompt in prompts], evaluation)
+        return TaskData(
+            [self.condition(prompt, facts=facts) for prompt in prompts],
+            evaluation,
+            shortfall("task.data.n_train", len(prompts), self.data.n_train),
+        )
 
     def condition(
         self, prompt: str, *, group: str = "train", facts: dict[str, Any] | None = None

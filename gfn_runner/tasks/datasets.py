@@ -98,6 +98,13 @@ def tested_on(
     return TaskData(kept, evaluation, (*data.notes, *notes))
 
 
+def shortfall(key: str, n_found: int, n_wanted: int) -> tuple[str, ...]:
+    """A note where a grammar has fewer different entries than ``key`` asks for."""
+    if n_found >= n_wanted:
+        return ()
+    return (f"{key}: given {n_wanted}, but only {n_found} different ones were found",)
+
+
 def draw_distinct(
     draw: Callable[[], Entry], key: Callable[[Entry], Key], n: int, taken: set[Key]
 ) -> dict[Key, Entry]:

@@ -20,7 +20,13 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import stories
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct, file_problems, tested_on, train_and_test
+from gfn_runner.tasks.datasets import (
+    draw_distinct,
+    file_problems,
+    shortfall,
+    tested_on,
+    train_and_test,
+)
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, read_table
 from gfn_runner.types import Condition, Term
@@ -118,6 +124,7 @@ class Infilling(Task):
         return TaskData(
             [self._of_story(story) for story in train.values()],
             [self._of_story(story, "stories") for story in test.values()],
+            shortfall("task.data.n_train", len(train), self.data.n_train),
         )
 
     def _of_story(self, story: stories.Story, group: str = "train") -> Condition:
