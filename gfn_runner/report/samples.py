@@ -55,6 +55,10 @@ def write_sample_table(
         conditions: how many of them are shown.
         n: samples of each.
     """
+    # A row that answers at once has written nothing.
+    rows = {
+        label: drawn for label, drawn in rows.items() if any(any(s.singles) for s in drawn)
+    } or dict(rows)
     lines = ["| prompt | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     columns = list(rows.values())
     for drawn in list(zip(*columns, strict=False))[:conditions]:
