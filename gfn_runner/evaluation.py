@@ -15,7 +15,7 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.encoder import sentence_model_problems
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import row_slices, score_policy, score_suffixes
+from gfn_runner.lm.scoring import row_slices, score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.encoders import WORDS
 from gfn_runner.metrics.judge import FIELDS, JudgeSettings
@@ -130,6 +130,7 @@ def _draw_batch(
     single_texts = _texts(lm, singles, len(conditions))
     greedy_texts = _texts(lm, greedy, len(conditions))
     columns = string_scores(lm, task, rule, conditions, singles)
+    likelihood_B = base_log_likelihood(lm, rule, conditions, singles)
     drawn = []
     for place, condition in enumerate(conditions):
         rows = slice(place * options.singles, (place + 1) * options.singles)
@@ -144,6 +145,7 @@ def _draw_batch(
                 log_reward,
                 log_pf,
                 terms,
+                likelihood_B[rows].tolist(),
                 greedy=greedy_texts[place][0] if greedy is not None else None,
             )
         )
@@ -215,6 +217,25 @@ def string_scores(
     log_pf_N = policy_log_probs(lm, prompts, distinct, rule)
     log_reward_N, log_p_NK = string_log_reward(lm, conditions, distinct, rule, task.constraints())
     return log_reward_N[inverse_B], log_pf_N[inverse_B], log_p_NK[inverse_B]
+
+
+@torch.no_grad()
+def base_log_likelihood(
+    lm: LanguageModel,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+) -> Tensor:
+    """log p_LM(z ⊤ | c) under the bare base model, as text and not as a factor. Shape (B,), nats.
+
+    c is the context of a condition's first term, or its prompt where it has none. A suffix has no part:
+    what a middle says of an ending is not how likely the middle is.
+    """
+    rows, inverse_B = trajectories.distinct()
+    contexts = [lm.encode_prompt(c.terms[0].context if c.terms else c.prompt) for c in conditions]
+    stops = [(rule.terminator,)] * len(conditions)
+    with lm.base():
+        return score_strings(lm, contexts, stops, rows, rule)[inverse_B]
 
 
 def policy_log_probs(

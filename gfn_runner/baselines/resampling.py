@@ -58,7 +58,13 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=n)
     columns: dict[str, Any] = {
         name: [values[i] for i in chosen] if (values := getattr(samples, name)) else ()
-        for name in ("singles", "log_reward", "term_log_probs", "answer_log_probs")
+        for name in (
+            "singles",
+            "log_reward",
+            "log_likelihood",
+            "term_log_probs",
+            "answer_log_probs",
+        )
     }
     # The density of what is kept: that of the posterior, with Z as the draws estimate it.
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))

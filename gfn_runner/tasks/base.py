@@ -48,6 +48,8 @@ class ConditionSamples:
         log_pf: log q of each single, its stop included, nats.
         term_log_probs: of each single, log p_LM(z s_k | c_k) of the condition's terms before their
             weights, nats.
+        log_likelihood: log p_LM(z ⊤ | c) of each single under the bare base model, nats; c is the context
+            of the condition's first term, or the prompt where there is none.
         choices: the answers Y_a of the task's ``answer_choices``.
         answer_log_probs: of each single Z, log p(Y_a | X Z) of the choices under the reward's model,
             nats; empty where the task has none.
@@ -65,6 +67,7 @@ class ConditionSamples:
     log_reward: Sequence[float]
     log_pf: Sequence[float]
     term_log_probs: Sequence[Sequence[float]] = ()
+    log_likelihood: Sequence[float] = ()
     choices: Sequence[object] = ()
     answer_log_probs: Sequence[Sequence[float]] = ()
     vote_answer_log_probs: Sequence[Sequence[float]] = ()
