@@ -15,7 +15,7 @@ from gfn_runner.evaluation import EvaluationSettings, draw_answers
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.types import Condition
+from gfn_runner.types import Condition, Trajectories
 
 _MOST_CONDITIONS = 64
 _MOST_SINGLES = 1000
@@ -118,8 +118,15 @@ def write_demonstrations(
         records.append(
             {
                 **_record(sample),
-                "demonstrations": [module.lm.decode(trajectories.ids(row)) for row in rows],
+                "demonstrations": [_as_written(module, trajectories, row) for row in rows],
                 "demonstration_log_reward": [round(log_reward_B[row], 4) for row in rows],
             }
         )
     write_lines(path, records)
+
+
+def _as_written(module: GFlowNetModule, trajectories: Trajectories, row: int) -> str:
+    """A string as its author writes it, without a tool's answers."""
+    is_action = trajectories.is_action_BT[row].tolist()
+    ids = trajectories.ids(row)
+    return module.lm.decode([token for token, own in zip(ids, is_action, strict=False) if own])
