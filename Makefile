@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install arithmetic smoke test test-gpu check format tiny-lm results task-results wheel clean
+.PHONY: help install arithmetic smoke test test-gpu check format tiny-lm results task-results benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,6 +47,9 @@ results: install ## measure arithmetic again for docs/results.md and README: thr
 
 task-results: install ## measure all other tasks again for docs/results.md: three seeds (2 to 3 hours)
 	$(RUN) scripts/task_results.py $(ARGS)
+
+benchmark: install ## measure a training step against its floor and the plain way, for docs/benchmarks.md
+	$(RUN) scripts/benchmark.py $(ARGS)
 
 wheel: install ## build a wheel into dist/
 	$(RUN) -m pip wheel --quiet --no-deps -w dist .

@@ -147,10 +147,9 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) 
         raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
     _refuse_other_run(config, folder)
     from gfn_runner.em import read_record
-    from gfn_runner.rounds import total_steps
 
     step = int(newest.stem.removeprefix("step-"))
-    trained = step >= total_steps(config) and read_record(folder).m_steps == config.em.rounds
+    trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
     if trained and _evaluated_at(folder) == step:
         raise UserError.one(
             "resume",

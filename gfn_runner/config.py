@@ -91,6 +91,11 @@ class RunConfig:
     answers: tuple[str, ...]
     data: TaskData = field(repr=False)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all E-steps."""
+        return max(1, self.em.rounds) * self.trainer.max_steps
+
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, every default filled in; what ``config.yaml`` of a run holds."""
         plain = {name: _plain(getattr(self, name)) for name in _ORDER}

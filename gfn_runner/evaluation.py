@@ -12,11 +12,13 @@ from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
 from gfn_runner.errors import Problem
+from gfn_runner.lm.encoder import sentence_model_problems
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import row_slices, score_policy, score_suffixes
+from gfn_runner.lm.scoring import row_slices, score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.metrics.judge import JudgeSettings
+from gfn_runner.metrics.encoders import WORDS
+from gfn_runner.metrics.judge import FIELDS, JudgeSettings
 from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Condition, Trajectories
@@ -63,13 +65,15 @@ class EvaluationSettings:
     judge: JudgeSettings | None = None
     baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    baseline_limit: Annotated[int, Field(ge=1)] | None = 100
+    baseline_limit: Annotated[int, Field(ge=1)] | None = None
     resampled: Annotated[int, Field(ge=0)] = 0
 
     def problems(self) -> Iterator[Problem]:
         """What is impossible in the optional metrics, seen without a model."""
         if self.judge is not None:
-            yield from self.judge.problems()
+            yield from self.judge.problems(FIELDS)
+        if self.encoder != WORDS:
+            yield from sentence_model_problems(self.encoder)
 
     def shots(self, task: Task) -> tuple[int, ...]:
         """Numbers of worked examples for the prompting baseline of a task."""
@@ -126,6 +130,7 @@ def _draw_batch(
     single_texts = _texts(lm, singles, len(conditions))
     greedy_texts = _texts(lm, greedy, len(conditions))
     columns = string_scores(lm, task, rule, conditions, singles)
+    likelihood_B = base_log_likelihood(lm, rule, conditions, singles)
     drawn = []
     for place, condition in enumerate(conditions):
         rows = slice(place * options.singles, (place + 1) * options.singles)
@@ -140,6 +145,7 @@ def _draw_batch(
                 log_reward,
                 log_pf,
                 terms,
+                likelihood_B[rows].tolist(),
                 greedy=greedy_texts[place][0] if greedy is not None else None,
             )
         )
@@ -213,6 +219,25 @@ def string_scores(
     return log_reward_N[inverse_B], log_pf_N[inverse_B], log_p_NK[inverse_B]
 
 
+@torch.no_grad()
+def base_log_likelihood(
+    lm: LanguageModel,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    trajectories: Trajectories,
+) -> Tensor:
+    """log p_LM(z ⊤ | c) under the bare base model, as text and not as a factor. Shape (B,), nats.
+
+    c is the context of a condition's first term, or its prompt where it has none. A suffix has no part:
+    what a middle says of an ending is not how likely the middle is.
+    """
+    rows, inverse_B = trajectories.distinct()
+    contexts = [lm.encode_prompt(c.terms[0].context if c.terms else c.prompt) for c in conditions]
+    stops = [(rule.terminator,)] * len(conditions)
+    with lm.base():
+        return score_strings(lm, contexts, stops, rows, rule)[inverse_B]
+
+
 def policy_log_probs(
     lm: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -241,7 +266,8 @@ def with_answers(
     greedy: Trajectories | None,
 ) -> list[ConditionSamples]:
     """The samples with log p(Y_a | X Z) of the task's answer choices."""
-    choices = [[suffix for suffix, _ in task.answer_choices(s.condition, s.singles)] for s in drawn]
+    pairs = [task.answer_choices(s.condition, s.singles) for s in drawn]
+    choices = [[suffix for suffix, _ in own] for own in pairs]
     if not any(choices):
         return list(drawn)
     conditions = [samples.condition for samples in drawn]
@@ -249,7 +275,10 @@ def with_answers(
     def answers(strings: Trajectories) -> list[list[list[float]]]:
         return answer_log_probs(lm, rule, conditions, choices, strings)
 
-    columns: dict[str, Sequence[Any]] = {"answer_log_probs": answers(singles)}
+    columns: dict[str, Sequence[Any]] = {
+        "choices": [tuple(answer for _, answer in own) for own in pairs],
+        "answer_log_probs": answers(singles),
+    }
     if task.votes_by_answer and votes is not None:
         columns["vote_answer_log_probs"] = answers(votes)
     if task.votes_by_answer and greedy is not None:

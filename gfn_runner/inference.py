@@ -147,7 +147,17 @@ class Policy:
             )
         condition = self.condition(prompt)
         suffixes = [self.task.answer_suffix(answer) for answer in answers]
-        if condition is None or not condition.terms or None in suffixes:
+        unknown = [a for a, suffix in zip(answers, suffixes, strict=True) if suffix is None]
+        if unknown and len(unknown) < len(answers):
+            known = (
+                [str(a) for _, a in self.task.answer_choices(condition, ())] if condition else []
+            )
+            raise UserError.one(
+                "answers",
+                f"given {unknown[0]!r}, which task {self.task.name} does not have",
+                ", ".join(known) or "answers as the task writes them",
+            )
+        if condition is None or not condition.terms or unknown:
             raise UserError.one(
                 "mode",
                 f"task {self.task.name} cannot tell how an answer follows {prompt!r}",

@@ -2,8 +2,8 @@
 
 All of it by evaluation set, in the samples at temperature 1:
 
-- ``log_likelihood`` mean log p_LM(z s | c) of the posterior's first term, nats; ``…_max`` the best of a
-  condition, averaged over conditions. For a continuation it is the likelihood under the base model;
+- ``log_likelihood`` mean log p_LM(z ⊤ | c) under the base model, c the context of the posterior's first
+  term, nats; ``…_max`` the best of a condition, averaged over conditions;
 - ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
 - ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
 - ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
@@ -72,9 +72,7 @@ def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     columns: dict[str, list[Sequence[float]]] = {
         "log_pf": [s.log_pf for s in samples],
         "log_reward": [s.log_reward for s in samples],
-        "log_likelihood": [
-            [terms[0] for terms in s.term_log_probs] for s in samples if _has_terms(s)
-        ],
+        "log_likelihood": [s.log_likelihood for s in samples],
     }
     result = {}
     for name, values in columns.items():
@@ -85,10 +83,6 @@ def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
             result[name] = fmean(value for own in finite for value in own)
             result[f"{name}_max"] = fmean(max(own) for own in finite)
     return result
-
-
-def _has_terms(sample: ConditionSamples) -> bool:
-    return bool(sample.term_log_probs) and bool(sample.term_log_probs[0])
 
 
 def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:

@@ -24,11 +24,6 @@ from gfn_runner.randomness import torch_generator_for
 logger = logging.getLogger(__name__)
 
 
-def total_steps(config: RunConfig) -> int:
-    """Optimizer steps of all E-steps."""
-    return max(1, config.em.rounds) * config.trainer.max_steps
-
-
 def train(
     config: RunConfig, experiment: Experiment, folder: Path, checkpoint: Path | None
 ) -> dict[str, float]:
@@ -81,6 +76,8 @@ def _e_step(
     trainer.fit(
         experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True
     )
+    # A checkpoint of the round's last step trains no batch, before which it would have been set.
+    experiment.module.reward_temperature = config.callbacks.tempering(trainer.global_step)
 
 
 def _evaluated(config: RunConfig, experiment: Experiment) -> dict[str, float]:

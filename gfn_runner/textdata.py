@@ -1,9 +1,9 @@
 """Prompts, tables and records out of a user's files, each row with its place; knows no task.
 
-Every reader finds all mistakes of a file before it raises, and names file, line and field (of a file that
-is not UTF-8, the lines that are not). What they
-share: UTF-8, with or without a byte order mark; line ends of any system; blank lines between rows are
-skipped; a file without rows is refused. A path ``hub:owner/name:split`` reads a data set of the hub.
+Every reader finds all mistakes of a file before it raises, and names file, line and field; of a file
+that is not UTF-8, the lines that are not. What they share: UTF-8, with or without a byte order mark;
+line ends of Unix or Windows; blank lines between rows are skipped; a file without rows is refused. A
+path ``hub:owner/name:split`` reads a data set of the hub.
 """
 
 from __future__ import annotations

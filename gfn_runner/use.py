@@ -74,7 +74,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     measured = measure(
         config.task,
         samples,
-        temperature=config.callbacks.tempering.end,
+        temperature=config.callbacks.tempering(config.total_steps),
         encoder=options.encoder,
     )
     measured |= optional_measures(samples, options)

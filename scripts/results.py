@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from scipy.stats import t as student
 
 from gfn_runner.report.figures import draw_all
@@ -64,7 +65,13 @@ def main() -> None:
 def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Metrics of a run in ``folder``; runs it if it is not finished."""
     done = folder / "metrics.json"
-    if not done.is_file():
+    if done.is_file() and not same_run(folder, overrides):
+        # Of other settings: a number of one run may not stand under the command of another.
+        folder.rename(folder.with_name(f"{folder.name}-other-{int(time.time())}"))
+    if done.is_file():
+        commit = json.loads((folder / "environment.json").read_text())["git"]["commit"]
+        print(f"{folder} is finished already, at commit {commit}", flush=True)
+    else:
         command = [sys.executable, "-m", "gfn_runner", *overrides, f"hydra.run.dir={folder}"]
         if any(folder.glob("checkpoints/*.ckpt")):
             command = [sys.executable, "-m", "gfn_runner", f"resume={folder}"]
@@ -74,6 +81,12 @@ def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
         print(" ".join(command), flush=True)
         subprocess.run(command, cwd=ROOT, check=True)
     return json.loads(done.read_text(encoding="utf-8"))
+
+
+def same_run(folder: Path, overrides: list[str]) -> bool:
+    """Whether a finished run was asked for by the same overrides."""
+    said = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
+    return sorted(said) == sorted(overrides)
 
 
 def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
@@ -96,7 +109,7 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
     ]
     for name, runs in results.items():
         lines.append(row(f"**{name}**", runs, "final"))
-    shots = sorted({int(key.split("_")[1]) for key in first[0] if key.startswith("base_")})
+    shots = sorted({int(m[1]) for key in first[0] if (m := re.match(r"base_(\d+)_shot/", key))})
     lines += [row(f"base model, {k}-shot", first, f"base_{k}_shot") for k in shots]
     lines += [reference_line(r.label, r.values) for r in Arithmetic().reference_rows()]
     lines += [

@@ -11,6 +11,7 @@ repeated.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +72,9 @@ TASKS: dict[str, Shown] = {
         ("specific_share", "pointwise_mutual_information", "diversity", "grammatical_share"),
         "shares",
     ),
-    "constrained": Shown(("task=constrained",), _DEMANDS, "shares"),
+    "constrained": Shown(
+        ("task=constrained",), ("satisfied_share", "grammatical_share", "unique"), "shares"
+    ),
     "posterior": Shown(("task=posterior",), (*_DEMANDS, "phi_spread"), "phi_spread"),
 }
 REAL: dict[str, tuple[str, ...]] = {
@@ -170,8 +173,8 @@ def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Na
 
 
 def _slug(name: str) -> str:
-    """For paths: without spaces and commas."""
-    return name.replace(", ", "_").replace(" ", "_")
+    """For paths and Hydra's overrides, which know quotes and commas."""
+    return re.sub(r"[^\w-]+", "_", name)
 
 
 def table(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[str]:

@@ -58,12 +58,19 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=n)
     columns: dict[str, Any] = {
         name: [values[i] for i in chosen] if (values := getattr(samples, name)) else ()
-        for name in ("singles", "log_reward", "term_log_probs", "answer_log_probs")
+        for name in (
+            "singles",
+            "log_reward",
+            "log_likelihood",
+            "term_log_probs",
+            "answer_log_probs",
+        )
     }
     # The density of what is kept: that of the posterior, with Z as the draws estimate it.
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))
     log_pf = [samples.log_reward[i] / temperature - log_z for i in chosen]
     # The support was scored under the base model, which is not what is shown.
     ess = 1 / float(weight_N.square().sum()) / len(phi_N)
-    columns |= {"support_log_reward": (), "support_log_pf": (), "greedy": None}
+    columns |= {"support_log_reward": (), "support_log_pf": ()}
+    columns |= {"greedy": None, "greedy_answer_log_probs": ()}
     return dataclasses.replace(samples, votes=(), log_pf=log_pf, draws_ess=ess, **columns)

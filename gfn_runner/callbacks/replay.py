@@ -95,22 +95,17 @@ class ReplayCallback(L.Callback):
 
     @torch.no_grad()
     def _seed(self, module: GFlowNetModule, conditions: list[Condition]) -> None:
-        trajectories = demonstrations(module, conditions)
-        fits_B = module.rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])
-        n_actions_B = module.rule.n_actions_BS(trajectories)[:, -1]
-        fits_B = fits_B[:, 0] & (n_actions_B <= module.rule.max_len)
-        if not fits_B.all():
+        trajectories, n_unfit = fitting_demonstrations(module, conditions)
+        if n_unfit:
             logger.warning(
-                "%d of %d demonstrations do not fit in task.min_len = %d … task.max_len = %d and "
-                "do not enter the replay buffer",
-                int((~fits_B).sum()),
-                len(fits_B),
+                "%d of %d demonstrations are no strings of the policy's (task.min_len = %d, "
+                "task.max_len = %d, no task.terminator within) and do not enter the replay buffer",
+                n_unfit,
+                n_unfit + len(trajectories),
                 module.rule.min_len,
                 module.rule.max_len,
             )
-        if fits_B.any():
-            # The others are not scored: they may be longer than the model's context.
-            trajectories = trajectories.rows(fits_B.nonzero()[:, 0])
+        if len(trajectories):
             self._store(conditions, trajectories, module.log_reward(conditions, trajectories))
 
     def on_train_batch_start(
@@ -214,8 +209,20 @@ def written_demonstrations(
     return written
 
 
-def demonstrations(module: GFlowNetModule, conditions: Sequence[Condition]) -> Trajectories:
-    """All demonstrations of the conditions as trajectories, a tool's answers put in."""
+def fitting_demonstrations(
+    module: GFlowNetModule, conditions: Sequence[Condition]
+) -> tuple[Trajectories, int]:
+    """Demonstrations that the policy could write, a tool's answers put in, and how many it could not.
+
+    The latter are not to be scored: they may be longer than the model's context.
+    """
+    trajectories, rule = _demonstrations(module, conditions), module.rule
+    fits_B = rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])[:, 0]
+    fits_B = fits_B & (rule.n_actions_BS(trajectories)[:, -1] <= rule.max_len)
+    return trajectories.rows(fits_B.nonzero()[:, 0]), int((~fits_B).sum())
+
+
+def _demonstrations(module: GFlowNetModule, conditions: Sequence[Condition]) -> Trajectories:
     tool = module.task.tool()
     rows = [
         (*with_tool(module.lm, text, tool), place)

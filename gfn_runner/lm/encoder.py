@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gfn_runner.errors import UserError
+from gfn_runner.errors import Problem, UserError
 
 KEY = "callbacks.evaluation.encoder"
 EXTRA = "pip install 'gfn-runner[embeddings]'"
@@ -66,6 +66,17 @@ class MeanPoolingEncoder:
             mask_NT1 = padded["attention_mask"][:, :, None]
             vector_NE[kept] = ((hidden_NTE * mask_NT1).sum(dim=1) / mask_NT1.sum(dim=1)).cpu()
         return vector_NE
+
+
+def sentence_model_problems(name: str) -> Iterator[Problem]:
+    """What is wrong with the name of a sentence model, seen without loading it."""
+    path = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not path.is_dir():
+        yield Problem(
+            KEY,
+            f"no folder {path}",
+            "words, the folder of a sentence model, or its hub id",
+        )
 
 
 def load_sentence_model(

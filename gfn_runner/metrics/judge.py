@@ -24,6 +24,8 @@ from gfn_runner.errors import Problem, UserError
 KEY = "callbacks.evaluation.judge"
 PROMPTS = Path(__file__).parent / "prompts"
 LOWEST, HIGHEST = 1.0, 5.0
+# What a prompt can be filled with; the ends of a story are empty outside infilling.
+FIELDS = ("prompt", "sample", "middle", "beginning", "ending")
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from gfn_runner.loggers import read_metrics
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.samples import read_lines
+from gfn_runner.report.table import row_labels
 
 
 def draw_all(folder: Path) -> list[Path]:
@@ -153,10 +154,12 @@ def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Fig
 
 
 def _bars(axes: Axes, final: dict[str, float], groups: Sequence[str]) -> None:
-    shots = sorted({int(name.split("_")[1]) for name in final if name.startswith("base_")})
-    rows = [(f"base {k}-shot, vote", f"base_{k}_shot", "vote_accuracy") for k in shots]
-    rows += [("this run, vote", "final", "vote_accuracy")]
-    rows += [("this run, single", "final", "single_accuracy")]
+    rows = [
+        (f"{label}, vote", prefix, "vote_accuracy")
+        for prefix, label in reversed(row_labels(final).items())
+        if any(f"{prefix}/vote_accuracy/{group}" in final for group in groups)
+    ]
+    rows += [(f"{row_labels(final)['final']}, single", "final", "single_accuracy")]
     width = 0.8 / len(rows)
     for number, (label, prefix, metric) in enumerate(rows):
         values = [final.get(f"{prefix}/{metric}/{group}") or 0.0 for group in groups]
@@ -170,7 +173,7 @@ def _bars(axes: Axes, final: dict[str, float], groups: Sequence[str]) -> None:
         axes.bar(places, values, width, yerr=errors, label=label, capsize=2)
     axes.set_xticks(range(len(groups)), [group.replace("_", " ") for group in groups])
     axes.set(ylabel="accuracy, 95 % interval", ylim=(0, 1.05))
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=len(rows))
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=min(4, len(rows)))
 
 
 def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:

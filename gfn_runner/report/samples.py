@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any
 
 import torch
 
-from gfn_runner.callbacks.replay import demonstrations
+from gfn_runner.callbacks.replay import fitting_demonstrations
 from gfn_runner.evaluation import EvaluationSettings, draw_answers
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.types import Condition
+from gfn_runner.types import Condition, Trajectories
 
 _MOST_CONDITIONS = 64
+_MOST_SINGLES = 1000
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -53,6 +55,10 @@ def write_sample_table(
         conditions: how many of them are shown.
         n: samples of each.
     """
+    # A row that answers at once has written nothing.
+    rows = {
+        label: drawn for label, drawn in rows.items() if any(any(s.singles) for s in drawn)
+    } or dict(rows)
     lines = ["| prompt | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     columns = list(rows.values())
     for drawn in list(zip(*columns, strict=False))[:conditions]:
@@ -97,21 +103,30 @@ def write_demonstrations(
     chosen = [condition for condition in conditions if condition.demonstrations][:_MOST_CONDITIONS]
     if not chosen:
         return
-    trajectories = demonstrations(module, chosen)
+    trajectories, _ = fitting_demonstrations(module, chosen)
+    if not len(trajectories):
+        return
     log_reward_BS = module.log_reward(chosen, trajectories)
     log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
+    options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
     drawn = draw_answers(module.lm, module.task, module.evaluation_rule, chosen, options, generator)
     places = trajectories.condition_B.tolist()
     records = []
     for place, sample in enumerate(drawn):
-        known = [value for value, at in zip(log_reward_B, places, strict=True) if at == place]
-        texts = list(sample.condition.demonstrations)
+        rows = [row for row, at in enumerate(places) if at == place]
         records.append(
             {
                 **_record(sample),
-                "demonstrations": texts,
-                "demonstration_log_reward": [round(value, 4) for value in known],
+                "demonstrations": [_as_written(module, trajectories, row) for row in rows],
+                "demonstration_log_reward": [round(log_reward_B[row], 4) for row in rows],
             }
         )
     write_lines(path, records)
+
+
+def _as_written(module: GFlowNetModule, trajectories: Trajectories, row: int) -> str:
+    """A string as its author writes it, without a tool's answers."""
+    is_action = trajectories.is_action_BT[row].tolist()
+    ids = trajectories.ids(row)
+    return module.lm.decode([token for token, own in zip(ids, is_action, strict=False) if own])

@@ -48,8 +48,11 @@ class ConditionSamples:
         log_pf: log q of each single, its stop included, nats.
         term_log_probs: of each single, log p_LM(z s_k | c_k) of the condition's terms before their
             weights, nats.
-        answer_log_probs: of each single Z, log p(Y_a | X Z) of the task's ``answer_choices`` under the
-            reward's model, nats; empty where the task has none.
+        log_likelihood: log p_LM(z ⊤ | c) of each single under the bare base model, nats; c is the context
+            of the condition's first term, or the prompt where there is none.
+        choices: the answers Y_a of the task's ``answer_choices``.
+        answer_log_probs: of each single Z, log p(Y_a | X Z) of the choices under the reward's model,
+            nats; empty where the task has none.
         vote_answer_log_probs: the same of each vote.
         support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
         draws_ess: effective sample size of the draws that the singles were resampled from, as a share
@@ -64,6 +67,8 @@ class ConditionSamples:
     log_reward: Sequence[float]
     log_pf: Sequence[float]
     term_log_probs: Sequence[Sequence[float]] = ()
+    log_likelihood: Sequence[float] = ()
+    choices: Sequence[object] = ()
     answer_log_probs: Sequence[Sequence[float]] = ()
     vote_answer_log_probs: Sequence[Sequence[float]] = ()
     support_log_reward: Sequence[float] = ()

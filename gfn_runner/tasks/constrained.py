@@ -6,6 +6,7 @@ the bare context ``Sentence:``: a posterior that left-to-right sampling cannot d
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.tiny.sentences import word_lists
+from gfn_runner.lm.tiny.sentences import is_sentence, word_lists
 from gfn_runner.posterior.constraints import (
     DEMAND,
     PENALTY,
@@ -81,7 +82,12 @@ class Constrained(Task):
     forbidden: tuple[str, ...] = ("\n",)
 
     name: ClassVar[str] = "constrained"
-    headline: ClassVar[tuple[str, ...]] = ("satisfied_share", "unique", "log_reward")
+    headline: ClassVar[tuple[str, ...]] = (
+        "satisfied_share",
+        "grammatical_share",
+        "unique",
+        "log_reward",
+    )
     writes_text: ClassVar[bool] = True
 
     def problems(self) -> Iterator[Problem]:
@@ -112,11 +118,13 @@ class Constrained(Task):
         Raises:
             UserError: naming file, line and field, for all malformed lines at once.
         """
-        train, test = (
-            [self._condition(Demand(words=words), self._prompt(words)) for words in lists]
-            for lists in _generated(seed, self.data)
-        )
-        if self.data.train is not None:
+        train: list[Condition] = []
+        test: list[Condition] = []
+        if self.data.train is None:
+            train, test = (
+                [self._of_words(words) for words in lists] for lists in _generated(seed, self.data)
+            )
+        else:
             rows = self._read(self.data.train)
             if self.data.test is None:
                 rows, kept = held_out(rows, _HELD_OUT, rng_for("constrained", "held out", seed))
@@ -172,6 +180,11 @@ class Constrained(Task):
             facts=facts,
         )
 
+    def _of_words(self, words: tuple[str, ...]) -> Condition:
+        """A generated list, of whose sentences the grammar can judge."""
+        condition = self._condition(Demand(words=words), self._prompt(words))
+        return dataclasses.replace(condition, facts={**condition.facts, "grammar": True})
+
     def _prompt(self, words: Sequence[str]) -> str:
         return self.prompt_template.replace(_SLOT, ", ".join(words))
 
@@ -188,7 +201,15 @@ class Constrained(Task):
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Per number of words, shares satisfied with intervals, and what classifiers say; in 0..1."""
-        return per_group(samples, satisfied, label_probability)
+        return per_group(samples, satisfied, label_probability, _grammatical)
+
+
+def _grammatical(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    """Of generated lists, the share of samples that are whole sentences of the corpus's grammar."""
+    texts = [t for s in samples if s.condition.facts.get("grammar") for t in s.singles]
+    if not texts:
+        return {}
+    return {"grammatical_share": sum(map(is_sentence, texts)) / len(texts)}
 
 
 def _demand(row: Row) -> Demand:

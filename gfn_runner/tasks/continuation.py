@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -21,9 +22,15 @@ from gfn_runner.posterior.illegal import IllegalTokens
 from gfn_runner.posterior.validator import Validator, validator_problems
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct, file_problems, train_and_test
+from gfn_runner.tasks.datasets import (
+    draw_distinct,
+    file_problems,
+    shortfall,
+    tested_on,
+    train_and_test,
+)
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import read_prompts
+from gfn_runner.textdata import Row, read_prompts
 from gfn_runner.types import Condition, Term
 
 
@@ -83,11 +90,25 @@ class Continuation(Task):
 
     def load(self, seed: int) -> TaskData:
         """Prompts to train on and, none of them among those, to evaluate on."""
+        # Web text repeats itself: what occurs twice is read once.
+        read, key = partial(read_prompts, unique=False), itemgetter("prompt")
+
+        def evaluated(row: Row) -> Condition:
+            return self.condition(row["prompt"], group="prompts")
+
         if self.data.prompts is None:
-            return self._generated(seed)
+            return tested_on(
+                self._generated(seed),
+                self.data.test,
+                read,
+                key,
+                evaluated,
+                n_test=self.data.n_test,
+                what="prompts",
+            )
         train, test, notes = train_and_test(
-            read_prompts,
-            lambda row: row["prompt"],
+            read,
+            key,
             self.data.prompts,
             self.data.test,
             n_train=self.data.n_train,
@@ -96,7 +117,7 @@ class Continuation(Task):
         )
         return TaskData(
             [self.condition(row["prompt"]) for row in train],
-            [self.condition(row["prompt"], group="prompts") for row in test],
+            [evaluated(row) for row in test],
             notes,
         )
 
@@ -111,7 +132,11 @@ class Continuation(Task):
         taken = {condition.prompt for condition in evaluation}
         rng, kinds = rng_for(self.name, "train", seed), list(_KINDS.values())
         prompts = draw_distinct(lambda: rng.choice(kinds)(rng), str, self.data.n_train, taken)
-        return TaskData([self.condition(prompt, facts=facts) for prompt in prompts], evaluation)
+        return TaskData(
+            [self.condition(prompt, facts=facts) for prompt in prompts],
+            evaluation,
+            shortfall("task.data.n_train", len(prompts), self.data.n_train),
+        )
 
     def condition(
         self, prompt: str, *, group: str = "train", facts: dict[str, Any] | None = None

@@ -54,10 +54,8 @@ class Contrastive(Continuation):
                 "task.beta", f"given {self.beta}", "below 0", "task=continuation has no second term"
             )
 
-    def load(self, seed: int) -> TaskData:
-        """As for continuation; the few topics of the generated data are trained on and evaluated."""
-        if self.data.prompts is not None:
-            return super().load(seed)
+    def _generated(self, seed: int) -> TaskData:
+        """The few topics of the grammar are trained on and evaluated."""
         known = {
             news.topic_prompt(topic): {"grammar": True, "topic": topic} for topic in news.TOPICS
         }

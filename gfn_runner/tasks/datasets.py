@@ -7,7 +7,9 @@ from typing import TypeVar
 
 from gfn_runner.errors import Problem
 from gfn_runner.randomness import rng_for
+from gfn_runner.tasks.base import TaskData
 from gfn_runner.textdata import Row, held_out, path_problems
+from gfn_runner.types import Condition
 
 Entry = TypeVar("Entry")
 Key = TypeVar("Key", bound=Hashable)
@@ -18,8 +20,6 @@ def file_problems(name: str, train: str | None, test: str | None) -> Iterator[Pr
     for key, path in ((name, train), ("test", test)):
         if path is not None:
             yield from path_problems(f"task.data.{key}", path)
-    if test is not None and train is None:
-        yield Problem("task.data.test", f"given without task.data.{name}", "both, or neither")
 
 
 def train_and_test(
@@ -43,19 +43,66 @@ def train_and_test(
         n_train, n_test: how many of each at most, the first ones.
         what: plural name of the rows, for the note.
     """
-    rows = read(train)
-    notes: tuple[str, ...] = ()
+    rows, notes = first_of_each(read(train), key, what)
     if test is None:
         share = min(0.5, n_test / len(rows))
         rows, evaluated = held_out(rows, share, rng_for(what, "held out"))
     else:
-        evaluated = read(test)
+        evaluated, test_notes = first_of_each(read(test), key, what)
         taken = set(map(key, evaluated))
         kept = [row for row in rows if key(row) not in taken]
+        notes += test_notes
         if len(kept) < len(rows):
-            notes = (f"{len(rows) - len(kept)} training {what} dropped: in the test file",)
+            notes += (f"{len(rows) - len(kept)} training {what} dropped: in the test file",)
         rows = kept
     return rows[:n_train], evaluated[:n_test], notes
+
+
+def first_of_each(
+    rows: list[Row], key: Callable[[Row], Hashable], what: str
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows without repetitions, where a loader lets them pass, and a note on how many there were."""
+    kept: dict[Hashable, Row] = {}
+    for row in rows:
+        kept.setdefault(key(row), row)
+    n_repeated = len(rows) - len(kept)
+    if not n_repeated:
+        return rows, ()
+    return list(kept.values()), (f"{n_repeated} repeated {what} of {rows[0].source} dropped",)
+
+
+def tested_on(
+    data: TaskData,
+    test: str | None,
+    read: Callable[[str], list[Row]],
+    key: Callable[[Row], Hashable],
+    condition: Callable[[Row], Condition],
+    *,
+    n_test: int,
+    what: str,
+) -> TaskData:
+    """Generated data, evaluated on a file's rows instead where there is one.
+
+    Args:
+        data: what is generated. A training condition that is in the file too is dropped.
+        test: path or ``None``.
+        read, key, n_test, what: as for :func:`train_and_test`.
+        condition: of a row.
+    """
+    if test is None:
+        return data
+    rows, notes = first_of_each(read(test), key, what)
+    evaluation = [condition(row) for row in rows[:n_test]]
+    taken = {c.key for c in evaluation}
+    kept = [c for c in data.train if c.key not in taken]
+    return TaskData(kept, evaluation, (*data.notes, *notes))
+
+
+def shortfall(key: str, n_found: int, n_wanted: int) -> tuple[str, ...]:
+    """A note where a grammar has fewer different entries than ``key`` asks for."""
+    if n_found >= n_wanted:
+        return ()
+    return (f"{key}: given {n_wanted}, but only {n_found} different ones were found",)
 
 
 def draw_distinct(

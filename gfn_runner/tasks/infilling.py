@@ -7,6 +7,7 @@ fits the beginning, the ending, or both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import fmean
@@ -19,7 +20,13 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import stories
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct, file_problems, train_and_test
+from gfn_runner.tasks.datasets import (
+    draw_distinct,
+    file_problems,
+    shortfall,
+    tested_on,
+    train_and_test,
+)
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, read_table
 from gfn_runner.types import Condition, Term
@@ -80,8 +87,20 @@ class Infilling(Task):
 
     def load(self, seed: int) -> TaskData:
         """Stories to train on and, none with the same ends among those, to evaluate on."""
+
+        def evaluated(row: Row) -> Condition:
+            return self._condition(*_parts(row), group="stories")
+
         if self.data.stories is None:
-            return self._generated(seed)
+            return tested_on(
+                self._generated(seed),
+                self.data.test,
+                _read,
+                _ends,
+                evaluated,
+                n_test=self.data.n_test,
+                what="stories",
+            )
         train, test, notes = train_and_test(
             _read,
             _ends,
@@ -93,7 +112,7 @@ class Infilling(Task):
         )
         return TaskData(
             [self._condition(*_parts(row)) for row in train],
-            [self._condition(*_parts(row), group="stories") for row in test],
+            [evaluated(row) for row in test],
             notes,
         )
 
@@ -105,6 +124,7 @@ class Infilling(Task):
         return TaskData(
             [self._of_story(story) for story in train.values()],
             [self._of_story(story, "stories") for story in test.values()],
+            shortfall("task.data.n_train", len(train), self.data.n_train),
         )
 
     def _of_story(self, story: stories.Story, group: str = "train") -> Condition:
@@ -123,6 +143,7 @@ class Infilling(Task):
     ) -> Condition:
         prompt = self.template.replace("{beginning}", beginning).replace("{ending}", ending)
         bare = middle.removesuffix(self.terminator)
+        known = {"references": (bare,)} if bare else {}
         return Condition(
             key=f"{beginning} … {ending}",
             prompt=prompt,
@@ -130,8 +151,22 @@ class Infilling(Task):
             terms=(Term(beginning, f"{self.terminator} {ending}"),),
             demonstrations=(f" {bare}",) if self.demonstrate and group == "train" else (),
             group=group,
-            facts={"references": (bare,), "beginning": beginning, "ending": ending} | (facts or {}),
+            facts={**known, "beginning": beginning, "ending": ending, **(facts or {})},
         )
+
+    def condition_for(self, prompt: str, seed: int) -> Condition | None:
+        """The posterior of a prompt of the template's form, whatever stands in its places."""
+        pattern = re.escape(self.template)
+        for name in ("beginning", "ending"):
+            slot = re.escape(f"{{{name}}}")
+            # A slot that stands there again holds the same.
+            pattern = pattern.replace(slot, f"(?P<{name}>.+)", 1).replace(slot, f"(?P={name})")
+        found = re.fullmatch(pattern, prompt, re.DOTALL)
+        return self._condition(found["beginning"], "", found["ending"]) if found else None
+
+    def answer_suffix(self, answer: str) -> str:
+        """Another ending: which one a middle leads to."""
+        return f"{self.terminator} {answer}"
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Of generated stories, shares of samples that fit, by the grammar's judgement; in 0..1."""

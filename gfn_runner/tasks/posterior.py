@@ -167,20 +167,26 @@ class Posterior(Task):
             shortest = min(self.max_len, self.eval_max_len)
             at = "constraint.{}".format
             yield from demand.problems(lambda f: row.at(at(f)), self.terminator, shortest)
-        yield from _demonstration_problems(row, demand)
+        yield from _demonstration_problems(row, demand, self.terminator)
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Per group, what is demanded; shares in 0..1, see ``tasks/measures.py``."""
         return per_group(samples, satisfied, label_probability)
 
 
-def _demonstration_problems(row: Row, demand: Demand | None) -> Iterator[Problem]:
+def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) -> Iterator[Problem]:
     # A demand that is broken itself (a pattern that is none) has a problem of its own.
     judged = demand is not None and not any(demand.problems(str, "", _NO_BOUND))
     for place, text in enumerate(row.get("demonstrations", ())):
         where = row.at(f"demonstrations[{place}]")
         if not text.strip():
             yield Problem(where, f"given {text!r}", "a text, as the policy should write it")
+        elif text.endswith(terminator):
+            yield Problem(
+                where,
+                f"{text!r} ends in task.terminator = {terminator!r}, which is written behind it anyway",
+                "a text without it",
+            )
         elif judged and demand is not None and not demand.satisfied(text):
             yield Problem(where, f"{text!r} is not as the constraint demands", "one that is")
 

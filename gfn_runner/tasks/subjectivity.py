@@ -130,13 +130,11 @@ class Subjectivity(Task):
         for key, path in paths.items():
             if path is not None:
                 yield from path_problems(f"task.data.{key}", path)
-        given = [key for key, path in paths.items() if path is not None]
-        if len(given) == 1:
-            (other,) = paths.keys() - given
+        if self.data.train is not None and self.data.test is None:
             yield Problem(
-                f"task.data.{other}",
-                f"missing, and task.data.{given[0]} is given: generated reviews and those of a file "
-                "are not alike",
+                "task.data.test",
+                "missing, and task.data.train is given: generated reviews and those of a file are not "
+                "alike",
                 "a JSONL file of reviews, or neither",
             )
 
@@ -147,9 +145,11 @@ class Subjectivity(Task):
 
         Where files overlap, the review is dropped from training.
         """
-        if self.data.train is None or self.data.test is None:
+        notes: tuple[str, ...] = ()
+        if self.data.test is None:
             test, train = self._generated(seed)
-            notes: tuple[str, ...] = ()
+        elif self.data.train is None:
+            test, train, notes = self._read_test(self.data.test, self._generated(seed)[1])
         else:
             test, train, notes = self._read(self.data.train, self.data.test)
         examples = tuple(train)
@@ -182,22 +182,35 @@ class Subjectivity(Task):
             taken.add(text)
             yield Review(text, label)
 
-    def _read(
-        self, train_path: str, test_path: str
-    ) -> tuple[list[Review], list[Review], tuple[str, ...]]:
-        """Reviews of files; test, training and what a person should know of them."""
+    def _rows(self, paths: Sequence[str]) -> dict[str, list[Row]]:
+        """Rows of files, checked together."""
         problems: list[Problem] = []
         rows: dict[str, list[Row]] = {}
-        for path in (train_path, test_path):
+        for path in dict.fromkeys(paths):
             try:
                 rows[path] = read_records(path, _FIELDS, allow_unknown=True, what="review")
             except UserError as error:
                 problems += error.problems
-        found = [
-            row for path in dict.fromkeys((train_path, test_path)) for row in rows.get(path, ())
-        ]
-        problems += self._label_problems(found)
+        problems += self._label_problems([row for own in rows.values() for row in own])
         raise_all(problems)
+        return rows
+
+    def _read_test(
+        self, path: str, drawn: Sequence[Review]
+    ) -> tuple[list[Review], list[Review], tuple[str, ...]]:
+        """Reviews of a file to test on, beside generated ones to train on; as :meth:`_read`."""
+        rows = self._rows([path])[path]
+        test, twice = _different(rows, set())
+        taken = {row["text"].strip() for row in test}
+        notes = (f"{twice} test reviews dropped: there already",) if twice else ()
+        train = [review for review in drawn if review.text not in taken]
+        return [_review(row) for row in test[: self.data.n_test]], train, notes
+
+    def _read(
+        self, train_path: str, test_path: str
+    ) -> tuple[list[Review], list[Review], tuple[str, ...]]:
+        """Reviews of files; test, training and what a person should know of them."""
+        rows = self._rows([train_path, test_path])
         test, twice_in_test = _different(rows[test_path], set())
         taken = {row["text"].strip() for row in test}
         train, dropped = _different(rows[train_path], taken)
@@ -347,7 +360,7 @@ class Subjectivity(Task):
         judged = [self._judge(sample) for sample in samples]
         shares = {name: sum(row[name] for row in judged) / len(judged) for name in judged[0]}
         measured = {"n_questions": float(len(samples))}
-        for name in self.headline:
+        for name in (name for name in self.headline if name in shares):
             interval = proportion(round(shares[name] * len(samples)), len(samples))
             measured |= {
                 name: shares[name],
@@ -360,17 +373,22 @@ class Subjectivity(Task):
     def _judge(self, sample: ConditionSamples) -> dict[str, float]:
         """Shares of right answers to one review, and the mean log p of the right one, in nats."""
         right = self.labels.index(str(sample.condition.answer))
-        voted = majority([_likeliest(row) for row in sample.vote_answer_log_probs])
         singles = [_log_softmax(row) for row in sample.answer_log_probs]
         predicted = posterior_predictive(sample.answer_log_probs).best
         chosen = [_likeliest(row) for row in singles]
-        return {
-            "vote_accuracy": float(voted == right),
+        judged = {
             "predictive_accuracy": float(predicted == right),
-            "greedy_accuracy": float(_likeliest(sample.greedy_answer_log_probs) == right),
             "single_accuracy": chosen.count(right) / len(chosen),
             "label_log_prob": sum(row[right] for row in singles) / len(singles),
         }
+        # What was not drawn has no accuracy.
+        if sample.vote_answer_log_probs:
+            voted = majority([_likeliest(row) for row in sample.vote_answer_log_probs])
+            judged["vote_accuracy"] = float(voted == right)
+        if sample.greedy_answer_log_probs:
+            greedy = _likeliest(sample.greedy_answer_log_probs)
+            judged["greedy_accuracy"] = float(greedy == right)
+        return judged
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
@@ -18,7 +19,7 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import velan
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct, file_problems, train_and_test
+from gfn_runner.tasks.datasets import draw_distinct, file_problems, tested_on, train_and_test
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, read_table
 from gfn_runner.types import Condition, Term
@@ -32,7 +33,8 @@ class TranslationData:
 
     Attributes:
         pairs: a table with the columns ``source`` and ``target``, or ``hub:owner/name:split``.
-            Targets are references for the metrics; training needs sources only.
+            Targets are references for the metrics; training needs sources only. A source on several
+            lines has several right translations.
         test: the same to evaluate on; without it some of ``pairs`` are kept out.
         n_train, n_test: how many of each, the first ones of a file.
     """
@@ -78,11 +80,24 @@ class Translation(Task):
 
     def load(self, seed: int) -> TaskData:
         """Sentences to train on and, none of them among those, to evaluate on."""
+        key = itemgetter("source")
+
+        def evaluated(row: Row) -> Condition:
+            return self._condition(row["source"], row["targets"], group="sentences")
+
         if self.data.pairs is None:
-            return self._generated(seed)
+            return tested_on(
+                self._generated(seed),
+                self.data.test,
+                _read,
+                key,
+                evaluated,
+                n_test=self.data.n_test,
+                what="pairs",
+            )
         train, test, notes = train_and_test(
             _read,
-            lambda row: row["source"],
+            key,
             self.data.pairs,
             self.data.test,
             n_train=self.data.n_train,
@@ -90,8 +105,8 @@ class Translation(Task):
             what="pairs",
         )
         return TaskData(
-            [self._condition(row["source"], [row["target"]]) for row in train],
-            [self._condition(row["source"], [row["target"]], group="sentences") for row in test],
+            [self._condition(row["source"], row["targets"]) for row in train],
+            [evaluated(row) for row in test],
             notes,
         )
 
@@ -150,6 +165,19 @@ def _judged(samples: ConditionSamples) -> tuple[float, float]:
 
 
 def _read(path: str) -> list[Row]:
-    return read_table(
-        path, ("source", "target"), key=lambda row: row["source"], what="sentence pair"
+    """Sentences with all their translations under ``targets``: lines of one sentence are joined."""
+    pairs = read_table(
+        path,
+        ("source", "target"),
+        key=lambda row: (row["source"], row["target"]),
+        what="sentence pair",
     )
+    targets: dict[str, list[str]] = {}
+    first: dict[str, Row] = {}
+    for row in pairs:
+        first.setdefault(row["source"], row)
+        targets.setdefault(row["source"], []).append(row["target"])
+    return [
+        Row(row.source, row.line, {"source": source, "targets": targets[source]})
+        for source, row in first.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import torch
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives import JointBalance, SubTB, phi
 from gfn_runner.posterior.reward import log_reward, string_log_reward, terminal_log_reward
+from gfn_runner.tasks.arithmetic import Arithmetic, ArithmeticData
 from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.continuation import Continuation, PromptData
 from gfn_runner.tasks.contrastive import Contrastive
 from gfn_runner.tasks.infilling import Infilling, StoryData
 from gfn_runner.tasks.random_number import RandomNumber
 from gfn_runner.tasks.rule import string_rule
+from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
 from gfn_runner.tasks.translation import Translation, TranslationData
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
@@ -126,7 +129,64 @@ def infilling(folder) -> Toy:
     )
 
 
-TOYS = (random_number, continuation, contrastive, translation, infilling)
+def subjectivity(folder) -> Toy:
+    for name, text in (("train", "ab"), ("test", "ba")):
+        record = {"text": text, "label": 0, "label_text": "a"}
+        (folder / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+    data = SubjectivityData(str(folder / "train.jsonl"), str(folder / "test.jsonl"), n_train=1)
+    characters = "ab |,."
+
+    def formula(terms: list[float], z: str) -> float:
+        # The penalty falls where the wrong label is likelier behind the rationale.
+        wrong = plain(characters)("ab|", z + ", b.")
+        return terms[0] - 2.0 * (wrong > terms[0])
+
+    return Toy(
+        Subjectivity(
+            data=data, labels=("a", "b"), prompt="{text}|", answer=", {label}.",
+            wrong_label_penalty=2.0, max_len=3,
+        ),
+        characters,
+        lambda log_p, z: [log_p("ab|", z + ", a.")],
+        formula,
+    )  # fmt: skip
+
+
+def arithmetic(folder) -> Toy:
+    def entry(text: str, value: int) -> dict[str, object]:
+        asked = f"Question: {text} = ? Answer:"
+        steps = f"{text} = {value}"
+        return {"str_query": asked, "num_sol": value, "str_rationale": steps}
+
+    files = {
+        "rationales": [entry("1 + 2", 3), entry("3 - 1", 2)],
+        "answers": [entry("2 + 2", 4)],
+        "test": [entry("1 + 1", 2)],
+    }
+    for name, entries in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(entries))
+    data = ArithmeticData(
+        str(folder / "rationales.json"), str(folder / "answers.json"), (str(folder / "test.json"),)
+    )
+    # The other question with a rationale, worked out; then the one that is asked.
+    context = "Question: 3 - 1 = ? Answer: 3 - 1 = 2. The answer is 2.\nQuestion: 1 + 2 = ? Answer:"
+    return Toy(
+        Arithmetic(data=data, n_demonstrations=1, max_len=2),
+        "".join(sorted({*context, *" 4"})),
+        lambda log_p, z: [log_p(context, z + ". The answer is 3.")],
+        lambda terms, z: terms[0],
+    )
+
+
+TOYS = (
+    random_number,
+    continuation,
+    contrastive,
+    translation,
+    infilling,
+    subjectivity,
+    arithmetic,
+)
 
 
 @pytest.fixture
@@ -227,17 +287,18 @@ def trained(toy: Toy, objective, temperature: float, steps: int):
 
 
 @pytest.mark.parametrize(
-    ("toy", "temperature", "objective"),
+    ("toy", "temperature", "objective", "steps"),
     [
-        (random_number, 1.0, JointBalance()),
-        (continuation, 0.8, SubTB()),
-        (contrastive, 1.0, JointBalance()),
-        (infilling, 1.0, JointBalance()),
+        (random_number, 1.0, JointBalance(), 200),
+        (continuation, 0.8, SubTB(), 200),
+        (contrastive, 1.0, JointBalance(), 200),
+        (infilling, 1.0, JointBalance(), 200),
+        (subjectivity, 2.0, JointBalance(), 250),
     ],
     indirect=["toy"],
 )
-def test_a_trained_policy_samples_from_the_posterior(toy, temperature, objective):
-    before_B, law_B, phi_B = trained(toy, objective, temperature, steps=200)
+def test_a_trained_policy_samples_from_the_posterior(toy, temperature, objective, steps):
+    before_B, law_B, phi_B = trained(toy, objective, temperature, steps)
     strings = toy.strings(tiny_lm(characters=toy.characters))
     rewards = torch.tensor([value for value, _ in by_hand(toy, strings).values()])
     target_B, log_z = (rewards / temperature).softmax(0), (rewards / temperature).logsumexp(0)

@@ -87,7 +87,7 @@ def test_the_policy_of_a_run_has_its_answer_model(once, capsys):
     prompt = policy.task.load(0).evaluation[0].prompt
     shares = policy.predict(prompt, ["objective", "subjective"], n=3)
     assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
-    with pytest.raises(UserError, match="how an answer follows"):
+    with pytest.raises(UserError, match="given 'dull', which task subjectivity does not have"):
         policy.predict(prompt, ["objective", "dull"])
     typed = prompt.replace(policy.task.load(0).evaluation[0].key, "the film is long")
     assert policy.sample(typed, n=2)[0].log_reward is not None

@@ -283,6 +283,7 @@ def test_metrics_of_samples_made_by_hand():
     assert Arithmetic().metrics([]) == {}
     # The average is over p(Y | X Z), which may overrule how many samples lead to an answer.
     one = samples("1 + 1 + 1", ["3"], ["4", "4", "3"])
+    one = dataclasses.replace(one, choices=(4, 3))
     weighed = dataclasses.replace(one, answer_log_probs=[[-3.0, -2.0], [-3.0, -2.0], [-9.0, -0.1]])
     assert Arithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 1
     weighed = dataclasses.replace(one, answer_log_probs=[[-0.1, -9.0]] * 3)

@@ -75,13 +75,12 @@ def test_means_are_over_samples_and_the_best_over_conditions():
     measured = measure(
         Plain(),
         [
-            drawn("a", log_pf=(-2.0, -4.0), term_log_probs=((-1.0, -9.0), (-2.0, -9.0))),
-            drawn("b", log_pf=(-6.0, -8.0), term_log_probs=((-5.0, -9.0), (-4.0, -9.0))),
+            drawn("a", log_pf=(-2.0, -4.0), log_likelihood=(-1.0, -2.0)),
+            drawn("b", log_pf=(-6.0, -8.0), log_likelihood=(-5.0, -4.0)),
         ],
     )
     assert measured["log_pf/all"] == pytest.approx(-5.0)
     assert measured["log_pf_max/all"] == pytest.approx(-4.0)
-    # The first term alone, before its weight.
     assert measured["log_likelihood/all"] == pytest.approx(-3.0)
     assert measured["log_likelihood_max/all"] == pytest.approx(-2.5)
     assert measured["log_reward/all"] == pytest.approx(-2.0)
@@ -95,16 +94,16 @@ def test_sets_are_measured_apart_and_a_tasks_own_names_win():
     assert measure(Own(), [drawn()])["log_pf/all"] == 7.0
 
 
-def test_a_posterior_without_terms_has_no_likelihood():
-    measured = measure(Plain(), [drawn(term_log_probs=((), ()))])
+def test_samples_without_a_likelihood_have_no_mean_of_it():
+    measured = measure(Plain(), [drawn()])
     assert "log_likelihood/all" not in measured and "log_pf/all" in measured
 
 
 def test_strings_of_probability_0_are_left_out():
     samples = [
-        drawn("a", log_reward=(-1.0, -math.inf), term_log_probs=((-1.0,), (-math.inf,))),
-        drawn("b", log_reward=(-2.0, -4.0), term_log_probs=((-3.0,), (-5.0,))),
-        drawn("c", log_reward=(-math.inf,) * 2, term_log_probs=((math.nan,),) * 2),
+        drawn("a", log_reward=(-1.0, -math.inf), log_likelihood=(-1.0, -math.inf)),
+        drawn("b", log_reward=(-2.0, -4.0), log_likelihood=(-3.0, -5.0)),
+        drawn("c", log_reward=(-math.inf,) * 2, log_likelihood=(math.nan,) * 2),
     ]
     measured = measure(Plain(), samples)
     assert measured["log_likelihood/all"] == pytest.approx(-3.0)

@@ -8,7 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gfn_runner.callbacks.replay import ReplayCallback, demonstrations, written_demonstrations
+from gfn_runner.callbacks.replay import (
+    ReplayCallback,
+    fitting_demonstrations,
+    written_demonstrations,
+)
 from gfn_runner.lm.policy import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.posterior.reward import log_reward
@@ -74,7 +78,10 @@ def test_demonstrations_that_do_not_fit_are_reported_and_left_out(bounds, kept, 
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == (n_out > 0)
     if n_out:
-        assert f"{n_out} of 4 demonstrations do not fit in task.min_len" in messages[0]
+        assert (
+            f"{n_out} of 4 demonstrations are no strings of the policy's (task.min_len"
+            in messages[0]
+        )
 
 
 def test_a_demonstration_with_the_terminator_inside_does_not_fit(caplog):
@@ -94,8 +101,9 @@ def test_more_demonstrations_than_one_piece():
 
 def test_the_tools_answers_are_put_into_demonstrations():
     conditions = [Condition("x", "x", (Term("x"),), ("1+2=,3-9=",))]
-    module = fake_module(tool=Calculator())
-    rows = demonstrations(module, conditions)
+    module = fake_module(tool=Calculator(), max_len=20)
+    rows, n_unfit = fitting_demonstrations(module, conditions)
+    assert n_unfit == 0
     assert module.lm.decode(rows.ids(0)) == "1+2= 3,3-9= -6"
     observed = "".join("ta"[a] for a in rows.is_action_BT[0].tolist())
     assert observed == "aaaattaaaaattt"

@@ -133,6 +133,12 @@ def test_a_table_of_samples_is_cut(tmp_path):
     assert lines[2:] == ["| 0 | a |", "| 1 | a |"]
 
 
+def test_a_row_without_texts_has_no_column(tmp_path):
+    rows = {"one": [samples("p", "a")], "at once": [samples("p", "")]}
+    write_sample_table(tmp_path / "samples.md", rows)
+    assert (tmp_path / "samples.md").read_text().startswith("| prompt | one |\n")
+
+
 def test_samples_are_written_and_read(tmp_path):
     drawn = samples("ä", " 1", "\u2028x", facts={"target": {" 1": 1.0}})
     write_samples(tmp_path / "s.jsonl", [drawn, samples("b", "c")])

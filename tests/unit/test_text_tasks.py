@@ -136,6 +136,13 @@ def test_a_row_twice_is_named_with_both_lines(kind, written):
     text = rows(3)
     text += text.splitlines()[-1] + "\n"
     last = len(text.splitlines())
+    if Kind in (Continuation, Contrastive):
+        # Web text repeats itself.
+        path = written("data" + suffix, text)
+        data = Kind(data={key: path, "n_test": 1}).load(0)
+        assert len(data.train) + len(data.evaluation) == 3
+        assert data.notes == (f"1 repeated prompts of {path} dropped",)
+        return
     message = refused(Kind(data={key: written("data" + suffix, text)}))
     assert f"data{suffix}, line {last}: the same " in message and f"as line {last - 1}" in message
 
@@ -158,10 +165,19 @@ def test_files_that_are_not_there_are_named_before_anything_is_read(kind, tmp_pa
     Kind, key, rows, _, suffix = kind
     found = problems_of(Kind(data={key: str(tmp_path / "none"), "test": str(tmp_path)}))
     assert "no such file" in found[f"task.data.{key}"] and "a folder" in found["task.data.test"]
-    alone = problems_of(Kind(data={"test": written("t" + suffix, rows(2))}))
-    assert f"given without task.data.{key}" in alone["task.data.test"]
     assert not problems_of(Kind(data={key: written("d" + suffix, rows(2))}))
     assert not problems_of(Kind())
+
+
+def test_generated_data_are_evaluated_on_a_file(kind, written):
+    Kind, _, rows, _, suffix = kind
+    data = Kind(data={"test": written("t" + suffix, rows(5)), "n_test": 3, "n_train": 20})
+    assert not problems_of(data)
+    data, drawn = data.load(0), Kind(data={"n_train": 20, "n_test": 3}).load(0)
+    assert keys(data.train) == keys(drawn.train)
+    assert len(data.evaluation) == 3 and not set(keys(data.evaluation)) & set(
+        keys(drawn.evaluation)
+    )
 
 
 def test_numbers_of_rows_are_at_least_1(kind):
@@ -568,3 +584,22 @@ def test_distances_are_of_the_valid_numbers():
     assert task.metrics([samples(condition, "x", "2")]) == {
         "invalid_share/numbers": 1.0, "n_samples/numbers": 2.0,
     }  # fmt: skip
+
+
+def test_lines_of_one_source_are_translations_of_it(written):
+    path = written("p.tsv", "source\ttarget\na\tone\nb\ttwo\na\tuno\n")
+    data = Translation(data={"pairs": path, "test": path}).load  # all of it is tested
+    with pytest.raises(UserError):
+        Translation(data={"pairs": written("q.tsv", "source\ttarget\na\tx\na\tx\n")}).load(0)
+    conditions = {c.key: c.facts["references"] for c in data(0).evaluation}
+    assert conditions == {"a": ("one", "uno"), "b": ("two",)}
+
+
+@pytest.mark.parametrize("template", ["{ending}|{beginning}|", "{beginning}: {ending} {beginning}"])
+def test_the_posterior_of_a_story_that_was_typed(template):
+    task = Infilling(template=template)
+    known = task._condition("A b. C.", "D.", "E (f).")
+    typed = task.condition_for(known.prompt, 0)
+    assert typed is not None and typed.prompt == known.prompt and typed.terms == known.terms
+    assert typed.terms[0].suffix == task.answer_suffix("E (f).")
+    assert task.condition_for("something else", 0) is None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from gfn_runner.evaluation import draw_many, string_scores
+from gfn_runner.evaluation import base_log_likelihood, draw_many, string_scores
+from gfn_runner.lm.policy import LoraSettings
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_prefixes, score_strings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.types import Trajectories
+from gfn_runner.types import Condition, Term, Trajectories
 from tests.tiny_models import tiny_lm
 
 RULE = StringRule(terminator=1, min_len=0, max_len=3)
@@ -66,3 +68,30 @@ def test_a_repeated_string_has_one_score():
     for row in range(50):
         value = seen.setdefault(tuple(rows.ids(row)), log_pf_B[row].item())
         assert value == log_pf_B[row].item()
+
+
+def test_likelihood_is_of_the_text_under_the_bare_base_model():
+    """No suffix, no weight, no adapter: log p(z ⊤ | context), or of the prompt without a term."""
+    lm = tiny_lm(adapter="random")
+    lm.add_answer_adapter(LoraSettings(rank=2, alpha=2), seed=1)
+    with torch.no_grad():
+        for parameter in lm.answer_parameters():
+            parameter.add_(0.3)
+    dot = lm.encode(".")[0]
+    rule = StringRule(dot, min_len=0, max_len=3)
+    conditions = [
+        Condition("a", "QA", (Term("ab", ". c", weight=2.0), Term("b"))),
+        Condition("b", "Q", ()),
+    ]
+    strings = ["cd", "", "e"]
+    rows = Trajectories.from_rows(
+        [lm.encode(z) for z in strings], [[True] * len(z) for z in strings], [0, 0, 1]
+    )
+    found_B = base_log_likelihood(lm, rule, conditions, rows)
+    plain = tiny_lm()
+    for value, context, z in zip(found_B.tolist(), ("ab", "ab", "Q"), strings, strict=True):
+        ids = [*plain.encode_prompt(context), *plain.encode(z + ".")]
+        log_p_TV = plain.whole_logits([ids])[0].log_softmax(-1)
+        first = len(context)
+        expected = sum(log_p_TV[at - 1, ids[at]].item() for at in range(first, len(ids)))
+        assert value == pytest.approx(expected, abs=1e-4)

@@ -50,7 +50,8 @@ temperature 1, *chain* the share of right chains among the single samples that b
 _TEXTS = """
 ### Everything else
 
-One sample at temperature 1 behind the bare prompt of each task (`task=…`), before any training:
+Samples at temperature 1 behind the bare prompt of each task (`task=…`), 20 of each condition and 20 000
+numbers, before any training:
 
 | task | measure | base model |
 |---|---|---|
@@ -112,10 +113,12 @@ def model_card(record: Mapping[str, Any]) -> str:
 
 
 def _shares(first: Mapping[str, float], second: Mapping[str, float]) -> str:
-    ordered = sorted(second.items(), key=lambda pair: -pair[1])
+    # A kind of one phase alone is there too.
+    names = sorted({*first, *second}, key=lambda name: (-second.get(name, 0), -first.get(name, 0)))
     return "\n".join(
-        f"| {name} | {100 * first.get(name, 0):.1f} % | {100 * share:.1f} % | {_KINDS[name]} |"
-        for name, share in ordered
+        f"| {name} | {100 * first.get(name, 0):.1f} % | {100 * second.get(name, 0):.1f} % "
+        f"| {_KINDS[name]} |"
+        for name in names
     )
 
 

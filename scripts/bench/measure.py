@@ -1,0 +1,76 @@
+"""Times side by side, peak memory, and how a time grows: what the benchmark's sections share."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
+
+
+def alternating(
+    contestants: Mapping[str, Callable[[int], object]], repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each contestant, one after the other in every round; the first round warms up.
+
+    What disturbs the machine for a while disturbs all of them, so that ratios keep their meaning.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(repeats + 1):
+        for name, run in contestants.items():
+            began = time.perf_counter()
+            run(number)
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float, float]:
+    """Median of the rounds' ratios, and the smallest and the largest of them."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Exponent of growth: slope of log time against log size; 1 is proportional."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def peak_rss_gib() -> float:
+    """Most memory that this process has held so far."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 1024**2 if sys.platform != "darwin" else kib / 1024**3
+
+
+def peak_memory(what: str, model: str, shape: str, conditions: int, device: str) -> float:
+    """GiB that one step takes beyond the loaded model; ``nan`` where it did not fit.
+
+    Args:
+        what: ``ours`` or ``plain``.
+        model, shape, conditions, device: of the step, which runs in a process of its own.
+    """
+    command = [sys.executable, str(SCRIPT), "--memory", what, "--models", model, "--device", device]
+    command += ["--shapes", shape, "--conditions", str(conditions)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return float(result.stdout.split()[-1]) if result.returncode == 0 else math.nan
+
+
+def memory_of(step: Callable[[], object], device: torch.device) -> float:
+    """GiB that ``step`` takes beyond what is held before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1024**3
+    before_gib = peak_rss_gib()
+    step()
+    return peak_rss_gib() - before_gib

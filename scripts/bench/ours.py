@@ -1,0 +1,105 @@
+"""Our training step as the program makes it, with the time of each of its phases."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+
+from bench.work import Shape, make_conditions, make_task
+from gfn_runner import module as module_file
+from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.training_log import measures
+from gfn_runner.evaluation import EvaluationSettings
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.objectives import JointBalance, Objective
+from gfn_runner.replay import ReplaySettings
+from gfn_runner.settings import OptimSettings, SamplingSettings
+from gfn_runner.types import Batch, Trajectories
+
+PHASES = ("sample", "reward", "policy", "objective", "backward", "optimizer", "buffer", "log")
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class OurStep:
+    """One optimizer step on fresh trajectories; replay buffer and log included.
+
+    Attributes:
+        seconds: of each phase of the newest step.
+        trajectories: of the newest step.
+    """
+
+    def __init__(self, lm: LanguageModel, shape: Shape, objective: Objective | None = None):
+        self.lm = lm
+        self.conditions = make_conditions(shape, lm.vocab_size)
+        self.module = module_file.GFlowNetModule(
+            make_task(shape),
+            lm,
+            objective or JointBalance(),
+            conditions=self.conditions,
+            sampling=SamplingSettings(
+                conditions=shape.conditions, samples=shape.samples, tempered=0.0
+            ),
+            optim=OptimSettings(),
+            evaluation=EvaluationSettings(),
+            max_steps=1,
+            seed=0,
+        )
+        self.replay = ReplayCallback(ReplaySettings(), self.conditions, shape.samples, 0)
+        self.optimizer = torch.optim.AdamW(lm.trainable().values(), lr=1e-4)
+        self.seconds: dict[str, float] = {}
+        self.trajectories: Trajectories | None = None
+
+    def __call__(self, index: int) -> None:
+        batch = Batch(list(self.conditions), index)
+        self.seconds = defaultdict(float)
+        # The module's own names, so that what is timed is what the program runs.
+        names = {"sample": "sample", "log_reward": "reward", "score_policy": "policy"}
+        patches = [
+            mock.patch.object(module_file, name, self._timed(getattr(module_file, name), phase))
+            for name, phase in names.items()
+        ]
+        began = time.perf_counter()
+        for patch in patches:
+            patch.start()
+        try:
+            step = self.module.training_step(batch, 0)
+        finally:
+            for patch in patches:
+                patch.stop()
+        synchronise(self.lm.device)
+        self.seconds["objective"] = (
+            time.perf_counter() - began - sum(self.seconds[phase] for phase in names.values())
+        )
+        self._timed(step["loss"].backward, "backward")()
+        self._timed(self._update, "optimizer")()
+        self._timed(self._remember, "buffer")(batch, step)
+        self._timed(measures, "log")(step["output"])
+        self.trajectories = step["output"].trajectories
+
+    def _update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.lm.trainable().values(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _remember(self, batch: Batch, step: dict[str, Any]) -> None:
+        trainer: Any = None
+        self.replay.on_train_batch_end(trainer, self.module, step, batch, 0)
+
+    def _timed(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments, **options)
+            synchronise(self.lm.device)
+            self.seconds[phase] += time.perf_counter() - began
+            return result
+
+        return wrapper

@@ -1,0 +1,136 @@
+"""What is measured: models, shapes of the experiments, and batches of made-up conditions of a shape."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.lm.policy import LanguageModel, LMSettings, LoraSettings, _with_adapter, load
+from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.types import Condition, Term
+
+TERMINATOR = 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a training batch, all but the first two in tokens.
+
+    Attributes:
+        conditions, samples: per batch, and of each condition.
+        shortest, longest: bounds on the sampled strings.
+        context: what the reward's model reads before a string.
+        prompt: what the policy reads.
+        suffix: what the reward's model is asked of behind a string; 1 is the terminator alone.
+    """
+
+    conditions: int
+    samples: int
+    shortest: int
+    longest: int
+    context: int
+    prompt: int
+    suffix: int
+
+
+# Sizes of the paper's experiments: a context of three demonstrations, an ending of a dozen tokens.
+SHAPES = {
+    "arithmetic": Shape(8, 16, 18, 27, 130, 14, 7),
+    "continuation": Shape(8, 20, 30, 30, 20, 20, 1),
+    "infilling": Shape(2, 64, 25, 25, 40, 60, 12),
+    "subjectivity": Shape(8, 16, 5, 5, 50, 50, 7),
+}
+
+# Hugging Face configs, for weights drawn at random.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {"model_type": "gpt2"},
+    "gpt2-xl": {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25},
+    "gpt-j": {"model_type": "gptj"},
+}
+
+
+class IdTokenizer:
+    """Texts are token ids in decimal, so that a text has just the tokens that one asks for."""
+
+    eos_token_id = bos_token_id = eos_token = None
+    all_special_ids: ClassVar[list[int]] = []
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split() if word.isdigit()]}
+
+    def decode(self, ids: Sequence[int], **options: Any) -> str:
+        return " ".join(map(str, ids))
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return str(token)
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Synthetic(Task):
+    """A task of random ids."""
+
+    terminator: str = str(TERMINATOR)
+    name: ClassVar[str] = "synthetic"
+
+    def load(self, seed: int) -> TaskData:
+        return TaskData([], [])
+
+    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        return {}
+
+
+def make_task(shape: Shape) -> Synthetic:
+    return Synthetic(min_len=shape.shortest, max_len=shape.longest, eval_max_len=shape.longest)
+
+
+def make_conditions(shape: Shape, vocab_size: int, seed: int = 0) -> list[Condition]:
+    """Conditions of random ids in a shape's sizes."""
+    rng = random.Random(seed)
+
+    def text(n: int) -> str:
+        return " ".join(str(rng.randrange(2, vocab_size)) for _ in range(n))
+
+    conditions = []
+    for number in range(shape.conditions):
+        # The terminator begins the suffix, as in arithmetic, infilling and subjectivity.
+        suffix = "" if shape.suffix == 1 else f"{TERMINATOR} {text(shape.suffix - 1)}"
+        term = Term(text(shape.context), suffix)
+        conditions.append(Condition(str(number), text(shape.prompt), (term,)))
+    return conditions
+
+
+def make_lm(name: str, device: str, **config: Any) -> LanguageModel:
+    """The embedded model, or random weights in the shape of another; with a fresh adapter.
+
+    Args:
+        name: ``embedded``, or a key of ``CONFIGS``.
+        device: ``cpu`` in float32 or ``cuda`` in bfloat16.
+        config: changes of the random model's config.
+    """
+    if name == "embedded":
+        model = load(LMSettings(device=device), seed=0).model  # type: ignore[arg-type]
+        return LanguageModel(model, IdTokenizer(model.get_input_embeddings().weight.shape[0]))
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options = CONFIGS[name] | config
+    full = AutoConfig.for_model(
+        **options, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0
+    )
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(full, dtype=dtype)
+    model = _with_adapter(model, LoraSettings(rank=64, alpha=16), 0).eval()
+    return LanguageModel(model, IdTokenizer(full.vocab_size))

@@ -1,0 +1,311 @@
+"""Measure a training step against its floor and against the plain way; writes docs/benchmarks.md.
+
+    python scripts/benchmark.py                          # embedded model and GPT-2 small (random weights)
+    python scripts/benchmark.py --models gpt-j --device cuda
+    python scripts/benchmark.py --models embedded --shapes arithmetic --repeats 9
+
+All is measured in one run, by turns, and told as ratios: machines differ, and so does one machine from
+minute to minute. Run it with nothing else running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from bench.floor import Floor
+from bench.measure import alternating, memory_of, peak_memory, ratio, slope
+from bench.ours import PHASES, OurStep
+from bench.plain import PlainStep
+from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
+from results import ROOT, cores, write_block
+
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.types import Trajectories
+
+SECTIONS = ["steps", "scoring", "growth", "buffer", "start"]
+# The larger models are measured on one condition: the plain way takes one at a time anyway.
+ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["embedded", "gpt2"])
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--conditions", type=int, help="in place of the shape's")
+    parser.add_argument(
+        "--memory", choices=["ours", "plain"], help="print GiB of one step and stop"
+    )
+    arguments = parser.parse_args()
+    if arguments.memory:
+        print(one_memory(arguments))
+        return
+    lines = [*head(arguments)]
+    if "steps" in arguments.sections:
+        for model in arguments.models:
+            lines += steps_section(model, arguments)
+    lm = make_lm("embedded", arguments.device)
+    sections: dict[str, Callable[[], Iterator[str]]] = {
+        "scoring": lambda: scoring_section(lm, arguments.repeats),
+        "growth": lambda: growth_section(lm, arguments),
+        "buffer": lambda: buffer_section(lm, arguments),
+        "start": start_section,
+    }
+    for name, section in sections.items():
+        if name in arguments.sections:
+            lines += section()
+    write_block(arguments.write, arguments.device, "\n".join(lines))
+    print(f"written to {arguments.write}")
+
+
+def head(arguments: argparse.Namespace) -> Iterator[str]:
+    machine = f"{cores()} CPU cores ({platform.machine()}), {torch.get_num_threads()} torch threads"
+    if arguments.device == "cuda":
+        machine = f"{torch.cuda.get_device_name()}, bfloat16"
+    yield f"Machine: {machine}; torch {torch.__version__}. Medians of {arguments.repeats} rounds by"
+    yield "turns; in brackets the smallest and the largest."
+    yield ""
+
+
+def shape_of(name: str, model: str, conditions: int | None) -> Shape:
+    shape = SHAPES[name]
+    if conditions is None and model in ONE_CONDITION:
+        conditions = 1
+    return shape if conditions is None else dataclasses.replace(shape, conditions=conditions)
+
+
+def one_memory(arguments: argparse.Namespace) -> float:
+    (model,), (name,) = arguments.models, arguments.shapes
+    lm = make_lm(model, arguments.device)
+    shape = shape_of(name, model, arguments.conditions)
+    if arguments.memory == "ours":
+        ours = OurStep(lm, shape)
+        return memory_of(lambda: ours(0), lm.device)
+    return memory_of(PlainStep(lm, shape), lm.device)
+
+
+# -- steps ------------------------------------------------------------------------------------
+
+
+def steps_section(model: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """Our step over the floor, the plain way over ours, and where our time goes."""
+    yield f"### {model}"
+    yield ""
+    columns = ["shape", "conditions × samples", "step, s", "step / floor", "plain / step"]
+    yield f"| {' | '.join([*columns, *(f'{phase}, %' for phase in PHASES)])} |"
+    yield "|---" * (5 + len(PHASES)) + "|"
+    lm = make_lm(model, arguments.device)
+    for name in arguments.shapes:
+        yield step_line(lm, name, shape_of(name, model, arguments.conditions), arguments.repeats)
+    yield ""
+    memory = []
+    for name in arguments.shapes:
+        shape = shape_of(name, model, arguments.conditions)
+        pair = [
+            peak_memory(what, model, name, shape.conditions, arguments.device)
+            for what in ("plain", "ours")
+        ]
+        memory.append(f"{name} {pair[0]:.2f} / {pair[1]:.2f} = {pair[0] / max(pair[1], 1e-3):.1f}")
+    yield f"Peak memory of a step beyond the model, plain / ours, GiB: {'; '.join(memory)}."
+    yield ""
+
+
+def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int) -> str:
+    ours, floor, plain = OurStep(lm, shape), Floor(lm, shape), PlainStep(lm, shape)
+    phases: list[dict[str, float]] = []
+
+    def our_step(number: int) -> None:
+        ours(number)
+        if number:
+            phases.append(dict(ours.seconds))
+
+    def bare(number: int) -> None:
+        assert ours.trajectories is not None  # it ran before
+        floor(ours.trajectories)
+
+    seconds = alternating({"ours": our_step, "floor": bare}, repeats)
+    # The plain way is so much slower that fewer rounds tell enough.
+    beside = alternating({"ours": ours, "plain": lambda number: plain()}, max(1, repeats // 3))
+    step = statistics.median(seconds["ours"])
+    shares = [100 * statistics.median(p.get(phase, 0.0) for p in phases) / step for phase in PHASES]
+    cells = [
+        name,
+        f"{shape.conditions} × {shape.samples}",
+        f"{step:.2f}",
+        _with_range(ratio(seconds["ours"], seconds["floor"])),
+        _with_range(ratio(beside["plain"], beside["ours"])),
+        *(f"{share:.1f}" for share in shares),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _with_range(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:.2f} ({values[1]:.2f}–{values[2]:.2f})"
+
+
+# -- scoring ----------------------------------------------------------------------------------
+
+
+def scoring_section(lm: LanguageModel, repeats: int) -> Iterator[str]:
+    """Packed scoring of prefixes against one forward a prefix."""
+    yield "### Packed scoring of prefixes"
+    yield ""
+    yield "Time of one forward a prefix over that of one packed forward, 130 context tokens."
+    yield ""
+    yield "| rows | prefixes | suffix 1 | suffix 4 | suffix 12 |"
+    yield "|---|---|---|---|---|"
+    for rows in (8, 32):
+        for n_tokens in (8, 16, 32):
+            cells = [
+                f"{scoring_ratio(lm, rows, n_tokens, n_suffix, repeats):.1f}"
+                for n_suffix in (1, 4, 12)
+            ]
+            yield f"| {rows} | {n_tokens + 1} | {' | '.join(cells)} |"
+    yield ""
+
+
+def scoring_ratio(
+    lm: LanguageModel, rows: int, n_tokens: int, n_suffix: int, repeats: int
+) -> float:
+    shape = Shape(1, rows, n_tokens, n_tokens, 130, 1, n_suffix)
+    (condition,) = make_conditions(shape, lm.vocab_size)
+    term = condition.terms[0]
+    rng = random.Random(0)
+    strings = [[rng.randrange(2, lm.vocab_size) for _ in range(n_tokens)] for _ in range(rows)]
+    trajectories = Trajectories.from_rows(
+        strings, [[True] * n_tokens for _ in strings], [0] * rows, lm.device
+    )
+    rule = StringRule(TERMINATOR, 0, n_tokens)
+    suffix = lm.encode(term.suffix) or (TERMINATOR,)
+    inputs = ([lm.encode_prompt(term.context)], [suffix], trajectories, rule)
+
+    def scored(how: Callable[..., object]) -> Callable[[int], None]:
+        @torch.no_grad()
+        def run(number: int) -> None:
+            with lm.base():
+                how(lm, *inputs)
+
+        return run
+
+    seconds = alternating(
+        {"packed": scored(packed_prefixes), "plain": scored(plain_prefixes)}, max(1, repeats // 2)
+    )
+    return ratio(seconds["plain"], seconds["packed"])[0]
+
+
+# -- growth -----------------------------------------------------------------------------------
+
+
+def growth_section(lm: LanguageModel, arguments: argparse.Namespace) -> Iterator[str]:
+    """Step time against sizes, as exponents."""
+    base = dataclasses.replace(SHAPES["arithmetic"], conditions=4, samples=8)
+    changes: dict[str, tuple[Sequence[int], Callable[[int], tuple[LanguageModel, Shape]]]] = {
+        "conditions": ((2, 4, 8, 16), lambda n: (lm, _changed(base, conditions=n))),
+        "samples": ((8, 16, 32, 64), lambda n: (lm, _changed(base, samples=n))),
+        "tokens of a string": (
+            (8, 16, 32, 64),
+            lambda n: (lm, _changed(base, shortest=n, longest=n)),
+        ),
+        "vocabulary": (
+            (2000, 8000, 32000),
+            lambda n: (_small(arguments.device, vocab_size=n), base),
+        ),
+        "width of the model": (
+            (128, 256, 512),
+            lambda n: (_small(arguments.device, n_embd=n), base),
+        ),
+    }
+    yield "### Growth"
+    yield ""
+    yield "Step time against one size, the others as in arithmetic (4 × 8): slope of log time to"
+    yield "log size."
+    yield ""
+    yield "| size | values | seconds | slope |"
+    yield "|---|---|---|---|"
+    for name, (sizes, make) in changes.items():
+        steps = [OurStep(*make(size)) for size in sizes]
+        seconds = alternating(
+            {str(size): step for size, step in zip(sizes, steps, strict=True)}, arguments.repeats
+        )
+        medians = [statistics.median(seconds[str(size)]) for size in sizes]
+        shown = ", ".join(f"{value:.2f}" for value in medians)
+        yield f"| {name} | {', '.join(map(str, sizes))} | {shown} | {slope(sizes, medians):.2f} |"
+    yield ""
+
+
+def _changed(shape: Shape, **sizes: int) -> Shape:
+    return dataclasses.replace(shape, **sizes)
+
+
+def _small(device: str, **config: int) -> LanguageModel:
+    sizes = {"n_embd": 128, "n_layer": 4, "n_head": 4, "vocab_size": 2000} | config
+    return make_lm("gpt2", device, **sizes)
+
+
+# -- buffer and start -------------------------------------------------------------------------
+
+
+def buffer_section(lm: LanguageModel, arguments: argparse.Namespace) -> Iterator[str]:
+    """A full buffer's share of a step: 1000 conditions of 50 strings."""
+    shape, rng = SHAPES["arithmetic"], random.Random(0)
+
+    def entry() -> Entry:
+        n = rng.randint(shape.shortest, shape.longest)
+        tokens = tuple(rng.randrange(2, lm.vocab_size) for _ in range(n))
+        return Entry(tokens, (True,) * n, tuple(-rng.random() * 30 for _ in range(n + 1)))
+
+    buffer = ReplayBuffer(ReplaySettings())
+    for number in range(1000):
+        while len(buffer.entries(str(number))) < 50:
+            buffer.add(str(number), entry())
+
+    fresh = [entry() for _ in range(64 * shape.conditions * shape.samples)]
+
+    def use(number: int) -> None:
+        for _ in range(shape.conditions):
+            key = str(rng.randrange(1000))
+            for _ in range(shape.samples):
+                buffer.add(key, fresh.pop())
+            buffer.sample(key, shape.samples, rng)
+
+    seconds = alternating({"buffer": use, "step": OurStep(lm, shape)}, arguments.repeats)
+    share = 100 * ratio(seconds["buffer"], seconds["step"])[0]
+    yield "### Replay buffer"
+    yield ""
+    yield "Adding and drawing 8 × 16 strings at 1000 conditions of 50 strings: "
+    yield f"{share:.2f} % of a step of the arithmetic shape."
+    yield ""
+
+
+def start_section() -> Iterator[str]:
+    """Seconds until a config is checked."""
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "gfn_runner", "dry_run=true"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    yield "### Start"
+    yield ""
+    yield f"`python -m gfn_runner dry_run=true`: {statistics.median(seconds[1:]):.1f} s."
+    yield ""
+
+
+if __name__ == "__main__":
+    main()
