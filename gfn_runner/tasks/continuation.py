@@ -23,14 +23,13 @@ from gfn_runner.posterior.validator import Validator, validator_problems
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.tasks.datasets import (
+    Files,
     draw_distinct,
     file_problems,
     shortfall,
-    tested_on,
-    train_and_test,
 )
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import Row, read_prompts
+from gfn_runner.textdata import read_prompts
 from gfn_runner.types import Condition, Term
 
 
@@ -90,36 +89,19 @@ class Continuation(Task):
 
     def load(self, seed: int) -> TaskData:
         """Prompts to train on and, none of them among those, to evaluate on."""
-        # Web text repeats itself: what occurs twice is read once.
-        read, key = partial(read_prompts, unique=False), itemgetter("prompt")
-
-        def evaluated(row: Row) -> Condition:
-            return self.condition(row["prompt"], group="prompts")
-
-        if self.data.prompts is None:
-            return tested_on(
-                self._generated(seed),
-                self.data.test,
-                read,
-                key,
-                evaluated,
-                n_test=self.data.n_test,
-                what="prompts",
-            )
-        train, test, notes = train_and_test(
-            read,
-            key,
+        files = Files(
             self.data.prompts,
             self.data.test,
-            n_train=self.data.n_train,
-            n_test=self.data.n_test,
+            self.data.n_train,
+            self.data.n_test,
+            # Web text repeats itself: what occurs twice is read once.
+            read=partial(read_prompts, unique=False),
+            key=itemgetter("prompt"),
+            condition=lambda row, group: self.condition(row["prompt"], group=group),
             what="prompts",
+            group="prompts",
         )
-        return TaskData(
-            [self.condition(row["prompt"]) for row in train],
-            [evaluated(row) for row in test],
-            notes,
-        )
+        return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
         """Prompts of the embedded model's grammar, as many of each kind."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from gfn_runner.errors import Problem
@@ -22,40 +23,64 @@ def file_problems(name: str, train: str | None, test: str | None) -> Iterator[Pr
             yield from path_problems(f"task.data.{key}", path)
 
 
-def train_and_test(
-    read: Callable[[str], list[Row]],
-    key: Callable[[Row], Hashable],
-    train: str,
-    test: str | None,
-    *,
-    n_train: int,
-    n_test: int,
-    what: str,
-) -> tuple[list[Row], list[Row], tuple[str, ...]]:
-    """Rows to train on and rows to evaluate on, none in both, and what a person should know.
+@dataclass(frozen=True)
+class Files:
+    """Where a task's rows come from, and how a row becomes a condition.
 
-    Args:
+    Attributes:
+        train, test: paths or ``None``.
+        n_train, n_test: how many of each at most, the first ones.
         read: of a path; raises ``UserError`` at malformed input.
         key: by which a row is known again in the other file.
-        train: path. Without a test file ``n_test`` of its rows, at most half, are kept out at random,
-            the same for every seed.
-        test: path or ``None``. A training row that is in it too is dropped.
-        n_train, n_test: how many of each at most, the first ones.
-        what: plural name of the rows, for the note.
+        condition: of a row in the evaluation set of a name, or in ``train``.
+        what: plural name of the rows, for notes.
+        group: name of the evaluation set.
     """
-    rows, notes = first_of_each(read(train), key, what)
-    if test is None:
-        share = min(0.5, n_test / len(rows))
-        rows, evaluated = held_out(rows, share, rng_for(what, "held out"))
-    else:
-        evaluated, test_notes = first_of_each(read(test), key, what)
-        taken = set(map(key, evaluated))
-        kept = [row for row in rows if key(row) not in taken]
+
+    train: str | None
+    test: str | None
+    n_train: int
+    n_test: int
+    read: Callable[[str], list[Row]]
+    key: Callable[[Row], Hashable]
+    condition: Callable[[Row, str], Condition]
+    what: str
+    group: str
+
+    def load(self, generate: Callable[[], TaskData]) -> TaskData:
+        """Conditions to train and to evaluate on, none in both, and what a person should know.
+
+        Without a training file they are generated, and evaluated on the test file where there is one.
+        Without a test file ``n_test`` rows of the training file, at most half, are kept out at random,
+        the same for every seed. What is in the test file leaves training.
+        """
+        if self.train is None:
+            return self._tested(generate()) if self.test is not None else generate()
+        rows, notes = first_of_each(self.read(self.train), self.key, self.what)
+        if self.test is None:
+            share = min(0.5, self.n_test / len(rows))
+            rows, kept_out = held_out(rows, share, rng_for(self.what, "held out"))
+            evaluated = [self.condition(row, self.group) for row in kept_out[: self.n_test]]
+            return TaskData(self._to_train(rows), evaluated, notes)
+        rows_of_test, test_notes = first_of_each(self.read(self.test), self.key, self.what)
+        taken = set(map(self.key, rows_of_test))
+        kept = [row for row in rows if self.key(row) not in taken]
         notes += test_notes
         if len(kept) < len(rows):
-            notes += (f"{len(rows) - len(kept)} training {what} dropped: in the test file",)
-        rows = kept
-    return rows[:n_train], evaluated[:n_test], notes
+            notes += (f"{len(rows) - len(kept)} training {self.what} dropped: in the test file",)
+        evaluated = [self.condition(row, self.group) for row in rows_of_test[: self.n_test]]
+        return TaskData(self._to_train(kept), evaluated, notes)
+
+    def _to_train(self, rows: Sequence[Row]) -> list[Condition]:
+        return [self.condition(row, "train") for row in rows[: self.n_train]]
+
+    def _tested(self, data: TaskData) -> TaskData:
+        """Generated data, evaluated on the test file instead."""
+        rows, notes = first_of_each(self.read(str(self.test)), self.key, self.what)
+        evaluated = [self.condition(row, self.group) for row in rows]
+        taken = {condition.key for condition in evaluated}
+        kept = [condition for condition in data.train if condition.key not in taken]
+        return TaskData(kept, evaluated[: self.n_test], (*data.notes, *notes))
 
 
 def first_of_each(
@@ -69,33 +94,6 @@ def first_of_each(
     if not n_repeated:
         return rows, ()
     return list(kept.values()), (f"{n_repeated} repeated {what} of {rows[0].source} dropped",)
-
-
-def tested_on(
-    data: TaskData,
-    test: str | None,
-    read: Callable[[str], list[Row]],
-    key: Callable[[Row], Hashable],
-    condition: Callable[[Row], Condition],
-    *,
-    n_test: int,
-    what: str,
-) -> TaskData:
-    """Generated data, evaluated on a file's rows instead where there is one.
-
-    Args:
-        data: what is generated. A training condition that is in the file too is dropped.
-        test: path or ``None``.
-        read, key, n_test, what: as for :func:`train_and_test`.
-        condition: of a row.
-    """
-    if test is None:
-        return data
-    rows, notes = first_of_each(read(test), key, what)
-    evaluation = [condition(row) for row in rows[:n_test]]
-    taken = {c.key for c in evaluation}
-    kept = [c for c in data.train if c.key not in taken]
-    return TaskData(kept, evaluation, (*data.notes, *notes))
 
 
 def shortfall(key: str, n_found: int, n_wanted: int) -> tuple[str, ...]:

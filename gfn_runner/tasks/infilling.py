@@ -21,11 +21,10 @@ from gfn_runner.lm.tiny import stories
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.tasks.datasets import (
+    Files,
     draw_distinct,
     file_problems,
     shortfall,
-    tested_on,
-    train_and_test,
 )
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, read_table
@@ -87,34 +86,18 @@ class Infilling(Task):
 
     def load(self, seed: int) -> TaskData:
         """Stories to train on and, none with the same ends among those, to evaluate on."""
-
-        def evaluated(row: Row) -> Condition:
-            return self._condition(*_parts(row), group="stories")
-
-        if self.data.stories is None:
-            return tested_on(
-                self._generated(seed),
-                self.data.test,
-                _read,
-                _ends,
-                evaluated,
-                n_test=self.data.n_test,
-                what="stories",
-            )
-        train, test, notes = train_and_test(
-            _read,
-            _ends,
+        files = Files(
             self.data.stories,
             self.data.test,
-            n_train=self.data.n_train,
-            n_test=self.data.n_test,
+            self.data.n_train,
+            self.data.n_test,
+            read=_read,
+            key=_ends,
+            condition=lambda row, group: self._condition(*_parts(row), group=group),
             what="stories",
+            group="stories",
         )
-        return TaskData(
-            [self._condition(*_parts(row)) for row in train],
-            [evaluated(row) for row in test],
-            notes,
-        )
+        return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
         draw_test = partial(stories.draw_story, rng_for(self.name, "test"))

@@ -19,7 +19,7 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import velan
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct, file_problems, tested_on, train_and_test
+from gfn_runner.tasks.datasets import Files, draw_distinct, file_problems
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, read_table
 from gfn_runner.types import Condition, Term
@@ -80,35 +80,20 @@ class Translation(Task):
 
     def load(self, seed: int) -> TaskData:
         """Sentences to train on and, none of them among those, to evaluate on."""
-        key = itemgetter("source")
-
-        def evaluated(row: Row) -> Condition:
-            return self._condition(row["source"], row["targets"], group="sentences")
-
-        if self.data.pairs is None:
-            return tested_on(
-                self._generated(seed),
-                self.data.test,
-                _read,
-                key,
-                evaluated,
-                n_test=self.data.n_test,
-                what="pairs",
-            )
-        train, test, notes = train_and_test(
-            _read,
-            key,
+        files = Files(
             self.data.pairs,
             self.data.test,
-            n_train=self.data.n_train,
-            n_test=self.data.n_test,
+            self.data.n_train,
+            self.data.n_test,
+            read=_read,
+            key=itemgetter("source"),
+            condition=lambda row, group: self._condition(
+                row["source"], row["targets"], group=group
+            ),
             what="pairs",
+            group="sentences",
         )
-        return TaskData(
-            [self._condition(row["source"], row["targets"]) for row in train],
-            [evaluated(row) for row in test],
-            notes,
-        )
+        return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
         draw_test = partial(velan.draw_source, rng_for(self.name, "test"))
