@@ -180,6 +180,15 @@ def test_generated_data_are_evaluated_on_a_file(kind, written):
     )
 
 
+def test_what_is_tested_leaves_generated_training_data(written):
+    numbers = {"n_train": 20, "n_test": 3}
+    drawn = Continuation(data=numbers).load(0)
+    path = written("t.txt", f"{drawn.train[4].prompt}\nanother one\n")
+    data = Continuation(data=numbers | {"test": path}).load(0)
+    assert keys(data.train) == [key for key in keys(drawn.train) if key != drawn.train[4].key]
+    assert keys(data.evaluation) == [drawn.train[4].key, "another one"]
+
+
 def test_numbers_of_rows_are_at_least_1(kind):
     for name in ("n_train", "n_test"):
         with pytest.raises(ValidationError, match=name):
