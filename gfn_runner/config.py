@@ -17,21 +17,22 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as settings
 from rapidfuzz import process
 
-from gfn_runner.em import EMSettings, em_problems
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.evaluation import EvaluationSettings
-from gfn_runner.lm.policy import LMSettings
+from gfn_runner.lm.settings import LMSettings
 from gfn_runner.objectives import Objective
 from gfn_runner.replay import ReplaySettings
 from gfn_runner.schedules import Schedule
 from gfn_runner.settings import (
     CheckpointSettings,
+    EMSettings,
+    EvaluationSettings,
     HealthSettings,
     LoggerSettings,
     OptimSettings,
     ProgressSettings,
     SamplingSettings,
     TrainerSettings,
+    em_problems,
 )
 from gfn_runner.tasks.base import Task, TaskData
 

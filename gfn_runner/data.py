@@ -8,10 +8,12 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from gfn_runner.evaluation import EvaluationSettings, limited
+from gfn_runner.evaluation import limited
 from gfn_runner.randomness import rng_for
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import TaskData
-from gfn_runner.types import Batch, Condition
+from gfn_runner.trajectories import Batch
+from gfn_runner.types import Condition
 
 
 class TrainBatches(IterableDataset):

@@ -9,61 +9,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
-from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.policy import LanguageModel, LoraSettings
+from gfn_runner.errors import UserError
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.settings import EMSettings
 from gfn_runner.tools import Tool
-from gfn_runner.types import Condition, Trajectories
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition
 
 FOLDER = "answer_adapter"
 _RECORD = "em.json"
 _MOST_MEASURED = 64
 _GRAD_CLIP = 1.0
-
-
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class EMSettings:
-    """How often, and how, the answer model is trained.
-
-    Attributes:
-        rounds: of an E-step (``trainer.max_steps`` optimizer steps of GFlowNet training) and an M-step;
-            0 is GFlowNet training alone.
-        m_steps: optimizer steps of an M-step.
-        m_lr: their learning rate (AdamW, no weight decay).
-        m_batch: conditions of a step, each with a fresh sample of the policy.
-        lora: the answer adapter.
-    """
-
-    rounds: Annotated[int, Field(ge=0)] = 0
-    m_steps: Annotated[int, Field(ge=1)] = 100
-    m_lr: Annotated[float, Field(gt=0)] = 1e-4
-    m_batch: Annotated[int, Field(ge=1)] = 16
-    lora: LoraSettings = Field(default_factory=LoraSettings)
-
-
-def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterator[Problem]:
-    """What an M-step cannot learn from."""
-    without = [c.key for c in conditions if not (c.terms and c.terms[0].suffix)]
-    if options.rounds and without:
-        yield Problem(
-            "em.rounds",
-            f"given {options.rounds}, but {len(without)} training conditions have no answer behind "
-            f"their samples (the suffix of the first term), e.g. {without[0]!r}",
-            "0 for this task",
-        )
 
 
 def answer_loss(

@@ -3,81 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
-from gfn_runner.errors import Problem
-from gfn_runner.lm.encoder import sentence_model_problems
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import row_slices, score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.metrics.encoders import WORDS
-from gfn_runner.metrics.judge import FIELDS, JudgeSettings
 from gfn_runner.posterior.reward import string_log_reward
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.types import Condition, Trajectories
-
-
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class EvaluationSettings:
-    """How much is drawn, and when.
-
-    Attributes:
-        every: optimizer steps between evaluations during training; 0 for none.
-        during: conditions per evaluation set during training.
-        final: conditions per set at the end; ``None`` for all.
-        votes: samples per condition for the vote; 0 for none.
-        vote_temperature: of those samples; 0 is greedy.
-        singles: samples per condition at temperature 1.
-        singles_during: the same on the way; ``None`` for as many.
-        batch: conditions evaluated at once.
-        rows: strings drawn at once; bounds memory.
-        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
-            encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
-        bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
-        judge: a language model that rates samples in the final evaluation; ``None`` for none.
-        baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
-            no baseline; ``None`` for the task's own.
-        baseline_temperatures: temperatures below or above 1 at which the base model is evaluated too,
-            token by token, bare.
-        baseline_limit: conditions per set for all that; ``None`` for all.
-        resampled: draws per condition of the base model from which its posterior is resampled by
-            importance, as a picture of exact sampling; 0 for none.
-    """
-
-    every: Annotated[int, Field(ge=0)] = 50
-    during: Annotated[int, Field(ge=1)] = 40
-    final: Annotated[int, Field(ge=1)] | None = None
-    votes: Annotated[int, Field(ge=0)] = 10
-    vote_temperature: Annotated[float, Field(ge=0)] = 0.1
-    singles: Annotated[int, Field(ge=1)] = 2
-    singles_during: Annotated[int, Field(ge=1)] | None = None
-    batch: Annotated[int, Field(ge=1)] = 25
-    rows: Annotated[int, Field(ge=1)] = 2048
-    encoder: str = "words"
-    bertscore: str | None = None
-    judge: JudgeSettings | None = None
-    baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    baseline_limit: Annotated[int, Field(ge=1)] | None = None
-    resampled: Annotated[int, Field(ge=0)] = 0
-
-    def problems(self) -> Iterator[Problem]:
-        """What is impossible in the optional metrics, seen without a model."""
-        if self.judge is not None:
-            yield from self.judge.problems(FIELDS)
-        if self.encoder != WORDS:
-            yield from sentence_model_problems(self.encoder)
-
-    def shots(self, task: Task) -> tuple[int, ...]:
-        """Numbers of worked examples for the prompting baseline of a task."""
-        return task.default_shots if self.baseline_shots is None else self.baseline_shots
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition
 
 
 def draw_answers(

@@ -29,7 +29,8 @@ from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Condition, Trajectories
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition
 
 
 @dataclass(frozen=True)

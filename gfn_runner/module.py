@@ -14,18 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.evaluation import draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import NonFiniteLogits, sample
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.objectives import Objective, phi
+from gfn_runner.objectives import Objective
+from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward, terminal_log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.schedules import warmup_factor
-from gfn_runner.settings import OptimSettings, SamplingSettings
+from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Batch, Condition, StepOutput, Trajectories
+from gfn_runner.trajectories import Batch, StepOutput, Trajectories
+from gfn_runner.types import Condition
 
 
 class GFlowNetModule(L.LightningModule):

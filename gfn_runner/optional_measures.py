@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from gfn_runner.evaluation import EvaluationSettings
 from gfn_runner.metrics.judge import Judge
 from gfn_runner.metrics.overlap import bert_scores
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derived_seed(*parts: object) -> int:
@@ -21,6 +23,9 @@ def rng_for(*parts: object) -> random.Random:
 
 def torch_generator_for(device: torch.device | str, *parts: object) -> torch.Generator:
     """A torch generator of its own for one purpose, on ``device``."""
+    # Not at the top: tasks draw their data without torch, before a config is found to be right.
+    import torch
+
     generator = torch.Generator(device=device)
     generator.manual_seed(derived_seed(*parts))
     return generator

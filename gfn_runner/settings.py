@@ -1,4 +1,4 @@
-"""Settings of the parts that need Lightning; apart from them, so that a config is checked fast.
+"""Settings of the parts that need torch or Lightning; apart from them, so that a config is checked fast.
 
 Every other part has its settings beside its code. Here importing the code would cost seconds before
 the first typo could be reported.
@@ -6,13 +6,19 @@ the first typo could be reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
+from gfn_runner.lm.settings import WORDS, LoraSettings, sentence_model_problems
+from gfn_runner.metrics.judge import FIELDS, JudgeSettings
+from gfn_runner.types import Condition
+
+if TYPE_CHECKING:
+    from gfn_runner.tasks.base import Task
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -137,3 +143,91 @@ class LoggerSettings:
     entity: str | None = None
     group: str | None = None
     tags: tuple[str, ...] = ()
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class EvaluationSettings:
+    """How much is drawn, and when.
+
+    Attributes:
+        every: optimizer steps between evaluations during training; 0 for none.
+        during: conditions per evaluation set during training.
+        final: conditions per set at the end; ``None`` for all.
+        votes: samples per condition for the vote; 0 for none.
+        vote_temperature: of those samples; 0 is greedy.
+        singles: samples per condition at temperature 1.
+        singles_during: the same on the way; ``None`` for as many.
+        batch: conditions evaluated at once.
+        rows: strings drawn at once; bounds memory.
+        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
+            encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
+        bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
+        judge: a language model that rates samples in the final evaluation; ``None`` for none.
+        baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
+            no baseline; ``None`` for the task's own.
+        baseline_temperatures: temperatures below or above 1 at which the base model is evaluated too,
+            token by token, bare.
+        baseline_limit: conditions per set for all that; ``None`` for all.
+        resampled: draws per condition of the base model from which its posterior is resampled by
+            importance, as a picture of exact sampling; 0 for none.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 50
+    during: Annotated[int, Field(ge=1)] = 40
+    final: Annotated[int, Field(ge=1)] | None = None
+    votes: Annotated[int, Field(ge=0)] = 10
+    vote_temperature: Annotated[float, Field(ge=0)] = 0.1
+    singles: Annotated[int, Field(ge=1)] = 2
+    singles_during: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] = 25
+    rows: Annotated[int, Field(ge=1)] = 2048
+    encoder: str = "words"
+    bertscore: str | None = None
+    judge: JudgeSettings | None = None
+    baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    baseline_limit: Annotated[int, Field(ge=1)] | None = None
+    resampled: Annotated[int, Field(ge=0)] = 0
+
+    def problems(self) -> Iterator[Problem]:
+        """What is impossible in the optional metrics, seen without a model."""
+        if self.judge is not None:
+            yield from self.judge.problems(FIELDS)
+        if self.encoder != WORDS:
+            yield from sentence_model_problems(self.encoder)
+
+    def shots(self, task: Task) -> tuple[int, ...]:
+        """Numbers of worked examples for the prompting baseline of a task."""
+        return task.default_shots if self.baseline_shots is None else self.baseline_shots
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class EMSettings:
+    """How often, and how, the answer model is trained.
+
+    Attributes:
+        rounds: of an E-step (``trainer.max_steps`` optimizer steps of GFlowNet training) and an M-step;
+            0 is GFlowNet training alone.
+        m_steps: optimizer steps of an M-step.
+        m_lr: their learning rate (AdamW, no weight decay).
+        m_batch: conditions of a step, each with a fresh sample of the policy.
+        lora: the answer adapter.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] = 0
+    m_steps: Annotated[int, Field(ge=1)] = 100
+    m_lr: Annotated[float, Field(gt=0)] = 1e-4
+    m_batch: Annotated[int, Field(ge=1)] = 16
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+
+
+def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterator[Problem]:
+    """What an M-step cannot learn from."""
+    without = [c.key for c in conditions if not (c.terms and c.terms[0].suffix)]
+    if options.rounds and without:
+        yield Problem(
+            "em.rounds",
+            f"given {options.rounds}, but {len(without)} training conditions have no answer behind "
+            f"their samples (the suffix of the first term), e.g. {without[0]!r}",
+            "0 for this task",
+        )

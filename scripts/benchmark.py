@@ -33,7 +33,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 SECTIONS = ["steps", "scoring", "growth", "buffer", "start"]
 # The larger models are measured on one condition: the plain way takes one at a time anyway.

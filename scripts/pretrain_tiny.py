@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gfn_runner.lm.policy import EMBEDDED_FOLDER
+from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.lm.tiny.card import model_card
 from gfn_runner.lm.tiny.pretrain import PretrainSettings, pretrain
 from gfn_runner.report.skill import measure_skill, measure_tasks

@@ -11,9 +11,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from gfn_runner.lm.policy import LanguageModel, LoraSettings, _with_adapter
+from gfn_runner.lm.policy import LanguageModel, _with_adapter
+from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 CHARACTERS = ".,=+- 0123456789abcdefghij?:QA"
 N_POSITIONS = 64

@@ -11,7 +11,8 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.types import Condition, Trajectories
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition
 
 
 def answers_directly(task: Task, conditions: Sequence[Condition]) -> bool:

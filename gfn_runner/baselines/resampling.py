@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.evaluation import draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Condition
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from gfn_runner.baselines.direct import answer_directly, answers_directly
 from gfn_runner.baselines.prompting import prompt_base_model
 from gfn_runner.baselines.resampling import resample_base_model
-from gfn_runner.evaluation import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Condition
 

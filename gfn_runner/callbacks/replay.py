@@ -19,7 +19,8 @@ from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.tasks.base import DemonstrationPrompt
-from gfn_runner.types import Batch, Condition, ReplayDraw, StepOutput, Trajectories
+from gfn_runner.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
+from gfn_runner.types import Condition
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 16  # conditions scored together

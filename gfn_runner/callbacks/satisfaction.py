@@ -11,7 +11,8 @@ import lightning as L
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.posterior.reward import CheckableConstraint
 from gfn_runner.settings import HealthSettings
-from gfn_runner.types import Batch, Condition, StepOutput
+from gfn_runner.trajectories import Batch, StepOutput
+from gfn_runner.types import Condition
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch
 from gfn_runner.callbacks.health import HealthCallback
 from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives import log_z_bound, phi_spread
-from gfn_runner.types import StepOutput
+from gfn_runner.phi import log_z_bound, phi_spread
+from gfn_runner.trajectories import StepOutput
 
 
 class TrainingLog(L.Callback):

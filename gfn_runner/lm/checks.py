@@ -10,7 +10,7 @@ from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.policy import LMSettings, LoraSettings, model_folder
+from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
 
 _MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
 

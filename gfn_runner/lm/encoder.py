@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import UserError
+from gfn_runner.lm.settings import ENCODER_KEY
 
-KEY = "callbacks.evaluation.encoder"
 EXTRA = "pip install 'gfn-runner[embeddings]'"
 
 
@@ -68,17 +68,6 @@ class MeanPoolingEncoder:
         return vector_NE
 
 
-def sentence_model_problems(name: str) -> Iterator[Problem]:
-    """What is wrong with the name of a sentence model, seen without loading it."""
-    path = Path(name).expanduser()
-    if name.startswith((".", "/", "~")) and not path.is_dir():
-        yield Problem(
-            KEY,
-            f"no folder {path}",
-            "words, the folder of a sentence model, or its hub id",
-        )
-
-
 def load_sentence_model(
     name: str, *, device: str = "auto"
 ) -> SentenceTransformerEncoder | MeanPoolingEncoder:
@@ -101,14 +90,16 @@ def load_sentence_model(
     # Absolute: "./mpnet" must not become a hub id.
     source = str(path.absolute()) if looks_like_path else name
     if looks_like_path and not path.is_dir():
-        raise UserError.one(KEY, f"no folder {path}", _allowed())
+        raise UserError.one(ENCODER_KEY, f"no folder {path}", _allowed())
     try:
         if importlib.util.find_spec("sentence_transformers") is not None:
             return _with_sentence_transformers(name, source, device)
         return _with_transformers(name, source, device)
     except (OSError, ValueError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError.one(KEY, f"cannot load {name!r}: {first_line}", _allowed()) from error
+        raise UserError.one(
+            ENCODER_KEY, f"cannot load {name!r}: {first_line}", _allowed()
+        ) from error
 
 
 def _allowed() -> str:
@@ -146,7 +137,7 @@ def _refuse_other_pooling(name: str, source: str) -> None:
     others = kinds - {"Transformer", "Pooling", "Normalize"}
     if others or not set(modes) <= {"mean", "mean_tokens"}:
         raise UserError.one(
-            KEY,
+            ENCODER_KEY,
             f"{name!r} is not pooled by the mean, but has {', '.join(sorted({*others, *modes}))}, "
             "and the package sentence-transformers is not installed",
             _allowed(),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.types import PolicyScores, Trajectories
+from gfn_runner.trajectories import PolicyScores, Trajectories
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from gfn_runner.lm.encoder import load_sentence_model
-
-WORDS = "words"
+from gfn_runner.lm.settings import WORDS
 
 
 class Encoder(Protocol):

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from gfn_runner.lm.classifier import classifier
-from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.posterior.demands import Demand, LabelDemand
 from gfn_runner.types import Condition
+
+if TYPE_CHECKING:
+    from gfn_runner.lm.classifier import SequenceClassifier
+    from gfn_runner.lm.policy import LanguageModel
 
 DEMAND = "demand"
 
@@ -75,7 +78,7 @@ class LabelConstraint:
         values = [0.0] * len(asked)
         names = {label.name for condition, _ in asked if (label := _label(condition))}
         for name in sorted(names):
-            model = classifier(name, str(lm.device))
+            model = _classifier(name, str(lm.device))
             members = [
                 (place, label)
                 for place, (condition, _) in enumerate(asked)
@@ -92,8 +95,15 @@ class LabelConstraint:
         label = _label(condition)
         if label is None:
             return None
-        model = classifier(label.name)
+        model = _classifier(label.name)
         return model.log_probs(texts)[:, model.index(label.label)].exp().tolist()
+
+
+def _classifier(name: str, device: str | None = None) -> SequenceClassifier:
+    # Not at the top: a config is checked without torch.
+    from gfn_runner.lm.classifier import classifier
+
+    return classifier(name, device)
 
 
 def _label(condition: Condition) -> LabelDemand | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.types import Condition
+
+if TYPE_CHECKING:
+    from gfn_runner.lm.policy import LanguageModel
 
 # Finding the tokens decodes the whole vocabulary: once for a model and a list of texts.
 _FOUND: WeakKeyDictionary[LanguageModel, dict[tuple[str, ...], frozenset[int]]] = (

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.types import Condition
+
+if TYPE_CHECKING:
+    from gfn_runner.lm.policy import LanguageModel
 
 # A table is encoded once for a model; conditions of one name may have different tables.
 _Ids = dict[tuple[int, ...], float]

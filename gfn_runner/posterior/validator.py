@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gfn_runner.errors import Problem
-from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.types import Condition
+
+if TYPE_CHECKING:
+    from gfn_runner.lm.policy import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from gfn_runner.callbacks.replay import fitting_demonstrations
-from gfn_runner.evaluation import EvaluationSettings, draw_answers
+from gfn_runner.evaluation import draw_answers
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import torch_generator_for
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.types import Condition, Trajectories
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition
 
 _MOST_CONDITIONS = 64
 _MOST_SINGLES = 1000

@@ -6,9 +6,11 @@ import dataclasses
 from typing import Any
 
 from gfn_runner.baselines.prompting import prompt_base_model
-from gfn_runner.evaluation import EvaluationSettings, limited
-from gfn_runner.lm.policy import LMSettings, load
+from gfn_runner.evaluation import limited
+from gfn_runner.lm.policy import load
+from gfn_runner.lm.settings import LMSettings
 from gfn_runner.measures import measure
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.arithmetic import Arithmetic
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.tasks.constrained import Constrained

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.ours import synchronise
 from bench.work import Shape
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 
 class Floor:

@@ -11,7 +11,8 @@ import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.lm.policy import LanguageModel, LMSettings, LoraSettings, _with_adapter, load
+from gfn_runner.lm.policy import LanguageModel, _with_adapter, load
+from gfn_runner.lm.settings import LMSettings, LoraSettings
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.types import Condition, Term
 

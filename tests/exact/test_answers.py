@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 
-from gfn_runner.em import EMSettings, answer_loss, em_problems, m_step
-from gfn_runner.lm.policy import LoraSettings
+from gfn_runner.em import answer_loss, m_step
 from gfn_runner.lm.scoring import score_policy, score_prefixes, score_suffixes
+from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.objectives import JointBalance, phi
+from gfn_runner.objectives import JointBalance
+from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward
-from gfn_runner.types import Condition, Term, Trajectories
+from gfn_runner.settings import EMSettings, em_problems
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition, Term
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
 

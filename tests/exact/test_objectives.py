@@ -15,11 +15,9 @@ from gfn_runner.objectives import (
     SubTB,
     TrajectoryBalance,
     VarGradTB,
-    log_z_bound,
-    phi,
-    phi_spread,
 )
-from gfn_runner.types import PolicyScores, Trajectories
+from gfn_runner.phi import log_z_bound, phi, phi_spread
+from gfn_runner.trajectories import PolicyScores, Trajectories
 
 OBJECTIVES = {
     "subtb": SubTB(),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.objectives import JointBalance, SubTB, phi
+from gfn_runner.objectives import JointBalance, SubTB
+from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward, string_log_reward, terminal_log_reward
 from gfn_runner.tasks.arithmetic import Arithmetic, ArithmeticData
 from gfn_runner.tasks.base import Task

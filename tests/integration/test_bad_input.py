@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.policy import EMBEDDED_FOLDER
+from gfn_runner.lm.settings import EMBEDDED_FOLDER
 
 from .conftest import run
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from gfn_runner.app import main
 from gfn_runner.commandline import new_folder
 from gfn_runner.errors import UserError
-from gfn_runner.lm.policy import EMBEDDED_FOLDER
+from gfn_runner.lm.settings import EMBEDDED_FOLDER
 
 from .conftest import SMALL, run
 

@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 
-from gfn_runner.lm.policy import LMSettings, load
+from gfn_runner.lm.policy import load
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes, score_policy
+from gfn_runner.lm.settings import LMSettings
 from gfn_runner.tasks.arithmetic import Arithmetic
 from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 from ..integration.conftest import run
 

@@ -14,7 +14,7 @@ from gfn_runner.lm.scoring import (
     string_log_probs,
 )
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import ARCHITECTURES, CHARACTERS, N_POSITIONS, random_model, tiny_lm
 
@@ -204,7 +204,8 @@ def test_padding_asks_for_no_position_that_does_not_exist():
 
 def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):
     """Sampling, policy and reward speak of one distribution even where the model is set to train."""
-    from gfn_runner.lm.policy import LMSettings, load
+    from gfn_runner.lm.policy import load
+    from gfn_runner.lm.settings import LMSettings
 
     for architecture in ("gpt2", "opt", "llama"):
         names = {

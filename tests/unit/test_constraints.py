@@ -20,7 +20,8 @@ from gfn_runner.posterior.reward import BatchedConstraint, CheckableConstraint
 from gfn_runner.settings import HealthSettings
 from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.tasks.constrained import Constrained
-from gfn_runner.types import Condition, StepOutput, Term, Trajectories
+from gfn_runner.trajectories import StepOutput, Trajectories
+from gfn_runner.types import Condition, Term
 
 from ..tiny_models import character_tokenizer, tiny_lm
 

@@ -15,11 +15,13 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
-    {"expressions", "tools", "schedules", "hubdata"},
-    {"objectives", "replay", "settings", "textdata"},
+    {"expressions", "tools", "schedules", "hubdata", "trajectories"},
+    {"phi", "replay", "textdata"},
+    {"objectives"},
     {"lm"},
     {"posterior", "metrics"},
     {"tasks"},
+    {"settings"},
     {"evaluation"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
@@ -44,25 +46,30 @@ ONLY = {
     "schedules": set(),
     "hubdata": {"errors"},
     "textdata": {"errors", "hubdata"},
-    "objectives": {"types"},
+    "trajectories": {"types"},
+    "phi": {"trajectories"},
+    "objectives": {"phi"},
     "replay": {"errors"},
-    "settings": {"errors"},
+    "settings": {"errors", "lm.settings", "metrics.judge", "tasks.base", "types"},
     "metrics.accuracy": set(),
     "metrics.words": set(),
     "metrics.diversity": {"metrics.encoders", "metrics.words"},
-    "metrics.encoders": {"lm.encoder"},
+    "metrics.encoders": {"lm.encoder", "lm.settings"},
     "metrics.overlap": {"metrics.words"},
     "metrics.judge": {"errors"},
     "metrics.distribution": set(),
     "metrics.predictive": set(),
-    "lm.encoder": {"errors"},
+    "lm.settings": {"errors"},
+    "lm.encoder": {"errors", "lm.settings"},
     "lm.encoding": {"errors"},
-    "lm.policy": {"errors", "lm.encoding"},
-    "lm.vocabulary": {"types"},
+    "lm.policy": {"errors", "lm.encoding", "lm.settings"},
+    "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
-    "lm.sampling": {"lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "types"},
-    "lm.scoring": {"lm.policy", "lm.vocabulary", "types"},
+    "lm.sampling": {
+        "lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
+    },
+    "lm.scoring": {"lm.policy", "lm.vocabulary", "trajectories", "types"},
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),
     "lm.tiny.stories": set(),
@@ -71,14 +78,14 @@ ONLY = {
     "lm.tiny.reviews": set(),
     "lm.tiny.numbers": set(),
     "lm.tiny.judge": {"lm.tiny", "lm.tiny.news", "lm.tiny.sentences", "lm.tiny.stories"},
-    "lm.classifier": {"errors", "lm.checks", "lm.policy"},
+    "lm.classifier": {"errors", "lm.checks", "lm.policy", "lm.settings"},
     "posterior.demands": {"errors"},
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
-    "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "types"},
+    "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types"},
     "tasks.base": {"errors", "tools", "types"},
     "em": {
-        "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "tools",
-        "types",
+        "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "settings",
+        "tools", "trajectories", "types",
     },
     "sources": set(),
     "environment": set(),
@@ -106,6 +113,8 @@ def imports(name: str, *, lazy: bool = True) -> set[str]:
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not lazy:
+            return
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not lazy:
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -216,10 +225,12 @@ def test_a_config_is_checked_without_anything_heavy():
         if name not in reached:
             reached.add(name)
             waiting += own(name, lazy=False)
-    assert {"config", "lm.policy", "objectives", "tasks.base", "tasks.posterior"} <= reached
+    assert {"config", "lm.settings", "objectives", "tasks.base", "tasks.posterior"} <= reached
     heavy = {"lightning", "wandb", "matplotlib", "scipy", "sklearn", "nltk", "openai", "bert_score"}
     heavy |= MODEL_LIBRARIES
     metrics = {name for name in MODULES if room(name) == "metrics"}
+    for name in reached:
+        assert "torch" not in libraries(name, lazy=False), name
     for name in reached | metrics:
         assert not libraries(name, lazy=False) & heavy, name
 

@@ -16,12 +16,13 @@ from scipy.stats import chisquare
 from gfn_runner import optional_measures as optional
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.baselines.rows import baseline_rows
-from gfn_runner.evaluation import EvaluationSettings, draw_answers, policy_log_probs
+from gfn_runner.evaluation import draw_answers, policy_log_probs
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.measures import measure
 from gfn_runner.metrics.overlap import bleu, gleu
 from gfn_runner.optional_measures import optional_measures
 from gfn_runner.posterior.reward import log_reward
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.tasks.random_number import RandomNumber
 from gfn_runner.tasks.rule import string_rule

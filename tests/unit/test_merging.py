@@ -7,7 +7,8 @@ import torch
 
 from gfn_runner.lm import sampling
 from gfn_runner.lm.merging import merged
-from gfn_runner.lm.policy import LMSettings, LoraSettings, load
+from gfn_runner.lm.policy import load
+from gfn_runner.lm.settings import LMSettings, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gfn_runner.evaluation import EvaluationSettings
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives import JointBalance, TrajectoryBalance, VarGradTB, phi
+from gfn_runner.objectives import JointBalance, TrajectoryBalance, VarGradTB
+from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward
-from gfn_runner.settings import OptimSettings, SamplingSettings
+from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.tasks.infilling import Infilling
-from gfn_runner.types import Batch
+from gfn_runner.trajectories import Batch
 from tests.tiny_models import tiny_lm
 
 TASK = Infilling(max_len=4, template="{beginning}{ending}:")

@@ -11,14 +11,8 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.policy import (
-    EMBEDDED_FOLDER,
-    LanguageModel,
-    LMSettings,
-    LoraSettings,
-    _with_adapter,
-    load,
-)
+from gfn_runner.lm.policy import LanguageModel, _with_adapter, load
+from gfn_runner.lm.settings import EMBEDDED_FOLDER, LMSettings, LoraSettings
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
 

@@ -13,13 +13,14 @@ from gfn_runner.callbacks.replay import (
     fitting_demonstrations,
     written_demonstrations,
 )
-from gfn_runner.lm.policy import LoraSettings
+from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.replay import Entry, ReplaySettings
 from gfn_runner.tasks.base import DemonstrationPrompt
 from gfn_runner.tools import Calculator
-from gfn_runner.types import Batch, Condition, PolicyScores, StepOutput, Term, Trajectories
+from gfn_runner.trajectories import Batch, PolicyScores, StepOutput, Trajectories
+from gfn_runner.types import Condition, Term
 
 from ..tiny_models import CHARACTERS, tiny_lm
 

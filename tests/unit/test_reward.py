@@ -9,16 +9,11 @@ import torch
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.objectives import (
-    DetailedBalance,
-    JointBalance,
-    SubTB,
-    TrajectoryBalance,
-    VarGradTB,
-    phi,
-)
+from gfn_runner.objectives import DetailedBalance, JointBalance, SubTB, TrajectoryBalance, VarGradTB
+from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward
-from gfn_runner.types import Condition, Term, Trajectories
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition, Term
 
 from ..tiny_models import CHARACTERS, all_strings, as_trajectories, at_end, tiny_lm
 

@@ -13,7 +13,7 @@ from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.tools import Calculator
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from gfn_runner.lm.policy import EMBEDDED_FOLDER
+from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.lm.tiny.corpus import SECOND_PHASE, documents
 from gfn_runner.lm.tiny.pretrain import (
     PretrainSettings,

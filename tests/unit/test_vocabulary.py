@@ -9,7 +9,7 @@ import torch
 
 from gfn_runner.lm.scoring import string_log_probs
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.types import Trajectories
+from gfn_runner.trajectories import Trajectories
 
 V, END = 6, 5
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from gfn_runner.evaluation import base_log_likelihood, draw_many, string_scores
-from gfn_runner.lm.policy import LoraSettings
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_prefixes, score_strings
+from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.types import Condition, Term, Trajectories
+from gfn_runner.trajectories import Trajectories
+from gfn_runner.types import Condition, Term
 from tests.tiny_models import tiny_lm
 
 RULE = StringRule(terminator=1, min_len=0, max_len=3)
