@@ -186,9 +186,28 @@ def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> Tensor
     greedy_A = batch.temperature_A == 0
     scale_A = batch.temperature_A.masked_fill(greedy_A, 1.0)
     probability_AV = (masked_AV / scale_A[:, None]).softmax(dim=-1)
-    token_A = torch.multinomial(probability_AV, 1, generator=generator)[:, 0]
+    token_A = _inverse_cdf(probability_AV, generator)
     token_A = torch.where(greedy_A, masked_AV.argmax(dim=-1), token_A)
     return token_A.masked_fill(batch.n_actions_A >= rule.max_len, rule.terminator)
+
+
+def _inverse_cdf(probability_AV: Tensor, generator: torch.Generator) -> Tensor:
+    """One index for each row, in proportion to its probabilities. Shape (A,).
+
+    One random number a row, where ``torch.multinomial`` draws one a token. In double precision: fp32
+    sums would lose tokens of less than about 1e-7, of which a large vocabulary has many.
+    """
+    cdf_AV = probability_AV.double().cumsum(dim=-1)
+    total_A1 = cdf_AV[:, -1:]
+    drawn_A1 = torch.rand(
+        total_A1.shape, generator=generator, dtype=torch.float64, device=total_A1.device
+    )
+    # Below the total even where the product is rounded up; so the token found, the first whose sum
+    # lies above it, has a probability above 0.
+    below_A1 = torch.nextafter(total_A1, torch.zeros_like(total_A1))
+    return torch.searchsorted(cdf_AV, torch.minimum(drawn_A1 * total_A1, below_A1), right=True)[
+        :, 0
+    ]
 
 
 def _read_waiting(strings: _Strings, places: list[int], token_A: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ that the packed way is tested against, and the fallback for models that take no 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from gfn_runner.lm.merging import folded
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import PolicyScores, Trajectories
@@ -80,13 +81,21 @@ def score_policy(
         trajectories: ``condition_B`` indexes ``prompts``.
         rule: the strings' rule.
     """
-    prompt = lm.prefill(prompts).select(trajectories.condition_B)
-    logits_BSV = trunk_logits(lm, prompt, trajectories.token_BT)
-    log_pf_BT, log_pf_stop_BS = string_log_probs(logits_BSV, trajectories, rule)
-    forced_BS = rule.forced_BS(trajectories)
+    width = trajectories.token_BT.shape[1]
+    tokens = int(trajectories.length_B.sum()) + sum(map(len, prompts))
+    actions, stops, places = [], [], []
+    with folded(lm.model, tokens):
+        prompt = lm.prefill(prompts)
+        for index_N, rows in by_length(trajectories):
+            logits_NSV = trunk_logits(lm, prompt.select(rows.condition_B), rows.token_BT)
+            log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV, rows, rule)
+            log_pf_stop_NS = log_pf_stop_NS.masked_fill(rule.forced_BS(rows), 0.0)
+            actions.append(_wider(log_pf_NT, width, 0.0))
+            stops.append(_wider(log_pf_stop_NS, width + 1, 0.0))
+            places.append(index_N)
     return PolicyScores(
-        log_pf_BT=log_pf_BT,
-        log_pf_stop_BS=log_pf_stop_BS.masked_fill(forced_BS, 0.0),
+        log_pf_BT=_in_order(actions, places),
+        log_pf_stop_BS=_in_order(stops, places),
         terminable_BS=rule.terminable_BS(trajectories),
     )
 
@@ -125,21 +134,21 @@ def score_prefixes(
     rule allows, a suffix that starts with the terminator likewise; later suffix tokens over the
     whole vocabulary. States at which a string cannot end get −inf.
     """
-    if packing_works(lm):
-        score = packed_prefixes
-        width = trajectories.token_BT.shape[1] + 1
-        tokens = width * max(map(len, suffixes))
-    else:
-        score = plain_prefixes
-        around = max(len(c) + len(s) for c, s in zip(contexts, suffixes, strict=True))
-        tokens = around + trajectories.token_BT.shape[1]
-    pieces = []
-    for index in row_slices(len(trajectories), tokens, lm.max_tokens_per_forward):
-        rows = trajectories.rows(index)
-        piece = score(lm, contexts, suffixes, rows, rule)
-        padding = trajectories.token_BT.shape[1] + 1 - piece.shape[1]
-        pieces.append(torch.nn.functional.pad(piece, (0, padding), value=float("-inf")))
-    return torch.cat(pieces)
+    packs = packing_works(lm)
+    score = packed_prefixes if packs else plain_prefixes
+    longest = max(map(len, suffixes))
+    around = max(len(c) + len(s) for c, s in zip(contexts, suffixes, strict=True))
+
+    def tokens(length: int) -> int:
+        return (length + 1) * longest if packs else around + length
+
+    states = trajectories.token_BT.shape[1] + 1
+    pieces, places = [], []
+    for index_N, rows in by_length(trajectories, tokens, lm.max_tokens_per_forward):
+        piece_NS = score(lm, contexts, suffixes, rows, rule)
+        pieces.append(_wider(piece_NS, states, float("-inf")))
+        places.append(index_N)
+    return _in_order(pieces, places)
 
 
 @torch.no_grad()
@@ -169,13 +178,16 @@ def _whole_strings(
     rule: StringRule,
 ) -> tuple[Tensor, Tensor]:
     """log p(z | context) of the actions and log p(suffix | context z), in pieces. Shapes (B,)."""
-    tokens = trajectories.token_BT.shape[1] + max(map(len, suffixes)) + max(map(len, contexts))
-    pieces = [
-        _whole_piece(lm, contexts, suffixes, trajectories.rows(index), rule)
-        for index in row_slices(len(trajectories), tokens, lm.max_tokens_per_forward)
-    ]
-    strings, ends = zip(*pieces, strict=True)
-    return torch.cat(strings), torch.cat(ends)
+    around = max(map(len, suffixes)) + max(map(len, contexts))
+    strings, ends, places = [], [], []
+    for index_N, rows in by_length(
+        trajectories, lambda length: around + length, lm.max_tokens_per_forward
+    ):
+        string_N, end_N = _whole_piece(lm, contexts, suffixes, rows, rule)
+        strings.append(string_N)
+        ends.append(end_N)
+        places.append(index_N)
+    return _in_order(strings, places), _in_order(ends, places)
 
 
 def _whole_piece(
@@ -203,6 +215,67 @@ def _whole_piece(
     log_stop_B = rule.log_probs(logits_BMV[:, 0], may_stop_B)[:, rule.terminator]
     first_B = torch.where(suffix_BM[:, 0] == rule.terminator, log_stop_B, log_p_BM[:, 0])
     return log_p_BT.sum(dim=1), first_B + (log_p_BM * mask_BM)[:, 1:].sum(dim=1)
+
+
+# Splitting costs one more round through the layers: it must save tokens, and a share of them.
+_LEAST_SAVED, _LEAST_SHARE = 256, 0.08
+
+
+def by_length(
+    trajectories: Trajectories,
+    tokens: Callable[[int], int] = lambda length: length,
+    budget: int | None = None,
+) -> Iterator[tuple[Tensor, Trajectories]]:
+    """Rows of about the same length together, so that little is computed at padding.
+
+    Args:
+        trajectories: all rows.
+        tokens: that a forward reads for a row of a given length.
+        budget: tokens of a piece, unless a single row has more; ``None`` for no limit.
+
+    Yields:
+        Places of the rows among all, and the rows.
+    """
+    lengths = trajectories.length_B.tolist()
+    for places in length_buckets(lengths):
+        size = len(places)
+        if budget is not None:
+            size = max(1, budget // max(1, tokens(max(lengths[place] for place in places))))
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            index_N = torch.tensor(part, dtype=torch.long, device=trajectories.length_B.device)
+            yield index_N, trajectories.rows(index_N)
+
+
+def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of rows in groups that are worth a forward of their own; short ones first.
+
+    A group is cut where that saves the most padding, as long as it saves enough of it.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def cut(group: list[int]) -> list[list[int]]:
+        longest = lengths[group[-1]]
+        # Saved by a first part of n rows: what pads them up to the longest of all.
+        saved = [n * (longest - lengths[place]) for n, place in enumerate(group, start=1)]
+        most = max(saved)
+        if most < max(_LEAST_SAVED, _LEAST_SHARE * len(group) * longest):
+            return [sorted(group)]
+        n = saved.index(most) + 1
+        return cut(group[:n]) + cut(group[n:])
+
+    return cut(order) if order else [[]]
+
+
+def _wider(values: Tensor, width: int, filling: float) -> Tensor:
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=filling)
+
+
+def _in_order(pieces: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Rows of pieces at their places among all."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.cat(list(pieces))[torch.cat(list(places)).argsort()]
 
 
 def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:

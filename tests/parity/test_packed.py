@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from gfn_runner.lm import merging, scoring
 from gfn_runner.lm.scoring import (
+    length_buckets,
     packed_prefixes,
     packing_works,
     plain_prefixes,
@@ -59,6 +63,14 @@ RULES = {
     "tool": (rule(), True),
     "everything": (rule(min_len=2, some=True), True),
 }
+
+
+@pytest.fixture(params=[True, False], ids=["cut_and_folded", "whole"], autouse=True)
+def cut_and_folded(request, monkeypatch):
+    """What saves arithmetic, wherever it can be done and nowhere: it may not change a number."""
+    monkeypatch.setattr(merging, "_saves", lambda layer, tokens: request.param)
+    monkeypatch.setattr(scoring, "_LEAST_SAVED", 1 if request.param else math.inf)
+    monkeypatch.setattr(scoring, "_LEAST_SHARE", 0.0)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -186,7 +198,7 @@ def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):
 
     monkeypatch.setattr(lm, "extend", ignorant)
     arguments = (lm, CONTEXTS, SUFFIXES, trajectories(), rule())
-    assert_same(score_prefixes(*arguments), plain_prefixes(*arguments), 1e-6)
+    assert_same(score_prefixes(*arguments), plain_prefixes(*arguments), 1e-5)
     assert lm.packed_rewards == "never" and "packed scoring is off" in caplog.text
 
 
@@ -224,3 +236,21 @@ def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):
             lm.model.train()
             moved = score_policy(lm, CONTEXTS, rows, rule()).log_pf_BT
         torch.testing.assert_close(moved, still, atol=1e-6, rtol=0)
+
+
+def test_rows_are_cut_by_length_where_that_saves_padding(cut_and_folded, request, monkeypatch):
+    lengths = [5, 1, 5, 1, 1, 3]
+    buckets = length_buckets(lengths)
+    assert sorted(place for bucket in buckets for place in bucket) == list(range(6))
+    if request.node.callspec.params["cut_and_folded"]:
+        assert buckets == [[1, 3, 4], [5], [0, 2]]
+        # A cut must save a share of the tokens too: here 12 of 30, then only 2 of 15.
+        monkeypatch.setattr(scoring, "_LEAST_SHARE", 0.25)
+        assert length_buckets(lengths) == [[1, 3, 4], [0, 2, 5]]
+    else:
+        assert buckets == [list(range(6))]
+
+
+def test_a_single_length_or_no_row_is_one_piece():
+    assert length_buckets([4, 4, 4]) == [[0, 1, 2]]
+    assert length_buckets([]) == [[]]

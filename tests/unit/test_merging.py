@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gfn_runner.lm import sampling
-from gfn_runner.lm.merging import merged
+from gfn_runner.lm import merging, sampling
+from gfn_runner.lm.merging import folded, merged
 from gfn_runner.lm.policy import load
 from gfn_runner.lm.settings import LMSettings, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
@@ -17,6 +17,10 @@ ROWS = [[2, 5, 3, 4], [6, 2]]
 
 def weights(lm):
     return dict(lm.model.named_parameters())
+
+
+def merged_layers(lm):
+    return [module for module in lm.model.modules() if getattr(module, "merged_adapters", None)]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -30,7 +34,8 @@ def test_logits_are_the_same_and_the_weights_come_back(architecture):
     with lm.base():
         base = lm.whole_logits(ROWS)
     with merged(lm.model):
-        assert any(p is not before[name] for name, p in weights(lm).items())
+        assert all(len(layer.merged_adapters) == 1 for layer in merged_layers(lm))
+        assert merged_layers(lm)
         torch.testing.assert_close(lm.whole_logits(ROWS), apart, atol=1e-4, rtol=1e-4)
     assert (apart - base).abs().max() > 0.1
     after = weights(lm)
@@ -54,13 +59,11 @@ def test_an_output_layer_that_shares_the_embeddings_leaves_them_alone():
 @torch.no_grad()
 def test_what_is_off_or_of_low_precision_stays_apart():
     lm = tiny_lm(adapter="random")
-    before = weights(lm)
     with lm.base(), merged(lm.model):
-        assert all(p is before[name] for name, p in weights(lm).items())
+        assert not merged_layers(lm)
     lm.model.to(torch.bfloat16)
-    before = weights(lm)
     with merged(lm.model):
-        assert all(p is before[name] for name, p in weights(lm).items())
+        assert not merged_layers(lm)
     plain = tiny_lm()
     with merged(plain.model):
         assert plain.whole_logits(ROWS).isfinite().all()
@@ -73,7 +76,8 @@ def test_an_error_within_gives_the_weights_back():
         raise RuntimeError("within")
     after = weights(lm)
     assert all(after[name] is before[name] for name in before)
-    assert not any(getattr(module, "merged", False) for module in lm.model.modules())
+    assert not merged_layers(lm)
+    assert not any("weight" in vars(module) for module in lm.model.modules())
 
 
 def test_samples_are_those_of_an_adapter_apart(monkeypatch):
@@ -93,3 +97,40 @@ def test_samples_are_those_of_an_adapter_apart(monkeypatch):
 
     monkeypatch.setattr(sampling, "merged", unmerged)
     assert draw() == with_merging and calls == [lm.model]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_folded_weights_give_the_same_gradients(architecture, monkeypatch):
+    monkeypatch.setattr(merging, "_saves", lambda layer, tokens: True)
+    lm = tiny_lm(architecture, adapter="random")
+    weight_NTV = torch.randn(2, 4, lm.vocab_size, generator=torch.Generator().manual_seed(0))
+
+    def gradients():
+        logits_NTV = lm.whole_logits(ROWS)
+        (logits_NTV * weight_NTV).sum().backward()
+        found = {name: p.grad.clone() for name, p in lm.trainable().items()}
+        lm.model.zero_grad()
+        return logits_NTV.detach(), found
+
+    logits_apart, apart = gradients()
+    with folded(lm.model, tokens=8):
+        assert merged_layers(lm)
+        logits_NTV = lm.whole_logits(ROWS)
+    # Backwards after the context has ended, as training does it.
+    (logits_NTV * weight_NTV).sum().backward()
+    torch.testing.assert_close(logits_NTV.detach(), logits_apart, atol=1e-4, rtol=1e-4)
+    assert not merged_layers(lm) and apart
+    for name, parameter in lm.trainable().items():
+        scale = apart[name].abs().max().item()
+        torch.testing.assert_close(parameter.grad, apart[name], atol=1e-4 * scale, rtol=1e-3)
+    again, _ = gradients()
+    assert torch.equal(again, logits_apart)
+
+
+@pytest.mark.parametrize(
+    ("rank", "tokens", "folds"), [(32, 1000, True), (1, 1000, False), (32, 4, False)]
+)
+def test_folding_is_for_adapters_that_are_large_for_their_layer(rank, tokens, folds):
+    lm = load(LMSettings(device="cpu", lora=LoraSettings(rank=rank)))
+    with folded(lm.model, tokens):
+        assert bool(merged_layers(lm)) == folds
