@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from rapidfuzz import process
@@ -63,8 +64,14 @@ def text_problems(
         closed = set(tokenizer.all_special_ids)
         for text in (terminator, *forbidden):
             closed.update(continuation_ids(tokenizer, text))
+
+        # Thousands of conditions may ask for the same few words.
+        @cache
+        def spellings(word: str) -> list[tuple[int, ...]]:
+            return _spellings(tokenizer, word)
+
         for words in required:
-            yield from _unwritable(tokenizer, words, closed)
+            yield from _unwritable(tokenizer, words, closed, spellings)
 
 
 def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterator[Problem]:
@@ -95,12 +102,22 @@ class RequiredWords:
     max_len: int
 
 
-def _unwritable(tokenizer: Any, required: RequiredWords, closed: set[int]) -> Iterator[Problem]:
+def _spellings(tokenizer: Any, word: str) -> list[tuple[int, ...]]:
+    """Token ids of a word in capitals or not, with a space in front or not."""
+    forms = (word, word.lower(), word.upper(), word[:1].upper() + word[1:])
+    return [continuation_ids(tokenizer, f"{space}{form}") for form in forms for space in ("", " ")]
+
+
+def _unwritable(
+    tokenizer: Any,
+    required: RequiredWords,
+    closed: set[int],
+    spellings: Callable[[str], list[tuple[int, ...]]],
+) -> Iterator[Problem]:
     """Words that the tokenizer writes with closed tokens, or in more tokens than there are."""
     total = 0
     for word in required.words:
-        spellings = (word, word.lower(), word.upper(), word[:1].upper() + word[1:])
-        forms = [continuation_ids(tokenizer, f"{s}{w}") for w in spellings for s in ("", " ")]
+        forms = spellings(word)
         open_forms = [ids for ids in forms if not closed & set(ids)]
         if not open_forms:
             pieces = tokenizer.convert_ids_to_tokens(list(forms[0]))

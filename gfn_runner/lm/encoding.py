@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from gfn_runner.errors import UserError
 
 # No tokenizer merges it with a letter, a digit or a mark behind it.
 _ANCHOR = "\n"
+# Asked for every text, and the same for all texts of a tokenizer.
+_SPACED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def continuation_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -54,5 +57,12 @@ def _ids(tokenizer: Any, text: str, *, special: bool) -> tuple[int, ...]:
 
 
 def _puts_a_space_in_front(tokenizer: Any) -> bool:
+    known = _SPACED.get(tokenizer)
+    if known is None:
+        known = _SPACED[tokenizer] = _begins_with_a_space(tokenizer)
+    return known
+
+
+def _begins_with_a_space(tokenizer: Any) -> bool:
     ids = tokenizer("a", add_special_tokens=False)["input_ids"]
     return bool(ids) and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("▁")
