@@ -114,6 +114,7 @@ def train_and_evaluate(
     from gfn_runner.build import build
     from gfn_runner.callbacks.checkpoint import newest_checkpoint
     from gfn_runner.checks import check_texts
+    from gfn_runner.phases import explained
     from gfn_runner.rounds import train
 
     started = time.time()
@@ -133,7 +134,8 @@ def train_and_evaluate(
     try:
         metrics = train(config, experiment, folder, checkpoint)
         experiment.module.lm.save_adapter(folder / "adapter")
-        metrics |= _evaluate(config, experiment, folder)
+        with explained("evaluation"):
+            metrics |= _evaluate(config, experiment, folder)
     finally:
         _finish_loggers()
     metrics |= experiment.log.latest | _run_facts(config, started, experiment.trainer.global_step)

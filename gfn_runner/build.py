@@ -10,6 +10,12 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.callbacks.evaluation import EvaluationCallback
@@ -25,6 +31,7 @@ from gfn_runner.em import load_answers
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
+from gfn_runner.phases import explained
 from gfn_runner.tasks.base import Task
 
 
@@ -55,8 +62,9 @@ def build(config: RunConfig, folder: Path) -> Experiment:
     quiet()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    lm = load(config.lm, seed=config.seed)
-    load_answers(lm, folder)
+    with explained("load"):
+        lm = load(config.lm, seed=config.seed)
+        load_answers(lm, folder)
     module = _module_class(config.task)(
         config.task,
         lm,
@@ -129,8 +137,17 @@ def _assemble(
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
+        profiler=_profiler(config.trainer.profiler, folder),
     )
     return Experiment(module, data, trainer, evaluation, log)
+
+
+def _profiler(name: str | None, folder: Path) -> Profiler | None:
+    """Lightning's profiler of that name; it writes ``profile-<stage>.txt`` into the run's folder."""
+    if name is None:
+        return None
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return kinds[name](dirpath=folder, filename="profile")
 
 
 def quiet() -> None:

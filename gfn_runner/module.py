@@ -19,6 +19,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import NonFiniteLogits, sample
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives import Objective
+from gfn_runner.phases import Phases
 from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward, terminal_log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
@@ -42,6 +43,7 @@ class GFlowNetModule(L.LightningModule):
         final: whether evaluation is the one after training.
         last_output: of the newest training step, detached; for the callbacks that run before the
             step's end.
+        phases: their seconds.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class GFlowNetModule(L.LightningModule):
         self.reward_temperature = 1.0
         self.final = False
         self.last_output: StepOutput | None = None
+        self.phases = Phases()
         self.rule = string_rule(lm, task, task.max_len)
         self.evaluation_rule = string_rule(lm, task, task.eval_max_len)
         self.strict_loading = False
@@ -84,20 +87,24 @@ class GFlowNetModule(L.LightningModule):
             temperature = float("nan")
         else:
             temperature = self.exploration_temperature(batch.index)
-            trajectories = self.explore(prompts, batch.index, temperature)
-            log_reward_BS = self.log_reward(batch.conditions, trajectories)
-        scores = score_policy(self.lm, prompts, trajectories, self.rule)
+            with self.phases("sample"):
+                trajectories = self.explore(prompts, batch.index, temperature)
+            with self.phases("reward"):
+                log_reward_BS = self.log_reward(batch.conditions, trajectories)
+        with self.phases("policy"):
+            scores = score_policy(self.lm, prompts, trajectories, self.rule)
         scores.terminable_BS = self.objective.counted_BS(
             scores.terminable_BS, trajectories.length_B
         )
-        phi_BS = phi(scores, log_reward_BS, self.reward_temperature)
-        loss = self.objective(
-            phi_BS,
-            scores.terminable_BS,
-            trajectories.length_B,
-            trajectories.condition_B,
-            self._log_z(batch.conditions, trajectories, phi_BS, from_replay),
-        )
+        with self.phases("objective"):
+            phi_BS = phi(scores, log_reward_BS, self.reward_temperature)
+            loss = self.objective(
+                phi_BS,
+                scores.terminable_BS,
+                trajectories.length_B,
+                trajectories.condition_B,
+                self._log_z(batch.conditions, trajectories, phi_BS, from_replay),
+            )
         for name in ("log_pf_BT", "log_pf_stop_BS"):
             setattr(scores, name, getattr(scores, name).detach())
         output = StepOutput(
@@ -111,6 +118,11 @@ class GFlowNetModule(L.LightningModule):
         )
         self.last_output = output
         return {"loss": loss, "output": output}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own, as a phase."""
+        with self.phases("backward"):
+            super().backward(loss, *args, **kwargs)
 
     def exploration_temperature(self, index: int) -> float:
         """Of the fresh trajectories of batch ``index``: 1 on-policy, else drawn as the settings say."""
@@ -227,11 +239,15 @@ class GFlowNetModule(L.LightningModule):
         options = self.evaluation
         if not self.final and options.singles_during is not None:
             options = dataclasses.replace(options, singles=options.singles_during)
-        return draw_answers(
-            self.lm, self.task, self.evaluation_rule, batch.conditions, options, generator
-        )
+        with self.phases("evaluation"):
+            return draw_answers(
+                self.lm, self.task, self.evaluation_rule, batch.conditions, options, generator
+            )
 
     # -- Lightning ----------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        self.phases.profiler = getattr(self.trainer, "profiler", None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained: adapter and log Z, never the base model."""

@@ -80,12 +80,15 @@ class TrainerSettings:
         accumulate: batches per optimizer step; their gradients are averaged.
         log_every: optimizer steps between two lines of ``metrics.jsonl``.
         threads: CPU threads of torch; ``None`` leaves torch's own choice.
+        profiler: of Lightning, whose report in the run's folder then names our phases (``gfn/sample`` …):
+            ``simple`` their times, ``advanced`` Python's functions too, ``pytorch`` torch's operators.
     """
 
     max_steps: Annotated[int, Field(ge=1)] = 150
     accumulate: Annotated[int, Field(ge=1)] = 1
     log_every: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] | None = None
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

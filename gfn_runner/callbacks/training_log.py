@@ -29,7 +29,9 @@ class TrainingLog(L.Callback):
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
       importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
       an exact policy; ``train/entropy`` −log q of whole strings;
-    - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step.
+    - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step;
+    - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
+      ``backward``, ``other`` (optimizer, buffer, logging, data).
 
     Attributes:
         latest: the newest record.
@@ -43,6 +45,7 @@ class TrainingLog(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._step, self._started = trainer.global_step, time.perf_counter()
+        module.phases.take()
 
     def on_train_batch_end(
         self,
@@ -70,6 +73,9 @@ class TrainingLog(L.Callback):
             "seconds": now - self._started,
         }
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
+        phases = module.phases.take()
+        phases["other"] = record["seconds"] - sum(phases.values())
+        self.latest |= {f"seconds/{name}": value for name, value in sorted(phases.items())}
         self._sums.clear()
         self._started = now
         if self._step % self.every == 0 or self._step == 1:
@@ -79,6 +85,7 @@ class TrainingLog(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         # The time of an evaluation is not the next step's.
         self._started = time.perf_counter()
+        module.phases.take()
 
 
 def measures(output: StepOutput) -> dict[str, float]:

@@ -15,7 +15,7 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
-    {"expressions", "tools", "schedules", "hubdata", "trajectories"},
+    {"expressions", "tools", "schedules", "hubdata", "trajectories", "phases"},
     {"phi", "replay", "textdata"},
     {"objectives"},
     {"lm"},
@@ -69,7 +69,7 @@ ONLY = {
     "lm.sampling": {
         "lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
     },
-    "lm.scoring": {"lm.policy", "lm.vocabulary", "trajectories", "types"},
+    "lm.scoring": {"lm.merging", "lm.policy", "lm.vocabulary", "trajectories", "types"},
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),
     "lm.tiny.stories": set(),
@@ -87,6 +87,7 @@ ONLY = {
         "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "settings",
         "tools", "trajectories", "types",
     },
+    "phases": {"errors"},
     "sources": set(),
     "environment": set(),
 }  # fmt: skip
