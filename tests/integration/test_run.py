@@ -188,6 +188,28 @@ def test_every_objective_trains(tmp_path, objective):
     assert len(losses) == 2 and all(loss is not None and loss >= 0 for loss in losses)
 
 
+def test_a_profile_names_the_phases(tmp_path):
+    folder = run(tmp_path / "run", "trainer.max_steps=2", "trainer.profiler=simple")
+    (report,) = folder.glob("profile*.txt")
+    text = report.read_text(encoding="utf-8")
+    for phase in ("sample", "reward", "policy", "objective", "backward"):
+        assert f"gfn/{phase} " in text
+    step = next(r for r in lines_of(folder / "metrics.jsonl") if "seconds/sample" in r)
+    parts = [value for name, value in step.items() if name.startswith("seconds/")]
+    assert len(parts) == 6 and sum(parts) == pytest.approx(step["train/seconds"])
+
+
+def test_memory_that_runs_out_ends_with_the_phase_and_what_to_lower(tmp_path, monkeypatch):
+    def greedy(*arguments):
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("gfn_runner.module.score_policy", greedy)
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "run", "trainer.max_steps=2")
+    (problem,) = caught.value.problems
+    assert "'policy'" in problem.where and "sampling.conditions" in problem.fix
+
+
 def test_accumulated_batches_make_one_step(tmp_path):
     lines = ["trainer.accumulate=2", "trainer.max_steps=2", "callbacks.evaluation.every=0"]
     folder = run(tmp_path / "run", *lines, "callbacks.evaluation.baseline_shots=[]")
