@@ -159,8 +159,8 @@ def page() -> Iterator[str]:
     step, device = Step(), Device()
     yield (
         f"A batch of {step.conditions} conditions × {step.samples} samples of {step.length} tokens, "
-        f"prompts and contexts of {step.prompt}, suffixes of {step.suffix}; adapters of rank {MODELS[0].rank} on "
-        f"every linear layer. {device.name}: {device.flops / 1e12:.0f} TFLOP/s and "
+        f"prompts and contexts of {step.prompt}, suffixes of {step.suffix}; adapters of rank "
+        f"{MODELS[0].rank} on every linear layer. {device.name}: {device.flops / 1e12:.0f} TFLOP/s and "
         f"{device.bandwidth / 1e12:.1f} TB/s reached, {device.link / 1e9:.0f} GB/s between devices."
     )
     for title, unit, columns in (
