@@ -11,6 +11,7 @@ repeated.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -155,7 +156,7 @@ def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Na
         f"`python -m gfn_runner {' '.join(shown.overrides)}`: {min(minutes):.1f} to "
         f"{max(minutes):.1f} minutes with evaluation ({cores()} CPU cores, {arguments.jobs} such runs at "
         f"a time), {memory:.2f} GiB at most, {runs[0]['run/steps']:.0f} optimizer steps. "
-        f"Seeds {', '.join(map(str, arguments.seeds))}."
+        f"Seeds {', '.join(map(str, arguments.seeds))}; {_revisions(name, arguments)}."
     )
     first = arguments.folder / _slug(name) / f"seed{arguments.seeds[0]}"
     draw_all(first)
@@ -170,6 +171,16 @@ def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Na
         first_lines = samples.read_text(encoding="utf-8").splitlines()[:8]
         lines += ["", f"First samples (seed {arguments.seeds[0]}):", "", *first_lines]
     return "\n".join(lines) + "\n"
+
+
+def _revisions(name: str, arguments: argparse.Namespace) -> str:
+    """Of the code that the runs were made with: they may be older than the page."""
+    commits = []
+    for folder, _ in runs_of(name, arguments):
+        git = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["git"]
+        commits.append(str(git["commit"])[:7])
+    different = list(dict.fromkeys(commits))
+    return f"revision{'s' if len(different) > 1 else ''} {', '.join(different)}"
 
 
 def _slug(name: str) -> str:
