@@ -143,7 +143,7 @@ def _assemble(
 
 
 def _profiler(name: str | None, folder: Path) -> Profiler | None:
-    """Lightning's profiler of that name; it writes ``profile-<stage>.txt`` into the run's folder."""
+    """Lightning's profiler of that name; it writes ``<stage>-profile.txt`` into the run's folder."""
     if name is None:
         return None
     kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}

@@ -190,7 +190,7 @@ def test_every_objective_trains(tmp_path, objective):
 
 def test_a_profile_names_the_phases(tmp_path):
     folder = run(tmp_path / "run", "trainer.max_steps=2", "trainer.profiler=simple")
-    (report,) = folder.glob("profile*.txt")
+    (report,) = folder.glob("fit-profile*.txt")
     text = report.read_text(encoding="utf-8")
     for phase in ("sample", "reward", "policy", "objective", "backward"):
         assert f"gfn/{phase} " in text
