@@ -144,7 +144,8 @@ def score_prefixes(
 
     states = trajectories.token_BT.shape[1] + 1
     pieces, places = [], []
-    for index_N, rows in by_length(trajectories, tokens, lm.max_tokens_per_forward):
+    again = sum(map(len, contexts))
+    for index_N, rows in by_length(trajectories, tokens, lm.max_tokens_per_forward, again):
         piece_NS = score(lm, contexts, suffixes, rows, rule)
         pieces.append(_wider(piece_NS, states, float("-inf")))
         places.append(index_N)
@@ -181,7 +182,10 @@ def _whole_strings(
     around = max(map(len, suffixes)) + max(map(len, contexts))
     strings, ends, places = [], [], []
     for index_N, rows in by_length(
-        trajectories, lambda length: around + length, lm.max_tokens_per_forward
+        trajectories,
+        lambda length: around + length,
+        lm.max_tokens_per_forward,
+        sum(map(len, contexts)),
     ):
         string_N, end_N = _whole_piece(lm, contexts, suffixes, rows, rule)
         strings.append(string_N)
@@ -225,6 +229,7 @@ def by_length(
     trajectories: Trajectories,
     tokens: Callable[[int], int] = lambda length: length,
     budget: int | None = None,
+    again: int = 0,
 ) -> Iterator[tuple[Tensor, Trajectories]]:
     """Rows of about the same length together, so that little is computed at padding.
 
@@ -232,12 +237,13 @@ def by_length(
         trajectories: all rows.
         tokens: that a forward reads for a row of a given length.
         budget: tokens of a piece, unless a single row has more; ``None`` for no limit.
+        again: tokens that every further piece reads once more, such as contexts: a cut must save more.
 
     Yields:
         Places of the rows among all, and the rows.
     """
     lengths = trajectories.length_B.tolist()
-    for places in length_buckets(lengths):
+    for places in length_buckets(lengths, max(again, _LEAST_SAVED)):
         size = len(places)
         if budget is not None:
             size = max(1, budget // max(1, tokens(max(lengths[place] for place in places))))
@@ -247,10 +253,10 @@ def by_length(
             yield index_N, trajectories.rows(index_N)
 
 
-def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
+def length_buckets(lengths: Sequence[int], least_saved: float) -> list[list[int]]:
     """Places of rows in groups that are worth a forward of their own; short ones first.
 
-    A group is cut where that saves the most padding, as long as it saves enough of it.
+    A group is cut where that saves the most padding, as long as that is ``least_saved`` tokens or more.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
 
@@ -259,7 +265,7 @@ def length_buckets(lengths: Sequence[int]) -> list[list[int]]:
         # Saved by a first part of n rows: what pads them up to the longest of all.
         saved = [n * (longest - lengths[place]) for n, place in enumerate(group, start=1)]
         most = max(saved)
-        if most < max(_LEAST_SAVED, _LEAST_SHARE * len(group) * longest):
+        if most < max(least_saved, _LEAST_SHARE * len(group) * longest):
             return [sorted(group)]
         n = saved.index(most) + 1
         return cut(group[:n]) + cut(group[n:])

@@ -240,17 +240,23 @@ def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):
 
 def test_rows_are_cut_by_length_where_that_saves_padding(cut_and_folded, request, monkeypatch):
     lengths = [5, 1, 5, 1, 1, 3]
-    buckets = length_buckets(lengths)
+    buckets = length_buckets(lengths, scoring._LEAST_SAVED)
     assert sorted(place for bucket in buckets for place in bucket) == list(range(6))
     if request.node.callspec.params["cut_and_folded"]:
         assert buckets == [[1, 3, 4], [5], [0, 2]]
         # A cut must save a share of the tokens too: here 12 of 30, then only 2 of 15.
         monkeypatch.setattr(scoring, "_LEAST_SHARE", 0.25)
-        assert length_buckets(lengths) == [[1, 3, 4], [0, 2, 5]]
+        assert length_buckets(lengths, scoring._LEAST_SAVED) == [[1, 3, 4], [0, 2, 5]]
     else:
         assert buckets == [list(range(6))]
 
 
 def test_a_single_length_or_no_row_is_one_piece():
-    assert length_buckets([4, 4, 4]) == [[0, 1, 2]]
-    assert length_buckets([]) == [[]]
+    assert length_buckets([4, 4, 4], 1) == [[0, 1, 2]]
+    assert length_buckets([], 1) == [[]]
+
+
+def test_contexts_that_would_be_read_again_are_weighed(cut_and_folded):
+    rows = trajectories()
+    padded = rows.token_BT.numel() - int(rows.length_B.sum())
+    assert len(list(scoring.by_length(rows, again=padded + 1))) == 1
