@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +37,7 @@ from gfn_runner.settings import (
 )
 from gfn_runner.tasks.base import Task, TaskData
 
+logger = logging.getLogger(__name__)
 Mode = Literal["train", "sample", "predict", "evaluate"]
 
 
@@ -132,12 +134,16 @@ _ORDER = ("task", "objective", *_SECTIONS, *_SCALARS)
 Source = Callable[[str], str]
 
 
-def check(config: Mapping[str, Any], source: Source = lambda key: "") -> RunConfig:
+def check(
+    config: Mapping[str, Any], source: Source = lambda key: "", *, needs_data: bool = True
+) -> RunConfig:
     """Turn a resolved config into checked settings, or report every mistake.
 
     Args:
         config: plain containers.
         source: says where the value of a key was set; for the report.
+        needs_data: whether data that cannot be read are a mistake. They never are for the modes
+            ``sample`` and ``predict``: a policy outlives the files that it was trained on.
 
     Raises:
         UserError: with all problems found: unknown keys, wrong types, impossible values, impossible
@@ -156,9 +162,12 @@ def check(config: Mapping[str, Any], source: Source = lambda key: "") -> RunConf
             parts[name] = _SECTIONS[name]()
         else:
             problems.append(Problem(name, "missing", "a value in conf/config.yaml"))
-    problems += _value_problems(parts)
+    needs_data = needs_data and parts.get("mode") not in ("sample", "predict")
+    found = _value_problems(parts)
+    problems += [p for p in found if needs_data or not p.where.startswith("task.data.")]
     if "task" in parts and not any(p.where.startswith("task") for p in problems):
-        _collect(parts, problems, "data", lambda: _load(parts["task"], parts.get("seed", 0)))
+        load = _load if needs_data else _load_if_possible
+        _collect(parts, problems, "data", lambda: load(parts["task"], parts.get("seed", 0)))
     if {"data", "em"} <= parts.keys():
         problems += em_problems(parts["em"], parts["data"].train)
     if problems:
@@ -319,6 +328,17 @@ def _load(task: Task, seed: int) -> TaskData:
                 "task.data", f"zero {kind} conditions", f"at least one {kind} condition"
             )
     return data
+
+
+def _load_if_possible(task: Task, seed: int) -> TaskData:
+    try:
+        return _load(task, seed)
+    except UserError as error:
+        logger.warning(
+            "the run's data cannot be read, so log R is known only of prompts that need none of them: %s",
+            error.problems[0],
+        )
+        return TaskData((), ())
 
 
 def _with_source(problem: Problem, source: Source) -> Problem:

@@ -94,7 +94,11 @@ class Policy:
             data = self.task.load(self.seed)
             self._known = {c.prompt: c for c in (*data.evaluation, *data.train)}
         known = self._known.get(prompt)
-        return known or self.task.condition_for(prompt, self.seed)
+        try:
+            return known or self.task.condition_for(prompt, self.seed)
+        except UserError:
+            # Its context holds examples of data that cannot be read any more.
+            return None
 
     @torch.no_grad()
     def sample(
@@ -207,7 +211,7 @@ def saved_config(folder: Path) -> RunConfig:
     """The checked config of the run in ``folder``.
 
     Raises:
-        UserError: if there is none, or it does not hold (its data files are gone, say).
+        UserError: if there is none, or it does not hold; data files that are gone are no reason.
     """
     file = folder / "config.yaml"
     if not file.is_file():
@@ -217,4 +221,4 @@ def saved_config(folder: Path) -> RunConfig:
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return check(values, source=lambda key: str(file))
+    return check(values, source=lambda key: str(file), needs_data=False)

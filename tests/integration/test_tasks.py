@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
-from gfn_runner.app import train_and_evaluate
+from gfn_runner.app import main, train_and_evaluate
 from gfn_runner.checks import check_texts
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.errors import UserError
@@ -34,8 +34,8 @@ COMMON = [
 ]
 
 
-def run(folder: Path, task: str) -> dict[str, float]:
-    lines = [f"task={task}", *COMMON, *FEW[task]]
+def run(folder: Path, task: str, *more: str) -> dict[str, float]:
+    lines = [f"task={task}", *COMMON, *FEW[task], *more]
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         config = check_lines(lines)
     train_and_evaluate(config, folder, lines)
@@ -69,6 +69,21 @@ def test_what_was_asked_for_stands_in_rows_of_its_own(tmp_path):
     assert (folder / "figures" / "likelihood_diversity.png").is_file()
     # Kept strings have the posterior's density: φ is the same for all.
     assert metrics["resampled/phi_spread/news"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_policy_outlives_its_data(tmp_path, caplog, capsys):
+    prompts, folder = tmp_path / "prompts.txt", tmp_path / "run"
+    prompts.write_text("Tom had a red ball.\nAnna went to the park.\nIt was late.\n")
+    run(folder, "continuation", f"task.data.prompts={prompts}", "task.data.n_test=1")
+    prompts.unlink()
+    samples = Policy.load(folder).sample("Tom had a red ball.", n=2)
+    assert "prompts.txt" in caplog.text
+    assert all(s.log_reward is not None for s in samples)
+    main(["mode=sample", f"run={folder}", "prompt=Tom had a red ball.", "n=2"])
+    assert "log q" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["mode=evaluate", f"run={folder}"])
+    assert "prompts.txt" in capsys.readouterr().err
 
 
 def test_a_trained_policy_knows_the_posterior_of_a_new_prompt(tmp_path):
