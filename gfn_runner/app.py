@@ -20,6 +20,14 @@ from gfn_runner.commandline import (
 )
 from gfn_runner.config import RunConfig
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.ranks import (
+    from_first,
+    gathered,
+    is_first,
+    refuse_impossible,
+    started_rank,
+    together,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         prepared = checked(arguments)
     except UserError as error:
-        _show(error.problems)
+        show(error.problems)
         raise SystemExit(2) from None
     if prepared is not None:
         arguments = prepared.argv
@@ -44,10 +52,23 @@ def main(argv: Sequence[str] | None = None) -> None:
                 return
             _check_texts(prepared.jobs)
         except UserError as error:
-            _show(error.problems)
+            show(error.problems)
             raise SystemExit(2) from None
+        if started_rank(prepared.jobs[0].trainer):
+            _beside_the_first(prepared.jobs)
+            return
         arguments = with_folder(prepared)
     _start_hydra(arguments)
+
+
+def _beside_the_first(jobs: Sequence[RunConfig]) -> None:
+    """The jobs as torchrun's or srun's further processes take part in them: folders are rank 0's."""
+    try:
+        for job in jobs:
+            train_and_evaluate(job, None)
+    except UserError as error:
+        show(error.problems)
+        raise SystemExit(2) from None
 
 
 def _use(config: RunConfig) -> None:
@@ -94,30 +115,40 @@ def _job(composed: Any) -> float | None:
         config = check_config(composed, lines)
         return train_and_evaluate(config, folder, lines)
     except UserError as error:
-        _show(error.problems, folder)
+        show(error.problems, folder)
         raise SystemExit(2) from None
 
 
 def train_and_evaluate(
-    config: RunConfig, folder: Path, overrides: Sequence[str] = ()
+    config: RunConfig, folder: Path | None, overrides: Sequence[str] = ()
 ) -> float | None:
     """Train, evaluate, write and print.
 
     Args:
         config: checked.
-        folder: of the run; a resumed run goes on in its own.
+        folder: of the run; a resumed run goes on in its own. ``None`` in a process that takes part in
+            another's run and is told.
         overrides: command-line lines that led to the config; saved for ``resume``.
 
     Returns:
         The task's first headline metric, averaged over evaluation sets (for sweepers).
     """
-    from gfn_runner.build import build
+    refuse_impossible(config.trainer)
+    started, checkpoint, file = time.time(), None, None
+    if not started_rank(config.trainer):
+        assert folder is not None  # the first process makes it
+        checkpoint, file = _prepared(config, folder, overrides), folder / "config.yaml"
+    with together(config.trainer, file):
+        folder, checkpoint = from_first((folder, checkpoint))
+        assert folder is not None
+        return _train_and_evaluate(config, folder, checkpoint, started)
+
+
+def _prepared(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Path | None:
+    """Check what needs model or folder, and write down what the run is. Returns its checkpoint."""
     from gfn_runner.callbacks.checkpoint import newest_checkpoint
     from gfn_runner.checks import check_texts
-    from gfn_runner.phases import explained
-    from gfn_runner.rounds import train
 
-    started = time.time()
     if config.resume is None and (folder / OVERRIDES_FILE).exists():
         raise UserError.one(
             "hydra.run.dir",
@@ -130,16 +161,27 @@ def train_and_evaluate(
     _describe(config, folder, overrides)
     for note in config.data.notes:
         logger.info("%s", note)
+    return checkpoint
+
+
+def _train_and_evaluate(
+    config: RunConfig, folder: Path, checkpoint: Path | None, started: float
+) -> float | None:
+    from gfn_runner.build import build
+    from gfn_runner.phases import explained
+    from gfn_runner.rounds import train
+
     experiment = build(config, folder)
     try:
         metrics = train(config, experiment, folder, checkpoint)
-        experiment.module.lm.save_adapter(folder / "adapter")
+        if is_first():
+            experiment.module.lm.save_adapter(folder / "adapter")
         with explained("evaluation"):
             metrics |= _evaluate(config, experiment, folder)
     finally:
         _finish_loggers()
     metrics |= experiment.log.latest | _run_facts(config, started, experiment.trainer.global_step)
-    return _report(config, folder, metrics)
+    return _report(config, folder, metrics) if is_first() else None
 
 
 def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) -> Path | None:
@@ -244,14 +286,11 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
     )
     from gfn_runner.report.table import row_labels
 
-    print("final evaluation: policy, then base model", flush=True)
+    if is_first():
+        print("final evaluation: policy, then base model", flush=True)
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
     data.final = experiment.evaluation.final = module.final = True
     experiment.trainer.validate(module, datamodule=data, verbose=False)
-    own = experiment.evaluation.samples
-    measured = experiment.evaluation.metrics | optional_measures(own, options)
-    metrics = {f"final/{name}": value for name, value in measured.items()}
-    write_samples(folder / "samples.jsonl", own)
     write_demonstrations(folder / "demonstrations.jsonl", module, config.data.train, options)
     conditions = limited(data.evaluation_conditions(), options.baseline_limit)
     temperature = module.reward_temperature
@@ -264,6 +303,14 @@ def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, flo
         seed=config.seed,
         temperature=temperature,
     )
+    if not is_first():
+        for _ in rows:
+            pass  # its share of the drawing
+        return {}
+    own = experiment.evaluation.samples
+    measured = experiment.evaluation.metrics | optional_measures(own, options)
+    metrics = {f"final/{name}": value for name, value in measured.items()}
+    write_samples(folder / "samples.jsonl", own)
     shown = {"final": own}
     for name, samples in rows:
         shown[name] = samples
@@ -283,7 +330,7 @@ def _run_facts(config: RunConfig, started: float, steps: int) -> dict[str, float
         "run/seed": float(config.seed),
         "run/steps": float(steps),
         "run/minutes": (time.time() - started) / 60,
-        "run/peak_memory_gib": peak_memory_gib(),
+        "run/peak_memory_gib": max(gathered(peak_memory_gib())),
     }
 
 
@@ -321,7 +368,7 @@ def _finish_loggers() -> None:
         wandb.finish()
 
 
-def _show(problems: Sequence[Problem], folder: Path | None = None) -> None:
+def show(problems: Sequence[Problem], folder: Path | None = None) -> None:
     """Problems on one screen; ``folder`` is the run's if a job has begun."""
     from rich.console import Console
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import (
     AdvancedProfiler,
     Profiler,
@@ -32,6 +34,8 @@ from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.phases import explained
+from gfn_runner.ranks import cluster_environment, is_first
+from gfn_runner.settings import TrainerSettings
 from gfn_runner.tasks.base import Task
 
 
@@ -103,17 +107,23 @@ def _assemble(
     health, satisfaction = HealthCallback(options.health), SatisfactionCallback(options.health)
     log = TrainingLog(replay, health, config.trainer.log_every)
     evaluation = EvaluationCallback()
-    progress = StepProgress(options.progress, log, evaluation, config.task.headline)
+    # One process speaks.
+    shown = options.progress if is_first() else replace(options.progress, show="none")
+    progress = StepProgress(shown, log, evaluation, config.task.headline)
     checkpoint = AdapterCheckpoint(options.checkpoint, folder / "checkpoints")
     tempering = TemperingCallback(options.tempering)
     tags = (config.task.name, type(config.objective).__name__)
-    wandb = wandb_logger(config.logger, folder, config.as_dict(), tags)
-    local = JsonLinesLogger(folder / "metrics.jsonl")
+    loggers: list[Logger] = []
+    if is_first():
+        wandb = wandb_logger(config.logger, folder, config.as_dict(), tags)
+        loggers = [JsonLinesLogger(folder / "metrics.jsonl"), *([wandb] if wandb else [])]
     # Without evaluations on the way the first would come one batch after the last.
     every = options.evaluation.every or config.trainer.max_steps + 1
     trainer = L.Trainer(
         accelerator="gpu" if lm.device.type == "cuda" else "cpu",
-        devices=1,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.nodes,
+        **several(config.trainer),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.trainer.accumulate,
@@ -131,7 +141,7 @@ def _assemble(
             progress,
             checkpoint,
         ],
-        logger=[logger for logger in (local, wandb) if logger is not None],
+        logger=loggers or False,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -140,6 +150,18 @@ def _assemble(
         profiler=_profiler(config.trainer.profiler, folder),
     )
     return Experiment(module, data, trainer, evaluation, log)
+
+
+def several(options: TrainerSettings) -> dict[str, Any]:
+    """What Lightning's trainer is told where a run has several processes."""
+    if options.world == 1:
+        return {}
+    return {
+        "strategy": options.strategy,
+        "plugins": [cluster_environment(options)],
+        # Ranks share out conditions, not the batches of one list.
+        "use_distributed_sampler": False,
+    }
 
 
 def _profiler(name: str | None, folder: Path) -> Profiler | None:

@@ -10,34 +10,45 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gfn_runner.evaluation import limited
 from gfn_runner.randomness import rng_for
+from gfn_runner.ranks import own_keys, rank, world
 from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import TaskData
 from gfn_runner.trajectories import Batch
 from gfn_runner.types import Condition
 
 
-class TrainBatches(IterableDataset):
-    """An endless stream of batches. Batch ``i`` is a pure function of seed and ``i``.
+def own_conditions(conditions: Sequence[Condition]) -> list[Condition]:
+    """The training conditions of this rank; all that may be drawn if there are fewer than ranks."""
+    drawn = [c.key for c in conditions if c.weight > 0]
+    own = set(drawn if len(drawn) < world() else own_keys(drawn))
+    own |= set(own_keys([c.key for c in conditions if c.weight == 0]))
+    return [condition for condition in conditions if condition.key in own]
 
-    Conditions are drawn by weight, without repetition within a batch as far as there are enough.
+
+class TrainBatches(IterableDataset):
+    """An endless stream of batches. Batch ``i`` is a pure function of seed, ``i`` and the conditions.
+
+    Conditions are drawn by weight, without repetition within a batch as far as there are enough. Of n
+    ranks, rank r gets batches r, n + r, 2 n + r, … of its own conditions.
     """
 
     def __init__(self, conditions: Sequence[Condition], size: int, seed: int, first: int = 0):
-        self.conditions, self.size, self.seed, self.first = conditions, size, seed, first
+        self.size, self.seed, self.first = size, seed, first
+        self.conditions = [c for c in own_conditions(conditions) if c.weight > 0]
 
     def batch(self, index: int) -> Batch:
         """The batch of number ``index``."""
         rng = rng_for("batch", self.seed, index)
-        pool = [condition for condition in self.conditions if condition.weight > 0]
         # Exponential keys give a weighted draw without replacement (Efraimidis & Spirakis 2006).
-        keyed = sorted(pool, key=lambda c: rng.expovariate(1.0) / c.weight)
+        keyed = sorted(self.conditions, key=lambda c: rng.expovariate(1.0) / c.weight)
         return Batch(keyed[: self.size], index=index)
 
     def __iter__(self) -> Iterator[Batch]:
-        index = self.first
+        """Endlessly, from the batches of step ``first`` on."""
+        index = self.first * world() + rank()
         while True:
             yield self.batch(index)
-            index += 1
+            index += world()
 
 
 class _BatchList(Dataset):
@@ -80,7 +91,8 @@ class ConditionData(L.LightningDataModule):
         return limited(self.data.evaluation, limit)
 
     def val_dataloader(self) -> DataLoader:
-        conditions, size = self.evaluation_conditions(), self.options.batch
+        # Every rank gets all batches; a batch is shared out when it is drawn.
+        conditions, size = self.evaluation_conditions(), self.options.batch * world()
         batches = [
             Batch(conditions[start : start + size], index=start // size)
             for start in range(0, len(conditions), size)

@@ -14,6 +14,8 @@ from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import row_slices, score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.posterior.reward import string_log_reward
+from gfn_runner.randomness import torch_generator_for
+from gfn_runner.ranks import gathered, own_share, rank, world
 from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.trajectories import Trajectories
@@ -36,16 +38,21 @@ def draw_answers(
         lm: policy, or base model within ``lm.base()``.
         task: for its tool and constraints.
         rule: with the evaluation's maximum length.
-        conditions: all of them; cut into batches here.
+        conditions: all of them; shared out among ranks and cut into batches here.
         options: how many samples at which temperature.
         generator: of the model's device.
         temperature: of the singles. Their log q stays the one at temperature 1.
     """
     results: list[ConditionSamples] = []
-    for start in range(0, len(conditions), options.batch):
-        part = conditions[start : start + options.batch]
+    if world() > 1:
+        # Equal conditions on two ranks must not get equal samples.
+        drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+        generator = torch_generator_for(generator.device, "share", drawn, rank())
+    own = own_share(conditions)
+    for start in range(0, len(own), options.batch):
+        part = own[start : start + options.batch]
         results += _draw_batch(lm, task, rule, part, options, generator, temperature)
-    return results
+    return [samples for share in gathered(results) for samples in share]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ posterior, its answers and its metrics as hooks, and never a training step.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -23,6 +23,7 @@ from gfn_runner.phases import Phases
 from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward, terminal_log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.ranks import gathered
 from gfn_runner.schedules import warmup_factor
 from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
@@ -184,11 +185,19 @@ class GFlowNetModule(L.LightningModule):
         )
         mean_C = (phi_B * rows_CB).sum(dim=1) / rows_CB.sum(dim=1).clamp(min=1)
         unvisited_C = self.log_z.detach()[place_C].isnan()
-        if from_replay:
-            return torch.where(unvisited_C, mean_C, self.log_z[place_C])
-        with torch.no_grad():
-            self.log_z[place_C[unvisited_C]] = mean_C[unvisited_C]
-        return self.log_z[place_C]
+        begun_C = unvisited_C & (not from_replay)
+        self._begin_log_z(place_C[begun_C].tolist(), mean_C[begun_C].tolist())
+        return torch.where(self.log_z.detach()[place_C].isnan(), mean_C, self.log_z[place_C])
+
+    @torch.no_grad()
+    def _begin_log_z(self, places: list[int], means: list[float]) -> None:
+        """Begin the log Z of conditions that are sampled for the first time, on all ranks."""
+        begun: dict[int, list[float]] = {}
+        for own in gathered(list(zip(places, means, strict=True))):
+            for place, mean in own:
+                begun.setdefault(place, []).append(mean)
+        for place, values in begun.items():
+            self.log_z[place] = sum(values) / len(values)
 
     def configure_optimizers(self) -> dict[str, Any]:
         options = self.optim
@@ -245,6 +254,14 @@ class GFlowNetModule(L.LightningModule):
             )
 
     # -- Lightning ----------------------------------------------------------------------------
+
+    def cpu(self) -> Self:
+        """Stay where it is.
+
+        Lightning calls this behind every fit and validation; M-steps, the base model's evaluation and the
+        report come after them, and need the model on its device.
+        """
+        return self
 
     def on_fit_start(self) -> None:
         self.phases.profiler = getattr(self.trainer, "profiler", None)

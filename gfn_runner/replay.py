@@ -154,7 +154,17 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
-        self._entries = {
-            key: [Entry(**{name: tuple(v) for name, v in row.items()}) for row in rows]
-            for key, rows in state.items()
-        }
+        self._entries = {key: [_entry(row) for row in rows] for key, rows in state.items()}
+
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what another buffer's :meth:`state_dict` gave; the best of both stay."""
+        for key, rows in state.items():
+            if key in self._entries:
+                for row in rows:
+                    self.add(key, _entry(row))
+            else:
+                self._entries[key] = [_entry(row) for row in rows]
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return Entry(**{name: tuple(values) for name, values in row.items()})

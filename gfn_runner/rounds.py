@@ -20,6 +20,7 @@ from gfn_runner.errors import Problem
 from gfn_runner.evaluation import draw_answers, limited
 from gfn_runner.measures import measure
 from gfn_runner.randomness import torch_generator_for
+from gfn_runner.ranks import is_first, same_as_first
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,12 @@ def train(
     for number in range(lm.m_steps, config.em.rounds):
         _e_step(config, experiment, checkpoint, rounds=number + 1)
         metrics = _evaluated(config, experiment)
-        print(
-            f"M-step {number + 1}: the answer model learns behind the policy's samples", flush=True
-        )
+        if is_first():
+            print(
+                f"M-step {number + 1}: the answer model learns behind the policy's samples",
+                flush=True,
+            )
+        # Every rank makes the same M-step, from the same seed; what rounding has done is undone behind it.
         measured = m_step(
             lm,
             config.data.train,
@@ -58,9 +62,11 @@ def train(
             tool=config.task.tool(),
             seed=config.seed,
         )
+        same_as_first(lm.answer_parameters())
         metrics |= {f"m_step/{name}": value for name, value in measured.items()}
-        logger.info("M-step %d: %s", number + 1, measured)
-        save_answers(lm, folder, metrics)
+        if is_first():
+            logger.info("M-step %d: %s", number + 1, measured)
+            save_answers(lm, folder, metrics)
         for log in experiment.trainer.loggers:
             log.log_metrics(metrics, step=experiment.trainer.global_step)
         checkpoint = newest_checkpoint(folder / "checkpoints")

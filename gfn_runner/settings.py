@@ -77,6 +77,10 @@ class TrainerSettings:
 
     Attributes:
         max_steps: optimizer steps.
+        devices: GPUs of each machine, or processes where there is none; each draws
+            ``sampling.conditions`` × ``sampling.samples`` strings a batch, for conditions of its own.
+        nodes: machines; above 1 their processes are started by torchrun or srun.
+        strategy: of Lightning, for more than one device: ``ddp`` holds the whole model on each.
         accumulate: batches per optimizer step; their gradients are averaged.
         log_every: optimizer steps between two lines of ``metrics.jsonl``.
         threads: CPU threads of torch; ``None`` leaves torch's own choice.
@@ -85,10 +89,18 @@ class TrainerSettings:
     """
 
     max_steps: Annotated[int, Field(ge=1)] = 150
+    devices: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1)] = 1
+    strategy: Literal["ddp"] = "ddp"
     accumulate: Annotated[int, Field(ge=1)] = 1
     log_every: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] | None = None
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
+
+    @property
+    def world(self) -> int:
+        """Processes of the run."""
+        return self.devices * self.nodes
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

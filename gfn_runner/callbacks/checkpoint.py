@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from gfn_runner.ranks import barrier, is_first, world
 from gfn_runner.settings import CheckpointSettings
 
 _PATTERN = "step-*.ckpt"
@@ -43,8 +44,9 @@ class AdapterCheckpoint(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
     ) -> None:
-        # After a mistake in a step (a NaN, say) the last good checkpoint is the one to keep.
-        if isinstance(exception, KeyboardInterrupt):
+        # After a mistake in a step (a NaN, say) the last good checkpoint is the one to keep. Of several
+        # ranks the others may be anywhere, and a checkpoint needs them all.
+        if isinstance(exception, KeyboardInterrupt) and world() == 1:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
@@ -56,10 +58,13 @@ class AdapterCheckpoint(L.Callback):
         path = self.folder / f"step-{step:07d}.ckpt"
         unfinished = path.with_suffix(".part")
         trainer.save_checkpoint(unfinished)
-        os.replace(unfinished, path)
-        for old in self.folder.glob(_PATTERN):
-            if old != path:
-                old.unlink()
+        if is_first():
+            os.replace(unfinished, path)
+            for old in self.folder.glob(_PATTERN):
+                if old != path:
+                    old.unlink()
+        # Whoever looks for the newest one next finds this.
+        barrier()
         self.saved_step = step
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import lightning as L
 import torch
 
+from gfn_runner.data import own_conditions
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.ranks import gathered, is_first, rank, world
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.tasks.base import DemonstrationPrompt
 from gfn_runner.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
@@ -33,8 +35,12 @@ class ReplayCallback(L.Callback):
     to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
     many conditions. A condition gives at most ``n_samples`` strings, each once.
 
+    Every rank has the buffer of its own conditions. A checkpoint holds all of them together, so that a run
+    may go on with another number of ranks.
+
     Attributes:
         buffer: strings by condition key.
+        conditions: of this rank, by key.
     """
 
     def __init__(
@@ -42,7 +48,8 @@ class ReplayCallback(L.Callback):
     ):
         self.options, self.n_samples, self.seed = options, n_samples, seed
         self.buffer = ReplayBuffer(options)
-        self.conditions = {condition.key: condition for condition in conditions}
+        self._all: dict[str, Condition] = {c.key: c for c in conditions}
+        self.conditions = {c.key: c for c in own_conditions(conditions)}
         # M-steps of the model whose log-rewards are stored.
         self.m_steps = 0
 
@@ -112,9 +119,11 @@ class ReplayCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
     ) -> None:
-        rng = rng_for("replay", self.seed, batch.index)
-        if not self.active or rng.random() >= self.options.probability:
+        # All ranks draw or all replay: one that samples takes longer, and the others would wait for it.
+        turn = rng_for("replay", self.seed, batch.index // world())
+        if not self.active or turn.random() >= self.options.probability:
             return
+        rng = turn if rank() == 0 else rng_for("replay", self.seed, batch.index, "rank", rank())
         # Where only different trajectories are compared, a single string gives no loss.
         known = self.buffer.keys(at_least=2 if module.objective.needs_pairs_between else 1)
         if not known:
@@ -171,13 +180,21 @@ class ReplayCallback(L.Callback):
             self.buffer.add(conditions[place].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"buffer": self.buffer.state_dict(), "m_steps": self.m_steps}
+        """Of all ranks together; every rank has to call it."""
+        whole = ReplayBuffer(self.options)
+        for state in gathered(self.buffer.state_dict()):
+            whole.merge(state)
+        return {"buffer": whole.state_dict(), "m_steps": self.m_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what belongs to this rank's conditions."""
         self.buffer.load_state_dict(state["buffer"])
         self.m_steps = state.get("m_steps", 0)
         for key in set(self.buffer.keys()) - self.conditions.keys():
-            logger.warning("replay buffer: condition %r is not in this run's data; dropped", key)
+            if key not in self._all and is_first():
+                logger.warning(
+                    "replay buffer: condition %r is not in this run's data; dropped", key
+                )
             self.buffer.drop(key)
 
 

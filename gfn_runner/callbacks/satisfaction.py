@@ -10,6 +10,7 @@ import lightning as L
 
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.posterior.reward import CheckableConstraint
+from gfn_runner.ranks import gathered, is_first
 from gfn_runner.settings import HealthSettings
 from gfn_runner.trajectories import Batch, StepOutput
 from gfn_runner.types import Condition
@@ -73,7 +74,8 @@ class SatisfactionCallback(L.Callback):
             )
 
     def on_fit_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        if self.draws and self.after:
+        self.load_state_dict(self.state_dict())
+        if self.draws and self.after and is_first():
             key = max(self.draws, key=self.draws.__getitem__)
             logger.warning(
                 "%d of %d conditions never had a sample that met their demands, such as %r in %d "
@@ -85,7 +87,16 @@ class SatisfactionCallback(L.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"draws": dict(self.draws), "met": sorted(self.met), "told": sorted(self._told)}
+        """Of all ranks together; every rank has to call it."""
+        draws: dict[str, int] = {}
+        met, told = set(self.met), set(self._told)
+        for own_draws, own_met, own_told in gathered((self.draws, self.met, self._told)):
+            for key, count in own_draws.items():
+                draws[key] = max(count, draws.get(key, 0))
+            met |= own_met
+            told |= own_told
+        draws = {key: count for key, count in draws.items() if key not in met}
+        return {"draws": draws, "met": sorted(met), "told": sorted(told)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.draws, self.met = dict(state["draws"]), set(state["met"])

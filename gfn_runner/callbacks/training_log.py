@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,11 +14,12 @@ from gfn_runner.callbacks.health import HealthCallback
 from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.phi import log_z_bound, phi_spread
+from gfn_runner.ranks import gathered
 from gfn_runner.trajectories import StepOutput
 
 
 class TrainingLog(L.Callback):
-    """Logs what training is doing. Names and units:
+    """Logs what training is doing, on all ranks together (times: on the first). Names and units:
 
     - ``train/loss`` (squared nats), ``train/grad_norm``, ``train/lr``, ``train/reward_temperature``;
     - ``train/log_reward`` mean untempered log R of whole strings, nats; ``train/length`` tokens;
@@ -64,12 +66,12 @@ class TrainingLog(L.Callback):
             return
         self._step = trainer.global_step
         now = time.perf_counter()
-        record = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        record = _over_ranks(self._sums)
         record |= {
             "grad_norm": self.health.grad_norm,
             "lr": self.health.lr,
             "reward_temperature": module.reward_temperature,
-            "buffer_size": float(len(self.replay.buffer)),
+            "buffer_size": float(sum(gathered(len(self.replay.buffer)))),
             "seconds": now - self._started,
         }
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
@@ -86,6 +88,15 @@ class TrainingLog(L.Callback):
         # The time of an evaluation is not the next step's.
         self._started = time.perf_counter()
         module.phases.take()
+
+
+def _over_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Means over the batches of all ranks."""
+    merged: dict[str, list[float]] = defaultdict(list)
+    for own in gathered(dict(values)):
+        for name, some in own.items():
+            merged[name] += some
+    return {name: sum(some) / len(some) for name, some in merged.items()}
 
 
 def measures(output: StepOutput) -> dict[str, float]:

@@ -14,6 +14,7 @@ from gfn_runner.callbacks.replay import fitting_demonstrations
 from gfn_runner.evaluation import draw_answers
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import torch_generator_for
+from gfn_runner.ranks import is_first
 from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.trajectories import Trajectories
@@ -100,7 +101,8 @@ def write_demonstrations(
 ) -> None:
     """Log R of demonstrations beside log R of the policy's samples for the same conditions.
 
-    Writes nothing where no condition has a demonstration.
+    Writes nothing where no condition has a demonstration. Every rank draws, and has to call it; the first
+    one writes.
     """
     chosen = [condition for condition in conditions if condition.demonstrations][:_MOST_CONDITIONS]
     if not chosen:
@@ -124,7 +126,8 @@ def write_demonstrations(
                 "demonstration_log_reward": [round(log_reward_B[row], 4) for row in rows],
             }
         )
-    write_lines(path, records)
+    if is_first():
+        write_lines(path, records)
 
 
 def _as_written(module: GFlowNetModule, trajectories: Trajectories, row: int) -> str:

@@ -1,0 +1,30 @@
+"""A further process of a run: `python -m gfn_runner.rank <run folder>/config.yaml`; not for typing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gfn_runner.config import check
+from gfn_runner.errors import UserError
+from gfn_runner.ranks import end_with_parent
+
+
+def main(file: Path) -> None:
+    """Train as the config of the run says, beside the process that has written it."""
+    from gfn_runner.app import show, train_and_evaluate
+
+    end_with_parent()
+    values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        train_and_evaluate(check(values), file.parent)
+    except UserError as error:
+        show(error.problems, file.parent)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

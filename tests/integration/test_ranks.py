@@ -1,0 +1,109 @@
+"""Several processes train one policy: gradients, conditions, buffers, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gfn_runner.ranks import _free_port
+from gfn_runner.trajectories import Batch
+from tests.rank_worker import CONDITIONS, STEPS, small_module
+
+from .conftest import SMALL, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def two_ranks(*command: str) -> None:
+    """Run a module in two processes, as torchrun would start them."""
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+
+
+@pytest.mark.parametrize("objective", ["JointBalance", "TrajectoryBalance"])
+def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(objective, tmp_path):
+    two_ranks("tests.rank_worker", objective, str(tmp_path / "records.pt"))
+    ranks = torch.load(tmp_path / "records.pt")
+    conditions = {condition.key: condition for condition in CONDITIONS}
+    assert all(len(steps) == STEPS for steps in ranks)
+    for number, both in enumerate(zip(*ranks, strict=True)):
+        alone = small_module(objective)
+        alone.load_state_dict(both[0]["parameters"], strict=False)
+        for record in both:
+            batch = Batch([conditions[key] for key in record["keys"]], index=record["index"])
+            (alone.training_step(batch, 0)["loss"] / 2).backward()
+        assert [record["index"] for record in both] == [2 * number, 2 * number + 1]
+        assert not set(both[0]["keys"]) & set(both[1]["keys"])
+        expected = {name: p.grad for name, p in alone.named_parameters() if p.grad is not None}
+        for record in both:
+            # Every rank has the same parameters and the same gradient.
+            torch.testing.assert_close(record["gradients"], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(record["parameters"], both[0]["parameters"], equal_nan=True)
+        assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory) -> Path:
+    """A run of two processes, started as a user does it, with a buffer that is used."""
+    folder = tmp_path_factory.mktemp("ranks") / "run"
+    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=3", f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "gfn_runner", *lines]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("everything is in") == 1, "one process speaks"
+    return folder
+
+
+def test_a_run_of_two_ranks_leaves_what_a_run_leaves(shared_run, finished):
+    def names(folder: Path) -> set[str]:
+        return {path.name for path in folder.iterdir()} - {"run.log", "wandb"}
+
+    assert names(shared_run) == names(finished)
+    lines = (shared_run / "metrics.jsonl").read_text().splitlines()
+    steps = [record for line in lines if "train/loss" in (record := json.loads(line))]
+    assert [record["step"] for record in steps] == [1, 2, 3], "one process writes"
+    metrics, alone = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (shared_run, finished)
+    )
+    assert metrics.keys() >= {key for key in alone if not key.startswith("train/")}
+    assert metrics["final/n_questions/3_operands"] == alone["final/n_questions/3_operands"]
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_with_one(shared_run, caplog):
+    (file,) = (shared_run / "checkpoints").glob("*.ckpt")
+    state = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
+    run(shared_run, "trainer.max_steps=4", f"resume={shared_run}")
+    (file,) = (shared_run / "checkpoints").glob("*.ckpt")
+    later = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
+    assert len(state) > 5 and later.keys() >= state.keys(), "the strings of both ranks are there"
+    assert "dropped" not in caplog.text

@@ -1,0 +1,95 @@
+"""One of two processes of tests/integration/test_ranks.py: a small module's steps under Lightning's DDP.
+
+    python -m tests.rank_worker TrajectoryBalance records.pt    # twice, with torchrun's variables
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+import gfn_runner.objectives
+from gfn_runner.build import quiet, several
+from gfn_runner.data import ConditionData
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.ranks import gathered, is_first, together
+from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings, TrainerSettings
+from gfn_runner.tasks.base import TaskData
+from gfn_runner.tasks.infilling import Infilling
+from tests.tiny_models import tiny_lm
+
+STEPS = 3
+_TASK = Infilling(max_len=4, template="{beginning}{ending}:")
+CONDITIONS = [_TASK._condition(beginning, "c.", "d.") for beginning in ("a b.", "b.", "c a.", "d.")]
+
+
+def small_module(objective: str) -> GFlowNetModule:
+    """The same on every rank."""
+    return GFlowNetModule(
+        _TASK,
+        tiny_lm(adapter="random"),
+        getattr(gfn_runner.objectives, objective)(),
+        conditions=CONDITIONS,
+        sampling=SamplingSettings(samples=5),
+        optim=OptimSettings(lr=0.01, warmup=0),
+        evaluation=EvaluationSettings(),
+        max_steps=STEPS,
+        seed=0,
+    )
+
+
+class Recorder(L.Callback):
+    """Keeps what every step began with and what gradient it took.
+
+    Attributes:
+        steps: parameters, gradients and condition keys of each.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        parameters = {
+            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
+        keys = [condition.key for condition in batch.conditions]
+        self.steps.append({"parameters": parameters, "keys": keys, "index": batch.index})
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        self.steps[-1]["gradients"] = {
+            name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None
+        }
+
+
+def main(objective: str, file: Path) -> None:
+    quiet()
+    torch.set_num_threads(1)
+    options = TrainerSettings(devices=2)
+    with together(options, None):
+        recorder = Recorder()
+        trainer = L.Trainer(
+            accelerator="cpu",
+            devices=2,
+            **several(options),
+            max_steps=STEPS,
+            limit_val_batches=0,
+            callbacks=[recorder],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = TaskData(CONDITIONS, CONDITIONS)
+        batches = ConditionData(data, EvaluationSettings(), batch_size=2, seed=0)
+        trainer.fit(small_module(objective), datamodule=batches)
+        records = gathered(recorder.steps)
+        if is_first():
+            torch.save(records, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
