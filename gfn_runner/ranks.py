@@ -29,6 +29,7 @@ from gfn_runner.settings import TrainerSettings
 T = TypeVar("T")
 _HOURS = 6  # that one rank may wait for another, which perhaps evaluates much longer texts
 _FAILED = "another process of this run has failed; what it said stands above"
+_GO_ON = "resume=<run folder> goes on from the newest checkpoint"
 _KEYS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -150,7 +151,7 @@ def together(options: TrainerSettings, config_file: Path | None) -> Iterator[Non
         barrier()
     except RuntimeError as error:
         if _has_failed(others):
-            raise UserError.one("trainer.devices", _FAILED, "processes that go on") from error
+            raise UserError.one("a run of several processes", _FAILED, fix=_GO_ON) from error
         raise
     finally:
         _part(others)
@@ -204,13 +205,13 @@ def refuse_impossible(options: TrainerSettings) -> None:
     found = torch.cuda.device_count()
     if found and options.devices > found:
         raise UserError.one(
-            "trainer.devices", f"given {options.devices}", f"at most {found}, the GPUs of this machine"
+            "trainer.devices",
+            f"given {options.devices}",
+            f"at most {found}, the GPUs of this machine",
         )
 
 
-def _start_others(
-    options: TrainerSettings, config_file: Path
-) -> list[subprocess.Popen[bytes]]:
+def _start_others(options: TrainerSettings, config_file: Path) -> list[subprocess.Popen[bytes]]:
     """Processes of ranks 1, 2, … on this machine; this one becomes rank 0."""
     shared = {
         "WORLD_SIZE": str(options.world),
@@ -294,7 +295,7 @@ def _part(others: Sequence[subprocess.Popen[bytes]]) -> None:
         _group().destroy_process_group()
     for process in others:
         if failed:
-            process.terminate()
+            process.kill()  # it writes nothing that could be left half written
         try:
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """One of two processes of tests/integration/test_ranks.py: a small module's steps under Lightning's DDP.
 
-    python -m tests.rank_worker TrajectoryBalance records.pt    # twice, with torchrun's variables
+python -m tests.rank_worker TrajectoryBalance records.pt    # twice, with torchrun's variables
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ class StepProgress(L.Callback):
         parts = []
         for name in self.headline:
             found = {k: v for k, v in self.evaluation.metrics.items() if k.split("/")[0] == name}
-            parts += [name, " / ".join(f"{value:.3g}" for value in found.values())]
+            if found:
+                parts += [name, " / ".join(f"{value:.3g}" for value in found.values())]
         self.console.print(f"evaluation at step {trainer.global_step}:", *parts)
 
     def on_train_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:

@@ -356,7 +356,7 @@ def _four_bit(dtype: str) -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
-    return {"quantization_config": quantization, "device_map": {"": 0}}
+    return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
 
 
 def _with_saved_adapter(model: Any, folder: Path) -> Any:

@@ -22,6 +22,7 @@ ORDER = (
     {"posterior", "metrics"},
     {"tasks"},
     {"settings"},
+    {"ranks"},
     {"evaluation"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
@@ -33,7 +34,7 @@ ORDER = (
     {"build", "checks", "environment", "inference"},
     {"rounds", "use"},
     {"app"},
-    {"__main__"},
+    {"__main__", "rank"},
 )
 
 # What a file's own first line promises not to know, put as all that it does know of the package.
@@ -88,6 +89,7 @@ ONLY = {
         "tools", "trajectories", "types",
     },
     "phases": {"errors"},
+    "ranks": {"errors", "settings"},
     "sources": set(),
     "environment": set(),
 }  # fmt: skip
@@ -96,7 +98,7 @@ MODEL_LIBRARIES = {"transformers", "peft", "tokenizers", "sentence_transformers"
 # Outside lm/, these silence transformers' log and take nothing else from there.
 EXCEPTIONS = {"build", "use"}
 
-LIGHTNING_ROOMS = {"module", "data", "callbacks", "loggers", "build"}
+LIGHTNING_ROOMS = {"module", "data", "callbacks", "loggers", "build", "ranks"}
 
 
 def name_of(path: Path) -> str:

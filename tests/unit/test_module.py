@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import lightning as L
 import pytest
 import torch
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives import JointBalance, TrajectoryBalance, VarGradTB
+from gfn_runner.objectives import JointBalance, Objective, TrajectoryBalance, VarGradTB
 from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.tasks.infilling import Infilling
 from gfn_runner.trajectories import Batch
+from gfn_runner.types import Condition
 from tests.tiny_models import tiny_lm
 
 TASK = Infilling(max_len=4, template="{beginning}{ending}:")
 
 
-@pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
-def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
-    lm = tiny_lm(adapter="random")
-    conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
-    module = GFlowNetModule(
+def small_module(objective: Objective, conditions: list[Condition]) -> GFlowNetModule:
+    return GFlowNetModule(
         TASK,
-        lm,
+        tiny_lm(adapter="random"),
         objective,
         conditions=conditions,
         sampling=SamplingSettings(samples=6),
@@ -33,6 +32,13 @@ def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
         max_steps=1,
         seed=0,
     )
+
+
+@pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
+def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
+    conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
+    module = small_module(objective, conditions)
+    lm = module.lm
     step = module.training_step(Batch(conditions), 0)
     trajectories = step["output"].trajectories
     with torch.no_grad():
@@ -53,3 +59,11 @@ def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
     assert expected > 0.1 and known_BS.sum() == n_states
     step["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in lm.trainable().values())
+
+
+def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():
+    module = small_module(VarGradTB(), [TASK._condition("a b.", "c.", "d.")]).to("meta")
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.strategy.teardown()
+    assert module.lm.device.type == "meta"
