@@ -53,7 +53,7 @@ def train(
                 f"M-step {number + 1}: the answer model learns behind the policy's samples",
                 flush=True,
             )
-        # Every rank makes the same M-step, from the same seed; what rounding has done is undone behind it.
+        # Every rank makes the same M-step, from one seed; what rounding has done is undone behind it.
         measured = m_step(
             lm,
             config.data.train,

@@ -35,7 +35,7 @@ class ReplayCallback(L.Callback):
     to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
     many conditions. A condition gives at most ``n_samples`` strings, each once.
 
-    Every rank has the buffer of its own conditions. A checkpoint holds all of them together, so that a run
+    Every rank has the buffer of its own conditions. A checkpoint holds all of them together: a run
     may go on with another number of ranks.
 
     Attributes:
