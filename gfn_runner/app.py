@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except UserError as error:
             show(error.problems)
             raise SystemExit(2) from None
-        if started_rank(prepared.jobs[0].trainer):
+        if started_rank(prepared.jobs[0].trainer.processes):
             _beside_the_first(prepared.jobs)
             return
         arguments = with_folder(prepared)
@@ -133,12 +133,12 @@ def train_and_evaluate(
     Returns:
         The task's first headline metric, averaged over evaluation sets (for sweepers).
     """
-    refuse_impossible(config.trainer)
+    refuse_impossible(config.trainer.processes)
     started, checkpoint, file = time.time(), None, None
-    if not started_rank(config.trainer):
+    if not started_rank(config.trainer.processes):
         assert folder is not None  # the first process makes it
         checkpoint, file = _prepared(config, folder, overrides), folder / "config.yaml"
-    with together(config.trainer, file):
+    with together(config.trainer.processes, file):
         folder, checkpoint = from_first((folder, checkpoint))
         assert folder is not None
         return _train_and_evaluate(config, folder, checkpoint, started)

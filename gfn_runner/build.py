@@ -31,6 +31,7 @@ from gfn_runner.config import RunConfig
 from gfn_runner.data import ConditionData
 from gfn_runner.em import load_answers
 from gfn_runner.lm.policy import LanguageModel, load
+from gfn_runner.lm.sharding import leave_to_shards, shard
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.phases import explained
@@ -67,7 +68,7 @@ def build(config: RunConfig, folder: Path) -> Experiment:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     with explained("load"):
-        lm = load(config.lm, seed=config.seed)
+        lm = _model(config)
         load_answers(lm, folder)
     module = _module_class(config.task)(
         config.task,
@@ -87,7 +88,25 @@ def build(config: RunConfig, folder: Path) -> Experiment:
         batch_size=config.sampling.conditions,
         seed=config.seed,
     )
+    if lm.lockstep is not None:
+        leave_to_shards(module)
     return _assemble(config, folder, lm, module, data)
+
+
+def _model(config: RunConfig) -> LanguageModel:
+    """Model and adapter, its frozen weights shared out if that is asked for."""
+    options = config.lm
+    if not config.trainer.shards:
+        return load(options, seed=config.seed)
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and options.device != "cpu":
+        device = torch.device("cuda", torch.cuda.current_device())
+        # The whole model is in the machine's memory first, never on one GPU.
+        dtype = "bfloat16" if options.dtype == "auto" else options.dtype
+        options = replace(options, device="cpu", dtype=dtype)
+    lm = load(options, seed=config.seed)
+    shard(lm, device)
+    return lm
 
 
 def _module_class(task: Task) -> type[GFlowNetModule]:
@@ -154,11 +173,12 @@ def _assemble(
 
 def several(options: TrainerSettings) -> dict[str, Any]:
     """What Lightning's trainer is told where a run has several processes."""
-    if options.world == 1:
+    if options.processes.number == 1:
         return {}
     return {
-        "strategy": options.strategy,
-        "plugins": [cluster_environment(options)],
+        # Lightning's own FSDP would share out the adapter too, and sample no strings.
+        "strategy": "ddp",
+        "plugins": [cluster_environment(options.processes)],
         # Ranks share out conditions, not the batches of one list.
         "use_distributed_sampler": False,
     }

@@ -267,8 +267,20 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _too_few_samples(parts["objective"], parts["sampling"])
     if {"objective", "task"} <= parts.keys():
         yield from _no_credit(parts["objective"], parts["task"])
+    if {"trainer", "lm", "em"} <= parts.keys() and parts["trainer"].shards:
+        yield from _sharding_problems(parts["lm"], parts["em"])
     if "mode" in parts:
         yield from _mode_problems(parts)
+
+
+def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:
+    where, without = "trainer.strategy", "ddp with this, "
+    if lm.quantization != "none":
+        yield Problem(
+            where, f"given 'fsdp' with lm.quantization={lm.quantization}", without + "or none of it"
+        )
+    if em.rounds:
+        yield Problem(where, f"given 'fsdp' with em.rounds={em.rounds}", without + "or em.rounds=0")
 
 
 def _too_few_samples(objective: Objective, sampling: SamplingSettings) -> Iterator[Problem]:

@@ -49,9 +49,10 @@ def draw_answers(
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch_generator_for(generator.device, "share", drawn, rank())
     own = own_share(conditions)
-    for start in range(0, len(own), options.batch):
-        part = own[start : start + options.batch]
-        results += _draw_batch(lm, task, rule, part, options, generator, temperature)
+    with lm.in_step():
+        for start in range(0, len(own), options.batch):
+            part = own[start : start + options.batch]
+            results += _draw_batch(lm, task, rule, part, options, generator, temperature)
     return [samples for share in gathered(results) for samples in share]
 
 

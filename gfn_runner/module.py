@@ -82,16 +82,17 @@ class GFlowNetModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         from_replay = batch.replay is not None
         prompts = [self.lm.encode_prompt(condition.prompt) for condition in batch.conditions]
-        if batch.replay is not None:
-            trajectories = batch.replay.trajectories
-            log_reward_BS = batch.replay.log_reward_BS
-            temperature = float("nan")
-        else:
-            temperature = self.exploration_temperature(batch.index)
-            with self.phases("sample"):
-                trajectories = self.explore(prompts, batch.index, temperature)
-            with self.phases("reward"):
-                log_reward_BS = self.log_reward(batch.conditions, trajectories)
+        with self.lm.in_step():
+            if batch.replay is not None:
+                trajectories = batch.replay.trajectories
+                log_reward_BS = batch.replay.log_reward_BS
+                temperature = float("nan")
+            else:
+                temperature = self.exploration_temperature(batch.index)
+                with self.phases("sample"):
+                    trajectories = self.explore(prompts, batch.index, temperature)
+                with self.phases("reward"):
+                    log_reward_BS = self.log_reward(batch.conditions, trajectories)
         with self.phases("policy"):
             scores = score_policy(self.lm, prompts, trajectories, self.rule)
         scores.terminable_BS = self.objective.counted_BS(

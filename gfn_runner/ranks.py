@@ -20,11 +20,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gfn_runner.errors import UserError
-from gfn_runner.settings import TrainerSettings
 
 T = TypeVar("T")
 _HOURS = 6  # that one rank may wait for another, which perhaps evaluates much longer texts
@@ -51,11 +51,28 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def started_rank(options: TrainerSettings) -> int:
+@dataclass(frozen=True)
+class Processes:
+    """How many a run has.
+
+    Attributes:
+        devices: on each machine.
+        nodes: machines.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+
+    @property
+    def number(self) -> int:
+        return self.devices * self.nodes
+
+
+def started_rank(wanted: Processes) -> int:
     """The rank that this process was started with, before it has joined the others; 0 without one."""
-    if options.world == 1:
+    if wanted.number == 1:
         return 0
-    outside = _environment(options.world)
+    outside = _environment(wanted.number)
     return 0 if outside is None else outside.global_rank()
 
 
@@ -126,27 +143,27 @@ def own_keys(keys: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def together(options: TrainerSettings, config_file: Path | None) -> Iterator[None]:
+def together(wanted: Processes, config_file: Path | None) -> Iterator[None]:
     """Within it all processes of the run are joined.
 
     Args:
-        options: how many there are.
+        wanted: how many there are.
         config_file: of the run, which holds all that another process needs to know; ``None`` in a process
             that was started by another.
 
     Raises:
         UserError: if another process has failed.
     """
-    if options.world == 1:
+    if wanted.number == 1:
         yield
         return
     others: list[subprocess.Popen[bytes]] = []
     before = {key: os.environ.get(key) for key in _KEYS}
     try:
-        if _environment(options.world) is None:
+        if _environment(wanted.number) is None:
             assert config_file is not None  # whoever was started has an environment
-            others = _start_others(options, config_file)
-        _join(options)
+            others = _start_others(wanted, config_file)
+        _join(wanted)
         yield
         barrier()
     except RuntimeError as error:
@@ -161,9 +178,9 @@ def together(options: TrainerSettings, config_file: Path | None) -> Iterator[Non
                 os.environ[key] = value
 
 
-def cluster_environment(options: TrainerSettings) -> Any:
+def cluster_environment(wanted: Processes) -> Any:
     """Lightning's plugin that knows rank and address; ``None`` for one process."""
-    return None if options.world == 1 else _environment(options.world)
+    return None if wanted.number == 1 else _environment(wanted.number)
 
 
 def _environment(size: int) -> Any:
@@ -177,52 +194,52 @@ def _environment(size: int) -> Any:
     return None
 
 
-def refuse_impossible(options: TrainerSettings) -> None:
+def refuse_impossible(wanted: Processes) -> None:
     """Check that the processes and devices that are asked for can be had.
 
     Raises:
         UserError: if there are fewer devices, or as many processes are neither started nor can be.
     """
-    if options.world == 1:
+    if wanted.number == 1:
         return
     import torch
 
-    outside = _environment(options.world)
-    if outside is None and options.nodes > 1:
+    outside = _environment(wanted.number)
+    if outside is None and wanted.nodes > 1:
         raise UserError.one(
             "trainer.nodes",
-            f"given {options.nodes}, but nobody has started processes on other machines",
+            f"given {wanted.nodes}, but nobody has started processes on other machines",
             "1, or the command under torchrun or srun, as many processes as "
-            f"trainer.nodes × trainer.devices = {options.world}",
+            f"trainer.nodes × trainer.devices = {wanted.number}",
         )
-    if outside is not None and outside.world_size() != options.world:
+    if outside is not None and outside.world_size() != wanted.number:
         raise UserError.one(
             "trainer.devices",
-            f"given {options.nodes} × {options.devices}, but {outside.world_size()} processes were "
+            f"given {wanted.nodes} × {wanted.devices}, but {outside.world_size()} processes were "
             "started",
             "trainer.nodes × trainer.devices as many as processes",
         )
     found = torch.cuda.device_count()
-    if found and options.devices > found:
+    if found and wanted.devices > found:
         raise UserError.one(
             "trainer.devices",
-            f"given {options.devices}",
+            f"given {wanted.devices}",
             f"at most {found}, the GPUs of this machine",
         )
 
 
-def _start_others(options: TrainerSettings, config_file: Path) -> list[subprocess.Popen[bytes]]:
+def _start_others(wanted: Processes, config_file: Path) -> list[subprocess.Popen[bytes]]:
     """Processes of ranks 1, 2, … on this machine; this one becomes rank 0."""
     shared = {
-        "WORLD_SIZE": str(options.world),
-        "LOCAL_WORLD_SIZE": str(options.world),
+        "WORLD_SIZE": str(wanted.number),
+        "LOCAL_WORLD_SIZE": str(wanted.number),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
     }
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "gfn_runner.rank", str(config_file.resolve())]
     others = []
-    for number in range(1, options.world):
+    for number in range(1, wanted.number):
         own = {"RANK": str(number), "LOCAL_RANK": str(number), "PYTHONPATH": path}
         others.append(subprocess.Popen(command, env={**os.environ, **shared, **own}))
     os.environ |= {**shared, "RANK": "0", "LOCAL_RANK": "0"}
@@ -271,10 +288,10 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _join(options: TrainerSettings) -> None:
+def _join(wanted: Processes) -> None:
     import torch
 
-    environment = _environment(options.world)
+    environment = _environment(wanted.number)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(environment.local_rank())
@@ -283,7 +300,7 @@ def _join(options: TrainerSettings) -> None:
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         init_method=f"tcp://{environment.main_address}:{environment.main_port}",
         rank=environment.global_rank(),
-        world_size=options.world,
+        world_size=wanted.number,
         timeout=datetime.timedelta(hours=_HOURS),
     )
 

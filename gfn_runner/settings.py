@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem
 from gfn_runner.lm.settings import WORDS, LoraSettings, sentence_model_problems
 from gfn_runner.metrics.judge import FIELDS, JudgeSettings
+from gfn_runner.ranks import Processes
 from gfn_runner.types import Condition
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class TrainerSettings:
         devices: GPUs of each machine, or processes where there is none; each draws
             ``sampling.conditions`` × ``sampling.samples`` strings a batch, for conditions of its own.
         nodes: machines; above 1 their processes are started by torchrun or srun.
-        strategy: of Lightning, for more than one device: ``ddp`` holds the whole model on each.
+        strategy: for more than one device: ``ddp`` holds the whole model on each, ``fsdp`` shares out its
+            frozen weights, gathered while they are computed with.
         accumulate: batches per optimizer step; their gradients are averaged.
         log_every: optimizer steps between two lines of ``metrics.jsonl``.
         threads: CPU threads of torch; ``None`` leaves torch's own choice.
@@ -91,16 +93,21 @@ class TrainerSettings:
     max_steps: Annotated[int, Field(ge=1)] = 150
     devices: Annotated[int, Field(ge=1)] = 1
     nodes: Annotated[int, Field(ge=1)] = 1
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Annotated[int, Field(ge=1)] = 1
     log_every: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] | None = None
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
     @property
-    def world(self) -> int:
-        """Processes of the run."""
-        return self.devices * self.nodes
+    def processes(self) -> Processes:
+        """Of the run."""
+        return Processes(self.devices, self.nodes)
+
+    @property
+    def shards(self) -> bool:
+        """Whether ranks share out the weights."""
+        return self.strategy == "fsdp" and self.processes.number > 1
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

@@ -1,6 +1,6 @@
 """One of two processes of tests/integration/test_ranks.py: a small module's steps under Lightning's DDP.
 
-python -m tests.rank_worker TrajectoryBalance records.pt    # twice, with torchrun's variables
+python -m tests.rank_worker TrajectoryBalance ddp records.pt    # twice, with torchrun's variables
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import gfn_runner.objectives
 from gfn_runner.build import quiet, several
 from gfn_runner.data import ConditionData
+from gfn_runner.lm.sharding import leave_to_shards, shard
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.ranks import gathered, is_first, together
 from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings, TrainerSettings
@@ -65,11 +66,15 @@ class Recorder(L.Callback):
         }
 
 
-def main(objective: str, file: Path) -> None:
+def main(objective: str, strategy: str, file: Path) -> None:
     quiet()
     torch.set_num_threads(1)
-    options = TrainerSettings(devices=2)
-    with together(options, None):
+    options = TrainerSettings(devices=2, strategy=strategy)
+    with together(options.processes, None):
+        module = small_module(objective)
+        if options.shards:
+            shard(module.lm, torch.device("cpu"))
+            leave_to_shards(module)
         recorder = Recorder()
         trainer = L.Trainer(
             accelerator="cpu",
@@ -85,11 +90,11 @@ def main(objective: str, file: Path) -> None:
         )
         data = TaskData(CONDITIONS, CONDITIONS)
         batches = ConditionData(data, EvaluationSettings(), batch_size=2, seed=0)
-        trainer.fit(small_module(objective), datamodule=batches)
+        trainer.fit(module, datamodule=batches)
         records = gathered(recorder.steps)
         if is_first():
             torch.save(records, file)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -58,6 +58,11 @@ class ReplayCallback(L.Callback):
         return self.options.probability > 0
 
     def on_fit_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        with module.lm.in_step():
+            self._fill(module)
+        self.m_steps = module.lm.m_steps
+
+    def _fill(self, module: GFlowNetModule) -> None:
         # A resumed run has its buffer back by now.
         if self.active and self.options.seed_demonstrations and not len(self.buffer):
             seeds = [c for c in self._with_samples(module) if c.demonstrations]
@@ -65,7 +70,6 @@ class ReplayCallback(L.Callback):
                 self._seed(module, seeds[start : start + _AT_ONCE])
         elif self.m_steps != module.lm.m_steps:
             self._rescore(module)
-        self.m_steps = module.lm.m_steps
 
     def _with_samples(self, module: GFlowNetModule) -> list[Condition]:
         """The conditions, with the demonstrations that the base model is to write for them."""

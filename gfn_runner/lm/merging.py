@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 
 @contextlib.contextmanager
@@ -74,7 +75,8 @@ def _active(layer: Any) -> list[str]:
 
 
 def _mergeable(model: Any) -> Iterator[Any]:
-    if not hasattr(model, "peft_config"):
+    # Weights that ranks have shared out are whole within a forward only.
+    if not hasattr(model, "peft_config") or isinstance(model, FSDPModule):
         return
     from peft.tuners.lora import LoraLayer
 

@@ -61,6 +61,7 @@ class LanguageModel(nn.Module):
     Attributes:
         m_steps: number of M-steps that the answer adapter has seen; 0 without one. Log-rewards of
             another number belong to another posterior.
+        lockstep: of ranks that share the weights (:mod:`gfn_runner.lm.sharding`); ``None`` otherwise.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class LanguageModel(nn.Module):
         self._encoded: dict[tuple[str, str], tuple[int, ...]] = {}
         self.m_steps = 0
         self._bare = False
+        self.lockstep: Any = None
 
     # -- text ---------------------------------------------------------------------------------
 
@@ -260,7 +262,23 @@ class LanguageModel(nn.Module):
     def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
         if self._takes_positions:
             options["position_ids"] = position_NQ
+        if self.lockstep is not None:
+            self.lockstep.announce()
         return self.model(input_ids=token_NQ, attention_mask=mask, **options)
+
+    def in_step(self) -> contextlib.AbstractContextManager[None]:
+        """Within it ranks that share weights may run different numbers of forwards without gradients.
+
+        Every rank has to enter it as often as the others.
+        """
+        return contextlib.nullcontext() if self.lockstep is None else self.lockstep
+
+    @torch.no_grad()
+    def empty_forward(self) -> None:
+        """Take part in a forward of other ranks."""
+        one = torch.ones(1, 1, dtype=torch.long, device=self.device)
+        options = {"position_ids": one} if self._takes_positions else {}
+        self.model(input_ids=one, attention_mask=one, use_cache=False, **options)
 
     # -- files --------------------------------------------------------------------------------
 

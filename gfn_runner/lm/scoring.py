@@ -82,6 +82,8 @@ def score_policy(
         rule: the strings' rule.
     """
     width = trajectories.token_BT.shape[1]
+    if lm.lockstep is not None:
+        return _score_at_once(lm, prompts, trajectories, rule)
     tokens = int(trajectories.length_B.sum()) + sum(map(len, prompts))
     actions, stops, places = [], [], []
     with folded(lm.model, tokens):
@@ -96,6 +98,21 @@ def score_policy(
     return PolicyScores(
         log_pf_BT=_in_order(actions, places),
         log_pf_stop_BS=_in_order(stops, places),
+        terminable_BS=rule.terminable_BS(trajectories),
+    )
+
+
+def _score_at_once(
+    lm: LanguageModel, prompts: Sequence[Ids], trajectories: Trajectories, rule: StringRule
+) -> PolicyScores:
+    """As :func:`score_policy`, in two forwards whatever the strings: all ranks run equally many."""
+    width = trajectories.token_BT.shape[1]
+    token_BT = _wider(trajectories.token_BT, max(1, width), 0)
+    logits_BSV = trunk_logits(lm, lm.prefill(prompts).select(trajectories.condition_B), token_BT)
+    log_pf_BT, log_pf_stop_BS = string_log_probs(logits_BSV[:, : width + 1], trajectories, rule)
+    return PolicyScores(
+        log_pf_BT=log_pf_BT,
+        log_pf_stop_BS=log_pf_stop_BS.masked_fill(rule.forced_BS(trajectories), 0.0),
         terminable_BS=rule.terminable_BS(trajectories),
     )
 

@@ -43,9 +43,12 @@ def two_ranks(*command: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
 
 
-@pytest.mark.parametrize("objective", ["JointBalance", "TrajectoryBalance"])
-def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(objective, tmp_path):
-    two_ranks("tests.rank_worker", objective, str(tmp_path / "records.pt"))
+@pytest.mark.parametrize(
+    ("objective", "strategy"),
+    [("JointBalance", "ddp"), ("TrajectoryBalance", "ddp"), ("TrajectoryBalance", "fsdp")],
+)
+def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(objective, strategy, tmp_path):
+    two_ranks("tests.rank_worker", objective, strategy, str(tmp_path / "records.pt"))
     ranks = torch.load(tmp_path / "records.pt")
     conditions = {condition.key: condition for condition in CONDITIONS}
     assert all(len(steps) == STEPS for steps in ranks)

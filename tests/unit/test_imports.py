@@ -15,14 +15,13 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
-    {"expressions", "tools", "schedules", "hubdata", "trajectories", "phases"},
+    {"expressions", "tools", "schedules", "hubdata", "trajectories", "phases", "ranks"},
     {"phi", "replay", "textdata"},
     {"objectives"},
     {"lm"},
     {"posterior", "metrics"},
     {"tasks"},
     {"settings"},
-    {"ranks"},
     {"evaluation"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
@@ -51,7 +50,7 @@ ONLY = {
     "phi": {"trajectories"},
     "objectives": {"phi"},
     "replay": {"errors"},
-    "settings": {"errors", "lm.settings", "metrics.judge", "tasks.base", "types"},
+    "settings": {"errors", "lm.settings", "metrics.judge", "ranks", "tasks.base", "types"},
     "metrics.accuracy": set(),
     "metrics.words": set(),
     "metrics.diversity": {"metrics.encoders", "metrics.words"},
@@ -67,6 +66,7 @@ ONLY = {
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
+    "lm.sharding": {"lm.policy", "ranks"},
     "lm.sampling": {
         "lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
     },
@@ -89,7 +89,7 @@ ONLY = {
         "tools", "trajectories", "types",
     },
     "phases": {"errors"},
-    "ranks": {"errors", "settings"},
+    "ranks": {"errors"},
     "sources": set(),
     "environment": set(),
 }  # fmt: skip

@@ -12,7 +12,6 @@ from gfn_runner.callbacks import replay as replay_module
 from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.errors import UserError
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.settings import TrainerSettings
 from gfn_runner.types import Condition, Term
 
 KEYS = [f"question {number}" for number in range(11)]
@@ -145,12 +144,12 @@ def test_what_cannot_be_started_is_refused(monkeypatch, options, variables, wher
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(UserError) as caught:
-        ranks.refuse_impossible(TrainerSettings(**options))
+        ranks.refuse_impossible(ranks.Processes(**options))
     assert [problem.where for problem in caught.value.problems] == [where]
 
 
 def test_one_process_needs_nothing(monkeypatch):
-    ranks.refuse_impossible(TrainerSettings())
-    with ranks.together(TrainerSettings(), None):
+    ranks.refuse_impossible(ranks.Processes())
+    with ranks.together(ranks.Processes(), None):
         assert (ranks.rank(), ranks.world(), ranks.is_first()) == (0, 1, True)
         assert ranks.gathered("a") == ["a"] and ranks.from_first("b") == "b"
