@@ -15,6 +15,7 @@ import torch
 import gfn_runner.objectives
 from gfn_runner.build import quiet, several
 from gfn_runner.data import ConditionData
+from gfn_runner.evaluation import draw_answers
 from gfn_runner.lm.sharding import leave_to_shards, shard
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.ranks import gathered, is_first, together
@@ -43,6 +44,10 @@ def small_module(objective: str) -> GFlowNetModule:
     )
 
 
+def trained(module: GFlowNetModule) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
 class Recorder(L.Callback):
     """Keeps what every step began with and what gradient it took.
 
@@ -54,11 +59,8 @@ class Recorder(L.Callback):
         self.steps: list[dict[str, Any]] = []
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        parameters = {
-            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
-        }
         keys = [condition.key for condition in batch.conditions]
-        self.steps.append({"parameters": parameters, "keys": keys, "index": batch.index})
+        self.steps.append({"parameters": trained(module), "keys": keys, "index": batch.index})
 
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
         self.steps[-1]["gradients"] = {
@@ -92,8 +94,15 @@ def main(objective: str, strategy: str, file: Path) -> None:
         batches = ConditionData(data, EvaluationSettings(), batch_size=2, seed=0)
         trainer.fit(module, datamodule=batches)
         records = gathered(recorder.steps)
+        # Three conditions: one rank has two of them, and more forwards to run.
+        settings = EvaluationSettings(votes=0, singles=4, batch=1)
+        generator = torch.Generator().manual_seed(0)
+        drawn = draw_answers(
+            module.lm, _TASK, module.evaluation_rule, CONDITIONS[:3], settings, generator
+        )
         if is_first():
-            torch.save(records, file)
+            strings = [(s.condition.key, s.singles, s.log_pf, s.log_reward) for s in drawn]
+            torch.save({"steps": records, "strings": strings, "trained": trained(module)}, file)
 
 
 if __name__ == "__main__":

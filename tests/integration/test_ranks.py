@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from gfn_runner.evaluation import string_scores
+from gfn_runner.module import GFlowNetModule
 from gfn_runner.ranks import _free_port
-from gfn_runner.trajectories import Batch
+from gfn_runner.trajectories import Batch, Trajectories
 from tests.rank_worker import CONDITIONS, STEPS, small_module
 
 from .conftest import SMALL, run
@@ -49,7 +52,8 @@ def two_ranks(*command: str) -> None:
 )
 def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(objective, strategy, tmp_path):
     two_ranks("tests.rank_worker", objective, strategy, str(tmp_path / "records.pt"))
-    ranks = torch.load(tmp_path / "records.pt")
+    saved = torch.load(tmp_path / "records.pt")
+    ranks = saved["steps"]
     conditions = {condition.key: condition for condition in CONDITIONS}
     assert all(len(steps) == STEPS for steps in ranks)
     for number, both in enumerate(zip(*ranks, strict=True)):
@@ -66,6 +70,24 @@ def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(objective, st
             torch.testing.assert_close(record["gradients"], expected, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(record["parameters"], both[0]["parameters"], equal_nan=True)
         assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    _check_strings(saved, small_module(objective))
+
+
+@torch.no_grad()
+def _check_strings(saved: dict[str, Any], alone: GFlowNetModule) -> None:
+    """What both ranks have drawn of the trained policy has the log R and log q of one process."""
+    alone.load_state_dict(saved["trained"], strict=False)
+    assert [key for key, *_ in saved["strings"]] == [c.key for c in CONDITIONS[:3]]
+    for condition, (_, texts, log_pf, log_reward) in zip(
+        CONDITIONS, saved["strings"], strict=False
+    ):
+        ids = [alone.lm.encode(text) for text in texts]
+        rows = Trajectories.from_rows(
+            ids, [(True,) * len(i) for i in ids], [0] * len(ids), alone.lm.device
+        )
+        scores = string_scores(alone.lm, alone.task, alone.evaluation_rule, [condition], rows)
+        found = torch.tensor([log_reward, log_pf])
+        torch.testing.assert_close(found, torch.stack(scores[:2]), atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
