@@ -189,7 +189,8 @@ def _environment(size: int) -> Any:
 
     if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
         return TorchElasticEnvironment()
-    if os.environ.get("SLURM_NTASKS") == str(size) and "SLURM_PROCID" in os.environ:
+    # srun sets it, a batch script alone does not: there this process is the only one.
+    if os.environ.get("SLURM_STEP_NUM_TASKS") == str(size):
         return SLURMEnvironment(auto_requeue=False)
     return None
 

@@ -1,6 +1,6 @@
-"""One of two processes of tests/integration/test_ranks.py: a small module's steps under Lightning's DDP.
+"""One of two processes of tests/integration/test_several_ranks.py: a small module's steps under Lightning.
 
-python -m tests.rank_worker TrajectoryBalance ddp records.pt    # twice, with torchrun's variables
+Called twice, with torchrun's variables: ``python -m tests.rank_worker TrajectoryBalance ddp records.pt``.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class _Batch:
 
 def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> Tensor:
     """One token for every row; the terminator where the string must end."""
-    masked_AV = rule.masked(batch.logits_AV, batch.n_actions_A >= rule.min_len)
+    masked_AV = rule.masked(batch.logits_AV, rule.may_stop(batch.n_actions_A))
     greedy_A = batch.temperature_A == 0
     scale_A = batch.temperature_A.masked_fill(greedy_A, 1.0)
     probability_AV = (masked_AV / scale_A[:, None]).softmax(dim=-1)

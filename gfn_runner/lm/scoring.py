@@ -46,8 +46,8 @@ def string_log_probs(
     """
     rows, states, vocabulary = logits_BSV.shape
     terminable_BS = rule.terminable_BS(trajectories)
-    may_stop_BS = rule.n_actions_BS(trajectories) >= rule.min_len
-    masked_BSV = rule.masked(logits_BSV.reshape(-1, vocabulary), may_stop_BS.reshape(-1)).view(
+    may_stop_N = rule.may_stop(rule.n_actions_BS(trajectories).reshape(-1))
+    masked_BSV = rule.masked(logits_BSV.reshape(-1, vocabulary), may_stop_N).view(
         rows, states, vocabulary
     )
     norm_BS = masked_BSV.logsumexp(dim=-1)
@@ -232,8 +232,7 @@ def _whole_piece(
     logits_BMV = logits_BSV.gather(1, index_BMV)
     log_p_BM = chosen_log_probs(logits_BMV, suffix_BM)
     # The terminator stands under the rule for strings, as in _first_suffix_token.
-    may_stop_B = torch.ones(len(trajectories), dtype=torch.bool, device=lm.device)
-    log_stop_B = rule.log_probs(logits_BMV[:, 0], may_stop_B)[:, rule.terminator]
+    log_stop_B = rule.log_probs(logits_BMV[:, 0])[:, rule.terminator]
     first_B = torch.where(suffix_BM[:, 0] == rule.terminator, log_stop_B, log_p_BM[:, 0])
     return log_p_BT.sum(dim=1), first_B + (log_p_BM * mask_BM)[:, 1:].sum(dim=1)
 
@@ -467,8 +466,7 @@ def _plain_sum(
         at += 1
     for place, token in enumerate(suffix):
         if place == 0 and token == rule.terminator:
-            may_stop = torch.tensor([True], device=logits_TV.device)
-            total = total + rule.log_probs(logits_TV[at][None], may_stop)[0, token]
+            total = total + rule.log_probs(logits_TV[at][None])[0, token]
         else:
             total = total + logits_TV[at].float().log_softmax(dim=-1)[token]
         at += 1

@@ -69,21 +69,29 @@ class StringRule:
         """States at which the string must end."""
         return self.terminable_BS(trajectories) & (self.n_actions_BS(trajectories) >= self.max_len)
 
-    def masked(self, logits_NV: Tensor, may_stop_N: Tensor) -> Tensor:
-        """Logits in fp32 with −inf at what may not follow.
+    def may_stop(self, n_actions: Tensor) -> Tensor | None:
+        """Whether the terminator is open after so many actions; ``None`` if it always is."""
+        return n_actions >= self.min_len if self.min_len > 0 else None
+
+    def masked(self, logits_NV: Tensor, may_stop_N: Tensor | None) -> Tensor:
+        """Logits in fp32 with −inf at what may not follow; no copy of them where nothing is closed.
 
         Args:
             logits_NV: any dtype; N positions.
-            may_stop_N: whether the terminator is open at each position.
+            may_stop_N: whether the terminator is open at each position; ``None`` for everywhere.
         """
-        if self.allowed_V is None:
-            closed_NV = torch.zeros_like(logits_NV, dtype=torch.bool)
-        else:
-            closed_NV = (~self.allowed_V.to(logits_NV.device)).repeat(len(logits_NV), 1)
-        closed_NV[:, self.terminator] = ~may_stop_N
-        return logits_NV.float().masked_fill(closed_NV, float("-inf"))
+        logits_NV = logits_NV.float()
+        if self.allowed_V is not None:
+            closed_V = ~self.allowed_V.to(logits_NV.device)
+            logits_NV = logits_NV.masked_fill(closed_V, float("-inf"))
+        if may_stop_N is not None:
+            is_stop_V = (
+                torch.arange(logits_NV.shape[-1], device=logits_NV.device) == self.terminator
+            )
+            logits_NV = logits_NV.masked_fill(is_stop_V & ~may_stop_N[:, None], float("-inf"))
+        return logits_NV
 
-    def log_probs(self, logits_NV: Tensor, may_stop_N: Tensor) -> Tensor:
+    def log_probs(self, logits_NV: Tensor, may_stop_N: Tensor | None = None) -> Tensor:
         """Normalised log-probabilities in nats, fp32, of the strings' next token. Shape (N, V)."""
         return self.masked(logits_NV, may_stop_N).log_softmax(dim=-1)
 

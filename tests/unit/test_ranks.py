@@ -148,6 +148,18 @@ def test_what_cannot_be_started_is_refused(monkeypatch, options, variables, wher
     assert [problem.where for problem in caught.value.problems] == [where]
 
 
+def test_ranks_of_srun_are_known_and_a_batch_script_is_alone(monkeypatch):
+    for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    wanted = ranks.Processes(2, 2)
+    assert ranks.started_rank(wanted) == 0
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert ranks.started_rank(wanted) == 3 and ranks.started_rank(ranks.Processes()) == 0
+    ranks.refuse_impossible(wanted)
+
+
 def test_one_process_needs_nothing(monkeypatch):
     ranks.refuse_impossible(ranks.Processes())
     with ranks.together(ranks.Processes(), None):
