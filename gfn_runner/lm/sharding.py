@@ -1,7 +1,7 @@
 """Frozen weights shared out among ranks (FSDP2), and forwards in step, as all ranks gather them at once.
 
-Each rank keeps a part of every frozen weight and gathers a block's weights while it computes with them. The
-adapter is small and whole on every rank, trained as under DDP: checkpoint, clipping and the saved
+Each rank keeps a part of every frozen weight and gathers a block's weights while it computes with them.
+The adapter is small and whole on every rank, trained as under DDP: checkpoint, clipping and the saved
 adapter are the same as without.
 """
 
