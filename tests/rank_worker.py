@@ -1,4 +1,4 @@
-"""One of two processes of tests/integration/test_several_ranks.py: a small module's steps under Lightning.
+"""One of two processes of tests/integration/test_several_ranks.py: a few steps under Lightning.
 
 Called twice, with torchrun's variables: ``python -m tests.rank_worker TrajectoryBalance ddp records.pt``.
 """
