@@ -279,6 +279,8 @@ def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:
         yield Problem(
             where, f"given 'fsdp' with lm.quantization={lm.quantization}", without + "or none of it"
         )
+    if lm.recompute_above is not None:
+        yield Problem(where, "given 'fsdp' with lm.recompute_above", without + "or null for it")
     if em.rounds:
         yield Problem(where, f"given 'fsdp' with em.rounds={em.rounds}", without + "or em.rounds=0")
 

@@ -21,9 +21,9 @@ LOWER = {
     "load": "lm.dtype=bfloat16, lm.quantization=4bit, a smaller lm.lora.rank or a smaller model",
     "sample": _BATCH,
     "reward": f"lower lm.max_tokens_per_forward; or {_BATCH}",
-    "policy": f"{_BATCH}; lm.dtype=bfloat16 or a smaller lm.lora.rank help too",
+    "policy": f"set or lower lm.recompute_above; or {_BATCH}; lm.dtype=bfloat16 helps too",
     "objective": _BATCH,
-    "backward": f"{_BATCH}; lm.dtype=bfloat16 or a smaller lm.lora.rank help too",
+    "backward": f"set or lower lm.recompute_above; or {_BATCH}; lm.dtype=bfloat16 helps too",
     "evaluation": "lower callbacks.evaluation.rows, callbacks.evaluation.batch or "
     "lm.max_tokens_per_forward",
 }

@@ -35,7 +35,7 @@ from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.trajectories import Trajectories
 
-SECTIONS = ["steps", "scoring", "growth", "buffer", "start"]
+SECTIONS = ["steps", "recompute", "scoring", "growth", "buffer", "start"]
 # The larger models are measured on one condition: the plain way takes one at a time anyway.
 ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
 
@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument(
         "--memory", choices=["ours", "plain"], help="print GiB of one step and stop"
     )
+    parser.add_argument("--recompute-above", type=int, help="tokens, of that step")
+    parser.add_argument("--grown", nargs=2, metavar=("SIZE", "VALUE"), help="of that step")
     arguments = parser.parse_args()
     if arguments.memory:
         print(one_memory(arguments))
@@ -62,8 +64,9 @@ def main() -> None:
             lines += steps_section(model, arguments)
     lm = make_lm("embedded", arguments.device)
     sections: dict[str, Callable[[], Iterator[str]]] = {
+        "recompute": lambda: recompute_section(arguments),
         "scoring": lambda: scoring_section(lm, arguments.repeats),
-        "growth": lambda: growth_section(lm, arguments),
+        "growth": lambda: growth_section(arguments),
         "buffer": lambda: buffer_section(lm, arguments),
         "start": start_section,
     }
@@ -91,9 +94,14 @@ def shape_of(name: str, model: str, conditions: int | None) -> Shape:
 
 
 def one_memory(arguments: argparse.Namespace) -> float:
-    (model,), (name,) = arguments.models, arguments.shapes
-    lm = make_lm(model, arguments.device)
-    shape = shape_of(name, model, arguments.conditions)
+    if arguments.grown:
+        size, value = arguments.grown
+        lm, shape = grown(size, int(value), arguments.device)
+    else:
+        (model,), (name,) = arguments.models, arguments.shapes
+        lm = make_lm(model, arguments.device)
+        shape = shape_of(name, model, arguments.conditions)
+    lm.recompute_above = arguments.recompute_above
     if arguments.memory == "ours":
         ours = OurStep(lm, shape)
         return memory_of(lambda: ours(0), lm.device)
@@ -117,10 +125,9 @@ def steps_section(model: str, arguments: argparse.Namespace) -> Iterator[str]:
     memory = []
     for name in arguments.shapes:
         shape = shape_of(name, model, arguments.conditions)
-        pair = [
-            peak_memory(what, model, name, shape.conditions, arguments.device)
-            for what in ("plain", "ours")
-        ]
+        options = ["--models", model, "--shapes", name, "--conditions", str(shape.conditions)]
+        options += ["--device", arguments.device]
+        pair = [peak_memory("--memory", what, *options) for what in ("plain", "ours")]
         memory.append(f"{name} {pair[0]:.2f} / {pair[1]:.2f} = {pair[0] / max(pair[1], 1e-3):.1f}")
     yield f"Peak memory of a step beyond the model, plain / ours, GiB: {'; '.join(memory)}."
     yield ""
@@ -157,6 +164,31 @@ def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int) -> str:
 
 def _with_range(values: tuple[float, float, float]) -> str:
     return f"{values[0]:.2f} ({values[1]:.2f}–{values[2]:.2f})"
+
+
+# -- recomputing ------------------------------------------------------------------------------
+
+
+def recompute_section(arguments: argparse.Namespace) -> Iterator[str]:
+    """Time and memory where activations are computed again."""
+    model, name, conditions, above = "gpt2", "continuation", 4, 600
+    shape = shape_of(name, model, conditions)
+    kept, again = make_lm(model, arguments.device), make_lm(model, arguments.device)
+    again.recompute_above = above
+    seconds = alternating(
+        {"kept": OurStep(kept, shape), "again": OurStep(again, shape)},
+        max(1, arguments.repeats // 2),
+    )
+    del kept, again
+    options = ["--models", model, "--shapes", name, "--conditions", str(conditions)]
+    options += ["--device", arguments.device, "--memory", "ours"]
+    gib = [peak_memory(*options), peak_memory(*options, "--recompute-above", str(above))]
+    yield "### Activations computed again"
+    yield ""
+    yield f"`lm.recompute_above={above}`, {model}, {name} ({shape.conditions} × {shape.samples}): "
+    yield f"{_with_range(ratio(seconds['again'], seconds['kept']))} times the step, peak memory beyond the "
+    yield f"model {gib[1]:.2f} in place of {gib[0]:.2f} GiB."
+    yield ""
 
 
 # -- scoring ----------------------------------------------------------------------------------
@@ -212,50 +244,48 @@ def scoring_ratio(
 # -- growth -----------------------------------------------------------------------------------
 
 
-def growth_section(lm: LanguageModel, arguments: argparse.Namespace) -> Iterator[str]:
-    """Step time against sizes, as exponents."""
-    base = dataclasses.replace(SHAPES["arithmetic"], conditions=4, samples=8)
-    changes: dict[str, tuple[Sequence[int], Callable[[int], tuple[LanguageModel, Shape]]]] = {
-        "conditions": ((2, 4, 8, 16), lambda n: (lm, _changed(base, conditions=n))),
-        "samples": ((8, 16, 32, 64), lambda n: (lm, _changed(base, samples=n))),
-        "tokens of a string": (
-            (8, 16, 32, 64),
-            lambda n: (lm, _changed(base, shortest=n, longest=n)),
-        ),
-        "vocabulary": (
-            (2000, 8000, 32000),
-            lambda n: (_small(arguments.device, vocab_size=n), base),
-        ),
-        "width of the model": (
-            (128, 256, 512),
-            lambda n: (_small(arguments.device, n_embd=n), base),
-        ),
-    }
+GROWN: dict[str, Sequence[int]] = {
+    "conditions": (2, 4, 8, 16),
+    "samples": (8, 16, 32, 64),
+    "tokens of a string": (8, 16, 32, 64),
+    "vocabulary": (2000, 8000, 32000),
+    "width of the model": (128, 256, 512),
+}
+_CONFIG = {"n_embd": 128, "n_layer": 4, "n_head": 4, "vocab_size": 2000}
+
+
+def grown(name: str, size: int, device: str) -> tuple[LanguageModel, Shape]:
+    """Model and shape with one size changed, the others as in arithmetic with 4 × 8 strings."""
+    shape = dataclasses.replace(SHAPES["arithmetic"], conditions=4, samples=8)
+    if name in ("vocabulary", "width of the model"):
+        key = "vocab_size" if name == "vocabulary" else "n_embd"
+        return make_lm("gpt2", device, **(_CONFIG | {key: size})), shape
+    changed = {name: size}
+    if name == "tokens of a string":
+        changed = {"shortest": size, "longest": size}
+    return make_lm("embedded", device), dataclasses.replace(shape, **changed)
+
+
+def growth_section(arguments: argparse.Namespace) -> Iterator[str]:
+    """Step time and peak memory against sizes, as exponents."""
     yield "### Growth"
     yield ""
-    yield "Step time against one size, the others as in arithmetic (4 × 8): slope of log time to"
-    yield "log size."
+    yield "Step time, and peak memory of a step beyond the model, against one size; the others as in"
+    yield "arithmetic (4 × 8). Slopes are of log to log size: 1 is proportional."
     yield ""
-    yield "| size | values | seconds | slope |"
-    yield "|---|---|---|---|"
-    for name, (sizes, make) in changes.items():
-        steps = [OurStep(*make(size)) for size in sizes]
-        seconds = alternating(
-            {str(size): step for size, step in zip(sizes, steps, strict=True)}, arguments.repeats
-        )
+    yield "| size | values | seconds | slope | GiB | slope |"
+    yield "|---|---|---|---|---|---|"
+    for name, sizes in GROWN.items():
+        steps = {str(size): OurStep(*grown(name, size, arguments.device)) for size in sizes}
+        seconds = alternating(steps, arguments.repeats)
         medians = [statistics.median(seconds[str(size)]) for size in sizes]
-        shown = ", ".join(f"{value:.2f}" for value in medians)
-        yield f"| {name} | {', '.join(map(str, sizes))} | {shown} | {slope(sizes, medians):.2f} |"
+        options = ["--device", arguments.device, "--memory", "ours", "--grown", name]
+        gib = [peak_memory(*options, str(size)) for size in sizes]
+        cells = [name, ", ".join(map(str, sizes))]
+        for values in (medians, gib):
+            cells += [", ".join(f"{value:.2f}" for value in values), f"{slope(sizes, values):.2f}"]
+        yield f"| {' | '.join(cells)} |"
     yield ""
-
-
-def _changed(shape: Shape, **sizes: int) -> Shape:
-    return dataclasses.replace(shape, **sizes)
-
-
-def _small(device: str, **config: int) -> LanguageModel:
-    sizes = {"n_embd": 128, "n_layer": 4, "n_head": 4, "vocab_size": 2000} | config
-    return make_lm("gpt2", device, **sizes)
 
 
 # -- buffer and start -------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class LanguageModel(nn.Module):
         *,
         packed_rewards: str = "always",
         max_tokens_per_forward: int = 32768,
+        recompute_above: int | None = None,
     ):
         super().__init__()
         for module in model.modules():
@@ -81,6 +82,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.packed_rewards = packed_rewards
         self.max_tokens_per_forward = max_tokens_per_forward
+        self.recompute_above = recompute_above
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
@@ -355,6 +357,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         tokenizer,
         packed_rewards=options.packed_rewards,
         max_tokens_per_forward=options.max_tokens_per_forward,
+        recompute_above=options.recompute_above,
     )
 
 

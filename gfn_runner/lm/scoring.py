@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gfn_runner.lm.merging import folded
 from gfn_runner.lm.policy import LanguageModel, PromptCache
@@ -82,18 +84,31 @@ def score_policy(
         rule: the strings' rule.
     """
     width = trajectories.token_BT.shape[1]
-    if lm.lockstep is not None:
-        return _score_at_once(lm, prompts, trajectories, rule)
-    tokens = int(trajectories.length_B.sum()) + sum(map(len, prompts))
-    actions, stops, places = [], [], []
-    with folded(lm.model, tokens):
+    n_string = int(trajectories.length_B.sum())
+    recomputes = torch.is_grad_enabled() and n_string > (lm.recompute_above or n_string)
+    # What is computed again must meet the weights that it met: those apart from their adapter.
+    weights = nullcontext() if recomputes else folded(lm.model, n_string + sum(map(len, prompts)))
+    with weights:
         prompt = lm.prefill(prompts)
-        for index_N, rows in by_length(trajectories):
-            logits_NSV = trunk_logits(lm, prompt.select(rows.condition_B), rows.token_BT)
-            log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV, rows, rule)
+
+        def score(rows: Trajectories) -> tuple[Tensor, Tensor]:
+            token_NT = (
+                rows.token_BT if lm.lockstep is None else _wider(rows.token_BT, max(1, width), 0)
+            )
+            logits_NSV = trunk_logits(lm, prompt.select(rows.condition_B), token_NT)
+            states = rows.token_BT.shape[1] + 1
+            log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV[:, :states], rows, rule)
             log_pf_stop_NS = log_pf_stop_NS.masked_fill(rule.forced_BS(rows), 0.0)
-            actions.append(_wider(log_pf_NT, width, 0.0))
-            stops.append(_wider(log_pf_stop_NS, width + 1, 0.0))
+            return _wider(log_pf_NT, width, 0.0), _wider(log_pf_stop_NS, width + 1, 0.0)
+
+        actions, stops, places = [], [], []
+        for index_N, rows in _policy_pieces(lm, trajectories, recomputes):
+            if recomputes:
+                scored = checkpoint(score, rows, use_reentrant=False, preserve_rng_state=False)
+            else:
+                scored = score(rows)
+            actions.append(scored[0])
+            stops.append(scored[1])
             places.append(index_N)
     return PolicyScores(
         log_pf_BT=_in_order(actions, places),
@@ -102,19 +117,17 @@ def score_policy(
     )
 
 
-def _score_at_once(
-    lm: LanguageModel, prompts: Sequence[Ids], trajectories: Trajectories, rule: StringRule
-) -> PolicyScores:
-    """As :func:`score_policy`, in two forwards whatever the strings: all ranks run equally many."""
-    width = trajectories.token_BT.shape[1]
-    token_BT = _wider(trajectories.token_BT, max(1, width), 0)
-    logits_BSV = trunk_logits(lm, lm.prefill(prompts).select(trajectories.condition_B), token_BT)
-    log_pf_BT, log_pf_stop_BS = string_log_probs(logits_BSV[:, : width + 1], trajectories, rule)
-    return PolicyScores(
-        log_pf_BT=log_pf_BT,
-        log_pf_stop_BS=log_pf_stop_BS.masked_fill(rule.forced_BS(trajectories), 0.0),
-        terminable_BS=rule.terminable_BS(trajectories),
-    )
+def _policy_pieces(
+    lm: LanguageModel, trajectories: Trajectories, recomputes: bool
+) -> Iterator[tuple[Tensor, Trajectories]]:
+    """Rows that share a forward of the policy."""
+    if lm.lockstep is not None:
+        # Ranks that share weights run equally many forwards with gradients, whatever their strings.
+        yield torch.arange(len(trajectories), device=lm.device), trajectories
+    elif recomputes:
+        yield from by_length(trajectories, lambda length: length + 1, lm.recompute_above)
+    else:
+        yield from by_length(trajectories)
 
 
 def score_suffixes(

@@ -51,16 +51,13 @@ def peak_rss_gib() -> float:
     return kib / 1024**2 if sys.platform != "darwin" else kib / 1024**3
 
 
-def peak_memory(what: str, model: str, shape: str, conditions: int, device: str) -> float:
+def peak_memory(*options: str) -> float:
     """GiB that one step takes beyond the loaded model; ``nan`` where it did not fit.
 
     Args:
-        what: ``ours`` or ``plain``.
-        model, shape, conditions, device: of the step, which runs in a process of its own.
+        options: of the benchmark, which runs one step in a process of its own; ``--memory`` among them.
     """
-    command = [sys.executable, str(SCRIPT), "--memory", what, "--models", model, "--device", device]
-    command += ["--shapes", shape, "--conditions", str(conditions)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
     return float(result.stdout.split()[-1]) if result.returncode == 0 else math.nan
 
 

@@ -16,6 +16,7 @@ from bench.measure import alternating, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.work import TERMINATOR, Shape, make_lm
+from benchmark import GROWN, grown
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.posterior.reward import log_reward
@@ -64,6 +65,15 @@ def test_a_step_of_each_and_its_phases(lm):
     assert len(ours.replay.buffer) > 0 and ours.trajectories is not None
     floor(ours.trajectories)
     plain()
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_a_size_is_changed_alone(name):
+    lm, shape = grown(name, GROWN[name][0], "cpu")
+    more_lm, more = grown(name, GROWN[name][1], "cpu")
+    config, other = lm.model.config, more_lm.model.config
+    models = (config.vocab_size, config.hidden_size), (other.vocab_size, other.hidden_size)
+    assert (shape != more) != (models[0] != models[1])
 
 
 def test_ratios_and_slopes():
