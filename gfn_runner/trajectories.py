@@ -61,9 +61,11 @@ class Trajectories:
         places: dict[tuple[int, ...], int] = {}
         first: list[int] = []
         inverse = []
-        conditions = self.condition_B.tolist()
-        for row in range(len(self)):
-            key = (conditions[row], *self.ids(row))
+        columns = (self.token_BT, self.length_B, self.condition_B)
+        for row, (ids, length, condition) in enumerate(
+            zip(*(c.tolist() for c in columns), strict=True)
+        ):
+            key = (condition, *ids[:length])
             if key not in places:
                 places[key] = len(first)
                 first.append(row)

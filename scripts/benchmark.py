@@ -186,8 +186,8 @@ def recompute_section(arguments: argparse.Namespace) -> Iterator[str]:
     yield "### Activations computed again"
     yield ""
     yield f"`lm.recompute_above={above}`, {model}, {name} ({shape.conditions} × {shape.samples}): "
-    yield f"{_with_range(ratio(seconds['again'], seconds['kept']))} times the step, peak memory beyond the "
-    yield f"model {gib[1]:.2f} in place of {gib[0]:.2f} GiB."
+    yield f"{_with_range(ratio(seconds['again'], seconds['kept']))} times the step, peak memory beyond"
+    yield f"the model {gib[1]:.2f} in place of {gib[0]:.2f} GiB."
     yield ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,17 +31,26 @@ class NonFiniteLogits(ArithmeticError):
         self.prompt = prompt
 
 
-@dataclass
-class _Strings:
-    """Strings under construction. ``waiting`` holds a tool's tokens that are still to be read."""
+class _Record:
+    """What was drawn, token by token; stays on the device until all strings have ended."""
 
-    tokens: list[list[int]]
-    actions: list[list[bool]]
-    waiting: list[list[int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._tokens: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    @classmethod
-    def empty(cls, rows: int) -> _Strings:
-        return cls([[] for _ in range(rows)], [[] for _ in range(rows)], [[] for _ in range(rows)])
+    def add(self, row_A: Tensor, token_A: Tensor, is_action_A: Tensor, is_open_A: Tensor) -> None:
+        """One token of the rows that are still open."""
+        self._tokens.append((row_A, token_A, is_action_A, is_open_A))
+
+    def trajectories(self, condition_B: Tensor) -> Trajectories:
+        rows, device = len(condition_B), condition_B.device
+        token_BT = torch.zeros(rows, len(self._tokens), dtype=torch.long, device=device)
+        is_action_BT = torch.zeros_like(token_BT, dtype=torch.bool)
+        length_B = torch.zeros_like(condition_B)
+        for place, (row_A, token_A, is_action_A, is_open_A) in enumerate(self._tokens):
+            token_BT[row_A, place] = token_A * is_open_A
+            is_action_BT[row_A, place] = is_action_A & is_open_A
+            length_B[row_A] += is_open_A
+        return Trajectories(token_BT, length_B, is_action_BT, condition_B)
 
 
 @torch.no_grad()
@@ -92,34 +101,34 @@ def _draw_strings(
     # Needs transformers, which the check of a config does without.
     from gfn_runner.lm.cache import make_roomy
 
-    device = lm.device
-    condition_B = torch.arange(len(prompts), device=device).repeat_interleave(n_samples)
+    condition_B = torch.arange(len(prompts), device=lm.device).repeat_interleave(n_samples)
     prompt = lm.prefill(prompts).select(condition_B)
     make_roomy(prompt.cache)
-    strings = _Strings.empty(len(condition_B))
-    batch = _Batch.of(prompt, temperature_B)
-    triggers = _trigger_ids(lm, tool)
+    batch, record = _Batch.of(prompt, temperature_B), _Record()
+    answers = None if tool is None else _ToolAnswers(lm, tool, len(condition_B))
     while True:
-        broken_A = batch.logits_AV.isnan().any(dim=-1)
-        if broken_A.any():
-            raise NonFiniteLogits(int(condition_B[batch.row_A[broken_A]][0]))
-        token_A = _draw(batch, rule, generator)
-        places = batch.row_A.tolist()
-        observed_A = _read_waiting(strings, places, token_A)
+        token_A, broken_A = _draw(batch, rule, generator)
+        observed_A = torch.zeros_like(broken_A)
+        if answers is not None:
+            observed_A = answers.put_in(batch.row_A, token_A)
         batch.done_A = batch.done_A | ((token_A == rule.terminator) & ~observed_A)
-        if batch.done_A.all():
+        # The one moment of a token at which the host waits for the device.
+        n_done, n_broken = torch.stack([batch.done_A.sum(), broken_A.sum()]).tolist()
+        if n_broken:
+            raise NonFiniteLogits(int(condition_B[batch.row_A[broken_A]][0]))
+        if n_done == len(batch.done_A):
             break
-        batch.n_actions_A = batch.n_actions_A + (~observed_A & ~batch.done_A).long()
-        done = batch.done_A.tolist()
-        _append(strings, places, token_A.tolist(), observed_A.tolist(), done)
-        if tool is not None:
-            _ask_tool(lm, tool, triggers, strings, places, done)
-        if 4 * sum(done) >= len(done):
+        open_A = ~batch.done_A
+        batch.n_actions_A = batch.n_actions_A + (~observed_A & open_A)
+        record.add(batch.row_A, token_A, ~observed_A, open_A)
+        if answers is not None:
+            answers.ask(batch.row_A, token_A, observed_A, open_A)
+        if 4 * n_done >= len(open_A):
             # Leaving the finished ones out costs as much as one token of all.
-            open_A = (~batch.done_A).nonzero()[:, 0]
-            batch, token_A = batch.select(open_A), token_A[open_A]
+            index = open_A.nonzero()[:, 0]
+            batch, token_A = batch.select(index), token_A[index]
         batch.read(lm, token_A)
-    return Trajectories.from_rows(strings.tokens, strings.actions, condition_B.tolist(), device)
+    return record.trajectories(condition_B)
 
 
 @dataclass
@@ -180,24 +189,27 @@ class _Batch:
         self.position_A = self.position_A + 1
 
 
-def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> Tensor:
-    """One token for every row; the terminator where the string must end."""
+def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One token for every row, the terminator where the string must end; and which rows are broken.
+
+    A row is broken if its logits are NaN or +inf, so that its probabilities have no sum.
+    """
     masked_AV = rule.masked(batch.logits_AV, rule.may_stop(batch.n_actions_A))
     greedy_A = batch.temperature_A == 0
     scale_A = batch.temperature_A.masked_fill(greedy_A, 1.0)
     probability_AV = (masked_AV / scale_A[:, None]).softmax(dim=-1)
-    token_A = _inverse_cdf(probability_AV, generator)
+    token_A, total_A = _inverse_cdf(probability_AV, generator)
     token_A = torch.where(greedy_A, masked_AV.argmax(dim=-1), token_A)
-    return token_A.masked_fill(batch.n_actions_A >= rule.max_len, rule.terminator)
+    return token_A.masked_fill(batch.n_actions_A >= rule.max_len, rule.terminator), total_A.isnan()
 
 
-def _inverse_cdf(probability_AV: Tensor, generator: torch.Generator) -> Tensor:
-    """One index for each row, in proportion to its probabilities. Shape (A,).
+def _inverse_cdf(probability_AV: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One index for each row, in proportion to its probabilities, and their sum. Shapes (A,).
 
     One random number a row, where ``torch.multinomial`` draws one a token. In double precision: fp32
     sums would lose tokens of less than about 1e-7, of which a large vocabulary has many.
     """
-    cdf_AV = probability_AV.double().cumsum(dim=-1)
+    cdf_AV = probability_AV.cumsum(dim=-1, dtype=torch.float64)
     total_A1 = cdf_AV[:, -1:]
     drawn_A1 = torch.rand(
         total_A1.shape, generator=generator, dtype=torch.float64, device=total_A1.device
@@ -205,37 +217,43 @@ def _inverse_cdf(probability_AV: Tensor, generator: torch.Generator) -> Tensor:
     # Below the total even where the product is rounded up; so the token found, the first whose sum
     # lies above it, has a probability above 0.
     below_A1 = torch.nextafter(total_A1, torch.zeros_like(total_A1))
-    return torch.searchsorted(cdf_AV, torch.minimum(drawn_A1 * total_A1, below_A1), right=True)[
-        :, 0
-    ]
+    below_A1 = torch.minimum(drawn_A1 * total_A1, below_A1)
+    return torch.searchsorted(cdf_AV, below_A1, right=True)[:, 0], total_A1[:, 0]
 
 
-def _read_waiting(strings: _Strings, places: list[int], token_A: Tensor) -> Tensor:
-    """Put a waiting tool token in place of the drawn one. Returns which rows read one."""
-    observed = [bool(strings.waiting[place]) for place in places]
-    for row, place in enumerate(places):
-        if observed[row]:
-            token_A[row] = strings.waiting[place].pop(0)
-    return torch.tensor(observed, device=token_A.device)
+class _ToolAnswers:
+    """A tool beside strings under construction: answers that are still to be read, row by row."""
+
+    def __init__(self, lm: LanguageModel, tool: Tool, rows: int):
+        self.lm, self.tool = lm, tool
+        self._triggers = _trigger_ids(lm, tool)
+        self._ids: list[list[int]] = [[] for _ in range(rows)]
+        self._waiting: list[list[int]] = [[] for _ in range(rows)]
+
+    def put_in(self, row_A: Tensor, token_A: Tensor) -> Tensor:
+        """Put waiting tokens in place of the drawn ones. Returns which rows read one."""
+        rows = row_A.tolist()
+        observed = [bool(self._waiting[row]) for row in rows]
+        for place, row in enumerate(rows):
+            if observed[place]:
+                token_A[place] = self._waiting[row].pop(0)
+        return torch.tensor(observed, device=token_A.device)
+
+    def ask(self, row_A: Tensor, token_A: Tensor, observed_A: Tensor, is_open_A: Tensor) -> None:
+        """Take note of the tokens, and of what the tool answers to those that ask it."""
+        columns = (row_A.tolist(), token_A.tolist(), observed_A.tolist(), is_open_A.tolist())
+        for row, token, observed, is_open in zip(*columns, strict=True):
+            if not is_open:
+                continue
+            self._ids[row].append(token)
+            if token in self._triggers and not observed and not self._waiting[row]:
+                answer = self.tool.answer(self.lm.decode(self._ids[row]))
+                if answer is not None:
+                    self._waiting[row].extend(self.lm.encode(answer))
 
 
-def _append(
-    strings: _Strings,
-    places: list[int],
-    tokens: list[int],
-    observed: list[bool],
-    done: list[bool],
-) -> None:
-    for place, token, seen, ended in zip(places, tokens, observed, done, strict=True):
-        if not ended:
-            strings.tokens[place].append(token)
-            strings.actions[place].append(not seen)
-
-
-def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> frozenset[int]:
+def _trigger_ids(lm: LanguageModel, tool: Tool) -> frozenset[int]:
     """Tokens whose text ends in the tool's trigger."""
-    if tool is None:
-        return frozenset()
     known = _TRIGGERS.setdefault(lm, {})
     if tool.trigger not in known:
         known[tool.trigger] = frozenset(
@@ -244,23 +262,6 @@ def _trigger_ids(lm: LanguageModel, tool: Tool | None) -> frozenset[int]:
             if lm.decode([token]).rstrip().endswith(tool.trigger)
         )
     return known[tool.trigger]
-
-
-def _ask_tool(
-    lm: LanguageModel,
-    tool: Tool,
-    triggers: frozenset[int],
-    strings: _Strings,
-    places: list[int],
-    done: list[bool],
-) -> None:
-    for place, ended in zip(places, done, strict=True):
-        ids = strings.tokens[place]
-        fresh = not ended and not strings.waiting[place] and ids
-        if fresh and strings.actions[place][-1] and ids[-1] in triggers:
-            answer = tool.answer(lm.decode(ids))
-            if answer is not None:
-                strings.waiting[place].extend(lm.encode(answer))
 
 
 def with_tool(

@@ -48,9 +48,9 @@ class LMSettings:
         lora: the adapter.
         packed_rewards: score all prefixes in one forward; ``auto`` tries it once against the plain
             way and falls back where the model cannot do it.
-        recompute_above: tokens of a step's strings above which their activations and logits are not kept for
-            the backward pass but computed again there, in pieces of about as many tokens: less memory,
-            a second forward. ``None`` keeps them always.
+        recompute_above: tokens of a step's strings above which their activations and logits are not kept
+            for the backward pass but computed again there, in pieces of about as many tokens: less
+            memory, a second forward. ``None`` keeps them always.
         max_tokens_per_forward: rows are cut into pieces of at most this many tokens where no
             gradient is needed; lower it when memory runs out.
     """
