@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.merging import folded
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
@@ -23,41 +24,6 @@ from gfn_runner.trajectories import PolicyScores, Trajectories
 logger = logging.getLogger(__name__)
 
 Ids = Sequence[int]
-
-
-def chosen_log_probs(logits: Tensor, token: Tensor) -> Tensor:
-    """log softmax(logits)[token] over the last axis, in nats, accumulated in fp32."""
-    logits = logits.float()
-    picked = logits.gather(-1, token.clamp(min=0)[..., None])[..., 0]
-    return picked - logits.logsumexp(dim=-1)
-
-
-def string_log_probs(
-    logits_BSV: Tensor, trajectories: Trajectories, rule: StringRule
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each action and of stopping, under the rule for strings.
-
-    Args:
-        logits_BSV: what follows each state.
-        trajectories: the strings.
-        rule: vocabulary, terminator and lengths.
-
-    Returns:
-        ``log_p_BT``: nats; 0 where the token is no action. ``log_p_stop_BS``: nats, as the model
-        gives it (a forced stop is not yet set to 0); 0 where the string cannot end.
-    """
-    rows, states, vocabulary = logits_BSV.shape
-    terminable_BS = rule.terminable_BS(trajectories)
-    may_stop_N = rule.may_stop(rule.n_actions_BS(trajectories).reshape(-1))
-    masked_BSV = rule.masked(logits_BSV.reshape(-1, vocabulary), may_stop_N).view(
-        rows, states, vocabulary
-    )
-    norm_BS = masked_BSV.logsumexp(dim=-1)
-    token_BT = trajectories.token_BT
-    picked_BT = masked_BSV[:, :-1].gather(-1, token_BT[..., None])[..., 0]
-    log_p_BT = (picked_BT - norm_BS[:, :-1]).masked_fill(~trajectories.is_action_BT, 0.0)
-    log_p_stop_BS = masked_BSV[..., rule.terminator] - norm_BS
-    return log_p_BT, log_p_stop_BS.masked_fill(~terminable_BS, 0.0)
 
 
 def trunk_logits(lm: LanguageModel, prompt: PromptCache, token_BT: Tensor) -> Tensor:

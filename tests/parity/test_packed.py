@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gfn_runner.lm import merging, scoring
+from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.scoring import (
     length_buckets,
     packed_prefixes,
@@ -15,7 +16,6 @@ from gfn_runner.lm.scoring import (
     plain_prefixes,
     score_policy,
     score_prefixes,
-    string_log_probs,
 )
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.trajectories import Trajectories

@@ -66,11 +66,14 @@ ONLY = {
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
+    "lm.log_probs": {"lm.vocabulary", "trajectories"},
     "lm.sharding": {"lm.policy", "ranks"},
     "lm.sampling": {
         "lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
     },
-    "lm.scoring": {"lm.merging", "lm.policy", "lm.vocabulary", "trajectories", "types"},
+    "lm.scoring": {
+        "lm.log_probs", "lm.merging", "lm.policy", "lm.vocabulary", "trajectories", "types",
+    },
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),
     "lm.tiny.stories": set(),
