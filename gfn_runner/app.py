@@ -51,24 +51,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _use(prepared.jobs[0])
                 return
             _check_texts(prepared.jobs)
+            if started_rank(prepared.jobs[0].trainer.processes):
+                for job in prepared.jobs:
+                    # Folders are rank 0's, which goes through Hydra.
+                    train_and_evaluate(job, None)
+                return
         except UserError as error:
             show(error.problems)
             raise SystemExit(2) from None
-        if started_rank(prepared.jobs[0].trainer.processes):
-            _beside_the_first(prepared.jobs)
-            return
         arguments = with_folder(prepared)
     _start_hydra(arguments)
-
-
-def _beside_the_first(jobs: Sequence[RunConfig]) -> None:
-    """The jobs as torchrun's or srun's further processes take part in them: folders are rank 0's."""
-    try:
-        for job in jobs:
-            train_and_evaluate(job, None)
-    except UserError as error:
-        show(error.problems)
-        raise SystemExit(2) from None
 
 
 def _use(config: RunConfig) -> None:

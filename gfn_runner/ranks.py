@@ -191,6 +191,11 @@ def _environment(size: int) -> Any:
         return TorchElasticEnvironment()
     # srun sets it, a batch script alone does not: there this process is the only one.
     if os.environ.get("SLURM_STEP_NUM_TASKS") == str(size):
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            # Lightning would refuse it, in the middle of things.
+            raise UserError.one(
+                "srun", "given without --ntasks-per-node", "--ntasks-per-node=<trainer.devices>"
+            )
         return SLURMEnvironment(auto_requeue=False)
     return None
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gfn_runner import data, ranks
+from gfn_runner import app, data, ranks
 from gfn_runner.callbacks import replay as replay_module
 from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.errors import UserError
@@ -156,8 +156,20 @@ def test_ranks_of_srun_are_known_and_a_batch_script_is_alone(monkeypatch):
     wanted = ranks.Processes(2, 2)
     assert ranks.started_rank(wanted) == 0
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(UserError, match="ntasks-per-node"):
+        ranks.started_rank(wanted)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     assert ranks.started_rank(wanted) == 3 and ranks.started_rank(ranks.Processes()) == 0
     ranks.refuse_impossible(wanted)
+
+
+def test_a_further_process_of_torchrun_makes_no_folder(monkeypatch, tmp_path):
+    for key, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    taken = []
+    monkeypatch.setattr(app, "train_and_evaluate", lambda config, folder: taken.append(folder))
+    app.main(["experiment=tiny/smoke", "trainer.devices=2", f"output={tmp_path}"])
+    assert taken == [None] and not list(tmp_path.iterdir())
 
 
 def test_one_process_needs_nothing(monkeypatch):
