@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -136,7 +137,8 @@ def score_prefixes(
     around = max(len(c) + len(s) for c, s in zip(contexts, suffixes, strict=True))
 
     def tokens(length: int) -> int:
-        return (length + 1) * longest if packs else around + length
+        branches = max(0, length - rule.min_len) + 1
+        return length + branches * longest if packs else around + length
 
     states = trajectories.token_BT.shape[1] + 1
     pieces, places = [], []
@@ -307,32 +309,37 @@ def packed_prefixes(
 ) -> Tensor:
     """As :func:`score_prefixes`, in one forward over trunk and branches.
 
-    Branch ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk up to
-    ``i`` and the branch so far, at the positions they would have in the plain string.
+    The branch of state ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk
+    up to ``i`` and the branch so far, at the positions they would have in the plain string. States at
+    which a string cannot end have no branch.
     """
     trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
     suffix_BM, suffix_mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
     prompt = lm.prefill(contexts).select(trajectories.condition_B)
     first_B1V = prompt.last_logits_NV[:, None]
     n_tokens = trajectories.token_BT.shape[1]
+    terminable_BS = rule.terminable_BS(trajectories)
     # The last suffix token is only predicted, never read: it needs no place in the branch.
-    branch_BM = suffix_BM[:, :-1]
-    token_BQ, mask_BQK, position_BQ = _tree(prompt, trajectories, branch_BM, suffix_mask_BM)
-    if token_BQ.shape[1]:
-        logits_BQV = lm.extend(prompt, token_BQ, mask_BQK[:, None], position_BQ)
+    tree = _Tree.of(trajectories, terminable_BS, suffix_BM[:, :-1], suffix_mask_BM[:, 1:])
+    if tree.token_BQ.shape[1]:
+        position_BQ = (prompt.length_N[:, None] + tree.offset_BQ).masked_fill(~tree.is_read_BQ, 0)
+        mask_BQP = prompt.mask_NP[:, None].expand(-1, tree.token_BQ.shape[1], -1)
+        mask_BQK = torch.cat([mask_BQP, tree.mask_BQQ], dim=2)
+        logits_BQV = lm.extend(prompt, tree.token_BQ, mask_BQK[:, None], position_BQ)
         trunk_BSV = torch.cat([first_B1V, logits_BQV[:, :n_tokens]], dim=1)
     else:
         trunk_BSV = first_B1V
     log_p_BT, log_p_stop_BS = string_log_probs(trunk_BSV, trajectories, rule)
     total_BS = _prefix_sums(log_p_BT)
     total_BS += _first_suffix_token(trunk_BSV, log_p_stop_BS, suffix_BM[:, 0], rule)
-    if branch_BM.shape[1]:
-        rows, states = total_BS.shape
-        branch_BSMV = logits_BQV[:, n_tokens:].view(rows, states, branch_BM.shape[1], -1)
-        later_BSM = suffix_BM[:, None, 1:].expand(-1, states, -1)
-        log_p_BSM = chosen_log_probs(branch_BSMV, later_BSM)
-        total_BS += (log_p_BSM * suffix_mask_BM[:, None, 1:]).sum(dim=-1)
-    return total_BS.masked_fill(~rule.terminable_BS(trajectories), float("-inf"))
+    if tree.token_BQ.shape[1] > n_tokens:
+        (rows, branches), n_branch = tree.state_BN.shape, suffix_BM.shape[1] - 1
+        later_BNM = suffix_BM[:, None, 1:].expand(-1, branches, -1)
+        branch_BNMV = logits_BQV[:, n_tokens:].view(rows, branches, n_branch, -1)
+        log_p_BNM = chosen_log_probs(branch_BNMV, later_BNM)
+        log_p_BN = (log_p_BNM * suffix_mask_BM[:, None, 1:]).sum(dim=-1)
+        total_BS.scatter_add_(1, tree.state_BN, log_p_BN)
+    return total_BS.masked_fill(~terminable_BS, float("-inf"))
 
 
 def _padded_suffixes(
@@ -366,42 +373,56 @@ def _first_suffix_token(
     return torch.where((first_B == rule.terminator)[:, None], log_p_stop_BS, plain_BS)
 
 
-def _tree(
-    prompt: PromptCache, trajectories: Trajectories, branch_BM: Tensor, suffix_mask_BM: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, visibility and positions of the trunk followed by one branch a state.
+@dataclass(frozen=True)
+class _Tree:
+    """Tokens behind the contexts: each row's trunk, then N branches of a suffix.
 
-    A token is read if it is no padding and another one is predicted from it.
-
-    Returns:
-        ``token_BQ``, ``mask_BQK`` (keys: prompt, then the new tokens) and ``position_BQ``.
+    Attributes:
+        state_BN: the state that each branch hangs at; a row with fewer than N terminable ones has
+            branches at others too, whose sums nobody asks for.
+        token_BQ: the tokens, trunk first.
+        mask_BQQ: which of them a token sees.
+        offset_BQ: positions, counted from the context's end.
+        is_read_BQ: ``False`` at padding, which may not ask for positions that a model does not have.
     """
-    rows, n_tokens = trajectories.token_BT.shape
-    n_branch, states = branch_BM.shape[1], n_tokens + 1
-    device = branch_BM.device
-    trunk_T = torch.arange(n_tokens, device=device)
-    state_N = torch.arange(states, device=device).repeat_interleave(n_branch)
-    depth_N = torch.arange(n_branch, device=device).repeat(states)
-    # Trunk token t stands at depth t of "branch" −1; a branch token sees trunk tokens t < state.
-    trunk_sees_TT = trunk_T[:, None] >= trunk_T
-    branch_sees_NT = trunk_T < state_N[:, None]
-    same_NN = (state_N[:, None] == state_N) & (depth_N[:, None] >= depth_N)
-    blind_TN = torch.zeros(n_tokens, len(state_N), dtype=torch.bool, device=device)
-    new_QQ = torch.cat(
-        [
-            torch.cat([trunk_sees_TT, blind_TN], dim=1),
-            torch.cat([branch_sees_NT, same_NN], dim=1),
-        ]
-    )
-    prompt_BQP = prompt.mask_NP[:, None].expand(-1, len(new_QQ), -1)
-    mask_BQK = torch.cat([prompt_BQP, new_QQ.expand(rows, -1, -1)], dim=2)
-    offset_Q = torch.cat([trunk_T, state_N + depth_N])
-    is_read_BSM = trajectories.state_mask_BS[:, :, None] & suffix_mask_BM[:, None, 1:]
-    is_read_BQ = torch.cat([trajectories.token_mask_BT, is_read_BSM.flatten(1)], dim=1)
-    # Padding may not ask for positions that a model with learned ones does not have.
-    position_BQ = (prompt.length_N[:, None] + offset_Q).masked_fill(~is_read_BQ, 0)
-    token_BQ = torch.cat([trajectories.token_BT, branch_BM.repeat(1, states)], dim=1)
-    return token_BQ, mask_BQK, position_BQ
+
+    state_BN: Tensor
+    token_BQ: Tensor
+    mask_BQQ: Tensor
+    offset_BQ: Tensor
+    is_read_BQ: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        trajectories: Trajectories,
+        terminable_BS: Tensor,
+        branch_BM: Tensor,
+        branch_mask_BM: Tensor,
+    ) -> _Tree:
+        rows, n_tokens = trajectories.token_BT.shape
+        device, n_branch = branch_BM.device, branch_BM.shape[1]
+        branches = int(terminable_BS.sum(dim=1).max()) if n_branch else 0
+        # Terminable states first, in their order.
+        state_BN = (~terminable_BS).long().argsort(dim=1, stable=True)[:, :branches]
+        at_BQ = state_BN.repeat_interleave(n_branch, dim=1)
+        trunk_T = torch.arange(n_tokens, device=device)
+        branch_Q = torch.arange(branches, device=device).repeat_interleave(n_branch)
+        depth_Q = torch.arange(n_branch, device=device).repeat(branches)
+        # A trunk token sees the trunk so far, a branch token the trunk up to its state and its branch.
+        trunk_sees_TQ = torch.nn.functional.pad(trunk_T[:, None] >= trunk_T, (0, len(branch_Q)))
+        same_QQ = (branch_Q[:, None] == branch_Q) & (depth_Q[:, None] >= depth_Q)
+        branch_sees_BQQ = torch.cat(
+            [trunk_T < at_BQ[:, :, None], same_QQ.expand(rows, -1, -1)], dim=2
+        )
+        is_read_BNM = terminable_BS.gather(1, state_BN)[:, :, None] & branch_mask_BM[:, None]
+        return cls(
+            state_BN,
+            torch.cat([trajectories.token_BT, branch_BM.repeat(1, branches)], dim=1),
+            torch.cat([trunk_sees_TQ.expand(rows, -1, -1), branch_sees_BQQ], dim=1),
+            torch.cat([trunk_T.expand(rows, -1), at_BQ + depth_Q], dim=1),
+            torch.cat([trajectories.token_mask_BT, is_read_BNM.flatten(1)], dim=1),
+        )
 
 
 def plain_prefixes(

@@ -53,9 +53,11 @@ class Floor:
 
     @torch.no_grad()
     def _reward(self, trajectories: Trajectories) -> None:
-        # Trunk, and behind every state the suffix but its last token, which is only predicted.
+        # Trunk, and behind every state at which a string may end the suffix but its last token, which is
+        # only predicted.
         rows, tokens = trajectories.token_BT.shape
-        n_read = tokens + (tokens + 1) * (self.shape.suffix - 1)
+        ends = max(0, tokens - self.shape.shortest) + 1
+        n_read = tokens + ends * (self.shape.suffix - 1)
         with self.lm.base():
             cache = self._cache(self.shape.context)
             self.model(input_ids=self._ids(rows, n_read), past_key_values=cache, use_cache=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,10 +45,15 @@ def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def peak_rss_gib() -> float:
-    """Most memory that this process has held so far."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 1024**2 if sys.platform != "darwin" else kib / 1024**3
+def _status_gib(name: str) -> float:
+    """A line of this process's status, kept by Linux."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024**2
+
+
+def _forget_peak() -> None:
+    """Begin the peak anew at what is held now: loading a model takes more than a small step."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory(*options: str) -> float:
@@ -62,12 +67,16 @@ def peak_memory(*options: str) -> float:
 
 
 def memory_of(step: Callable[[], object], device: torch.device) -> float:
-    """GiB that ``step`` takes beyond what is held before it."""
+    """GiB that ``step`` takes beyond what is held before it; NaN where the system does not tell."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()
         return (torch.cuda.max_memory_allocated(device) - before) / 1024**3
-    before_gib = peak_rss_gib()
+    if not Path("/proc/self/clear_refs").exists():
+        return math.nan  # only Linux tells
+    gc.collect()
+    _forget_peak()
+    before_gib = _status_gib("VmRSS")
     step()
-    return peak_rss_gib() - before_gib
+    return _status_gib("VmHWM") - before_gib

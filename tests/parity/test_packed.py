@@ -260,3 +260,15 @@ def test_contexts_that_would_be_read_again_are_weighed(cut_and_folded):
     rows = trajectories()
     padded = rows.token_BT.numel() - int(rows.length_B.sum())
     assert len(list(scoring.by_length(rows, again=padded + 1))) == 1
+
+
+@torch.no_grad()
+def test_only_states_at_which_a_string_may_end_get_a_branch(monkeypatch):
+    lm, rule, read = tiny_lm("gpt2"), StringRule(terminator=1, min_len=3, max_len=5), []
+    rows = Trajectories.from_rows([[2, 3, 4, 5], [4, 4, 4]], [[True] * 4, [True] * 3], [0, 0])
+    extend = lm.extend
+    monkeypatch.setattr(lm, "extend", lambda cache, token_NQ, *rest: (
+        read.append(token_NQ.shape[1]), extend(cache, token_NQ, *rest))[1])  # fmt: skip
+    found = packed_prefixes(lm, [[5, 6]], [[1, 3, 2]], rows, rule)
+    assert read == [4 + 2 * 2], "trunk, and two branches of the suffix but its last token"
+    assert found.isfinite().tolist() == [[False] * 3 + [True, True], [False] * 3 + [True, False]]

@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from bench.floor import Floor
-from bench.measure import alternating, ratio, slope
+from bench.measure import alternating, memory_of, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.work import TERMINATOR, Shape, make_lm
@@ -74,6 +74,13 @@ def test_a_size_is_changed_alone(name):
     config, other = lm.model.config, more_lm.model.config
     models = (config.vocab_size, config.hidden_size), (other.vocab_size, other.hidden_size)
     assert (shape != more) != (models[0] != models[1])
+
+
+def test_memory_of_a_step_is_told_beyond_what_was_held_before():
+    held = torch.ones(2**26)  # 256 MiB, gone again before
+    del held
+    gib = memory_of(lambda: torch.ones(2**25), torch.device("cpu"))
+    assert gib != gib or gib == pytest.approx(0.125, abs=0.02)
 
 
 def test_ratios_and_slopes():
