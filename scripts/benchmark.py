@@ -58,10 +58,10 @@ def main() -> None:
     if arguments.memory:
         print(one_memory(arguments))
         return
-    lines = [*head(arguments)]
+    # A block a section, written as soon as it is measured: a later run may measure the others.
     if "steps" in arguments.sections:
         for model in arguments.models:
-            lines += steps_section(model, arguments)
+            write(arguments, model, steps_section(model, arguments))
     lm = make_lm("embedded", arguments.device)
     sections: dict[str, Callable[[], Iterator[str]]] = {
         "recompute": lambda: recompute_section(arguments),
@@ -72,9 +72,15 @@ def main() -> None:
     }
     for name, section in sections.items():
         if name in arguments.sections:
-            lines += section()
-    write_block(arguments.write, arguments.device, "\n".join(lines))
+            write(arguments, name, section())
     print(f"written to {arguments.write}")
+
+
+def write(arguments: argparse.Namespace, name: str, lines: Iterator[str]) -> None:
+    """Put a section between its marks."""
+    title, *rest = lines
+    block = "\n".join([title, "", *head(arguments), *rest])
+    write_block(arguments.write, f"{arguments.device} {name}", block)
 
 
 def head(arguments: argparse.Namespace) -> Iterator[str]:
@@ -83,7 +89,6 @@ def head(arguments: argparse.Namespace) -> Iterator[str]:
         machine = f"{torch.cuda.get_device_name()}, bfloat16"
     yield f"Machine: {machine}; torch {torch.__version__}. Medians of {arguments.repeats} rounds by"
     yield "turns; in brackets the smallest and the largest."
-    yield ""
 
 
 def shape_of(name: str, model: str, conditions: int | None) -> Shape:

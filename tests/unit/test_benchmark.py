@@ -16,7 +16,7 @@ from bench.measure import alternating, memory_of, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.work import TERMINATOR, Shape, make_lm
-from benchmark import GROWN, grown
+from benchmark import GROWN, ONE_CONDITION, ROOT, SECTIONS, grown
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.posterior.reward import log_reward
@@ -65,6 +65,15 @@ def test_a_step_of_each_and_its_phases(lm):
     assert len(ours.replay.buffer) > 0 and ours.trajectories is not None
     floor(ours.trajectories)
     plain()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_page_has_a_place_for_every_section(device):
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    models = ["embedded", "gpt2"] if device == "cpu" else ["embedded", *ONE_CONDITION]
+    for name in [*models, *SECTIONS[1:]]:
+        assert page.count(f"<!-- {device} {name} -->") == 1, name
+        assert page.count(f"<!-- /{device} {name} -->") == 1, name
 
 
 @pytest.mark.parametrize("name", GROWN)
