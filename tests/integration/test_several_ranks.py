@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gfn_runner.evaluation import string_scores
+from gfn_runner.inference import Policy
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.ranks import _free_port
 from gfn_runner.trajectories import Batch, Trajectories
@@ -90,14 +91,11 @@ def _check_strings(saved: dict[str, Any], alone: GFlowNetModule) -> None:
         torch.testing.assert_close(found, torch.stack(scores[:2]), atol=1e-4, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def shared_run(tmp_path_factory) -> Path:
+def started(folder: Path, *more: str) -> Path:
     """A run of two processes, started as a user does it, with a buffer that is used."""
-    folder = tmp_path_factory.mktemp("ranks") / "run"
-    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=3", f"hydra.run.dir={folder}"]
-    command = [sys.executable, "-m", "gfn_runner", *lines]
+    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=3", f"hydra.run.dir={folder}", *more]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "gfn_runner", *lines],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -107,6 +105,23 @@ def shared_run(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("everything is in") == 1, "one process speaks"
     return folder
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory) -> Path:
+    return started(tmp_path_factory.mktemp("ranks") / "run")
+
+
+def test_shared_weights_train_as_whole_ones_do(shared_run, tmp_path):
+    sharded = started(tmp_path / "run", "trainer.strategy=fsdp")
+    first = [
+        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        for folder in (shared_run, sharded)
+    ]
+    for name in ("train/loss", "train/log_reward", "train/grad_norm"):
+        assert first[1][name] == pytest.approx(first[0][name], rel=1e-3)
+    assert (sharded / "adapter" / "adapter_model.safetensors").stat().st_size > 10_000
+    assert Policy.load(sharded, device="cpu").sample("Question: 1 + 2 = ? Answer:", n=1)
 
 
 def test_a_run_of_two_ranks_leaves_what_a_run_leaves(shared_run, finished):
