@@ -8,12 +8,11 @@ adapter are the same as without.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,11 +49,6 @@ def leave_to_shards(module: nn.Module) -> None:
     """Keep DDP, which will wrap ``module``, from copying what is shared out within it."""
     names = [name for name, p in module.named_parameters() if isinstance(p, DTensor)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
-
-
-def is_sharded(model: Any) -> bool:
-    """Whether :func:`shard` has been there."""
-    return isinstance(model, FSDPModule)
 
 
 class Lockstep:

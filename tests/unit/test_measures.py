@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from collections import Counter
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -259,19 +260,15 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
         def metrics(self):
             return {"judge_rating": 4.0, "judge_failures": 1.0}
 
-    class Judge:
-        def __init__(self, settings):
-            pass
-
-        def rate(self, fields):
-            asked.extend(fields)
-            return Mild()
+    def rate(fields):
+        asked.extend(fields)
+        return Mild()
 
     def scores(texts, references, *, model):
         assert (list(texts), list(references), model) == ([" u"], [("r",)], "m")
         return dataclasses.make_dataclass("S", ["precision", "recall", "f1"])(0.1, 0.2, 0.3), ""
 
-    monkeypatch.setattr(optional, "Judge", Judge)
+    monkeypatch.setattr(optional, "Judge", lambda settings: SimpleNamespace(rate=rate))
     monkeypatch.setattr(optional, "bert_scores", scores)
     options = EvaluationSettings(
         bertscore="m", judge={"base_url": "http://localhost:1/v1", "model": "m"}
