@@ -36,8 +36,10 @@ from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.trajectories import Trajectories
 
 SECTIONS = ["steps", "recompute", "scoring", "growth", "buffer", "start"]
-# The larger models are measured on one condition: the plain way takes one at a time anyway.
+# The larger models are measured on one condition: the plain way takes one at a time anyway. On a CPU
+# they have fewer samples of it where the shape has many: the plain way would take a quarter of an hour.
 ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
+MOST_SAMPLES_ON_CPU = 20
 
 
 def main() -> None:
@@ -91,10 +93,12 @@ def head(arguments: argparse.Namespace) -> Iterator[str]:
     yield "turns; in brackets the smallest and the largest."
 
 
-def shape_of(name: str, model: str, conditions: int | None) -> Shape:
-    shape = SHAPES[name]
-    if conditions is None and model in ONE_CONDITION:
-        conditions = 1
+def shape_of(name: str, model: str, arguments: argparse.Namespace) -> Shape:
+    shape, conditions = SHAPES[name], arguments.conditions
+    if model in ONE_CONDITION:
+        conditions = conditions or 1
+        if arguments.device == "cpu":
+            shape = dataclasses.replace(shape, samples=min(shape.samples, MOST_SAMPLES_ON_CPU))
     return shape if conditions is None else dataclasses.replace(shape, conditions=conditions)
 
 
@@ -105,7 +109,7 @@ def one_memory(arguments: argparse.Namespace) -> float:
     else:
         (model,), (name,) = arguments.models, arguments.shapes
         lm = make_lm(model, arguments.device)
-        shape = shape_of(name, model, arguments.conditions)
+        shape = shape_of(name, model, arguments)
     lm.recompute_above = arguments.recompute_above
     if arguments.memory == "ours":
         ours = OurStep(lm, shape)
@@ -120,26 +124,43 @@ def steps_section(model: str, arguments: argparse.Namespace) -> Iterator[str]:
     """Our step over the floor, the plain way over ours, and where our time goes."""
     yield f"### {model}"
     yield ""
-    columns = ["shape", "conditions × samples", "step, s", "step / floor", "plain / step"]
+    columns = ["shape", "conditions × samples", "step, s", "step / floor"]
+    columns += ["plain / step", "careful plain / step"]
     yield f"| {' | '.join([*columns, *(f'{phase}, %' for phase in PHASES)])} |"
-    yield "|---" * (5 + len(PHASES)) + "|"
+    yield "|---" * (6 + len(PHASES)) + "|"
     lm = make_lm(model, arguments.device)
+    warm = arguments.device == "cuda" or model not in ONE_CONDITION
     for name in arguments.shapes:
-        yield step_line(lm, name, shape_of(name, model, arguments.conditions), arguments.repeats)
+        yield step_line(lm, name, shape_of(name, model, arguments), arguments.repeats, warm)
     yield ""
-    memory = []
+    yield from memory_table(model, arguments)
+
+
+def memory_table(model: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """Peak memory of a step: the plain way, ours, and ours with activations computed again."""
+    yield "Peak memory of a step beyond the model, GiB; the last two columns with `lm.recompute_above` at"
+    yield "a quarter of the tokens of all strings."
+    yield ""
+    yield "| shape | conditions × samples | plain | ours | plain / ours | ours, again | plain / that |"
+    yield "|---" * 7 + "|"
     for name in arguments.shapes:
-        shape = shape_of(name, model, arguments.conditions)
+        shape = shape_of(name, model, arguments)
         options = ["--models", model, "--shapes", name, "--conditions", str(shape.conditions)]
-        options += ["--device", arguments.device]
-        pair = [peak_memory("--memory", what, *options) for what in ("plain", "ours")]
-        memory.append(f"{name} {pair[0]:.2f} / {pair[1]:.2f} = {pair[0] / max(pair[1], 1e-3):.1f}")
-    yield f"Peak memory of a step beyond the model, plain / ours, GiB: {'; '.join(memory)}."
+        options += ["--device", arguments.device, "--memory"]
+        above = max(1, shape.conditions * shape.samples * shape.longest // 4)
+        plain, ours = peak_memory(*options, "plain"), peak_memory(*options, "ours")
+        again = peak_memory(*options, "ours", "--recompute-above", str(above))
+        cells = [name, f"{shape.conditions} × {shape.samples}", f"{plain:.2f}"]
+        for gib in (ours, again):
+            cells += [f"{gib:.2f}", f"{plain / max(gib, 1e-3):.1f}"]
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 
-def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int) -> str:
-    ours, floor, plain = OurStep(lm, shape), Floor(lm, shape), PlainStep(lm, shape)
+def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int, warm: bool) -> str:
+    """One shape's row; ``warm`` gives the plain ways a round that does not count."""
+    ours, floor = OurStep(lm, shape), Floor(lm, shape)
+    plain, careful = PlainStep(lm, shape), PlainStep(lm, shape, careful=True)
     phases: list[dict[str, float]] = []
 
     def our_step(number: int) -> None:
@@ -152,8 +173,9 @@ def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int) -> str:
         floor(ours.trajectories)
 
     seconds = alternating({"ours": our_step, "floor": bare}, repeats)
-    # The plain way is so much slower that fewer rounds tell enough.
-    beside = alternating({"ours": ours, "plain": lambda number: plain()}, max(1, repeats // 3))
+    # The plain ways are so much slower that fewer rounds tell enough.
+    contestants = {"ours": ours, "plain": lambda _: plain(), "careful": lambda _: careful()}
+    beside = alternating(contestants, max(1, repeats // 3), warm=warm)
     step = statistics.median(seconds["ours"])
     shares = [100 * statistics.median(p.get(phase, 0.0) for p in phases) / step for phase in PHASES]
     cells = [
@@ -162,6 +184,7 @@ def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int) -> str:
         f"{step:.2f}",
         _with_range(ratio(seconds["ours"], seconds["floor"])),
         _with_range(ratio(beside["plain"], beside["ours"])),
+        _with_range(ratio(beside["careful"], beside["ours"])),
         *(f"{share:.1f}" for share in shares),
     ]
     return f"| {' | '.join(cells)} |"
@@ -176,8 +199,8 @@ def _with_range(values: tuple[float, float, float]) -> str:
 
 def recompute_section(arguments: argparse.Namespace) -> Iterator[str]:
     """Time and memory where activations are computed again."""
-    model, name, conditions, above = "gpt2", "continuation", 4, 600
-    shape = shape_of(name, model, conditions)
+    model, name, conditions, above = "gpt2", "continuation", 2, 300
+    shape = dataclasses.replace(SHAPES[name], conditions=conditions)
     kept, again = make_lm(model, arguments.device), make_lm(model, arguments.device)
     again.recompute_above = above
     seconds = alternating(

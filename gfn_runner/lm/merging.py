@@ -15,6 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 def merged(model: Any) -> Iterator[None]:
     """Within it the active adapter is added to the weights of its layers; for no gradients.
 
+    Only where that pays: sums of large weights would fill memory as a second model, and there a small
+    adapter takes a small share of the time anyway.
+
     Logits differ by rounding only (fp32). Weights of lower precision stay apart from their adapter:
     rounding the sum would make another policy. So does an adapter that is switched off. Behind it
     every weight is the very tensor that it was, so that nothing is rounded twice.
@@ -22,7 +25,7 @@ def merged(model: Any) -> Iterator[None]:
     Args:
         model: of transformers, with or without a PEFT adapter.
     """
-    with torch.no_grad(), _added(model, lambda layer: True):
+    with torch.no_grad(), _added(model, _pays):
         yield
 
 
@@ -43,9 +46,24 @@ def folded(model: Any, tokens: int) -> Iterator[None]:
         yield
 
 
+# Numbers of a weight below which three calls cost more than what they compute.
+_SMALL = 1 << 18
+
+
+def _pays(layer: Any) -> bool:
+    """Whether a layer is small, or its adapter makes a quarter of its products or more."""
+    inputs, outputs = layer.in_features, layer.out_features
+    weights = inputs * outputs
+    return weights <= _SMALL or 4 * _rank(layer) * (inputs + outputs) >= weights
+
+
+def _rank(layer: Any) -> int:
+    return sum(layer.r[name] for name in _active(layer))
+
+
 def _saves(layer: Any, tokens: int) -> bool:
     """Whether a layer multiplies fewer numbers folded than apart."""
-    rank = sum(layer.r[name] for name in _active(layer))
+    rank = _rank(layer)
     inputs, outputs = layer.in_features, layer.out_features
     once = 3 * rank * inputs * outputs
     return once + tokens * inputs * outputs < tokens * 3 * rank * (inputs + outputs)

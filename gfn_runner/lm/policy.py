@@ -77,6 +77,7 @@ class LanguageModel(nn.Module):
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+        _fuse_gelu(model)
         # Transformers' models have more than nn.Module's interface.
         self.model: Any = model
         self.tokenizer = tokenizer
@@ -306,6 +307,20 @@ class LanguageModel(nn.Module):
         self._save(parent, _ANSWERS)
         (parent / _ANSWERS).rename(folder)
         shutil.rmtree(parent)
+
+
+def _fuse_gelu(model: nn.Module) -> None:
+    """Let torch compute the tanh form of GELU of GPT-2 and GPT-J, which transformers writes out.
+
+    The function is the same to rounding (2e-7); written out it keeps five tensors of the width of the MLP
+    for the backward pass, where torch's keeps its input.
+    """
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:

@@ -314,8 +314,39 @@ def packed_prefixes(
     which a string cannot end have no branch.
     """
     trajectories, (contexts, suffixes) = _used_conditions(trajectories, contexts, suffixes)
+    prompts = lm.prefill(contexts)
+    # Logits of trunk and branches are the largest array of a step: some rows at a time.
+    n_branch = max(map(len, suffixes)) - 1
+    branches = rule.terminable_BS(trajectories).sum(dim=1).max() if n_branch else 0
+    n_read = trajectories.token_BT.shape[1] + int(branches) * n_branch
+    pieces = [
+        _wider(
+            _packed_rows(lm, prompts, suffixes, trajectories.rows(index_N), rule),
+            trajectories.token_BT.shape[1] + 1,
+            float("-inf"),
+        )
+        for index_N in torch.arange(len(trajectories), device=lm.device).split(
+            max(1, _logits_at_once(lm.device) // (lm.vocab_size * max(1, n_read)))
+        )
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _logits_at_once(device: torch.device) -> int:
+    """Numbers that a forward without gradients may have as logits: 128 MiB on a CPU, 2 GiB on a GPU."""
+    return 1 << (25 if device.type == "cpu" else 29)
+
+
+def _packed_rows(
+    lm: LanguageModel,
+    prompts: PromptCache,
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """:func:`packed_prefixes` of rows that share a forward, behind contexts that have been read."""
     suffix_BM, suffix_mask_BM = _padded_suffixes(suffixes, trajectories, lm.device)
-    prompt = lm.prefill(contexts).select(trajectories.condition_B)
+    prompt = prompts.select(trajectories.condition_B)
     first_B1V = prompt.last_logits_NV[:, None]
     n_tokens = trajectories.token_BT.shape[1]
     terminable_BS = rule.terminable_BS(trajectories)

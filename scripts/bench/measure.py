@@ -18,14 +18,14 @@ SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
 
 
 def alternating(
-    contestants: Mapping[str, Callable[[int], object]], repeats: int
+    contestants: Mapping[str, Callable[[int], object]], repeats: int, *, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant, one after the other in every round; the first round warms up.
+    """Seconds of each contestant, one after the other in every round; a first round warms up if ``warm``.
 
     What disturbs the machine for a while disturbs all of them, so that ratios keep their meaning.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(repeats + 1):
+    for number in range(0 if warm else 1, repeats + 1):
         for name, run in contestants.items():
             began = time.perf_counter()
             run(number)

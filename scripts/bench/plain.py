@@ -1,7 +1,9 @@
 """The plain way of the same step: what most code does, for comparison.
 
-Gradients flow through sampling with a cache, the reward of every prefix is a forward of its own, and a
-micro-batch holds one condition. The loss is the program's own; the numbers are those of its packed way.
+Gradients flow through sampling with a cache, the reward of every prefix is a forward of its own (also of
+those at which no string may end, whose rewards are put aside behind it), and a micro-batch holds one
+condition. The loss is the program's own; the numbers are those of its packed way. A careful plain way
+leaves out the forwards whose rewards nobody reads.
 """
 
 from __future__ import annotations
@@ -18,9 +20,14 @@ from gfn_runner.trajectories import PolicyScores, Trajectories
 
 
 class PlainStep:
-    """One optimizer step, one condition at a time."""
+    """One optimizer step, one condition at a time.
 
-    def __init__(self, lm: LanguageModel, shape: Shape):
+    Args:
+        careful: score only prefixes at which a string may end.
+    """
+
+    def __init__(self, lm: LanguageModel, shape: Shape, careful: bool = False):
+        self.careful = careful
         self.lm, self.shape, self.model = lm, shape, lm.model
         self.task = make_task(shape)
         self.conditions = make_conditions(shape, lm.vocab_size)
@@ -102,7 +109,7 @@ class PlainStep:
         columns = []
         with self.lm.base():
             for state in range(terminable_BS.shape[1]):
-                if not terminable_BS[:, state].any():
+                if self.careful and not terminable_BS[:, state].any():
                     columns.append(torch.full((rows,), -torch.inf, device=device))
                     continue
                 ids = torch.cat([context_BP, trajectories.token_BT[:, :state], suffix_BM], dim=1)
