@@ -6,9 +6,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfn_runner.commandline import (
     CONF,
@@ -28,6 +28,10 @@ from gfn_runner.ranks import (
     started_rank,
     together,
 )
+
+if TYPE_CHECKING:
+    from gfn_runner.build import Experiment
+    from gfn_runner.tasks.base import ConditionSamples
 
 logger = logging.getLogger(__name__)
 
@@ -164,12 +168,15 @@ def _train_and_evaluate(
     from gfn_runner.rounds import train
 
     experiment = build(config, folder)
+    trains = config.baseline is None or config.baseline.lightning_module is not None
+    metrics: dict[str, float] = {}
     try:
-        metrics = train(config, experiment, folder, checkpoint)
-        if is_first():
-            experiment.module.lm.save_adapter(folder / "adapter")
+        if trains:
+            metrics = train(config, experiment, folder, checkpoint)
+            if is_first():
+                experiment.module.lm.save_adapter(folder / "adapter")
         with explained("evaluation"):
-            metrics |= _evaluate(config, experiment, folder)
+            metrics |= _evaluate(config, experiment, folder, trains)
     finally:
         _finish_loggers()
     metrics |= experiment.log.latest | _run_facts(config, started, experiment.trainer.global_step)
@@ -206,7 +213,7 @@ def _evaluated_at(folder: Path) -> int:
 
 
 # What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
-_FIXED = ("task", "objective._target_", "lm.name", "lm.lora", "seed", "sampling.conditions")
+_FIXED = ("task", "objective._target_", "baseline", "lm.name", "lm.lora", "seed", "sampling.conditions")
 
 
 def _refuse_other_run(config: RunConfig, folder: Path) -> None:
@@ -265,54 +272,80 @@ def _last_of_each(lines: Sequence[str]) -> list[str]:
     return list(latest.values())
 
 
-def _evaluate(config: RunConfig, experiment: Any, folder: Path) -> dict[str, float]:
-    """Final evaluation of policy and base model; writes ``samples*.jsonl``."""
-    from gfn_runner.baselines.rows import baseline_rows
-    from gfn_runner.evaluation import limited
+def _evaluate(
+    config: RunConfig, experiment: Experiment, folder: Path, trained: bool
+) -> dict[str, float]:
+    """Final evaluation of what was trained and of the rows below it; writes ``samples*.jsonl``."""
     from gfn_runner.measures import measure
     from gfn_runner.optional_measures import optional_measures
-    from gfn_runner.report.samples import (
-        write_demonstrations,
-        write_sample_table,
-        write_samples,
-    )
+    from gfn_runner.report.samples import write_demonstrations, write_sample_table, write_samples
     from gfn_runner.report.table import row_labels
 
-    if is_first():
-        print("final evaluation: policy, then base model", flush=True)
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
     data.final = experiment.evaluation.final = module.final = True
-    experiment.trainer.validate(module, datamodule=data, verbose=False)
-    write_demonstrations(folder / "demonstrations.jsonl", module, config.data.train, options)
-    conditions = limited(data.evaluation_conditions(), options.baseline_limit)
-    temperature = module.reward_temperature
-    rows = baseline_rows(
-        module.lm,
-        config.task,
-        module.evaluation_rule,
-        conditions,
-        options,
-        seed=config.seed,
-        temperature=temperature,
-    )
-    if not is_first():
-        for _ in rows:
-            pass  # its share of the drawing
-        return {}
-    own = experiment.evaluation.samples
-    measured = experiment.evaluation.metrics | optional_measures(own, options)
-    metrics = {f"final/{name}": value for name, value in measured.items()}
-    write_samples(folder / "samples.jsonl", own)
-    shown = {"final": own}
-    for name, samples in rows:
+    metrics: dict[str, float] = {}
+    shown = {}
+    if trained:
+        if is_first():
+            print("final evaluation: policy, then base model", flush=True)
+        experiment.trainer.validate(module, datamodule=data, verbose=False)
+        if config.baseline is None:
+            write_demonstrations(
+                folder / "demonstrations.jsonl", module, config.data.train, options
+            )
+        if is_first():
+            own = experiment.evaluation.samples
+            measured = experiment.evaluation.metrics | optional_measures(own, options)
+            metrics = {f"final/{name}": value for name, value in measured.items()}
+            write_samples(folder / "samples.jsonl", own)
+            shown["final"] = own
+    temperature = module.reward_temperature if trained else _final_temperature(config)
+    for name, samples in _rows(config, experiment, temperature):
+        if not is_first():
+            continue  # its share of the drawing
         shown[name] = samples
         write_samples(folder / f"samples_{name}.jsonl", samples)
         measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
         measured |= optional_measures(samples, options)
         metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
-    labels = row_labels(metrics)
-    write_sample_table(folder / "samples.md", {labels[name]: s for name, s in shown.items()})
+    if is_first():
+        labels = row_labels(metrics)
+        named = {labels.get(name, name): samples for name, samples in shown.items()}
+        write_sample_table(folder / "samples.md", named)
     return metrics
+
+
+def _final_temperature(config: RunConfig) -> float:
+    """Reward temperature at which a policy of this config would end."""
+    return config.callbacks.tempering(config.total_steps)
+
+
+def _rows(
+    config: RunConfig, experiment: Experiment, temperature: float
+) -> Iterator[tuple[str, list[ConditionSamples]]]:
+    """What stands below a policy, or what a baseline does that trains none."""
+    from gfn_runner.baselines.methods import Drawing
+    from gfn_runner.baselines.rows import baseline_rows
+    from gfn_runner.evaluation import limited
+
+    module, options = experiment.module, config.callbacks.evaluation
+    conditions = limited(experiment.data.evaluation_conditions(), options.baseline_limit)
+    drawing = Drawing(
+        module.lm,
+        config.task,
+        module.evaluation_rule,
+        conditions,
+        options,
+        config.seed,
+        temperature,
+    )
+    if config.baseline is None or config.baseline.lightning_module is not None:
+        yield from baseline_rows(drawing)
+        return
+    for name, samples in config.baseline.rows(drawing):
+        if is_first():
+            print(f"evaluated: {name}", flush=True)
+        yield name, samples
 
 
 def _run_facts(config: RunConfig, started: float, steps: int) -> dict[str, float]:
@@ -331,7 +364,7 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
 
     from gfn_runner.loggers import jsonable
     from gfn_runner.report.figures import draw_all
-    from gfn_runner.report.table import result_table
+    from gfn_runner.report.table import result_table, row_labels
 
     flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
     unfinished = folder / "metrics.json.part"
@@ -339,16 +372,19 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     unfinished.replace(folder / "metrics.json")
     draw_all(folder)
     console = Console()
-    console.print(result_table(config.task, metrics))
+    method = "this run" if config.baseline is None else config.baseline.label
+    console.print(result_table(config.task, metrics, method))
     console.print(
         f"{metrics['run/steps']:.0f} optimizer steps, {metrics['run/minutes']:.1f} minutes, "
         f"{metrics['run/peak_memory_gib']:.2f} GiB of memory at most"
     )
     console.print(f"everything is in {folder}", soft_wrap=True)
+    # Without training it is the first row that stands for the run.
+    row = next(iter(row_labels(metrics)), "final")
     values = [
         value
         for name, value in metrics.items()
-        if config.task.headline and name.startswith(f"final/{config.task.headline[0]}/")
+        if config.task.headline and name.startswith(f"{row}/{config.task.headline[0]}/")
     ]
     return sum(values) / len(values) if values else None
 

@@ -34,10 +34,10 @@ from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.lm.sharding import leave_to_shards, shard
 from gfn_runner.loggers import JsonLinesLogger, wandb_logger
 from gfn_runner.module import GFlowNetModule
+from gfn_runner.objectives import VarGradTB
 from gfn_runner.phases import explained
 from gfn_runner.ranks import cluster_environment, is_first
 from gfn_runner.settings import TrainerSettings
-from gfn_runner.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,35 @@ def build(config: RunConfig, folder: Path) -> Experiment:
     with explained("load"):
         lm = _model(config)
         load_answers(lm, folder)
-    module = _module_class(config.task)(
+    data = config.data
+    options: dict[str, Any] = {"objective": config.objective}
+    if config.baseline is not None:
+        data = replace(data, train=config.baseline.trained_on(config.task, data.train))
+        # It has no φ to balance: no log Z is to be learnt.
+        options["objective"] = VarGradTB()
+        if config.baseline.lightning_module is not None:
+            options["baseline"] = config.baseline
+    module = _module_class(config)(
         config.task,
         lm,
-        config.objective,
-        conditions=list(config.data.train),
+        conditions=list(data.train),
         sampling=config.sampling,
         optim=config.optim,
         evaluation=config.callbacks.evaluation,
         max_steps=config.trainer.max_steps,
         seed=config.seed,
         rounds=config.em.rounds,
+        **options,
     )
-    data = ConditionData(
-        config.data,
+    batches = ConditionData(
+        data,
         config.callbacks.evaluation,
         batch_size=config.sampling.conditions,
         seed=config.seed,
     )
     if lm.lockstep is not None:
         leave_to_shards(module)
-    return _assemble(config, folder, lm, module, data)
+    return _assemble(config, folder, lm, module, batches)
 
 
 def _model(config: RunConfig) -> LanguageModel:
@@ -109,12 +117,15 @@ def _model(config: RunConfig) -> LanguageModel:
     return lm
 
 
-def _module_class(task: Task) -> type[GFlowNetModule]:
-    """The Lightning module that the task names."""
-    module_name, _, class_name = task.lightning_module.rpartition(".")
+def _module_class(config: RunConfig) -> type[GFlowNetModule]:
+    """The Lightning module that the baseline names, or the task."""
+    path = config.task.lightning_module
+    if config.baseline is not None:
+        path = config.baseline.lightning_module or path
+    module_name, _, class_name = path.rpartition(".")
     kind = getattr(importlib.import_module(module_name), class_name)
     if not issubclass(kind, GFlowNetModule):
-        raise TypeError(f"{task.lightning_module} of task {task.name} is no GFlowNetModule")
+        raise TypeError(f"{path} is no GFlowNetModule")
     return kind
 
 

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as settings
 from rapidfuzz import process
 
+from gfn_runner.baselines.methods import Baseline
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.objectives import Objective
@@ -60,6 +61,7 @@ class RunConfig:
     Attributes:
         task: data, posterior, answers, metrics.
         objective: weights on pairs of φ.
+        baseline: what is done in place of GFlowNet training; ``None`` for that.
         lm, sampling, optim, em, trainer, logger, callbacks: see their classes.
         seed: of everything random.
         output: folder of all runs.
@@ -76,6 +78,7 @@ class RunConfig:
 
     task: Task
     objective: Objective
+    baseline: Baseline | None
     lm: LMSettings
     sampling: SamplingSettings
     optim: OptimSettings
@@ -103,12 +106,15 @@ class RunConfig:
         """Plain containers, every default filled in; what ``config.yaml`` of a run holds."""
         plain = {name: _plain(getattr(self, name)) for name in _ORDER}
         for name in _POLYMORPHIC:
+            if plain[name] is None:
+                continue
             kind = type(getattr(self, name))
             plain[name] = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **plain[name]}
         return plain
 
 
-_POLYMORPHIC: dict[str, type] = {"task": Task, "objective": Objective}
+_POLYMORPHIC: dict[str, type] = {"task": Task, "objective": Objective, "baseline": Baseline}
+_OPTIONAL = {"baseline"}
 _SECTIONS: dict[str, type] = {
     "lm": LMSettings,
     "sampling": SamplingSettings,
@@ -129,7 +135,7 @@ _SCALARS: dict[str, Any] = {
     "n": Annotated[int, Field(ge=1)],
     "answers": tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...],
 }
-_ORDER = ("task", "objective", *_SECTIONS, *_SCALARS)
+_ORDER = (*_POLYMORPHIC, *_SECTIONS, *_SCALARS)
 
 Source = Callable[[str], str]
 
@@ -154,6 +160,9 @@ def check(
     for name in config.keys() - set(_ORDER):
         problems.append(_unknown(name, name, list(_ORDER)))
     for name, base in _POLYMORPHIC.items():
+        if name in _OPTIONAL and config.get(name) is None:
+            parts[name] = None
+            continue
         _collect(parts, problems, name, partial(_build, name, config.get(name), base))
     for name, kind in {**_SECTIONS, **_SCALARS}.items():
         if name in config:
@@ -168,7 +177,9 @@ def check(
     if "task" in parts and not any(p.where.startswith("task") for p in problems):
         load = _load if needs_data else _load_if_possible
         _collect(parts, problems, "data", lambda: load(parts["task"], parts.get("seed", 0)))
-    if {"data", "em"} <= parts.keys():
+    if {"data", "baseline", "em"} <= parts.keys() and parts["baseline"] is not None:
+        problems += _baseline_problems(parts)
+    elif {"data", "em"} <= parts.keys():
         problems += em_problems(parts["em"], parts["data"].train)
     if problems:
         raise UserError([_with_source(problem, source) for problem in problems])
@@ -271,6 +282,26 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _sharding_problems(parts["lm"], parts["em"])
     if "mode" in parts:
         yield from _mode_problems(parts)
+
+
+def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
+    """What of task and settings a baseline cannot do."""
+    baseline = parts["baseline"]
+    yield from baseline.unfit(parts["task"], parts["data"])
+    name = baseline.label
+    if parts["em"].rounds:
+        yield Problem(
+            "em.rounds", f"given {parts['em'].rounds} with {name}", "0, or no baseline", "em=off"
+        )
+    if "callbacks" in parts and parts["callbacks"].replay.probability > 0:
+        yield Problem(
+            "callbacks.replay.probability",
+            f"given {parts['callbacks'].replay.probability} with {name}, which learns from no buffer",
+            "0",
+            "callbacks/replay=off",
+        )
+    if parts.get("resume") is not None and baseline.lightning_module is None:
+        yield Problem("resume", f"given with {name}, which trains nothing", "a new run")
 
 
 def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,10 @@ from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
 
+# Strings for conditions: (conditions, how many each, temperature, generator) → trajectories, whose
+# ``condition_B`` indexes the conditions; neighbours belong to one condition.
+Draw = Callable[[Sequence[Condition], int, float, torch.Generator], Trajectories]
+
 
 def draw_answers(
     lm: LanguageModel,
@@ -31,6 +35,7 @@ def draw_answers(
     generator: torch.Generator,
     *,
     temperature: float = 1.0,
+    draw: Draw | None = None,
 ) -> list[ConditionSamples]:
     """Sample each condition as the model is switched now, and score the singles.
 
@@ -42,6 +47,8 @@ def draw_answers(
         options: how many samples at which temperature.
         generator: of the model's device.
         temperature: of the singles. Their log q stays the one at temperature 1.
+        draw: of votes and singles, in place of sampling token by token; it may give other numbers of
+            strings than it is asked for.
     """
     results: list[ConditionSamples] = []
     if world() > 1:
@@ -52,7 +59,7 @@ def draw_answers(
     with lm.in_step():
         for start in range(0, len(own), options.batch):
             part = own[start : start + options.batch]
-            results += _draw_batch(lm, task, rule, part, options, generator, temperature)
+            results += _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
     return [samples for share in gathered(results) for samples in share]
 
 
@@ -65,23 +72,26 @@ def _draw_batch(
     options: EvaluationSettings,
     generator: torch.Generator,
     temperature: float,
+    draw: Draw | None,
 ) -> list[ConditionSamples]:
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
 
-    def draw(n: int, at: float) -> Trajectories:
+    def drawn_at(n: int, at: float) -> Trajectories:
+        if draw is not None:
+            return draw(conditions, n, at, generator)
         return draw_many(lm, task, rule, prompts, n, options.rows, generator, temperature=at)
 
-    votes = draw(options.votes, options.vote_temperature) if options.votes else None
-    singles = draw(options.singles, temperature)
+    votes = drawn_at(options.votes, options.vote_temperature) if options.votes else None
+    singles = drawn_at(options.singles, temperature)
     greedy = _greedy(lm, task, rule, prompts) if task.draws_greedy else None
     vote_texts = _texts(lm, votes, len(conditions))
     single_texts = _texts(lm, singles, len(conditions))
     greedy_texts = _texts(lm, greedy, len(conditions))
     columns = string_scores(lm, task, rule, conditions, singles)
     likelihood_B = base_log_likelihood(lm, rule, conditions, singles)
-    drawn = []
+    counts, end, drawn = singles.condition_B.bincount(minlength=len(conditions)).tolist(), 0, []
     for place, condition in enumerate(conditions):
-        rows = slice(place * options.singles, (place + 1) * options.singles)
+        rows = slice(end, end := end + counts[place])
         log_reward, log_pf, terms = (column[rows].tolist() for column in columns)
         # Where conditions differ in their number of terms, the table is as wide as the longest.
         terms = [row[: len(condition.terms)] for row in terms]

@@ -62,8 +62,11 @@ def jsonable(value: float) -> float | None:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
 
-    A last line that was cut off by a crash is passed over.
+    A last line that was cut off by a crash is passed over. None where there is no file, as of a run that
+    trains nothing.
     """
+    if not path.is_file():
+        return []
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -200,8 +200,8 @@ class GFlowNetModule(L.LightningModule):
         for place, values in begun.items():
             self.log_z[place] = sum(values) / len(values)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        options = self.optim
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, with learning rates of its own where it has them."""
         groups: list[dict[str, Any]] = [{"params": list(self.lm.trainable().values())}]
         if self.objective.needs_log_z:
             groups.append(
@@ -211,6 +211,10 @@ class GFlowNetModule(L.LightningModule):
                     "weight_decay": 0.0,
                 }
             )
+        return groups
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        options, groups = self.optim, self.parameter_groups()
         optimizer = torch.optim.AdamW(
             groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )

@@ -1,4 +1,4 @@
-"""The base model that answers at once: the likeliest of the task's answers right after the prompt."""
+"""A model that answers at once: the likeliest of the task's answers right after the prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answer_directly(
     """Score the task's direct choices behind ``shots`` labelled examples; nothing is sampled.
 
     Args:
-        lm: its bare base model answers.
+        lm: answers as it is switched now: the bare base model within ``lm.base()``.
         task: gives direct choices for every condition.
         rule: of the strings.
         conditions: cut into batches of ``batch`` here.
@@ -53,11 +53,10 @@ def answer_directly(
         choices = [[lm.encode(text) for text in task.direct_choices(c)] for c in part]
         none: list[tuple[()]] = [()] * len(part)
         empty = Trajectories.from_rows(none, none, range(len(part)), lm.device)
-        with lm.base():
-            columns = [
-                score_suffixes(lm, contexts, texts, empty, rule)
-                for texts in zip(*choices, strict=True)
-            ]
+        columns = [
+            score_suffixes(lm, contexts, texts, empty, rule)
+            for texts in zip(*choices, strict=True)
+        ]
         rows = torch.stack(columns, dim=1).tolist()
         results += [_as_samples(c, row) for c, row in zip(part, rows, strict=True)]
     return results

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gfn_runner.baselines.methods import Drawing, Rows
 from gfn_runner.evaluation import draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
@@ -49,7 +50,85 @@ def resample_base_model(
     ]
 
 
-def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -> ConditionSamples:
+def resampled_rows(
+    drawing: Drawing, numbers: Sequence[int], *, answers_known: bool = False
+) -> Rows:
+    """For every number n of draws: ``best_of_n``, the likeliest under R, and ``resampled_n``.
+
+    What is kept of n draws are ``options.singles`` strings and ``options.votes`` more for the vote, by
+    importance; of the best there is one, which votes alone. All numbers share the same draws, of which
+    they use the first n: the rows differ by compute alone.
+
+    Args:
+        drawing: of the evaluation.
+        numbers: of draws.
+        answers_known: whether R knows the answer of the question that is asked; a test question's is not.
+    """
+    d = drawing
+    asked = list(d.conditions) if answers_known else [d.task.without_answer(c) for c in d.conditions]
+    many = dataclasses.replace(d.options, singles=max(numbers), votes=0)
+    generator = torch_generator_for(d.lm.device, "resampling", d.seed)
+    with d.lm.base():
+        drawn = draw_answers(d.lm, d.task, d.rule, asked, many, generator)
+
+    def told(samples: Sequence[ConditionSamples]) -> list[ConditionSamples]:
+        """Samples of the conditions as they are; log R of another posterior is none of theirs."""
+        return [
+            s if c is a else dataclasses.replace(s, condition=c, log_reward=(), log_pf=())
+            for s, a, c in zip(samples, asked, d.conditions, strict=True)
+        ]
+
+    for n in numbers:
+        first = [_some(samples, range(n)) for samples in drawn]
+        yield f"best_of_{n}", told([_best(samples) for samples in first])
+        kept = [
+            _kept(s, d.options.singles, seed=d.seed, temperature=d.temperature, votes=d.options.votes)
+            for s in first
+        ]
+        yield f"resampled_{n}", told(kept)
+
+
+def _best(samples: ConditionSamples) -> ConditionSamples:
+    """The one string with the largest log R, also as the only vote."""
+    best = max(range(len(samples.log_reward)), key=samples.log_reward.__getitem__)
+    one = _some(samples, [best])
+    # It is drawn by no density that could be written down.
+    return dataclasses.replace(one, votes=one.singles, vote_answer_log_probs=one.answer_log_probs)
+
+
+_COLUMNS = (
+    "singles",
+    "log_reward",
+    "log_pf",
+    "log_likelihood",
+    "term_log_probs",
+    "answer_log_probs",
+)
+
+
+def _some(samples: ConditionSamples, places: Sequence[int]) -> ConditionSamples:
+    """Some of the singles; nothing that was drawn or scored beside them."""
+    columns: dict[str, Any] = {
+        name: [values[i] for i in places] if (values := getattr(samples, name)) else ()
+        for name in _COLUMNS
+    }
+    return dataclasses.replace(
+        samples,
+        votes=(),
+        vote_answer_log_probs=(),
+        greedy=None,
+        greedy_answer_log_probs=(),
+        # The support was scored under the base model, which is not what is shown.
+        support_log_reward=(),
+        support_log_pf=(),
+        **columns,
+    )
+
+
+def _kept(
+    samples: ConditionSamples, n: int, *, seed: int, temperature: float, votes: int = 0
+) -> ConditionSamples:
+    """``n`` singles and ``votes`` votes, drawn with replacement by R^(1/T) / p."""
     phi_N = torch.tensor(samples.log_reward) / temperature - torch.tensor(samples.log_pf)
     phi_N = phi_N.masked_fill(~phi_N.isfinite(), -math.inf)
     if phi_N.isneginf().all():
@@ -57,21 +136,16 @@ def _kept(samples: ConditionSamples, n: int, *, seed: int, temperature: float) -
     rng = rng_for("resampling", seed, samples.condition.key)
     weight_N = phi_N.double().softmax(dim=0)
     chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=n)
-    columns: dict[str, Any] = {
-        name: [values[i] for i in chosen] if (values := getattr(samples, name)) else ()
-        for name in (
-            "singles",
-            "log_reward",
-            "log_likelihood",
-            "term_log_probs",
-            "answer_log_probs",
-        )
-    }
+    voting = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=votes) if votes else []
     # The density of what is kept: that of the posterior, with Z as the draws estimate it.
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))
     log_pf = [samples.log_reward[i] / temperature - log_z for i in chosen]
-    # The support was scored under the base model, which is not what is shown.
     ess = 1 / float(weight_N.square().sum()) / len(phi_N)
-    columns |= {"support_log_reward": (), "support_log_pf": ()}
-    columns |= {"greedy": None, "greedy_answer_log_probs": ()}
-    return dataclasses.replace(samples, votes=(), log_pf=log_pf, draws_ess=ess, **columns)
+    answers = samples.answer_log_probs
+    return dataclasses.replace(
+        _some(samples, chosen),
+        log_pf=log_pf,
+        draws_ess=ess,
+        votes=[samples.singles[i] for i in voting],
+        vote_answer_log_probs=[answers[i] for i in voting] if answers else (),
+    )

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 
 from gfn_runner.baselines.direct import answer_directly, answers_directly
-from gfn_runner.baselines.prompting import prompt_base_model
+from gfn_runner.baselines.methods import Drawing, Rows
+from gfn_runner.baselines.prompting import few_shot_conditions, prompt_base_model
 from gfn_runner.baselines.resampling import resample_base_model
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.types import Condition
+
+logger = logging.getLogger(__name__)
 
 
-def baseline_rows(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
-    *,
-    seed: int,
-    temperature: float,
-) -> Iterator[tuple[str, list[ConditionSamples]]]:
-    """Name and samples of every baseline that the settings ask for, one after the other.
-
-    Args:
-        lm, task, rule, conditions, options: as for the policy.
-        seed: of everything drawn.
-        temperature: reward temperature of the posterior that resampling aims at.
-    """
-    at_once = answers_directly(task, conditions)
-    for shots in options.shots(task):
-        if at_once:
-            yield (
-                f"direct_{shots}_shot",
-                answer_directly(
-                    lm, task, rule, conditions, shots=shots, batch=options.batch, seed=seed
-                ),
+def shot_rows(drawing: Drawing, shots: Sequence[int]) -> Rows:
+    """The base model behind numbers of worked examples; those that its context cannot hold are left out."""
+    d = drawing
+    at_once = answers_directly(d.task, d.conditions)
+    for k in shots:
+        too_long = _beyond_context(d, k)
+        if too_long:
+            logger.warning(
+                "no row of %d worked examples: with them a prompt is up to %d tokens too long for the model",
+                k,
+                too_long,
             )
+            continue
+        if at_once:
+            with d.lm.base():
+                answers = answer_directly(
+                    d.lm, d.task, d.rule, d.conditions, shots=k, batch=d.options.batch, seed=d.seed
+                )
+            yield f"direct_{k}_shot", answers
         # Labelled examples show how to answer, and not how to write a sample.
-        if not (at_once and shots):
-            drawn = prompt_base_model(lm, task, rule, conditions, options, shots=shots, seed=seed)
-            yield f"base_{shots}_shot", drawn
-    for at in options.baseline_temperatures:
+        if not (at_once and k):
+            drawn = prompt_base_model(
+                d.lm, d.task, d.rule, d.conditions, d.options, shots=k, seed=d.seed
+            )
+            yield f"base_{k}_shot", drawn
+
+
+def _beyond_context(d: Drawing, shots: int) -> int:
+    """Tokens by which the longest prompt with its string exceeds the model's context; 0 if it does not."""
+    if d.lm.context_length is None:
+        return 0
+    prompted = few_shot_conditions(d.task, d.conditions, shots, d.seed)
+    longest = max(len(d.lm.encode_prompt(condition.prompt)) for condition in prompted)
+    return max(0, longest + d.rule.max_len + 1 - d.lm.context_length)
+
+
+def baseline_rows(drawing: Drawing) -> Rows:
+    """Name and samples of every row of the base model that the settings ask for, one after the other."""
+    d = drawing
+    yield from shot_rows(d, d.options.shots(d.task))
+    for at in d.options.baseline_temperatures:
         drawn = prompt_base_model(
-            lm, task, rule, conditions, options, shots=0, seed=seed, temperature=at
+            d.lm, d.task, d.rule, d.conditions, d.options, shots=0, seed=d.seed, temperature=at
         )
         yield f"base_at_T{at:g}", drawn
-    if options.resampled:
+    if d.options.resampled:
         drawn = resample_base_model(
-            lm, task, rule, conditions, options, seed=seed, temperature=temperature
+            d.lm, d.task, d.rule, d.conditions, d.options, seed=d.seed, temperature=d.temperature
         )
         yield "resampled", drawn

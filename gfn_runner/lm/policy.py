@@ -25,6 +25,8 @@ from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
 _POLICY, _ANSWERS = "default", "answers"
+# That of another run's policy, for as long as it writes.
+_OTHER = "other"
 
 
 @dataclass
@@ -180,6 +182,30 @@ class LanguageModel(nn.Module):
         self.model.set_adapter(name)
         for parameter, needs in zip(adapters, wanted, strict=True):
             parameter.requires_grad_(needs)
+
+    @contextlib.contextmanager
+    def adapter_of(self, folder: Path) -> Iterator[None]:
+        """Within it the policy is that of an adapter in PEFT format, of any rank; nothing of it stays."""
+        with _explained_adapter(folder):
+            self.model.load_adapter(str(folder), _OTHER, is_trainable=False)
+        before = self.model.active_adapter
+        self._activate(_OTHER)
+        try:
+            yield
+        finally:
+            self._activate(before)
+            self.model.delete_adapter(_OTHER)
+
+    @contextlib.contextmanager
+    def final_states(self) -> Iterator[list[Tensor]]:
+        """Within it the vectors that the output layer reads are kept, one tensor (N, Q, H) a forward."""
+        kept: list[Tensor] = []
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        try:
+            yield kept
+        finally:
+            hook.remove()
 
     @property
     def has_answer_adapter(self) -> bool:

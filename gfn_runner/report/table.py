@@ -14,24 +14,28 @@ from gfn_runner.tasks.base import Task
 WIDTH = 80
 
 
-def result_table(task: Task, metrics: Mapping[str, float]) -> Table | Group:
+def result_table(
+    task: Task, metrics: Mapping[str, float], method: str = "this run"
+) -> Table | Group:
     """Headline metrics per evaluation set: one table, or one a set where that would be too wide.
 
     Args:
         task: names headline metrics and published rows.
         metrics: flat, with a row's prefix: ``final/``, ``base_<k>_shot/`` and so on.
+        method: what the run's own row is called.
     """
+    first = next(iter(row_labels(metrics)), "final")
     names = [
-        name.removeprefix("final/")
+        name.removeprefix(f"{first}/")
         for headline in task.headline
         for name in metrics
-        if name.startswith(f"final/{headline}/")
+        if name.startswith(f"{first}/{headline}/")
     ]
     groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
-    widest = max(map(len, row_labels(metrics).values()), default=0)
+    widest = max(map(len, row_labels(metrics, method).values()), default=0)
     needed = widest + sum(1 + max(map(len, _header(name).split())) for name in names)
     if needed <= WIDTH or len(groups) < 2:
-        return _table(task, metrics, names, task.name)
+        return _table(task, metrics, names, task.name, method)
     return Group(
         *(
             _table(
@@ -39,13 +43,16 @@ def result_table(task: Task, metrics: Mapping[str, float]) -> Table | Group:
                 metrics,
                 [n for n in names if n.endswith(f"/{group}")],
                 f"{task.name}, {group}",
+                method,
             )
             for group in groups
         )
     )
 
 
-def _table(task: Task, metrics: Mapping[str, float], names: Sequence[str], title: str) -> Table:
+def _table(
+    task: Task, metrics: Mapping[str, float], names: Sequence[str], title: str, method: str
+) -> Table:
     shares = any(map(_is_share, names))
     intervals = any(f"final/{n.replace('/', '_low/', 1)}" in metrics for n in names)
     explained = ": shares in %" if shares else ""
@@ -54,7 +61,7 @@ def _table(task: Task, metrics: Mapping[str, float], names: Sequence[str], title
     table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(_header(name).replace(" ", "\n"), justify="right", no_wrap=True)
-    for number, (prefix, label) in enumerate(row_labels(metrics).items()):
+    for number, (prefix, label) in enumerate(row_labels(metrics, method).items()):
         cells = (_cell(metrics, f"{prefix}/{name}") for name in names)
         table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
@@ -72,10 +79,21 @@ def _header(name: str) -> str:
     return f"{short} {group}".replace("_", " ")
 
 
-def row_labels(metrics: Mapping[str, float]) -> dict[str, str]:
+_DECODERS = {
+    "greedy": "greedy",
+    "beam": "beam search",
+    "diverse_beam": "diverse beam search",
+    "sampling": "sampling",
+    "tempered": "tempered sampling",
+    "nucleus": "nucleus sampling",
+    "top_k": "top-k sampling",
+}
+
+
+def row_labels(metrics: Mapping[str, float], method: str = "this run") -> dict[str, str]:
     """Prefix of each row's metrics, in the order of the table, to what the row is called."""
     found = dict.fromkeys(name.partition("/")[0] for name in metrics)
-    labels = {"final": "this run"}
+    labels = {"final": method}
     if "e_step" in found:
         labels = {"final": "E + M", "e_step": "E-step"}
     kept = {prefix: label for prefix, label in labels.items() if prefix in found}
@@ -88,6 +106,15 @@ def row_labels(metrics: Mapping[str, float]) -> dict[str, str]:
             kept[prefix] = f"base model at once, {at[1]}-shot"
     if "resampled" in found:
         kept["resampled"] = "exact, by resampling"
+    for decoder, label in _DECODERS.items():
+        for prefix in found:
+            if at := re.fullmatch(rf"{decoder}(?:_x(\d+))?", prefix):
+                kept[prefix] = f"{label}, {at[1]} × compute" if at[1] else label
+    for kind, label in (("best_of", "best of"), ("resampled", "resampled from")):
+        numbers = sorted(int(m[1]) for p in found if (m := re.fullmatch(rf"{kind}_(\d+)", p)))
+        kept |= {f"{kind}_{n}": f"{label} {n}" for n in numbers}
+    if "exact" in found:
+        kept["exact"] = "exact"
     return kept
 
 

@@ -171,6 +171,10 @@ class Task(ABC):
         """Texts whose tokens may not be written."""
         return ()
 
+    def targets(self, condition: Condition) -> Sequence[str]:
+        """What supervised fine-tuning is to learn to write for a condition; empty where nothing is known."""
+        return condition.demonstrations
+
     def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:
         """How the base model writes demonstrations of a training condition, or ``None``.
 
@@ -218,6 +222,13 @@ class Task(ABC):
             texts: single samples of the condition, for tasks whose answers are found in them.
         """
         return ()
+
+    def without_answer(self, condition: Condition) -> Condition:
+        """The condition with a posterior that does not speak of its answer, as a test question is asked.
+
+        Itself where the answer is no part of the posterior, or given to the policy too.
+        """
+        return condition
 
     def support(self, condition: Condition) -> Sequence[str]:
         """All strings that matter, where the space is small enough to list: for exact distances."""

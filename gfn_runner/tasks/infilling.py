@@ -137,6 +137,10 @@ class Infilling(Task):
             facts={**known, "beginning": beginning, "ending": ending, **(facts or {})},
         )
 
+    def targets(self, condition: Condition) -> Sequence[str]:
+        """The true middle."""
+        return [f" {middle}" for middle in condition.facts.get("references", ())]
+
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
         """The posterior of a prompt of the template's form, whatever stands in its places."""
         pattern = re.escape(self.template)

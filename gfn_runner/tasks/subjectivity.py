@@ -7,6 +7,7 @@ behind Z. A new review's label is the one that its rationales make likeliest.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import re
@@ -337,6 +338,10 @@ class Subjectivity(Task):
         if inside < 1 or not (prompt.startswith(before) and prompt.endswith(after)):
             return None
         return Condition(key=prompt, prompt=prompt, terms=(Term(prompt),))
+
+    def without_answer(self, condition: Condition) -> Condition:
+        """p(Z ⊤ | X) alone."""
+        return dataclasses.replace(condition, terms=(Term(condition.terms[0].context),))
 
     def answer_suffix(self, answer: str) -> str | None:
         return self._suffix(answer) if answer in self.labels else None

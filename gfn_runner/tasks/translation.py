@@ -121,6 +121,10 @@ class Translation(Task):
         facts: dict[str, Any] = {"references": tuple(references), "complete": complete}
         return Condition(key=source, prompt=prompt, terms=(Term(prompt),), group=group, facts=facts)
 
+    def targets(self, condition: Condition) -> Sequence[str]:
+        """Right translations."""
+        return [f" {text}" for text in condition.facts.get("references", ())]
+
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
         return Condition(key=prompt, prompt=prompt, terms=(Term(prompt),))
 

@@ -1,0 +1,1 @@
+"""Modules that train the adapter by other means than a balance objective, to be compared with."""

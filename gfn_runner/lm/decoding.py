@@ -1,0 +1,183 @@
+"""Decoders of a language model under the rule for strings: beams, nucleus, top-k; knows no reward.
+
+Beam search and the truncated draws are transformers' own ``generate``. Diverse beam search has left
+transformers; here it has one beam a group, as in the paper's comparison, which needs few lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfn_runner.lm.merging import merged
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.trajectories import Trajectories
+
+
+@torch.no_grad()
+def beam_search(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], n: int, rule: StringRule
+) -> Trajectories:
+    """The ``n`` best strings of a beam search with ``n`` beams, by log q (length penalty 0).
+
+    Args:
+        lm: as it is switched now.
+        prompts: token ids per condition.
+        n: beams.
+        rule: of the strings.
+    """
+    options = {"num_beams": n, "num_return_sequences": n, "do_sample": False}
+    # Stop only when no open beam can become better than the finished ones.
+    return _generate(lm, prompts, n, rule, {**options, "length_penalty": 0.0, "early_stopping": "never"})
+
+
+@torch.no_grad()
+def truncated_sample(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    rule: StringRule,
+    generator: torch.Generator,
+    *,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    temperature: float = 1.0,
+) -> Trajectories:
+    """``n`` strings for each prompt, drawn token by token from the head of the distribution.
+
+    Args:
+        lm, prompts, rule: as in :func:`beam_search`.
+        generator: its next number is the seed of the draw.
+        top_p: smallest set of likeliest tokens with this probability in all (Holtzman et al. 2019).
+        top_k: number of likeliest tokens; 0 for all.
+        temperature: before the cut.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    options = {"do_sample": True, "num_return_sequences": n, "num_beams": 1}
+    options |= {"top_p": top_p, "top_k": top_k, "temperature": temperature}
+    devices = [lm.device] if lm.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        return _generate(lm, prompts, n, rule, options)
+
+
+def _generate(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    rule: StringRule,
+    options: dict[str, Any],
+) -> Trajectories:
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    longest = max(map(len, prompts))
+    token_NP = torch.full((len(prompts), longest), rule.terminator, dtype=torch.long)
+    mask_NP = torch.zeros_like(token_NP)
+    for row, ids in enumerate(prompts):
+        token_NP[row, longest - len(ids) :] = torch.tensor(list(ids))
+        mask_NP[row, longest - len(ids) :] = 1
+    # Of its own: a model's saved defaults would change what is compared.
+    config = GenerationConfig(
+        max_new_tokens=rule.max_len + 1,
+        eos_token_id=rule.terminator,
+        pad_token_id=rule.terminator,
+        bos_token_id=None,
+        use_cache=True,
+        **options,
+    )
+    with merged(lm.model):
+        output_BL = lm.model.generate(
+            input_ids=token_NP.to(lm.device),
+            attention_mask=mask_NP.to(lm.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_Ruled(rule, longest)]),
+        )
+    strings = [_until(row, rule.terminator) for row in output_BL[:, longest:].tolist()]
+    places = [place for place in range(len(prompts)) for _ in range(n)]
+    return Trajectories.from_rows(strings, [[True] * len(s) for s in strings], places, lm.device)
+
+
+class _Ruled:
+    """A logits processor: log-probabilities of the next token under the rule for strings."""
+
+    def __init__(self, rule: StringRule, n_prompt: int):
+        self.rule, self.n_prompt = rule, n_prompt
+
+    def __call__(self, input_ids: Tensor, scores_NV: Tensor) -> Tensor:
+        n_actions = input_ids.shape[1] - self.n_prompt
+        n_actions_N = torch.full((len(scores_NV),), n_actions, device=scores_NV.device)
+        return next_log_probs(self.rule, scores_NV, n_actions_N)
+
+
+def next_log_probs(rule: StringRule, logits_NV: Tensor, n_actions_N: Tensor) -> Tensor:
+    """log q of the next token after so many actions: the terminator alone where the string must end."""
+    log_q_NV = rule.log_probs(logits_NV, rule.may_stop(n_actions_N))
+    ends_V = torch.full_like(log_q_NV[0], float("-inf"))
+    ends_V[rule.terminator] = 0.0
+    return torch.where((n_actions_N >= rule.max_len)[:, None], ends_V, log_q_NV)
+
+
+def _until(ids: Sequence[int], terminator: int) -> list[int]:
+    return list(ids[: ids.index(terminator)]) if terminator in ids else list(ids)
+
+
+@torch.no_grad()
+def diverse_beam_search(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    rule: StringRule,
+    *,
+    penalty: float = 1.0,
+) -> Trajectories:
+    """``n`` strings for each prompt by diverse beam search with ``n`` groups of one beam.
+
+    At every step the groups choose one after the other; a token's log q is lowered by ``penalty`` nats
+    for each earlier group of the prompt that chose it at this step (Hamming diversity; Vijayakumar et
+    al. 2016, arXiv:1610.02424, eq. 4).
+
+    Args:
+        lm, prompts, rule: as in :func:`beam_search`.
+        n: groups.
+        penalty: nats.
+    """
+    place_B = torch.arange(len(prompts), device=lm.device).repeat_interleave(n)
+    rows = len(place_B)
+    chosen_BT = place_B.new_zeros(rows, 0)
+    open_B = torch.ones(rows, dtype=torch.bool, device=lm.device)
+    with merged(lm.model):
+        prompt = lm.prefill(prompts).select(place_B)
+        logits_BV, mask_BK, position_B = prompt.last_logits_NV, prompt.mask_NP, prompt.length_N
+        for n_actions in range(rule.max_len + 1):
+            log_q_BV = next_log_probs(rule, logits_BV, torch.full_like(place_B, n_actions))
+            token_B = _one_group_after_another(log_q_BV.view(len(prompts), n, -1), open_B, penalty)
+            token_B = token_B.masked_fill(~open_B, rule.terminator)
+            chosen_BT = torch.cat([chosen_BT, token_B[:, None]], dim=1)
+            open_B = open_B & (token_B != rule.terminator)
+            if not open_B.any():
+                break
+            mask_BK = torch.cat([mask_BK, torch.ones_like(mask_BK[:, :1])], dim=1)
+            logits_BV = lm.extend(prompt, token_B[:, None], mask_BK, position_B[:, None])[:, -1]
+            position_B = position_B + 1
+    strings = [_until(row, rule.terminator) for row in chosen_BT.tolist()]
+    return Trajectories.from_rows(
+        strings, [[True] * len(s) for s in strings], place_B.tolist(), lm.device
+    )
+
+
+def _one_group_after_another(log_q_CNV: Tensor, open_B: Tensor, penalty: float) -> Tensor:
+    """Tokens that the groups of each condition choose, in the order of their rows. Shape (C·N,)."""
+    conditions, n, vocabulary = log_q_CNV.shape
+    open_CN = open_B.view(conditions, n)
+    count_CV = log_q_CNV.new_zeros(conditions, vocabulary)
+    columns = []
+    for group in range(n):
+        token_C = (log_q_CNV[:, group] - penalty * count_CV).argmax(dim=-1)
+        # A group whose string has ended chooses nothing that others should avoid.
+        count_CV.scatter_add_(1, token_C[:, None], open_CN[:, group, None].to(count_CV.dtype))
+        columns.append(token_C)
+    return torch.stack(columns, dim=1).flatten()

@@ -1,0 +1,137 @@
+"""Decoders against enumeration, and against what they come to in their limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from gfn_runner.evaluation import policy_log_probs
+from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.vocabulary import StringRule, allowed_mask
+
+from ..tiny_models import all_strings, as_trajectories, tiny_lm
+
+CHARACTERS = "abc.d"
+STOP, FORBIDDEN = CHARACTERS.index("."), CHARACTERS.index("d")
+PROMPTS = [(0, 1, 2), (2,)]  # of different lengths: one is padded
+
+
+def rule(min_len: int = 0, max_len: int = 2) -> StringRule:
+    allowed_V = allowed_mask(len(CHARACTERS), [FORBIDDEN], STOP)
+    return StringRule(STOP, min_len, max_len, allowed_V)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm("llama", CHARACTERS, adapter="random")
+
+
+def strings_of(trajectories, place: int) -> list[tuple[int, ...]]:
+    rows = range(len(trajectories))
+    return [tuple(trajectories.ids(r)) for r in rows if trajectories.condition_B[r] == place]
+
+
+def by_log_q(lm, prompt, own_rule) -> dict[tuple[int, ...], float]:
+    """log q of every string, likeliest first."""
+    strings = all_strings(len(CHARACTERS), own_rule)
+    with torch.no_grad():
+        log_q = policy_log_probs(lm, [prompt], as_trajectories(strings), own_rule).tolist()
+    return dict(sorted(zip(strings, log_q, strict=True), key=lambda pair: -pair[1]))
+
+
+@pytest.mark.parametrize("lengths", [(0, 2), (1, 3)])
+def test_as_many_beams_as_strings_find_the_likeliest(lm, lengths):
+    own = rule(*lengths)
+    n = len(all_strings(len(CHARACTERS), own))
+    found = beam_search(lm, PROMPTS, n, own)
+    for place, prompt in enumerate(PROMPTS):
+        assert strings_of(found, place) == list(by_log_q(lm, prompt, own))
+
+
+def test_one_beam_is_greedy_and_the_adapter_counts(lm):
+    own = rule(0, 4)
+    greedy = sample(lm, PROMPTS, 1, own, torch.Generator(), temperature=0.0)
+    assert strings_of(beam_search(lm, PROMPTS, 1, own), 0) == strings_of(greedy, 0)
+    assert strings_of(diverse_beam_search(lm, PROMPTS, 1, own), 1) == strings_of(greedy, 1)
+    drawn = truncated_sample(lm, PROMPTS, 3, own, torch.Generator(), top_k=1)
+    assert strings_of(drawn, 0) == strings_of(greedy, 0) * 3
+    with lm.base():
+        based = beam_search(lm, PROMPTS, 5, own)
+    assert based.token_BT.tolist() != beam_search(lm, PROMPTS, 5, own).token_BT.tolist()
+
+
+def test_without_a_penalty_all_groups_say_the_same_and_with_a_large_one_none_does(lm):
+    own = rule(1, 3)
+    alike = diverse_beam_search(lm, PROMPTS, 3, own, penalty=0.0)
+    assert len(set(strings_of(alike, 0))) == 1
+    apart = diverse_beam_search(lm, PROMPTS, 3, own, penalty=1e4)
+    firsts = [string[0] for string in strings_of(apart, 0)]
+    assert sorted(firsts) == [0, 1, 2], "three letters may be first: each group takes another"
+
+
+def test_diverse_beams_are_those_of_a_search_written_out(lm):
+    """Group after group, token after token, with whole forwards and a counter."""
+    own, n, penalty = rule(1, 3), 3, 0.7
+    for prompt in PROMPTS:
+        open_, done = {g: [] for g in range(n)}, {}
+        for length in range(own.max_len + 1):
+            counts: Counter[int] = Counter()
+            for group in sorted(open_):
+                logits = lm.whole_logits([[*prompt, *open_[group]]])[0, -1]
+                stops = torch.tensor([length >= own.min_len])
+                log_q = own.log_probs(logits[None], stops)[0]
+                if length >= own.max_len:
+                    token = STOP
+                else:
+                    score = [log_q[t].item() - penalty * counts[t] for t in range(len(CHARACTERS))]
+                    token = max(range(len(CHARACTERS)), key=score.__getitem__)
+                counts[token] += 1
+                open_[group].append(token)
+            for group in [g for g, ids in open_.items() if ids[-1] == STOP]:
+                done[group] = tuple(open_.pop(group)[:-1])
+        found = diverse_beam_search(lm, [prompt], n, own, penalty=penalty)
+        assert strings_of(found, 0) == [done[g] for g in range(n)]
+
+
+def test_truncated_draws_have_the_truncated_frequencies(lm):
+    """Strings of one token: nucleus keeps the smallest set that holds top_p."""
+    own, n = rule(1, 1), 3000
+    share = {s: torch.tensor(v).exp().item() for s, v in by_log_q(lm, PROMPTS[0], own).items()}
+    likeliest = list(share)
+    kept = likeliest[:2]
+    top_p = (share[likeliest[0]] + share[likeliest[0]] + share[likeliest[1]]) / 2
+    for options in ({"top_k": 2}, {"top_p": top_p}):
+        drawn = truncated_sample(lm, PROMPTS[:1], n, own, torch.Generator().manual_seed(1), **options)
+        counts = Counter(strings_of(drawn, 0))
+        assert set(counts) == set(kept)
+        expected = share[kept[0]] / (share[kept[0]] + share[kept[1]])
+        assert counts[kept[0]] / n == pytest.approx(expected, abs=4 * (0.25 / n) ** 0.5)
+
+
+def test_a_draw_is_that_of_its_generator_and_leaves_the_global_one_alone(lm):
+    own = rule(0, 4)
+    before = torch.random.get_rng_state()
+    one, again, other = (
+        truncated_sample(lm, PROMPTS, 20, own, torch.Generator().manual_seed(seed), top_p=0.9)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(one.token_BT, again.token_BT)
+    assert one.token_BT.tolist() != other.token_BT.tolist()
+
+
+def test_decoders_keep_to_the_rule(lm):
+    own = rule(2, 3)
+    generator = torch.Generator().manual_seed(0)
+    for found in (
+        beam_search(lm, PROMPTS, 4, own),
+        diverse_beam_search(lm, PROMPTS, 4, own),
+        truncated_sample(lm, PROMPTS, 50, own, generator, top_k=3),
+    ):
+        assert ((found.length_B >= 2) & (found.length_B <= 3)).all()
+        assert not (found.token_BT == FORBIDDEN).any()
+        ended_B = own.terminable_BS(found).gather(1, found.length_B[:, None])
+        assert ended_B.all()

@@ -1,0 +1,152 @@
+"""Supervised fine-tuning: its loss against another's, its strings, and the adapter of another run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gfn_runner.baselines.methods import SFT
+from gfn_runner.finetuning.supervised import SupervisedModule, cross_entropy
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.objectives import VarGradTB
+from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.tasks.base import Task, TaskData
+from gfn_runner.trajectories import Batch, Trajectories
+from gfn_runner.types import Condition, Term
+
+from ..tiny_models import tiny_lm
+
+
+class Letters(Task):
+    """Known strings of letters; a class may have choices instead."""
+
+    name = "letters"
+    choices = ()
+
+    def load(self, seed: int) -> TaskData:
+        return TaskData([], [])
+
+    def metrics(self, samples):
+        return {}
+
+    def direct_choices(self, condition):
+        return self.choices
+
+    def answer_choices(self, condition, texts):
+        return [(text, text) for text in self.choices]
+
+
+class _Trainer:
+    profiler = None
+
+
+class Labels(Letters):
+    choices = ("a", "bb")
+
+
+def module_of(task_class=Letters, baseline=None, **condition) -> tuple[SupervisedModule, Condition]:
+    lm = tiny_lm("llama", "ab.", adapter="fresh")
+    asked = Condition("c", "ab", (Term("ba"),), **condition)
+    module = SupervisedModule(
+        task_class(max_len=3, eval_max_len=3),
+        lm,
+        VarGradTB(),
+        conditions=[asked],
+        sampling=SamplingSettings(),
+        optim=OptimSettings(),
+        evaluation=EvaluationSettings(),
+        max_steps=10,
+        seed=0,
+        baseline=baseline or SFT(),
+    )
+    return module, asked
+
+
+def test_the_loss_is_transformers_own_over_string_and_end():
+    lm = tiny_lm("llama", "ab.", adapter="random")
+    rule, prompt = StringRule(2, 0, 9), (0, 1)
+    strings = [(0, 0, 1), (1,)]
+    rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0, 0])
+    found = cross_entropy(score_policy(lm, [prompt], rows, rule), rows)
+    ids = torch.tensor([[0, 1, 0, 0, 1, 2], [0, 1, 1, 2, 0, 0]])
+    labels = torch.tensor([[-100, -100, 0, 0, 1, 2], [-100, -100, 1, 2, -100, -100]])
+    expected = lm.model(input_ids=ids, labels=labels).loss
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_tools_tokens_are_not_learnt():
+    lm = tiny_lm("llama", "ab.", adapter="random")
+    rule = StringRule(2, 0, 9)
+    plain = Trajectories.from_rows([(0, 1)], [[True, True]], [0])
+    told = Trajectories.from_rows([(0, 1)], [[True, False]], [0])
+    scores = score_policy(lm, [(0,)], plain, rule)
+    both = -(scores.log_pf_BT.sum() + scores.log_pf_stop_BS[0, 2]) / 3
+    torch.testing.assert_close(cross_entropy(scores, plain), both)
+    scores = score_policy(lm, [(0,)], told, rule)
+    one = -(scores.log_pf_BT[0, 0] + scores.log_pf_stop_BS[0, 2]) / 2
+    torch.testing.assert_close(cross_entropy(scores, told), one)
+
+
+def learnt(module, condition, steps: int) -> float:
+    optimizer = torch.optim.Adam(module.lm.trainable().values(), lr=0.03)
+    for index in range(steps):
+        optimizer.zero_grad()
+        loss = module.training_step(Batch([condition], index), index)["loss"]
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def test_a_string_as_long_as_may_be_is_learnt_with_its_end():
+    """At max_len an end is forced in training by φ; here it has to be learnt, for longer strings may come."""
+    module, condition = module_of(demonstrations=("abb",))
+    assert learnt(module, condition, 60) < 0.05
+    longer = StringRule(2, 0, 9)
+    rows = Trajectories.from_rows([(0, 1, 1)], [[True] * 3], [0])
+    scores = score_policy(module.lm, [module.lm.encode_prompt("ab")], rows, longer)
+    assert scores.log_pf_stop_BS[0, 3].exp() > 0.8
+
+
+def test_right_answers_are_learnt_at_once():
+    module, condition = module_of(Labels, answer="bb")
+    assert module.baseline.trained_on(module.task, [condition]) == [condition]
+    assert learnt(module, condition, 60) < 0.05
+    (drawn,) = module.validation_step(Batch([condition], 0), 0)
+    first, second = drawn.greedy_answer_log_probs
+    assert second > -0.1 > first, "the adapter answers, not the base model"
+
+
+def test_a_policy_of_another_run_is_imitated(tmp_path):
+    """Its strings are drawn with its adapter, of another rank, of which nothing stays."""
+    teacher = tiny_lm("llama", "ab.", adapter="random", rank=8)
+    teacher.save_adapter(tmp_path / "adapter")
+    module, condition = module_of(
+        baseline=SFT(samples_of=str(tmp_path), n_samples=200), demonstrations=()
+    )
+    names = list(module.lm.model.state_dict())
+    wanted = set(module.lm.trainable())
+    module._trainer = _Trainer()
+    module.on_fit_start()
+    assert list(module.lm.model.state_dict()) == names
+    assert set(module.lm.trainable()) == wanted and wanted
+    strings = module.written["c"]
+    assert len(strings) == 200 and len({tuple(ids) for ids, _ in strings}) > 3
+    rows = Trajectories.from_rows(
+        [ids for ids, _ in strings], [chosen for _, chosen in strings], [0] * 200
+    )
+    prompts = [module.lm.encode_prompt("ab")]
+    with torch.no_grad():
+        mean = {
+            name: cross_entropy(score_policy(lm, prompts, rows, module.rule), rows).item()
+            for name, lm in {"teacher": teacher, "student": module.lm}.items()
+        }
+    assert mean["teacher"] < mean["student"] - 0.05
+    assert learnt(module, condition, 1) > 0
+
+
+@pytest.mark.parametrize("baseline", [SFT(), SFT(samples_of="no such folder")])
+def test_what_cannot_be_learnt_from_is_refused(baseline):
+    module, condition = module_of()
+    problems = [*baseline.problems(), *baseline.unfit(module.task, TaskData([condition], []))]
+    assert len(problems) == 1
