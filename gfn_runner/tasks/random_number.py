@@ -1,6 +1,6 @@
 """Random numbers: strings in proportion to a table of probabilities.
 
-Hu et al. 2024, section 1: asked for a random integer, language models are far from uniform. The
+Hu et al. 2024, section 2: asked for a random integer, language models are far from uniform. The
 posterior has no language model in it: log R of a valid number is its log-probability in the wanted
 distribution, and a floor for every other string.
 """

@@ -90,8 +90,8 @@ def test_a_value_from_a_yaml_is_located(tmp_path, monkeypatch):
 
     source = Sources(CONF, {"optim": "adamw", "experiment": "paper/arithmetic"}, ["seed"])
     line = (CONF / "optim" / "adamw.yaml").read_text().splitlines().index
-    assert source("optim.betas").startswith("conf/optim/adamw.yaml:")
-    assert line("betas: [0.9, 0.99]") + 1 == int(source("optim.betas").rsplit(":", 1)[1])
+    clip = "grad_clip: 1.0 # norm of the averaged gradient; 0: never"
+    assert source("optim.grad_clip") == f"conf/optim/adamw.yaml:{line(clip) + 1}"
     assert source("optim.lr").startswith("conf/experiment/paper/arithmetic.yaml:")
     assert source("seed") == "command line"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-# The paper's prompt, Hu et al. 2024, section 1 (without its trailing space: numbers bring theirs).
+# The paper's prompt, Hu et al. 2024, section 2 (without its trailing space: numbers bring theirs).
 PROMPT = "The following is a random integer drawn uniformly between 0 and 100:"
 _FAVOURITES = {7: 9, 17: 8, 23: 6, 27: 4, 33: 3, 37: 12, 42: 14, 47: 5, 57: 4, 63: 3, 67: 4}
 _FAVOURITES |= {69: 5, 73: 9, 77: 6, 83: 4, 87: 4, 99: 3, 3: 3, 13: 3, 50: 2}
