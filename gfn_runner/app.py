@@ -213,7 +213,15 @@ def _evaluated_at(folder: Path) -> int:
 
 
 # What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
-_FIXED = ("task", "objective._target_", "baseline", "lm.name", "lm.lora", "seed", "sampling.conditions")
+_FIXED = (
+    "task",
+    "objective._target_",
+    "baseline",
+    "lm.name",
+    "lm.lora",
+    "seed",
+    "sampling.conditions",
+)
 
 
 def _refuse_other_run(config: RunConfig, folder: Path) -> None:
@@ -325,7 +333,7 @@ def _rows(
 ) -> Iterator[tuple[str, list[ConditionSamples]]]:
     """What stands below a policy, or what a baseline does that trains none."""
     from gfn_runner.baselines.methods import Drawing
-    from gfn_runner.baselines.rows import baseline_rows
+    from gfn_runner.baselines.rows import baseline_rows, made_rows
     from gfn_runner.evaluation import limited
 
     module, options = experiment.module, config.callbacks.evaluation
@@ -342,7 +350,7 @@ def _rows(
     if config.baseline is None or config.baseline.lightning_module is not None:
         yield from baseline_rows(drawing)
         return
-    for name, samples in config.baseline.rows(drawing):
+    for name, samples in made_rows(drawing, config.baseline):
         if is_first():
             print(f"evaluated: {name}", flush=True)
         yield name, samples

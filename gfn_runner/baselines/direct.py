@@ -54,8 +54,7 @@ def answer_directly(
         none: list[tuple[()]] = [()] * len(part)
         empty = Trajectories.from_rows(none, none, range(len(part)), lm.device)
         columns = [
-            score_suffixes(lm, contexts, texts, empty, rule)
-            for texts in zip(*choices, strict=True)
+            score_suffixes(lm, contexts, texts, empty, rule) for texts in zip(*choices, strict=True)
         ]
         rows = torch.stack(columns, dim=1).tolist()
         results += [_as_samples(c, row) for c, row in zip(part, rows, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gfn_runner.baselines.methods import Drawing, Rows
+from gfn_runner.baselines.methods import Drawing, Exact, Rows
 from gfn_runner.evaluation import draw_answers, string_scores
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import ConditionSamples
@@ -15,7 +15,7 @@ from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
 
 
-def exact_rows(drawing: Drawing) -> Rows:
+def exact_rows(drawing: Drawing, options: Exact) -> Rows:
     """One row, ``exact``: strings of the task's support in proportion to R^(1/T).
 
     log q of its samples is the posterior's, log R/T − log Z, with Z summed over the support.

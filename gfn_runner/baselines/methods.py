@@ -56,10 +56,13 @@ class Baseline(ABC):
     Attributes:
         label: what a table calls it.
         lightning_module: import path of the module that trains it; ``None`` where nothing is trained.
+        row_maker: import path of what draws its rows, called with a :class:`Drawing` and the settings, where
+            nothing is trained.
     """
 
     label: ClassVar[str]
     lightning_module: ClassVar[str | None] = None
+    row_maker: ClassVar[str | None] = None
 
     def problems(self) -> Iterator[Problem]:
         """What is impossible in the settings alone."""
@@ -72,10 +75,6 @@ class Baseline(ABC):
     def trained_on(self, task: Task, conditions: Sequence[Condition]) -> Sequence[Condition]:
         """The training conditions that it can learn from."""
         return conditions
-
-    def rows(self, drawing: Drawing) -> Rows:
-        """Name and samples of what it does without training, one after the other."""
-        yield from ()
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -90,24 +89,19 @@ class Prompting(Baseline):
     shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 3, 5, 10, 20)
 
     label: ClassVar[str] = "prompting"
+    row_maker: ClassVar[str | None] = "gfn_runner.baselines.rows.prompted_rows"
 
     def problems(self) -> Iterator[Problem]:
         if not self.shots:
             yield Problem("baseline.shots", "given none", "at least one number of examples")
 
     def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
-        for condition in data.evaluation[:1]:
-            for shots in self.shots:
-                try:
-                    if shots:
-                        task.few_shot_prompt(condition, shots, rng_for("check"))
-                except UserError as error:
-                    yield from (replace(p, where="baseline.shots") for p in error.problems)
-
-    def rows(self, drawing: Drawing) -> Rows:
-        from gfn_runner.baselines.rows import shot_rows
-
-        yield from shot_rows(drawing, self.shots)
+        most = max(self.shots, default=0)
+        for condition in data.evaluation[: 1 if most else 0]:
+            try:
+                task.few_shot_prompt(condition, most, rng_for("check"))
+            except UserError as error:
+                yield from (replace(p, where="baseline.shots") for p in error.problems)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -143,6 +137,7 @@ class Decoding(Baseline):
     diversity_penalty: Annotated[float, Field(ge=0)] = 1.0
 
     label: ClassVar[str] = "decoding"
+    row_maker: ClassVar[str | None] = "gfn_runner.baselines.decoding.decoder_rows"
     known: ClassVar[tuple[str, ...]] = (
         "greedy",
         "beam",
@@ -168,11 +163,6 @@ class Decoding(Baseline):
                 "a task without a tool, e.g. task.calculator=false",
             )
 
-    def rows(self, drawing: Drawing) -> Rows:
-        from gfn_runner.baselines.decoding import decoder_rows
-
-        yield from decoder_rows(drawing, self)
-
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Resampling(Baseline):
@@ -189,15 +179,11 @@ class Resampling(Baseline):
     answers_known: bool = False
 
     label: ClassVar[str] = "resampling"
+    row_maker: ClassVar[str | None] = "gfn_runner.baselines.resampling.resampled_rows"
 
     def problems(self) -> Iterator[Problem]:
         if not self.draws:
             yield Problem("baseline.draws", "given none", "at least one number of draws")
-
-    def rows(self, drawing: Drawing) -> Rows:
-        from gfn_runner.baselines.resampling import resampled_rows
-
-        yield from resampled_rows(drawing, self.draws, answers_known=self.answers_known)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -205,6 +191,7 @@ class Exact(Baseline):
     """Samples of the true posterior, for tasks that can list their strings: the ceiling."""
 
     label: ClassVar[str] = "exact"
+    row_maker: ClassVar[str | None] = "gfn_runner.baselines.exact.exact_rows"
 
     def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
         without = [c.key for c in data.evaluation if not task.support(c)]
@@ -216,11 +203,6 @@ class Exact(Baseline):
                 "a task that lists them (random_number), or baseline=resampling for the limit of many "
                 "draws",
             )
-
-    def rows(self, drawing: Drawing) -> Rows:
-        from gfn_runner.baselines.exact import exact_rows
-
-        yield from exact_rows(drawing)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gfn_runner.baselines.methods import Drawing, Rows
+from gfn_runner.baselines.methods import Drawing, Resampling, Rows
 from gfn_runner.evaluation import draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
@@ -50,22 +50,19 @@ def resample_base_model(
     ]
 
 
-def resampled_rows(
-    drawing: Drawing, numbers: Sequence[int], *, answers_known: bool = False
-) -> Rows:
+def resampled_rows(drawing: Drawing, options: Resampling) -> Rows:
     """For every number n of draws: ``best_of_n``, the likeliest under R, and ``resampled_n``.
 
     What is kept of n draws are ``options.singles`` strings and ``options.votes`` more for the vote, by
     importance; of the best there is one, which votes alone. All numbers share the same draws, of which
     they use the first n: the rows differ by compute alone.
-
-    Args:
-        drawing: of the evaluation.
-        numbers: of draws.
-        answers_known: whether R knows the answer of the question that is asked; a test question's is not.
     """
-    d = drawing
-    asked = list(d.conditions) if answers_known else [d.task.without_answer(c) for c in d.conditions]
+    d, numbers = drawing, options.draws
+    asked = (
+        list(d.conditions)
+        if options.answers_known
+        else [d.task.without_answer(c) for c in d.conditions]
+    )
     many = dataclasses.replace(d.options, singles=max(numbers), votes=0)
     generator = torch_generator_for(d.lm.device, "resampling", d.seed)
     with d.lm.base():
@@ -82,7 +79,9 @@ def resampled_rows(
         first = [_some(samples, range(n)) for samples in drawn]
         yield f"best_of_{n}", told([_best(samples) for samples in first])
         kept = [
-            _kept(s, d.options.singles, seed=d.seed, temperature=d.temperature, votes=d.options.votes)
+            _kept(
+                s, d.options.singles, seed=d.seed, temperature=d.temperature, votes=d.options.votes
+            )
             for s in first
         ]
         yield f"resampled_{n}", told(kept)

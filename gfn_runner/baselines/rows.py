@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Sequence
 
 from gfn_runner.baselines.direct import answer_directly, answers_directly
-from gfn_runner.baselines.methods import Drawing, Rows
+from gfn_runner.baselines.methods import Baseline, Drawing, Prompting, Rows
 from gfn_runner.baselines.prompting import few_shot_conditions, prompt_base_model
 from gfn_runner.baselines.resampling import resample_base_model
 
 logger = logging.getLogger(__name__)
+
+
+def made_rows(drawing: Drawing, baseline: Baseline) -> Rows:
+    """Name and samples of everything that a baseline does without training, one after the other."""
+    assert baseline.row_maker is not None  # it trains nothing
+    module_name, _, name = baseline.row_maker.rpartition(".")
+    make = getattr(importlib.import_module(module_name), name)
+    yield from make(drawing, baseline)
+
+
+def prompted_rows(drawing: Drawing, options: Prompting) -> Rows:
+    """The base model behind the numbers of worked examples that are asked for."""
+    yield from shot_rows(drawing, options.shots)
 
 
 def shot_rows(drawing: Drawing, shots: Sequence[int]) -> Rows:

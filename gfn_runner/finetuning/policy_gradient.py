@@ -265,6 +265,4 @@ def group_advantages(reward_B: Tensor, condition_B: Tensor) -> Tensor:
 def clipped_gain(now_BS: Tensor, old_BS: Tensor, advantage_BS: Tensor, clip: float) -> Tensor:
     """min(ρ A, clip(ρ, 1 ± clip) A) with ρ = q_now / q_old (arXiv:1707.06347, eq. 7)."""
     ratio_BS = (now_BS - old_BS).exp()
-    return torch.minimum(
-        ratio_BS * advantage_BS, ratio_BS.clamp(1 - clip, 1 + clip) * advantage_BS
-    )
+    return torch.minimum(ratio_BS * advantage_BS, ratio_BS.clamp(1 - clip, 1 + clip) * advantage_BS)

@@ -32,7 +32,9 @@ def beam_search(
     """
     options = {"num_beams": n, "num_return_sequences": n, "do_sample": False}
     # Stop only when no open beam can become better than the finished ones.
-    return _generate(lm, prompts, n, rule, {**options, "length_penalty": 0.0, "early_stopping": "never"})
+    return _generate(
+        lm, prompts, n, rule, {**options, "length_penalty": 0.0, "early_stopping": "never"}
+    )
 
 
 @torch.no_grad()

@@ -172,7 +172,7 @@ class Task(ABC):
         return ()
 
     def targets(self, condition: Condition) -> Sequence[str]:
-        """What supervised fine-tuning is to learn to write for a condition; empty where nothing is known."""
+        """What supervised fine-tuning is to learn to write for a condition; empty if that is unknown."""
         return condition.demonstrations
 
     def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:

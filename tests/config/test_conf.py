@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.objectives import JointBalance, SubTB
 
-N_YAMLS = 72
+N_YAMLS = 79
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 
 
@@ -35,7 +35,8 @@ def test_yaml_composes_and_checks(file: Path):
         line = f"callbacks={choice}"
     else:
         line = f"{group}={choice}"
-    compose_and_check(line)
+    # Of the tasks only this one lists its strings.
+    compose_and_check(*(["task=random_number"] if line == "baseline=exact" else []), line)
 
 
 def test_yamls_list_every_key():
@@ -46,7 +47,26 @@ def test_yamls_list_every_key():
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         composed = OmegaConf.to_container(compose("config"))
         checked = check_lines([]).as_dict()
-    assert keys(composed) | {"experiment"} == keys(checked) | {"experiment"}
+    # Without a choice of these there is nothing of them to see.
+    unchosen = {".experiment", ".baseline"}
+    assert keys(composed) | unchosen == keys(checked) | unchosen
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "baseline").glob("*.yaml")))
+def test_baselines_list_every_key(name):
+    import dataclasses
+
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        composed = OmegaConf.to_container(compose("config", overrides=[f"baseline={name}"]))
+    task = "random_number" if name == "exact" else "arithmetic"
+    baseline = compose_and_check(f"task={task}", f"baseline={name}").baseline
+    known = {field.name for field in dataclasses.fields(baseline)}
+    assert composed["baseline"].keys() == known | {"_target_"}
+    # What a yaml shows is what the class has by itself.
+    assert type(baseline)() == baseline
 
 
 def keys(tree: object, at: str = "") -> set[str]:

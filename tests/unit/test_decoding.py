@@ -104,7 +104,9 @@ def test_truncated_draws_have_the_truncated_frequencies(lm):
     kept = likeliest[:2]
     top_p = (share[likeliest[0]] + share[likeliest[0]] + share[likeliest[1]]) / 2
     for options in ({"top_k": 2}, {"top_p": top_p}):
-        drawn = truncated_sample(lm, PROMPTS[:1], n, own, torch.Generator().manual_seed(1), **options)
+        drawn = truncated_sample(
+            lm, PROMPTS[:1], n, own, torch.Generator().manual_seed(1), **options
+        )
         counts = Counter(strings_of(drawn, 0))
         assert set(counts) == set(kept)
         expected = share[kept[0]] / (share[kept[0]] + share[kept[1]])

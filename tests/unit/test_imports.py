@@ -25,6 +25,7 @@ ORDER = (
     {"evaluation"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
+    {"finetuning"},
     {"callbacks"},
     {"loggers"},
     {"report"},
@@ -67,9 +68,15 @@ ONLY = {
     "lm.cache": set(),
     "lm.merging": set(),
     "lm.log_probs": {"lm.vocabulary", "trajectories"},
+    "lm.decoding": {
+        "lm.merging", "lm.policy", "lm.vocabulary", "trajectories",
+    },
+    "baselines.methods": {
+        "errors", "lm.policy", "lm.vocabulary", "randomness", "settings", "tasks.base", "types",
+    },
     "lm.sharding": {"lm.policy", "ranks"},
     "lm.sampling": {
-        "lm.cache", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
+        "lm.cache", "lm.decoding", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
     },
     "lm.scoring": {
         "lm.log_probs", "lm.merging", "lm.policy", "lm.vocabulary", "trajectories", "types",
@@ -210,7 +217,7 @@ def test_only_lm_knows_transformers_and_peft():
             assert not used or room(name) == "lm", f"{name} imports {sorted(used)}"
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
-        "lm.cache", "lm.merging", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder",
+        "lm.cache", "lm.decoding", "lm.merging", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 

@@ -232,7 +232,7 @@ def test_a_kl_term_pulls_towards_the_base_model(kind, baseline):
         return float((log_q_N.exp() * (log_q_N - log_p_N)).sum())
 
     before = divergence()
-    trained(module, condition, 120, lr=0.01)
+    trained(module, condition, 80, lr=0.01)
     assert before > 0.02 and divergence() < 0.3 * before
 
 
@@ -244,9 +244,14 @@ def test_log_reward_rises_and_the_policy_narrows(kind, baseline):
     """What the comparison is about: maximising log R ends in one string."""
     module, condition = module_of(kind, baseline, max_len=2)
     log_p_N = every_string(module, condition)[2].log_softmax(dim=0)  # the posterior
-    trained(module, condition, 100, lr=0.02)
+    trained(module, condition, 90, lr=0.01)
     log_q_N, _, log_reward_N = every_string(module, condition)
     q_N, p_N = log_q_N.exp(), log_p_N.exp()
     assert q_N.sum().item() == pytest.approx(1.0, abs=1e-4)
-    assert (q_N * log_reward_N).sum() > (p_N * log_reward_N).sum() + 0.3
+    mean, posterior, highest = (
+        (q_N * log_reward_N).sum(),
+        (p_N * log_reward_N).sum(),
+        log_reward_N.max(),
+    )
+    assert mean - posterior > 0.6 * (highest - posterior)
     assert -(q_N * log_q_N).sum() < -0.6 * (p_N * log_p_N).sum(), "its entropy"

@@ -99,7 +99,7 @@ def learnt(module, condition, steps: int) -> float:
 
 
 def test_a_string_as_long_as_may_be_is_learnt_with_its_end():
-    """At max_len an end is forced in training by φ; here it has to be learnt, for longer strings may come."""
+    """At max_len φ has the end forced; here it has to be learnt, for longer strings may come."""
     module, condition = module_of(demonstrations=("abb",))
     assert learnt(module, condition, 60) < 0.05
     longer = StringRule(2, 0, 9)

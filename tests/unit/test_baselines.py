@@ -1,0 +1,180 @@
+"""Rows of baselines against what they come to on spaces that can be listed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from gfn_runner.baselines.decoding import decoder_rows
+from gfn_runner.baselines.exact import exact_rows
+from gfn_runner.baselines.methods import Decoding, Drawing, Exact, Prompting, Resampling
+from gfn_runner.baselines.resampling import resampled_rows
+from gfn_runner.baselines.rows import made_rows, shot_rows
+from gfn_runner.errors import UserError
+from gfn_runner.posterior.reward import string_log_reward
+from gfn_runner.settings import EvaluationSettings
+from gfn_runner.tasks.base import Task, TaskData
+from gfn_runner.tasks.rule import string_rule
+from gfn_runner.types import Condition, Term
+
+from ..tiny_models import all_strings, as_trajectories, tiny_lm
+
+CHARACTERS = "ab."
+CONDITIONS = [
+    Condition("one", "ab", (Term("ba"), Term("b", "a", weight=0.5)), answer="a"),
+    Condition("two", "b", (Term("aab"),), answer="b"),
+]
+
+
+class Listed(Task):
+    """Strings of up to two letters, all listed; the answer is part of the posterior."""
+
+    name = "listed"
+
+    def load(self, seed: int) -> TaskData:
+        return TaskData([], [])
+
+    def metrics(self, samples):
+        return {}
+
+    def support(self, condition):
+        return ["", "a", "b", "aa", "ab", "ba", "bb"]
+
+    def without_answer(self, condition):
+        return Condition(condition.key, condition.prompt, condition.terms[:1]) if (
+            len(condition.terms) > 1
+        ) else condition  # fmt: skip
+
+    def few_shot_prompt(self, condition, shots, rng):
+        if shots > 9:
+            raise UserError.one("callbacks.evaluation.baseline_shots", f"given {shots}")
+        return "ab." * shots + condition.prompt
+
+
+def drawing(temperature: float = 1.0, **options) -> Drawing:
+    lm = tiny_lm("llama", CHARACTERS, adapter="random")
+    task = Listed(max_len=2, eval_max_len=2)
+    settings = EvaluationSettings(**({"votes": 3, "singles": 4} | options))
+    rule = string_rule(lm, task, 2)
+    return Drawing(lm, task, rule, CONDITIONS, settings, seed=0, temperature=temperature)
+
+
+def posterior(d: Drawing, condition: Condition) -> dict[str, float]:
+    """R^(1/T) / Z of every string, from the log-rewards alone."""
+    strings = all_strings(len(CHARACTERS), d.rule)
+    log_reward_N, _ = string_log_reward(d.lm, [condition], as_trajectories(strings), d.rule)
+    share_N = (log_reward_N / d.temperature).double().softmax(dim=0).tolist()
+    return {d.lm.decode(ids): share for ids, share in zip(strings, share_N, strict=True)}
+
+
+def distance(texts, shares: dict[str, float]) -> float:
+    counts = Counter(texts)
+    return 0.5 * sum(abs(counts[text] / len(texts) - share) for text, share in shares.items())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_exact_row_is_the_posterior(temperature):
+    d = drawing(temperature, singles=4000)
+    ((name, drawn),) = exact_rows(d, Exact())
+    assert name == "exact"
+    for samples, condition in zip(drawn, CONDITIONS, strict=True):
+        shares = posterior(d, condition)
+        assert distance(samples.singles, shares) < 0.03
+        for text, log_pf in list(zip(samples.singles, samples.log_pf, strict=True))[:50]:
+            assert math.exp(log_pf) == pytest.approx(shares[text], rel=1e-4)
+        assert sum(map(math.exp, samples.support_log_pf)) == pytest.approx(1.0)
+        assert samples.greedy is None
+
+
+def test_many_draws_resampled_are_the_posterior_and_one_draw_is_the_base_model():
+    d = drawing(singles=4000)
+    rows = dict(resampled_rows(d, Resampling(draws=(1, 3000), answers_known=True)))
+    assert list(rows) == ["best_of_1", "resampled_1", "best_of_3000", "resampled_3000"]
+    for samples, condition in zip(rows["resampled_3000"], CONDITIONS, strict=True):
+        assert distance(samples.singles, posterior(d, condition)) < 0.06
+        assert samples.condition is condition and len(samples.votes) == 3
+        assert 0 < samples.draws_ess < 1
+    for samples in rows["resampled_1"]:
+        assert len(set(samples.singles)) == 1, "of one draw nothing else can be kept"
+
+
+def test_the_best_of_many_is_the_likeliest_string_and_the_only_vote():
+    d = drawing()
+    rows = dict(resampled_rows(d, Resampling(draws=(1, 400), answers_known=True)))
+    for place, condition in enumerate(CONDITIONS):
+        shares = posterior(d, condition)
+        best = rows["best_of_400"][place]
+        assert best.singles == best.votes == [max(shares, key=shares.__getitem__)]
+        assert best.log_reward[0] >= rows["best_of_1"][place].log_reward[0]
+
+
+def test_a_hidden_answer_changes_what_is_kept_and_log_reward_is_not_told():
+    d = drawing(singles=4000)
+    hidden = dict(resampled_rows(d, Resampling(draws=(3000,))))["resampled_3000"]
+    first, second = hidden
+    blind = posterior(d, d.task.without_answer(CONDITIONS[0]))
+    assert distance(first.singles, blind) < 0.06
+    assert distance(list(blind), posterior(d, CONDITIONS[0])) > 0.1, "the two posteriors differ"
+    assert first.condition is CONDITIONS[0] and not first.log_reward and not first.log_pf
+    # Where the answer is no part of the posterior, nothing is hidden.
+    assert len(second.log_reward) == 4000
+
+
+def test_decoders_and_their_larger_selves():
+    d = drawing(singles=2, votes=0)
+    rows = dict(decoder_rows(d, Decoding(compute=3)))
+    names = ["beam", "diverse_beam", "sampling", "tempered", "nucleus", "top_k"]
+    assert list(rows) == ["greedy", *(n for name in names for n in (name, f"{name}_x3"))]
+    for place, condition in enumerate(CONDITIONS):
+        blind = posterior(d, d.task.without_answer(condition))
+        likeliest = sorted(blind, key=blind.__getitem__, reverse=True)
+        # Six beams see all seven strings but one: what they keep are the likeliest under R.
+        assert rows["beam_x3"][place].singles[0] in likeliest[:2]
+        assert len(rows["greedy"][place].singles) == 1
+        for name in names:
+            more = rows[f"{name}_x3"][place].singles
+            assert 1 <= len(more) <= 2 and len(set(more)) == len(more)
+            ranks = [likeliest.index(text) for text in more]
+            assert ranks == sorted(ranks)
+    # The base model decodes, not the policy.
+    assert rows["greedy"][0].log_pf != decoded_by_policy(d)
+
+
+def decoded_by_policy(d: Drawing) -> list[float]:
+    from gfn_runner.evaluation import draw_answers
+
+    return draw_answers(
+        d.lm, d.task, d.rule, CONDITIONS[:1], d.options, torch.Generator().manual_seed(0),
+        temperature=0.0,
+    )[0].log_pf  # fmt: skip
+
+
+def test_numbers_of_examples_that_do_not_fit_are_left_out(caplog):
+    d = drawing()
+    assert d.lm.context_length == 64
+    names = [name for name, _ in shot_rows(d, (0, 2, 40))]
+    assert names == ["base_0_shot", "base_2_shot"]
+    assert "no row of 40 worked examples" in caplog.text
+    assert [name for name, _ in made_rows(d, Prompting(shots=(1,)))] == ["base_1_shot"]
+
+
+def test_what_a_task_cannot_do_is_said():
+    data, task = TaskData([], CONDITIONS), Listed(max_len=2, eval_max_len=2)
+    (problem,) = Prompting(shots=(0, 10)).unfit(task, data)
+    assert problem.where == "baseline.shots" and "10" in problem.what
+    assert not list(Prompting(shots=(0,)).unfit(task, data))
+    assert [p.where for p in Decoding(decoders=("beams",)).problems()] == ["baseline.decoders"]
+    assert not list(Exact().unfit(task, data))
+
+
+class Unlisted(Listed):
+    def support(self, condition):
+        return []
+
+
+def test_the_posterior_of_strings_that_nobody_lists_is_refused():
+    (problem,) = Exact().unfit(Unlisted(), TaskData([], CONDITIONS))
+    assert "cannot list" in problem.what and "resampling" in problem.allowed
