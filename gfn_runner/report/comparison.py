@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from gfn_runner.report.samples import read_lines
+from gfn_runner.json_lines import read_lines
 from gfn_runner.report.table import row_labels
 
 

@@ -15,7 +15,16 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
-    {"expressions", "tools", "schedules", "hubdata", "trajectories", "phases", "ranks"},
+    {
+        "expressions",
+        "json_lines",
+        "tools",
+        "schedules",
+        "hubdata",
+        "trajectories",
+        "phases",
+        "ranks",
+    },
     {"phi", "replay", "textdata"},
     {"objectives"},
     {"lm"},
@@ -42,6 +51,7 @@ ONLY = {
     "types": set(),
     "randomness": set(),
     "expressions": set(),
+    "json_lines": set(),
     "tools": set(),
     "schedules": set(),
     "hubdata": {"errors"},

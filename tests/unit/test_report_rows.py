@@ -8,9 +8,10 @@ import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
+from gfn_runner.json_lines import read_lines
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.figures import draw_all
-from gfn_runner.report.samples import read_lines, write_sample_table, write_samples
+from gfn_runner.report.samples import write_sample_table, write_samples
 from gfn_runner.report.table import result_table, row_labels
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow
 from gfn_runner.tasks.continuation import Continuation
