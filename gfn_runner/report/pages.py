@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +105,8 @@ def _markdown(block: Block) -> str:
 
 def _plain(text: str) -> str:
     """Text of a file or a model that is not to be read as markup."""
-    for mark in "\\`*<_[":
-        text = text.replace(mark, f"\\{mark}")
+    # An underscore within a word is none in any Markdown.
+    text = re.sub(r"[\\`*<\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     return " ".join(text.splitlines())
 
 

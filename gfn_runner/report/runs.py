@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +78,24 @@ class Run:
         return tuple(name for name in found if name not in others)
 
     def samples(self, row: str) -> list[dict[str, Any]]:
-        """The row's samples, a record a condition; empty if none were written."""
+        """The row's samples, a record a condition; empty if none were written.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
         name = "samples.jsonl" if row == "final" else f"samples_{row}.jsonl"
-        return read_lines(self.folder / name)
+        return _samples(self.folder / name)
+
+
+@lru_cache(maxsize=64)
+def _samples(path: Path) -> list[dict[str, Any]]:
+    # Several figures and a table look at the same samples.
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        raise UserError.one(
+            str(path), f"cannot be read ({error})", "one JSON object a line, as a run writes them"
+        ) from None
 
 
 def find_runs(given: Sequence[str]) -> list[Path]:

@@ -61,6 +61,10 @@ def _record(sample: ConditionSamples) -> dict[str, Any]:
     condition = sample.condition
     # What a figure needs to know of a table of values.
     target = {"target": condition.facts["target"]} if "target" in condition.facts else {}
+    # Where all strings can be listed, log Z is known.
+    support: dict[str, Any] = {}
+    if sample.support_log_reward:
+        support["support_log_reward"] = [round(value, 4) for value in sample.support_log_reward]
     return {
         "group": condition.group,
         "condition": condition.key,
@@ -71,6 +75,7 @@ def _record(sample: ConditionSamples) -> dict[str, Any]:
         "singles": list(sample.singles),
         "log_reward": [round(value, 4) for value in sample.log_reward],
         "log_pf": [round(value, 4) for value in sample.log_pf],
+        **support,
     }
 
 

@@ -155,7 +155,7 @@ def _refuse_unknown(runs: Sequence[Run], metrics: Sequence[str]) -> None:
 
 
 def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Section:
-    task, problem = _task(runs[-1])
+    task, problem = task_of(runs[-1])
     methods = methods_of(runs)
     headline = task.headline if task else ()
     wanted = metrics or dict.fromkeys((*headline, *_BESIDE_HEADLINE))
@@ -182,7 +182,7 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
     )
 
 
-def _task(run: Run) -> tuple[Task | None, str]:
+def task_of(run: Run) -> tuple[Task | None, str]:
     """The task of a run's config; or why it cannot be built any more."""
     values = dict(run.config["task"])
     module, _, name = values.pop("_target_").rpartition(".")
