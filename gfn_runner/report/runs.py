@@ -84,11 +84,12 @@ class Run:
             UserError: if the file cannot be read.
         """
         name = "samples.jsonl" if row == "final" else f"samples_{row}.jsonl"
-        return _samples(self.folder / name)
+        path = (self.folder / name).resolve()
+        return _samples(path, path.stat().st_mtime_ns) if path.is_file() else []
 
 
 @lru_cache(maxsize=64)
-def _samples(path: Path) -> list[dict[str, Any]]:
+def _samples(path: Path, written: int) -> list[dict[str, Any]]:
     # Several figures and a table look at the same samples.
     try:
         return read_lines(path)
@@ -163,15 +164,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         except UserError as error:
             problems += error.problems
     if not problems and not any(run.status == "finished" for run in runs):
-        problems = [
-            Problem(
-                str(run.folder), run.why, "a finished run", f"resume={run.folder} to go on with it"
-            )
-            for run in runs
-        ]
+        problems = [_not_finished(run) for run in runs]
     if problems:
         raise UserError(problems)
     return runs
+
+
+def _not_finished(run: Run) -> Problem:
+    said = "".join(f"\n    run.log: {line}" for line in run.log)
+    can_go_on = any(run.folder.glob("checkpoints/*.ckpt"))
+    fix = f"python -m gfn_runner resume={run.folder}" if can_go_on else ""
+    return Problem(str(run.folder), run.why + said, "a finished run", fix)
 
 
 def read_run(folder: Path) -> Run:
@@ -192,7 +195,7 @@ def read_run(folder: Path) -> Run:
         commits=_commits(folder),
         status=status,
         why=why,
-        log=log[-_LOG_LINES:],
+        log=tuple(log[-_LOG_LINES:]),
         ended=ended,
     )
 
