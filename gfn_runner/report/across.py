@@ -220,7 +220,10 @@ def _spoken(group: str) -> str:
 
 def _color(section: Section, method: Method) -> str:
     at = section.methods.index(method)
-    return f"C{at}" if len(section.methods) <= 10 else to_hex(plt.get_cmap("tab20")(at % 20))
+    if len(section.methods) <= 10:
+        return f"C{at}"
+    # The colours of tab20 come in pairs: all dark ones first.
+    return to_hex(plt.get_cmap("tab20")((2 * at + at // 10 % 2) % 20))
 
 
 def _panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -357,7 +360,7 @@ def _test_time(axes: Axes, section: Section, group: str, methods: Sequence[Metho
     for number, ((kind, settings), by_n) in enumerate(lines.items()):
         ns = sorted(by_n)
         axes.errorbar(
-            ns, [fmean(by_n[n]) for n in ns], [standard_error(by_n[n]) for n in ns], marker="s",
+            ns, [fmean(by_n[n]) for n in ns], [standard_error(by_n[n]) for n in ns], marker="sDo"[number % 3],
             linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
             label=kind.replace("_", " ") + (f" ({settings}" if settings else ""),
         )  # fmt: skip

@@ -25,7 +25,7 @@ _NO_EFFECT = (
     "callbacks.evaluation.singles_during", "callbacks.evaluation.batch", "callbacks.evaluation.rows",
     "callbacks.evaluation.baseline_shots", "callbacks.evaluation.baseline_temperatures",
 )  # fmt: skip
-# What besides has no effect on a row without training; nor on that of the policy those after the bar.
+# What has no effect on rows without training, and what on those of a trained policy.
 _ONLY_TRAINING = (
     "objective", "optim", "sampling", "trainer", "baseline", "lm.lora", "callbacks.replay",
     "callbacks.tempering.start", "callbacks.tempering.steps", "callbacks.tempering.shape",
@@ -95,7 +95,13 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
 def row_names(rows: Iterable[str]) -> dict[str, str]:
     """Names of rows, known ones first and in the order of a run's own table."""
     known = row_labels({f"{row}/": 0.0 for row in rows})
-    return known | {row: row.replace("_", " ") for row in sorted(set(rows) - known.keys())}
+    others = sorted(set(rows) - known.keys(), key=_by_number)
+    return known | {row: row.replace("_", " ") for row in others}
+
+
+def _by_number(row: str) -> list[tuple[int, str]]:
+    """So that ``best_of_4`` stands before ``best_of_16``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in row.split("_")]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -147,7 +153,7 @@ def _by_baseline(draft: _Draft) -> list[_Draft]:
 
 
 def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """The run that stands for each seed, a baseline's before others, then the newest; and the rest."""
+    """For each seed a run made for the row, else the newest; and the runs that are not used."""
     best: dict[int, Run] = {}
     for run in runs:
         other = best.get(run.seed)
@@ -158,7 +164,7 @@ def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
 
 
 def _rank(run: Run) -> tuple[bool, float]:
-    return run.baseline is not None, run.ended
+    return run.baseline is not None and "final" not in run.rows, run.ended
 
 
 def _shared(drafts: Sequence[_Draft]) -> list[str]:

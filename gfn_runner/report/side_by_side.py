@@ -21,7 +21,7 @@ _HEADER = (
     "most frequent sample",
     "share of samples",
     "log R (nats)",
-    "right",
+    "judged",
 )
 # Of several strings, or of something else than the string itself.
 _NOT_OF_ONE = ("vote_", "greedy_", "predictive_", "invalid_", "found_", "all_found_")

@@ -8,7 +8,7 @@ import os
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -58,7 +58,13 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
         if run.status == "finished":
             by_task.setdefault(run.task, []).append(run)
     _refuse_unknown(runs, metrics)
-    return [_section(target, by_task[target], metrics) for target in sorted(by_task)]
+    found = {target: _section(target, by_task[target], metrics) for target in sorted(by_task)}
+    names = [section.name for section in found.values()]
+    # Two classes may call themselves the same; files are named by it.
+    return [
+        replace(section, name=target) if names.count(section.name) > 1 else section
+        for target, section in found.items()
+    ]
 
 
 def left_out(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
@@ -122,10 +128,14 @@ def commands(method: Method) -> list[str]:
     """The command line of the method's runs, one for all seeds that differ in nothing else."""
     seeds: dict[tuple[str, ...], list[int]] = {}
     for run in method.runs:
+        # A run always names its task, so that nothing said means that the file is not there.
         said = tuple(line for line in run.overrides if not line.startswith("seed="))
         seeds.setdefault(said, []).append(run.seed)
     lines = []
     for said, own in seeds.items():
+        if not said:
+            lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
+            continue
         words = ["python", "-m", "gfn_runner", *map(shlex.quote, said)]
         if len(own) > 1:
             words[3:3] = ["-m"]
@@ -245,18 +255,18 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
 def _duplicates(method: Method, columns: Sequence[str]) -> str:
     """Which run stands for a seed that several have measured, and whether it matters."""
     kept = {run.seed: run for run in method.runs}
-    parts = []
+    used = []
     for seed in dict.fromkeys(run.seed for run in method.dropped):
-        others = [run for run in method.dropped if run.seed == seed]
-        different = [
-            column
-            for column in columns
-            if any(_value(o, method, column) != _value(kept[seed], method, column) for o in others)
-        ]
-        agree = f"which differs in {', '.join(different)}" if different else "with the same numbers"
-        not_used = ", ".join(str(run.folder) for run in others)
-        parts.append(f"seed {seed} from {kept[seed].folder}, not from {not_used}, {agree}")
-    return f"measured more than once. Used is {'; '.join(parts)}."
+        others = ", ".join(str(run.folder) for run in method.dropped if run.seed == seed)
+        used.append(f"{kept[seed].folder} for seed {seed}, not {others}")
+    different = dict.fromkeys(
+        column.partition("/")[0]
+        for column in columns
+        for run in method.dropped
+        if _value(run, method, column) != _value(kept[run.seed], method, column)
+    )
+    agree = f"They differ in {', '.join(different)}" if different else "Their numbers are the same"
+    return f"measured more than once; used is {'; '.join(used)}. {agree}."
 
 
 def _value(run: Run, method: Method, column: str) -> float | None:

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
+import gfn_runner.tasks.arithmetic
+import gfn_runner.tasks.translation
 from gfn_runner.errors import UserError
 from gfn_runner.json_lines import write_lines
 from gfn_runner.report.__main__ import main
@@ -240,18 +242,20 @@ def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
     make_run(tmp_path / "own", accuracy(None, 0.1), baseline=prompting)
     make_run(tmp_path / "newer", accuracy(0.5, 0.9))
     make_run(tmp_path / "older", accuracy(0.4))
-    for name, when in (("own", 1), ("newer", 3), ("older", 2)):
+    ppo = {"_target_": "gfn_runner.baselines.ppo.PPO"}
+    make_run(tmp_path / "trained", accuracy(None, 0.8) | {"final/other/x": 1.0}, baseline=ppo)
+    for name, when in (("own", 1), ("newer", 3), ("older", 2), ("trained", 4)):
         os.utime(tmp_path / name / "metrics.json", (when, when))
     (section,) = sections(read("."))
     assert [(m.label, cell(m, "vote_accuracy/3_operands")) for m in section.methods] == [
         ("GFlowNet", "50.0"),
         ("base model, 0-shot", "10.0"),
     ]
-    assert section.notes == (
-        "GFlowNet: measured more than once. Used is seed 0 from newer, not from older, which differs in "
-        "vote_accuracy/3_operands.",
-        "base model, 0-shot: measured more than once. Used is seed 0 from own, not from newer, which "
-        "differs in vote_accuracy/3_operands.",
+    assert section.notes[1:] == (
+        "GFlowNet: measured more than once; used is newer for seed 0, not older. They differ in "
+        "vote_accuracy.",
+        "base model, 0-shot: measured more than once; used is own for seed 0, not newer, trained. They "
+        "differ in vote_accuracy.",
     )
 
 
@@ -259,7 +263,7 @@ def test_the_same_numbers_twice_are_called_the_same(tmp_path):
     for name in ("a", "b"):
         make_run(tmp_path / name, accuracy(0.5))
     (section,) = sections(read("."))
-    assert "with the same numbers" in section.notes[0]
+    assert section.notes[0].endswith("Their numbers are the same.")
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -296,7 +300,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
         f"are averaged, {a}, {b}.\n"
         "- arithmetic: GFlowNet (objective=JointBalance): no log_reward/3_operands of seed 1; the others "
         "are averaged.\n"
-        "- arithmetic: base model, 0-shot: measured more than once. Used is seed 0 from "
+        "- arithmetic: base model, 0-shot: measured more than once; used is "
     )
     assert notes in text
     assert (
@@ -350,6 +354,26 @@ def test_tasks_have_sections_and_the_page_says_so(tmp_path, capsys):
     assert re.search(r"## random_number\n\n\| method \| seeds \| kl, numbers \|\n.*\n.*0\.25", text)
 
 
+def test_the_old_numbers_of_a_resumed_run_are_not_averaged(tmp_path):
+    make_run(tmp_path / "a", accuracy(0.5))
+    make_run(tmp_path / "b", accuracy(0.9), seed=1, em={"rounds": 2})
+    make_run(tmp_path / "c", accuracy(0.9), seed=1, trainer={"max_steps": 20, "accumulate": 1})
+    (section,) = sections(read("."))
+    assert [cell(m, "vote_accuracy/3_operands") for m in section.methods] == ["50.0"]
+
+
+class Arithmetic(gfn_runner.tasks.arithmetic.Arithmetic):
+    """Another class of the same name."""
+
+
+def test_two_classes_of_one_name_keep_their_sections_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(gfn_runner.tasks.translation, "Own", Arithmetic, raising=False)
+    own = "gfn_runner.tasks.translation.Own"
+    make_run(tmp_path / "a", accuracy(0.5))
+    make_run(tmp_path / "b", accuracy(0.5), task=own)
+    assert [section.name for section in sections(read("."))] == [ARITHMETIC, own]
+
+
 def test_a_task_that_is_no_more_leaves_its_numbers(tmp_path):
     make_run(tmp_path / "a", {"final/phi_spread/x": 0.5}, task="gfn_runner.tasks.gone.Gone")
     (section,) = sections(read("a"))
@@ -377,6 +401,15 @@ def test_commands_are_quoted_and_told_apart(tmp_path):
         "python -m gfn_runner -m task=some 'a=[1,2]' seed=0,1",
         "python -m gfn_runner task=some seed=2",
     ]
+    for seed in "02":
+        (tmp_path / seed / "overrides.yaml").unlink()
+    (method,) = methods_of(read("."))
+    assert commands(method)[0] == "unknown: no overrides.yaml of seed 0, 2"
+
+
+def test_rows_that_have_no_name_yet_stand_in_the_order_of_their_numbers(tmp_path):
+    make_run(tmp_path / "a", {f"best_of_{n}/a/x": 1.0 for n in (16, 4, 64)} | accuracy(None, 0.1))
+    assert labels("a") == ["base model, 0-shot", "best of 4", "best of 16", "best of 64"]
 
 
 # -- samples and figures ---------------------------------------------------------------------------
@@ -442,6 +475,7 @@ LIKELY = {
 def test_likelihood_has_a_mark_a_method_with_errors_over_seeds(tmp_path):
     for seed, shift in enumerate((-0.1, 0.1)):
         metrics = {f"final/{name}": value + shift for name, value in LIKELY.items()}
+        metrics["final/diversity/news"] = 0.5 + shift / 10
         metrics |= {f"base_0_shot/{name}": value for name, value in LIKELY.items()}
         make_run(tmp_path / str(seed), metrics, seed=seed, task=CONTINUATION)
     (axes,) = likelihood(only_section(".")).axes
@@ -449,8 +483,9 @@ def test_likelihood_has_a_mark_a_method_with_errors_over_seeds(tmp_path):
     assert marks == [pytest.approx((0.5, y)) for y in (-9.0, -7.0, -9.0, -7.0)]
     colors = [c.lines[0].get_color() for c in axes.containers]
     assert colors == ["C0", "C0", "C1", "C1"]
-    (low, high) = axes.containers[0].lines[2][1].get_segments()[0][:, 1]
-    assert (low, high) == pytest.approx((-9.1, -8.9))
+    across, up = axes.containers[0].lines[2]
+    assert across.get_segments()[0][:, 0] == pytest.approx((0.49, 0.51))
+    assert up.get_segments()[0][:, 1] == pytest.approx((-9.1, -8.9))
 
 
 def test_histograms_have_a_panel_a_method(tmp_path):
@@ -602,15 +637,22 @@ def test_without_figures_none_is_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["none"], ["a", "--metrics", "none"], ["a", "--out", "a/config.yaml"]]
+    ("arguments", "said"),
+    [
+        (["none"], "none: there is no such folder"),
+        (["a", "--metrics", "none"], "--metrics: no run has none"),
+        (["a", "--out", "a/config.yaml"], "--out: a/config.yaml is a file"),
+        (["a", "--out", "a/config.yaml/x"], "config.yaml"),
+    ],
 )
-def test_a_report_that_fails_leaves_the_old_one(tmp_path, capsys, arguments):
+def test_a_report_that_fails_leaves_the_old_one(tmp_path, capsys, arguments, said):
     make_run(tmp_path / "a", accuracy(0.5))
     main(["a", "--no-figures"])
     before = (tmp_path / "report/report.md").read_text()
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert caught.value.code == 2 and "no report was written" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and "no report was written" in err and said in err
     assert (tmp_path / "report/report.md").read_text() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report"]
 
