@@ -111,14 +111,12 @@ def evidence(section: Section) -> Figure | str:
         exact, mean, bound = zip(*points, strict=True)
         color = _color(section, method)
         axes.plot(exact, mean, "o", color=color, label=f"{method.label}: mean φ")
-        axes.plot(
-            exact, bound, "^", color=color, fillstyle="none", label="importance-weighted bound"
-        )
+        axes.plot(exact, bound, "^", color=color, fillstyle="none", label=f"{method.label}: bound")
     at = shown[0][1][0][0]
     axes.axline((at, at), slope=1, color="k", linestyle="--", linewidth=0.8)
     axes.set(xlabel="exact log Z (nats)", ylabel="estimate (nats)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend(figure, [axes])
     return figure
 
 
@@ -219,7 +217,8 @@ def _spoken(group: str) -> str:
 
 
 def _color(section: Section, method: Method) -> str:
-    at = section.methods.index(method)
+    # Trained methods first: where colours run out, these keep theirs.
+    at = sorted(section.methods, key=lambda m: not m.is_trained).index(method)
     if len(section.methods) <= 10:
         return f"C{at}"
     # The colours of tab20 come in pairs: all dark ones first.
@@ -244,7 +243,16 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", fontsize=7, ncols=2)
+        characters = int(17 * figure.get_figwidth()) - 8
+        columns = 2 if 2 * (max(map(len, found)) + 8) < characters else 1
+        labels = [textwrap.fill(label, characters) for label in found]
+        # The legend gets room of its own, so that it takes none from the panels.
+        lines = max(
+            sum(label.count("\n") + 1 for label in labels[n::columns]) for n in range(columns)
+        )
+        figure.set_figheight(figure.get_figheight() + 0.2 + 0.16 * lines)
+        place = "outside lower center"
+        figure.legend(found.values(), labels, loc=place, fontsize=7, ncols=columns)
 
 
 def _calibrated(run: Run, row: str) -> list[tuple[float, float]]:
@@ -360,8 +368,8 @@ def _test_time(axes: Axes, section: Section, group: str, methods: Sequence[Metho
     for number, ((kind, settings), by_n) in enumerate(lines.items()):
         ns = sorted(by_n)
         axes.errorbar(
-            ns, [fmean(by_n[n]) for n in ns], [standard_error(by_n[n]) for n in ns], marker="sDo"[number % 3],
-            linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
+            ns, [fmean(by_n[n]) for n in ns], [standard_error(by_n[n]) for n in ns],
+            marker="sDo"[number % 3], linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
             label=kind.replace("_", " ") + (f" ({settings}" if settings else ""),
         )  # fmt: skip
     axes.set_xscale("log", base=2)
