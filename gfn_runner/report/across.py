@@ -251,8 +251,9 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
             sum(label.count("\n") + 1 for label in labels[n::columns]) for n in range(columns)
         )
         figure.set_figheight(figure.get_figheight() + 0.2 + 0.16 * lines)
-        place = "outside lower center"
-        figure.legend(found.values(), labels, loc=place, fontsize=7, ncols=columns)
+        figure.legend(
+            list(found.values()), labels, loc="outside lower center", fontsize=7, ncols=columns
+        )
 
 
 def _calibrated(run: Run, row: str) -> list[tuple[float, float]]:
