@@ -198,9 +198,12 @@ def adapter_folder(folder: Path) -> Path:
     adapter = folder / "adapter"
     if not (adapter / "adapter_config.json").is_file():
         unfinished = (folder / "checkpoints").is_dir()
+        why = "has no adapter" + (": the run is not finished" if unfinished else "")
+        if (folder / "metrics.json").is_file():
+            why = "trained no policy: it is a run of a baseline without training"
         raise UserError.one(
             "run",
-            f"{folder} has no adapter" + (": the run is not finished" if unfinished else ""),
+            f"{folder} {why}",
             "the folder of a finished run, outputs/<task>/<date>/<time>",
             f"resume={folder} finishes it" if unfinished else "",
         )

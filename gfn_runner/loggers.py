@@ -59,25 +59,6 @@ def jsonable(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
-
-    A last line that was cut off by a crash is passed over. None where there is no file, as of a run that
-    trains nothing.
-    """
-    if not path.is_file():
-        return []
-    records: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        kinds = sorted({name.split("/")[0] for name in record})
-        records[(record["step"], *kinds)] = record
-    return sorted(records.values(), key=lambda record: record["step"])
-
-
 def wandb_logger(
     options: LoggerSettings, folder: Path, config: dict[str, Any], tags: Sequence[str]
 ) -> WandbLogger | None:

@@ -56,8 +56,8 @@ class Baseline(ABC):
     Attributes:
         label: what a table calls it.
         lightning_module: import path of the module that trains it; ``None`` where nothing is trained.
-        row_maker: import path of what draws its rows, called with a :class:`Drawing` and the settings, where
-            nothing is trained.
+        row_maker: import path of what draws its rows where nothing is trained, called with a
+            :class:`Drawing` and the settings.
     """
 
     label: ClassVar[str]

@@ -28,14 +28,14 @@ def prompted_rows(drawing: Drawing, options: Prompting) -> Rows:
 
 
 def shot_rows(drawing: Drawing, shots: Sequence[int]) -> Rows:
-    """The base model behind numbers of worked examples; those that its context cannot hold are left out."""
+    """The base model behind numbers of worked examples; what does not fit its context is left out."""
     d = drawing
     at_once = answers_directly(d.task, d.conditions)
     for k in shots:
         too_long = _beyond_context(d, k)
         if too_long:
             logger.warning(
-                "no row of %d worked examples: with them a prompt is up to %d tokens too long for the model",
+                "no row of %d worked examples: a prompt with them is up to %d tokens too long",
                 k,
                 too_long,
             )
@@ -55,7 +55,7 @@ def shot_rows(drawing: Drawing, shots: Sequence[int]) -> Rows:
 
 
 def _beyond_context(d: Drawing, shots: int) -> int:
-    """Tokens by which the longest prompt with its string exceeds the model's context; 0 if it does not."""
+    """Tokens by which the longest prompt and a string exceed the model's context; 0 if they fit."""
     if d.lm.context_length is None:
         return 0
     prompted = few_shot_conditions(d.task, d.conditions, shots, d.seed)

@@ -59,8 +59,8 @@ class PolicyGradientModule(GFlowNetModule):
 
     Attributes:
         baseline: its settings.
-        rollouts: in use, one for each batch that an optimizer step takes; none before the first and behind
-            a resumed checkpoint, after which the policy draws new ones.
+        rollouts: in use, one for each batch of an optimizer step; none before the first and behind a
+            resumed checkpoint, after which the policy draws new ones.
     """
 
     def __init__(self, *args: Any, baseline: PolicyGradient, **options: Any):
@@ -230,7 +230,7 @@ def token_rewards(rollout: Rollout, kl_weight: float) -> Tensor:
 
 
 def gae(reward_BS: Tensor, value_BS: Tensor, length_B: Tensor, lam: float) -> Tensor:
-    """Generalised advantage estimates with discount 1; 0 behind each string's last state. Shape (B, S)."""
+    """Generalised advantage estimates with discount 1; 0 behind a string's last state. Shape (B, S)."""
     states = reward_BS.shape[1]
     inside_BS = torch.arange(states, device=reward_BS.device) <= length_B[:, None]
     value_BS = value_BS * inside_BS

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the adapter learns to write given strings, or to give the right answer at once."""
+"""Supervised fine-tuning: the adapter learns to write given strings, or the right answer at once."""
 
 from __future__ import annotations
 

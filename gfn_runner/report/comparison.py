@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gfn_runner.report.samples import read_lines
+from gfn_runner.json_lines import read_lines
 from gfn_runner.report.table import row_labels
 
 
@@ -30,19 +32,31 @@ def number_histogram(folder: Path, final: Mapping[str, float]) -> Figure | None:
         len(drawn), 1, figsize=(10, 2.6 * len(drawn)), layout="constrained", squeeze=False
     )
     for axes, (label, records) in zip(all_axes[:, 0], drawn.items(), strict=True):
-        target = records[0]["target"]
-        counts = Counter(records[0]["singles"])
-        n, places = sum(counts.values()), range(len(target))
-        axes.bar(places, [counts[value] / n for value in target], width=0.9)
-        axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
-        other = 1 - sum(counts[value] for value in target) / n
-        axes.set_title(f"{label}: {n} samples, {100 * other:.2g} % of them invalid", fontsize=9)
-        step = max(1, len(target) // 20)
-        names = [value.strip() for value in target]
-        axes.set_xticks(list(places)[::step], names[::step], fontsize=7)
-        axes.set_ylabel("share")
-        axes.legend(fontsize=7)
+        value_bars(axes, label, records[0])
     return figure
+
+
+def value_bars(axes: Axes, label: str, record: Mapping[str, Any], color: str = "C0") -> None:
+    """Share of each value among a condition's samples, and the target as steps.
+
+    Args:
+        axes: to draw into.
+        label: of the method that drew them.
+        record: of ``samples*.jsonl``, with ``target`` and ``singles``.
+        color: of the bars.
+    """
+    target = record["target"]
+    counts = Counter(record["singles"])
+    n, places = sum(counts.values()), range(len(target))
+    axes.bar(places, [counts[value] / n for value in target], width=0.9, color=color)
+    axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
+    other = 1 - sum(counts[value] for value in target) / n
+    axes.set_title(f"{label}: {n} samples, {100 * other:.2g} % of them invalid", fontsize=9)
+    step = max(1, len(target) // 20)
+    names = [value.strip() for value in target]
+    axes.set_xticks(list(places)[::step], names[::step], fontsize=7)
+    axes.set_ylabel("share")
+    axes.legend(fontsize=7)
 
 
 def likelihood_diversity(final: Mapping[str, float]) -> Figure | None:

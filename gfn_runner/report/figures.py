@@ -16,9 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gfn_runner.loggers import read_metrics
+from gfn_runner.json_lines import read_lines, read_metrics
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
-from gfn_runner.report.samples import read_lines
 from gfn_runner.report.table import row_labels
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from gfn_runner.callbacks.replay import fitting_demonstrations
 from gfn_runner.evaluation import draw_answers
+from gfn_runner.json_lines import write_lines
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.ranks import is_first
@@ -22,24 +22,6 @@ from gfn_runner.types import Condition
 
 _MOST_CONDITIONS = 64
 _MOST_SINGLES = 1000
-
-
-def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line; the file appears complete or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What :func:`write_lines` wrote; empty if there is no file."""
-    if not path.is_file():
-        return []
-    # JSON leaves U+2028 and its like as they are: only a line feed ends a record.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
 
 
 def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:
@@ -79,6 +61,10 @@ def _record(sample: ConditionSamples) -> dict[str, Any]:
     condition = sample.condition
     # What a figure needs to know of a table of values.
     target = {"target": condition.facts["target"]} if "target" in condition.facts else {}
+    # Where all strings can be listed, log Z is known.
+    support: dict[str, Any] = {}
+    if sample.support_log_reward:
+        support["support_log_reward"] = [round(value, 4) for value in sample.support_log_reward]
     return {
         "group": condition.group,
         "condition": condition.key,
@@ -89,6 +75,7 @@ def _record(sample: ConditionSamples) -> dict[str, Any]:
         "singles": list(sample.singles),
         "log_reward": [round(value, 4) for value in sample.log_reward],
         "log_pf": [round(value, 4) for value in sample.log_pf],
+        **support,
     }
 
 

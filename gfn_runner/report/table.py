@@ -53,7 +53,7 @@ def result_table(
 def _table(
     task: Task, metrics: Mapping[str, float], names: Sequence[str], title: str, method: str
 ) -> Table:
-    shares = any(map(_is_share, names))
+    shares = any(map(is_share, names))
     intervals = any(f"final/{n.replace('/', '_low/', 1)}" in metrics for n in names)
     explained = ": shares in %" if shares else ""
     explained += ", below them the 95 % interval" if shares and intervals else ""
@@ -66,7 +66,9 @@ def _table(
         table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
     for row in task.reference_rows():
-        cells = (_number(name, row.values[name]) if name in row.values else "" for name in names)
+        cells = (
+            shown_number(name, row.values[name]) if name in row.values else "" for name in names
+        )
         table.add_row(f"† {row.label}", *cells, style="dim")
     if task.reference_rows():
         table.caption = "† printed in the paper: a different model, on other questions"
@@ -118,13 +120,13 @@ def row_labels(metrics: Mapping[str, float], method: str = "this run") -> dict[s
     return kept
 
 
-def _is_share(name: str) -> bool:
+def is_share(name: str) -> bool:
     """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
     return name.partition("/")[0].endswith(("accuracy", "_share"))
 
 
-def _number(name: str, value: float) -> str:
-    if not _is_share(name):
+def shown_number(name: str, value: float) -> str:
+    if not is_share(name):
         return f"{value:.3g}"
     # A rare failure must not look like none, on either side.
     if 0 < value < 0.001:
@@ -140,10 +142,10 @@ def _cell(metrics: Mapping[str, float], name: str) -> str:
     *prefix, metric, group = name.split("/")
     ends = [metrics.get("/".join([*prefix, f"{metric}_{end}", group])) for end in ("low", "high")]
     own = f"{metric}/{group}"
-    shown = _number(own, metrics[name])
+    shown = shown_number(own, metrics[name])
     if ends[0] is None or ends[1] is None:
         return shown
     digits = [
-        f"{100 * end:.0f}" if _is_share(own) else f"{end:.3g}" for end in ends if end is not None
+        f"{100 * end:.0f}" if is_share(own) else f"{end:.3g}" for end in ends if end is not None
     ]
     return f"{shown}\n{'–'.join(digits)}"

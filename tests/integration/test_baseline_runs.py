@@ -10,7 +10,7 @@ import torch
 from hydra import initialize_config_dir
 from safetensors.torch import load_file
 
-from gfn_runner.app import main
+from gfn_runner.app import main, train_and_evaluate
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.errors import UserError
 
@@ -76,15 +76,17 @@ def test_a_baseline_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_answers_are_learnt_and_asked_for_at_once(tmp_path):
-    folder = run(
-        tmp_path / "run",
-        "baseline=sft",
-        "task=subjectivity",
-        "~task.data.n_answers",
-        "~task.data.n_rationales",
+    lines = ["experiment=tiny/smoke", "task=subjectivity", "baseline=sft", "trainer.max_steps=2"]
+    lines += [
+        "callbacks.progress.show=none",
+        "callbacks.evaluation.final=4",
+        "trainer.threads=1",
         *FEW,
-        "trainer.max_steps=2",
-    )
+    ]
+    folder = tmp_path / "run"
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        config = check_lines(lines)
+    train_and_evaluate(config, folder, lines)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["final/vote_accuracy/test"] == metrics["final/single_accuracy/test"]
 

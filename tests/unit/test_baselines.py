@@ -24,8 +24,8 @@ from ..tiny_models import all_strings, as_trajectories, tiny_lm
 
 CHARACTERS = "ab."
 CONDITIONS = [
-    Condition("one", "ab", (Term("ba"), Term("b", "a", weight=0.5)), answer="a"),
-    Condition("two", "b", (Term("aab"),), answer="b"),
+    Condition("one", "ba", (Term("ba"), Term("b", "a", weight=0.5)), answer="a"),
+    Condition("two", "aab", (Term("aab", weight=0.5),), answer="b"),
 ]
 
 
@@ -49,7 +49,7 @@ class Listed(Task):
         ) else condition  # fmt: skip
 
     def few_shot_prompt(self, condition, shots, rng):
-        if shots > 9:
+        if shots > 50:
             raise UserError.one("callbacks.evaluation.baseline_shots", f"given {shots}")
         return "ab." * shots + condition.prompt
 
@@ -163,8 +163,8 @@ def test_numbers_of_examples_that_do_not_fit_are_left_out(caplog):
 
 def test_what_a_task_cannot_do_is_said():
     data, task = TaskData([], CONDITIONS), Listed(max_len=2, eval_max_len=2)
-    (problem,) = Prompting(shots=(0, 10)).unfit(task, data)
-    assert problem.where == "baseline.shots" and "10" in problem.what
+    (problem,) = Prompting(shots=(0, 60)).unfit(task, data)
+    assert problem.where == "baseline.shots" and "60" in problem.what
     assert not list(Prompting(shots=(0,)).unfit(task, data))
     assert [p.where for p in Decoding(decoders=("beams",)).problems()] == ["baseline.decoders"]
     assert not list(Exact().unfit(task, data))

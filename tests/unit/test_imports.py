@@ -15,7 +15,16 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
-    {"expressions", "tools", "schedules", "hubdata", "trajectories", "phases", "ranks"},
+    {
+        "expressions",
+        "json_lines",
+        "tools",
+        "schedules",
+        "hubdata",
+        "trajectories",
+        "phases",
+        "ranks",
+    },
     {"phi", "replay", "textdata"},
     {"objectives"},
     {"lm"},
@@ -43,6 +52,7 @@ ONLY = {
     "types": set(),
     "randomness": set(),
     "expressions": set(),
+    "json_lines": set(),
     "tools": set(),
     "schedules": set(),
     "hubdata": {"errors"},
@@ -100,6 +110,9 @@ ONLY = {
     },
     "phases": {"errors"},
     "ranks": {"errors"},
+    "report.runs": {"errors", "json_lines", "schedules"},
+    "report.methods": {"report.runs", "report.table"},
+    "report.pages": set(),
     "sources": set(),
     "environment": set(),
 }  # fmt: skip
@@ -226,18 +239,22 @@ def test_only_the_training_rooms_know_lightning():
     assert {room(n) for n in MODULES if "lightning" in libraries(n)} == LIGHTNING_ROOMS
 
 
-def test_a_config_is_checked_without_anything_heavy():
-    """What importing the command line and every task imports, all the way down."""
-    waiting = [
-        "commandline",
-        *(name for name in MODULES if room(name) == "tasks" and name != "tasks.rule"),
-    ]
+def reached_from(names: set[str]) -> set[str]:
+    """Modules that importing these imports, all the way down."""
+    waiting = list(names)
     reached: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name not in reached:
             reached.add(name)
             waiting += own(name, lazy=False)
+    return reached
+
+
+def test_a_config_is_checked_without_anything_heavy():
+    """What importing the command line and every task imports, all the way down."""
+    tasks = {name for name in MODULES if room(name) == "tasks" and name != "tasks.rule"}
+    reached = reached_from({"commandline"} | tasks)
     assert {"config", "lm.settings", "objectives", "tasks.base", "tasks.posterior"} <= reached
     heavy = {"lightning", "wandb", "matplotlib", "scipy", "sklearn", "nltk", "openai", "bert_score"}
     heavy |= MODEL_LIBRARIES
@@ -246,6 +263,13 @@ def test_a_config_is_checked_without_anything_heavy():
         assert "torch" not in libraries(name, lazy=False), name
     for name in reached | metrics:
         assert not libraries(name, lazy=False) & heavy, name
+
+
+def test_finished_runs_are_reported_without_torch():
+    reached = reached_from({"report.__main__", "report.across"})
+    assert {"report.runs", "report.table", "json_lines", "tasks.base"} <= reached
+    for name in reached:
+        assert not libraries(name, lazy=False) & {"torch", "lightning", "scipy"}, name
 
 
 def test_no_drawer_for_odds_and_ends():

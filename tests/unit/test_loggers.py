@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gfn_runner import loggers
-from gfn_runner.loggers import JsonLinesLogger, jsonable, read_metrics, wandb_logger
+from gfn_runner.json_lines import read_metrics
+from gfn_runner.loggers import JsonLinesLogger, jsonable, wandb_logger
 from gfn_runner.settings import LoggerSettings
 
 # -- lines of JSON ----------------------------------------------------------------------------------

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
+from gfn_runner.json_lines import read_lines
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.figures import draw_all
-from gfn_runner.report.samples import read_lines, write_sample_table, write_samples
+from gfn_runner.report.samples import write_sample_table, write_samples
 from gfn_runner.report.table import result_table, row_labels
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow
 from gfn_runner.tasks.continuation import Continuation
@@ -147,9 +149,15 @@ def test_samples_are_written_and_read(tmp_path):
     ]
     assert first["prompt"] == "ä" and first["singles"] == [" 1", "\u2028x"]
     assert first["log_reward"] == [-1.2346] * 2 and first["target"] == {" 1": 1.0}
-    assert "target" not in second
+    assert "target" not in second and "support_log_reward" not in second
     assert [record["prompt"] for record in read_lines(tmp_path / "s.jsonl")] == ["ä", "b"]
     assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_log_r_of_all_strings_is_kept_where_they_can_be_listed(tmp_path):
+    drawn = dataclasses.replace(samples("p", " 1"), support_log_reward=(-0.12345, -2.0))
+    write_samples(tmp_path / "s.jsonl", [drawn])
+    assert read_lines(tmp_path / "s.jsonl")[0]["support_log_reward"] == [-0.1235, -2.0]
 
 
 # -- figures ---------------------------------------------------------------------------------------

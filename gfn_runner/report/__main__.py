@@ -1,0 +1,106 @@
+"""``python -m gfn_runner.report``: tables and figures of any finished runs, as Markdown, HTML and PNG."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.report.compose import compose, notes
+from gfn_runner.report.pages import html_page, markdown
+from gfn_runner.report.runs import Run, find_runs, read_runs
+from gfn_runner.report.summary import Section, sections
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 2 and a screen of text at mistakes; what was there then stays."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(given)
+    try:
+        runs = read_runs(find_runs(arguments.runs))
+        found = sections(runs, arguments.metrics)
+        _refuse_place(arguments.out)
+        written = _write(runs, found, arguments.out, given, figures=arguments.figures)
+    except UserError as error:
+        _give_up(error.problems)
+    except OSError as error:
+        _give_up([Problem(str(error.filename), str(error.strerror))])
+    for note in notes(runs, found):
+        print(f"note: {note}")
+    for path in written:
+        print(path)
+
+
+def _give_up(problems: Sequence[Problem]) -> NoReturn:
+    print("gfn_runner.report: no report was written", file=sys.stderr)
+    print(*map(str, problems), sep="\n", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gfn_runner.report",
+        description="The same tables and figures from any set of finished runs.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", help="folders of runs, or folders above them; patterns in quotes too"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the report")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="columns, in place of the task's headline and log_reward, diversity, phi_spread",
+    )
+    parser.add_argument(
+        "--figures", action=argparse.BooleanOptionalAction, default=True, help="draw them"
+    )
+    return parser
+
+
+def _refuse_place(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError.one("--out", f"{out} is a file", "a folder, new or not")
+
+
+def _write(
+    runs: Sequence[Run],
+    found: Sequence[Section],
+    out: Path,
+    arguments: Sequence[str],
+    *,
+    figures: bool,
+) -> list[Path]:
+    """Make everything beside the folder, then move it in: a report that fails leaves the old one."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
+        folder = Path(made)
+        pictures = [_pictures(section, folder, figures) for section in found]
+        blocks = compose(runs, found, pictures, out, arguments)
+        (folder / "report.md").write_text(markdown(blocks), encoding="utf-8")
+        (folder / "report.html").write_text(html_page(blocks), encoding="utf-8")
+        out.mkdir(exist_ok=True)
+        names = sorted(path.name for path in folder.iterdir())
+        for name in names:
+            (folder / name).replace(out / name)
+    return [out / name for name in names]
+
+
+def _pictures(
+    section: Section, folder: Path, figures: bool
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    if not figures:
+        return [], []
+    # Takes half of the time to start.
+    from gfn_runner.report.across import draw
+
+    return draw(section, folder)
+
+
+if __name__ == "__main__":
+    main()

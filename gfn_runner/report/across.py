@@ -1,0 +1,377 @@
+"""Figures that set methods beside each other, over runs and seeds; runs no model.
+
+Each function gives a figure, or a sentence on which data it lacks. A method has one colour in all figures
+of a section. Error bars are standard errors over seeds; samples are those of each method's first seed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from gfn_runner.json_lines import read_metrics
+from gfn_runner.metrics.distribution import importance_bound, mean_phi
+from gfn_runner.report.comparison import value_bars
+from gfn_runner.report.methods import Method
+from gfn_runner.report.runs import Run
+from gfn_runner.report.summary import Section, header, standard_error
+from gfn_runner.report.table import is_share
+
+_MOST_DOTS = 3000
+_DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
+
+
+def likelihood_against_diversity(section: Section) -> Figure | str:
+    """Mean and best log-likelihood of a condition against diversity; one mark a method."""
+    groups = [
+        group
+        for group in _sets(section, "diversity")
+        if any(_has(m, f"log_likelihood/{group}", f"diversity/{group}") for m in section.methods)
+    ]
+    if not groups:
+        return "no method has both diversity and log_likelihood of an evaluation set"
+    figure, all_axes = _panels(len(groups), width=5.5, height=4.2)
+    for axes, group in zip(all_axes, groups, strict=True):
+        for method in section.methods:
+            for name, marker in (("log_likelihood", "o"), ("log_likelihood_max", "^")):
+                x = method.values(f"diversity/{group}")
+                y = method.values(f"{name}/{group}")
+                if x and y:
+                    axes.errorbar(
+                        fmean(x), fmean(y), standard_error(y), standard_error(x), fmt=marker,
+                        color=_color(section, method), capsize=2,
+                        label=method.label if marker == "o" else None,
+                    )  # fmt: skip
+        axes.set(xlabel="diversity: 1 − mean pairwise cosine", ylabel="log p_LM (nats)")
+        axes.set_title(f"{_spoken(group)}: mean (●) and best (▲) of a condition", fontsize=9)
+        axes.grid(alpha=0.3)
+    _legend(figure, all_axes)
+    return figure
+
+
+def histograms(section: Section) -> Figure | str:
+    """How often each value of a table was drawn, per method, against the target."""
+    drawn = [(m, m.runs[0].samples(m.row)) for m in section.methods]
+    shown = [(m, records[0]) for m, records in drawn if records and "target" in records[0]]
+    if not shown:
+        return "no samples of a table of values (a record with `target`)"
+    figure, all_axes = plt.subplots(
+        len(shown), 1, figsize=(10, 2.6 * len(shown)), layout="constrained", squeeze=False
+    )
+    for axes, (method, record) in zip(all_axes[:, 0], shown, strict=True):
+        value_bars(axes, method.label, record, _color(section, method))
+    return figure
+
+
+def calibration(section: Section) -> Figure | str:
+    """log q + log Z of single samples against log R/T: on the identity line where the policy is exact.
+
+    log Z of a condition is the importance-weighted estimate from its own samples: their mean φ would be
+    log Z − KL, and with few samples one that is wrong would move the right ones off the line.
+    """
+    dots = [(m, _calibrated(m.runs[0], m.row)) for m in section.methods if m.is_trained]
+    shown = [(method, own) for method, own in dots if own]
+    if not shown:
+        return "no trained method left single samples with both log R and log q"
+    figure, all_axes = _panels(len(shown), width=4.4, height=4.4)
+    for axes, (method, own) in zip(all_axes, shown, strict=True):
+        x, y = zip(*own, strict=True)
+        axes.plot(x, y, ".", color=_color(section, method), markersize=3, alpha=0.5)
+        axes.axline((fmean(x), fmean(x)), slope=1, color="k", linestyle="--", linewidth=0.8)
+        axes.set(xlabel="log R / T (nats)", ylabel="log q + log Z (nats)")
+        title = f"{method.label}: {len(own)} different samples"
+        axes.set_title(textwrap.fill(title, 48), fontsize=8)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def evidence(section: Section) -> Figure | str:
+    """Estimates of log Z of each condition against the exact value, where all strings can be listed."""
+    shown = [(m, list(_evidence(m.runs[0], m.row))) for m in section.methods if m.is_trained]
+    shown = [(method, points) for method, points in shown if points]
+    if not shown:
+        return "no trained method's samples hold the log R of all strings (`support_log_reward`)"
+    figure, axes = plt.subplots(figsize=(6, 4.6), layout="constrained")
+    for method, points in shown:
+        exact, mean, bound = zip(*points, strict=True)
+        color = _color(section, method)
+        axes.plot(exact, mean, "o", color=color, label=f"{method.label}: mean φ")
+        axes.plot(exact, bound, "^", color=color, fillstyle="none", label=f"{method.label}: bound")
+    at = shown[0][1][0][0]
+    axes.axline((at, at), slope=1, color="k", linestyle="--", linewidth=0.8)
+    axes.set(xlabel="exact log Z (nats)", ylabel="estimate (nats)")
+    axes.grid(alpha=0.3)
+    _legend(figure, [axes])
+    return figure
+
+
+def compute(section: Section) -> Figure | str:
+    """The headline metric against training; below, against the strings that are drawn per question."""
+    metric = section.headline[0] if section.headline else ""
+    groups = _sets(section, metric)
+    trained = [m for m in section.methods if m.is_trained and m.row == "final"]
+    # Baselines draw as they like: only time is common to all of them.
+    by_time = any(m.runs[0].baseline for m in trained)
+    curves = {m: _curves(m, metric, by_time) for m in trained}
+    drawn = [m for m in section.methods if _DRAWS.fullmatch(m.row)]
+    if not groups or not (any(curves.values()) or drawn):
+        return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
+    rows = int(any(curves.values())) + bool(drawn)
+    figure, grid = plt.subplots(
+        rows,
+        len(groups),
+        figsize=(4.6 * len(groups), 3.7 * rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    if any(curves.values()):
+        for axes, group in zip(grid[0], groups, strict=True):
+            for method, own in curves.items():
+                x, y, error = own.get(group, ((), (), ()))
+                color = _color(section, method)
+                axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
+            unit = "minutes" if by_time else "strings trained on"
+            axes.set(xlabel=unit, ylabel=header(f"{metric}/{group}").replace(" (%)", ""))
+    if drawn:
+        for axes, group in zip(grid[-1], groups, strict=True):
+            _test_time(axes, section, group, [*drawn, *trained])
+    for axes in grid.flat:
+        axes.grid(alpha=0.3)
+        if is_share(metric):
+            axes.set_ylim(-0.02, 1.02)
+    _legend(figure, list(grid.flat))
+    return figure
+
+
+FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
+    "likelihood_diversity": (
+        "Log-likelihood under the base model against diversity; bars: standard errors over seeds",
+        likelihood_against_diversity,
+    ),
+    "histogram": ("Share of each value among the samples of the first seed", histograms),
+    "calibration": (
+        "Calibration of the policy: log q + log Z against log R/T of single samples, first seed",
+        calibration,
+    ),
+    "evidence": ("Estimates of log Z against the exact value, first seed", evidence),
+    "compute": (
+        "The first headline metric against training (evaluations on the way have fewer conditions than "
+        "the last one), and against strings drawn per question",
+        compute,
+    ),
+}
+
+
+def draw(section: Section, folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Draw what there is data for.
+
+    Returns:
+        Files with their captions, and for each figure left out its name and the reason.
+    """
+    written, missing = [], []
+    for name, (caption, function) in FIGURES.items():
+        made = function(section)
+        if isinstance(made, str):
+            missing.append(f"{name.replace('_', ' ')}: {made}.")
+            continue
+        path = folder / f"{section.name}_{name}.png"
+        made.savefig(path, dpi=120)
+        plt.close(made)
+        written.append((path, f"{caption}."))
+    return written, missing
+
+
+def _sets(section: Section, metric: str) -> list[str]:
+    """Evaluation sets of a metric, in any method."""
+    names = dict.fromkeys(
+        name.split("/", 2)[2]
+        for method in section.methods
+        for run in method.runs
+        for name in run.metrics
+        if name.startswith(f"{method.row}/{metric}/")
+    )
+    return list(names)
+
+
+def _has(method: Method, *names: str) -> bool:
+    return all(method.values(name) for name in names)
+
+
+def _spoken(group: str) -> str:
+    return group.replace("_", " ")
+
+
+def _color(section: Section, method: Method) -> str:
+    # Trained methods first: where colours run out, these keep theirs.
+    at = sorted(section.methods, key=lambda m: not m.is_trained).index(method)
+    if len(section.methods) <= 10:
+        return f"C{at}"
+    # The colours of tab20 come in pairs: all dark ones first.
+    return to_hex(plt.get_cmap("tab20")((2 * at + at // 10 % 2) % 20))
+
+
+def _panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    columns = min(n, 3)
+    rows = math.ceil(n / columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat[n:]:
+        axes.set_visible(False)
+    return figure, list(grid.flat[:n])
+
+
+def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
+    """One legend below all panels: labels may be long."""
+    found: dict[str, Any] = {}
+    for axes in all_axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    if found:
+        characters = int(17 * figure.get_figwidth()) - 8
+        columns = 2 if 2 * (max(map(len, found)) + 8) < characters else 1
+        labels = [textwrap.fill(label, characters) for label in found]
+        # The legend gets room of its own, so that it takes none from the panels.
+        lines = max(
+            sum(label.count("\n") + 1 for label in labels[n::columns]) for n in range(columns)
+        )
+        figure.set_figheight(figure.get_figheight() + 0.2 + 0.16 * lines)
+        figure.legend(
+            list(found.values()), labels, loc="outside lower center", fontsize=7, ncols=columns
+        )
+
+
+def _calibrated(run: Run, row: str) -> list[tuple[float, float]]:
+    """log R/T and log q + log Z of the different samples of each condition, nats."""
+    dots: list[tuple[float, float]] = []
+    for texts, reward, log_q in _conditions(run, row):
+        log_z = importance_bound([r - q for r, q in zip(reward, log_q, strict=True)])
+        different = {text: (r, q + log_z) for text, r, q in zip(texts, reward, log_q, strict=True)}
+        dots += different.values()
+    return dots[:: math.ceil(len(dots) / _MOST_DOTS) or 1]
+
+
+def _evidence(run: Run, row: str) -> Iterator[tuple[float, float, float]]:
+    """Exact log Z, mean φ and importance-weighted bound of each condition, nats."""
+    for record in run.samples(row):
+        support = [value / run.temperature for value in record.get("support_log_reward") or ()]
+        found = _finite(record, run.temperature)
+        if support and found:
+            phi = [r - q for _, r, q in found]
+            exact = float(np.logaddexp.reduce(support))
+            yield exact, mean_phi(phi), importance_bound(phi)
+
+
+def _conditions(run: Run, row: str) -> Iterator[tuple[list[str], list[float], list[float]]]:
+    """Texts, log R/T and log q of the samples of each condition that has several."""
+    for record in run.samples(row):
+        found = _finite(record, run.temperature)
+        if len(found) > 1:
+            texts, reward, log_q = zip(*found, strict=True)
+            yield list(texts), list(reward), list(log_q)
+
+
+def _finite(record: Mapping[str, Any], temperature: float) -> list[tuple[str, float, float]]:
+    # A string that was cut where it cannot end has probability 0.
+    return [
+        (text, r / temperature, q)
+        for text, r, q in zip(
+            record["singles"], record["log_reward"], record["log_pf"], strict=False
+        )
+        if math.isfinite(r) and math.isfinite(q)
+    ]
+
+
+Curve = tuple[list[float], list[float], list[float]]
+
+
+def _curves(method: Method, metric: str, by_time: bool) -> dict[str, Curve]:
+    """By evaluation set: training so far, mean over seeds, standard error; the last one is final."""
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for run in method.runs:
+        path = run.folder / "metrics.jsonl"
+        records = read_metrics(path) if path.is_file() else []
+        spent = _spent(run, records, by_time)
+        last: dict[str, dict[int, float]] = {}
+        for record in records:
+            for name, value in record.items():
+                kind, _, rest = name.partition("/")
+                if (
+                    kind in ("eval", "final")
+                    and rest.startswith(f"{metric}/")
+                    and value is not None
+                ):
+                    # At the last step the final evaluation, which has more conditions, wins.
+                    last.setdefault(rest.partition("/")[2], {})[record["step"]] = value
+        for group, values in last.items():
+            for step, value in values.items():
+                found.setdefault(group, {}).setdefault(step, []).append((spent(step), value))
+    curves = {}
+    for group, steps in found.items():
+        if len(steps) > 1:
+            ordered = [steps[step] for step in sorted(steps)]
+            curves[group] = (
+                [fmean(x for x, _ in own) for own in ordered],
+                [fmean(y for _, y in own) for own in ordered],
+                [standard_error([y for _, y in own]) for own in ordered],
+            )
+    return curves
+
+
+def _spent(run: Run, records: Sequence[Mapping[str, Any]], by_time: bool) -> Callable[[int], float]:
+    """Training up to an optimizer step: minutes since the first record, or strings trained on."""
+    if by_time:
+        times = {r["step"]: r["time"] for r in records if any(n.startswith("train/") for n in r)}
+        first = min(times.values(), default=0.0)
+        return lambda step: (
+            (max((t for s, t in times.items() if s <= step), default=first) - first) / 60
+        )
+    sampling, trainer = run.config.get("sampling", {}), run.config.get("trainer", {})
+    a_step = (
+        sampling.get("conditions", 1) * sampling.get("samples", 1) * trainer.get("accumulate", 1)
+    )
+    for name in ("devices", "nodes"):
+        a_step *= trainer.get(name) if isinstance(trainer.get(name), int) else 1
+    return lambda step: float(step * a_step)
+
+
+def _test_time(axes: Axes, section: Section, group: str, methods: Sequence[Method]) -> None:
+    """A metric of single samples against the strings drawn for each of them."""
+    single = any(m.values(f"single_accuracy/{group}") for m in methods)
+    metric = "single_accuracy" if single else section.headline[0]
+    lines: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for method in methods:
+        values = method.values(f"{metric}/{group}")
+        if values and (found := _DRAWS.fullmatch(method.row)):
+            settings = method.label.partition(" (")[2]
+            lines.setdefault((found[1], settings), {})[int(found[2])] = values
+        elif values:
+            color, votes = _color(section, method), method.values(f"vote_accuracy/{group}")
+            axes.plot(1, fmean(values), "*", color=color, label=f"{method.label}, one sample")
+            n = method.runs[0].config.get("callbacks", {}).get("evaluation", {}).get("votes", 0)
+            if single and votes and n:
+                axes.plot(n, fmean(votes), "P", color=color, label=f"{method.label}, vote")
+    for number, ((kind, settings), by_n) in enumerate(lines.items()):
+        ns = sorted(by_n)
+        axes.errorbar(
+            ns, [fmean(by_n[n]) for n in ns], [standard_error(by_n[n]) for n in ns],
+            marker="sDo"[number % 3], linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
+            label=kind.replace("_", " ") + (f" ({settings}" if settings else ""),
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="strings drawn per question", ylabel=f"{_spoken(metric)}, {_spoken(group)}")

@@ -1,0 +1,111 @@
+"""The report's order: tables, origins, figures and notes of several runs as blocks; reads no folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from gfn_runner.report.methods import Method
+from gfn_runner.report.pages import Block, Code, Heading, Items, Picture, Table, Text
+from gfn_runner.report.runs import Run
+from gfn_runner.report.side_by_side import sample_table
+from gfn_runner.report.summary import Section, cell, commands, header, left_out, origins
+from gfn_runner.report.table import shown_number
+
+
+def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
+    """Everything that a reader of the tables might not expect, a sentence each."""
+    own = [f"{section.name}: {note}" for section in found for note in section.notes]
+    return [*left_out(runs, found), *own]
+
+
+def compose(
+    runs: Sequence[Run],
+    found: Sequence[Section],
+    pictures: Sequence[tuple[Sequence[tuple[Path, str]], Sequence[str]]],
+    page: Path,
+    arguments: Sequence[str],
+) -> list[Block]:
+    """The whole page.
+
+    Args:
+        runs: all that were given, finished or not.
+        found: a section a task.
+        pictures: of each section its figures with captions, and those left out with the reason.
+        page: folder that the page will lie in; places are told from there.
+        arguments: of the command that makes the report again.
+    """
+    n = sum(run.status == "finished" for run in runs)
+    said = notes(runs, found)
+    blocks: list[Block] = [
+        Heading(f"Report on {n} finished run{'s' if n > 1 else ''}", 1),
+        Code([shlex.join(["python", "-m", "gfn_runner.report", *arguments])]),
+        Text(
+            "Mean ± standard error of the mean over seeds; a single seed has no error. Shares and "
+            "accuracies in %, log-probabilities and their like in nats."
+        ),
+        Heading("What is not in the tables"),
+        Items(said) if said else Text("Nothing: every run that was given is in the table."),
+    ]
+    for section, (drawn, missing) in zip(found, pictures, strict=True):
+        blocks += _section(section, drawn, missing, page)
+    return blocks
+
+
+def _section(
+    section: Section, drawn: Sequence[tuple[Path, str]], missing: Sequence[str], page: Path
+) -> list[Block]:
+    blocks: list[Block] = [Heading(section.name), results(section)]
+    if section.published:
+        blocks.append(Text("† Printed in the paper: another model, on other questions."))
+    blocks += [Heading("How each was run", 3), _origins(section, page)]
+    samples = sample_table(section)
+    if isinstance(samples, Table):
+        blocks += [
+            Heading("Samples for the same conditions", 3),
+            Text(
+                "Single samples of the first seed; in brackets the answer, where one is known. Judged by "
+                "the first of the task's metrics that speaks of a single string, if there is one."
+            ),
+            samples,
+        ]
+    else:
+        missing = [*missing, f"samples for the same conditions: {samples}."]
+    if drawn or missing:
+        blocks.append(Heading("Figures", 3))
+    blocks += [Picture(path, caption) for path, caption in drawn]
+    if missing:
+        blocks += [Text("Left out, for want of data:"), Items(missing)]
+    return blocks
+
+
+def results(section: Section) -> Table:
+    """One row a method, one column a metric and evaluation set; then the published rows."""
+    columns = section.columns
+    rows = [
+        (m.label, str(len(m.runs)), *(cell(m, column) for column in columns))
+        for m in section.methods
+    ]
+    rows += [
+        (
+            f"† {row.label}",
+            "",
+            *(shown_number(c, row.values[c]) if c in row.values else "" for c in columns),
+        )
+        for row in section.published
+    ]
+    return Table(("method", "seeds", *map(header, columns)), rows)
+
+
+def _origins(section: Section, page: Path) -> Table:
+    """Command, commits and configs; methods that were measured in the same runs share a row."""
+    together: dict[tuple[int, ...], list[Method]] = {}
+    for method in section.methods:
+        together.setdefault(tuple(map(id, method.runs)), []).append(method)
+    rows = []
+    for methods in together.values():
+        commits, places = origins(methods[0], page)
+        labels = "; ".join(method.label for method in methods)
+        rows.append((labels, Code(commands(methods[0])), commits, Code(places)))
+    return Table(("methods", "command", "commit", "resolved config"), rows, numeric=False)

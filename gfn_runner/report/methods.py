@@ -1,0 +1,214 @@
+"""Which runs are seeds of one method, and what a method is called; averages nothing.
+
+A method is a task and the settings that its numbers depend on. Rows without training (the base model
+behind examples, resampled, …) depend on fewer settings than a trained policy, so runs of several methods
+may have measured the same such row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gfn_runner.report.runs import Run
+from gfn_runner.report.table import row_labels
+
+TRAINED = {"final": "", "e_step": "E-step"}
+# What changes who is asked, how fast, and what is printed, but not the distribution of the numbers.
+_NO_EFFECT = (
+    "seed", "output", "resume", "dry_run", "mode", "run", "prompt", "n", "answers", "logger",
+    "trainer.threads", "trainer.log_every", "trainer.profiler", "lm.device", "lm.packed_rewards",
+    "lm.max_tokens_per_forward", "lm.recompute_above", "callbacks.progress", "callbacks.checkpoint",
+    "callbacks.health", "callbacks.evaluation.every", "callbacks.evaluation.during",
+    "callbacks.evaluation.singles_during", "callbacks.evaluation.batch", "callbacks.evaluation.rows",
+    "callbacks.evaluation.baseline_shots", "callbacks.evaluation.baseline_temperatures",
+)  # fmt: skip
+# What has no effect on rows without training, and what on those of a trained policy.
+_ONLY_TRAINING = (
+    "objective", "optim", "sampling", "trainer", "baseline", "lm.lora", "callbacks.replay",
+    "callbacks.tempering.start", "callbacks.tempering.steps", "callbacks.tempering.shape",
+)  # fmt: skip
+_ONLY_OTHER_ROWS = ("callbacks.evaluation.baseline_limit", "callbacks.evaluation.resampled")
+_MOST_SHOWN = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        label: what it is called beside the others at hand.
+        row: prefix of its metrics.
+        runs: one a seed, by seed.
+        dropped: runs that measured it too, for a seed that another run stands for.
+    """
+
+    label: str
+    row: str
+    runs: tuple[Run, ...]
+    dropped: tuple[Run, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        return self.row in TRAINED
+
+    def values(self, name: str) -> list[float]:
+        """A metric, ``<metric>/<evaluation set>``, in the seeds that have it."""
+        key = f"{self.row}/{name}"
+        return [run.metrics[key] for run in self.runs if key in run.metrics]
+
+
+@dataclass
+class _Draft:
+    row: str
+    name: str
+    settings: Mapping[str, Any]
+    runs: list[Run] = field(default_factory=list)
+
+
+def methods_of(runs: Sequence[Run]) -> list[Method]:
+    """Methods of the finished runs of one task: trained ones first, then rows in a table's order."""
+    drafts: dict[str, _Draft] = {}
+    names = row_names({row for run in runs for row in run.rows})
+    for run, row in [(own, row) for own in runs for row in own.rows]:
+        settings = _settings(run, row)
+        name = _trained_name(run, row) if row in TRAINED else names[row]
+        key = json.dumps([row, name, settings], sort_keys=True, default=str)
+        drafts.setdefault(key, _Draft(row, name, settings)).runs.append(run)
+    separate = [part for draft in drafts.values() for part in _by_baseline(draft)]
+    order = list(names)
+    separate.sort(key=lambda d: (d.row not in TRAINED, order.index(d.row), d.name != "GFlowNet"))
+    shared = _shared(separate)
+    # What was measured on the same data and model stands together.
+    blocks = [[draft.settings.get(key) for key in shared] for draft in separate]
+    separate = [
+        separate[at] for at in sorted(range(len(blocks)), key=lambda at: blocks.index(blocks[at]))
+    ]
+    return [
+        Method(label, draft.row, *_one_a_seed(draft.runs))
+        for draft, label in zip(separate, _labels(separate, shared), strict=True)
+    ]
+
+
+def row_names(rows: Iterable[str]) -> dict[str, str]:
+    """Names of rows, known ones first and in the order of a run's own table."""
+    known = row_labels({f"{row}/": 0.0 for row in rows})
+    others = sorted(set(rows) - known.keys(), key=_by_number)
+    return known | {row: row.replace("_", " ") for row in others}
+
+
+def _by_number(row: str) -> list[tuple[int, str]]:
+    """So that ``best_of_4`` stands before ``best_of_16``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in row.split("_")]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a config by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        leaves |= flat(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return leaves
+
+
+def _settings(run: Run, row: str) -> dict[str, Any]:
+    """What the numbers of a row depend on."""
+    without = (*_NO_EFFECT, *(_ONLY_OTHER_ROWS if row in TRAINED else _ONLY_TRAINING))
+    if row not in TRAINED and not row.startswith("resampled"):
+        without += ("callbacks.evaluation.resampled",)
+    if not run.config.get("baseline"):
+        without += ("baseline",)  # absent in configs that are older than baselines
+    leaves = _without(flat(run.config), without)
+    if not leaves.get("em.rounds"):
+        leaves = _without(leaves, ("em",)) | {"em.rounds": 0}
+    return leaves
+
+
+def _without(leaves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    starts = tuple(f"{name}." for name in names)
+    return {k: v for k, v in leaves.items() if k not in names and not k.startswith(starts)}
+
+
+def _trained_name(run: Run, row: str) -> str:
+    part = TRAINED[row] or ("E + M" if "e_step" in run.rows else "")
+    return (run.baseline or "GFlowNet") + (f", {part}" if part else "")
+
+
+def _by_baseline(draft: _Draft) -> list[_Draft]:
+    """A row that baselines of one class wrote under different settings of theirs is several methods."""
+    if draft.row in TRAINED:
+        return [draft]
+    parts: dict[str, _Draft] = {}
+    for run in draft.runs:
+        own = flat({"baseline": run.config.get("baseline")}) if run.baseline else {}
+        key = json.dumps(own, sort_keys=True, default=str)
+        settings = {**draft.settings, **own}
+        parts.setdefault(key, _Draft(draft.row, draft.name, settings)).runs.append(run)
+    classes = [part.settings.get("baseline._target_") for part in parts.values()]
+    if len(set(classes)) == len(classes):
+        return [draft]
+    return list(parts.values())
+
+
+def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """For each seed a run made for the row, else the newest; and the runs that are not used."""
+    best: dict[int, Run] = {}
+    for run in runs:
+        other = best.get(run.seed)
+        if other is None or _rank(run) > _rank(other):
+            best[run.seed] = run
+    used = tuple(best[seed] for seed in sorted(best))
+    return used, tuple(run for run in runs if run not in used)
+
+
+def _rank(run: Run) -> tuple[bool, float]:
+    return run.baseline is not None and "final" not in run.rows, run.ended
+
+
+def _shared(drafts: Sequence[_Draft]) -> list[str]:
+    """Settings that rows with and without training depend on, and in which the methods at hand differ."""
+    own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS)
+    keys = _differing([_without(draft.settings, own) for draft in drafts], drafts)
+    return [key for key in keys if not key.startswith("em.") or key == "em.rounds"]
+
+
+def _labels(drafts: Sequence[_Draft], shared: Sequence[str]) -> list[str]:
+    """Each name with those settings in which the methods at hand differ."""
+    labels: list[str] = []
+    for draft in drafts:
+        alike = [other for other in drafts if (other.row, other.name) == (draft.row, draft.name)]
+        keys = _differing([other.settings for other in alike], alike)
+        shown = [_setting(key, draft) for key in draft.settings if key in {*keys, *shared}]
+        if len(shown) > _MOST_SHOWN:
+            shown[_MOST_SHOWN:] = [f"and {len(shown) - _MOST_SHOWN} more"]
+        label = f"{draft.name} ({', '.join(shown)})" if shown else draft.name
+        same = sum(other == label or other.startswith(f"{label} #") for other in labels)
+        labels.append(f"{label} #{same + 1}" if same else label)
+    return labels
+
+
+def _differing(settings: Sequence[Mapping[str, Any]], drafts: Sequence[_Draft]) -> list[str]:
+    """Keys with several values, an absent one counted; below a class only among those of that class."""
+    found = []
+    for key in dict.fromkeys(key for own in settings for key in own):
+        target = f"{key.partition('.')[0]}._target_"
+        values: dict[str, set[str]] = {}
+        for own, draft in zip(settings, drafts, strict=True):
+            kind = "" if key == target else str(draft.settings.get(target))
+            values.setdefault(kind, set()).add(json.dumps(own.get(key, "absent"), default=str))
+        if any(len(different) > 1 for different in values.values()):
+            found.append(key)
+    return found
+
+
+def _setting(key: str, draft: _Draft) -> str:
+    name = key.removesuffix("._target_")
+    value = draft.settings[key]
+    if name != key:
+        return f"{name}={str(value).rpartition('.')[2]}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    # A file is known by its end, a long list by its beginning.
+    text = "…/" + "/".join(text.split("/")[-2:]) if text.count("/") > 2 else text
+    return f"{key}={text if len(text) <= 40 else text[:39] + '…'}"

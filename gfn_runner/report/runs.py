@@ -1,0 +1,306 @@
+"""Runs as they lie in their folders: found, read, finished or not and why; averages nothing."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.json_lines import read_lines
+from gfn_runner.schedules import Schedule
+
+Status = Literal["finished", "unfinished", "failed"]
+_LOG_LINES = 5
+_LOG_BYTES = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one folder says.
+
+    Attributes:
+        folder: of the run.
+        config: resolved, as ``config.yaml`` has it.
+        metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
+        overrides: command-line lines that led to the config.
+        commits: of the code, in the order of the run's parts; ``-changed`` behind one whose files were.
+        status: ``finished``, ``unfinished`` (or still running) or ``failed``.
+        why: what speaks for the status, where it is not ``finished``.
+        log: the last lines of ``run.log``.
+        ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    overrides: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
+    status: Status = "finished"
+    why: str = ""
+    log: tuple[str, ...] = ()
+    ended: float = 0.0
+
+    @property
+    def task(self) -> str:
+        """Import path of the task's class."""
+        return str(self.config["task"]["_target_"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", 0))
+
+    @property
+    def baseline(self) -> str | None:
+        """Class of the baseline that the run is of; ``None`` for GFlowNet training."""
+        chosen = self.config.get("baseline")
+        return str(chosen["_target_"]).rpartition(".")[2] if chosen else None
+
+    @property
+    def temperature(self) -> float:
+        """Reward temperature T at the end of training."""
+        schedule = Schedule(**self.config.get("callbacks", {}).get("tempering", {}))
+        return schedule(max(0, int(self.metrics.get("run/steps", 0)) - 1))
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Prefixes of metrics that were measured on samples: ``final`` and methods without training."""
+        others = {"run", "train", "seconds", "eval", "m_step"}
+        found = dict.fromkeys(name.partition("/")[0] for name in self.metrics)
+        return tuple(name for name in found if name not in others)
+
+    def samples(self, row: str) -> list[dict[str, Any]]:
+        """The row's samples, a record a condition; empty if none were written.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        name = "samples.jsonl" if row == "final" else f"samples_{row}.jsonl"
+        path = (self.folder / name).resolve()
+        return _samples(path, path.stat().st_mtime_ns) if path.is_file() else []
+
+
+@lru_cache(maxsize=64)
+def _samples(path: Path, written: int) -> list[dict[str, Any]]:
+    # Several figures and a table look at the same samples.
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        raise UserError.one(
+            str(path), f"cannot be read ({error})", "one JSON object a line, as a run writes them"
+        ) from None
+
+
+def find_runs(given: Sequence[str]) -> list[Path]:
+    """Folders of runs below the given folders, each once, in the order of their names.
+
+    A folder with a ``config.yaml`` that names a task is a run; what lies inside of one is its own.
+
+    Args:
+        given: folders, or patterns as the shell has them.
+
+    Raises:
+        UserError: with every argument that leads to no run.
+    """
+    found: dict[Path, Path] = {}
+    problems = []
+    for text in given:
+        paths = [Path(text)] if Path(text).exists() else [Path(p) for p in sorted(glob.glob(text))]
+        if not paths:
+            problems.append(Problem(text, "there is no such folder"))
+        folders = [folder for path in paths for folder in _runs_below(path)]
+        if paths and not folders:
+            problems.append(
+                Problem(
+                    text,
+                    "no run lies here",
+                    "a folder with a run's config.yaml and metrics.json, or one above such folders",
+                    "outputs for all runs",
+                )
+            )
+        found |= {folder.resolve(): folder for folder in folders}
+    if problems:
+        raise UserError(problems)
+    return list(dict.fromkeys(sorted(found.values())))
+
+
+def _runs_below(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        return
+    if _is_run(path):
+        yield path
+        return
+    for place, folders, _ in os.walk(path):
+        runs = [name for name in folders if _is_run(Path(place, name))]
+        yield from (Path(place, name) for name in runs)
+        folders[:] = [name for name in folders if name not in runs and not name.startswith(".")]
+
+
+def _is_run(folder: Path) -> bool:
+    file = folder / "config.yaml"
+    return file.is_file() and any(
+        line.startswith("task:") for line in file.read_text("utf-8", "replace").splitlines()
+    )
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """All runs, finished or not.
+
+    Raises:
+        UserError: with every file that cannot be read, and if no run is finished.
+    """
+    runs, problems = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            problems += error.problems
+    if not problems and not any(run.status == "finished" for run in runs):
+        problems = [_not_finished(run) for run in runs]
+    if problems:
+        raise UserError(problems)
+    return runs
+
+
+def _not_finished(run: Run) -> Problem:
+    said = "".join(f"\n    run.log: {line}" for line in run.log)
+    can_go_on = any(run.folder.glob("checkpoints/*.ckpt"))
+    fix = f"python -m gfn_runner resume={run.folder}" if can_go_on else ""
+    return Problem(str(run.folder), run.why + said, "a finished run", fix)
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a folder.
+
+    Raises:
+        UserError: at files that are not what a run writes.
+    """
+    config = _config(folder / "config.yaml")
+    metrics, ended = _metrics(folder / "metrics.json")
+    log = _last_lines(folder / "run.log")
+    status, why = _status(folder, config, metrics, log)
+    return Run(
+        folder=folder,
+        config=config,
+        metrics=metrics or {},
+        overrides=_overrides(folder / "overrides.yaml"),
+        commits=_commits(folder),
+        status=status,
+        why=why,
+        log=tuple(log[-_LOG_LINES:]),
+        ended=ended,
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        target = config["task"]["_target_"]
+        named = isinstance(target, str)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        named = False
+    if not named:
+        raise UserError.one(
+            str(path), "cannot be read", "the resolved config of a run, with task._target_"
+        )
+    return config
+
+
+def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
+    """Metrics that are finite numbers, and when they were written; ``None`` without the file."""
+    if not path.is_file():
+        return None, 0.0
+    try:
+        flat = json.loads(path.read_text(encoding="utf-8"))
+        # Lines of JSON say null where a number was not finite.
+        known = {name: float(value) for name, value in flat.items() if value is not None}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError.one(
+            str(path),
+            f"cannot be read ({error})",
+            "one JSON object of names and numbers, as a run writes it",
+            "leave the run's folder out, or let it finish again by resume=",
+        ) from None
+    return {n: v for n, v in known.items() if math.isfinite(v)}, path.stat().st_mtime
+
+
+def _status(
+    folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float] | None, log: Sequence[str]
+) -> tuple[Status, str]:
+    wanted = _steps_wanted(config)
+    if metrics is not None:
+        done = metrics.get("run/steps")
+        if done is None or wanted is None or done >= wanted:
+            return "finished", ""
+        why = f"metrics.json speaks of step {done:.0f}, config.yaml asks for {wanted}: resumed, not ended"
+        return "unfinished", why
+    step = _last_step(folder / "metrics.jsonl")
+    reached = "no optimizer step" if step is None else f"optimizer step {step}"
+    reached += f" of {wanted}" if wanted else ""
+    if any(line.startswith(("ERROR", "CRITICAL", "Traceback")) for line in log):
+        return "failed", f"no metrics.json, {reached} reached, and run.log holds an error"
+    return "unfinished", f"no metrics.json, {reached} reached: interrupted, or still running"
+
+
+def _steps_wanted(config: Mapping[str, Any]) -> int | None:
+    """Optimizer steps of a whole run; ``None`` where a baseline decides for itself."""
+    steps = config.get("trainer", {}).get("max_steps")
+    if steps is None or config.get("baseline"):
+        return None
+    return int(steps) * max(1, int(config.get("em", {}).get("rounds", 0)))
+
+
+def _last_step(path: Path) -> int | None:
+    steps = [
+        found["step"]
+        for line in _last_lines(path)
+        if (found := _object(line)) and isinstance(found.get("step"), int)
+    ]
+    return steps[-1] if steps else None
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _last_lines(path: Path) -> list[str]:
+    """Of the end of a text file, without blank ones; none if there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _overrides(path: Path) -> tuple[str, ...]:
+    try:
+        lines = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError, yaml.YAMLError):
+        return ()
+    return tuple(map(str, lines)) if isinstance(lines, list) else ()
+
+
+def _commits(folder: Path) -> tuple[str, ...]:
+    found = []
+    parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
+    for path in parts:
+        try:
+            git = json.loads(path.read_text(encoding="utf-8"))["git"]
+            found.append(git["commit"][:10] + ("-changed" if git.get("changed") else ""))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return tuple(dict.fromkeys(found))

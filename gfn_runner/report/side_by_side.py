@@ -1,0 +1,119 @@
+"""What methods write for the same conditions, its log R, and what the task says of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.pages import Table
+from gfn_runner.report.runs import Run
+from gfn_runner.report.summary import Section, task_of
+from gfn_runner.report.table import is_share
+from gfn_runner.tasks.base import ConditionSamples, Task
+from gfn_runner.types import Condition
+
+_HEADER = (
+    "condition",
+    "method",
+    "most frequent sample",
+    "share of samples",
+    "log R (nats)",
+    "judged",
+)
+# Of several strings, or of something else than the string itself.
+_NOT_OF_ONE = ("vote_", "greedy_", "predictive_", "invalid_", "found_", "all_found_")
+
+Key = tuple[str, str]
+
+
+def sample_table(section: Section, conditions: int = 3) -> Table | str:
+    """The most frequent single sample of each method, for conditions that most methods have.
+
+    Args:
+        section: its methods' first seeds are shown.
+        conditions: how many.
+
+    Returns:
+        A table; or a sentence on why there is none.
+    """
+    drawn = {
+        method: {
+            (record["group"], record["condition"]): record
+            for record in method.runs[0].samples(method.row)
+            if any(record["singles"])
+        }
+        for method in section.methods
+    }
+    drawn = {method: records for method, records in drawn.items() if records}
+    if not drawn:
+        return "no method left single samples"
+    met = Counter(key for records in drawn.values() for key in records)
+    # Sorting keeps the order in which conditions were met among those that as many methods have.
+    chosen = sorted(met, key=lambda key: -met[key])[:conditions]
+    judges: dict[str, _Judge] = {}
+    rows = []
+    for key in chosen:
+        shown = _condition(next(records[key] for records in drawn.values() if key in records))
+        for method, records in drawn.items():
+            if key in records:
+                judge = _judge(method.runs[0], judges)
+                rows.append((shown, method.label, *_most_frequent(records[key], key, judge)))
+                shown = ""
+    width = len(_HEADER) if any(row[-1] for row in rows) else len(_HEADER) - 1
+    return Table(_HEADER[:width], [row[:width] for row in rows], numeric=False)
+
+
+def _condition(record: Mapping[str, Any]) -> str:
+    answer = record.get("answer")
+    return str(record["prompt"]).strip() + (f" [{answer}]" if answer is not None else "")
+
+
+def _most_frequent(record: Mapping[str, Any], key: Key, judge: _Judge) -> tuple[str, str, str, str]:
+    text, n = Counter(record["singles"]).most_common(1)[0]
+    rewards = record.get("log_reward") or ()
+    at = record["singles"].index(text)
+    log_reward = f"{rewards[at]:.2f}" if at < len(rewards) else ""
+    share = f"{100 * n / len(record['singles']):.0f} %"
+    return text.strip() or "(empty)", share, log_reward, judge(key, text)
+
+
+class _Judge:
+    """Asks a task's own metrics about one string.
+
+    They need the condition as the task made it. Samples do not hold that, so its data are read again.
+    """
+
+    def __init__(self, task: Task | None, seed: int):
+        self._task = task
+        try:
+            found = task.load(seed).evaluation if task else ()
+        except UserError:
+            found = ()  # its files are gone since
+        self._conditions: dict[Key, Condition] = {(c.group, c.key): c for c in found}
+
+    def __call__(self, key: Key, text: str) -> str:
+        """A metric and whether the string meets it; empty where none speaks of one string by itself."""
+        condition = self._conditions.get(key)
+        if self._task is None or condition is None:
+            return ""
+        one = ConditionSamples(condition, (), (text,), (0.0,), (0.0,))
+        try:
+            measured = self._task.metrics([one])
+        except (LookupError, ValueError, TypeError, ArithmeticError):
+            return ""  # it needs more than the string
+        for name in self._task.headline:
+            value = measured.get(f"{name}/{condition.group}")
+            if is_share(name) and not name.startswith(_NOT_OF_ONE) and value in (0.0, 1.0):
+                spoken = name.removesuffix("_share").replace("_", " ")
+                return f"{spoken}: {'yes' if value else 'no'}"
+        return ""
+
+
+def _judge(run: Run, known: dict[str, _Judge]) -> _Judge:
+    key = json.dumps([run.config["task"], run.seed], sort_keys=True, default=str)
+    if key not in known:
+        known[key] = _Judge(task_of(run)[0], run.seed)
+    return known[key]

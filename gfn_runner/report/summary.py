@@ -1,0 +1,273 @@
+"""Finished runs as a table a task: means over seeds, and what was left out; draws nothing."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.methods import Method, methods_of
+from gfn_runner.report.runs import Run
+from gfn_runner.report.table import is_share, shown_number
+from gfn_runner.tasks.base import ReferenceRow, Task
+
+_BESIDE_HEADLINE = ("log_reward", "diversity", "phi_spread")
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One task's part of the report.
+
+    Attributes:
+        name: of the task.
+        methods: rows of the table.
+        columns: ``<metric>/<evaluation set>``.
+        headline: metrics that the task puts first.
+        published: the paper's rows, in the metric's own unit; of another model.
+        notes: what a reader has to know of the numbers.
+    """
+
+    name: str
+    methods: tuple[Method, ...]
+    columns: tuple[str, ...]
+    headline: tuple[str, ...]
+    published: tuple[ReferenceRow, ...]
+    notes: tuple[str, ...]
+
+
+def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
+    """One section a task, of its finished runs.
+
+    Args:
+        runs: any; those that have not finished are passed over here and named by :func:`left_out`.
+        metrics: columns, without evaluation sets; the task's headline and a few more if empty.
+
+    Raises:
+        UserError: if no run has a metric of that name.
+    """
+    by_task: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.status == "finished":
+            by_task.setdefault(run.task, []).append(run)
+    _refuse_unknown(runs, metrics)
+    found = {target: _section(target, by_task[target], metrics) for target in sorted(by_task)}
+    names = [section.name for section in found.values()]
+    # Two classes may call themselves the same; files are named by it.
+    return [
+        replace(section, name=target) if names.count(section.name) > 1 else section
+        for target, section in found.items()
+    ]
+
+
+def left_out(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
+    """What is in no table, and what in one of several, a sentence each."""
+    notes = []
+    if len(found) > 1:
+        names = ", ".join(section.name for section in found)
+        notes.append(
+            f"The runs are of {len(found)} tasks ({names}): a section each, nothing in common."
+        )
+    for run in runs:
+        if run.status != "finished":
+            notes.append(f"{run.folder} is {run.status}: {run.why}.")
+            notes += [f"{run.folder}, run.log: {line}" for line in run.log]
+    return notes
+
+
+def header(column: str) -> str:
+    """A column's title: metric, evaluation set, and the unit if it is a share."""
+    metric, _, group = column.partition("/")
+    title = metric.replace("_", " ") + (f", {group.replace('_', ' ')}" if group else "")
+    return f"{title} (%)" if is_share(column) else title
+
+
+def cell(method: Method, column: str) -> str:
+    """Mean ± standard error over seeds; says so if some seeds lack the metric."""
+    values = method.values(column)
+    if not values:
+        return ""
+    text = spread(column, values)
+    if len(values) < len(method.runs):
+        text += f" ({len(values)} of {len(method.runs)} seeds)"
+    return text
+
+
+def spread(column: str, values: Sequence[float]) -> str:
+    """Mean ± standard error of the mean, to two digits of the error; of one value the value alone."""
+    mean, error = statistics.fmean(values), standard_error(values)
+    if not error:
+        return shown_number(column, mean)
+    if is_share(column):
+        digits = max(1, _decimals(100 * error, 2))
+        return f"{100 * mean:.{digits}f} ± {100 * error:.{digits}f}"
+    # Four digits of the mean are enough, however alike the seeds are.
+    digits = max(0, min(_decimals(error, 2), _decimals(mean, 4) if mean else 9))
+    shown = f"{error:.{digits}f}"
+    return f"{mean:.{digits}f} ± {shown if float(shown) else f'{error:.1g}'}"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Places behind the point that show so many digits of a number."""
+    return digits - 1 - math.floor(math.log10(abs(value)))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean: sample standard deviation / √n; 0 for one value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def commands(method: Method) -> list[str]:
+    """The command line of the method's runs, one for all seeds that differ in nothing else."""
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for run in method.runs:
+        # A run always names its task, so that nothing said means that the file is not there.
+        said = tuple(line for line in run.overrides if not line.startswith("seed="))
+        seeds.setdefault(said, []).append(run.seed)
+    lines = []
+    for said, own in seeds.items():
+        if not said:
+            lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
+            continue
+        words = ["python", "-m", "gfn_runner", *map(shlex.quote, said)]
+        if len(own) > 1:
+            words[3:3] = ["-m"]
+        lines.append(" ".join([*words, f"seed={','.join(map(str, own))}"]))
+    return lines
+
+
+def origins(method: Method, page: Path) -> tuple[str, list[str]]:
+    """Commits of the method's runs, and their configs as paths from the page's folder."""
+    commits = dict.fromkeys(commit for run in method.runs for commit in run.commits)
+    places = [os.path.relpath(run.folder / "config.yaml", page) for run in method.runs]
+    return ", ".join(commits) or "unknown", places
+
+
+def _refuse_unknown(runs: Sequence[Run], metrics: Sequence[str]) -> None:
+    known = {
+        name.split("/")[1]
+        for run in runs
+        for name in run.metrics
+        if name.partition("/")[0] in run.rows
+    }
+    unknown = [name for name in metrics if name not in known]
+    if unknown:
+        raise UserError.one(
+            "--metrics", f"no run has {', '.join(unknown)}", ", ".join(sorted(known)) or "none"
+        )
+
+
+def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Section:
+    task, problem = task_of(runs[-1])
+    methods = methods_of(runs)
+    headline = task.headline if task else ()
+    wanted = metrics or dict.fromkeys((*headline, *_BESIDE_HEADLINE))
+    columns = _columns(methods, list(wanted))
+    shown = [m for m in methods if any(m.values(column) for column in columns)]
+    notes = [problem] if problem else []
+    notes += [
+        f"{m.label}: has none of the table's metrics, so it has no row."
+        for m in methods
+        if m not in shown
+    ]
+    notes += _notes(shown, columns)
+    published = [
+        ReferenceRow(row.label, {c: row.values[c] for c in columns if c in row.values})
+        for row in (task.reference_rows() if task else ())
+    ]
+    return Section(
+        name=task.name if task else target.rpartition(".")[2],
+        methods=tuple(shown),
+        columns=tuple(columns),
+        headline=headline,
+        published=tuple(row for row in published if row.values),
+        notes=tuple(notes),
+    )
+
+
+def task_of(run: Run) -> tuple[Task | None, str]:
+    """The task of a run's config; or why it cannot be built any more."""
+    values = dict(run.config["task"])
+    module, _, name = values.pop("_target_").rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        return TypeAdapter(kind).validate_python(values), ""
+    except (ImportError, AttributeError, ValueError, ValidationError, UserError) as error:
+        reason = str(error).splitlines()[0]
+        return None, (
+            f"The task {run.task} cannot be built from {run.folder}/config.yaml ({reason}): no published "
+            "rows, and columns by name only."
+        )
+
+
+def _columns(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
+    """``<metric>/<set>`` in the order of metrics; sets as the runs have them."""
+    names = dict.fromkeys(
+        name.partition("/")[2]
+        for method in methods
+        for run in method.runs
+        for name in run.metrics
+        if name.startswith(f"{method.row}/")
+    )
+    return [name for metric in metrics for name in names if name.partition("/")[0] == metric]
+
+
+def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
+    """What a reader has to know, each thing once with all methods that it holds for."""
+    said: dict[str, list[str]] = {}
+    for method in methods:
+        for text in _of_method(method, columns):
+            said.setdefault(text, []).append(method.label)
+    notes = [f"{'; '.join(labels)}: {text}" for text, labels in said.items()]
+    changed = {
+        str(run.folder): None
+        for method in methods
+        for run in method.runs
+        if any("changed" in commit for commit in run.commits)
+    }
+    if changed:
+        notes.append(f"Files were changed since the commit in {', '.join(changed)}.")
+    return notes
+
+
+def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
+    notes = []
+    if method.dropped:
+        notes.append(_duplicates(method, columns))
+    commits = dict.fromkeys(commit for run in method.runs for commit in run.commits)
+    if len(commits) > 1:
+        notes.append(f"runs of different commits are averaged, {', '.join(commits)}.")
+    for column in columns:
+        missing = [run for run in method.runs if f"{method.row}/{column}" not in run.metrics]
+        if 0 < len(missing) < len(method.runs):
+            seeds = ", ".join(str(run.seed) for run in missing)
+            notes.append(f"no {column} of seed {seeds}; the others are averaged.")
+    return notes
+
+
+def _duplicates(method: Method, columns: Sequence[str]) -> str:
+    """Which run stands for a seed that several have measured, and whether it matters."""
+    kept = {run.seed: run for run in method.runs}
+    used = []
+    for seed in dict.fromkeys(run.seed for run in method.dropped):
+        others = ", ".join(str(run.folder) for run in method.dropped if run.seed == seed)
+        used.append(f"{kept[seed].folder} for seed {seed}, not {others}")
+    different = dict.fromkeys(
+        column.partition("/")[0]
+        for column in columns
+        for run in method.dropped
+        if _value(run, method, column) != _value(kept[run.seed], method, column)
+    )
+    agree = f"They differ in {', '.join(different)}" if different else "Their numbers are the same"
+    return f"measured more than once; used is {'; '.join(used)}. {agree}."
+
+
+def _value(run: Run, method: Method, column: str) -> float | None:
+    return run.metrics.get(f"{method.row}/{column}")
