@@ -5,7 +5,8 @@ RUN := $(VENV)/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install arithmetic smoke test test-gpu check format tiny-lm results task-results benchmark wheel clean
+.PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
+.PHONY: help install arithmetic smoke test test-gpu check format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,6 +48,15 @@ results: install ## measure arithmetic again for docs/results.md and README: thr
 
 task-results: install ## measure all other tasks again for docs/results.md: three seeds (2 to 3 hours)
 	$(RUN) scripts/task_results.py $(ARGS)
+
+paper-tiny: install ## the paper's tables with all baselines on the embedded model, into docs/results/ (hours)
+	$(RUN) scripts/paper.py $(ARGS)
+
+paper-arithmetic paper-infilling paper-random-number paper-continuation: install
+	$(RUN) scripts/paper.py --tables $(subst -,_,$(patsubst paper-%,%,$@)) $(ARGS)
+
+paper-subjectivity: install
+	$(RUN) scripts/paper.py --tables subjectivity_10 subjectivity_20 subjectivity_50 $(ARGS)
 
 benchmark: install ## measure a training step against its floor and the plain way, for docs/benchmarks.md
 	$(RUN) scripts/benchmark.py $(ARGS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,8 +113,18 @@ def _job(composed: Any) -> float | None:
         config = check_config(composed, lines)
         return train_and_evaluate(config, folder, lines)
     except UserError as error:
+        _leave_reason(folder, str(error))
         show(error.problems, folder)
         raise SystemExit(2) from None
+    except Exception:
+        _leave_reason(folder, traceback.format_exc())
+        raise
+
+
+def _leave_reason(folder: Path, reason: str) -> None:
+    """Say in the run's log why it failed: whoever looks through a sweep's folders has no terminal."""
+    with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
+        log.write(f"ERROR gfn_runner.app: the run has failed: {reason.rstrip()}\n")
 
 
 def train_and_evaluate(

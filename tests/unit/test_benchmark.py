@@ -56,6 +56,28 @@ def test_the_plain_way_has_the_same_numbers(lm, suffix):
     assert gap_BS.isfinite().all() and gap_BS.abs().max() < 0.2
 
 
+def test_a_careful_plain_way_leaves_out_what_nobody_reads(lm, monkeypatch):
+    """The same log-rewards; forwards only where a string may end."""
+    found, forwards = [], []
+    forward = lm.model.forward
+    monkeypatch.setattr(
+        lm.model, "forward", lambda **o: forwards.append(o["use_cache"]) or forward(**o)
+    )
+    for careful in (False, True):
+        torch.manual_seed(0)
+        plain = PlainStep(lm, SHAPE, careful=careful)
+        condition = plain.conditions[0]
+        with torch.no_grad():
+            trajectories, scores = plain._sample(lm.encode_prompt(condition.prompt))
+            forwards.clear()
+            context = lm.encode_prompt(condition.terms[0].context)
+            tail = lm.encode(condition.terms[0].suffix)
+            found.append(plain._log_reward(context, tail, trajectories, scores.terminable_BS))
+        states = SHAPE.longest + 1
+        assert len(forwards) == (states - SHAPE.shortest if careful else states)
+    assert torch.equal(*found)
+
+
 def test_a_step_of_each_and_its_phases(lm):
     ours, floor, plain = OurStep(lm, SHAPE), Floor(lm, SHAPE), PlainStep(lm, SHAPE)
     before = [p.clone() for p in lm.trainable().values()]

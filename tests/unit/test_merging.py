@@ -57,6 +57,20 @@ def test_an_output_layer_that_shares_the_embeddings_leaves_them_alone():
 
 
 @torch.no_grad()
+def test_large_weights_with_a_small_adapter_stay_apart(monkeypatch):
+    """A sum of theirs would be a second copy of the model, for a few percent of the products."""
+    lm = tiny_lm("llama", adapter="random", rank=2)  # 2 (32 + 32) products beside 32 · 32
+    apart = lm.whole_logits(ROWS)
+    monkeypatch.setattr(merging, "_SMALL", 0)
+    with merged(lm.model):
+        assert not merged_layers(lm)
+        assert torch.equal(lm.whole_logits(ROWS), apart)
+    wide = tiny_lm("llama", adapter="random", rank=8)  # 8 · 64 · 4 ≥ 32 · 32
+    with merged(wide.model):
+        assert merged_layers(wide)
+
+
+@torch.no_grad()
 def test_what_is_off_or_of_low_precision_stays_apart():
     lm = tiny_lm(adapter="random")
     with lm.base(), merged(lm.model):

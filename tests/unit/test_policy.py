@@ -30,6 +30,23 @@ def logits(lm) -> torch.Tensor:
     return lm.whole_logits(ROWS)[:, :3]
 
 
+# -- activations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gptj"])
+def test_gelu_is_torchs_own_and_the_same_function(architecture):
+    from transformers.activations import NewGELUActivation
+
+    own = random_model(architecture, V)
+    written_out = random_model(architecture, V)
+    lm = LanguageModel(own, character_tokenizer())
+    kinds = [type(module) for module in lm.model.modules()]
+    assert torch.nn.GELU in kinds and NewGELUActivation not in kinds
+    assert NewGELUActivation in [type(module) for module in written_out.modules()]
+    ids = torch.tensor([ROWS[1]])
+    torch.testing.assert_close(own(ids).logits, written_out(ids).logits, atol=1e-4, rtol=1e-4)
+
+
 # -- adapter ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,237 @@
+"""The paper's tables on the embedded model: every method over seeds, then docs/results/<table>/.
+
+    python scripts/paper.py                              # all tables, up to three hours on two cores
+    python scripts/paper.py --tables arithmetic --seeds 0
+    python scripts/paper.py --tables arithmetic --report-only
+
+A method's seeds are one Hydra multirun, in outputs/paper/<table>/<method>/seed<n>. What is finished there
+under the same overrides is not run again; what was interrupted goes on from its checkpoint. A run that
+fails is named in the report, with the end of its log, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from results import ROOT, cores, same_run
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper at the embedded model's size.
+
+    Attributes:
+        common: overrides of all methods.
+        methods: name to overrides; ``{runs}`` stands for the table's folder and ``{seed}`` for the seed,
+            of methods that learn from another's run.
+        metrics: columns of the report; the task's own choice if empty.
+    """
+
+    common: tuple[str, ...]
+    methods: Mapping[str, tuple[str, ...]]
+    metrics: tuple[str, ...] = field(default=())
+
+
+NO_ROWS = (
+    "callbacks.evaluation.baseline_shots=[]",
+    "callbacks.evaluation.baseline_temperatures=[]",
+)
+_DRAWS = "baseline.draws=[1,2,4,8,16,32,64,128,256]"
+_OF_GFLOWNET = "baseline.samples_of={runs}/gflownet/seed{seed}"
+
+
+def _subjectivity(n: int) -> Table:
+    return Table(
+        ("task=subjectivity", f"task.data.n_train={n}", *NO_ROWS),
+        {
+            "gflownet": (),
+            "prompting": ("baseline=prompting", "baseline.shots=[0,3,5]"),
+            "sft": ("baseline=sft", "trainer.max_steps=60"),
+        },
+        ("vote_accuracy", "predictive_accuracy", "single_accuracy"),
+    )
+
+
+TABLES: dict[str, Table] = {
+    "arithmetic": Table(
+        ("task=arithmetic", "callbacks.evaluation.final=200", *NO_ROWS),
+        {
+            "gflownet": (),
+            "prompting": ("baseline=prompting",),
+            "sft": ("baseline=sft",),
+            "sft_on_gflownet": ("baseline=sft", _OF_GFLOWNET),
+            "ppo": ("baseline=ppo",),
+            "grpo": ("baseline=grpo",),
+            "resampling": ("baseline=resampling", _DRAWS, "callbacks.evaluation.baseline_limit=50"),
+        },
+        ("vote_accuracy", "single_accuracy", "log_reward", "phi_spread"),
+    ),
+    "infilling": Table(
+        ("task=infilling", *NO_ROWS),
+        {
+            "gflownet": (),
+            "prompting": ("baseline=prompting", "baseline.shots=[0]"),
+            "sft": ("baseline=sft", "lm=tiny_head"),
+            "ppo": ("baseline=ppo", "trainer.max_steps=200"),
+            "resampling": ("baseline=resampling", "baseline.draws=[1,16,256]"),
+        },
+    ),
+    **{f"subjectivity_{n}": _subjectivity(n) for n in (10, 20, 50)},
+    "random_number": Table(
+        ("task=random_number", *NO_ROWS),
+        {
+            "gflownet": (),
+            "prompting": ("baseline=prompting", "baseline.shots=[0]"),
+            "sft": ("baseline=sft",),
+            "ppo": ("baseline=ppo",),
+            "exact": ("baseline=exact",),
+        },
+    ),
+    "continuation": Table(
+        ("task=continuation", *NO_ROWS),
+        {
+            "gflownet": (),
+            "decoding": ("baseline=decoding", "callbacks.evaluation.baseline_limit=10"),
+            "ppo": ("baseline=ppo", "trainer.max_steps=200"),
+            "grpo": ("baseline=grpo", "trainer.max_steps=200"),
+        },
+        ("log_likelihood", "log_likelihood_max", "diversity", "unique", "log_reward"),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--methods", nargs="+", help="of each table; all of them if not given")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper")
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
+    parser.add_argument("--report-only", action="store_true", help="of what is finished already")
+    arguments = parser.parse_args()
+    for name in arguments.tables:
+        if not arguments.report_only:
+            make(name, arguments)
+        report(name, arguments)
+
+
+def make(name: str, arguments: argparse.Namespace) -> None:
+    """Run what a table lacks; methods that learn from another's run come after it."""
+    table = TABLES[name]
+    chosen = {m: o for m, o in table.methods.items() if m in (arguments.methods or table.methods)}
+    later = {method for method, own in chosen.items() if any("{seed}" in line for line in own)}
+    for methods in (chosen.keys() - later, later):
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            jobs = [
+                pool.submit(run_seeds, name, method, seeds, arguments)
+                for method in table.methods
+                if method in methods
+                # Where a seed has overrides of its own, it is a multirun of one.
+                for seeds in (
+                    [arguments.seeds] if method not in later else [[s] for s in arguments.seeds]
+                )
+            ]
+            for job in jobs:
+                job.result()
+
+
+def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.Namespace) -> None:
+    """Bring all seeds of a method to their end, or to a failure that is on record."""
+    folder = (arguments.folder / name / method).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = []
+    for seed in seeds:
+        state = prepared(folder / f"seed{seed}", overrides(name, method, seed, arguments))
+        if state == "interrupted":
+            attempt(folder, [f"resume={folder}/seed{seed}"], f"{name}, {method}, seed {seed}")
+        elif state == "missing":
+            waiting.append(seed)
+    while waiting:
+        lines = overrides(name, method, waiting[0], arguments)[:-1]
+        lines += [f"seed={','.join(map(str, waiting))}"]
+        places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=seed${seed}"]
+        attempt(folder, ["-m", *lines, *places], f"{name}, {method}, seeds {waiting}")
+        # The first one that has not ended has failed: Hydra stops there. The others are tried without it.
+        failed = [
+            seed for seed in waiting if not (folder / f"seed{seed}" / "metrics.json").is_file()
+        ]
+        waiting = failed[1:]
+
+
+def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) -> list[str]:
+    """Of one run; the seed last."""
+    table = TABLES[name]
+    own = [
+        line.format(runs=(arguments.folder / name).resolve(), seed=seed)
+        for line in table.methods[method]
+    ]
+    threads = max(1, cores() // arguments.jobs)
+    return [*table.common, *own, f"trainer.threads={threads}", f"seed={seed}"]
+
+
+def prepared(folder: Path, lines: Sequence[str]) -> str:
+    """What is to be done for a run: nothing (finished), go on (interrupted), or begin (missing).
+
+    What lies in its place and is something else is moved aside, never deleted.
+    """
+    finished = (folder / "metrics.json").is_file()
+    known = (folder / "overrides.yaml").is_file() and same_run(folder, list(lines))
+    if known and finished:
+        return "finished"
+    if known and any(folder.glob("checkpoints/*.ckpt")):
+        return "interrupted"
+    if folder.exists():
+        aside = folder.parent / "aside"
+        aside.mkdir(exist_ok=True)
+        folder.rename(aside / f"{folder.name}-{int(time.time())}")
+    return "missing"
+
+
+def attempt(folder: Path, arguments: Sequence[str], what: str) -> None:
+    """One call of the program; what it says goes to a log beside the runs."""
+    command = [sys.executable, "-m", "gfn_runner", *arguments]
+    print(f"{what}: begins", flush=True)
+    began = time.time()
+    with (folder / "multirun.log").open("a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n")
+        log.flush()
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
+    end = "ends" if code == 0 else f"FAILED with exit code {code}; see {folder / 'multirun.log'}"
+    print(f"{what}: {end}, {(time.time() - began) / 60:.1f} minutes", flush=True)
+
+
+def report(name: str, arguments: argparse.Namespace) -> None:
+    """The table's page."""
+    folders = [
+        str(arguments.folder / name / method / f"seed{seed}")
+        for method in TABLES[name].methods
+        for seed in arguments.seeds
+        if (arguments.folder / name / method / f"seed{seed}").is_dir()
+    ]
+    if not folders:
+        print(f"{name}: no run to report on")
+        return
+    shown = [_short(folder) for folder in folders]
+    command = [sys.executable, "-m", "gfn_runner.report", *shown, "--out"]
+    command += [_short(arguments.write / name)]
+    if TABLES[name].metrics:
+        command += ["--metrics", *TABLES[name].metrics]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def _short(path: Path | str) -> str:
+    """As seen from the repository, where it lies within it: pages tell no one's home."""
+    path = Path(path).resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+if __name__ == "__main__":
+    main()
