@@ -29,13 +29,16 @@ from bench.plain import PlainStep
 from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
 from results import ROOT, cores, write_block
 
-from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.expressions import draw_expression, question
+from gfn_runner.lm.log_probs import chosen_log_probs
+from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes
+from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.trajectories import Trajectories
 
-SECTIONS = ["steps", "recompute", "scoring", "growth", "buffer", "start"]
+SECTIONS = ["steps", "recompute", "scoring", "growth", "precision", "buffer", "start"]
 # The larger models are measured on one condition: the plain way takes one at a time anyway. On a CPU
 # they have fewer samples of it where the shape has many: the plain way would take a quarter of an hour.
 ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
@@ -69,6 +72,7 @@ def main() -> None:
         "recompute": lambda: recompute_section(arguments),
         "scoring": lambda: scoring_section(lm, arguments.repeats),
         "growth": lambda: growth_section(arguments),
+        "precision": lambda: precision_section(arguments),
         "buffer": lambda: buffer_section(lm, arguments),
         "start": start_section,
     }
@@ -314,6 +318,46 @@ def growth_section(arguments: argparse.Namespace) -> Iterator[str]:
             cells += [", ".join(f"{value:.2f}" for value in values), f"{slope(sizes, values):.2f}"]
         yield f"| {' | '.join(cells)} |"
     yield ""
+
+
+# -- precision --------------------------------------------------------------------------------
+
+
+def precision_section(arguments: argparse.Namespace) -> Iterator[str]:
+    """Error of log-probabilities of bfloat16 weights, summed in fp32 and in bfloat16."""
+    settings = {
+        dtype: LMSettings(device=arguments.device, dtype=dtype)  # type: ignore[arg-type]
+        for dtype in ("float32", "bfloat16")
+    }
+    lms = {dtype: load(options, adapter=False, seed=0) for dtype, options in settings.items()}
+    rng = random.Random(0)
+    expressions = [draw_expression(rng, rng.randint(3, 5)) for _ in range(64)]
+    texts = [f"{question(e)} {e.steps()}." for e in expressions]
+    rows = [lms["float32"].encode_prompt(text) for text in texts]
+    with torch.no_grad():
+        exact_B, _ = summed(lms["float32"], rows)
+        found_B, careless_B = summed(lms["bfloat16"], rows)
+    errors = [((own_B - exact_B).abs()) for own_B in (found_B, careless_B)]
+    told = [f"{error.median():.3f} (at most {error.max():.2f})" for error in errors]
+    yield "### Precision"
+    yield ""
+    lengths = f"{min(map(len, rows))} to {max(map(len, rows))} tokens"
+    yield f"log p of {len(rows)} worked sums of {lengths} under the embedded model,"
+    yield "error of bfloat16 weights against float32, nats a string, median: summed in"
+    yield f"float32, as the program does, {told[0]}; logits normalised and summed in bfloat16 {told[1]}."
+    yield ""
+
+
+def summed(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p of whole rows: in fp32 by the program's own function, and all in the logits' own type."""
+    logits_NTV = lm.whole_logits(rows)[:, :-1]
+    width = max(map(len, rows))
+    padded = [[*ids, *[-1] * (width - len(ids))] for ids in rows]
+    next_NT = torch.tensor(padded, device=lm.device)[:, 1:]
+    careful_NT = chosen_log_probs(logits_NTV, next_NT)
+    careless_NT = logits_NTV.log_softmax(dim=-1).gather(2, next_NT.clamp(min=0)[..., None])[..., 0]
+    told_NT = next_NT >= 0
+    return (careful_NT * told_NT).sum(dim=1), (careless_NT * told_NT).sum(dim=1).float()
 
 
 # -- buffer and start -------------------------------------------------------------------------

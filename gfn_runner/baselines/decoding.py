@@ -11,6 +11,7 @@ from gfn_runner.evaluation import draw_answers, draw_many
 from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
 from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for
+from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
 
@@ -29,7 +30,9 @@ def decoder_rows(drawing: Drawing, options: Decoding) -> Rows:
             yield f"{name}_x{options.compute}", _drawn(drawing, name, best)
 
 
-def _drawn(drawing: Drawing, name: str, draw: Callable[..., Trajectories]) -> list:  # type: ignore[type-arg]
+def _drawn(
+    drawing: Drawing, name: str, draw: Callable[..., Trajectories]
+) -> list[ConditionSamples]:
     d = drawing
     generator = torch_generator_for(d.lm.device, "decoding", name, d.seed)
     with d.lm.base():

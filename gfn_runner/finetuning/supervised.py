@@ -50,7 +50,8 @@ class SupervisedModule(GFlowNetModule):
     @torch.no_grad()
     def _written(self, adapter: Path) -> dict[str, list[_String]]:
         """What the policy of an adapter writes for every training condition."""
-        n, written = self.baseline.n_samples, {}
+        n = self.baseline.n_samples
+        written: dict[str, list[_String]] = {}
         with self.lm.in_step(), self.lm.adapter_of(adapter):
             for start in range(0, len(self.conditions), _AT_ONCE):
                 part = self.conditions[start : start + _AT_ONCE]
@@ -115,7 +116,7 @@ class SupervisedModule(GFlowNetModule):
         answers = [answer for _, answer in self.task.answer_choices(condition, ())]
         return answers.index(condition.answer)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[ConditionSamples]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[ConditionSamples]:  # type: ignore[override]
         """Answers at once where they were learnt so; samples else."""
         if not answers_directly(self.task, batch.conditions) or self.baseline.samples_of:
             return super().validation_step(batch, batch_idx)

@@ -59,7 +59,7 @@ def truncated_sample(
         temperature: before the cut.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    options = {"do_sample": True, "num_return_sequences": n, "num_beams": 1}
+    options: dict[str, Any] = {"do_sample": True, "num_return_sequences": n, "num_beams": 1}
     options |= {"top_p": top_p, "top_k": top_k, "temperature": temperature}
     devices = [lm.device] if lm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

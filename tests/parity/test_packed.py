@@ -94,19 +94,21 @@ def test_packed_equals_plain(lm, case):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("case", RULES)
 @torch.no_grad()
 def test_rows_that_share_a_forward_change_nothing(lm, case, monkeypatch):
     """So few numbers of logits at once that every row is read alone, and its width is its own."""
-    whole_BS = packed_prefixes(lm, CONTEXTS, SUFFIXES, *case)
+    strings_rule, tool = RULES[case]
+    arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
+    whole_BS = packed_prefixes(*arguments)
     forwards = []
     rows_of = scoring._packed_rows
     monkeypatch.setattr(scoring, "_logits_at_once", lambda device: 1)
     monkeypatch.setattr(
         scoring, "_packed_rows", lambda *given: forwards.append(len(given[3])) or rows_of(*given)
     )
-    apart_BS = packed_prefixes(lm, CONTEXTS, SUFFIXES, *case)
+    assert_same(packed_prefixes(*arguments), whole_BS)
     assert forwards == [1] * len(STRINGS)
-    torch.testing.assert_close(apart_BS, whole_BS, atol=NATS, rtol=0)
 
 
 @torch.no_grad()

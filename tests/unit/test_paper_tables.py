@@ -71,7 +71,7 @@ def test_what_is_done_is_not_done_again_and_nothing_is_deleted(tmp_path):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
-    """Seed 1 fails: seed 2, behind it in the same multirun, is tried again; methods that follow run too."""
+    """Seed 1 fails: seed 2, behind it in the same multirun, is tried again; other methods run too."""
     calls = []
 
     def attempt(folder: Path, arguments, what: str) -> None:
@@ -86,9 +86,10 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "attempt", attempt)
     make("random_number", asked(tmp_path))
     of_prompting = [a for name, a in calls if name == "prompting"]
-    assert [
-        next(line for line in a if line.startswith("seed=")) for a in of_prompting
-    ] == ["seed=0,1,2", "seed=2"]
+    assert [next(line for line in a if line.startswith("seed=")) for a in of_prompting] == [
+        "seed=0,1,2",
+        "seed=2",
+    ]
     assert all(a[0] == "-m" and "hydra.sweep.subdir=seed${seed}" in a for _, a in calls)
     done = {path.parent.parent.name for path in tmp_path.rglob("metrics.json")}
     assert done == set(TABLES["random_number"].methods)
