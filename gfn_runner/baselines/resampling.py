@@ -145,6 +145,6 @@ def _kept(
         _some(samples, chosen),
         log_pf=log_pf,
         draws_ess=ess,
-        votes=[samples.singles[i] for i in voting],
+        votes=tuple(samples.singles[i] for i in voting),
         vote_answer_log_probs=[answers[i] for i in voting] if answers else (),
     )

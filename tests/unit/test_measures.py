@@ -15,6 +15,7 @@ import torch
 from scipy.stats import chisquare
 
 from gfn_runner import optional_measures as optional
+from gfn_runner.baselines.methods import Drawing
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.baselines.rows import baseline_rows
 from gfn_runner.evaluation import draw_answers, policy_log_probs
@@ -389,7 +390,7 @@ def test_rows_of_the_base_model_at_temperatures(toy):
     options = EvaluationSettings(
         singles=4000, votes=0, baseline_shots=(0,), baseline_temperatures=(0.5, 2.0), resampled=10
     )
-    rows = dict(baseline_rows(lm, task, rule, [condition], options, seed=3, temperature=1.0))
+    rows = dict(baseline_rows(Drawing(lm, task, rule, [condition], options, 3, 1.0)))
     assert list(rows) == ["base_0_shot", "base_at_T0.5", "base_at_T2", "resampled"]
     base = flat_lm()
     law_V = rule.log_probs(
@@ -410,4 +411,4 @@ def test_rows_of_the_base_model_at_temperatures(toy):
 def test_no_baseline_is_drawn_unless_asked_for(toy):
     lm, task, rule, condition = toy
     options = EvaluationSettings(baseline_shots=())
-    assert not list(baseline_rows(lm, task, rule, [condition], options, seed=0, temperature=1.0))
+    assert not list(baseline_rows(Drawing(lm, task, rule, [condition], options, 0, 1.0)))

@@ -229,7 +229,7 @@ def test_a_row_that_a_baseline_writes_under_two_settings_is_two_methods(tmp_path
     for p in (0.9, 0.5):
         baseline = {"_target_": "gfn_runner.baselines.decoding.Decoding", "top_p": p}
         make_run(tmp_path / str(p), {"nucleus/unique/x": p}, baseline=baseline)
-    assert labels(".") == ["nucleus (baseline.top_p=0.5)", "nucleus (baseline.top_p=0.9)"]
+    assert labels(".") == [f"nucleus sampling (baseline.top_p={p})" for p in (0.5, 0.9)]
 
 
 def test_the_parts_of_em_are_methods_of_their_own(tmp_path):
