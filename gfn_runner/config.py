@@ -300,8 +300,12 @@ def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             "0",
             "callbacks/replay=off",
         )
-    if parts.get("resume") is not None and baseline.lightning_module is None:
-        yield Problem("resume", f"given with {name}, which trains nothing", "a new run")
+    if baseline.lightning_module is None:
+        if parts.get("resume") is not None:
+            yield Problem("resume", f"given with {name}, which trains nothing", "a new run")
+        if "trainer" in parts and parts["trainer"].processes.number > 1:
+            n = parts["trainer"].processes.number
+            yield Problem("trainer.devices", f"{n} processes with {name}, which trains nothing", "1")
 
 
 def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:

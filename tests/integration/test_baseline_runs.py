@@ -107,6 +107,7 @@ def test_a_policys_samples_are_learnt_from(finished, tmp_path):
         (["baseline=ppo", "em.rounds=1"], "em.rounds", "with PPO"),
         (["baseline=ppo", "callbacks/replay=quarter"], "callbacks.replay.probability", "no buffer"),
         (["baseline=grpo", "baseline.clip=2"], "baseline.clip", "less than 1"),
+        (["baseline=prompting", "trainer.devices=2"], "trainer.devices", "trains nothing"),
         (["baseline=sft", "baseline.samples_of=nowhere"], "baseline.samples_of", "no adapter"),
         (["baseline.epochs=3"], "baseline._target_", "given None"),
     ],
