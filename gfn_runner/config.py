@@ -305,7 +305,9 @@ def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem("resume", f"given with {name}, which trains nothing", "a new run")
         if "trainer" in parts and parts["trainer"].processes.number > 1:
             n = parts["trainer"].processes.number
-            yield Problem("trainer.devices", f"{n} processes with {name}, which trains nothing", "1")
+            yield Problem(
+                "trainer.devices", f"{n} processes with {name}, which trains nothing", "1"
+            )
 
 
 def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from gfn_runner.commandline import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
+from gfn_runner.report.runs import read_runs
 
-from .conftest import run
+from .conftest import SMALL, run
 
 
 def model_copy(tmp_path, *, without: str):
@@ -87,3 +91,18 @@ def test_another_architecture_in_a_local_folder(tmp_path):
     lines = (f"lm.name={tmp_path / 'model'}", "callbacks.evaluation.baseline_shots=[]")
     folder = run(tmp_path / "run", *lines)
     assert (folder / "metrics.json").is_file()
+
+
+def test_a_run_that_fails_says_why_in_its_log_and_a_report_repeats_it(tmp_path, finished):
+    """Whoever looks through the folders of a sweep has no terminal of it."""
+    model = model_copy(tmp_path, without="model.safetensors")
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "gfn_runner", *SMALL, f"lm.name={model}"]
+    result = subprocess.run(
+        [*command, f"hydra.run.dir={folder}"], capture_output=True, text=True, cwd=CONF.parent
+    )
+    assert result.returncode == 2 and "lm.name" in result.stderr
+    log = (folder / "run.log").read_text(encoding="utf-8")
+    assert "ERROR" in log and "the run has failed: lm.name" in log
+    failed, _ = read_runs([folder, finished])
+    assert failed.status == "failed" and any("lm.name" in line for line in failed.log)
