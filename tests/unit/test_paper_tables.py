@@ -39,7 +39,10 @@ def test_every_runs_command_holds(table, method, tmp_path):
 @pytest.mark.parametrize("target", ["paper-tiny", "paper-subjectivity", "paper-random-number"])
 def test_the_makefile_names_tables_that_exist(target):
     shown = subprocess.run(
-        ["make", "-n", "-o", "install", target], cwd=paper.ROOT, capture_output=True, text=True
+        ["make", "--no-print-directory", "-n", "-o", "install", target],
+        cwd=paper.ROOT,
+        capture_output=True,
+        text=True,
     ).stdout
     words = shown.split()
     assert "scripts/paper.py" in words
