@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gfn_runner.lm.policy import LanguageModel
     from gfn_runner.lm.vocabulary import StringRule
 
+DECODERS = ("greedy", "beam", "diverse_beam", "sampling", "tempered", "nucleus", "top_k")
 Rows = Iterator[tuple[str, list[ConditionSamples]]]
 
 
@@ -112,8 +113,7 @@ class Decoding(Baseline):
     different ones under log R.
 
     Attributes:
-        decoders: of ``greedy``, ``beam``, ``diverse_beam``, ``sampling``, ``tempered``, ``nucleus``,
-            ``top_k``.
+        decoders: some of ``DECODERS``.
         compute: how many times as many; 1 for no such rows.
         temperature: of ``tempered``.
         top_p, top_k: of ``nucleus`` and ``top_k``.
@@ -121,15 +121,7 @@ class Decoding(Baseline):
             (Vijayakumar et al. 2016, arXiv:1610.02424); every group has one beam.
     """
 
-    decoders: tuple[str, ...] = (
-        "greedy",
-        "beam",
-        "diverse_beam",
-        "sampling",
-        "tempered",
-        "nucleus",
-        "top_k",
-    )
+    decoders: tuple[str, ...] = DECODERS
     compute: Annotated[int, Field(ge=1)] = 5
     temperature: Annotated[float, Field(gt=0)] = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -138,21 +130,12 @@ class Decoding(Baseline):
 
     label: ClassVar[str] = "decoding"
     row_maker: ClassVar[str | None] = "gfn_runner.baselines.decoding.decoder_rows"
-    known: ClassVar[tuple[str, ...]] = (
-        "greedy",
-        "beam",
-        "diverse_beam",
-        "sampling",
-        "tempered",
-        "nucleus",
-        "top_k",
-    )
 
     def problems(self) -> Iterator[Problem]:
-        unknown = [name for name in self.decoders if name not in self.known]
+        unknown = [name for name in self.decoders if name not in DECODERS]
         if unknown or not self.decoders:
             yield Problem(
-                "baseline.decoders", f"given {list(self.decoders)}", f"some of {list(self.known)}"
+                "baseline.decoders", f"given {list(self.decoders)}", f"some of {list(DECODERS)}"
             )
 
     def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:

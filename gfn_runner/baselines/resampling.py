@@ -41,13 +41,19 @@ def resample_base_model(
         seed: of everything drawn.
         temperature: reward temperature T.
     """
-    many = dataclasses.replace(options, singles=options.resampled, votes=0)
-    generator = torch_generator_for(lm.device, "resampling", seed)
-    with lm.base():
-        drawn = draw_answers(lm, task, rule, conditions, many, generator)
+    drawing = Drawing(lm, task, rule, conditions, options, seed, temperature)
+    drawn = _draws(drawing, conditions, options.resampled)
     return [
         _kept(samples, options.singles, seed=seed, temperature=temperature) for samples in drawn
     ]
+
+
+def _draws(drawing: Drawing, conditions: Sequence[Condition], n: int) -> list[ConditionSamples]:
+    """``n`` strings of the bare base model for each condition."""
+    d, many = drawing, dataclasses.replace(drawing.options, singles=n, votes=0)
+    generator = torch_generator_for(d.lm.device, "resampling", d.seed)
+    with d.lm.base():
+        return draw_answers(d.lm, d.task, d.rule, conditions, many, generator)
 
 
 def resampled_rows(drawing: Drawing, options: Resampling) -> Rows:
@@ -63,10 +69,7 @@ def resampled_rows(drawing: Drawing, options: Resampling) -> Rows:
         if options.answers_known
         else [d.task.without_answer(c) for c in d.conditions]
     )
-    many = dataclasses.replace(d.options, singles=max(numbers), votes=0)
-    generator = torch_generator_for(d.lm.device, "resampling", d.seed)
-    with d.lm.base():
-        drawn = draw_answers(d.lm, d.task, d.rule, asked, many, generator)
+    drawn = _draws(d, asked, max(numbers))
 
     def told(samples: Sequence[ConditionSamples]) -> list[ConditionSamples]:
         """Samples of the conditions as they are; log R of another posterior is none of theirs."""

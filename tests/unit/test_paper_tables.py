@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -120,11 +119,3 @@ def test_what_learns_from_another_run_comes_after_it(tmp_path, monkeypatch):
     )
     of = overrides("arithmetic", "sft_on_gflownet", 2, asked(tmp_path))
     assert f"baseline.samples_of={tmp_path}/arithmetic/gflownet/seed2" in of
-
-
-def test_json_of_a_finished_run_is_untouched(tmp_path):
-    lines = ["task=arithmetic", "seed=0"]
-    leave(tmp_path / "seed0", lines, finished=True)
-    (tmp_path / "seed0" / "metrics.json").write_text(json.dumps({"a": 1}))
-    prepared(tmp_path / "seed0", lines)
-    assert json.loads((tmp_path / "seed0" / "metrics.json").read_text()) == {"a": 1}
