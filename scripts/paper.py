@@ -170,7 +170,7 @@ def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) 
     """Of one run; the seed last."""
     table = TABLES[name]
     own = [
-        line.format(runs=(arguments.folder / name).resolve(), seed=seed)
+        line.format(runs=_short(arguments.folder / name), seed=seed)
         for line in table.methods[method]
     ]
     threads = max(1, cores() // arguments.jobs)
