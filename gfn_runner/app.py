@@ -8,20 +8,22 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfn_runner.commandline import (
     CONF,
     OVERRIDES_FILE,
+    Checked,
     check_config,
     checked,
     chosen_task,
     with_folder,
 )
-from gfn_runner.config import RunConfig
+from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.files import write_whole
 from gfn_runner.ranks import (
     from_first,
     gathered,
@@ -33,6 +35,7 @@ from gfn_runner.ranks import (
 
 if TYPE_CHECKING:
     from gfn_runner.build import Experiment
+    from gfn_runner.resuming import Start
     from gfn_runner.tasks.base import ConditionSamples
 
 logger = logging.getLogger(__name__)
@@ -65,8 +68,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         except UserError as error:
             show(error.problems)
             raise SystemExit(2) from None
-        arguments = with_folder(prepared)
+        arguments = with_folder(prepared, _unfinished(prepared))
     _start_hydra(arguments)
+
+
+def _unfinished(prepared: Checked) -> Path | None:
+    """With ``resume=auto``, the newest run of the same overrides that has not ended, if there is one."""
+    config = prepared.jobs[0]
+    if prepared.multirun or prepared.parent is None or config.resume != AUTO:
+        return None
+    from gfn_runner.resuming import kept_overrides, newest_unfinished
+
+    lines = [word for word in prepared.argv if not word.startswith("-")]
+    kept = kept_overrides(lines, chosen_task(lines))
+    return newest_unfinished(prepared.parent, config, kept)
 
 
 def _use(config: RunConfig) -> None:
@@ -142,34 +157,39 @@ def train_and_evaluate(
         The task's first headline metric, averaged over evaluation sets (for sweepers).
     """
     refuse_impossible(config.trainer.processes)
-    started, checkpoint, file = time.time(), None, None
-    if not started_rank(config.trainer.processes):
-        assert folder is not None  # the first process makes it
-        checkpoint, file = _prepared(config, folder, overrides), folder / "config.yaml"
-    with together(config.trainer.processes, file):
-        folder, checkpoint = from_first((folder, checkpoint))
-        assert folder is not None
-        return _train_and_evaluate(config, folder, checkpoint, started)
+    started, start, file = time.time(), None, None
+    with contextlib.ExitStack() as stack:
+        if not started_rank(config.trainer.processes):
+            from gfn_runner.resuming import held
+
+            assert folder is not None  # the first process makes it
+            stack.enter_context(held(folder))
+            start, file = _prepared(config, folder, overrides), folder / "config.yaml"
+        stack.enter_context(together(config.trainer.processes, file))
+        folder, start = from_first((folder, start))
+        assert folder is not None and start is not None
+        if start.finished is not None:
+            if is_first():
+                print(f"finished before, not run again: {folder}", flush=True)
+            return start.finished.get("run/value")
+        from gfn_runner.callbacks.preemption import usr2_spares
+
+        with usr2_spares():
+            return _train_and_evaluate(config, folder, start.checkpoint, started)
 
 
-def _prepared(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Path | None:
-    """Check what needs model or folder, and write down what the run is. Returns its checkpoint."""
-    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+def _prepared(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Start:
+    """Check what needs model or folder, and write down what the run is."""
     from gfn_runner.checks import check_texts
+    from gfn_runner.resuming import start_of
 
-    if config.resume is None and (folder / OVERRIDES_FILE).exists():
-        raise UserError.one(
-            "hydra.run.dir",
-            f"{folder} holds a run already",
-            "a folder without one",
-            f"resume={folder} to go on with it",
-        )
-    checkpoint = _checkpoint_to_resume(config, folder, newest_checkpoint(folder / "checkpoints"))
-    check_texts(config)
-    _describe(config, folder, overrides)
-    for note in config.data.notes:
-        logger.info("%s", note)
-    return checkpoint
+    start = start_of(config, folder)
+    if start.finished is None:
+        check_texts(config)
+        _describe(config, folder, overrides)
+        for note in config.data.notes:
+            logger.info("%s", note)
+    return start
 
 
 def _train_and_evaluate(
@@ -179,10 +199,10 @@ def _train_and_evaluate(
     from gfn_runner.phases import explained
     from gfn_runner.rounds import train
 
-    experiment = build(config, folder)
     trains = config.baseline is None or config.baseline.lightning_module is not None
     metrics: dict[str, float] = {}
     try:
+        experiment = build(config, folder)
         if trains:
             metrics = train(config, experiment, folder, checkpoint)
             if is_first():
@@ -195,101 +215,21 @@ def _train_and_evaluate(
     return _report(config, folder, metrics) if is_first() else None
 
 
-def _checkpoint_to_resume(config: RunConfig, folder: Path, newest: Path | None) -> Path | None:
-    if config.resume is None:
-        return None
-    if newest is None:
-        raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
-    _refuse_other_run(config, folder)
-    from gfn_runner.em import read_record
-
-    step = int(newest.stem.removeprefix("step-"))
-    trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
-    if trained and _evaluated_at(folder) == step:
-        raise UserError.one(
-            "resume",
-            f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
-            f"trainer.max_steps above {step}",
-            f"resume={config.resume} trainer.max_steps={2 * step}",
-        )
-    return newest
-
-
-def _evaluated_at(folder: Path) -> int:
-    """Optimizer steps of the policy that ``metrics.json`` speaks of; −1 without one."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return int(metrics["run/steps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return -1
-
-
-# What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
-_FIXED = (
-    "task",
-    "objective._target_",
-    "baseline",
-    "lm.name",
-    "lm.lora",
-    "seed",
-    "sampling.conditions",
-)
-
-
-def _refuse_other_run(config: RunConfig, folder: Path) -> None:
-    """Refuse to go on with a run under settings that its checkpoint does not belong to."""
-    import yaml
-
-    from gfn_runner.rounds import resume_problems
-
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    now = config.as_dict()
-    problems = []
-    for key in _FIXED:
-        before, given = _at(saved, key), _at(now, key)
-        if before != given:
-            problems.append(
-                Problem(key, f"given {given!r}", f"{before!r}, as in the run to be resumed")
-            )
-    problems += resume_problems(saved, config, folder)
-    if problems:
-        raise UserError(problems)
-
-
-def _at(tree: Any, key: str) -> Any:
-    for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
-
-
 def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Leave the resolved config, the overrides and the environment in the folder."""
     import yaml
 
     from gfn_runner.environment import environment
+    from gfn_runner.resuming import kept_overrides
 
-    folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
-    passing = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "hydra.")
-    kept = [line for line in overrides if not line.lstrip("+").startswith(passing)]
-    (folder / OVERRIDES_FILE).write_text(yaml.safe_dump(_last_of_each(kept)), encoding="utf-8")
+    write_whole(folder / "config.yaml", text)
+    kept = kept_overrides(overrides, chosen_task(()))
+    write_whole(folder / OVERRIDES_FILE, yaml.safe_dump(kept))
     # A resumed run may go on elsewhere: each part says where it ran.
     parts = len(list(folder.glob("environment*.json")))
     name = f"environment-{parts + 1}.json" if parts else "environment.json"
-    (folder / name).write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
-
-
-def _last_of_each(lines: Sequence[str]) -> list[str]:
-    """One line a key, the last one given; the order of the last ones stays."""
-    latest: dict[str, str] = {}
-    for line in lines:
-        key = line.split("=", 1)[0].lstrip("+")
-        latest.pop(key, None)
-        latest[key] = line
-    if not any(key == "task" for key in latest):
-        return ["task=" + chosen_task(()), *latest.values()]
-    return list(latest.values())
+    write_whole(folder / name, json.dumps(environment(), indent=2) + "\n")
 
 
 def _evaluate(
@@ -386,10 +326,10 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     from gfn_runner.report.figures import draw_all
     from gfn_runner.report.table import result_table, row_labels
 
-    flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
-    unfinished = folder / "metrics.json.part"
-    unfinished.write_text(json.dumps(flat, indent=2) + "\n")
-    unfinished.replace(folder / "metrics.json")
+    value = _headline_value(config, metrics)
+    metrics = metrics | ({} if value is None else {"run/value": value})
+    flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
+    write_whole(folder / "metrics.json", json.dumps(flat, indent=2) + "\n")
     draw_all(folder)
     console = Console()
     method = "this run" if config.baseline is None else config.baseline.label
@@ -399,6 +339,13 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
         f"{metrics['run/peak_memory_gib']:.2f} GiB of memory at most"
     )
     console.print(f"everything is in {folder}", soft_wrap=True)
+    return value
+
+
+def _headline_value(config: RunConfig, metrics: Mapping[str, float]) -> float | None:
+    """The task's first headline metric, averaged over evaluation sets."""
+    from gfn_runner.report.table import row_labels
+
     # Without training it is the first row that stands for the run.
     row = next(iter(row_labels(metrics)), "final")
     values = [

@@ -19,9 +19,10 @@ from lightning.pytorch.profilers import (
     SimpleProfiler,
 )
 
-from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.health import HealthCallback
+from gfn_runner.callbacks.preemption import PreemptionCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.callbacks.satisfaction import SatisfactionCallback
@@ -136,7 +137,8 @@ def _assemble(
     replay = ReplayCallback(options.replay, config.data.train, config.sampling.samples, config.seed)
     health, satisfaction = HealthCallback(options.health), SatisfactionCallback(options.health)
     log = TrainingLog(replay, health, config.trainer.log_every)
-    evaluation = EvaluationCallback()
+    lines = folder / "metrics.jsonl"
+    evaluation = EvaluationCallback(options.evaluation.every, options.tempering, lines)
     # One process speaks.
     shown = options.progress if is_first() else replace(options.progress, show="none")
     progress = StepProgress(shown, log, evaluation, config.task.headline)
@@ -146,13 +148,14 @@ def _assemble(
     loggers: list[Logger] = []
     if is_first():
         wandb = wandb_logger(config.logger, folder, config.as_dict(), tags)
-        loggers = [JsonLinesLogger(folder / "metrics.jsonl"), *([wandb] if wandb else [])]
+        loggers = [JsonLinesLogger(lines), *([wandb] if wandb else [])]
     # Without evaluations on the way the first would come one batch after the last.
     every = options.evaluation.every or config.trainer.max_steps + 1
     trainer = L.Trainer(
         accelerator="gpu" if lm.device.type == "cuda" else "cpu",
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
+        plugins=[DurableCheckpointIO(), cluster_environment(config.trainer.processes)],
         **several(config.trainer),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
@@ -170,6 +173,7 @@ def _assemble(
             evaluation,
             progress,
             checkpoint,
+            PreemptionCallback(checkpoint, folder),
         ],
         logger=loggers or False,
         log_every_n_steps=1,
@@ -189,7 +193,6 @@ def several(options: TrainerSettings) -> dict[str, Any]:
     return {
         # Lightning's own FSDP would share out the adapter too, and sample no strings.
         "strategy": "ddp",
-        "plugins": [cluster_environment(options.processes)],
         # Ranks share out conditions, not the batches of one list.
         "use_distributed_sampler": False,
     }
@@ -212,6 +215,7 @@ def quiet() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",  # dropout is 0 in either mode
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*`is_gradient_checkpointing` is deprecated.*",
+        ".*`srun` command is available.*",  # a machine may have SLURM without being asked to use it
         ".*a tied layer is part of the adapter.*",  # adapters stay beside the model, never merged
     ):
         warnings.filterwarnings("ignore", message=message)

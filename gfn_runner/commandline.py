@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rapidfuzz import process
 
-from gfn_runner.config import RunConfig, check
+from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.sources import Sources
 
@@ -110,12 +110,13 @@ def checked(argv: Sequence[str]) -> Checked | None:
     return Checked([*flags, *lines], configs, parent, arguments.multirun)
 
 
-def with_folder(prepared: Checked) -> list[str]:
-    """The command line for Hydra with the folder of the run, or of the sweep, newly made."""
+def with_folder(prepared: Checked, folder: Path | None = None) -> list[str]:
+    """The command line for Hydra with the folder of the run, or of the sweep: this one, or a new one."""
     if prepared.parent is None:
         return prepared.argv
     named = "hydra.sweep.dir" if prepared.multirun else "hydra.run.dir"
-    return [*prepared.argv, f"{named}={_quoted(str(new_folder(prepared.parent)))}"]
+    folder = folder or new_folder(prepared.parent)
+    return [*prepared.argv, f"{named}={_quoted(str(folder))}"]
 
 
 def chosen_task(lines: Sequence[str]) -> str:
@@ -164,7 +165,7 @@ def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override],
         for o in overrides
         if o.key_or_group in named and not o.is_sweep_override() and o.value() is not None
     ]
-    if not given:
+    if not given or (given[-1].key_or_group, given[-1].value()) == ("resume", AUTO):
         return overrides, None
     key = given[-1].key_or_group
     folder = Path(str(given[-1].value())).expanduser()

@@ -40,6 +40,7 @@ from gfn_runner.tasks.base import Task, TaskData
 
 logger = logging.getLogger(__name__)
 Mode = Literal["train", "sample", "predict", "evaluate"]
+AUTO = "auto"  # a value of ``resume``
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -65,7 +66,8 @@ class RunConfig:
         lm, sampling, optim, em, trainer, logger, callbacks: see their classes.
         seed: of everything random.
         output: folder of all runs.
-        resume: folder of the run to go on with, or ``None``.
+        resume: folder of the run to go on with; ``auto`` for the one in the run's own folder, if there is
+            one; or ``None``.
         dry_run: show the config and stop.
         mode: ``train``; or what to do with the policy of the folder ``run``: ``sample``, ``predict``,
             ``evaluate``.
@@ -301,7 +303,7 @@ def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
             "callbacks/replay=off",
         )
     if baseline.lightning_module is None:
-        if parts.get("resume") is not None:
+        if parts.get("resume") not in (None, AUTO):
             yield Problem("resume", f"given with {name}, which trains nothing", "a new run")
         if "trainer" in parts and parts["trainer"].processes.number > 1:
             n = parts["trainer"].processes.number
@@ -357,7 +359,7 @@ def _mode_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
                     fix,
                 )
         return
-    if parts.get("resume") is not None:
+    if parts.get("resume") not in (None, AUTO):
         yield Problem("resume", f"given with mode={mode}", "run=<folder of a finished run>")
     if run is None:
         yield Problem("run", f"missing; mode={mode} needs it", "the folder of a finished run")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+import logging
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -43,3 +48,58 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         kinds = sorted({name.split("/")[0] for name in record})
         records[(record["step"], *kinds)] = record
     return sorted(records.values(), key=lambda record: record["step"])
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Take the lines of a file out that are not wanted or not whole; it is never half there."""
+    if path.is_file():
+        records = []
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        write_lines(path, filter(wanted, records))
+
+
+class LineAppender:
+    """Appends lines to a file. Where that fails (a full disk), they wait and are tried again with the next.
+
+    Attributes:
+        waiting: lines that are not in the file yet.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.waiting: list[str] = []
+        self._ends_clean = self._told = False
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write a record, and what has waited for it; never raises for want of space or rights."""
+        self.waiting.append(json.dumps(record) + "\n")
+        try:
+            self._write("".join(self.waiting))
+        except OSError as error:
+            if not self._told:
+                logger.warning("%s cannot be written (%s): its lines wait", self.path, error)
+            self._told = True
+            return
+        if self._told:
+            logger.warning("%s is written again, nothing is missing", self.path)
+        self.waiting, self._told = [], False
+
+    def sync(self) -> None:
+        """Make sure that what was written survives a crash of the machine."""
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _write(self, text: str) -> None:
+        before = self.path.stat().st_size if self.path.is_file() else 0
+        if not self._ends_clean and before and self.path.read_bytes()[-1:] != b"\n":
+            text = "\n" + text  # a crash has cut the last line off
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, before)  # no half lines
+            raise
+        self._ends_clean = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from gfn_runner.json_lines import LineAppender
 from gfn_runner.randomness import derived_seed
 from gfn_runner.settings import LoggerSettings
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class JsonLinesLogger(Logger):
-    """Appends one JSON object a call to ``metrics.jsonl``; never cuts what is there.
+    """Appends one JSON object a call to ``metrics.jsonl``.
 
     Each line has ``step`` (optimizer steps), ``time`` (seconds since 1970) and the metrics. Values
     that are not finite become ``null``: JSON has no word for them.
@@ -28,8 +28,7 @@ class JsonLinesLogger(Logger):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.path = path
-        self._ends_clean = False
+        self.lines = LineAppender(path)
 
     @property
     def name(self) -> str:
@@ -44,14 +43,11 @@ class JsonLinesLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: jsonable(value) for name, value in metrics.items()}
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
-        if not self._ends_clean:
-            # A crash may have cut the last line off.
-            self._ends_clean = True
-            if self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n"):
-                line = "\n" + line
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self.lines.append({"step": step, "time": round(time.time(), 3), **values})
+
+    def save(self) -> None:
+        """Before a checkpoint: the lines that led to it are on the disk first."""
+        self.lines.sync()
 
 
 def jsonable(value: float) -> float | None:

@@ -179,8 +179,14 @@ def together(wanted: Processes, config_file: Path | None) -> Iterator[None]:
 
 
 def cluster_environment(wanted: Processes) -> Any:
-    """Lightning's plugin that knows rank and address; ``None`` for one process."""
-    return None if wanted.number == 1 else _environment(wanted.number)
+    """Lightning's plugin that knows rank and address.
+
+    One process is always told that it is alone: left to itself, Lightning would take a SLURM job for its
+    own, and answer the signals that are meant for us.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    return LightningEnvironment() if wanted.number == 1 else _environment(wanted.number)
 
 
 def _environment(size: int) -> Any:

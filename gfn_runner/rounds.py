@@ -82,6 +82,10 @@ def _e_step(
     trainer.fit(
         experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True
     )
+    if experiment.evaluation.lacks(trainer.global_step):
+        # Interrupted in the evaluation of the last step, behind which there is nothing to train.
+        experiment.module.reward_temperature = config.callbacks.tempering(trainer.global_step - 1)
+        trainer.validate(experiment.module, datamodule=experiment.data, verbose=False)
     # A checkpoint of the round's last step trains no batch, before which it would have been set.
     experiment.module.reward_temperature = config.callbacks.tempering(trainer.global_step)
 

@@ -112,13 +112,15 @@ class TrainerSettings:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class CheckpointSettings:
-    """When the state of a run is kept; the newest checkpoint replaces the one before.
+    """When the state of a run is kept.
 
     Attributes:
-        every: optimizer steps; one more checkpoint is written at the end.
+        every: optimizer steps; one more checkpoint is written at the end, and where a signal ends the run.
+        keep: the newest ones; where the newest is damaged, a run goes on from the one before.
     """
 
     every: Annotated[int, Field(ge=1)] = 50
+    keep: Annotated[int, Field(ge=1)] = 2
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -126,13 +128,14 @@ class HealthSettings:
     """What ends a run before its time, and what only gets a line in the log.
 
     Attributes:
-        abort_on_non_finite: stop at a loss or a gradient that is NaN or infinite, naming the
-            condition; off, the bad step is only reported.
+        most_non_finite: optimizer steps in a row whose loss or gradient is NaN or infinite. Each is
+            skipped (weights and optimizer stay as they are), counted and reported; with this many the run
+            stops, naming the conditions. 1 stops at the first, 0 never.
         unsatisfied_after: fresh samples of one condition of which none met its demands, after which a
             line in the log says so; 0 for no such line.
     """
 
-    abort_on_non_finite: bool = True
+    most_non_finite: Annotated[int, Field(ge=0)] = 5
     unsatisfied_after: Annotated[int, Field(ge=0)] = 256
 
 

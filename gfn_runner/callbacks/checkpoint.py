@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
 
-from gfn_runner.ranks import barrier, is_first, world
+from gfn_runner.ranks import barrier, from_first, is_first
 from gfn_runner.settings import CheckpointSettings
 
+logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
 
 
 class AdapterCheckpoint(L.Callback):
-    """Keeps the newest state: every ``every`` optimizer steps, at the end and at an interruption.
+    """Keeps the newest states: every ``every`` optimizer steps, at the end and at an interruption.
 
     The newest, not the best by reward: a policy that collapses onto one string has the best mean
     reward. (Lightning's ``ModelCheckpoint`` keeps the last one under a fixed name by overwriting it;
-    here a new file is complete before the old one goes.) It belongs last in the list of callbacks,
+    here a new file is complete before an old one goes.) It belongs last in the list of callbacks,
     so that the others have finished their step.
+
+    A checkpoint that cannot be written (a full disk) is reported once and tried again at the next turn;
+    training goes on, and the last good one stays.
     """
 
     def __init__(self, options: CheckpointSettings, folder: Path):
         self.options, self.folder = options, folder
         self.saved_step = -1
+        self._told = False
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # The checkpoint that a run goes on from lies there.
+        self.saved_step = trainer.global_step if self._path(trainer.global_step).is_file() else -1
 
     def on_train_batch_end(
         self,
@@ -41,34 +54,118 @@ class AdapterCheckpoint(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.save(trainer)
 
-    def on_exception(
-        self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
-    ) -> None:
-        # After a mistake in a step (a NaN, say) the last good checkpoint is the one to keep. Of several
-        # ranks the others may be anywhere, and a checkpoint needs them all.
-        if isinstance(exception, KeyboardInterrupt) and world() == 1:
-            self.save(trainer)
+    def save(self, trainer: L.Trainer) -> bool:
+        """Write the state of this optimizer step, then remove what is older than is to be kept.
 
-    def save(self, trainer: L.Trainer) -> None:
-        """Write the state of this optimizer step, then remove older checkpoints."""
+        Returns:
+            Whether the state of this step is on the disk.
+        """
         step = trainer.global_step
         if step == self.saved_step:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:07d}.ckpt"
-        unfinished = path.with_suffix(".part")
-        trainer.save_checkpoint(unfinished)
+            return True
+        for lines in trainer.loggers:
+            lines.save()  # what led here is on the disk before the checkpoint is
+        trainer.save_checkpoint(self._path(step))
+        problem = None
         if is_first():
-            os.replace(unfinished, path)
-            for old in self.folder.glob(_PATTERN):
-                if old != path:
-                    old.unlink()
+            problem = _written(trainer).problem
+            if problem is None:
+                self._remove_old()
         # Whoever looks for the newest one next finds this.
+        problem = from_first(problem)
         barrier()
-        self.saved_step = step
+        if problem is None:
+            self.saved_step, self._told = step, False
+        elif is_first() and not self._told:
+            self._told = True
+            logger.warning(
+                "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
+                step,
+                problem,
+                step + self.options.every,
+            )
+        return problem is None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:07d}.ckpt"
+
+    def _remove_old(self) -> None:
+        for old in sorted(self.folder.glob(_PATTERN))[: -self.options.keep]:
+            old.unlink()
+
+
+def _written(trainer: L.Trainer) -> DurableCheckpointIO:
+    io = trainer.strategy.checkpoint_io
+    assert isinstance(io, DurableCheckpointIO)  # build.py puts it there
+    return io
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, makes sure that it is on the disk, and renames it.
+
+    Attributes:
+        problem: why the newest one could not be written, or ``None``. Raising would leave the other ranks
+            waiting for this one.
+    """
+
+    problem: str | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        import torch
+
+        path, self.problem = Path(path), None
+        unfinished = path.with_suffix(".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            _sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
+            self.problem = str(error).splitlines()[0]
+            with contextlib.suppress(OSError):
+                unfinished.unlink()  # half a file would fill the disk for good
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a crash of the machine, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the most optimizer steps in ``folder``, or ``None``."""
-    found = sorted(folder.glob(_PATTERN))
-    return found[-1] if found else None
+    """The good checkpoint of the most optimizer steps in ``folder``, or ``None``.
+
+    What is cut off or was changed on the disk is passed over with a line in the log, and stays where it is
+    under another name, so that a run that goes on never takes it for its own.
+    """
+    for path in sorted(folder.glob(_PATTERN), reverse=True):
+        damage = checkpoint_damage(path)
+        if damage is None:
+            return path
+        aside = path.with_suffix(".damaged")
+        with contextlib.suppress(OSError):
+            path.rename(aside)
+        logger.warning("%s is damaged (%s): the checkpoint before it is used", aside, damage)
+    return None
+
+
+def checkpoint_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, or ``None``; every byte is read and compared."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()  # torch writes a checksum of every tensor, and never looks at it
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    if bad is not None:
+        return f"checksum of {bad}"
+    return None if any(name.endswith("data.pkl") for name in names) else "no data.pkl in it"

@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from gfn_runner.json_lines import read_metrics
 from gfn_runner.measures import measure
 from gfn_runner.module import GFlowNetModule
+from gfn_runner.ranks import from_first
+from gfn_runner.schedules import Schedule
 from gfn_runner.tasks.base import ConditionSamples
 
 
 class EvaluationCallback(L.Callback):
-    """Keeps the newest evaluation.
+    """Keeps the newest evaluation, and makes up for one that an interruption has cost.
+
+    A checkpoint of a step comes before the evaluation of that step, so that a signal need not wait for it.
+    A run that goes on from there evaluates first if ``metrics.jsonl`` has no evaluation of the step.
 
     Attributes:
+        every: optimizer steps between evaluations; 0 for none.
+        tempering: reward temperature by optimizer step.
+        lines: ``metrics.jsonl`` of the run.
         samples: what was drawn in it.
         metrics: the task's metrics of it, names without a prefix.
         final: whether it is the one after training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int, tempering: Schedule, lines: Path) -> None:
+        self.every, self.tempering, self.lines = every, tempering, lines
         self.samples: list[ConditionSamples] = []
         self.metrics: dict[str, float] = {}
         self.final = False
+
+    def lacks(self, step: int) -> bool:
+        """Whether the evaluation of a step that has been made is missing; every rank has to call it."""
+        if step == 0 or self.every == 0 or step % self.every:
+            return False
+        records = read_metrics(self.lines)
+        made = any(r["step"] == step and any(n.startswith("eval/") for n in r) for r in records)
+        return not from_first(made)
+
+    def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        step = trainer.global_step
+        if not self.lacks(step):
+            return
+        # As behind the step that came before the interruption.
+        module.reward_temperature = self.tempering(step - 1)
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False
+        trainer.validating = True
+        loop.run()
+        trainer.training = True
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self.samples = []

@@ -1,8 +1,9 @@
-"""Health: stops a run at a loss or gradient that is not finite, and says where it came from."""
+"""Health: skips steps whose loss or gradient is not finite, and stops a run that makes only such."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.module import GFlowNetModule
+from gfn_runner.ranks import gathered, is_first
 from gfn_runner.settings import HealthSettings
 
 logger = logging.getLogger(__name__)
@@ -19,63 +21,88 @@ _FIX = (
     "lower optim.lr, set optim.grad_clip, use lm.dtype=float32 or bfloat16; "
     "resume=<run folder> goes on from the last good checkpoint"
 )
+_MOST_NAMED = 5
 
 
 class HealthCallback(L.Callback):
-    """Checks the loss before the backward pass and the gradient before the optimizer's step.
+    """Looks at the loss before the backward pass and at the gradient before the optimizer's step.
+
+    A step that is not finite moves nothing: neither the weights nor the optimizer's moments. It counts as a
+    step all the same, so that schedules and batches stay where they would be.
 
     Attributes:
-        grad_norm: of the newest optimizer step, before clipping.
+        grad_norm: of the newest optimizer step, before clipping; not finite where it was skipped.
         lr: learning rate of the newest optimizer step.
+        skipped: optimizer steps that were skipped since the run began.
     """
 
     def __init__(self, options: HealthSettings):
         self.options = options
         self.grad_norm = self.lr = 0.0
+        self.skipped = 0
+        self._reasons: list[str] = []  # of the step that is being made
+        self._in_a_row: deque[str] = deque(maxlen=max(1, options.most_non_finite))
 
     def on_before_backward(self, trainer: L.Trainer, module: GFlowNetModule, loss: Tensor) -> None:
         if not loss.isfinite():
-            self._report(
-                Problem(
-                    f"optimizer step {trainer.global_step + 1}",
-                    f"the loss is {loss.item()}; first at condition {_culprit(module)}",
-                    "a finite loss",
-                    _FIX,
-                )
-            )
+            self._reasons.append(f"the loss is {loss.item()}; first at {_culprit(module)}")
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: GFlowNetModule, optimizer: Any
     ) -> None:
         self.lr = optimizer.param_groups[0]["lr"]
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        named = [(name, p) for name, p in module.named_parameters() if p.grad is not None]
+        gradients = [p.grad for _, p in named if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
-        if not torch.tensor(self.grad_norm).isfinite():
-            names = [
-                name
-                for name, p in module.named_parameters()
-                if p.grad is not None and not p.grad.isfinite().all()
-            ]
-            output = module.last_output
-            keys = ", ".join(repr(c.key) for c in output.conditions[:3]) if output else "?"
-            self._report(
-                Problem(
-                    f"optimizer step {trainer.global_step + 1}",
-                    f"the gradient of {len(names)} parameters is not finite, e.g. "
-                    f"{names[0] if names else '?'}; the batch's conditions begin with {keys}",
-                    "a finite gradient",
-                    _FIX,
-                )
+        if not self._reasons and not torch.tensor(self.grad_norm).isfinite():
+            self._reasons.append(_gradient_problem(module, named))
+        # All ranks skip, or none: their weights are the same.
+        found = [reason for own in gathered(self._reasons) for reason in own]
+        self._reasons = []
+        if not found:
+            self._in_a_row.clear()
+            return
+        for _, parameter in named:
+            # An optimizer passes over what has no gradient; a gradient of 0 would move it by momentum.
+            parameter.grad = None
+        self._skip(trainer.global_step + 1, found[0])
+
+    def _skip(self, step: int, reason: str) -> None:
+        self.skipped += 1
+        self._in_a_row.append(f"step {step}: {reason}")
+        most = self.options.most_non_finite
+        if is_first():
+            logger.warning("optimizer step %d is skipped: %s", step, reason)
+        if most and len(self._in_a_row) >= most:
+            shown = list(self._in_a_row)[-_MOST_NAMED:]
+            what = (
+                reason if most == 1 else f"{most} steps in a row are not finite. " + ". ".join(shown)
+            )
+            raise UserError.one(
+                f"optimizer step {step}",
+                what,
+                "finite losses and gradients; fewer in a row than callbacks.health.most_non_finite",
+                _FIX,
             )
 
-            for gradient in gradients:
-                # Not aborted: the step is passed over.
-                gradient.zero_()
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": list(self._in_a_row)}
 
-    def _report(self, problem: Problem) -> None:
-        if self.options.abort_on_non_finite:
-            raise UserError(problem)
-        logger.warning("%s", problem)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.skipped = state["skipped"]
+        self._in_a_row.extend(state["in_a_row"])
+
+
+def _gradient_problem(
+    module: GFlowNetModule, named: list[tuple[str, torch.nn.Parameter]]
+) -> str:
+    names = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+    output = module.last_output
+    keys = ", ".join(repr(c.key) for c in output.conditions[:3]) if output else "?"
+    return (
+        f"the gradient of {len(names)} parameters is not finite, e.g. {names[0] if names else '?'}; "
+        f"the batch's conditions begin with {keys}"
+    )
 
 
 def _culprit(module: GFlowNetModule) -> str:
@@ -85,7 +112,8 @@ def _culprit(module: GFlowNetModule) -> str:
     bad_BS = ~output.phi_BS.isfinite() & output.scores.terminable_BS
     rows = bad_BS.any(dim=1).nonzero()[:, 0].tolist()
     if not rows:
-        return "none: every φ is finite, so the regression loss or log Z overflowed"
+        keys = ", ".join(repr(condition.key) for condition in output.conditions[:3])
+        return f"conditions {keys} …: every φ is finite, so the regression loss or log Z overflowed"
     row = rows[0]
     state = int(bad_BS[row].nonzero()[0, 0])
     condition = output.conditions[int(output.trajectories.condition_B[row])]
@@ -94,6 +122,6 @@ def _culprit(module: GFlowNetModule) -> str:
     source = "the log-reward" if not torch.tensor(log_reward).isfinite() else "the policy's log q"
     replayed = " (from the replay buffer)" if output.from_replay else ""
     return (
-        f"{condition.key!r}, after {text!r}{replayed}: log R = {log_reward}, "
+        f"condition {condition.key!r}, after {text!r}{replayed}: log R = {log_reward}, "
         f"φ = {output.phi_BS[row, state].item()}; {source} is not finite"
     )

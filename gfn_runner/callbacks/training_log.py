@@ -31,6 +31,7 @@ class TrainingLog(L.Callback):
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
       importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
       an exact policy; ``train/entropy`` −log q of whole strings;
+    - ``train/skipped`` steps so far whose loss or gradient was not finite;
     - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step;
     - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
       ``backward``, ``other`` (optimizer, buffer, logging, data).
@@ -71,6 +72,7 @@ class TrainingLog(L.Callback):
             "grad_norm": self.health.grad_norm,
             "lr": self.health.lr,
             "reward_temperature": module.reward_temperature,
+            "skipped": float(self.health.skipped),
             "buffer_size": float(sum(gathered(len(self.replay.buffer)))),
             "seconds": now - self._started,
         }

@@ -17,6 +17,7 @@ ORDER = (
     {"errors", "types", "randomness"},
     {
         "expressions",
+        "files",
         "json_lines",
         "tools",
         "schedules",
@@ -42,6 +43,7 @@ ORDER = (
     {"commandline"},
     {"build", "checks", "environment", "inference"},
     {"rounds", "use"},
+    {"resuming"},
     {"app"},
     {"__main__", "rank"},
 )
@@ -52,6 +54,7 @@ ONLY = {
     "types": set(),
     "randomness": set(),
     "expressions": set(),
+    "files": set(),
     "json_lines": set(),
     "tools": set(),
     "schedules": set(),

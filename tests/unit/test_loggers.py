@@ -56,7 +56,7 @@ def test_where_a_step_is_repeated_the_later_line_wins(tmp_path):
     for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)):
         logger.log_metrics({"train/loss": loss}, step=step)
     logger.log_metrics({"eval/accuracy": 0.5}, step=2)
-    records = read_metrics(logger.path)
+    records = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records] == [1, 2, 2, 3, 4]
     assert [r["train/loss"] for r in records if "train/loss" in r] == [5.0, 2.0, 1.0, 0.0]
     # Another kind of line at the same step is no repetition.

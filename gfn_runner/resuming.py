@@ -1,0 +1,224 @@
+"""Going on with a run: from which checkpoint, whether that may be, and that nobody else writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gfn_runner.commandline import OVERRIDES_FILE
+from gfn_runner.config import AUTO, RunConfig
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.json_lines import keep_lines
+
+logger = logging.getLogger(__name__)
+
+# What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
+_FIXED = (
+    "task",
+    "objective._target_",
+    "baseline",
+    "lm.name",
+    "lm.lora",
+    "seed",
+    "sampling.conditions",
+)
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: to go on from; ``None`` to begin.
+        finished: with ``resume=auto``, the final metrics of a run that has nothing left to do.
+    """
+
+    checkpoint: Path | None = None
+    finished: Mapping[str, float | None] | None = None
+
+
+def start_of(config: RunConfig, folder: Path) -> Start:
+    """Decide where a run begins, and cut its ``metrics.jsonl`` back to there.
+
+    Raises:
+        UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
+            another one; with ``resume=<folder>``, if there is nothing to go on from, or nothing to do.
+    """
+    if not (folder / OVERRIDES_FILE).exists():
+        return Start()
+    if config.resume is None:
+        raise UserError.one(
+            "hydra.run.dir",
+            f"{folder} holds a run already",
+            "a folder without one",
+            f"resume={folder} to go on with it",
+        )
+    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+
+    _refuse_other_run(config, folder)
+    newest = newest_checkpoint(folder / "checkpoints")
+    if newest is None and config.resume != AUTO:
+        raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
+    step = _step_of(newest)
+    if _is_finished(config, folder, step):
+        if config.resume == AUTO:
+            return Start(newest, finished=_metrics(folder))
+        raise UserError.one(
+            "resume",
+            f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
+            f"trainer.max_steps above {step}",
+            f"resume={config.resume} trainer.max_steps={2 * max(step, 1)}",
+        )
+    # What comes behind the checkpoint is done again.
+    keep_lines(folder / "metrics.jsonl", lambda record: record["step"] <= step)
+    logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
+    return Start(newest)
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+
+
+def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
+    evaluated = _metrics(folder).get("run/steps")
+    if config.baseline is not None and config.baseline.lightning_module is None:
+        return evaluated is not None
+    from gfn_runner.em import read_record
+
+    trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
+    return trained and evaluated == step
+
+
+def _metrics(folder: Path) -> dict[str, float | None]:
+    """The final metrics; none where there are none yet."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_other_run(config: RunConfig, folder: Path) -> None:
+    """Refuse to go on with a run under settings that its checkpoint does not belong to."""
+    from gfn_runner.rounds import resume_problems
+
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    now = config.as_dict()
+    problems = []
+    for key in _FIXED:
+        before, given = _at(saved, key), _at(now, key)
+        if before != given:
+            problems.append(
+                Problem(key, f"given {given!r}", f"{before!r}, as in the run to be resumed")
+            )
+    problems += resume_problems(saved, config, folder)
+    if problems:
+        raise UserError(problems)
+
+
+def _at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+# -- resume=auto without a folder ---------------------------------------------------------------
+
+
+def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
+    """What a run's ``overrides.yaml`` holds: one line a key, the last one given, in their order.
+
+    Args:
+        lines: of the command line, without flags.
+        task: the one that was chosen, named in any case.
+    """
+    passing = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
+    latest: dict[str, str] = {}
+    for line in lines:
+        if line.lstrip("+").startswith(passing):
+            continue
+        key = line.split("=", 1)[0].lstrip("+")
+        latest.pop(key, None)
+        latest[key] = line
+    if not any(key == "task" for key in latest):
+        return [f"task={task}", *latest.values()]
+    return list(latest.values())
+
+
+def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str]) -> Path | None:
+    """The newest run below ``parent`` that was begun with the same overrides and has not ended.
+
+    One that another process is writing is passed over.
+    """
+    for file in sorted(parent.glob(f"*/*/{OVERRIDES_FILE}"), reverse=True):
+        folder = file.parent
+        try:
+            same = sorted(yaml.safe_load(file.read_text(encoding="utf-8"))) == sorted(overrides)
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            continue
+        finished = _metrics(folder).get("run/steps") == config.total_steps
+        if same and not finished and not is_held(folder):
+            return folder
+    return None
+
+
+# -- one process a folder -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within it no other process trains in ``folder``. The system lets go of it when the process ends.
+
+    Raises:
+        UserError: if another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        if not _locked(file):
+            file.seek(0)
+            raise UserError.one(
+                "resume",
+                f"{folder} is being written by {file.read().strip() or 'another process'}",
+                "a folder in which no run is under way",
+                "wait for it, or stop it first",
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process trains in ``folder``."""
+    try:
+        with (folder / _LOCK).open(encoding="utf-8") as file:
+            return not _locked(file)
+    except OSError:
+        return False
+
+
+def _locked(file: Any) -> bool:
+    """Take the lock of an open file; whether nobody else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # This file system has no locks; it was no help before either.
+        return True
+    return True
