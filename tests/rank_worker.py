@@ -18,7 +18,7 @@ from gfn_runner.data import ConditionData
 from gfn_runner.evaluation import draw_answers
 from gfn_runner.lm.sharding import leave_to_shards, shard
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.ranks import gathered, is_first, together
+from gfn_runner.ranks import cluster_environment, gathered, is_first, together
 from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings, TrainerSettings
 from gfn_runner.tasks.base import TaskData
 from gfn_runner.tasks.infilling import Infilling
@@ -81,6 +81,7 @@ def main(objective: str, strategy: str, file: Path) -> None:
         trainer = L.Trainer(
             accelerator="cpu",
             devices=2,
+            plugins=[cluster_environment(options.processes)],
             **several(options),
             max_steps=STEPS,
             limit_val_batches=0,

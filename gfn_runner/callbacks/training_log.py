@@ -46,6 +46,13 @@ class TrainingLog(L.Callback):
         self._sums: dict[str, list[float]] = defaultdict(list)
         self._step, self._started = 0, time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """A run that goes on behind its last step has the step's record."""
+        return {"latest": dict(self.latest)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.latest = dict(state["latest"])
+
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._step, self._started = trainer.global_step, time.perf_counter()
         module.phases.take()

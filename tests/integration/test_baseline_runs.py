@@ -66,7 +66,7 @@ def test_a_baseline_that_trains(name, tmp_path, capsys):
 def test_a_baseline_goes_on_from_its_checkpoint(tmp_path):
     """The value head and its optimizer are in the checkpoint."""
     folder = tmp_path / "run"
-    lines = ["baseline=ppo", *FEW, "callbacks.checkpoint.every=1"]
+    lines = ["baseline=ppo", *FEW, "callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=1"]
     run(folder, *lines, "trainer.max_steps=2")
     (checkpoint,) = folder.glob("checkpoints/*.ckpt")
     state = torch.load(checkpoint, weights_only=True)["state_dict"]

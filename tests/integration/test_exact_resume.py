@@ -1,0 +1,211 @@
+"""A run that is killed anywhere and goes on leaves what an uninterrupted one does, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+
+from gfn_runner.app import train_and_evaluate
+from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.progress import StepProgress
+from gfn_runner.commandline import CONF, check_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = [
+    "experiment=tiny/smoke",
+    "callbacks.progress.show=none",
+    "callbacks.evaluation.every=2",
+    "callbacks.evaluation.votes=2",
+    "callbacks.evaluation.singles=3",
+    "callbacks.evaluation.final=2",
+    "callbacks.evaluation.baseline_shots=[]",
+    "callbacks.checkpoint.every=2",
+    "callbacks.replay.probability=0.4",
+    "trainer.max_steps=5",
+    "trainer.threads=1",
+]
+ARITHMETIC = ["task=arithmetic", "task.data.n_test=4", "task.data.n_answers=20"]
+LEARNT = [*ARITHMETIC, "callbacks/replay=off", "callbacks.replay.probability=0"]
+CASES: dict[str, list[str]] = {
+    "arithmetic": ARITHMETIC,
+    "arithmetic_tool": ["task=arithmetic_tool", "task.data.n_test=4", "task.data.n_answers=20"],
+    "random_number": ["task=random_number"],
+    "continuation": ["task=continuation", "task.data.n_test=2"],
+    "contrastive": ["task=contrastive"],
+    "translation": ["task=translation", "task.data.n_test=3"],
+    "constrained": ["task=constrained", "task.data.n_train=8", "task.data.n_test=2"],
+    "posterior": ["task=posterior"],
+    "infilling": ["task=infilling", "task.data.n_test=3", "task.data.n_train=20"],
+    "subjectivity": [
+        "task=subjectivity",
+        "task.data.n_train=4",
+        "task.data.n_test=2",
+        "em.rounds=2",
+        "em.m_steps=2",
+        "em.m_batch=2",
+        "trainer.max_steps=3",
+    ],
+    "learned log Z, accumulated": [*ARITHMETIC, "objective=tb", "trainer.accumulate=2"],
+    "sft": [*LEARNT, "baseline=sft"],
+    "ppo": [*LEARNT, "baseline=ppo"],
+    "grpo": [*LEARNT, "baseline=grpo"],
+}
+MOMENTS = ("before the checkpoint", "in the evaluation", "behind the evaluation")
+
+
+class Killed(BaseException):
+    """Stands for a signal that cannot be caught: nothing that tidies up may answer it."""
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """They are not what is compared, and take as long as the training."""
+    monkeypatch.setattr("gfn_runner.report.figures.draw_all", lambda folder: None)
+
+
+def run(folder: Path, lines: list[str]) -> None:
+    lines = [*COMMON, *lines]
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        config = check_lines(lines)
+    train_and_evaluate(config, folder, lines)
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, moment: str, step: int) -> None:
+    """Die at a step, at a moment of it."""
+    holder, name = {
+        "before the checkpoint": (StepProgress, "on_train_batch_end"),
+        "in the evaluation": (EvaluationCallback, "on_validation_epoch_end"),
+        "behind the evaluation": (StepProgress, "on_validation_end"),
+    }[moment]
+
+    lives = getattr(holder, name)
+
+    def dies(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step >= step:
+            raise Killed
+        lives(self, trainer, *args, **kwargs)
+
+    monkeypatch.setattr(holder, name, dies)
+
+
+def assert_same(found: Any, expected: Any, place: str = "") -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found.isnan(), expected.isnan()), place
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num()), place
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected), place
+        for key in expected:
+            assert_same(found[key], expected[key], f"{place}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), place
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same(one, other, f"{place}/{number}")
+    else:
+        assert found == expected, place
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Weights, optimizer, schedules and buffer of the newest checkpoint."""
+    newest = max(folder.glob("checkpoints/*.ckpt"))
+    state = torch.load(newest, weights_only=True)
+    kept = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "m_steps")
+    state["callbacks"].pop("TrainingLog")  # its record holds seconds
+    return {name: state[name] for name in kept}
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [untimed(json.loads(line)) for line in lines]
+
+
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    timed = ("time", "seconds/", "train/seconds", "train/tokens_per_second", "run/")
+    return {name: value for name, value in record.items() if not name.startswith(timed)}
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    assert_same(state_of(found), state_of(expected))
+    assert lines_of(found) == lines_of(expected)
+    for name in ("adapter/adapter_model.safetensors", "samples.jsonl", "overrides.yaml"):
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+    numbers = [json.loads((f / "metrics.json").read_text()) for f in (found, expected)]
+    assert untimed(numbers[0]) == untimed(numbers[1])
+    answers = "answer_adapter/adapter_model.safetensors"
+    if (expected / answers).is_file():
+        assert (found / answers).read_bytes() == (expected / answers).read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_gone_on_with_it_is_the_same_run(case, tmp_path, monkeypatch):
+    straight, folder = tmp_path / "straight", tmp_path / "killed"
+    run(straight, CASES[case])
+    # Which step and which moment is drawn once for each case, so that a failure can be made again.
+    draw = random.Random(case)
+    moment = draw.choice(MOMENTS)
+    step = draw.choice((2, 4)) if "evaluation" in moment else draw.choice((1, 2, 3, 4, 5))
+    with monkeypatch.context() as patched:
+        kill(patched, moment, step)
+        with pytest.raises(Killed):
+            run(folder, CASES[case])
+    assert not (folder / "metrics.json").exists()
+    run(folder, [*CASES[case], "resume=auto"])
+    assert_same_run(folder, straight)
+
+
+FOUR = ["task=random_number", "trainer.max_steps=4"]
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("four") / "run"
+    run(folder, FOUR)
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("step", [2, 4])
+def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path, monkeypatch):
+    """Step 4 is the last one: behind it there is nothing to train, but perhaps to evaluate."""
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patched:
+        kill(patched, moment, step)
+        with pytest.raises(Killed):
+            run(folder, FOUR)
+    run(folder, [*FOUR, "resume=auto"])
+    assert_same_run(folder, four)
+
+
+def test_sigkill_at_a_random_time(tmp_path):
+    """The program itself, killed twice from outside while it trains, then left alone."""
+    lines = [*COMMON, *ARITHMETIC, "trainer.max_steps=12", "callbacks.evaluation.every=6"]
+
+    def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "gfn_runner", *lines, f"hydra.run.dir={folder}", *more]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    assert start(tmp_path / "straight").wait() == 0
+    folder = tmp_path / "killed"
+    for _ in range(2):
+        process = start(folder, "resume=auto")
+        wanted = len(lines_of(folder)) if (folder / "metrics.jsonl").is_file() else 0
+        wanted += random.randint(1, 5)
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            written = folder / "metrics.jsonl"
+            if written.is_file() and len(written.read_bytes().splitlines()) >= wanted:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(folder, "resume=auto").wait() == 0
+    assert_same_run(folder, tmp_path / "straight")
