@@ -23,7 +23,7 @@ from gfn_runner.commandline import (
 )
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.files import write_whole
+from gfn_runner.files import write_whole, writing_to
 from gfn_runner.ranks import (
     from_first,
     gathered,
@@ -65,11 +65,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                     # Folders are rank 0's, which goes through Hydra.
                     train_and_evaluate(job, None)
                 return
+            arguments = _in_folder(prepared)
         except UserError as error:
             show(error.problems)
             raise SystemExit(2) from None
-        arguments = with_folder(prepared, _unfinished(prepared))
     _start_hydra(arguments)
+
+
+def _in_folder(prepared: Checked) -> list[str]:
+    """The command line with the folder that the run or sweep goes to."""
+    if prepared.parent is not None:
+        with writing_to(prepared.parent, "output", "output=<another folder>"):
+            return with_folder(prepared, _unfinished(prepared))
+    named = "hydra.sweep.dir" if prepared.multirun else "hydra.run.dir"
+    for folder in (line.partition("=")[2].strip("'") for line in prepared.argv if named in line):
+        if "$" not in folder:  # else Hydra alone knows what it stands for
+            with writing_to(Path(folder), named, f"{named}=<another folder>"):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+    return prepared.argv
 
 
 def _unfinished(prepared: Checked) -> Path | None:
@@ -163,6 +176,7 @@ def train_and_evaluate(
             from gfn_runner.resuming import held
 
             assert folder is not None  # the first process makes it
+            stack.enter_context(writing_to(folder, "hydra.run.dir", f"free some, then resume={folder}"))
             stack.enter_context(held(folder))
             start, file = _prepared(config, folder, overrides), folder / "config.yaml"
         stack.enter_context(together(config.trainer.processes, file))

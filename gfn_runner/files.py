@@ -1,8 +1,16 @@
-"""Text files that are there whole or not at all."""
+"""Text files that are there whole or not at all, and what is said of a folder that takes none."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
+
+from gfn_runner.errors import UserError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -10,3 +18,30 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path, key: str, fix: str) -> Iterator[None]:
+    """Within it, a disk that is full or refuses becomes a problem of a config key.
+
+    Args:
+        folder: that is written to.
+        key: of the config that names it.
+        fix: what to do then.
+
+    Raises:
+        UserError: naming file, reason and ``fix``.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = Path(str(error.filename or "."))
+        inside = place.is_relative_to(folder) or folder.is_relative_to(place)
+        if error.errno in _NO_ROOM or (inside and error.errno in {*_NO_RIGHT, errno.ENOENT}):
+            raise UserError.one(
+                key,
+                f"{error.filename or folder} cannot be written: {error.strerror}",
+                "a folder with room, in which you may write",
+                fix,
+            ) from error
+        raise

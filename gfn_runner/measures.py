@@ -11,11 +11,13 @@ All of it by evaluation set, in the samples at temperature 1:
 - ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
 - ``bleu``, ``gleu`` of samples against references, where there are some;
 - for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
-  ``self_bleu``, ``unique`` share of different strings, within a condition.
+  ``self_bleu``, ``unique`` share of different strings, within a condition. Without its encoder, ``diversity``
+  is absent.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
+from gfn_runner.errors import UserError
 from gfn_runner.metrics.distribution import (
     effective_sample_size,
     importance_bound,
@@ -36,6 +39,7 @@ from gfn_runner.metrics.encoders import load_encoder
 from gfn_runner.metrics.overlap import bleu, gleu
 from gfn_runner.tasks.base import ConditionSamples, Task
 
+logger = logging.getLogger(__name__)
 # Pairwise measures grow with the square of the samples.
 _MOST_TEXTS = 50
 _MOST_COMPARED = 10
@@ -142,8 +146,10 @@ def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, f
     if not texts:
         return {}
     loaded = _encoder(encoder)
-    return {
-        "diversity": fmean(embedding_diversity(own, loaded) for own in texts),
+    diversity = {}
+    if loaded is not None:
+        diversity["diversity"] = fmean(embedding_diversity(own, loaded) for own in texts)
+    return diversity | {
         "distinct_2": fmean(distinct_n(own, 2) for own in texts),
         "self_bleu": fmean(self_bleu(own) for own in texts),
         "unique": fmean(len(set(own)) / len(own) for own in texts),
@@ -152,4 +158,10 @@ def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, f
 
 @lru_cache(maxsize=2)
 def _encoder(name: str) -> Any:
-    return load_encoder(name)
+    """The encoder; ``None``, with a line in the log, where it cannot be had. It is asked for once."""
+    try:
+        return load_encoder(name)
+    except UserError as error:
+        # A hub that cannot be reached is no reason to lose the training behind it.
+        logger.warning("%s\n    `diversity` is left out of this run's evaluations", error)
+        return None

@@ -185,8 +185,8 @@ def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path, mo
     assert_same_run(folder, four)
 
 
-def test_sigkill_at_a_random_time(tmp_path):
-    """The program itself, killed twice from outside while it trains, then left alone."""
+def test_killed_and_stopped_at_random_times(tmp_path):
+    """The program itself, from outside: SIGKILL, then SIGTERM, then left alone."""
     lines = [*COMMON, *ARITHMETIC, "trainer.max_steps=12", "callbacks.evaluation.every=6"]
 
     def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -195,17 +195,23 @@ def test_sigkill_at_a_random_time(tmp_path):
 
     assert start(tmp_path / "straight").wait() == 0
     folder = tmp_path / "killed"
-    for _ in range(2):
+    written = folder / "metrics.jsonl"
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
         process = start(folder, "resume=auto")
-        wanted = len(lines_of(folder)) if (folder / "metrics.jsonl").is_file() else 0
-        wanted += random.randint(1, 5)
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            written = folder / "metrics.jsonl"
-            if written.is_file() and len(written.read_bytes().splitlines()) >= wanted:
-                break
+        begun = time.time()
+        wanted = random.randint(1, 5)
+        # New lines: those behind the checkpoint are cut before the first one is written.
+        while process.poll() is None and wanted_lines(written, since=begun) < wanted:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+        assert process.wait() == code
+    assert "SIGTERM: the state of step" in (folder / "run.log").read_text()
     assert start(folder, "resume=auto").wait() == 0
     assert_same_run(folder, tmp_path / "straight")
+
+
+def wanted_lines(path: Path, since: float) -> int:
+    """How many lines of a file were written since then."""
+    text = path.read_text() if path.is_file() else ""
+    whole = [line for line in text.split("\n")[:-1] if line]
+    return sum(json.loads(line)["time"] >= since for line in whole)

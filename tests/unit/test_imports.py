@@ -54,7 +54,7 @@ ONLY = {
     "types": set(),
     "randomness": set(),
     "expressions": set(),
-    "files": set(),
+    "files": {"errors"},
     "json_lines": set(),
     "tools": set(),
     "schedules": set(),

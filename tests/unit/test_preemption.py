@@ -1,0 +1,181 @@
+"""Signals: what is saved, what is handed on, and what ends; real signals, no training."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gfn_runner.callbacks import preemption
+from gfn_runner.callbacks.preemption import PreemptionCallback, job_is_running, usr2_spares
+
+
+class Checkpoint:
+    def __init__(self, good: bool = True):
+        self.steps: list[int] = []
+        self.good = good
+
+    def save(self, trainer: Any) -> bool:
+        self.steps.append(trainer.global_step)
+        return self.good
+
+
+class Run:
+    """A training that a callback sees."""
+
+    def __init__(self, good: bool = True):
+        self.trainer: Any = SimpleNamespace(global_step=0)
+        self.checkpoint = Checkpoint(good)
+        self.callback = PreemptionCallback(self.checkpoint, Path("runs/a"))  # type: ignore[arg-type]
+        self.callback.setup(self.trainer, None, "fit")  # type: ignore[arg-type]
+        self.callback.on_train_start(self.trainer, None)  # type: ignore[arg-type]
+
+    def step(self, moves: int = 1) -> None:
+        self.trainer.global_step += moves
+        self.callback.on_train_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
+
+    def evaluate(self) -> None:
+        self.callback.on_validation_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Every signal's handler is put back."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_nothing_happens_without_a_signal():
+    run = Run()
+    run.step()
+    run.evaluate()
+    assert run.checkpoint.steps == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_the_end_of_the_step_and_ends(number, caplog):
+    before = signal.getsignal(number)
+    run = Run()
+    run.step()
+    send(number)
+    assert run.checkpoint.steps == [], "in the middle of a step nothing can be saved"
+    with pytest.raises(SystemExit) as stop:
+        run.step()
+    assert stop.value.code == 128 + number and run.checkpoint.steps == [2]
+    assert "resume=runs/a` goes on" in caplog.text and "step 2 is saved" in caplog.text
+    assert signal.getsignal(number) == before
+
+
+def test_accumulated_gradients_are_not_cut_off():
+    run = Run()
+    send(signal.SIGTERM)
+    run.step(moves=0)
+    assert run.checkpoint.steps == []
+    with pytest.raises(SystemExit):
+        run.step()
+
+
+def test_an_evaluation_is_left_behind_its_batch():
+    run = Run()
+    run.step()
+    send(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run.evaluate()
+    assert run.checkpoint.steps == [1]
+
+
+def test_a_state_that_could_not_be_saved_is_not_said_to_be(caplog):
+    run = Run(good=False)
+    send(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run.step()
+    assert "could NOT be saved" in caplog.text
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    run = Run()
+    send(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    assert run.checkpoint.steps == []
+
+
+def test_usr2_saves_and_goes_on_where_nobody_else_listens():
+    with usr2_spares():
+        send(signal.SIGUSR2)  # spared outside of training too
+        run = Run()
+        send(signal.SIGUSR2)
+        run.evaluate()
+        assert run.checkpoint.steps == []
+        run.step()
+        run.step()
+        assert run.checkpoint.steps == [1]
+        run.callback.on_train_end(run.trainer, None)  # type: ignore[arg-type]
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+class Requeued(BaseException):
+    """What submitit's handler ends with: an exit that it chooses itself."""
+
+
+@pytest.fixture
+def launcher():
+    def requeue(number: int, frame: Any) -> None:
+        raise Requeued(number)
+
+    signal.signal(signal.SIGUSR2, requeue)
+
+
+def test_a_launcher_gets_the_signal_behind_the_checkpoint(launcher):
+    run = Run()
+    send(signal.SIGUSR2)
+    with pytest.raises(Requeued):
+        run.step()
+    assert run.checkpoint.steps == [1]
+
+
+@pytest.mark.parametrize(("running", "ends"), [(True, Requeued), (False, SystemExit)])
+def test_sigterm_requeues_only_what_nobody_has_cancelled(running, ends, launcher, monkeypatch):
+    monkeypatch.setattr(preemption, "job_is_running", lambda: running)
+    run = Run()
+    send(signal.SIGTERM)
+    with pytest.raises(ends):
+        run.step()
+    assert run.checkpoint.steps == [1]
+
+
+def test_a_rank_that_launchers_leave_alone_waits_for_the_end(monkeypatch):
+    signal.signal(signal.SIGUSR2, lambda *_: None)
+    waited: list[float] = []
+    monkeypatch.setattr(preemption.time, "sleep", waited.append)
+    run = Run()
+    send(signal.SIGUSR2)
+    with pytest.raises(SystemExit):
+        run.step()
+    assert waited
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELLED", "COMPLETING", "REQUEUED"])
+def test_slurm_is_asked_for_the_jobs_state(state, tmp_path, monkeypatch):
+    assert not job_is_running(), "no job at all"
+    script = tmp_path / "scontrol"
+    line = f"JobId=7 JobName=a JobState={state} Reason=None RunTime=00:01:02"
+    script.write_text(f"#!/bin/sh\n[ \"$5\" = 7 ] || [ \"$4\" = 7 ] && echo '{line}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert job_is_running() == (state == "RUNNING")
+    script.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not job_is_running()
