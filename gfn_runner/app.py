@@ -176,7 +176,9 @@ def train_and_evaluate(
             from gfn_runner.resuming import held
 
             assert folder is not None  # the first process makes it
-            stack.enter_context(writing_to(folder, "hydra.run.dir", f"free some, then resume={folder}"))
+            stack.enter_context(
+                writing_to(folder, "hydra.run.dir", f"free some, then resume={folder}")
+            )
             stack.enter_context(held(folder))
             start, file = _prepared(config, folder, overrides), folder / "config.yaml"
         stack.enter_context(together(config.trainer.processes, file))
@@ -338,7 +340,7 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
 
     from gfn_runner.loggers import jsonable
     from gfn_runner.report.figures import draw_all
-    from gfn_runner.report.table import result_table, row_labels
+    from gfn_runner.report.table import result_table
 
     value = _headline_value(config, metrics)
     metrics = metrics | ({} if value is None else {"run/value": value})

@@ -61,7 +61,7 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 class LineAppender:
-    """Appends lines to a file. Where that fails (a full disk), they wait and are tried again with the next.
+    """Appends lines to a file. Where that fails (a full disk), they wait and are tried with the next.
 
     Attributes:
         waiting: lines that are not in the file yet.

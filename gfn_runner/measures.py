@@ -11,8 +11,8 @@ All of it by evaluation set, in the samples at temperature 1:
 - ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
 - ``bleu``, ``gleu`` of samples against references, where there are some;
 - for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
-  ``self_bleu``, ``unique`` share of different strings, within a condition. Without its encoder, ``diversity``
-  is absent.
+  ``self_bleu``, ``unique`` share of different strings, within a condition. Without its encoder,
+  ``diversity`` is absent.
 """
 
 from __future__ import annotations

@@ -143,7 +143,17 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
         lines: of the command line, without flags.
         task: the one that was chosen, named in any case.
     """
-    passing = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
+    passing = (
+        "resume=",
+        "mode=",
+        "run=",
+        "prompt=",
+        "n=",
+        "answers=",
+        "dry_run=",
+        "hydra.",
+        "hydra/",
+    )
     latest: dict[str, str] = {}
     for line in lines:
         if line.lstrip("+").startswith(passing):

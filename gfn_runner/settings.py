@@ -115,7 +115,7 @@ class CheckpointSettings:
     """When the state of a run is kept.
 
     Attributes:
-        every: optimizer steps; one more checkpoint is written at the end, and where a signal ends the run.
+        every: optimizer steps; one more is written at the end, and where a signal ends the run.
         keep: the newest ones; where the newest is damaged, a run goes on from the one before.
     """
 

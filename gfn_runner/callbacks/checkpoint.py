@@ -144,7 +144,7 @@ def _sync_folder(folder: Path) -> None:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The good checkpoint of the most optimizer steps in ``folder``, or ``None``.
 
-    What is cut off or was changed on the disk is passed over with a line in the log, and stays where it is
+    What is cut off or was changed on the disk is passed over with a line in the log. It stays there,
     under another name, so that a run that goes on never takes it for its own.
     """
     for path in sorted(folder.glob(_PATTERN), reverse=True):
@@ -162,7 +162,9 @@ def checkpoint_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or ``None``; every byte is read and compared."""
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()  # torch writes a checksum of every tensor, and never looks at it
+            bad = (
+                archive.testzip()
+            )  # torch writes a checksum of every tensor, and never looks at it
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         return str(error) or type(error).__name__

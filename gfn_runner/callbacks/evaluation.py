@@ -18,8 +18,8 @@ from gfn_runner.tasks.base import ConditionSamples
 class EvaluationCallback(L.Callback):
     """Keeps the newest evaluation, and makes up for one that an interruption has cost.
 
-    A checkpoint of a step comes before the evaluation of that step, so that a signal need not wait for it.
-    A run that goes on from there evaluates first if ``metrics.jsonl`` has no evaluation of the step.
+    A checkpoint of a step comes before the evaluation of that step: a signal need not wait for it. A run
+    that goes on from there evaluates first if ``metrics.jsonl`` has no evaluation of the step.
 
     Attributes:
         every: optimizer steps between evaluations; 0 for none.

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import UserError
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.ranks import gathered, is_first
 from gfn_runner.settings import HealthSettings
@@ -27,8 +27,8 @@ _MOST_NAMED = 5
 class HealthCallback(L.Callback):
     """Looks at the loss before the backward pass and at the gradient before the optimizer's step.
 
-    A step that is not finite moves nothing: neither the weights nor the optimizer's moments. It counts as a
-    step all the same, so that schedules and batches stay where they would be.
+    A step that is not finite moves nothing: neither the weights nor the optimizer's moments. It counts as
+    a step all the same, so that schedules and batches stay where they would be.
 
     Attributes:
         grad_norm: of the newest optimizer step, before clipping; not finite where it was skipped.
@@ -76,7 +76,9 @@ class HealthCallback(L.Callback):
         if most and len(self._in_a_row) >= most:
             shown = list(self._in_a_row)[-_MOST_NAMED:]
             what = (
-                reason if most == 1 else f"{most} steps in a row are not finite. " + ". ".join(shown)
+                reason
+                if most == 1
+                else f"{most} steps in a row are not finite. " + ". ".join(shown)
             )
             raise UserError.one(
                 f"optimizer step {step}",
@@ -93,9 +95,7 @@ class HealthCallback(L.Callback):
         self._in_a_row.extend(state["in_a_row"])
 
 
-def _gradient_problem(
-    module: GFlowNetModule, named: list[tuple[str, torch.nn.Parameter]]
-) -> str:
+def _gradient_problem(module: GFlowNetModule, named: list[tuple[str, torch.nn.Parameter]]) -> str:
     names = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
     output = module.last_output
     keys = ", ".join(repr(c.key) for c in output.conditions[:3]) if output else "?"

@@ -21,21 +21,23 @@ from gfn_runner.ranks import gathered, is_first, rank
 logger = logging.getLogger(__name__)
 # Where ranks have received different ones, the first of these counts.
 _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-_SECOND = b"\ngfn_runner: saves at the end of this step; Ctrl-C again stops at once and saves nothing\n"
+_SECOND = (
+    b"\ngfn_runner: saves at the end of this step; Ctrl-C again stops at once and saves nothing\n"
+)
 _WAIT_FOR_END = 300  # seconds that a rank waits to be ended with its job
 
 
 class PreemptionCallback(L.Callback):
     """Watches for signals while a run trains, and belongs behind the checkpoint.
 
-    - SIGUSR2 saves. Where a launcher listens to it (submitit: the job goes back into SLURM's queue), it gets
-      the signal then; else training goes on.
+    - SIGUSR2 saves. Where a launcher listens to it (submitit: the job goes back into SLURM's queue), it
+      gets the signal then; else training goes on.
     - SIGTERM saves and ends the run with exit code 143. A job of submitit's that SLURM still counts as
       running, so one that nobody has cancelled or requeued, is put back into the queue.
     - SIGINT (Ctrl-C) saves and ends the run with exit code 130; a second one ends it at once.
 
-    It is enough that one rank of several receives the signal. A signal in an evaluation on the way ends the
-    run behind the batch that is being drawn; the evaluation is made anew when the run goes on.
+    It is enough that one rank of several receives the signal. A signal in an evaluation on the way ends
+    the run behind the batch that is being drawn; the evaluation is made anew when the run goes on.
     """
 
     def __init__(self, checkpoint: AdapterCheckpoint, folder: Path):
@@ -78,7 +80,9 @@ class PreemptionCallback(L.Callback):
             self._step = trainer.global_step
             self._obey(trainer, self._received())
 
-    def on_validation_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, *_: Any
+    ) -> None:
         if self.watching and (number := self._received()) not in (None, signal.SIGUSR2):
             self._obey(trainer, number)
 
@@ -105,7 +109,9 @@ class PreemptionCallback(L.Callback):
         if number == signal.SIGUSR2 and not requeues:
             return
         self._unwatch()
-        if requeues and (number == signal.SIGUSR2 or number == signal.SIGTERM and job_is_running()):
+        if requeues and (
+            number == signal.SIGUSR2 or (number == signal.SIGTERM and job_is_running())
+        ):
             _hand_over(self._launcher)
         raise SystemExit(128 + number)
 

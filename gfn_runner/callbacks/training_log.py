@@ -32,7 +32,9 @@ class TrainingLog(L.Callback):
       importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
       an exact policy; ``train/entropy`` −log q of whole strings;
     - ``train/skipped`` steps so far whose loss or gradient was not finite;
-    - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step;
+    - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step,
+      ``train/cpu_seconds`` that this process computed in it, on all its cores: what training costs on a
+      CPU, whatever else the machine does;
     - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
       ``backward``, ``other`` (optimizer, buffer, logging, data).
 
@@ -45,6 +47,7 @@ class TrainingLog(L.Callback):
         self.latest: dict[str, float] = {}
         self._sums: dict[str, list[float]] = defaultdict(list)
         self._step, self._started = 0, time.perf_counter()
+        self._cpu_started = time.process_time()
 
     def state_dict(self) -> dict[str, Any]:
         """A run that goes on behind its last step has the step's record."""
@@ -55,6 +58,7 @@ class TrainingLog(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._step, self._started = trainer.global_step, time.perf_counter()
+        self._cpu_started = time.process_time()
         module.phases.take()
 
     def on_train_batch_end(
@@ -82,20 +86,21 @@ class TrainingLog(L.Callback):
             "skipped": float(self.health.skipped),
             "buffer_size": float(sum(gathered(len(self.replay.buffer)))),
             "seconds": now - self._started,
+            "cpu_seconds": time.process_time() - self._cpu_started,
         }
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
         phases = module.phases.take()
         phases["other"] = record["seconds"] - sum(phases.values())
         self.latest |= {f"seconds/{name}": value for name, value in sorted(phases.items())}
         self._sums.clear()
-        self._started = now
+        self._started, self._cpu_started = now, time.process_time()
         if self._step % self.every == 0 or self._step == 1:
             for logger in trainer.loggers:
                 logger.log_metrics(self.latest, step=self._step)
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         # The time of an evaluation is not the next step's.
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
         module.phases.take()
 
 

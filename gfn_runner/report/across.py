@@ -33,6 +33,10 @@ from gfn_runner.report.summary import Section, header, standard_error
 from gfn_runner.report.table import is_share
 
 _MOST_DOTS = 3000
+_CLOCKS: Mapping[str | None, str] = {
+    "train/seconds": "minutes of training",
+    "train/cpu_seconds": "minutes of training, CPU time",
+}
 _DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
 
 
@@ -126,8 +130,8 @@ def compute(section: Section) -> Figure | str:
     groups = _sets(section, metric)
     trained = [m for m in section.methods if m.is_trained and m.row == "final"]
     # Baselines draw as they like: only time is common to all of them.
-    by_time = any(m.runs[0].baseline for m in trained)
-    curves = {m: _curves(m, metric, by_time) for m in trained}
+    clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
+    curves = {m: _curves(m, metric, clock) for m in trained}
     drawn = [m for m in section.methods if _DRAWS.fullmatch(m.row)]
     if not groups or not (any(curves.values()) or drawn):
         return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
@@ -145,8 +149,10 @@ def compute(section: Section) -> Figure | str:
                 x, y, error = own.get(group, ((), (), ()))
                 color = _color(section, method)
                 axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
-            unit = "minutes" if by_time else "strings trained on"
-            axes.set(xlabel=unit, ylabel=header(f"{metric}/{group}").replace(" (%)", ""))
+            axes.set(
+                xlabel=_CLOCKS.get(clock, "strings trained on"),
+                ylabel=header(f"{metric}/{group}").replace(" (%)", ""),
+            )
     if drawn:
         for axes, group in zip(grid[-1], groups, strict=True):
             _test_time(axes, section, group, [*drawn, *trained])
@@ -300,13 +306,13 @@ def _finite(record: Mapping[str, Any], temperature: float) -> list[tuple[str, fl
 Curve = tuple[list[float], list[float], list[float]]
 
 
-def _curves(method: Method, metric: str, by_time: bool) -> dict[str, Curve]:
+def _curves(method: Method, metric: str, clock: str | None) -> dict[str, Curve]:
     """By evaluation set: training so far, mean over seeds, standard error; the last one is final."""
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for run in method.runs:
         path = run.folder / "metrics.jsonl"
         records = read_metrics(path) if path.is_file() else []
-        spent = _spent(run, records, by_time)
+        spent = _spent(run, records, clock)
         last: dict[str, dict[int, float]] = {}
         for record in records:
             for name, value in record.items():
@@ -333,14 +339,26 @@ def _curves(method: Method, metric: str, by_time: bool) -> dict[str, Curve]:
     return curves
 
 
-def _spent(run: Run, records: Sequence[Mapping[str, Any]], by_time: bool) -> Callable[[int], float]:
-    """Training up to an optimizer step: minutes since the first record, or strings trained on."""
-    if by_time:
-        times = {r["step"]: r["time"] for r in records if any(n.startswith("train/") for n in r)}
-        first = min(times.values(), default=0.0)
-        return lambda step: (
-            (max((t for s, t in times.items() if s <= step), default=first) - first) / 60
-        )
+def _clock(methods: Sequence[Method]) -> str:
+    """Name of the scalar that tells what a step costs.
+
+    On a CPU that is computing time, which other work on the machine does not lengthen; where a run had
+    a GPU, or has not written it down, the time that has passed.
+    """
+    runs = [run for method in methods for run in method.runs]
+    known = all(run.on_cpu and "train/cpu_seconds" in run.metrics for run in runs)
+    return "train/cpu_seconds" if known else "train/seconds"
+
+
+def _spent(
+    run: Run, records: Sequence[Mapping[str, Any]], clock: str | None
+) -> Callable[[int], float]:
+    """Training up to an optimizer step, evaluations not counted: minutes, or strings trained on."""
+    if clock is not None:
+        seconds = {r["step"]: float(r[clock]) for r in records if r.get(clock) is not None}
+        before = dict(zip(sorted(seconds), [0, *sorted(seconds)], strict=False))
+        # Where not every step has a record, those before it are taken to be as long.
+        return lambda step: sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
     sampling, trainer = run.config.get("sampling", {}), run.config.get("trainer", {})
     a_step = (
         sampling.get("conditions", 1) * sampling.get("samples", 1) * trainer.get("accumulate", 1)

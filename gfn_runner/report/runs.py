@@ -37,6 +37,7 @@ class Run:
         why: what speaks for the status, where it is not ``finished``.
         log: the last lines of ``run.log``.
         ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
+        on_cpu: whether all its parts ran without a GPU, as far as the folder says.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Run:
     why: str = ""
     log: tuple[str, ...] = ()
     ended: float = 0.0
+    on_cpu: bool = False
 
     @property
     def task(self) -> str:
@@ -187,16 +189,18 @@ def read_run(folder: Path) -> Run:
     metrics, ended = _metrics(folder / "metrics.json")
     log = _last_lines(folder / "run.log")
     status, why = _status(folder, config, metrics, log)
+    environments = _environments(folder)
     return Run(
         folder=folder,
         config=config,
         metrics=metrics or {},
         overrides=_overrides(folder / "overrides.yaml"),
-        commits=_commits(folder),
+        commits=_commits(environments),
         status=status,
         why=why,
         log=tuple(log[-_LOG_LINES:]),
         ended=ended,
+        on_cpu={e.get("device") for e in environments} == {"cpu"},
     )
 
 
@@ -294,13 +298,22 @@ def _overrides(path: Path) -> tuple[str, ...]:
     return tuple(map(str, lines)) if isinstance(lines, list) else ()
 
 
-def _commits(folder: Path) -> tuple[str, ...]:
-    found = []
+def _environments(folder: Path) -> list[dict[str, Any]]:
+    """What each part of a run says of where it ran; empty for one that cannot be read."""
     parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
+    found = []
     for path in parts:
         try:
-            git = json.loads(path.read_text(encoding="utf-8"))["git"]
-            found.append(git["commit"][:10] + ("-changed" if git.get("changed") else ""))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = None
+        found.append(content if isinstance(content, dict) else {})
+    return found
+
+
+def _commits(environments: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    gits = [e["git"] for e in environments if isinstance(e.get("git"), dict)]
+    found = [
+        str(g["commit"])[:10] + "-changed" * bool(g.get("changed")) for g in gits if "commit" in g
+    ]
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Steps that are not finite: skipped without a trace in the weights, counted, and the end of a run of them."""
+"""Steps that are not finite: skipped without a trace in the weights, counted; too many end the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINES = [
 
 
 def break_rewards(monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float) -> list[str]:
-    """Log R of the first state becomes ``value`` at these steps (from 0). Returns the conditions' keys."""
+    """Log R of the first row becomes ``value`` at these steps (from 0). Returns the conditions' keys."""
     sound, keys = GFlowNetModule.log_reward, []
 
     def broken(self: GFlowNetModule, conditions: list, trajectories: Any) -> torch.Tensor:

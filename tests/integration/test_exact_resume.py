@@ -118,7 +118,14 @@ def state_of(folder: Path) -> dict[str, Any]:
     """Weights, optimizer, schedules and buffer of the newest checkpoint."""
     newest = max(folder.glob("checkpoints/*.ckpt"))
     state = torch.load(newest, weights_only=True)
-    kept = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "m_steps")
+    kept = (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "callbacks",
+        "global_step",
+        "m_steps",
+    )
     state["callbacks"].pop("TrainingLog")  # its record holds seconds
     return {name: state[name] for name in kept}
 
@@ -129,7 +136,14 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def untimed(record: dict[str, Any]) -> dict[str, Any]:
-    timed = ("time", "seconds/", "train/seconds", "train/tokens_per_second", "run/")
+    timed = (
+        "time",
+        "seconds/",
+        "train/seconds",
+        "train/cpu_seconds",
+        "train/tokens_per_second",
+        "run/",
+    )
     return {name: value for name, value in record.items() if not name.startswith(timed)}
 
 

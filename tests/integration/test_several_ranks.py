@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +146,39 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one(shared_run, caplog):
     (file,) = (shared_run / "checkpoints").glob("*.ckpt")
     state = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
     run(shared_run, "trainer.max_steps=4", f"resume={shared_run}")
-    (file,) = (shared_run / "checkpoints").glob("*.ckpt")
+    file = max((shared_run / "checkpoints").glob("*.ckpt"))
     later = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
     assert len(state) > 5 and later.keys() >= state.keys(), "the strings of both ranks are there"
     assert "dropped" not in caplog.text
+
+
+def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=500", f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "gfn_runner", *lines, "callbacks.evaluation.every=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    written = folder / "metrics.jsonl"
+    while not (written.is_file() and len(written.read_text().splitlines()) > 2):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(second_rank(folder), signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, said
+    assert "failed" not in said
+    (file,) = (folder / "checkpoints").glob("*.ckpt")
+    state = torch.load(file, weights_only=True)
+    steps = [json.loads(line)["step"] for line in written.read_text().splitlines()]
+    assert state["global_step"] == steps[-1], "nothing is lost"
+
+
+def second_rank(folder: Path) -> int:
+    """The process of rank 1 of a run."""
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = place.read_bytes().decode().split("\0")
+            if "gfn_runner.rank" in words and str(folder / "config.yaml") in words:
+                return int(place.parent.name)
+    raise AssertionError("there is no second process")

@@ -171,7 +171,7 @@ def test_slurm_is_asked_for_the_jobs_state(state, tmp_path, monkeypatch):
     assert not job_is_running(), "no job at all"
     script = tmp_path / "scontrol"
     line = f"JobId=7 JobName=a JobState={state} Reason=None RunTime=00:01:02"
-    script.write_text(f"#!/bin/sh\n[ \"$5\" = 7 ] || [ \"$4\" = 7 ] && echo '{line}'\n")
+    script.write_text(f'#!/bin/sh\n[ "$5" = 7 ] || [ "$4" = 7 ] && echo \'{line}\'\n')
     script.chmod(0o755)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

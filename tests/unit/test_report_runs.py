@@ -523,13 +523,13 @@ def test_evidence_is_set_against_the_sum_over_all_strings(tmp_path):
     assert found == [pytest.approx((exact, mean)), pytest.approx((exact, bound))]
 
 
-def logged(folder, values):
+def logged(folder, values, **clocks):
     """Training records and evaluations on the way, as ``metrics.jsonl`` has them; the last is final."""
     lines = []
     for number, (step, value) in enumerate(values.items(), 1):
         kind = "final" if number == len(values) else "eval"
-        lines.append({"step": step, "time": 60.0 * step, "train/loss": 1.0})
-        lines.append({"step": step, "time": 60.0 * step + 999, f"{kind}/vote_accuracy/x": value})
+        lines.append({"step": step, "time": 1.0, "train/loss": 1.0} | clocks)
+        lines.append({"step": step, "time": 2.0, f"{kind}/vote_accuracy/x": value})
     write_lines(folder / "metrics.jsonl", lines)
 
 
@@ -547,14 +547,21 @@ def test_the_headline_stands_over_the_strings_trained_on(tmp_path):
     assert axes.get_xlabel() == "strings trained on"
 
 
-def test_it_stands_over_time_beside_a_trained_baseline(tmp_path):
+@pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cpu", "some GPU")])
+def test_it_stands_over_time_beside_a_trained_baseline(devices, tmp_path):
     ppo = {"_target_": "gfn_runner.baselines.ppo.PPO"}
-    for name, baseline in (("a", None), ("p", ppo)):
-        folder = make_run(tmp_path / name, {"final/vote_accuracy/x": 0.6}, baseline=baseline)
-        logged(folder, {5: 0.2, 10: 0.6})
+    for name, baseline, device in zip("ap", (None, ppo), devices, strict=True):
+        metrics = {"final/vote_accuracy/x": 0.6, "train/cpu_seconds": 6.0}
+        folder = make_run(tmp_path / name, metrics, baseline=baseline)
+        environment = json.loads((folder / "environment.json").read_text())
+        (folder / "environment.json").write_text(json.dumps(environment | {"device": device}))
+        # A record every fifth step speaks of all five.
+        logged(folder, {5: 0.2, 10: 0.6}, **{"train/cpu_seconds": 6.0, "train/seconds": 60.0})
     (axes,) = compute(only_section(".")).axes
-    assert curve(axes, 0) == curve(axes, 1) == ([0.0, 5.0], [0.2, 0.6])
-    assert axes.get_xlabel() == "minutes"
+    minutes = [0.5, 1.0] if devices[1] == "cpu" else [5.0, 10.0]
+    assert curve(axes, 0) == curve(axes, 1) == (pytest.approx(minutes), [0.2, 0.6])
+    assert axes.get_xlabel().startswith("minutes of training")
+    assert ("CPU" in axes.get_xlabel()) == (devices[1] == "cpu")
 
 
 def test_rows_of_several_draws_stand_over_their_number(tmp_path):

@@ -1,0 +1,137 @@
+"""One process a folder, which run `resume=auto` takes, and lines that wait for room."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from gfn_runner.errors import UserError
+from gfn_runner.files import write_whole, writing_to
+from gfn_runner.json_lines import LineAppender, keep_lines, read_lines
+from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished
+
+CONFIG: Any = SimpleNamespace(total_steps=10)
+
+
+def leave(folder: Path, overrides: list[str], steps: int | None = None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    if steps is not None:
+        (folder / "metrics.json").write_text(json.dumps({"run/steps": steps}))
+    return folder
+
+
+def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
+    lines = ["task=arithmetic", "seed=1"]
+    assert newest_unfinished(tmp_path, CONFIG, lines) is None
+    leave(tmp_path / "2026-01-01/10-00-00", lines)
+    wanted = leave(tmp_path / "2026-01-02/09-00-00", ["seed=1", "task=arithmetic"])
+    leave(tmp_path / "2026-01-02/10-00-00", ["task=arithmetic", "seed=2"])
+    leave(tmp_path / "2026-01-03/10-00-00", lines, steps=10)
+    (leave(tmp_path / "2026-01-04/10-00-00", lines) / "overrides.yaml").write_text("- [")
+    assert newest_unfinished(tmp_path, CONFIG, lines) == wanted
+    with held(wanted):
+        # Another process writes there. (A lock belongs to an opened file, not to a process.)
+        assert newest_unfinished(tmp_path, CONFIG, lines) == tmp_path / "2026-01-01/10-00-00"
+    # A finished run that was to go on further, and has not.
+    further = leave(tmp_path / "2026-01-05/10-00-00", lines, steps=5)
+    assert newest_unfinished(tmp_path, CONFIG, lines) == further
+
+
+def test_what_is_kept_of_a_command_line():
+    given = ["seed=1", "++optim.lr=1", "resume=auto", "hydra.run.dir=a", "hydra/launcher=slurm"]
+    kept = kept_overrides([*given, "optim.lr=2", "dry_run=true"], "arithmetic")
+    assert kept == ["task=arithmetic", "seed=1", "optim.lr=2"]
+    assert kept_overrides(["task=a", "task=b"], "c") == ["task=b"]
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    folder = tmp_path / "run"
+    code = (
+        "import sys, time; from pathlib import Path; from gfn_runner.resuming import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(99)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"held\n"
+    assert is_held(folder)
+    with pytest.raises(UserError) as caught, held(folder):
+        pytest.fail("held twice")
+    assert f"is being written by process {other.pid} on" in str(caught.value)
+    other.kill()
+    other.wait()
+    # The system lets go of what a killed process held.
+    until = time.monotonic() + 10
+    while is_held(folder) and time.monotonic() < until:
+        time.sleep(0.05)
+    with held(folder):
+        assert is_held(folder)
+    assert not is_held(folder) and list(folder.iterdir()) == []
+
+
+def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "metrics.jsonl"
+    lines = LineAppender(path)
+    lines.append({"step": 1})
+    real = Path.open
+
+    class Full:
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, text: str) -> None:
+            with real(path, "a") as file:
+                file.write(text[:4])  # half a line gets through
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, *_, **__: Full())
+        lines.append({"step": 2})
+        lines.append({"step": 3})
+    assert read_lines(path) == [{"step": 1}], "no half line stays"
+    assert len(lines.waiting) == 2 and caplog.text.count("No space left") == 1
+    lines.append({"step": 4})
+    assert [r["step"] for r in read_lines(path)] == [1, 2, 3, 4] and lines.waiting == []
+    assert "nothing is missing" in caplog.text
+
+
+def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"ste')
+    LineAppender(path).append({"step": 2})
+    assert path.read_text() == '{"step": 1}\n{"ste\n{"step": 2}\n'
+    keep_lines(path, lambda record: record["step"] <= 1)
+    assert path.read_text() == '{"step": 1}\n'
+    keep_lines(tmp_path / "none.jsonl", lambda record: True)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_whole(path, "old")
+
+    def fails(self: Path, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", fails)
+    with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
+        write_whole(path, "new")
+    (problem,) = caught.value.problems
+    assert problem.where == "hydra.run.dir" and problem.fix == "free some"
+    assert "metrics.json.part cannot be written: No space left on device" in problem.what
+    assert path.read_text() == "old"
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run", "output", ""):
+        (tmp_path / "data.json").read_text()
