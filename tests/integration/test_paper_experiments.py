@@ -115,6 +115,20 @@ PAPER = {
     ),
 }
 
+# Of what the authors compare with: experiment that it shares the rest with, LoRA, rate and warm-up, steps,
+# strings a step.
+BASELINES: dict[str, tuple[str, str, tuple[int, int, set[str]], tuple[float, int], int, int]] = {
+    "random_number_ppo": (
+        "random_number", "PPO", (512, 32, {"k_proj", "v_proj"}), (1.41e-5, 0), 256 * 10, 8,
+    ),
+    "random_number_sft": (
+        "random_number", "SFT", (512, 32, {"k_proj", "v_proj"}), (5e-4, 10), 10 * 32, 64,
+    ),
+    "subjectivity_sft": (
+        "subjectivity", "SFT", (256, 16, {"k_proj", "v_proj"}), (1e-3, 20), 100, 32 * 8,
+    ),
+}  # fmt: skip
+
 # All that a run here has less of than the experiment; data and model come on top.
 LESS = [
     "trainer.max_steps=2",
@@ -144,7 +158,10 @@ def composed(name: str, *lines: str) -> RunConfig:
 
 
 def test_no_experiment_is_missed():
-    assert {path.stem for path in (CONF / "experiment" / "paper").glob("*.yaml")} == set(PAPER)
+    assert {path.stem for path in (CONF / "experiment" / "paper").glob("*.yaml")} == {
+        *PAPER,
+        *BASELINES,
+    }
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -206,6 +223,37 @@ def test_two_steps_of_a_tiny_model_of_the_same_architecture(name, tmp_path):
     if expected.buffer is None:
         assert [r["train/from_replay"] for r in trained] == [0, 0]
         assert [r["train/exploration_temperature"] for r in trained] == [1, 1]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_has_the_settings_of_the_authors(name):
+    shares_with, label, lora, rate, steps, strings = BASELINES[name]
+    config, other = composed(name), composed(shares_with)
+    assert config.baseline is not None and config.baseline.label == label
+    adapter = config.lm.lora
+    assert (adapter.rank, adapter.alpha, set(adapter.targets or ())) == lora
+    assert (config.optim.lr, config.optim.warmup) == rate
+    assert config.optim.betas == other.optim.betas and config.lm.name == other.lm.name
+    sampling = config.sampling
+    assert config.trainer.max_steps == steps
+    assert sampling.conditions * sampling.samples * config.trainer.accumulate == strings
+    # The rest is the experiment's: data, lengths, evaluation.
+    assert config.task == other.task and config.callbacks.evaluation == other.callbacks.evaluation
+    if label == "PPO":
+        assert (config.baseline.epochs, config.baseline.kl_weight) == (10, 0.2)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_two_steps_of_a_baseline(name, tmp_path):
+    shares_with = BASELINES[name][0]
+    model = tiny_model(tmp_path / "model", ARCHITECTURES[PAPER[shares_with].model])
+    more = LESS_OF_ONE.get(shares_with, [])
+    lines = [f"lm.name={model}", *LESS, *data_of(shares_with, tmp_path), *more]
+    folder = tmp_path / "run"
+    train_and_evaluate(composed(name, *lines), folder, [f"experiment=paper/{name}", *lines])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["run/steps"] == 2 and any(key.startswith("final/") for key in metrics)
+    assert adapter_of(folder / "adapter") == BASELINES[name][2]
 
 
 def tiny_model(folder: Path, architecture: str) -> Path:
