@@ -64,7 +64,7 @@ TABLES: dict[str, Table] = {
         ("task=arithmetic", "callbacks.evaluation.final=200", *NO_ROWS),
         {
             "gflownet": (),
-            "prompting": ("baseline=prompting",),
+            "prompting": ("baseline=prompting", "callbacks.evaluation.baseline_limit=100"),
             "sft": ("baseline=sft",),
             "sft_on_gflownet": ("baseline=sft", _OF_GFLOWNET),
             "ppo": ("baseline=ppo",),

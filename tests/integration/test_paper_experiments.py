@@ -115,7 +115,7 @@ PAPER = {
     ),
 }
 
-# Of what the authors compare with: experiment that it shares the rest with, LoRA, rate and warm-up, steps,
+# Of what the authors compare with: experiment whose other settings it has, LoRA, rate and warm-up, steps,
 # strings a step.
 BASELINES: dict[str, tuple[str, str, tuple[int, int, set[str]], tuple[float, int], int, int]] = {
     "random_number_ppo": (
