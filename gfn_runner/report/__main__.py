@@ -11,9 +11,10 @@ from typing import NoReturn
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.compose import compose, notes
-from gfn_runner.report.pages import html_page, markdown
+from gfn_runner.report.pages import markdown
 from gfn_runner.report.runs import Run, find_runs, read_runs
 from gfn_runner.report.summary import Section, sections
+from gfn_runner.report.web import html_page
 
 
 def main(argv: Sequence[str] | None = None) -> None:
