@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-WIDTH, HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 10, 36
+WIDTH, HEIGHT = 420, 240
+_RIGHT, _TOP, _BOTTOM = 12, 10, 40
+_DIGIT = 7.4  # width of one, generously: fonts differ
 # Above this many, lines are drawn as means of neighbours and of dots each k-th is drawn.
 MOST_POINTS = 240
 _FEW = 24  # points that get a mark each, so that evaluations can be told apart
@@ -83,14 +84,15 @@ def svg(
         _spread(min(steps), max(steps)) if len(set(steps)) < 2 else (min(steps), max(steps))
     )
     y_low, y_high = _log_range(values) if log else _linear_range(values)
-    across = _Axis(x_low, x_high, _LEFT, WIDTH - _RIGHT)
     up = _Axis(y_low, y_high, HEIGHT - _BOTTOM, _TOP, log)
+    left = 16 + _DIGIT * max(len(said) for _, said in _up_ticks(up))
+    across = _Axis(x_low, x_high, left, WIDTH - _RIGHT)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{html.escape(title, quote=True)}">',
         _grid(across, up),
         *(_curve(curve, across, up) for curve in curves),
-        f'<text class="x" x="{(_LEFT + WIDTH - _RIGHT) / 2:g}" y="{HEIGHT - 4}">'
+        f'<text class="x" x="{(left + WIDTH - _RIGHT) / 2:.1f}" y="{HEIGHT - 4}">'
         f"{html.escape(x_label)}</text>",
         "</svg>",
     ]
@@ -176,20 +178,23 @@ def number(value: float, step: float | None = None) -> str:
     return text.replace("-", "−")
 
 
-def _grid(across: _Axis, up: _Axis) -> str:
-    """Lines and their numbers, and the frame that curves are drawn in."""
-    parts = [
-        f'<rect class="frame" x="{_LEFT}" y="{_TOP}" width="{WIDTH - _LEFT - _RIGHT}" '
-        f'height="{HEIGHT - _TOP - _BOTTOM}"/>'
-    ]
+def _up_ticks(up: _Axis) -> list[tuple[float, str]]:
     found = log_ticks(up.low, up.high) if up.log else ticks(up.low, up.high)
     step = found[1] - found[0] if len(found) > 1 and not up.log else None
-    for tick in found:
+    return [(tick, number(tick, step)) for tick in found]
+
+
+def _grid(across: _Axis, up: _Axis) -> str:
+    """Lines and their numbers, and the frame that curves are drawn in."""
+    left, right = across.start, across.end
+    parts = [
+        f'<rect class="frame" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
+        f'height="{HEIGHT - _TOP - _BOTTOM}"/>'
+    ]
+    for tick, said in _up_ticks(up):
         y = up.at(tick)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(
-            f'<text class="y" x="{_LEFT - 5}" y="{y + 3.5:.1f}">{number(tick, step)}</text>'
-        )
+        parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
+        parts.append(f'<text class="y" x="{left - 5:.1f}" y="{y + 3.5:.1f}">{said}</text>')
     for tick in ticks(across.low, across.high, whole=across.high - across.low >= 1):
         x = across.at(tick)
         # A number at the very end would be cut off by the edge of the picture.
@@ -197,7 +202,7 @@ def _grid(across: _Axis, up: _Axis) -> str:
         parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
         at = min(x, WIDTH - 2) if anchor else x
         parts.append(
-            f'<text class="x" x="{at:.1f}" y="{HEIGHT - _BOTTOM + 14}"{anchor}>{number(tick)}</text>'
+            f'<text class="x" x="{at:.1f}" y="{HEIGHT - _BOTTOM + 18}"{anchor}>{number(tick)}</text>'
         )
     return "".join(parts)
 
@@ -215,7 +220,8 @@ def _curve(curve: Curve, across: _Axis, up: _Axis) -> str:
         outline = _path([*points, *reversed(base)]) + "Z"
         return f'<path class="curve area" d="{outline}" fill="{curve.color}"{own}>{title}</path>'
     if curve.kind in ("dots", "marks"):
-        return _dots(points, curve, 1.6 if curve.kind == "dots" else 4.0, own, title)
+        small = 1.6 if len(points) > 2 * _FEW else 2.6
+        return _dots(points, curve, small if curve.kind == "dots" else 4.5, own, title)
     dash = ' stroke-dasharray="5 3"' if curve.dashed else ""
     look = f'stroke="{curve.color}"{dash}{own}'
     line = f'<path class="curve line" d="{_path(points)}" {look}>{title}</path>'

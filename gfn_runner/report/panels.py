@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,10 +64,10 @@ def panel(
         log: draw powers of ten, where all values are above 0.
         legend: in place of the curves' own.
     """
-    longest = max(len(curve.x) for curve in curves)
-    if longest > MOST_POINTS:
-        k = -(-longest // MOST_POINTS)
-        note = f"{note} Lines: means of up to {k} values; of dots, one in as many.".strip()
+    for kinds, said in ((("line", "area"), "Means of"), (("dots",), "One dot in")):
+        longest = max((len(curve.x) for curve in curves if curve.kind in kinds), default=0)
+        if longest > MOST_POINTS:
+            note = f"{note} {said} {math.ceil(longest / MOST_POINTS)} steps.".strip()
     if legend is None:
         legend = [(curve.color, curve.label) for curve in curves]
         legend = [] if len(legend) == 1 and not legend[0][1] else legend
