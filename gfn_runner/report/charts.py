@@ -197,13 +197,11 @@ def _grid(across: _Axis, up: _Axis) -> str:
         parts.append(f'<text class="y" x="{left - 5:.1f}" y="{y + 3.5:.1f}">{said}</text>')
     for tick in ticks(across.low, across.high, whole=across.high - across.low >= 1):
         x = across.at(tick)
+        said = number(tick)
         # A number at the very end would be cut off by the edge of the picture.
-        anchor = ' style="text-anchor:end"' if x > WIDTH - _RIGHT - 8 else ""
+        at = min(x, WIDTH - 1 - _DIGIT * len(said) / 2)
         parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
-        at = min(x, WIDTH - 2) if anchor else x
-        parts.append(
-            f'<text class="x" x="{at:.1f}" y="{HEIGHT - _BOTTOM + 18}"{anchor}>{number(tick)}</text>'
-        )
+        parts.append(f'<text class="x" x="{at:.1f}" y="{HEIGHT - _BOTTOM + 18}">{said}</text>')
     return "".join(parts)
 
 

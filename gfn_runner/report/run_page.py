@@ -237,6 +237,8 @@ def _samples(run: Run) -> list[Block | HtmlBlock]:
     step = records[0].get("step")
     said = f"at optimizer step {step}" if step is not None else "in the last evaluation"
     header = ("prompt", "answer", "sample", "log R", "log q")
+    if not any(row[1] for row in rows):
+        header, rows = _without_answer(header), [_without_answer(row) for row in rows]
     return [
         heading,
         Text(
@@ -244,6 +246,10 @@ def _samples(run: Run) -> list[Block | HtmlBlock]:
         ),
         Table(header, rows, numeric=False),
     ]
+
+
+def _without_answer(row: tuple[str, ...]) -> tuple[str, ...]:
+    return (row[0], *row[2:])
 
 
 def _written(path: Path) -> float:

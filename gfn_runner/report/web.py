@@ -53,8 +53,6 @@ def html_page(blocks: Sequence[Block | HtmlBlock], live: Live | None = None) -> 
             '<html lang="en">',
             f'<head><meta charset="utf-8"><title>{html.escape(title)}</title>{refresh}',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            # Without one, browsers ask for a file beside the page.
-            '<link rel="icon" href="data:,">',
             f"<style>{_STYLE}</style></head>",
             "<body>",
             *map(_html, blocks),
