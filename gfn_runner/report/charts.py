@@ -76,7 +76,6 @@ def svg(
         x_label: below the axis.
         log: whether the vertical axis is one of powers; left alone where a value is not above 0.
     """
-    curves = [thinned(curve) for curve in curves]
     values = [value for curve in curves for value in (*curve.y, *curve.base)]
     log = log and min(values) > 0
     steps = [value for curve in curves for value in curve.x]

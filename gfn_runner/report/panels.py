@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gfn_runner.report.charts import COLORS, MOST_POINTS, Curve, svg
+from gfn_runner.report.charts import COLORS, MOST_POINTS, Curve, svg, thinned
 from gfn_runner.report.history import BEHAVIOURS, History
 from gfn_runner.report.pages import Panel
 from gfn_runner.report.table import is_share
@@ -54,6 +54,7 @@ def panel(
     note: str = "",
     log: bool = False,
     legend: Sequence[tuple[str, str]] | None = None,
+    most: int = MOST_POINTS,
 ) -> Panel:
     """A chart of optimizer steps; its legend is of the curves' labels unless it is given.
 
@@ -63,16 +64,19 @@ def panel(
         note: below the chart.
         log: draw powers of ten, where all values are above 0.
         legend: in place of the curves' own.
+        most: points of a curve.
     """
     for kinds, said in ((("line", "area"), "Means of"), (("dots",), "One dot in")):
         longest = max((len(curve.x) for curve in curves if curve.kind in kinds), default=0)
-        if longest > MOST_POINTS:
-            note = f"{note} {said} {math.ceil(longest / MOST_POINTS)} steps.".strip()
+        if longest > most:
+            note = f"{note} {said} {math.ceil(longest / most)} steps.".strip()
     if legend is None:
         legend = [(curve.color, curve.label) for curve in curves]
         legend = [] if len(legend) == 1 and not legend[0][1] else legend
     # A curve that is named by the title has a name for its tooltip too.
-    return Panel(title, svg(curves, title=title, log=log), legend, note)
+    return Panel(
+        title, svg([thinned(curve, most) for curve in curves], title=title, log=log), legend, note
+    )
 
 
 def _lines(history: History, labelled: Mapping[str, str]) -> list[Curve]:

@@ -20,7 +20,7 @@ _FAILED = "the run has failed: "
 _RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 _KINDS = {"ok": "good", "running": "busy", "failed": "bad", "not begun": "none"}
 # Longer without a word than this, and than twenty times what a step takes, is silence.
-_PATIENCE = 900.0
+PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _word(
     if reason and failed_at >= max(began, _newest([history.path])) - 5:
         return "failed", reason
     silent = time.time() - seen
-    if silent < max(_PATIENCE, 20 * (pace or 0.0)):
+    if silent < max(PATIENCE, 20 * (pace or 0.0)):
         return "running", ""
     return "silent", f"no sign of life for {duration(silent)}: interrupted, or at a long evaluation"
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -16,9 +17,7 @@ from gfn_runner.report.compose import results, section_blocks
 from gfn_runner.report.history import History
 from gfn_runner.report.pages import (
     Block,
-    Cell,
     Code,
-    Facts,
     Folded,
     Heading,
     HtmlBlock,
@@ -42,6 +41,8 @@ from gfn_runner.report.web import html_page, write_page
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
 _MOST_METHODS = 12
 _MOST_COLORS = len(COLORS)
+_MOST_POINTS = 60  # of a curve of training: of many runs the trend is to be seen
+_NO_CURVE = "train/exploration_temperature"  # drawn anew for each batch
 _TRAINING = {
     "train/log_reward": "mean log R in training (nats)",
     "train/phi_spread_terminal": "φ spread in training, whole strings (nats)",
@@ -78,10 +79,9 @@ def write_sweep_page(
         OSError: if the page cannot be written; the one before is left.
     """
     sweep.read(told)
-    ended = all(job.state.has_ended for job in sweep.jobs)
-    whole = ended if whole is None else whole
+    whole = sweep.has_ended if whole is None else whole
     configs = [job.run.config for job in sweep.jobs if job.run]
-    live = Live(None if ended else refresh_of(configs[0] if configs else {}), time.time())
+    live = Live(None if sweep.has_ended else refresh_of(configs[0] if configs else {}), time.time())
     page = sweep.folder / PAGE
     with tempfile.TemporaryDirectory(prefix="gfn-runner-") as made:
         write_page(page, html_page([*_blocks(sweep), *_comparison(sweep, Path(made), whole)], live))
@@ -91,16 +91,14 @@ def write_sweep_page(
 def _blocks(sweep: Sweep) -> list[Block | HtmlBlock]:
     names = dict.fromkeys(task_name(job.run) for job in sweep.jobs if job.run)
     counts = Counter(job.state.word for job in sweep.jobs)
-    facts: list[tuple[str, Cell]] = [
-        ("runs", f"{len(sweep.jobs)}: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
-    ]
+    said = f"{len(sweep.jobs)} runs: {', '.join(f'{n} {word}' for word, n in counts.items())}."
     left = [job.state.left for job in sweep.jobs if job.state.left is not None]
     if left:
-        facts.append(("training left of those running", f"about {duration(max(left))} at most"))
+        said += f" Training of those that are running ends in about {duration(max(left))}."
     places = sweep.folder.resolve().parts[-2:]
     blocks: list[Block | HtmlBlock] = [
         Heading(f"Sweep: {', '.join(names) or 'no run yet'}, {'/'.join(places)}", 1),
-        Facts(facts),
+        Text(said),
     ]
     if sweep.command:
         blocks.append(Code([shlex.join(["python", "-m", "gfn_runner", "-m", *sweep.command])]))
@@ -252,8 +250,11 @@ def _panels(sweep: Sweep, colors: Mapping[str, str]) -> tuple[list[Panel], list[
             missing.append(f"{title}: no run has evaluated it on the way.")
     for name, title in _TRAINING.items():
         curves = _all({job: job.history.get(name) for job in sweep.jobs}, colors, varied)
+        if name == _NO_CURVE:
+            curves = [replace(curve, kind="dots") for curve in curves]
         if curves:
-            drawn.append(panel(title, curves, log=name == "train/loss", legend=()))
+            log = name == "train/loss"
+            drawn.append(panel(title, curves, log=log, legend=(), most=_MOST_POINTS))
         else:
             missing.append(f"{title}: no run has logged {name}.")
     return drawn, missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from gfn_runner.errors import UserError
 from gfn_runner.report.history import History
 from gfn_runner.report.runs import Run, read_run
-from gfn_runner.report.states import State, Word, state_of, state_without_config
+from gfn_runner.report.states import PATIENCE, State, Word, state_of, state_without_config
 
 _SWEEP_FILE = "multirun.yaml"  # Hydra's, written before the first job
 
@@ -84,6 +85,17 @@ class Sweep:
                 state = State("failed", "; ".join(problem.what for problem in error.problems))
         said = lines if lines is not None else run.overrides if run else ()
         return Job(name, folder, dict(map(_key_and_value, said)), run, history, state)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no job is going on and none will begin, as far as one can see.
+
+        Hydra's own launcher begins no other job once one has failed, and does not say so.
+        """
+        words = {job.state.word for job in self.jobs}
+        seen = max((job.state.seen for job in self.jobs), default=0.0)
+        waits = "not begun" in words and time.time() - seen < PATIENCE
+        return "running" not in words and not waits
 
     def varied(self) -> list[str]:
         """Keys in which the jobs differ; the seed last."""
