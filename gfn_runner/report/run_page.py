@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.errors import UserError
 from gfn_runner.json_lines import read_lines
 from gfn_runner.report.history import History
 from gfn_runner.report.pages import (
@@ -236,7 +235,7 @@ def _samples(run: Run) -> list[Block | HtmlBlock]:
     rows = [row for record in _of_each_group(records) for row in _sample_rows(record)]
     step = records[0].get("step")
     said = f"at optimizer step {step}" if step is not None else "in the last evaluation"
-    header = ("prompt", "answer", "sample", "log R", "log q")
+    header: tuple[str, ...] = ("prompt", "answer", "sample", "log R", "log q")
     if not any(row[1] for row in rows):
         header, rows = _without_answer(header), [_without_answer(row) for row in rows]
     return [
@@ -291,8 +290,7 @@ def _pictures(run: Run) -> list[Block | HtmlBlock]:
 
 
 def _settings(run: Run) -> list[Block | HtmlBlock]:
-    said = [line for line in run.overrides]
-    command = shlex.join(["python", "-m", "gfn_runner", *said])
+    command = shlex.join(["python", "-m", "gfn_runner", *run.overrides])
     blocks: list[Block | HtmlBlock] = [Heading("How it was run"), Code([command])]
     try:
         lines = (run.folder / "config.yaml").read_text(encoding="utf-8").splitlines()
@@ -307,10 +305,3 @@ def _settings(run: Run) -> list[Block | HtmlBlock]:
             continue
         blocks.append(Folded(f"What it ran on ({path.name})", [Code(text.splitlines())]))
     return blocks
-
-
-def pages_problem(folder: Path, error: Exception) -> str:
-    """Why there is no page, in a line."""
-    if isinstance(error, UserError):
-        return "; ".join(map(str, error.problems))
-    return f"{folder / PAGE} cannot be written: {error}"

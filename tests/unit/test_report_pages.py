@@ -580,7 +580,7 @@ def test_a_sweeps_page_lists_every_job_with_its_state(tmp_path):
         "2/report.html",
     ]
     assert '<meta http-equiv="refresh" content="7">' in page
-    assert "6: 1 ok, 1 running, 2 failed, 2 not begun" in page
+    assert "6 runs: 1 ok, 1 running, 2 failed, 2 not begun." in page
     assert "gfn_runner -m optim.lr=1e-3,1e-4,1 seed=0,1 task=arithmetic" in page
 
 
