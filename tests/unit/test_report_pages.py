@@ -670,8 +670,14 @@ def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
     pages.begun()
     assert [row[1] for row in rows_of(page.read_text())] == ["state", "running", "not begun"]
     page.write_text("another job's")
+    # Neither so soon after another job, nor so soon after its own.
+    LivePages(folder, ReportSettings(pause=1000)).evaluated(2, [])
+    pages.options = ReportSettings(pause=0)
+    pages._sweep_due = time.time() + 5
     pages.evaluated(2, [])
     assert page.read_text() == "another job's"
+    LivePages(folder, ReportSettings(pause=0)).evaluated(2, [])
+    assert len(rows_of(page.read_text())) == 3
     pages.interrupted()
     assert [row[1] for row in rows_of(page.read_text())] == ["state", "interrupted", "not begun"]
     assert "all runs of it" in (folder / "report.html").read_text()
