@@ -82,6 +82,9 @@ _PROBE = r"""
     if (!td.closest('details:not([open])') && td.scrollWidth > td.clientWidth + 1) {
       wrong.push('a cell is too narrow: ' + named(td));
     }
+    if (seen(td) && td.clientWidth < 45 && /\S{4}/.test(td.textContent) && box(td).height > 120) {
+      wrong.push('a cell has its letters below each other: ' + named(td));
+    }
   }
   return [...new Set(wrong)];
 }

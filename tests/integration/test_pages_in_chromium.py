@@ -93,6 +93,7 @@ def test_the_report_across_runs(chromium, tmp_path, monkeypatch):
         ("<script>nothing()</script>", "script: nothing is not defined"),
         ('<p style="width:2000px">wide</p>', "the page is wider than the window"),
         ('<p>under</p><p style="margin-top:-1.2em">over</p>', "parts of the page overlap"),
+        ('<table><td style="width:9px;overflow-wrap:anywhere">long words</table>', "letters below"),
         ('<svg class="chart" aria-label="empty"><rect class="frame"/></svg>', "without curves: empty"),
         (
             '<svg class="chart" width="200" height="99"><rect class="frame" width="200" height="90"/>'
