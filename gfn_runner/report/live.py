@@ -30,15 +30,10 @@ _SHARE = 50  # of its time a run spends at most one in so many on its sweep's pa
 
 
 class LivePages:
-    """``report.html`` of a run, and of the sweep that it is a job of.
-
-    Attributes:
-        seconds: how long the newest page of the run took.
-    """
+    """``report.html`` of a run, and of the sweep that it is a job of."""
 
     def __init__(self, folder: Path, options: ReportSettings):
         self.folder, self.options = folder, options
-        self.seconds = 0.0
         self._history = History(folder / "metrics.jsonl")
         self._sweep = Sweep(folder.parent)
         self._sweep_due = 0.0
@@ -62,11 +57,9 @@ class LivePages:
             self._write(None, at_once=True)
 
     def _write(self, told: Word | None, *, at_once: bool = False) -> None:
-        before = time.perf_counter()
         if (self.folder / "config.yaml").is_file():
             with self._excused():
                 write_run_page(self.folder, self._history, told)
-        self.seconds = time.perf_counter() - before
         if is_sweep(self.folder.parent) and (at_once or self._sweep_is_due()):
             before = time.perf_counter()
             with self._excused():
