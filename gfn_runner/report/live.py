@@ -22,10 +22,8 @@ from gfn_runner.settings import ReportSettings
 from gfn_runner.tasks.base import ConditionSamples
 
 logger = logging.getLogger(__name__)
-_CONDITIONS, _SINGLES = (
-    4,
-    8,
-)  # of an evaluation set, and of a condition: as many as a page shows, and more
+# Of an evaluation set, and of a condition: as many as a page shows, and more.
+_CONDITIONS, _SINGLES = 4, 8
 _SHARE = 50  # of its time a run spends at most one in so many on its sweep's page
 
 
