@@ -6,7 +6,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install arithmetic smoke test test-gpu check format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install arithmetic smoke test test-gpu check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +30,11 @@ test: install ## all tests; no download, no GPU
 
 test-gpu: install ## the tests that need a CUDA device
 	$(RUN) -m pytest -q -m gpu $(ARGS)
+
+check-pages: install ## reports in a headless Chromium, with screenshots (ARGS='outputs/…/report.html …')
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'
+	$(RUN) -m pytest -q -m browser
+	$(if $(ARGS),$(RUN) scripts/check_pages.py --out screenshots $(ARGS))
 
 check: install ## format, lint and types
 	$(RUN) -m ruff format --check .

@@ -153,6 +153,14 @@ def _leave_reason(folder: Path, reason: str) -> None:
     """Say in the run's log why it failed: whoever looks through a sweep's folders has no terminal."""
     with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(f"ERROR gfn_runner.app: the run has failed: {reason.rstrip()}\n")
+    _end_pages(folder)
+
+
+def _end_pages(folder: Path) -> None:
+    """The last pages of a run, finished or failed; they need its log and metrics."""
+    from gfn_runner.report.live import end_pages
+
+    end_pages(folder)
 
 
 def train_and_evaluate(
@@ -347,6 +355,7 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
     write_whole(folder / "metrics.json", json.dumps(flat, indent=2) + "\n")
     draw_all(folder)
+    _end_pages(folder)
     console = Console()
     method = "this run" if config.baseline is None else config.baseline.label
     console.print(result_table(config.task, metrics, method))

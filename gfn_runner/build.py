@@ -22,6 +22,7 @@ from lightning.pytorch.profilers import (
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.health import HealthCallback
+from gfn_runner.callbacks.live_report import LiveReport
 from gfn_runner.callbacks.preemption import PreemptionCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.callbacks.replay import ReplayCallback
@@ -38,6 +39,7 @@ from gfn_runner.module import GFlowNetModule
 from gfn_runner.objectives import VarGradTB
 from gfn_runner.phases import explained
 from gfn_runner.ranks import cluster_environment, is_first
+from gfn_runner.report.live import LivePages
 from gfn_runner.settings import TrainerSettings
 
 
@@ -142,6 +144,7 @@ def _assemble(
     # One process speaks.
     shown = options.progress if is_first() else replace(options.progress, show="none")
     progress = StepProgress(shown, log, evaluation, config.task.headline)
+    report = LiveReport(options.report, evaluation, LivePages(folder, options.report))
     checkpoint = AdapterCheckpoint(options.checkpoint, folder / "checkpoints")
     tempering = TemperingCallback(options.tempering)
     tags = (config.task.name, type(config.objective).__name__)
@@ -170,10 +173,11 @@ def _assemble(
             health,
             satisfaction,
             log,
-            evaluation,
             progress,
+            report,
             checkpoint,
             PreemptionCallback(checkpoint, folder),
+            evaluation,  # one that is made up for begins when signals are watched
         ],
         logger=loggers or False,
         log_every_n_steps=1,

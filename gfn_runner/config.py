@@ -32,6 +32,7 @@ from gfn_runner.settings import (
     LoggerSettings,
     OptimSettings,
     ProgressSettings,
+    ReportSettings,
     SamplingSettings,
     TrainerSettings,
     em_problems,
@@ -53,6 +54,7 @@ class CallbackSettings:
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
     progress: ProgressSettings = Field(default_factory=ProgressSettings)
+    report: ReportSettings = Field(default_factory=ReportSettings)
 
 
 @dataclass(frozen=True)

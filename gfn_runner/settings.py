@@ -154,6 +154,23 @@ class ProgressSettings:
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
+class ReportSettings:
+    """The pages ``report.html`` in the folders of the run and of its sweep.
+
+    Attributes:
+        pages: ``live`` writes them when training begins, after every evaluation and at the end; ``end``
+            only at the end; ``off`` never (``python -m gfn_runner.report --pages`` makes them later).
+        refresh: seconds after which a browser loads the page of an unfinished run again.
+        pause: seconds at least between two pages of a sweep, which several jobs may write; and at least
+            fifty times as long as the last one took.
+    """
+
+    pages: Literal["live", "end", "off"] = "live"
+    refresh: Annotated[int, Field(ge=1)] = 30
+    pause: Annotated[float, Field(ge=0)] = 30.0
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
 class LoggerSettings:
     """Where metrics go besides ``metrics.jsonl``, which is always written.
 

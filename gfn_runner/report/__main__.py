@@ -1,4 +1,4 @@
-"""``python -m gfn_runner.report``: tables and figures of any finished runs, as Markdown, HTML and PNG."""
+"""``python -m gfn_runner.report``: tables and figures of any finished runs; pages of runs and sweeps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import NoReturn
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.compose import compose, notes
-from gfn_runner.report.pages import html_page, markdown
+from gfn_runner.report.page_files import write_pages
+from gfn_runner.report.pages import markdown
 from gfn_runner.report.runs import Run, find_runs, read_runs
 from gfn_runner.report.summary import Section, sections
+from gfn_runner.report.web import html_page
+
+_OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(given)
     try:
+        if arguments.pages:
+            _refuse_with_pages(given)
+            for path in write_pages(arguments.runs):
+                print(path)
+            return
         runs = read_runs(find_runs(arguments.runs))
         found = sections(runs, arguments.metrics)
         _refuse_place(arguments.out)
@@ -44,7 +53,8 @@ def _give_up(problems: Sequence[Problem]) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gfn_runner.report",
-        description="The same tables and figures from any set of finished runs.",
+        description="The same tables and figures from any set of finished runs; with --pages, one page "
+        "for each run, finished or not, and for each sweep.",
     )
     parser.add_argument(
         "runs", nargs="+", help="folders of runs, or folders above them; patterns in quotes too"
@@ -60,7 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--figures", action=argparse.BooleanOptionalAction, default=True, help="draw them"
     )
+    parser.add_argument(
+        "--pages",
+        action="store_true",
+        help="write report.html into the folder of each run and sweep, in place of a comparison",
+    )
     return parser
+
+
+def _refuse_with_pages(given: Sequence[str]) -> None:
+    words = [word for word in given if word.partition("=")[0] in _OF_COMPARISONS]
+    if words:
+        raise UserError.one(
+            words[0], "given with --pages", "only folders: every page has its place and its charts"
+        )
 
 
 def _refuse_place(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,8 @@ def value_bars(axes: Axes, label: str, record: Mapping[str, Any], color: str = "
     axes.bar(places, [counts[value] / n for value in target], width=0.9, color=color)
     axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
     other = 1 - sum(counts[value] for value in target) / n
-    axes.set_title(f"{label}: {n} samples, {100 * other:.2g} % of them invalid", fontsize=9)
+    title = f"{label}: {n} samples, {100 * other:.2g} % of them invalid"
+    axes.set_title(textwrap.fill(title, 110), fontsize=9)
     step = max(1, len(target) // 20)
     names = [value.strip() for value in target]
     axes.set_xticks(list(places)[::step], names[::step], fontsize=7)

@@ -49,11 +49,11 @@ def compose(
         Items(said) if said else Text("Nothing: every run that was given is in the table."),
     ]
     for section, (drawn, missing) in zip(found, pictures, strict=True):
-        blocks += _section(section, drawn, missing, page)
+        blocks += section_blocks(section, drawn, missing, page)
     return blocks
 
 
-def _section(
+def section_blocks(
     section: Section, drawn: Sequence[tuple[Path, str]], missing: Sequence[str], page: Path
 ) -> list[Block]:
     blocks: list[Block] = [Heading(section.name), results(section)]

@@ -21,7 +21,7 @@ _NO_EFFECT = (
     "seed", "output", "resume", "dry_run", "mode", "run", "prompt", "n", "answers", "logger",
     "trainer.threads", "trainer.log_every", "trainer.profiler", "lm.device", "lm.packed_rewards",
     "lm.max_tokens_per_forward", "lm.recompute_above", "callbacks.progress", "callbacks.checkpoint",
-    "callbacks.health", "callbacks.evaluation.every", "callbacks.evaluation.during",
+    "callbacks.health", "callbacks.report", "callbacks.evaluation.every", "callbacks.evaluation.during",
     "callbacks.evaluation.singles_during", "callbacks.evaluation.batch", "callbacks.evaluation.rows",
     "callbacks.evaluation.baseline_shots", "callbacks.evaluation.baseline_temperatures",
 )  # fmt: skip

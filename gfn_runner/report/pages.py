@@ -1,9 +1,7 @@
-"""A page of headings, texts, tables and pictures, as Markdown and as one HTML file; knows no runs."""
+"""What a page is made of (texts, tables, pictures, charts); and a report in Markdown; knows no runs."""
 
 from __future__ import annotations
 
-import base64
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,12 +38,37 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads to another page, by a path relative to this one."""
+
+    text: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A cell of one coloured word: ``kind`` is ``good``, ``busy``, ``bad``, ``odd`` or ``none``."""
+
+    text: str
+    kind: str
+
+
+Cell = str | Code | Link | Badge
+
+
+@dataclass(frozen=True)
 class Table:
-    """Cells by row; all but the first column are numbers where ``numeric``."""
+    """Cells by row; all but the first column are numbers where ``numeric``.
+
+    ``owners`` names each row's curves (see :class:`Curve`): pointing at the row shows them, and
+    ``colors`` gives it a spot in their colour.
+    """
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Code]]
+    rows: Sequence[Sequence[Cell]]
     numeric: bool = True
+    owners: Sequence[str] = ()
+    colors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -56,26 +79,67 @@ class Picture:
     caption: str
 
 
-Block = Heading | Text | Items | Code | Table | Picture
+@dataclass(frozen=True)
+class Panel:
+    """A chart with its words.
 
-# Wide tables scroll by themselves, the page does not.
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1b1b1b; background: #fff }
-h2 { margin-top: 3rem; border-bottom: 1px solid #ccc }
-.wide { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: collapse; font-size: .9rem }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-.numeric th + th, .numeric td + td { text-align: right; white-space: nowrap;
-                                     font-variant-numeric: tabular-nums }
-.numeric th + th { white-space: normal; vertical-align: bottom }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff }
-pre { overflow-x: auto; background: #f5f5f5; padding: .6rem .8rem }
-code { font: .85rem ui-monospace, monospace }
-figure { margin: 1.5rem 0 }
-figure img { max-width: 100%; height: auto }
-figcaption { color: #555; font-size: .9rem }
-"""
+    Attributes:
+        title: what is shown, with its unit.
+        svg: the picture.
+        legend: colours of CSS and what they stand for; empty where the title says it.
+        note: below it.
+    """
+
+    title: str
+    svg: str
+    legend: Sequence[tuple[str, str]] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Charts side by side, as many in a row as there is room for."""
+
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Colours and what they stand for, for all charts below it."""
+
+    entries: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and what they are, side by side."""
+
+    pairs: Sequence[tuple[str, Cell]]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What is shown only when its summary is clicked at."""
+
+    summary: str
+    blocks: Sequence[Block | HtmlBlock]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a page says of itself that is written again while something lasts.
+
+    Attributes:
+        refresh: seconds after which a browser loads it again; ``None`` once it will not change any more.
+        written: seconds since 1970.
+    """
+
+    refresh: int | None
+    written: float
+
+
+Block = Heading | Text | Items | Code | Table | Picture
+HtmlBlock = Panels | Legend | Facts | Folded
 
 
 def markdown(blocks: Sequence[Block]) -> str:
@@ -110,59 +174,12 @@ def _plain(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _markdown_cell(cell: str | Code) -> str:
-    if isinstance(cell, Code):
-        return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in cell.lines)
-    return _plain(cell).replace("|", "\\|")
-
-
-def html_page(blocks: Sequence[Block]) -> str:
-    """The page as one file that needs no other: pictures as data URIs, no script, no link."""
-    title = next((b.text for b in blocks if isinstance(b, Heading)), "")
-    return "\n".join(
-        (
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            f'<head><meta charset="utf-8"><title>{html.escape(title)}</title>',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<style>{_STYLE}</style></head>",
-            "<body>",
-            *map(_html, blocks),
-            "</body></html>",
-            "",
-        )
-    )
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading():
-            return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
-        case Text():
-            return f"<p>{html.escape(block.text)}</p>"
-        case Items():
-            items = "".join(f"<li>{html.escape(item)}</li>" for item in block.items)
-            return f"<ul>{items}</ul>"
+def _markdown_cell(cell: Cell) -> str:
+    match cell:
         case Code():
-            return f"<pre><code>{html.escape(chr(10).join(block.lines))}</code></pre>"
-        case Picture():
-            data = base64.b64encode(block.file.read_bytes()).decode("ascii")
-            caption = html.escape(block.caption)
-            return (
-                f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{caption}</figcaption></figure>"
-            )
-        case Table():
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in block.header)
-            rows = "\n".join(
-                f"<tr>{''.join(f'<td>{_html_cell(cell)}</td>' for cell in row)}</tr>"
-                for row in block.rows
-            )
-            kind = ' class="numeric"' if block.numeric else ""
-            return f'<div class="wide"><table{kind}><tr>{head}</tr>\n{rows}\n</table></div>'
-
-
-def _html_cell(cell: str | Code) -> str:
-    if isinstance(cell, Code):
-        return "<br>".join(f"<code>{html.escape(line)}</code>" for line in cell.lines)
-    return "<br>".join(html.escape(cell).splitlines())
+            return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in cell.lines)
+        case Link():
+            return f"[{_plain(cell.text)}]({cell.target})"
+        case Badge():
+            cell = cell.text
+    return _plain(cell).replace("|", "\\|")

@@ -26,7 +26,7 @@ _MOST_SINGLES = 1000
 
 def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:
     """Each line: one condition with its votes and singles; log R and log q in nats."""
-    write_lines(path, (_record(sample) for sample in samples))
+    write_lines(path, (sample_record(sample) for sample in samples))
 
 
 def write_sample_table(
@@ -57,7 +57,8 @@ def _cell(text: str) -> str:
     return "<br>".join(shown.splitlines()) or "(empty)"
 
 
-def _record(sample: ConditionSamples) -> dict[str, Any]:
+def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str, Any]:
+    """A line of ``samples.jsonl``; with ``most``, only so many votes and singles."""
     condition = sample.condition
     # What a figure needs to know of a table of values.
     target = {"target": condition.facts["target"]} if "target" in condition.facts else {}
@@ -71,10 +72,10 @@ def _record(sample: ConditionSamples) -> dict[str, Any]:
         "prompt": condition.prompt,
         "answer": condition.answer,
         **target,
-        "votes": list(sample.votes),
-        "singles": list(sample.singles),
-        "log_reward": [round(value, 4) for value in sample.log_reward],
-        "log_pf": [round(value, 4) for value in sample.log_pf],
+        "votes": list(sample.votes)[:most],
+        "singles": list(sample.singles)[:most],
+        "log_reward": [round(value, 4) for value in sample.log_reward[:most]],
+        "log_pf": [round(value, 4) for value in sample.log_pf[:most]],
         **support,
     }
 
@@ -108,7 +109,7 @@ def write_demonstrations(
         rows = [row for row, at in enumerate(places) if at == place]
         records.append(
             {
-                **_record(sample),
+                **sample_record(sample),
                 "demonstrations": [_as_written(module, trajectories, row) for row in rows],
                 "demonstration_log_reward": [round(log_reward_B[row], 4) for row in rows],
             }

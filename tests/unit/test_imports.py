@@ -116,6 +116,14 @@ ONLY = {
     "report.runs": {"errors", "json_lines", "schedules"},
     "report.methods": {"report.runs", "report.table"},
     "report.pages": set(),
+    "report.web": {"report.pages"},
+    "report.charts": set(),
+    "report.history": set(),
+    "report.panels": {"report.charts", "report.history", "report.pages", "report.table"},
+    "report.states": {"report.history", "report.pages", "report.runs"},
+    "callbacks.live_report": {
+        "callbacks.evaluation", "module", "ranks", "settings", "tasks.base",
+    },
     "sources": set(),
     "environment": set(),
 }  # fmt: skip

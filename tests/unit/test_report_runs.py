@@ -20,10 +20,11 @@ from gfn_runner.report.across import calibration, compute, draw, evidence, histo
 from gfn_runner.report.across import likelihood_against_diversity as likelihood
 from gfn_runner.report.compose import results
 from gfn_runner.report.methods import methods_of
-from gfn_runner.report.pages import Code, Heading, Items, Picture, Table, Text, html_page, markdown
+from gfn_runner.report.pages import Code, Heading, Items, Picture, Table, Text, markdown
 from gfn_runner.report.runs import find_runs, read_run, read_runs
 from gfn_runner.report.side_by_side import sample_table
 from gfn_runner.report.summary import cell, commands, sections, spread
+from gfn_runner.report.web import html_page
 
 ARITHMETIC = "gfn_runner.tasks.arithmetic.Arithmetic"
 CONTINUATION = "gfn_runner.tasks.continuation.Continuation"

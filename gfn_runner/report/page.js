@@ -1,0 +1,19 @@
+// How long ago the page was written: a run that was killed cannot say that it is.
+function age() {
+  for (const e of document.querySelectorAll('[data-written]')) {
+    const s = Math.max(0, Date.now() / 1000 - e.dataset.written);
+    const [n, unit] = s < 90 ? [s, 's'] : s < 5400 ? [s / 60, 'min'] : [s / 3600, 'h'];
+    e.textContent = ' (' + Math.round(n) + ' ' + unit + ' ago)';
+  }
+}
+age(); setInterval(age, 1000);
+// Pointing at a row of a sweep's table, or at a curve, lets all of that run's curves stand out.
+for (const e of document.querySelectorAll('[data-owner]')) {
+  const all = on => () => {
+    document.body.classList.toggle('pointed', on);
+    for (const o of document.querySelectorAll('[data-owner="' + e.dataset.owner + '"]')) {
+      o.classList.toggle('on', on);
+    }
+  };
+  e.addEventListener('mouseenter', all(true)); e.addEventListener('mouseleave', all(false));
+}

@@ -1,0 +1,60 @@
+"""Pages made afterwards: of each run that is found below folders, and of the sweeps they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.report.run_page import write_run_page
+from gfn_runner.report.runs import find_runs
+from gfn_runner.report.sweep_page import write_sweep_page
+from gfn_runner.report.sweeps import Sweep, is_sweep
+
+
+def write_pages(given: Sequence[str]) -> list[Path]:
+    """Write ``report.html`` into every run's folder, and into those of sweeps.
+
+    A sweep is a folder that Hydra has made for one; and a given folder with runs right below it.
+
+    Args:
+        given: folders of runs or above runs, or patterns as the shell has them.
+
+    Returns:
+        The files written, sweeps last.
+
+    Raises:
+        UserError: with every folder without a run and every run that cannot be read; the pages of the
+            others are written.
+    """
+    written, problems = [], []
+    folders = _folders(given)
+    for folder in folders:
+        try:
+            written.append(write_run_page(folder))
+        except UserError as error:
+            problems += error.problems
+        except OSError as error:
+            problems.append(Problem(str(folder), f"its page cannot be written ({error})"))
+    asked = {Path(text).resolve() for text in given}
+    parents = dict.fromkeys(folder.parent for folder in folders)
+    sweeps = [p for p in parents if is_sweep(p) or p.resolve() in asked]
+    sweeps += [Path(text) for text in given if is_sweep(Path(text)) and Path(text) not in sweeps]
+    for folder in sweeps:
+        try:
+            written.append(write_sweep_page(Sweep(folder), whole=True))
+        except OSError as error:
+            problems.append(Problem(str(folder), f"its page cannot be written ({error})"))
+    if problems:
+        raise UserError(problems)
+    return written
+
+
+def _folders(given: Sequence[str]) -> list[Path]:
+    """Of runs; a sweep may have none as long as all its jobs have failed before they wrote a config."""
+    try:
+        return find_runs(given)
+    except UserError:
+        if all(is_sweep(Path(text)) for text in given):
+            return []
+        raise

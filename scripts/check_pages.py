@@ -1,0 +1,202 @@
+"""Open pages in a headless Chromium: nothing asks for the network, nothing overlaps, every plot has data.
+
+    python scripts/check_pages.py outputs/arithmetic/2026-01-31/12-00-00/report.html --out screenshots
+
+Needs `pip install 'gfn-runner[browser]'` and a Chromium (Debian: `apt-get install chromium`). Exits
+with 1 and a line for each thing that is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+WIDTHS = (1280, 390)
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+# Returns a sentence for each thing that is wrong. What only touches does not overlap.
+_PROBE = r"""
+() => {
+  const wrong = [];
+  const box = e => e.getBoundingClientRect();
+  const seen = e => { const b = box(e); return b.width > 0 && b.height > 0; };
+  const overlap = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  const named = e => (e.getAttribute('aria-label') || e.textContent || e.tagName).trim().slice(0, 40);
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth > width + 1) {
+    wrong.push('the page is wider than the window: ' + document.documentElement.scrollWidth);
+  }
+  for (const e of document.body.querySelectorAll('*')) {
+    // What scrolls within its own frame may be wider; svg's own parts are looked at below.
+    if (e.closest('.wide, pre, svg') && !e.matches('.wide, pre, svg')) continue;
+    if (seen(e) && (box(e).right > width + 1 || box(e).left < -1)) {
+      wrong.push('<' + e.tagName.toLowerCase() + '> leaves the window: ' + named(e));
+    }
+  }
+  const apart = (elements, what) => {
+    const found = elements.filter(seen).map(e => [e, box(e)]);
+    found.forEach(([e, a], i) => found.slice(i + 1).forEach(([f, b]) => {
+      if (overlap(a, b)) wrong.push(what + ' overlap: ' + named(e) + ' | ' + named(f));
+    }));
+  };
+  apart([...document.body.children].filter(e => e.tagName !== 'SCRIPT'), 'parts of the page');
+  for (const e of document.querySelectorAll('.panels')) apart([...e.children], 'charts');
+  for (const e of document.querySelectorAll('.panel, figure, dl > div')) {
+    apart([...e.children], 'parts of a chart');
+  }
+  for (const e of document.querySelectorAll('.legend')) apart([...e.children], 'a legend\'s entries');
+  for (const svg of document.querySelectorAll('svg.chart')) {
+    if (svg.closest('details:not([open])')) continue;
+    apart([...svg.querySelectorAll('text')], 'numbers of the chart ' + named(svg));
+    const edge = box(svg), frame = box(svg.querySelector('.frame'));
+    for (const t of svg.querySelectorAll('text')) {
+      const b = box(t);
+      if (b.left < edge.left - 1 || b.right > edge.right + 1 || b.bottom > edge.bottom + 1) {
+        wrong.push('a number is cut off in the chart ' + named(svg) + ': ' + t.textContent);
+      }
+    }
+    const curves = [...svg.querySelectorAll('.curve')];
+    if (!curves.length) wrong.push('a chart without curves: ' + named(svg));
+    for (const c of curves) {
+      const b = c.getBBox(), d = c.getAttribute('d') || '';
+      if (/NaN|Infinity|undefined/.test(d) || !/M/.test(d)) wrong.push('no points: ' + named(svg));
+      const middle = (box(c).left + box(c).right) / 2, height = (box(c).top + box(c).bottom) / 2;
+      if (c.getTotalLength() === 0 && !c.matches('.dots')) {
+        wrong.push('a curve of one point: ' + named(svg));
+      }
+      if (middle < frame.left - 2 || middle > frame.right + 2 || height < frame.top - 2
+          || height > frame.bottom + 2) wrong.push('a curve outside of its chart: ' + named(svg));
+    }
+  }
+  for (const img of document.images) {
+    if (!img.complete || !img.naturalWidth) wrong.push('a picture that does not load: ' + img.alt);
+  }
+  for (const td of document.querySelectorAll('td')) {
+    if (!td.closest('details:not([open])') && td.scrollWidth > td.clientWidth + 1) {
+      wrong.push('a cell is too narrow: ' + named(td));
+    }
+    if (seen(td) && td.clientWidth < 45 && /\S{4}/.test(td.textContent) && box(td).height > 120) {
+      wrong.push('a cell has its letters below each other: ' + named(td));
+    }
+  }
+  return [...new Set(wrong)];
+}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check all pages; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    missing = [page for page in arguments.pages if not page.is_file()]
+    if missing:
+        print(f"there is no such page: {', '.join(map(str, missing))}", file=sys.stderr)
+        return 2
+    why = unavailable()
+    if why:
+        print(why, file=sys.stderr)
+        return 2
+    bad = 0
+    with browser() as chromium:
+        for page in arguments.pages:
+            problems = check(chromium, page, arguments.out)
+            bad += bool(problems)
+            print(f"{page}: {'ok' if not problems else f'{len(problems)} problems'}")
+            for problem in problems:
+                print(f"  {problem}")
+    return 1 if bad else 0
+
+
+def unavailable() -> str:
+    """What is missing for a check; empty if nothing is."""
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        return "playwright is missing: pip install 'gfn-runner[browser]'"
+    if _chromium() is None:
+        return (
+            "no Chromium was found: apt-get install chromium (Debian), or set CHROMIUM to its file"
+        )
+    return ""
+
+
+def _chromium() -> str | None:
+    given = os.environ.get("CHROMIUM")
+    if given:
+        return given if Path(given).is_file() else None
+    return next((path for name in _NAMES if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        # As root Chromium starts only without its sandbox; the pages are our own.
+        flags = ["--no-sandbox", "--disable-gpu"] if os.geteuid() == 0 else ["--disable-gpu"]
+        chromium = play.chromium.launch(executable_path=_chromium(), args=flags)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def check(chromium: Any, page: Path, out: Path | None = None) -> list[str]:
+    """Everything that is wrong with a page, at each width.
+
+    Args:
+        chromium: of :func:`browser`.
+        page: its file.
+        out: folder for a screenshot of the whole page at each width; ``None`` for none.
+    """
+    wrong: list[str] = []
+    own = page.resolve().as_uri()
+    for width in WIDTHS:
+        context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
+        tab = context.new_page()
+        found = _listen(tab, own)
+        tab.goto(own)
+        found += tab.evaluate(_PROBE)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            name = "-".join(page.resolve().with_suffix("").parts[-4:])
+            tab.screenshot(path=out / f"{name}-{width}.png", full_page=True)
+        wrong += [f"at width {width}: {problem}" for problem in found]
+        context.close()
+    return wrong
+
+
+def _listen(tab: Any, own: str) -> list[str]:
+    """A list that fills with what the page asks for beside itself, and with its errors."""
+    found: list[str] = []
+
+    def asked(request: Any) -> None:
+        if request.url != own and not request.url.startswith("data:"):
+            found.append(f"asks for {request.url}")
+
+    def said(message: Any) -> None:
+        if message.type == "error":
+            found.append(f"console: {message.text}")
+
+    tab.on("request", asked)
+    tab.on("console", said)
+    tab.on("pageerror", lambda error: found.append(f"script: {error}"))
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pages", nargs="+", type=Path, help="HTML files")
+    parser.add_argument("--out", type=Path, help="folder for screenshots")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,113 @@
+"""Pages in a real, headless Chromium without network, at the width of a desk and of a telephone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from gfn_runner.report.__main__ import main
+from gfn_runner.report.run_page import write_run_page
+from gfn_runner.report.sweep_page import write_sweep_page
+from gfn_runner.report.sweeps import Sweep
+
+from ..unit.test_report_pages import FAILED, make_run, make_sweep, sample, training
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_pages.py"
+
+
+def _script():
+    spec = importlib.util.spec_from_file_location("check_pages", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+check_pages = _script()
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(check_pages.unavailable()), reason=check_pages.unavailable()),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with check_pages.browser() as started:
+        yield started
+
+
+def test_a_finished_an_unfinished_and_a_failed_run(chromium, tmp_path):
+    make_run(tmp_path / "finished")
+    make_run(tmp_path / "unfinished", steps=2, finished=False)
+    make_run(tmp_path / "new", steps=0, finished=False)
+    failed = make_run(tmp_path / "failed", steps=500, wanted=10_000, finished=False)
+    (failed / "run.log").write_text(FAILED.replace("not finite", "not finite" * 30))
+    for folder in sorted(tmp_path.iterdir()):
+        assert check_pages.check(chromium, write_run_page(folder)) == [], folder.name
+
+
+def test_long_words_and_odd_numbers(chromium, tmp_path):
+    folder = make_run(tmp_path / ("very_long_name_" * 12), overrides=["task.x=" + "y" * 400])
+    odd = {"train/lr": 1.23456e-9, "train/grad_norm": 4.5e12, "train/log_reward": -123456.7}
+    records = [training(step, **{k: v * step for k, v in odd.items()}) for step in range(7, 300)]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    (folder / "samples.jsonl").write_text(json.dumps(sample("z" * 500)) + "\n")
+    assert check_pages.check(chromium, write_run_page(folder)) == []
+
+
+def test_a_sweep_of_fifty_runs(chromium, tmp_path):
+    sweep = make_sweep(
+        tmp_path / "s",
+        f"optim.lr={','.join(map(str, range(1, 14)))}",
+        "objective=joint,subtb",
+        "seed=0,1",
+    )
+    for number in range(40):
+        make_run(
+            sweep / str(number), seed=number % 2, steps=6 - number % 2, finished=number % 2 == 0
+        )
+    (sweep / "7/run.log").write_text(FAILED)
+    page = write_sweep_page(Sweep(sweep))
+    assert check_pages.check(chromium, page, tmp_path / "shots") == []
+    assert len(list((tmp_path / "shots").glob("*.png"))) == len(check_pages.WIDTHS)
+
+
+def test_the_report_across_runs(chromium, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs/a")
+    make_run(tmp_path / "runs/b", objective={"_target_": "gfn_runner.objectives.SubTB"})
+    main(["runs"])
+    assert check_pages.check(chromium, tmp_path / "report/report.html") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('<img src="http://example.org/x.png">', "asks for http://example.org/x.png"),
+        ('<img alt="gone" src="data:image/png;base64,AAAA">', "a picture that does not load: gone"),
+        ("<script>nothing()</script>", "script: nothing is not defined"),
+        ('<p style="width:2000px">wide</p>', "the page is wider than the window"),
+        ('<p>under</p><p style="margin-top:-1.2em">over</p>', "parts of the page overlap"),
+        ('<table><td style="width:9px;overflow-wrap:anywhere">long words</table>', "letters below"),
+        ('<svg class="chart" aria-label="empty"><rect class="frame"/></svg>', "without curves: empty"),
+        (
+            '<svg class="chart" width="200" height="99"><rect class="frame" width="200" height="90"/>'
+            '<text y="50">one</text><text y="52">two</text><path class="curve dots" d="M500 5h0"/></svg>',
+            "a curve outside of its chart",
+        ),
+        (
+            '<svg class="chart" width="200" height="99"><rect class="frame" width="200" height="90"/>'
+            '<text y="50">one</text><text y="52">two</text><path class="curve" d="MNaN 5"/></svg>',
+            "numbers of the chart",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_found(chromium, tmp_path, body, said):
+    page = tmp_path / "page.html"
+    page.write_text(f'<!DOCTYPE html><html><meta charset="utf-8"><body>{body}</body></html>')
+    assert any(said in problem for problem in check_pages.check(chromium, page))
