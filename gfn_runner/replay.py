@@ -153,7 +153,9 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""
         return {
-            key: [{f.name: _plain(getattr(entry, f.name)) for f in fields(Entry)} for entry in entries]
+            key: [
+                {f.name: _plain(getattr(entry, f.name)) for f in fields(Entry)} for entry in entries
+            ]
             for key, entries in self._entries.items()
         }
 

@@ -37,9 +37,7 @@ class Steps:
     def __init__(self, monkeypatch, accumulate: int = 1):
         self.clock = 0.0
         # Of its own, so that torch and pytest keep theirs.
-        monkeypatch.setattr(
-            training_log, "time", SimpleNamespace(perf_counter=lambda: self.clock)
-        )
+        monkeypatch.setattr(training_log, "time", SimpleNamespace(perf_counter=lambda: self.clock))
         self.buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
         replay = SimpleNamespace(buffer=self.buffer)
         health = SimpleNamespace(grad_norm=1.0, lr=0.1)
