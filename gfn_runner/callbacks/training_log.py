@@ -31,8 +31,8 @@ class TrainingLog(L.Callback):
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
       importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
       an exact policy; ``train/entropy`` −log q of whole strings;
-    - ``train/from_replay``; ``train/buffer_size`` strings; ``train/buffer_age`` mean optimizer steps since
-      a string was stored (a demonstration: since the run began), absent while there is none;
+    - ``train/from_replay``; ``train/buffer_size`` strings; ``train/buffer_age`` mean optimizer steps
+      since a string was stored (a demonstration: since the run began), absent while there is none;
     - ``train/seconds`` an optimizer step; ``train/tokens_per_second`` tokens of the strings trained on, a
       tool's included and prompts not, by that;
     - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,

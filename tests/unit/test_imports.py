@@ -31,7 +31,7 @@ ORDER = (
     {"posterior", "metrics"},
     {"tasks"},
     {"settings"},
-    {"evaluation"},
+    {"evaluation", "wandb_run"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
     {"finetuning"},
@@ -113,6 +113,7 @@ ONLY = {
     "report.runs": {"errors", "json_lines", "schedules"},
     "report.methods": {"report.runs", "report.table"},
     "report.pages": set(),
+    "wandb_run": {"randomness", "settings"},
     "sources": set(),
     "environment": set(),
 }  # fmt: skip
