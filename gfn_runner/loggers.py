@@ -78,4 +78,6 @@ class WandbScalars(Logger):
         """The run has its config already."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.run.log("scalars", metrics, step)
+        # W&B would write the word "NaN", which no chart draws.
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self.run.log("scalars", finite, step)
