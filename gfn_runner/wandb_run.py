@@ -144,7 +144,16 @@ def start_wandb(
             return _start(options, folder, config, job_type, tags, attempt)
         except Exception as error:  # whatever W&B raises, training goes on
             logger.warning("W&B does not start %s (%s)", attempt, _first_line(error))
+            _forget()
     return None
+
+
+def _forget() -> None:
+    """End W&B's service: it takes the id of a start that has failed for one that is in use."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
 
 
 def _start(
@@ -192,7 +201,7 @@ def sweep_of(folder: Path) -> str | None:
     ``<date>/<time>`` under a folder ``multirun``, else its folder's own name. Found by Hydra's
     ``multirun.yaml``, so that a job that is resumed alone stays in its group.
     """
-    for parent in folder.resolve().parents[:3]:
+    for parent in folder.resolve().parents[:5]:
         if (parent / "multirun.yaml").is_file():
             parts = parent.parts
             if "multirun" in parts[:-1]:

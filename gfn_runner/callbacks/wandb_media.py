@@ -201,7 +201,7 @@ def table_rows(
 ) -> Iterator[list[Any]]:
     """At most ``most`` rows: a few samples of conditions spread evenly over all; no ``step`` yet."""
     n_conditions = max(1, most // _PER_CONDITION)
-    stride = math.ceil(len(drawn) / n_conditions)
+    stride = max(1, math.ceil(len(drawn) / n_conditions))
     left = most
     for samples in drawn[::stride]:
         columns = zip(samples.singles, samples.log_reward, samples.log_pf, strict=True)
