@@ -178,4 +178,5 @@ def _plain(value: tuple[Any, ...] | int) -> list[Any] | int:
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(**{n: tuple(v) if isinstance(v, list) else v for n, v in row.items()})
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
+    return Entry(**values)

@@ -24,7 +24,7 @@ STEP = "trainer/global_step"
 _SERIES = ("train", "seconds", "eval", "final", "e_step", "m_step", "histogram", "samples")
 # So long may one table take that a server has to agree to; the next one would take as long.
 _PATIENCE_S = 10.0
-_INIT_TIMEOUT_S = 20.0
+_INIT_TIMEOUT_S = 20.0  # for a server
 
 
 class WandbRun:
@@ -184,7 +184,8 @@ def _start(
         settings=wandb.Settings(
             silent=True,
             console="off",
-            init_timeout=_INIT_TIMEOUT_S,
+            # Offline there is nobody to wait for but a busy machine.
+            init_timeout=_INIT_TIMEOUT_S if mode == "online" else 90.0,
             finish_timeout=options.finish_timeout,
             finish_timeout_raises=True,
         ),

@@ -195,7 +195,7 @@ def report(entity: str, project: str, name: str, *, of_project: bool) -> Any:
 
     blocks: list[Any] = [wr.TableOfContents()]
     for section in SECTIONS:
-        where = {"entity": entity, "project": project} if of_project else {}
+        where: dict[str, Any] = {"entity": entity, "project": project} if of_project else {}
         drawn = [_drawn(panel, number) for number, panel in enumerate(section.panels)]
         grid = wr.PanelGrid(runsets=[wr.Runset(**where)], panels=drawn)
         blocks += [wr.H2(section.name), wr.P(section.words), grid]

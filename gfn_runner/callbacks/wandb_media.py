@@ -123,13 +123,15 @@ def add_samples(
         step: optimizer steps of the policy.
         temperature: reward temperature T of φ = log R/T − log q.
     """
-    if wandb_run is None or not most or not drawn:
+    if wandb_run is None:
+        return
+    rows = [[step, *row] for row in table_rows(drawn, most, temperature)] if most else []
+    if not rows:
         return
 
     def add() -> None:
         import wandb
 
-        rows = [[step, *row] for row in table_rows(drawn, most, temperature)]
         table = wandb.Table(columns=list(COLUMNS), data=rows)
         wandb_run.run.log({f"samples/{name}": table, STEP: step})
 
@@ -204,7 +206,8 @@ def table_rows(
     stride = max(1, math.ceil(len(drawn) / n_conditions))
     left = most
     for samples in drawn[::stride]:
-        columns = zip(samples.singles, samples.log_reward, samples.log_pf, strict=True)
+        # A row that answers at once has written nothing, and scores nothing.
+        columns = zip(samples.singles, samples.log_reward, samples.log_pf, strict=False)
         for text, log_reward, log_q in list(columns)[: min(left, _PER_CONDITION)]:
             left -= 1
             numbers = (log_reward, log_q, log_reward / temperature - log_q)

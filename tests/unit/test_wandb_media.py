@@ -133,6 +133,14 @@ def test_an_evaluation_is_a_table(noted):
     assert first["samples/eval"].data[1] == [6, "set 0", "prompt 0", "text 0 1", -2.0, -1.0, 0.0]
 
 
+def test_a_row_that_writes_nothing_has_no_table_and_ends_no_others(noted, caplog):
+    at_once = ConditionSamples(Condition("x", "x", ()), ("",), ("",), (), ())
+    add_samples(noted, 9, "direct_0_shot", [at_once], 1, 1.0)
+    add_samples(noted, 9, "final", drawn(1), 1, 1.0)
+    assert [next(iter(values)) for values in noted.run.logged] == ["samples/final"]
+    assert not caplog.records
+
+
 def test_all_can_be_switched_off(noted, tmp_path):
     none = media(noted, histograms_every=0, sample_rows=0)
     off = media(None)
