@@ -225,6 +225,7 @@ def _train_and_evaluate(
 
     trains = config.baseline is None or config.baseline.lightning_module is not None
     metrics: dict[str, float] = {}
+    failed = True
     try:
         experiment = build(config, folder)
         if trains:
@@ -233,10 +234,15 @@ def _train_and_evaluate(
                 experiment.module.lm.save_adapter(folder / "adapter")
         with explained("evaluation"):
             metrics |= _evaluate(config, experiment, folder, trains)
+        steps = experiment.trainer.global_step
+        metrics |= experiment.log.latest | _run_facts(config, started, steps)
+        headline = _report(config, folder, metrics) if is_first() else None
+        experiment.media.at_the_end(folder, metrics, steps)
+        failed = False
+        return headline
     finally:
-        _finish_loggers()
-    metrics |= experiment.log.latest | _run_facts(config, started, experiment.trainer.global_step)
-    return _report(config, folder, metrics) if is_first() else None
+        if experiment.media.wandb is not None:
+            experiment.media.wandb.finish(failed=failed)
 
 
 def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -288,6 +294,7 @@ def _evaluate(
         if not is_first():
             continue  # its share of the drawing
         shown[name] = samples
+        experiment.media.samples(name, samples, experiment.trainer.global_step, temperature)
         write_samples(folder / f"samples_{name}.jsonl", samples)
         measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
         measured |= optional_measures(samples, options)
@@ -379,13 +386,6 @@ def _headline_value(config: RunConfig, metrics: Mapping[str, float]) -> float | 
         if config.task.headline and name.startswith(f"{row}/{config.task.headline[0]}/")
     ]
     return sum(values) / len(values) if values else None
-
-
-def _finish_loggers() -> None:
-    # A second run in this process must not write into the first one's W&B run.
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and getattr(wandb, "run", None) is not None:
-        wandb.finish()
 
 
 def show(problems: Sequence[Problem], folder: Path | None = None) -> None:

@@ -29,18 +29,20 @@ from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.callbacks.satisfaction import SatisfactionCallback
 from gfn_runner.callbacks.tempering import TemperingCallback
 from gfn_runner.callbacks.training_log import TrainingLog
+from gfn_runner.callbacks.wandb_media import WandbMedia
 from gfn_runner.config import RunConfig
 from gfn_runner.data import ConditionData
 from gfn_runner.em import load_answers
 from gfn_runner.lm.policy import LanguageModel, load
 from gfn_runner.lm.sharding import leave_to_shards, shard
-from gfn_runner.loggers import JsonLinesLogger, wandb_logger
+from gfn_runner.loggers import JsonLinesLogger, WandbScalars
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.objectives import VarGradTB
 from gfn_runner.phases import explained
 from gfn_runner.ranks import cluster_environment, is_first
 from gfn_runner.report.live import LivePages
 from gfn_runner.settings import TrainerSettings
+from gfn_runner.wandb_run import WandbRun, start_wandb
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Experiment:
         trainer: Lightning's, with all callbacks and loggers.
         evaluation: the callback that holds the newest evaluation.
         log: the callback that holds the newest training scalars.
+        media: the callback that gives W&B what is no scalar.
     """
 
     module: GFlowNetModule
@@ -60,6 +63,7 @@ class Experiment:
     trainer: L.Trainer
     evaluation: EvaluationCallback
     log: TrainingLog
+    media: WandbMedia
 
 
 def build(config: RunConfig, folder: Path) -> Experiment:
@@ -147,11 +151,14 @@ def _assemble(
     report = LiveReport(options.report, evaluation, LivePages(folder, options.report))
     checkpoint = AdapterCheckpoint(options.checkpoint, folder / "checkpoints")
     tempering = TemperingCallback(options.tempering)
-    tags = (config.task.name, type(config.objective).__name__)
     loggers: list[Logger] = []
+    wandb: WandbRun | None = None
     if is_first():
-        wandb = wandb_logger(config.logger, folder, config.as_dict(), tags)
-        loggers = [JsonLinesLogger(lines), *([wandb] if wandb else [])]
+        job = "train" if config.baseline is None else config.baseline.label.lower()
+        wandb = start_wandb(config.logger, folder, config.as_dict(), job_type=job, tags=config.tags)
+        loggers = [JsonLinesLogger(lines)]
+        loggers += [WandbScalars(wandb)] if wandb else []
+    media = WandbMedia(wandb, config.logger, evaluation, replay)
     # Without evaluations on the way the first would come one batch after the last.
     every = options.evaluation.every or config.trainer.max_steps + 1
     trainer = L.Trainer(
@@ -173,6 +180,7 @@ def _assemble(
             health,
             satisfaction,
             log,
+            media,
             progress,
             report,
             checkpoint,
@@ -187,7 +195,7 @@ def _assemble(
         default_root_dir=folder,
         profiler=_profiler(config.trainer.profiler, folder),
     )
-    return Experiment(module, data, trainer, evaluation, log)
+    return Experiment(module, data, trainer, evaluation, log, media)
 
 
 def several(options: TrainerSettings) -> dict[str, Any]:

@@ -106,6 +106,12 @@ class RunConfig:
         """Optimizer steps of all E-steps."""
         return max(1, self.em.rounds) * self.trainer.max_steps
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """By which W&B finds runs: the task's and the objective's (or the baseline's) name."""
+        trained = self.objective if self.baseline is None else self.baseline
+        return (self.task.name, type(trained).__name__)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, every default filled in; what ``config.yaml`` of a run holds."""
         plain = {name: _plain(getattr(self, name)) for name in _ORDER}

@@ -1,22 +1,17 @@
-"""Loggers: metrics as lines of JSON, always; and Weights & Biases, offline unless it can go online."""
+"""Loggers: metrics as lines of JSON, always; and to Weights & Biases."""
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from gfn_runner.json_lines import LineAppender
-from gfn_runner.randomness import derived_seed
-from gfn_runner.settings import LoggerSettings
-
-logger = logging.getLogger(__name__)
+from gfn_runner.wandb_run import WandbRun
 
 
 class JsonLinesLogger(Logger):
@@ -55,56 +50,30 @@ def jsonable(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def wandb_logger(
-    options: LoggerSettings, folder: Path, config: dict[str, Any], tags: Sequence[str]
-) -> WandbLogger | None:
-    """W&B's logger, or ``None`` if it is off or cannot start. It never asks for anything.
+class WandbScalars(Logger):
+    """Hands scalars to a W&B run, with optimizer steps as their x-axis."""
 
-    The id of the W&B run is derived from the folder, so that a resumed run continues its own.
-    """
-    mode = os.environ.get("WANDB_MODE", options.wandb)
-    if options.wandb == "off" or mode in ("disabled", "off"):
-        return None
-    if mode == "online" and not _has_credentials():
-        logger.warning(
-            "logger.wandb=online, but no W&B account is set up here (no WANDB_API_KEY, nothing in "
-            ".netrc): the run is written offline; `wandb sync %s/wandb/offline-*` sends it later",
-            folder,
-        )
-        mode = "offline"
-    for attempt in dict.fromkeys((mode, "offline")):
-        try:
-            return _start(options, folder, config, tags, attempt)
-        except Exception as error:  # whatever W&B raises, training goes on
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            logger.warning("W&B does not start %s (%s)", attempt, reason)
-    return None
+    def __init__(self, run: WandbRun):
+        super().__init__()
+        self.run = run
 
+    @property
+    def name(self) -> str:
+        return "wandb"
 
-def _start(
-    options: LoggerSettings, folder: Path, config: dict[str, Any], tags: Sequence[str], mode: str
-) -> WandbLogger:
-    import wandb
+    @property
+    def version(self) -> str:
+        return str(self.run.run.id)
 
-    run = wandb.init(
-        name="/".join(folder.parts[-3:]),
-        dir=str(folder),
-        project=options.project,
-        entity=options.entity,
-        group=options.group,
-        tags=sorted({*options.tags, *tags}),
-        id=f"{derived_seed('wandb', folder.resolve()):016x}",
-        mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
-        config=config,
-        resume="allow" if mode == "online" else None,
-        settings=wandb.Settings(silent=True, console="off", init_timeout=20),
-    )
-    return WandbLogger(experiment=run, save_dir=str(folder), log_model=False)
+    @property
+    def experiment(self) -> Any:
+        """W&B's own run, as Lightning's loggers have it."""
+        return self.run.run
 
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run has its config already."""
 
-def _has_credentials() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import wandb
-
-    return bool(wandb.api.api_key)
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        # W&B would write the word "NaN", which no chart draws.
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self.run.log("scalars", finite, step)

@@ -58,11 +58,14 @@ class Entry:
         tokens: ids, without the terminator.
         is_action: whether the policy chose each token (a tool's tokens are kept, as observations).
         log_reward: untempered log-rewards of all prefixes, nats; one more than there are tokens.
+        step: optimizer steps done when it was stored; 0 for demonstrations, and where a checkpoint of an
+            older version does not say.
     """
 
     tokens: tuple[int, ...]
     is_action: tuple[bool, ...]
     log_reward: tuple[float, ...]
+    step: int = 0
 
     def __post_init__(self) -> None:
         n_tokens = len(self.tokens)
@@ -92,6 +95,10 @@ class ReplayBuffer:
     def entries(self, key: str) -> list[Entry]:
         """The strings of a condition, best first."""
         return list(self._entries.get(key, ()))
+
+    def steps(self) -> list[int]:
+        """Of every string, the optimizer steps done when it was stored."""
+        return [entry.step for entries in self._entries.values() for entry in entries]
 
     def add(self, key: str, entry: Entry) -> bool:
         """Offer a string. Returns whether it was kept.
@@ -147,7 +154,7 @@ class ReplayBuffer:
         """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""
         return {
             key: [
-                {f.name: list(getattr(entry, f.name)) for f in fields(Entry)} for entry in entries
+                {f.name: _plain(getattr(entry, f.name)) for f in fields(Entry)} for entry in entries
             ]
             for key, entries in self._entries.items()
         }
@@ -166,5 +173,10 @@ class ReplayBuffer:
                 self._entries[key] = [_entry(row) for row in rows]
 
 
+def _plain(value: tuple[Any, ...] | int) -> list[Any] | int:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(**{name: tuple(values) for name, values in row.items()})
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
+    return Entry(**values)

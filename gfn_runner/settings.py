@@ -177,7 +177,14 @@ class LoggerSettings:
     Attributes:
         wandb: ``offline`` writes W&B's files into the run folder, ``online`` sends them (and goes
             on offline without an account or a network), ``off`` does neither.
-        project, entity, group, tags: as W&B names them; the task and the objective are tags anyway.
+        project, entity: as W&B names them.
+        group: likewise; ``None`` is the multirun that the run belongs to, if any.
+        tags: likewise; the task and the objective are tags anyway.
+        histograms_every: optimizer steps between two histograms of φ, log R, lengths and the buffer; 0
+            for none.
+        sample_rows: of the table of samples of each evaluation, at most; 0 for no tables.
+        finish_timeout: seconds that the end of a run waits for a server to take what is not sent yet; 0
+            waits for ever.
     """
 
     wandb: Literal["offline", "online", "off"] = "offline"
@@ -185,6 +192,9 @@ class LoggerSettings:
     entity: str | None = None
     group: str | None = None
     tags: tuple[str, ...] = ()
+    histograms_every: Annotated[int, Field(ge=0)] = 10
+    sample_rows: Annotated[int, Field(ge=0)] = 48
+    finish_timeout: Annotated[float, Field(ge=0)] = 120.0
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

@@ -56,6 +56,7 @@ def _answers(shares: Mapping[str, float], n: int) -> Table:
 
 def _evaluate(config: RunConfig, run: Path) -> None:
     """The final evaluation again, perhaps of other data; into a new folder inside the run's."""
+    from gfn_runner.callbacks.wandb_media import add_results, add_samples
     from gfn_runner.checks import check_texts
     from gfn_runner.commandline import new_folder
     from gfn_runner.evaluation import draw_answers, limited
@@ -65,18 +66,15 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.randomness import torch_generator_for
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import result_table
+    from gfn_runner.wandb_run import start_wandb
 
     check_texts(config)
     policy, options = Policy.of(config, run), config.callbacks.evaluation
     conditions = limited(config.data.evaluation, options.final)
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
     samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
-    measured = measure(
-        config.task,
-        samples,
-        temperature=config.callbacks.tempering(config.total_steps),
-        encoder=options.encoder,
-    )
+    temperature = config.callbacks.tempering(config.total_steps)
+    measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
     measured |= optional_measures(samples, options)
     metrics = {f"final/{name}": value for name, value in measured.items()}
     folder = new_folder(run / "evaluations")
@@ -86,3 +84,12 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     console = Console()
     console.print(result_table(config.task, metrics))
     console.print(f"everything is in {folder}", soft_wrap=True)
+    wandb_run = start_wandb(
+        config.logger, folder, config.as_dict(), job_type="evaluate", tags=config.tags
+    )
+    if wandb_run is not None:
+        steps = config.total_steps
+        rows = config.logger.sample_rows
+        add_samples(wandb_run, rows, "final", samples, steps, temperature)
+        add_results(wandb_run, folder, metrics, steps)
+        wandb_run.finish()

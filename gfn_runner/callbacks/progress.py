@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lightning as L
@@ -18,11 +19,17 @@ _SHOWN = {
     "train/log_reward": "log R",
     "train/phi_spread": "φ spread",
     "train/reward_temperature": "T",
+    "train/tokens_per_second": "tokens/s",
 }
 
 
 class StepProgress(L.Callback):
-    """Optimizer steps out of all, with the newest training scalars and evaluation figures."""
+    """Optimizer steps out of all, with the newest training scalars and evaluation figures.
+
+    In a terminal a bar; elsewhere a line every ``every`` steps, in plain text that no terminal's width
+    breaks. Either way a line for each evaluation. Of several ranks the first one is given a ``show``
+    other than ``none``.
+    """
 
     def __init__(
         self,
@@ -38,6 +45,7 @@ class StepProgress(L.Callback):
         self._bars: Progress | None = None
         self._task: Any = None
         self._shown_step = -1
+        self._first_step, self._started = 0, 0.0
 
     @property
     def draws_bars(self) -> bool:
@@ -45,6 +53,7 @@ class StepProgress(L.Callback):
         return automatic or self.options.show == "bar"
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        self._first_step, self._started = trainer.global_step, time.perf_counter()
         if self.draws_bars:
             self._bars = Progress(
                 TextColumn("{task.description}"),
@@ -72,7 +81,17 @@ class StepProgress(L.Callback):
             self._bars.update(self._task, completed=step, scalars=scalars)
         elif self.options.show != "none" and (step == 1 or step % self.options.every == 0):
             seconds = f"{latest['train/seconds']:.1f} s/step"
-            self.console.print(f"step {step}/{trainer.max_steps}  {scalars}  {seconds}")
+            left = f"{duration(self._seconds_left(step, trainer.max_steps))} left"
+            self._say(f"step {step}/{trainer.max_steps}  {scalars}  {seconds}  {left}")
+
+    def _seconds_left(self, step: int, max_steps: int) -> float:
+        """At the pace since training began (or went on), evaluations included."""
+        done = step - self._first_step
+        return (max_steps - step) * (time.perf_counter() - self._started) / max(1, done)
+
+    def _say(self, line: str) -> None:
+        # Soft: otherwise rich breaks lines at 80 columns where there is no terminal.
+        self.console.print(line, soft_wrap=True, markup=False)
 
     def on_validation_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if self._bars is not None:
@@ -88,7 +107,7 @@ class StepProgress(L.Callback):
             found = {k: v for k, v in self.evaluation.metrics.items() if k.split("/")[0] == name}
             if found:
                 parts += [name, " / ".join(f"{value:.3g}" for value in found.values())]
-        self.console.print(f"evaluation at step {trainer.global_step}:", *parts)
+        self._say(" ".join([f"evaluation at step {trainer.global_step}:", *parts]))
 
     def on_train_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._stop()
@@ -102,3 +121,11 @@ class StepProgress(L.Callback):
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

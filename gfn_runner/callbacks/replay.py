@@ -103,7 +103,9 @@ class ReplayCallback(L.Callback):
                 [at for _, at in rows],
                 module.lm.device,
             )
-            self._store(conditions, trajectories, module.log_reward(conditions, trajectories))
+            stored = [entry.step for entry, _ in rows]
+            rewards_BS = module.log_reward(conditions, trajectories)
+            self._store(conditions, trajectories, rewards_BS, stored)
 
     @torch.no_grad()
     def _seed(self, module: GFlowNetModule, conditions: list[Condition]) -> None:
@@ -118,7 +120,8 @@ class ReplayCallback(L.Callback):
                 module.rule.max_len,
             )
         if len(trajectories):
-            self._store(conditions, trajectories, module.log_reward(conditions, trajectories))
+            rewards_BS = module.log_reward(conditions, trajectories)
+            self._store(conditions, trajectories, rewards_BS, [0] * len(trajectories))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
@@ -161,25 +164,29 @@ class ReplayCallback(L.Callback):
     ) -> None:
         output: StepOutput = outputs["output"]
         if self.active and not output.from_replay:
-            self._store(output.conditions, output.trajectories, output.log_reward_BS)
+            now = [trainer.global_step] * len(output.trajectories)
+            self._store(output.conditions, output.trajectories, output.log_reward_BS, now)
 
     def _store(
         self,
         conditions: Sequence[Condition],
         trajectories: Trajectories,
         log_reward_BS: torch.Tensor,
+        stored: Sequence[int],
     ) -> None:
+        """Offer every row; ``stored`` are the optimizer steps from which its age is counted."""
         columns = zip(
             trajectories.token_BT.tolist(),
             trajectories.is_action_BT.tolist(),
             log_reward_BS.tolist(),
             trajectories.length_B.tolist(),
             trajectories.condition_B.tolist(),
+            stored,
             strict=True,
         )
-        for tokens, actions, rewards, length, place in columns:
+        for tokens, actions, rewards, length, place, step in columns:
             entry = Entry(
-                tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1])
+                tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1]), step
             )
             self.buffer.add(conditions[place].key, entry)
 

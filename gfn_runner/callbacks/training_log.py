@@ -32,9 +32,11 @@ class TrainingLog(L.Callback):
       importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
       an exact policy; ``train/entropy`` −log q of whole strings;
     - ``train/skipped`` steps so far whose loss or gradient was not finite;
-    - ``train/from_replay``, ``train/buffer_size`` strings, ``train/seconds`` an optimizer step,
-      ``train/cpu_seconds`` that this process computed in it, on all its cores: what training costs on a
-      CPU, whatever else the machine does;
+    - ``train/from_replay``; ``train/buffer_size`` strings; ``train/buffer_age`` mean optimizer steps
+      since a string was stored (a demonstration: since the run began), absent while there is none;
+    - ``train/seconds`` an optimizer step; ``train/cpu_seconds`` that this process computed in it, on all
+      its cores: what training costs on a CPU, whatever else the machine does;
+    - ``train/tokens_per_second`` tokens of the strings trained on, a tool's included and prompts not;
     - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
       ``backward``, ``other`` (optimizer, buffer, logging, data).
 
@@ -46,6 +48,7 @@ class TrainingLog(L.Callback):
         self.replay, self.health, self.every = replay, health, every
         self.latest: dict[str, float] = {}
         self._sums: dict[str, list[float]] = defaultdict(list)
+        self._tokens = 0
         self._step, self._started = 0, time.perf_counter()
         self._cpu_started = time.process_time()
 
@@ -71,6 +74,7 @@ class TrainingLog(L.Callback):
     ) -> None:
         for name, value in measures(outputs["output"]).items():
             self._sums[name].append(value)
+        self._tokens += int(outputs["output"].trajectories.length_B.sum())
         # Lightning hands over the loss divided by the number of accumulated batches.
         loss = outputs["loss"].item() * trainer.accumulate_grad_batches
         self._sums["loss"].append(loss)
@@ -84,19 +88,30 @@ class TrainingLog(L.Callback):
             "lr": self.health.lr,
             "reward_temperature": module.reward_temperature,
             "skipped": float(self.health.skipped),
-            "buffer_size": float(sum(gathered(len(self.replay.buffer)))),
             "seconds": now - self._started,
             "cpu_seconds": time.process_time() - self._cpu_started,
         }
+        record |= self._counted(record["seconds"])
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
         phases = module.phases.take()
         phases["other"] = record["seconds"] - sum(phases.values())
         self.latest |= {f"seconds/{name}": value for name, value in sorted(phases.items())}
         self._sums.clear()
+        self._tokens = 0
         self._started, self._cpu_started = now, time.process_time()
         if self._step % self.every == 0 or self._step == 1:
             for logger in trainer.loggers:
                 logger.log_metrics(self.latest, step=self._step)
+
+    def _counted(self, seconds: float) -> dict[str, float]:
+        """What is counted over all ranks: strings kept, their age, tokens."""
+        stored = self.replay.buffer.steps()
+        counts = gathered((len(stored), sum(stored), self._tokens))
+        n_strings, steps, tokens = (sum(column) for column in zip(*counts, strict=True))
+        counted = {"buffer_size": float(n_strings), "tokens_per_second": tokens / seconds}
+        if n_strings:
+            counted["buffer_age"] = self._step - steps / n_strings
+        return counted
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         # The time of an evaluation is not the next step's.

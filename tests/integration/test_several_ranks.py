@@ -96,7 +96,15 @@ def _check_strings(saved: dict[str, Any], alone: GFlowNetModule) -> None:
 
 def started(folder: Path, *more: str) -> Path:
     """A run of two processes, started as a user does it, with a buffer that is used."""
-    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=3", f"hydra.run.dir={folder}", *more]
+    shown = ["callbacks.progress.show=lines", "callbacks.progress.every=1"]
+    lines = [
+        *SMALL,
+        *shown,
+        "trainer.devices=2",
+        "trainer.max_steps=3",
+        f"hydra.run.dir={folder}",
+        *more,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "gfn_runner", *lines],
         cwd=ROOT,
@@ -106,7 +114,8 @@ def started(folder: Path, *more: str) -> Path:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("everything is in") == 1, "one process speaks"
+    for said in ("everything is in", "step 1/3 ", "step 3/3 ", "evaluation at step 2:"):
+        assert done.stdout.count(said) == 1, "one process speaks"
     return folder
 
 

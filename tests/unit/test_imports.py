@@ -32,7 +32,7 @@ ORDER = (
     {"posterior", "metrics"},
     {"tasks"},
     {"settings"},
-    {"evaluation"},
+    {"evaluation", "wandb_run"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
     {"finetuning"},
@@ -124,6 +124,7 @@ ONLY = {
     "callbacks.live_report": {
         "callbacks.evaluation", "module", "ranks", "settings", "tasks.base",
     },
+    "wandb_run": {"randomness", "settings"},
     "sources": set(),
     "environment": set(),
 }  # fmt: skip

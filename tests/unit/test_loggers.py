@@ -1,20 +1,15 @@
-"""metrics.jsonl and its reader; W&B's logger, offline and by its switches."""
+"""metrics.jsonl and its reader; scalars for W&B."""
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from types import SimpleNamespace
 
-import pytest
 import torch
 
-from gfn_runner import loggers
 from gfn_runner.json_lines import read_metrics
-from gfn_runner.loggers import JsonLinesLogger, jsonable, wandb_logger
-from gfn_runner.settings import LoggerSettings
-
-# -- lines of JSON ----------------------------------------------------------------------------------
+from gfn_runner.loggers import JsonLinesLogger, WandbScalars, jsonable
 
 
 def test_a_line_that_a_crash_has_cut_off_costs_no_other(tmp_path):
@@ -63,82 +58,13 @@ def test_where_a_step_is_repeated_the_later_line_wins(tmp_path):
     assert [r["eval/accuracy"] for r in records if "eval/accuracy" in r] == [0.5]
 
 
-# -- W&B --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """Modes in which W&B would have been started; it is not."""
-    modes: list[str] = []
-
-    def start(options, folder, config, tags, mode):
-        modes.append(mode)
-        return f"logger {mode}"
-
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr(loggers, "_start", start)
-    monkeypatch.setattr(loggers, "_has_credentials", lambda: False)
-    return modes
-
-
-def made(mode: str = "offline"):
-    return wandb_logger(LoggerSettings(wandb=mode), Path("a/b/c"), {}, ())
-
-
-def test_it_is_offline_unless_told_otherwise(started):
-    assert made() == "logger offline" and started == ["offline"]
-
-
-def test_off_is_off(started, monkeypatch):
-    assert made("off") is None
-    for value in ("disabled", "off"):
-        monkeypatch.setenv("WANDB_MODE", value)
-        assert made() is None
-    monkeypatch.setenv("WANDB_MODE", "online")
-    assert made("off") is None and started == []
-
-
-def test_online_without_an_account_goes_on_offline_with_a_word(started, caplog):
-    assert made("online") == "logger offline" and started == ["offline"]
-    assert "no W&B account" in caplog.text and "wandb sync a/b/c" in caplog.text
-
-
-def test_online_with_an_account_is_online(started, monkeypatch):
-    monkeypatch.setattr(loggers, "_has_credentials", lambda: True)
-    assert made("online") == "logger online" and started == ["online"]
-
-
-def test_wandbs_own_variable_wins_over_the_config(started, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(loggers, "_has_credentials", lambda: True)
-    assert made("online") == "logger offline" and started == ["offline"]
-
-
-def test_a_start_that_fails_is_tried_offline_and_then_given_up(started, monkeypatch, caplog):
-    monkeypatch.setattr(loggers, "_has_credentials", lambda: True)
-
-    def refuse(options, folder, config, tags, mode):
-        started.append(mode)
-        raise OSError(f"no {mode} today\nand more")
-
-    monkeypatch.setattr(loggers, "_start", refuse)
-    assert made("online") is None and started == ["online", "offline"]
-    assert "W&B does not start online (no online today)" in caplog.text
-    assert "W&B does not start offline" in caplog.text and "and more" not in caplog.text
-
-
-def test_a_real_run_offline(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = tmp_path / "arithmetic" / "day" / "hour"
-    folder.mkdir(parents=True)
-    options = LoggerSettings(project="p", group="g", tags=("mine",))
-    logger = wandb_logger(options, folder, {"seed": 3}, ("arithmetic", "SubTB"))
-    try:
-        logger.log_metrics({"train/loss": 1.0}, step=1)
-        run = logger.experiment
-        assert run.name == "arithmetic/day/hour" and run.config["seed"] == 3
-        assert set(run.tags) == {"mine", "arithmetic", "SubTB"} and run.group == "g"
-        assert len(run.id) == 16 and run.offline
-    finally:
-        logger.experiment.finish()
-    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+def test_wandb_gets_finite_scalars_with_their_step():
+    seen = []
+    run = SimpleNamespace(
+        log=lambda what, values, step: seen.append((what, dict(values), step)),
+        run=SimpleNamespace(id="abc"),
+    )
+    scalars = WandbScalars(run)
+    scalars.log_metrics({"train/loss": 1.5, "train/exploration_temperature": math.nan}, step=7)
+    assert seen == [("scalars", {"train/loss": 1.5}, 7)]
+    assert scalars.experiment is run.run and scalars.version == "abc"

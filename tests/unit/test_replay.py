@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -292,6 +293,30 @@ def test_the_state_goes_through_a_checkpoint(tmp_path):
         key, new = rng.choice("abc"), random_entry(rng)
         assert again.add(key, new) == kept.add(key, new)
         assert again.entries(key) == kept.entries(key)
+
+
+def test_a_string_keeps_the_step_at_which_it_was_stored(tmp_path):
+    kept = buffer(tolerance=0.0)
+    kept.add("a", replace(entry([1], -1), step=3))
+    kept.add("b", replace(entry([2], -1), step=8))
+    # Drawn again it is the string that was there; a better spelling of it is a new one.
+    assert not kept.add("a", replace(entry([1], -1), step=9))
+    torch.save(kept.state_dict(), tmp_path / "state.ckpt")
+    again, merged = buffer(), buffer()
+    again.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
+    merged.add("a", replace(entry([1], -2), step=1))
+    merged.merge(kept.state_dict())
+    assert kept.steps() == again.steps() == merged.steps() == [3, 8]
+
+
+def test_a_checkpoint_of_before_steps_were_kept_is_read():
+    kept, again = buffer(), buffer()
+    kept.add("a", replace(entry([1, 2], -1), step=5))
+    state = kept.state_dict()
+    for row in state["a"]:
+        del row["step"]
+    again.load_state_dict(state)
+    assert again.entries("a") == [entry([1, 2], -1)] and again.steps() == [0]
 
 
 def test_settings_in_which_nothing_would_ever_enter():

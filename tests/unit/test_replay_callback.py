@@ -228,13 +228,14 @@ def step_output(*, from_replay: bool) -> StepOutput:
 def test_only_fresh_strings_are_stored(from_replay, probability):
     replay = callback(probability=probability)
     output = {"output": step_output(from_replay=from_replay)}
-    replay.on_train_batch_end(None, None, output, Batch([]), 0)
+    replay.on_train_batch_end(SimpleNamespace(global_step=7), None, output, Batch([]), 0)
     if from_replay or probability == 0:
         assert len(replay.buffer) == 0
         return
     # Without padding, under their own condition, and never with reward 0.
-    assert replay.buffer.entries("a") == [Entry((3,), (True,), (-2.0, -4.0))]
-    assert replay.buffer.entries("b") == [Entry((1, 2), (True, False), (-1.0, -math.inf, -3.0))]
+    assert replay.buffer.entries("a") == [Entry((3,), (True,), (-2.0, -4.0), 7)]
+    rewards = (-1.0, -math.inf, -3.0)
+    assert replay.buffer.entries("b") == [Entry((1, 2), (True, False), rewards, 7)]
 
 
 def test_a_demonstration_longer_than_the_context_is_left_out_without_being_scored(caplog):
@@ -249,8 +250,11 @@ def test_strings_get_their_rewards_anew_behind_an_m_step():
     module, replay = fake_module(adapter="fresh"), callback()
     replay.on_fit_start(None, module)
     keys = replay.buffer.keys()
-    known = {key: texts(replay, module.lm, key) for key in keys}
     before = replay.buffer.entries("a")
+    fresh = {"output": step_output(from_replay=False)}
+    replay.on_train_batch_end(SimpleNamespace(global_step=7), None, fresh, Batch([]), 0)
+    known = {key: texts(replay, module.lm, key) for key in keys}
+    assert sorted(replay.buffer.steps()) == [0, 0, 0, 0, 7, 7]
     state = replay.state_dict()
     module.lm.add_answer_adapter(LoraSettings(rank=2, alpha=2), seed=0)
     with torch.no_grad():
@@ -269,6 +273,8 @@ def test_strings_get_their_rewards_anew_behind_an_m_step():
             assert entry.log_reward == pytest.approx(expected, abs=1e-4)
         assert one.buffer.entries("a")[0].score != pytest.approx(before[0].score, abs=0.1)
         assert one.state_dict()["m_steps"] == 1
+        # Scored anew they are as old as before.
+        assert sorted(one.buffer.steps()) == [0, 0, 0, 0, 7, 7]
 
 
 def test_the_base_model_writes_demonstrations_where_the_task_asks_for_them():

@@ -1,0 +1,216 @@
+"""W&B beyond scalars: histograms, tables of samples, figures, the adapter; draws and steers nothing.
+
+All of it does nothing while W&B is off, and no failure of it reaches the run (``WandbRun.attempt``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.settings import LoggerSettings
+from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.trajectories import StepOutput
+from gfn_runner.wandb_run import STEP, WandbRun
+
+_PER_CONDITION = 3
+COLUMNS = ("step", "set", "prompt", "sample", "log R", "log q", "phi")
+
+
+class WandbMedia(L.Callback):
+    """Adds to a W&B run what is no scalar. Names (x-axis: optimizer steps):
+
+    - ``histogram/phi`` φ of whole strings of the step's last batch minus its mean in the condition, nats:
+      a spike at 0 for an exact policy; ``histogram/log_reward`` their untempered log R, nats;
+      ``histogram/length`` their tokens;
+    - ``histogram/buffer_log_reward`` log R of the strings in the replay buffer, nats, by whose rank they
+      are drawn; ``histogram/buffer_age`` optimizer steps since they were stored;
+    - ``samples/eval`` and ``samples/final`` a table of each evaluation, ``samples/<row>`` of what stands
+      below the policy: columns ``COLUMNS``;
+    - ``figures/<name>`` the run's figures, once, at the end.
+
+    Of several ranks the first one's strings are shown.
+
+    Args:
+        wandb: the run, or ``None`` while W&B is off.
+        options: how often and how much.
+        evaluation: has the newest samples.
+        replay: has the buffer.
+    """
+
+    def __init__(
+        self,
+        wandb: WandbRun | None,
+        options: LoggerSettings,
+        evaluation: EvaluationCallback,
+        replay: ReplayCallback,
+    ):
+        self.wandb, self.options = wandb, options
+        self.evaluation, self.replay = evaluation, replay
+        self._shown_step = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: GFlowNetModule,
+        outputs: dict[str, Any],
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        step, every = trainer.global_step, self.options.histograms_every
+        due = every > 0 and step != self._shown_step and (step == 1 or step % every == 0)
+        if self.wandb is None or not due:
+            return
+        self._shown_step = step
+        output: StepOutput = outputs["output"]
+        self.wandb.attempt("histograms", lambda: self._histograms(output, step))
+
+    def _histograms(self, output: StepOutput, step: int) -> None:
+        import wandb
+
+        assert self.wandb is not None
+        entries = [e for key in self.replay.buffer.keys() for e in self.replay.buffer.entries(key)]  # noqa: SIM118
+        values = strings(output) | {
+            "buffer_log_reward": [entry.score for entry in entries],
+            "buffer_age": [step - entry.step for entry in entries],
+        }
+        drawn = {
+            f"histogram/{name}": wandb.Histogram(finite)
+            for name, own in values.items()
+            if (finite := [value for value in own if math.isfinite(value)])
+        }
+        self.wandb.log("histograms", drawn, step)
+
+    def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        name = "final" if self.evaluation.final else "eval"
+        self.samples(name, self.evaluation.samples, trainer.global_step, module.reward_temperature)
+
+    def samples(
+        self, name: str, drawn: Sequence[ConditionSamples], step: int, temperature: float
+    ) -> None:
+        """A table of an evaluation or of a row; see :func:`add_samples`."""
+        add_samples(self.wandb, self.options.sample_rows, name, drawn, step, temperature)
+
+    def at_the_end(self, folder: Path, metrics: Mapping[str, float], step: int) -> None:
+        """Figures, adapters, final metrics; see :func:`add_results`."""
+        add_results(self.wandb, folder, metrics, step)
+
+
+def add_samples(
+    wandb_run: WandbRun | None,
+    most: int,
+    name: str,
+    drawn: Sequence[ConditionSamples],
+    step: int,
+    temperature: float,
+) -> None:
+    """A table ``samples/<name>``, of the same conditions whenever it is drawn.
+
+    Args:
+        wandb_run: ``None`` while W&B is off.
+        most: rows; 0 for no table.
+        name: of the evaluation, or of the row.
+        drawn: its samples.
+        step: optimizer steps of the policy.
+        temperature: reward temperature T of φ = log R/T − log q.
+    """
+    if wandb_run is None:
+        return
+    rows = [[step, *row] for row in table_rows(drawn, most, temperature)] if most else []
+    if not rows:
+        return
+
+    def add() -> None:
+        import wandb
+
+        table = wandb.Table(columns=list(COLUMNS), data=rows)
+        wandb_run.run.log({f"samples/{name}": table, STEP: step})
+
+    wandb_run.attempt("tables of samples", add)
+
+
+def add_results(
+    wandb_run: WandbRun | None, folder: Path, metrics: Mapping[str, float], step: int
+) -> None:
+    """What a run's folder holds at its end: metrics as the summary, figures, adapters as artifacts.
+
+    Args:
+        wandb_run: ``None`` while W&B is off.
+        folder: of the run.
+        metrics: as in ``metrics.json``.
+        step: optimizer steps done.
+    """
+    if wandb_run is None:
+        return
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    wandb_run.attempt("final metrics", lambda: wandb_run.run.summary.update(finite))
+    wandb_run.attempt("figures", lambda: _add_figures(wandb_run, folder / "figures", step))
+    for name in ("adapter", "answer_adapter"):
+        if (folder / name).is_dir():
+            wandb_run.attempt("artifacts", partial(_add_adapter, wandb_run, folder / name, step))
+
+
+def _add_figures(wandb_run: WandbRun, folder: Path, step: int) -> None:
+    import wandb
+
+    images = {
+        f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))
+    }
+    if images:
+        wandb_run.run.log({**images, STEP: step})
+
+
+def _add_adapter(wandb_run: WandbRun, folder: Path, step: int) -> None:
+    import wandb
+
+    name = f"{folder.name}-{wandb_run.run.id}"
+    artifact = wandb.Artifact(name, "model", metadata={"optimizer_steps": step})
+    # Taken from where it lies, without a copy that waits for a `wandb sync`.
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            inside = path.relative_to(folder).as_posix()
+            artifact.add_file(str(path), inside, policy="immutable", skip_cache=True)
+    wandb_run.run.log_artifact(artifact)
+
+
+def strings(output: StepOutput) -> dict[str, list[float]]:
+    """φ (less its condition's mean), log R and length of the whole strings of a batch."""
+    rows = output.trajectories
+    last_B1 = rows.length_B[:, None]
+    phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
+    centred_B = torch.empty_like(phi_B)
+    for place in rows.condition_B.unique():
+        own_B = rows.condition_B == place
+        centred_B[own_B] = phi_B[own_B] - phi_B[own_B].mean()
+    return {
+        "phi": centred_B.tolist(),
+        "log_reward": output.log_reward_BS.gather(1, last_B1)[:, 0].tolist(),
+        "length": rows.length_B.tolist(),
+    }
+
+
+def table_rows(
+    drawn: Sequence[ConditionSamples], most: int, temperature: float
+) -> Iterator[list[Any]]:
+    """At most ``most`` rows: a few samples of conditions spread evenly over all; no ``step`` yet."""
+    n_conditions = max(1, most // _PER_CONDITION)
+    stride = max(1, math.ceil(len(drawn) / n_conditions))
+    left = most
+    for samples in drawn[::stride]:
+        # A row that answers at once has written nothing, and scores nothing.
+        columns = zip(samples.singles, samples.log_reward, samples.log_pf, strict=False)
+        for text, log_reward, log_q in list(columns)[: min(left, _PER_CONDITION)]:
+            left -= 1
+            numbers = (log_reward, log_q, log_reward / temperature - log_q)
+            # A table's numbers are finite or missing.
+            shown = [value if math.isfinite(value) else None for value in numbers]
+            yield [samples.condition.group, samples.condition.prompt, text, *shown]

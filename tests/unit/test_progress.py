@@ -1,0 +1,118 @@
+"""What a run shows while it lasts: a bar in a terminal, plain lines elsewhere, nothing if told so."""
+
+from __future__ import annotations
+
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from gfn_runner.callbacks import progress
+from gfn_runner.callbacks.progress import StepProgress, duration
+from gfn_runner.settings import ProgressSettings
+
+LATEST = {
+    "train/loss": 12.5,
+    "train/log_reward": -23.25,
+    "train/phi_spread": 3.5,
+    "train/reward_temperature": 0.75,
+    "train/tokens_per_second": 417.0,
+    "train/seconds": 2.0,
+}
+METRICS = {"accuracy/3_operands": 0.25, "accuracy/4_operands": 0.5, "other/3_operands": 9.0}
+
+
+class Shown:
+    """A progress callback whose console writes into a string."""
+
+    def __init__(self, *, terminal: bool, show: str = "auto", every: int = 2, width: int = 60):
+        self.file = io.StringIO()
+        options = ProgressSettings(show=show, every=every)
+        self.log = SimpleNamespace(latest={})
+        self.evaluation = SimpleNamespace(metrics=METRICS, final=False)
+        self.progress = StepProgress(options, self.log, self.evaluation, ("accuracy",))
+        self.progress.console = Console(
+            file=self.file, force_terminal=terminal, width=width, color_system=None
+        )
+        self.trainer = SimpleNamespace(global_step=0, max_steps=6)
+
+    def train(self, steps: int = 6, *, evaluated_at: tuple[int, ...] = (4,)) -> str:
+        self.progress.on_train_start(self.trainer, None)
+        for step in range(1, steps + 1):
+            self.trainer.global_step = step
+            self.log.latest = LATEST
+            # Two batches a step: shown once.
+            for _ in range(2):
+                self.progress.on_train_batch_end(self.trainer, None, None, None, 0)
+            if step in evaluated_at:
+                self.progress.on_validation_start(self.trainer, None)
+                self.progress.on_validation_end(self.trainer, None)
+        self.progress.on_train_end(self.trainer, None)
+        return self.file.getvalue()
+
+
+def test_without_a_terminal_there_are_plain_lines():
+    text = Shown(terminal=False).train()
+    lines = text.splitlines()
+    # Longer than the console is wide, and not broken; no bars, no colours, nothing drawn over.
+    assert not re.search(r"[\x1b\r━]", text)
+    assert [line.split("  ")[0] for line in lines] == [
+        "step 1/6", "step 2/6", "step 4/6", "evaluation at step 4: accuracy 0.25 / 0.5", "step 6/6",
+    ]  # fmt: skip
+    shown = (
+        "step 4/6  loss 12.5  log R -23.2  φ spread 3.5  T 0.75  tokens/s 417  2.0 s/step  0 s left"
+    )
+    assert lines[2] == shown
+
+
+def test_in_a_terminal_there_is_a_bar_and_a_line_for_each_evaluation():
+    shown = Shown(terminal=True, width=160)
+    assert shown.progress.draws_bars
+    text = shown.train(evaluated_at=(2, 4))
+    assert "━" in text and "\x1b[" in text and "training" in text
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip().splitlines()[-1]
+    assert (
+        "6/6" in last and "loss 12.5" in last and "tokens/s 417" in last and "φ spread 3.5" in last
+    )
+    assert re.search(r"\d:\d\d:\d\d", last), "time left"
+    assert text.count("evaluation at step") == 2 and "step 2/6" not in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_none_says_nothing_anywhere(terminal):
+    assert Shown(terminal=terminal, show="none").train() == ""
+
+
+def test_bars_and_lines_can_be_forced():
+    assert "━" in Shown(terminal=False, show="bar", width=160).train()
+    assert "━" not in Shown(terminal=True, show="lines").train()
+
+
+def test_a_bar_is_taken_down_when_the_run_breaks():
+    shown = Shown(terminal=True)
+    shown.progress.on_train_start(shown.trainer, None)
+    shown.progress.on_exception(shown.trainer, None, KeyboardInterrupt())
+    assert shown.file.getvalue().rstrip("\n").endswith("\x1b[?25h"), "the cursor is back"
+
+
+def test_the_time_left_is_at_the_pace_since_training_went_on(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    shown = Shown(terminal=False, every=1)
+    shown.trainer.max_steps, shown.trainer.global_step = 1000, 900
+    shown.progress.on_train_start(shown.trainer, None)
+    shown.log.latest = LATEST
+    for step in (901, 902):
+        clock[0] += 30
+        shown.trainer.global_step = step
+        shown.progress.on_train_batch_end(shown.trainer, None, None, None, 0)
+    # 98 steps at half a minute each.
+    assert shown.file.getvalue().splitlines()[-1].endswith("49 min left")
+
+
+def test_durations_are_short():
+    assert [duration(s) for s in (0.4, 59, 61, 3599, 3660, 11_100)] == [
+        "0 s", "59 s", "1 min", "1 h 00 min", "1 h 01 min", "3 h 05 min",
+    ]  # fmt: skip

@@ -1,0 +1,89 @@
+"""The training log with light surroundings: what a step's record counts, and on which clock."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gfn_runner.callbacks import training_log
+from gfn_runner.callbacks.training_log import TrainingLog
+from gfn_runner.phases import Phases
+from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.trajectories import PolicyScores, StepOutput, Trajectories
+from gfn_runner.types import Condition
+
+
+def output(*lengths: int) -> StepOutput:
+    """Two or more strings of one condition."""
+    n = len(lengths)
+    rows = Trajectories.from_rows(
+        [[1] * length for length in lengths], [[True] * length for length in lengths], [0] * n
+    )
+    longest = max(lengths)
+    scores = PolicyScores(
+        torch.zeros(n, longest),
+        torch.zeros(n, longest + 1),
+        torch.ones(n, longest + 1, dtype=torch.bool),
+    )
+    rewards = torch.zeros(n, longest + 1)
+    return StepOutput([Condition("x", "x", ())], rows, rewards, scores, rewards, False)
+
+
+class Steps:
+    """Drives a log through batches; ``clock`` is its time in seconds."""
+
+    def __init__(self, monkeypatch, accumulate: int = 1):
+        self.clock = 0.0
+        # Of its own, so that torch and pytest keep theirs.
+        monkeypatch.setattr(training_log, "time", SimpleNamespace(perf_counter=lambda: self.clock))
+        self.buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
+        replay = SimpleNamespace(buffer=self.buffer)
+        health = SimpleNamespace(grad_norm=1.0, lr=0.1)
+        self.log = TrainingLog(replay, health, every=1)
+        self.trainer = SimpleNamespace(
+            global_step=0, accumulate_grad_batches=accumulate, loggers=[]
+        )
+        self.module = SimpleNamespace(reward_temperature=1.0, phases=Phases())
+        self.log.on_train_start(self.trainer, self.module)
+
+    def batch(self, *lengths: int, seconds: float, ends_step: bool = True) -> dict[str, float]:
+        self.clock += seconds
+        self.trainer.global_step += ends_step
+        outputs = {"output": output(*lengths), "loss": torch.tensor(1.0)}
+        self.log.on_train_batch_end(self.trainer, self.module, outputs, None, 0)
+        return self.log.latest
+
+
+def test_tokens_per_second_are_of_the_step_with_all_its_batches(monkeypatch):
+    steps = Steps(monkeypatch, accumulate=2)
+    steps.batch(3, 5, seconds=1.0, ends_step=False)
+    assert steps.batch(2, 2, seconds=3.0)["train/tokens_per_second"] == pytest.approx(12 / 4)
+    steps.batch(1, 1, seconds=1.0, ends_step=False)
+    # Nothing of the step before is counted again, and an evaluation's time is nobody's.
+    steps.clock += 100
+    steps.log.on_validation_end(steps.trainer, steps.module)
+    assert steps.batch(7, 1, seconds=2.0)["train/tokens_per_second"] == pytest.approx(10 / 2)
+
+
+def test_the_buffers_age_is_the_mean_over_its_strings(monkeypatch):
+    steps = Steps(monkeypatch)
+    latest = steps.batch(2, 2, seconds=1.0)
+    assert latest["train/buffer_size"] == 0 and "train/buffer_age" not in latest
+    for key, tokens, step in (("a", (1,), 0), ("a", (2,), 1), ("b", (1,), 2)):
+        steps.buffer.add(key, Entry(tokens, (True,), (0.0, -1.0), step))
+    assert steps.batch(2, 2, seconds=1.0)["train/buffer_age"] == pytest.approx((2 + 1 + 0) / 3)
+    for _ in range(8):
+        latest = steps.batch(2, 2, seconds=1.0)
+    assert latest["train/buffer_age"] == pytest.approx((10 + 9 + 8) / 3)
+    assert latest["train/buffer_size"] == 3
+
+
+def test_counts_are_of_all_ranks(monkeypatch):
+    monkeypatch.setattr(training_log, "gathered", lambda value: [value, value])
+    steps = Steps(monkeypatch)
+    steps.buffer.add("a", Entry((1,), (True,), (0.0, -1.0), 0))
+    latest = steps.batch(2, 4, seconds=2.0)
+    assert latest["train/buffer_size"] == 2 and latest["train/buffer_age"] == 1
+    assert latest["train/tokens_per_second"] == pytest.approx(6)

@@ -1,0 +1,104 @@
+"""The dashboard's script: its JSON without an account, and what it says without library or account."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from gfn_runner.wandb_run import STEP
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import wandb_dashboard as dashboard  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys) -> dict:
+    def refuse(*arguments, **named):
+        raise AssertionError("a server was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert dashboard.main(["--json", "--entity", "me", "--project", "p", "--name", "n"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_json_has_every_panel_in_workspace_and_report(printed):
+    assert printed["workspace"]["entity"] == "me" and printed["workspace"]["project"] == "p"
+    sections = printed["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+    assert [s["name"] for s in sections] == [s.name for s in dashboard.SECTIONS]
+    grids = [b for b in printed["report"]["spec"]["blocks"] if b["type"] == "panel-grid"]
+    in_report = [g["metadata"]["panelBankSectionConfig"]["panels"] for g in grids]
+    assert [len(s["panels"]) for s in sections] == [len(s.panels) for s in dashboard.SECTIONS]
+    assert list(map(len, in_report)) == [len(s.panels) for s in dashboard.SECTIONS]
+    for drawn in (
+        [p for s in sections for p in s["panels"]],
+        [p for own in in_report for p in own],
+    ):
+        for panel, made in zip(dashboard.panels(), drawn, strict=True):
+            text = json.dumps(made)
+            for name in panel.metrics:
+                assert f'"{name}"' in text, name
+            if panel.pattern:
+                assert made["config"]["metricRegex"] == panel.pattern
+                assert made["config"]["useMetricRegex"] is True
+            if panel.kind in ("lines", "areas"):
+                assert made["config"]["xAxis"] == STEP
+                assert made["config"].get("yLogScale", False) is panel.log
+
+
+def test_panels_of_the_report_do_not_lie_on_each_other(printed):
+    grids = [b for b in printed["report"]["spec"]["blocks"] if b["type"] == "panel-grid"]
+    for grid in grids:
+        places = [
+            (p["layout"]["x"], p["layout"]["y"])
+            for p in grid["metadata"]["panelBankSectionConfig"]["panels"]
+        ]
+        assert len(set(places)) == len(places) and max(x for x, _ in places) + 8 <= 24
+
+
+def test_it_speaks_of_what_a_dashboard_was_asked_to_show():
+    names = {name for panel in dashboard.panels() for name in panel.metrics}
+    names |= {panel.pattern for panel in dashboard.panels() if panel.pattern}
+    for wanted in (
+        "train/log_reward", "log_likelihood", "train/phi_spread", "train/log_z_bound", "diversity",
+        "3_operands", "train/buffer_size", "train/buffer_age", "train/reward_temperature",
+        "train/exploration_temperature", "samples/final", "seconds/sample", "train/tokens_per_second",
+    ):  # fmt: skip
+        assert any(wanted in name for name in names), wanted
+
+
+def test_the_documentation_names_every_section():
+    text = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    for section in dashboard.SECTIONS:
+        assert re.search(rf"\b{re.escape(section.name)}\b", text), section.name
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert dashboard.main(["--json"]) == 2
+    assert "pip install 'gfn-runner[dashboards]'" in capsys.readouterr().err
+
+
+def test_without_an_account_it_says_so(capsys):
+    assert dashboard.main(["--entity", "me"]) == 1
+    said = capsys.readouterr().err
+    assert "API key" in said and "--json" in said and "Traceback" not in said
+
+
+def test_saving_needs_to_know_whose_it_is(capsys):
+    with pytest.raises(SystemExit) as stop:
+        dashboard.main([])
+    assert stop.value.code == 2 and "--entity is missing" in capsys.readouterr().err

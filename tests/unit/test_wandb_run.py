@@ -1,0 +1,216 @@
+"""W&B's run: its switches, what it is called; no failure of it is more than a line in the log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gfn_runner import wandb_run
+from gfn_runner.settings import LoggerSettings
+from gfn_runner.wandb_run import STEP, WandbRun, start_wandb, sweep_of, sync_command
+
+# -- starting ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Modes in which W&B would have been started; it is not."""
+    modes: list[str] = []
+
+    def start(options, folder, config, job_type, tags, mode):
+        modes.append(mode)
+        return f"run {mode}"
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb_run, "_start", start)
+    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: False)
+    return modes
+
+
+def made(mode: str = "offline"):
+    return start_wandb(LoggerSettings(wandb=mode), Path("a/b/c"), {}, job_type="train", tags=())
+
+
+def test_it_is_offline_unless_told_otherwise(started):
+    assert made() == "run offline" and started == ["offline"]
+
+
+def test_off_is_off(started, monkeypatch):
+    assert made("off") is None
+    for value in ("disabled", "off"):
+        monkeypatch.setenv("WANDB_MODE", value)
+        assert made() is None
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert made("off") is None and started == []
+
+
+def test_online_without_an_account_goes_on_offline_with_a_word(started, caplog):
+    assert made("online") == "run offline" and started == ["offline"]
+    assert "no W&B account" in caplog.text and "sends it later" in caplog.text
+
+
+def test_online_with_an_account_is_online(started, monkeypatch):
+    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: True)
+    assert made("online") == "run online" and started == ["online"]
+
+
+def test_wandbs_own_variable_wins_over_the_config(started, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: True)
+    assert made("online") == "run offline" and started == ["offline"]
+
+
+def test_a_start_that_fails_is_tried_offline_and_then_given_up(started, monkeypatch, caplog):
+    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: True)
+
+    def refuse(options, folder, config, job_type, tags, mode):
+        started.append(mode)
+        raise OSError(f"no {mode} today\nand more")
+
+    monkeypatch.setattr(wandb_run, "_start", refuse)
+    assert made("online") is None and started == ["online", "offline"]
+    assert "W&B does not start online (no online today)" in caplog.text
+    assert "W&B does not start offline" in caplog.text and "and more" not in caplog.text
+
+
+def test_a_real_run_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "multirun" / "2026-01-31" / "12-00-00" / "3"
+    folder.mkdir(parents=True)
+    (folder.parent / "multirun.yaml").touch()
+    options = LoggerSettings(project="p", tags=("mine",))
+    tags = ("arithmetic", "SubTB")
+    parts = []
+    for group in (None, "by hand"):
+        options = LoggerSettings(project="p", tags=("mine",), group=group)
+        own = start_wandb(options, folder, {"seed": 3}, job_type="ppo", tags=tags)
+        try:
+            run = own.run
+            assert run.name == "2026-01-31/12-00-00/3" and run.config["seed"] == 3
+            assert set(run.tags) == {"mine", *tags} and run.job_type == "ppo" and own.offline
+            assert run.group == (group or "2026-01-31/12-00-00")
+            # A resumed run goes on under its id; `wandb sync` joins the parts of a run that may resume.
+            parts.append(run.id)
+            assert len(run.id) == 16 and run.settings.resume == "allow"
+        finally:
+            own.finish()
+    assert parts[0] == parts[1]
+
+
+# -- sweeps and commands ----------------------------------------------------------------------------
+
+
+def test_a_run_belongs_to_the_multirun_whose_folder_it_is_in(tmp_path):
+    alone = tmp_path / "arithmetic" / "2026-01-31" / "12-00-00"
+    named, dated = tmp_path / "lr sweep", tmp_path / "arithmetic/multirun/2026-01-31/12-00-00"
+    for folder in (alone, named / "0", dated / "lr=1" / "seed=2"):
+        folder.mkdir(parents=True)
+    for sweep in (named, dated):
+        (sweep / "multirun.yaml").touch()
+    assert sweep_of(alone) is None
+    assert sweep_of(named / "0") == "lr sweep"
+    # Two sweeps at one time of two days are two groups.
+    assert sweep_of(dated / "lr=1" / "seed=2") == "2026-01-31/12-00-00"
+
+
+def test_the_command_names_every_part_of_a_resumed_run_in_order(tmp_path):
+    folder = tmp_path / "a run"
+    names = ["offline-run-20260201_090000-abc", "offline-run-20260131_120000-abc"]
+    for name in names:
+        (folder / "wandb" / name).mkdir(parents=True)
+    (folder / "wandb" / "latest-run").symlink_to(names[0])
+    at = [f"'{folder}/wandb/{name}'" for name in reversed(names)]
+    assert sync_command(folder) == f"wandb sync {at[0]} {at[1]}"
+    (folder / "wandb" / "run-20260301_090000-abc").mkdir()
+    assert sync_command(folder).startswith("wandb sync --include-online '")
+    assert sync_command(folder).endswith("/run-20260301_090000-abc'")
+
+
+# -- what fails -------------------------------------------------------------------------------------
+
+
+class Broken:
+    """A W&B whose service process has died."""
+
+    offline, url = False, "https://example"
+
+    def __init__(self):
+        self.calls = 0
+
+    def log(self, values):
+        self.calls += 1
+        raise ConnectionResetError("Connection lost\nmore")
+
+    def finish(self, exit_code):
+        raise TimeoutError("Timed out finishing run.")
+
+
+def test_what_fails_is_said_once_and_not_tried_again(tmp_path, caplog):
+    run = WandbRun(Broken(), tmp_path)
+    for step in range(3):
+        run.log("scalars", {"a": 1.0}, step)
+    assert run.run.calls == 1 and len(caplog.records) == 1
+    assert (
+        "no more scalars of this run (Connection lost)" in caplog.text
+        and "more)" not in caplog.text
+    )
+    run.log("histograms", {"a": 1.0}, 4)
+    assert run.run.calls == 2 and len(caplog.records) == 2, "another kind is tried for itself"
+
+
+def test_a_server_that_lets_one_wait_is_not_waited_for_again(tmp_path, monkeypatch, caplog):
+    clock, done = [0.0], []
+    monkeypatch.setattr(wandb_run, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def slow(seconds):
+        clock[0] += seconds
+        done.append(seconds)
+
+    online, offline = (WandbRun(SimpleNamespace(offline=o), tmp_path) for o in (False, True))
+    for run in (online, offline):
+        for seconds in (1, 30, 30):
+            run.attempt("tables of samples", lambda seconds=seconds: slow(seconds))
+    assert done == [1, 30, 1, 30, 30], "offline it is this machine that is slow"
+    assert len(caplog.records) == 1 and "wait for 30 s" in caplog.text
+
+
+def test_an_end_that_times_out_says_what_is_missing_and_how_to_send_it(tmp_path, caplog, capsys):
+    (tmp_path / "wandb" / "run-20260131_120000-abc").mkdir(parents=True)
+    WandbRun(Broken(), tmp_path).finish()
+    assert "did not get all of this run (Timed out finishing run.)" in caplog.text
+    printed = capsys.readouterr().out
+    assert f"wandb sync --include-online {tmp_path}/wandb/run-2026" in printed
+
+
+def test_an_end_says_where_the_run_is_and_whether_it_failed(tmp_path, capsys):
+    codes = []
+    run = SimpleNamespace(
+        offline=False,
+        url="https://example/me/p/abc",
+        finish=lambda exit_code: codes.append(exit_code),
+    )
+    for failed in (False, True):
+        WandbRun(run, tmp_path).finish(failed=failed)
+    assert codes == [0, 1] and capsys.readouterr().out.count("W&B: https://example/me/p/abc\n") == 2
+
+
+def test_copies_that_wait_to_be_sent_lie_in_the_runs_folder(tmp_path, monkeypatch):
+    seen = []
+    run = WandbRun(SimpleNamespace(offline=True), tmp_path)
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    run.attempt("figures", lambda: seen.append(os.environ["WANDB_DATA_DIR"]))
+    assert "WANDB_DATA_DIR" not in os.environ, "the next run has a folder of its own"
+    monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")
+    run.attempt("figures", lambda: seen.append(os.environ["WANDB_DATA_DIR"]))
+    assert seen == [str(tmp_path / "wandb"), "elsewhere"]
+
+
+def test_the_step_stands_beside_what_is_logged(tmp_path):
+    logged = []
+    run = WandbRun(SimpleNamespace(offline=True, log=logged.append), tmp_path)
+    run.log("scalars", {"train/loss": 1.0}, 5)
+    run.log("scalars", {"train/loss": 2.0}, None)
+    assert logged == [{"train/loss": 1.0, STEP: 5}, {"train/loss": 2.0}]
