@@ -223,11 +223,11 @@ def _train_and_evaluate(
     from gfn_runner.phases import explained
     from gfn_runner.rounds import train
 
+    experiment = build(config, folder)
     trains = config.baseline is None or config.baseline.lightning_module is not None
     metrics: dict[str, float] = {}
     failed = True
     try:
-        experiment = build(config, folder)
         if trains:
             metrics = train(config, experiment, folder, checkpoint)
             if is_first():
