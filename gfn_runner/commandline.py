@@ -32,7 +32,7 @@ from rapidfuzz import process
 from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.sources import Sources
-from gfn_runner.sweeps.check import launcher_problems
+from gfn_runner.sweeps.check import launcher_problems, sweeper_problems
 from gfn_runner.sweeps.record import RECORD, Sweep
 
 _HERE = Path(__file__).resolve().parent
@@ -105,8 +105,7 @@ def checked(argv: Sequence[str]) -> Checked | None:
         lines, problems = _lenient(overrides, extra)
         hydra = _compose([*_without_sweeps(lines), *extra]).hydra
         multirun = arguments.multirun or hydra.mode == RunMode.MULTIRUN
-        if not multirun:
-            problems += _launcher_for_one(overrides)
+        problems += _for_one_run(overrides) if not multirun else sweeper_problems(hydra.sweeper._target_)
         jobs = _job_lines(lines, hydra.sweeper) if multirun else [lines]
         configs = _check_jobs(jobs, extra, problems, launched=multirun)
     named = "hydra.sweep.dir" if multirun else "hydra.run.dir"
@@ -295,9 +294,9 @@ def _has_key(config: DictConfig, key: str) -> bool:
         if not isinstance(node, DictConfig) or name not in node:
             return False
         node = node[name]
-    # Launchers' options are checked as ours are; the rest of Hydra's section is Hydra's to judge.
-    other = key.startswith("hydra.") and not key.startswith("hydra.launcher.")
-    return other or (isinstance(node, DictConfig) and last in node)
+    if key.startswith("hydra.launcher."):
+        return False  # its options are checked as ours are
+    return key.startswith("hydra.") or (isinstance(node, DictConfig) and last in node)
 
 
 def _compose(lines: Sequence[str]) -> DictConfig:
@@ -314,7 +313,7 @@ def _without_sweeps(lines: Sequence[str]) -> list[str]:
     return [str(o.input_line) for o in parsed if not o.is_sweep_override()]
 
 
-def _launcher_for_one(overrides: Sequence[Override]) -> Iterator[Problem]:
+def _for_one_run(overrides: Sequence[Override]) -> Iterator[Problem]:
     for override in overrides:
         if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
             yield Problem(

@@ -122,7 +122,7 @@ def launch(
     ]
     _current[:] = [sweep]
     sweep.write()
-    _say(planned, waiting)
+    _say(sweep, planned, waiting)
     if waiting:
         options: Any = OmegaConf.to_container(waiting[0].composed.hydra.launcher, resolve=True)
         settings = launcher_settings(options)
@@ -181,12 +181,12 @@ def _unfinished(planned: Sequence[Planned]) -> list[Planned]:
     return waiting
 
 
-def _say(planned: Sequence[Planned], waiting: Sequence[Planned]) -> None:
+def _say(sweep: Sweep, planned: Sequence[Planned], waiting: Sequence[Planned]) -> None:
     finished = len(planned) - len(waiting)
     before = f", {finished} have finished before" if finished else ""
     print(f"{len(waiting)} runs to do{before}", flush=True)
     for plan in waiting:
-        print(f"  #{plan.job.number}  {' '.join(plan.job.overrides)}", flush=True)
+        print(f"  #{plan.job.number}  {' '.join(plan.job.beside(sweep.common))}", flush=True)
 
 
 def _announce(plan: Planned) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -53,7 +54,10 @@ def launcher_problems(given: Mapping[str, Any], processes: Processes) -> Iterato
     try:
         options = launcher_settings(given)
     except UserError as error:
-        yield from error.problems
+        for problem in error.problems:
+            # Of a launcher without options the names of others' help more.
+            allowed = problem.allowed or "none with hydra/launcher=here; local, slurm, slurm_gpu have some"
+            yield replace(problem, allowed=allowed)
         return
     if options is None:
         return
@@ -62,6 +66,19 @@ def launcher_problems(given: Mapping[str, Any], processes: Processes) -> Iterato
         yield from _missing()
     if isinstance(options, SlurmSettings):
         yield from _cluster_problems(options)
+
+
+def sweeper_problems(target: str) -> Iterator[Problem]:
+    """What keeps a sweeper, named by its class, from working here."""
+    if target != f"{PLUGINS}.SearchSweeper":
+        return
+    if find_spec("optuna") is None or find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+        yield Problem(
+            "hydra/sweeper",
+            "the packages for a search are missing",
+            "hydra/sweeper=basic, or with the extra packages: search",
+            "pip install 'gfn-runner[search]'",
+        )
 
 
 def _missing() -> Iterator[Problem]:

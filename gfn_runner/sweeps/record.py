@@ -53,6 +53,10 @@ class Job:
     def ended(self) -> bool:
         return self.state in _ENDED
 
+    def beside(self, common: Sequence[str]) -> list[str]:
+        """Overrides other than those."""
+        return [line for line in self.overrides if line not in common]
+
 
 @dataclass
 class Sweep:
@@ -124,6 +128,15 @@ class Sweep:
         self.jobs = sorted((known | planned).values(), key=lambda job: job.number)
         self.write()
         return list(planned.values())
+
+    @property
+    def common(self) -> list[str]:
+        """Overrides that all jobs share; none of a single job."""
+        if len(self.jobs) < 2:
+            return []
+        return [
+            line for line in self.jobs[0].overrides if all(line in job.overrides for job in self.jobs)
+        ]
 
     @property
     def failures(self) -> list[Job]:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
 from gfn_runner.ranks import Processes
 
 _KEY = "hydra.launcher"
-Minutes = Annotated[int, Field(ge=1)]
+
+
+def _minutes(given: Any) -> Any:
+    if isinstance(given, str) and not given.strip().isdigit():
+        raise ValueError("whole minutes, e.g. 90")
+    return given
+
+
+Minutes = Annotated[int, Field(ge=1), BeforeValidator(_minutes)]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -19,7 +19,7 @@ _LONGEST_REASON = 300
 
 def show_sweep(sweep: Sweep) -> None:
     """Print the table and leave it in the sweep's folder as ``sweep.md``."""
-    common = _common(sweep.jobs)
+    common = sweep.common
     title = f"sweep {' '.join(common)}".rstrip()
     well = sum(job.state == "ok" for job in sweep.jobs)
     summary = f"{well} of {len(sweep.jobs)} runs are ok"
@@ -59,23 +59,12 @@ def _table(jobs: Sequence[Job], common: Sequence[str]) -> Table:
         style = _STYLES.get(job.state, "red")
         table.add_row(
             str(job.number),
-            escape("\n".join(_own(job, common))),
+            escape("\n".join(job.beside(common))),
             f"[{style}]{job.state}[/]",
             *_numbers(job, names),
             escape(job.folder),
         )
     return table
-
-
-def _common(jobs: Sequence[Job]) -> list[str]:
-    """Overrides that all jobs share."""
-    if len(jobs) < 2:
-        return []
-    return [line for line in jobs[0].overrides if all(line in job.overrides for job in jobs)]
-
-
-def _own(job: Job, common: Sequence[str]) -> list[str]:
-    return [line for line in job.overrides if line not in common]
 
 
 def _metric_names(jobs: Sequence[Job]) -> list[str]:
@@ -94,7 +83,7 @@ def _write_markdown(sweep: Sweep, title: str, common: Sequence[str], summary: st
     names = _metric_names(sweep.jobs)
     header = ["#", "overrides", "state", *names, "minutes", "folder", "why"]
     rows = [
-        [str(job.number), " ".join(_own(job, common)), job.state]
+        [str(job.number), " ".join(job.beside(common)), job.state]
         + [*_numbers(job, names), job.folder, job.why[:_LONGEST_REASON]]
         for job in sweep.jobs
     ]
