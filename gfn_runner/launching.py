@@ -79,6 +79,8 @@ class Planned:
         if state == "ok":
             metrics = finished_metrics(self.config, self.folder)
             self.job.metrics = headline_numbers(self.config.task.headline, metrics or {})
+            if value is not None and self.config.optimized_metric is not None:
+                self.job.metrics = {self.config.optimized_metric: value, **self.job.metrics}
 
     def fails(self, why: str) -> None:
         """The run has ended badly; ``why`` counts where its log gives no reason."""
