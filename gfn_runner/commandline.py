@@ -49,8 +49,8 @@ class Checked:
 
     Attributes:
         argv: what Hydra gets.
-        jobs: the config of each job; of a search, or if there are very many, of enough jobs that every value
-            is among them.
+        jobs: the config of each job; of a search, or if there are very many, of so many that every
+            value is among them.
         parent: folder in which the run's (or the sweep's) own is to be made; ``None`` if the command
             line names the folder itself.
         multirun: whether it is a sweep.
@@ -105,7 +105,9 @@ def checked(argv: Sequence[str]) -> Checked | None:
         lines, problems = _lenient(overrides, extra)
         hydra = _compose([*_without_sweeps(lines), *extra]).hydra
         multirun = arguments.multirun or hydra.mode == RunMode.MULTIRUN
-        problems += _for_one_run(overrides) if not multirun else sweeper_problems(hydra.sweeper._target_)
+        problems += (
+            _for_one_run(overrides) if not multirun else sweeper_problems(hydra.sweeper._target_)
+        )
         jobs = _job_lines(lines, hydra.sweeper) if multirun else [lines]
         configs = _check_jobs(jobs, extra, problems, launched=multirun)
     named = "hydra.sweep.dir" if multirun else "hydra.run.dir"
@@ -325,7 +327,7 @@ def _for_one_run(overrides: Sequence[Override]) -> Iterator[Problem]:
 
 
 def _job_lines(lines: Sequence[str], sweeper: DictConfig) -> list[list[str]]:
-    """The overrides of the jobs to be checked: of all, or of so many that each value is in one of them."""
+    """Overrides of the jobs to be checked: of all, or of so many that each value is in one of them."""
     # Values that a config of the group sweep gives; the command line wins.
     given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     values: dict[str, list[str]] = {}
@@ -350,7 +352,7 @@ def _values(override: Override, searches: bool) -> list[str]:
     if not searches:
         raise UserError.one(
             str(override.key_or_group),
-            f"given {override.input_line!r}: a sweep runs through values, and an interval has no end of them",
+            f"given {override.input_line!r}: a sweep runs through values, an interval has no end of them",
             "values with commas between them, or hydra/sweeper=search",
         )
     interval: Any = override.value()

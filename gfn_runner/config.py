@@ -66,9 +66,9 @@ class RunConfig:
         objective: weights on pairs of φ.
         baseline: what is done in place of GFlowNet training; ``None`` for that.
         lm, sampling, optim, em, trainer, logger, callbacks: see their classes.
-        optimized_metric: what a run returns to a search: a metric's name, with a row or group in front or
-            without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets; ``None``:
-            the task's first headline metric.
+        optimized_metric: what a run returns to a search: a metric's name, with a row or group in front
+            or without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets;
+            ``None``: the task's first headline metric.
         seed: of everything random.
         output: folder of all runs.
         resume: folder of the run to go on with; ``auto`` for the one in the run's own folder, if there is

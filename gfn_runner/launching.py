@@ -33,14 +33,16 @@ from gfn_runner.sweeps.record import Job, State, Sweep, log_length, reason
 from gfn_runner.sweeps.settings import LocalSettings, SlurmSettings
 
 logger = logging.getLogger(__name__)
-_GRACE = 15  # seconds in which the result of a job that has ended may still come over a slow file system
+_GRACE = (
+    15  # seconds in which the result of a job that has ended may still come over a slow file system
+)
 _PATIENCE = 300  # seconds in which runs that are told to end may finish their step and save
 _SIDE = ("hydra.sweep.dir=", "hydra.mode=", "resume=")
 _current: list[Sweep] = []
 
 
 class Refused(SystemExit):
-    """Nothing of the sweep is started: a mistake has come to light that the command line does not show."""
+    """Nothing of the sweep is started: a mistake shows that the command line alone does not tell."""
 
     def __init__(self, error: UserError):
         super().__init__(2)
@@ -135,7 +137,9 @@ def launch(
         else:
             _here(launcher, sweep, waiting)
     return [
-        JobReturn(overrides=plan.overrides, status=JobStatus.COMPLETED, _return_value=plan.job.value)
+        JobReturn(
+            overrides=plan.overrides, status=JobStatus.COMPLETED, _return_value=plan.job.value
+        )
         for plan in planned
     ]
 
@@ -266,7 +270,9 @@ def _on_this_machine(
                     if job.task(0).paths.result_pickle.exists():
                         _takes_result(plan, job)
                     else:
-                        plan.fails(f"its process has ended without a result; see {job.paths.stdout}")
+                        plan.fails(
+                            f"its process has ended without a result; see {job.paths.stdout}"
+                        )
                     sweep.write()
                     _announce(plan)
     except BaseException:

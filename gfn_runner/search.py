@@ -20,14 +20,14 @@ _PATIENCE = 3  # batches without a single value, after which a search has no sen
 def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
     """Run trials until there are ``n_trials``, those of an interrupted search included.
 
-    A trial's number is its run's number in the sweep. What was interrupted is taken up first, in the folder
-    and with the values that it had.
+    A trial's number is its run's number in the sweep. What was interrupted is taken up first, in the
+    folder and with the values that it had.
 
     Args:
         sweeper: hydra-optuna-sweeper's, set up by Hydra.
         arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
-        seed: of the sampler; together with the number of trials before, so that a search that goes on does
-            not draw the same values again. ``None``: another one each time.
+        seed: of the sampler; together with the number of trials before, so that a search that goes on
+            does not draw the same values again. ``None``: another one each time.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(str(sweeper.sweep_dir)).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The numbers that stand for a run among others: headline metrics, and the one that a search optimises."""
+"""The numbers that stand for a run: headline metrics, and the one that a search optimises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 12
 
 
 def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:
-    """A run's headline metrics, each averaged over evaluation sets; those that were not measured are left out.
+    """A run's headline metrics, averaged over evaluation sets; what was not measured is left out.
 
     Args:
         headline: names without row and evaluation set, e.g. ``vote_accuracy``.
@@ -29,8 +29,9 @@ def optimized_value(
     """What a run returns to whoever compares it with others.
 
     Args:
-        optimized_metric: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with a row or
-            group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the first headline metric.
+        optimized_metric: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with
+            a row or group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the first
+            headline metric.
         headline: of the task.
         metrics: flat, as in ``metrics.json``.
 

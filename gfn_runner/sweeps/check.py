@@ -56,7 +56,10 @@ def launcher_problems(given: Mapping[str, Any], processes: Processes) -> Iterato
     except UserError as error:
         for problem in error.problems:
             # Of a launcher without options the names of others' help more.
-            allowed = problem.allowed or "none with hydra/launcher=here; local, slurm, slurm_gpu have some"
+            allowed = (
+                problem.allowed
+                or "none with hydra/launcher=here; local, slurm, slurm_gpu have some"
+            )
             yield replace(problem, allowed=allowed)
         return
     if options is None:
@@ -148,7 +151,9 @@ def _refusals(options: SlurmSettings) -> Iterator[Problem]:
         yield Problem(KEY, f"SLURM refuses a job with {given}: {said}", "what a node of it has")
         return
     value = getattr(options, named)
-    yield Problem(f"{KEY}.{named}", f"given {value!r}, and SLURM refuses it: {said}", "see sinfo -N -l")
+    yield Problem(
+        f"{KEY}.{named}", f"given {value!r}, and SLURM refuses it: {said}", "see sinfo -N -l"
+    )
 
 
 def batch_script(options: SlurmSettings) -> str:

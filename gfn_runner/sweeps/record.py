@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ State = Literal[
     "waiting", "submitted", "running", "ok", "failed", "cancelled", "timed out", "interrupted"
 ]
 _ENDED = ("ok", "failed", "cancelled", "timed out")
+_LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
 _FAILURE = "ERROR gfn_runner.app: the run has failed: "
 
 
@@ -135,7 +138,9 @@ class Sweep:
         if len(self.jobs) < 2:
             return []
         return [
-            line for line in self.jobs[0].overrides if all(line in job.overrides for job in self.jobs)
+            line
+            for line in self.jobs[0].overrides
+            if all(line in job.overrides for job in self.jobs)
         ]
 
     @property
@@ -156,7 +161,8 @@ def _shared(job: Job, other: Job) -> Problem:
 def _another(job: Job, before: Job, folder: Path) -> Problem:
     return Problem(
         "hydra.sweep.dir",
-        f"{folder / job.folder} was made for {' '.join(before.overrides)}, not for {' '.join(job.overrides)}",
+        f"{folder / job.folder} was made for {' '.join(before.overrides)}, "
+        f"not for {' '.join(job.overrides)}",
         "a folder without a sweep, or that of the same sweep",
         f"python -m gfn_runner -m resume={folder} goes on with the one that lies there",
     )
@@ -180,5 +186,8 @@ def reason(folder: Path, since: int = 0) -> str:
     lines = [line for line in last.split("\n") if line.strip()]
     if not found or not lines:
         return ""
-    # Of a traceback the last line says what it was.
-    return lines[-1].strip() if lines[0].startswith("Traceback") else lines[0].strip()
+    if not lines[0].startswith("Traceback"):
+        return lines[0].strip()
+    # Of a traceback the last line says what it was; others may log behind it.
+    own = itertools.takewhile(lambda line: not _LOG_LINE.match(line), lines)
+    return list(own)[-1].strip()

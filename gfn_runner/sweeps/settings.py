@@ -133,7 +133,14 @@ class SlurmSettings:
 
     def for_submitit(self) -> dict[str, Any]:
         """Parameters of submitit's executor, those that say nothing left out."""
-        shared = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "tasks_per_node", "nodes")
+        shared = (
+            "timeout_min",
+            "mem_gb",
+            "cpus_per_task",
+            "gpus_per_node",
+            "tasks_per_node",
+            "nodes",
+        )
         own = (
             "partition", "signal_delay_s", "array_parallelism", "account", "qos", "constraint", "exclude",
             "gres", "comment", "setup", "additional_parameters",
@@ -149,7 +156,9 @@ LauncherSettings = HereSettings | LocalSettings | SlurmSettings
 
 def _too_few(name: str, given: int, processes: Processes) -> Problem:
     allowed = f"at least trainer.devices = {processes.devices}"
-    return Problem(f"{_KEY}.{name}", f"given {given}", allowed, f"{_KEY}.{name}={processes.devices}")
+    return Problem(
+        f"{_KEY}.{name}", f"given {given}", allowed, f"{_KEY}.{name}={processes.devices}"
+    )
 
 
 def _signals(signal_delay_s: int, timeout_min: int) -> Iterator[Problem]:

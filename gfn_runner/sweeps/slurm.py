@@ -1,8 +1,9 @@
-"""What SLURM says: its partitions, the states of jobs, whether it would take a job; submits none itself."""
+"""What SLURM says: its partitions, the states of jobs, whether it would take one; submits nothing."""
 
 from __future__ import annotations
 
 import getpass
+import re
 import shutil
 import subprocess
 import tempfile
@@ -79,7 +80,7 @@ def partitions() -> list[Partition]:
 
 
 def minutes(limit: str) -> float | None:
-    """A time as SLURM writes it (``[days-]hours:minutes:seconds``, ``minutes:seconds``); ``None``: no limit."""
+    """A time as SLURM writes it (``[days-]hours:minutes:seconds``, …); ``None``: no limit."""
     days, dash, clock = limit.strip().rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts):
@@ -101,12 +102,26 @@ def states(job_ids: Sequence[str]) -> dict[str, Seen]:
     found: dict[str, Seen] = {}
     answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r")
     for line in answer.splitlines():
-        job_id, state, reason = (line.strip().split("|", 2) + ["", ""])[:3]
-        found[job_id] = Seen(state, "" if reason == "None" else reason)
+        name, state, reason = [*line.strip().split("|", 2), "", ""][:3]
+        for job_id in _elements(name):
+            found[job_id] = Seen(state, "" if reason == "None" else reason)
     forgotten = [job_id for job_id in job_ids if job_id not in found]
     if forgotten:
         found |= _accounted(forgotten)
     return {job_id: found.get(job_id, Seen(GONE)) for job_id in job_ids}
+
+
+def _elements(name: str) -> list[str]:
+    """Jobs that SLURM names together: ``7_[0-1,4%2]`` are 7_0, 7_1 and 7_4, cancelled before they ran."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(%\d+)?\]", name)
+    if array is None:
+        return [name]
+    ends = [part.partition("-")[::2] for part in array[2].split(",")]
+    return [
+        f"{array[1]}_{number}"
+        for first, last in ends
+        for number in range(int(first), int(last or first) + 1)
+    ]
 
 
 def _accounted(job_ids: Sequence[str]) -> dict[str, Seen]:
@@ -134,7 +149,9 @@ def refusal(script: str) -> str:
     if done.returncode == 0:
         return ""
     lines = [line.removeprefix("sbatch: ").strip() for line in done.stderr.splitlines()]
-    return "; ".join(line.removeprefix("error: ") for line in lines if line and "--help" not in line)
+    return "; ".join(
+        line.removeprefix("error: ") for line in lines if line and "--help" not in line
+    )
 
 
 def _ask(*command: str) -> str:

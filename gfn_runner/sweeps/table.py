@@ -33,7 +33,9 @@ def show_sweep(sweep: Sweep) -> None:
         why = f": {job.why[:_LONGEST_REASON]}" if job.why else ""
         console.print(f"#{job.number} {job.state}{why}", markup=False, soft_wrap=True)
     console.print(summary)
-    queued = [job.job_id for job in sweep.jobs if job.state in ("submitted", "running") and job.job_id]
+    queued = [
+        job.job_id for job in sweep.jobs if job.state in ("submitted", "running") and job.job_id
+    ]
     if queued:
         console.print(
             f"SLURM goes on with them; scancel {' '.join(queued)} ends them", soft_wrap=True
@@ -83,8 +85,14 @@ def _write_markdown(sweep: Sweep, title: str, common: Sequence[str], summary: st
     names = _metric_names(sweep.jobs)
     header = ["#", "overrides", "state", *names, "minutes", "folder", "why"]
     rows = [
-        [str(job.number), " ".join(job.beside(common)), job.state]
-        + [*_numbers(job, names), job.folder, job.why[:_LONGEST_REASON]]
+        [
+            str(job.number),
+            " ".join(job.beside(common)),
+            job.state,
+            *_numbers(job, names),
+            job.folder,
+            job.why[:_LONGEST_REASON],
+        ]
         for job in sweep.jobs
     ]
     lines = [f"# {title}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]

@@ -1,4 +1,4 @@
-"""A SLURM of one node for the tests, and sweeps small enough for it; only where GFN_SLURM_TESTS=1 asks for it."""
+"""A SLURM of one node, and sweeps small enough for it; only where GFN_SLURM_TESTS=1 asks for it."""
 
 from __future__ import annotations
 
