@@ -98,6 +98,8 @@ def _sweep(arguments: list[str]) -> None:
     except Refused as refused:
         show(refused.error.problems)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     finally:
         sweep = opened()
         if sweep is not None:

@@ -32,7 +32,7 @@ from rapidfuzz import process
 from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.sources import Sources
-from gfn_runner.sweeps.check import launcher_problems, sweeper_problems
+from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
 from gfn_runner.sweeps.record import RECORD, Sweep
 
 _HERE = Path(__file__).resolve().parent
@@ -368,7 +368,8 @@ def _check_jobs(
     for lines in jobs:
         try:
             composed = _compose([*lines, *extra])
-            config = check_config(composed, [*lines, *extra])
+            with checked_for(composed.hydra.launcher._target_ if launched else ""):
+                config = check_config(composed, [*lines, *extra])
         except UserError as error:
             problems |= {str(problem): problem for problem in error.problems}
             continue

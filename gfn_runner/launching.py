@@ -28,7 +28,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.headline import headline_numbers, optimized_value
 from gfn_runner.resuming import finished_metrics
 from gfn_runner.sweeps import slurm
-from gfn_runner.sweeps.check import launcher_settings
+from gfn_runner.sweeps.check import checked_for, launcher_settings
 from gfn_runner.sweeps.record import Job, State, Sweep, log_length, reason
 from gfn_runner.sweeps.settings import LocalSettings, SlurmSettings
 
@@ -161,7 +161,8 @@ def _planned(launcher: Any, overrides: list[str], number: int) -> Planned:
         HydraConfig.instance().cfg = before
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed])
     lines = [line for line in overrides if not line.lstrip("+").startswith((*_SIDE, "hydra."))]
-    config = check_config(own, list(composed.hydra.overrides.task))
+    with checked_for(composed.hydra.launcher._target_):
+        config = check_config(own, list(composed.hydra.overrides.task))
     folder = Path(str(composed.hydra.sweep.dir)) / subdir
     return Planned(Job(number, lines, subdir), overrides, composed, config, folder)
 

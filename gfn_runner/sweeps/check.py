@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from gfn_runner.config import validated
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.settings import ELSEWHERE
 from gfn_runner.ranks import Processes
 from gfn_runner.sweeps import slurm
 from gfn_runner.sweeps.settings import HereSettings, LauncherSettings, LocalSettings, SlurmSettings
@@ -47,6 +49,16 @@ def launcher_settings(given: Mapping[str, Any]) -> LauncherSettings | None:
     values = dict(given)
     kind = _KINDS.get(str(values.pop("_target_", "")))
     return None if kind is None else validated(KEY, values, kind)
+
+
+@contextlib.contextmanager
+def checked_for(target: str) -> Iterator[None]:
+    """Within it configs are checked for where the launcher of that class will run them."""
+    before = ELSEWHERE.set(target == f"{PLUGINS}.SlurmLauncher")
+    try:
+        yield
+    finally:
+        ELSEWHERE.reset(before)
 
 
 def launcher_problems(given: Mapping[str, Any], processes: Processes) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.files import write_whole
 
 RECORD = "sweep.json"
+_OF_A_RUN = "config.yaml"  # a folder without it holds none
 State = Literal[
     "waiting", "submitted", "running", "ok", "failed", "cancelled", "timed out", "interrupted"
 ]
@@ -109,6 +110,8 @@ class Sweep:
     def plan(self, jobs: Sequence[Job]) -> list[Job]:
         """Take jobs into the record; one that it has already keeps its id in the cluster.
 
+        A job's folder belongs to its overrides once its run has begun.
+
         Returns:
             The record's own entries, in the order given.
 
@@ -121,7 +124,7 @@ class Sweep:
             before = known.get(job.folder)
             if job.folder in planned:
                 problems.append(_shared(job, planned[job.folder]))
-            elif before is not None and sorted(before.overrides) != sorted(job.overrides):
+            elif before is not None and self._holds_another(before, job):
                 problems.append(_another(job, before, self.folder))
             planned[job.folder] = dataclasses.replace(
                 job, job_id=before.job_id if before is not None else None
@@ -131,6 +134,10 @@ class Sweep:
         self.jobs = sorted((known | planned).values(), key=lambda job: job.number)
         self.write()
         return list(planned.values())
+
+    def _holds_another(self, before: Job, job: Job) -> bool:
+        lies_there = (self.folder / job.folder / _OF_A_RUN).exists()
+        return lies_there and sorted(before.overrides) != sorted(job.overrides)
 
     @property
     def common(self) -> list[str]:

@@ -80,6 +80,20 @@ def test_options_of_a_launcher_are_checked_with_the_rest():
     )
 
 
+def test_devices_of_another_machine_are_not_looked_for_on_this_one(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in ("sbatch", "srun", "squeue", "sinfo"):
+        (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    lines = ("-m", "lm.device=cuda", "seed=0,1")
+    assert len(checked([*lines, "hydra/launcher=slurm_gpu"]).jobs) == 2
+    assert "lm.device" in problems(*lines)
+    assert "lm.device" in problems(*lines, "hydra/launcher=local")
+
+
 def test_a_sweep_is_resumed_by_its_folder(tmp_path):
     sweep = Sweep(tmp_path, ["task=arithmetic", "seed=3,4"])
     sweep.plan([Job(0, ["seed=3"], "0")])

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm_local.sh"
-WAIT = 400  # seconds for anything that has to come
+WAIT = 900  # seconds for anything that has to come
 
 SMALL = [
     "experiment=tiny/smoke",

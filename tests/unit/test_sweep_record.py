@@ -43,6 +43,9 @@ def test_further_jobs_join_those_that_are_known(tmp_path):
 def test_runs_that_would_be_mixed_up_are_refused_all_at_once(tmp_path):
     sweep = Sweep(tmp_path)
     sweep.plan(jobs("seed=0", "seed=1"))
+    for name in "01":
+        (tmp_path / name).mkdir()
+    (tmp_path / "0" / "config.yaml").touch()
     before = (tmp_path / RECORD).read_text()
     wrong = [*jobs("seed=7", "seed=1"), Job(2, ["task=x", "seed=2"], "1")]
     with pytest.raises(UserError) as caught:
@@ -50,6 +53,8 @@ def test_runs_that_would_be_mixed_up_are_refused_all_at_once(tmp_path):
     assert [p.where for p in caught.value.problems] == ["hydra.sweep.dir", "hydra.sweep.subdir"]
     assert "seed=0" in str(caught.value) and "would share the folder 1" in str(caught.value)
     assert (tmp_path / RECORD).read_text() == before
+    # Where no run has begun there is nothing to mix.
+    assert sweep.plan(jobs("seed=0", "seed=8"))[1].overrides == ["task=x", "seed=8"]
 
 
 def test_a_broken_record_is_named(tmp_path):
