@@ -6,7 +6,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install arithmetic smoke test test-gpu check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install arithmetic smoke test test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,6 +35,11 @@ check-pages: install ## reports in a headless Chromium, with screenshots (ARGS='
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'
 	$(RUN) -m pytest -q -m browser
 	$(if $(ARGS),$(RUN) scripts/check_pages.py --out screenshots $(ARGS))
+
+test-slurm: install ## the tests that need a SLURM: sets one up on this machine (Debian, root) and takes it down
+	scripts/slurm_local.sh install
+	GFN_SLURM_TESTS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m slurm tests/slurm $(ARGS); code=$$?; \
+	scripts/slurm_local.sh stop; exit $$code
 
 check: install ## format, lint and types
 	$(RUN) -m ruff format --check .

@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         except UserError as error:
             show(error.problems)
             raise SystemExit(2) from None
-    _start_hydra(arguments)
+    if prepared is not None and prepared.multirun:
+        _sweep(arguments)
+    else:
+        _start_hydra(arguments)
 
 
 def _in_folder(prepared: Checked) -> list[str]:
@@ -83,6 +86,26 @@ def _in_folder(prepared: Checked) -> list[str]:
             with writing_to(Path(folder), named, f"{named}=<another folder>"):
                 Path(folder).mkdir(parents=True, exist_ok=True)
     return prepared.argv
+
+
+def _sweep(arguments: list[str]) -> None:
+    """All runs of a sweep, then the table of them. Exits with 1 if one has not ended well."""
+    from gfn_runner.launching import Refused, opened
+    from gfn_runner.sweeps.table import show_sweep
+
+    try:
+        _start_hydra(arguments)
+    except Refused as refused:
+        show(refused.error.problems)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        sweep = opened()
+        if sweep is not None:
+            show_sweep(sweep)
+    if sweep is not None and sweep.failures:
+        raise SystemExit(1)
 
 
 def _unfinished(prepared: Checked) -> Path | None:
@@ -130,6 +153,7 @@ def _start_hydra(arguments: list[str]) -> None:
 def _job(composed: Any) -> float | None:
     """One job of Hydra's: a run in a folder of its own."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
     hydra_config = HydraConfig.get()
@@ -143,6 +167,9 @@ def _job(composed: Any) -> float | None:
     except UserError as error:
         _leave_reason(folder, str(error))
         show(error.problems, folder)
+        if hydra_config.mode == RunMode.MULTIRUN:
+            # Hydra notes it, and the other runs of the sweep go on.
+            raise RuntimeError(str(error)) from None
         raise SystemExit(2) from None
     except Exception:
         _leave_reason(folder, traceback.format_exc())
@@ -175,8 +202,10 @@ def train_and_evaluate(
         overrides: command-line lines that led to the config; saved for ``resume``.
 
     Returns:
-        The task's first headline metric, averaged over evaluation sets (for sweepers).
+        What ``optimized_metric`` names, averaged over evaluation sets (for sweepers).
     """
+    from gfn_runner.report.headline import optimized_value
+
     refuse_impossible(config.trainer.processes)
     started, start, file = time.time(), None, None
     with contextlib.ExitStack() as stack:
@@ -195,7 +224,8 @@ def train_and_evaluate(
         if start.finished is not None:
             if is_first():
                 print(f"finished before, not run again: {folder}", flush=True)
-            return start.finished.get("run/value")
+            known = {name: value for name, value in start.finished.items() if value is not None}
+            return optimized_value(config.optimized_metric, config.task.headline, known)
         from gfn_runner.callbacks.preemption import usr2_spares
 
         with usr2_spares():
@@ -355,10 +385,9 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
 
     from gfn_runner.loggers import jsonable
     from gfn_runner.report.figures import draw_all
+    from gfn_runner.report.headline import optimized_value
     from gfn_runner.report.table import result_table
 
-    value = _headline_value(config, metrics)
-    metrics = metrics | ({} if value is None else {"run/value": value})
     flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
     write_whole(folder / "metrics.json", json.dumps(flat, indent=2) + "\n")
     draw_all(folder)
@@ -371,21 +400,8 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
         f"{metrics['run/peak_memory_gib']:.2f} GiB of memory at most"
     )
     console.print(f"everything is in {folder}", soft_wrap=True)
-    return value
-
-
-def _headline_value(config: RunConfig, metrics: Mapping[str, float]) -> float | None:
-    """The task's first headline metric, averaged over evaluation sets."""
-    from gfn_runner.report.table import row_labels
-
-    # Without training it is the first row that stands for the run.
-    row = next(iter(row_labels(metrics)), "final")
-    values = [
-        value
-        for name, value in metrics.items()
-        if config.task.headline and name.startswith(f"{row}/{config.task.headline[0]}/")
-    ]
-    return sum(values) / len(values) if values else None
+    # Last: all of the run is there even if nobody has measured what is asked for.
+    return optimized_value(config.optimized_metric, config.task.headline, metrics)
 
 
 def show(problems: Sequence[Problem], folder: Path | None = None) -> None:

@@ -6,6 +6,8 @@ checked together, for every job of a multirun, before Hydra makes a folder or st
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +18,13 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rapidfuzz import process
@@ -30,6 +32,8 @@ from rapidfuzz import process
 from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.sources import Sources
+from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
+from gfn_runner.sweeps.record import RECORD, Sweep
 
 _HERE = Path(__file__).resolve().parent
 # In a checkout conf lies beside the package, in a wheel inside it.
@@ -45,7 +49,8 @@ class Checked:
 
     Attributes:
         argv: what Hydra gets.
-        jobs: the config of each job; of the first ones if there are very many.
+        jobs: the config of each job; of a search, or if there are very many, of so many that every
+            value is among them.
         parent: folder in which the run's (or the sweep's) own is to be made; ``None`` if the command
             line names the folder itself.
         multirun: whether it is a sweep.
@@ -98,16 +103,21 @@ def checked(argv: Sequence[str]) -> Checked | None:
     )
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         lines, problems = _lenient(overrides, extra)
-        jobs = _job_lines(lines) if arguments.multirun else [lines]
-        configs = _check_jobs(jobs[:_MOST_JOBS_CHECKED], extra, problems)
+        hydra = _compose([*_without_sweeps(lines), *extra]).hydra
+        multirun = arguments.multirun or hydra.mode == RunMode.MULTIRUN
+        problems += (
+            _for_one_run(overrides) if not multirun else sweeper_problems(hydra.sweeper._target_)
+        )
+        jobs = _job_lines(lines, hydra.sweeper) if multirun else [lines]
+        configs = _check_jobs(jobs, extra, problems, launched=multirun)
+    named = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     if folder is not None:
-        lines = [*lines, f"hydra.run.dir={_quoted(str(folder))}"]
-    named = "hydra.sweep.dir" if arguments.multirun else "hydra.run.dir"
+        lines = [*lines, f"{named}={_quoted(str(folder))}"]
     parent = None
     if not any(line.lstrip("+").startswith(f"{named}=") for line in lines):
         parent = Path(configs[0].output) / chosen_task(lines)
-        parent = parent / "multirun" if arguments.multirun else parent
-    return Checked([*flags, *lines], configs, parent, arguments.multirun)
+        parent = parent / "multirun" if multirun else parent
+    return Checked([*flags, *lines], configs, parent, multirun)
 
 
 def with_folder(prepared: Checked, folder: Path | None = None) -> list[str]:
@@ -171,7 +181,7 @@ def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override],
     folder = Path(str(given[-1].value())).expanduser()
     saved_file = folder / OVERRIDES_FILE
     if multirun:
-        raise UserError.one(str(key), "given with --multirun", "one run at a time")
+        return _resumed_sweep(overrides, given[-1], folder), folder
     if not saved_file.is_file():
         missing = f"has no {OVERRIDES_FILE}" if folder.is_dir() else "is no folder"
         raise UserError.one(
@@ -183,6 +193,20 @@ def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override],
     saved = _parsed([str(line) for line in saved_lines])
     _same_task(saved, overrides, folder, str(key))
     return [*saved, *overrides], folder if key == "resume" else None
+
+
+def _resumed_sweep(overrides: list[Override], given: Override, folder: Path) -> list[Override]:
+    """The overrides of the sweep in ``folder``, then the new ones."""
+    if given.key_or_group != "resume":
+        raise UserError.one(str(given.key_or_group), "given with --multirun", "one run at a time")
+    sweep = Sweep.read(folder)
+    if not sweep.jobs:
+        raise UserError.one(
+            "resume",
+            f"given {str(folder)!r} with --multirun, and no sweep lies there",
+            f"the folder of a sweep, with its {RECORD}; without --multirun the folder of a run",
+        )
+    return [*_parsed(sweep.overrides), *(o for o in overrides if o is not given)]
 
 
 def _same_task(saved: list[Override], new: list[Override], folder: Path, key: str) -> None:
@@ -272,6 +296,8 @@ def _has_key(config: DictConfig, key: str) -> bool:
         if not isinstance(node, DictConfig) or name not in node:
             return False
         node = node[name]
+    if key.startswith("hydra.launcher."):
+        return False  # its options are checked as ours are
     return key.startswith("hydra.") or (isinstance(node, DictConfig) and last in node)
 
 
@@ -284,22 +310,76 @@ def _compose(lines: Sequence[str]) -> DictConfig:
         raise UserError.one("config", reason, "see python -m gfn_runner --help") from error
 
 
-def _job_lines(lines: Sequence[str]) -> list[list[str]]:
+def _without_sweeps(lines: Sequence[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(list(lines))
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]
+    return [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+
+
+def _for_one_run(overrides: Sequence[Override]) -> Iterator[Problem]:
+    for override in overrides:
+        if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
+            yield Problem(
+                str(override.key_or_group),
+                f"given {override.value()!r} for one run, which is made in this process",
+                "a sweep",
+                "-m; it may have a single run too",
+            )
+
+
+def _job_lines(lines: Sequence[str], sweeper: DictConfig) -> list[list[str]]:
+    """Overrides of the jobs to be checked: of all, or of so many that each value is in one of them."""
+    # Values that a config of the group sweep gives; the command line wins.
+    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    values: dict[str, list[str]] = {}
+    searches = not str(sweeper._target_).endswith(".BasicSweeper")
+    for override in OverridesParser.create().parse_overrides([*given, *lines]):
+        key = override.get_key_element()
+        values[key] = [f"{key}={value}" for value in _values(override, searches)]
+    number = math.prod(map(len, values.values()))
+    if not searches and number <= _MOST_JOBS_CHECKED:
+        return [list(job) for job in itertools.product(*values.values())]
+    first = {key: lines[0] for key, lines in values.items()}
+    others = [{**first, key: line} for key, lines in values.items() for line in lines[1:]]
+    return [list(job.values()) for job in (first, *others)]
+
+
+def _values(override: Override, searches: bool) -> list[str]:
+    """What a sweep, or a search, may give a key; of an interval both ends."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if override.is_discrete_sweep():
+        return [str(value) for value in override.sweep_string_iterator()]
+    if not searches:
+        raise UserError.one(
+            str(override.key_or_group),
+            f"given {override.input_line!r}: a sweep runs through values, an interval has no end of them",
+            "values with commas between them, or hydra/sweeper=search",
+        )
+    interval: Any = override.value()
+    return [str(interval.start), str(interval.end)]
 
 
 def _check_jobs(
-    jobs: Sequence[Sequence[str]], extra: list[str], known: Sequence[Problem]
+    jobs: Sequence[Sequence[str]], extra: list[str], known: Sequence[Problem], *, launched: bool
 ) -> list[RunConfig]:
     problems = {str(problem): problem for problem in known}
     configs = []
+    launchers = {}
     for lines in jobs:
         try:
-            configs.append(check_lines([*lines, *extra]))
+            composed = _compose([*lines, *extra])
+            with checked_for(composed.hydra.launcher._target_ if launched else ""):
+                config = check_config(composed, [*lines, *extra])
         except UserError as error:
             problems |= {str(problem): problem for problem in error.problems}
+            continue
+        configs.append(config)
+        launcher: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+        launchers[repr((launcher, config.trainer.processes))] = launcher, config.trainer.processes
+    if launched:
+        for launcher, processes in launchers.values():
+            found = launcher_problems(launcher, processes)
+            problems |= {str(problem): problem for problem in found}
     if problems:
         raise UserError(list(problems.values()))
     return configs

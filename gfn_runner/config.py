@@ -66,6 +66,9 @@ class RunConfig:
         objective: weights on pairs of φ.
         baseline: what is done in place of GFlowNet training; ``None`` for that.
         lm, sampling, optim, em, trainer, logger, callbacks: see their classes.
+        optimized_metric: what a run returns to a search: a metric's name, with a row or group in front
+            or without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets;
+            ``None``: the task's first headline metric.
         seed: of everything random.
         output: folder of all runs.
         resume: folder of the run to go on with; ``auto`` for the one in the run's own folder, if there is
@@ -90,6 +93,7 @@ class RunConfig:
     trainer: TrainerSettings
     logger: LoggerSettings
     callbacks: CallbackSettings
+    optimized_metric: str | None
     seed: int
     output: str
     resume: str | None
@@ -135,6 +139,7 @@ _SECTIONS: dict[str, type] = {
     "callbacks": CallbackSettings,
 }
 _SCALARS: dict[str, Any] = {
+    "optimized_metric": Annotated[str, Field(min_length=1)] | None,
     "seed": Annotated[int, Field(ge=0)],
     "output": str,
     "resume": str | None,
@@ -176,7 +181,7 @@ def check(
         _collect(parts, problems, name, partial(_build, name, config.get(name), base))
     for name, kind in {**_SECTIONS, **_SCALARS}.items():
         if name in config:
-            _collect(parts, problems, name, partial(_validate, name, config[name], kind))
+            _collect(parts, problems, name, partial(validated, name, config[name], kind))
         elif name in _SECTIONS:
             parts[name] = _SECTIONS[name]()
         else:
@@ -225,10 +230,15 @@ def _build(name: str, given: Any, base: type) -> Any:
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise UserError.one(where, f"given {target!r}", f"a subclass of {base.__name__}")
-    return _validate(name, values, kind)
+    return validated(name, values, kind)
 
 
-def _validate(name: str, given: Any, kind: Any) -> Any:
+def validated(name: str, given: Any, kind: Any) -> Any:
+    """A value of the key ``name`` as settings of a kind.
+
+    Raises:
+        UserError: with every unknown key, wrong type and impossible value.
+    """
     if dataclasses.is_dataclass(kind) and not isinstance(given, Mapping):
         raise UserError.one(name, f"given {given!r}", f"keys: {', '.join(_fields(kind))}")
     try:

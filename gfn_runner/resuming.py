@@ -86,6 +86,22 @@ def start_of(config: RunConfig, folder: Path) -> Start:
     return Start(newest)
 
 
+def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
+    """Final metrics of this run if ``folder`` holds it and nothing of it is left to do; changes nothing.
+
+    Raises:
+        UserError: if the folder holds another run.
+    """
+    if not (folder / OVERRIDES_FILE).exists() or not _metrics(folder):
+        return None
+    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+
+    _refuse_other_run(config, folder)
+    if not _is_finished(config, folder, _step_of(newest_checkpoint(folder / "checkpoints"))):
+        return None
+    return {name: value for name, value in _metrics(folder).items() if value is not None}
+
+
 def _step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
 

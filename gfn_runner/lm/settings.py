@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
 # The encoder of texts that needs no model: hashed word counts.
 WORDS = "words"
 ENCODER_KEY = "callbacks.evaluation.encoder"
+# True while a config is checked for another machine, whose devices are not known here.
+ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -67,7 +70,7 @@ class LMSettings:
     def problems(self) -> Iterator[Problem]:
         """What can be known to be impossible before anything is loaded."""
         wants_cuda = self.device == "cuda" or self.quantization == "4bit"
-        has_cuda = wants_cuda and _cuda_is_available()
+        has_cuda = wants_cuda and (ELSEWHERE.get() or _cuda_is_available())
         if self.device == "cuda" and not has_cuda:
             yield Problem(
                 "lm.device", "given 'cuda', but this machine has no CUDA device", "auto, cpu"

@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.objectives import JointBalance, SubTB
 
-N_YAMLS = 86
+N_YAMLS = 96
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 
 

@@ -1,0 +1,69 @@
+"""The numbers that stand for a run: headline metrics, and the one that a search optimises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rapidfuzz import process
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.table import row_labels
+
+_SHOWN = 12
+
+
+def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:
+    """A run's headline metrics, averaged over evaluation sets; what was not measured is left out.
+
+    Args:
+        headline: names without row and evaluation set, e.g. ``vote_accuracy``.
+        metrics: flat, as in ``metrics.json``.
+    """
+    found = {name: _mean(f"{_row(metrics)}/{name}", metrics) for name in headline}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def optimized_value(
+    optimized_metric: str | None, headline: Sequence[str], metrics: Mapping[str, float]
+) -> float | None:
+    """What a run returns to whoever compares it with others.
+
+    Args:
+        optimized_metric: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with
+            a row or group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the first
+            headline metric.
+        headline: of the task.
+        metrics: flat, as in ``metrics.json``.
+
+    Returns:
+        ``None`` if nothing was named and the task has no headline metric.
+
+    Raises:
+        UserError: if the metric that was named is not there.
+    """
+    if optimized_metric is None:
+        return next(iter(headline_numbers(headline[:1], metrics).values()), None)
+    full = optimized_metric if "/" in optimized_metric else f"{_row(metrics)}/{optimized_metric}"
+    value = _mean(full, metrics)
+    if value is None:
+        # Without evaluation sets, which an average leaves out.
+        known = sorted({"/".join(name.split("/")[:2]) for name in metrics})
+        near = [name for name, *_ in process.extract(full, known, limit=_SHOWN)]
+        raise UserError.one(
+            "optimized_metric",
+            f"given {optimized_metric!r}, which this run has not measured",
+            f"a name in metrics.json, e.g. {', '.join(near)}",
+        )
+    return value
+
+
+def _row(metrics: Mapping[str, float]) -> str:
+    # Without training it is the first row that stands for the run.
+    return next(iter(row_labels(metrics)), "final")
+
+
+def _mean(name: str, metrics: Mapping[str, float]) -> float | None:
+    if name in metrics:
+        return metrics[name]
+    values = [value for key, value in metrics.items() if key.startswith(f"{name}/")]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,200 @@
+"""What a sweep consists of and what became of each job: ``sweep.json`` in the sweep's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.files import write_whole
+
+RECORD = "sweep.json"
+_OF_A_RUN = "config.yaml"  # a folder without it holds none
+State = Literal[
+    "waiting", "submitted", "running", "ok", "failed", "cancelled", "timed out", "interrupted"
+]
+_ENDED = ("ok", "failed", "cancelled", "timed out")
+_LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
+_FAILURE = "ERROR gfn_runner.app: the run has failed: "
+
+
+@dataclass
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        number: within the sweep, from 0.
+        overrides: command-line lines, those to Hydra itself left out.
+        folder: of the run, seen from the sweep's.
+        state: ``waiting`` (nobody has it yet), ``submitted`` (in a cluster's queue), ``running``, ``ok``,
+            ``failed``, ``cancelled``, ``timed out``, ``interrupted`` (along with the sweep).
+        why: what speaks for the state; empty for ``ok``.
+        again: false if it had finished before this start of the sweep and was not run again.
+        value: what it returned, as ``optimized_metric`` says.
+        metrics: headline metrics, averaged over evaluation sets.
+        minutes: that its process took in this start of the sweep.
+        job_id: in the cluster.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: str
+    state: State = "waiting"
+    why: str = ""
+    again: bool = True
+    value: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    minutes: float | None = None
+    job_id: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+    def beside(self, common: Sequence[str]) -> list[str]:
+        """Overrides other than those."""
+        return [line for line in self.overrides if line not in common]
+
+
+@dataclass
+class Sweep:
+    """A sweep in its folder.
+
+    Attributes:
+        folder: of the sweep.
+        overrides: command-line lines that led to it; ``resume=<folder>`` begins with them.
+        jobs: in the order of their numbers.
+    """
+
+    folder: Path
+    overrides: list[str] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> Sweep:
+        """The sweep that a folder holds; an empty one if it holds none.
+
+        Raises:
+            UserError: if its record cannot be read.
+        """
+        path = folder / RECORD
+        if not path.is_file():
+            return cls(folder)
+        try:
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
+            jobs = [Job(**job) for job in found["jobs"]]
+            return cls(folder, list(found["overrides"]), jobs)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError.one(
+                str(path),
+                f"cannot be read ({error})",
+                "the file as a sweep has written it",
+                "hydra.sweep.dir=<another folder> begins anew",
+            ) from None
+
+    def write(self) -> None:
+        """Put the record into the sweep's folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "overrides": self.overrides,
+            "jobs": [dataclasses.asdict(job) for job in self.jobs],
+        }
+        write_whole(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+    def plan(self, jobs: Sequence[Job]) -> list[Job]:
+        """Take jobs into the record; one that it has already keeps its id in the cluster.
+
+        A job's folder belongs to its overrides once its run has begun.
+
+        Returns:
+            The record's own entries, in the order given.
+
+        Raises:
+            UserError: with every folder that two jobs share, or that was another job's before.
+        """
+        known = {job.folder: job for job in self.jobs}
+        problems, planned = [], {}
+        for job in jobs:
+            before = known.get(job.folder)
+            if job.folder in planned:
+                problems.append(_shared(job, planned[job.folder]))
+            elif before is not None and self._holds_another(before, job):
+                problems.append(_another(job, before, self.folder))
+            planned[job.folder] = dataclasses.replace(
+                job, job_id=before.job_id if before is not None else None
+            )
+        if problems:
+            raise UserError(problems)
+        self.jobs = sorted((known | planned).values(), key=lambda job: job.number)
+        self.write()
+        return list(planned.values())
+
+    def _holds_another(self, before: Job, job: Job) -> bool:
+        lies_there = (self.folder / job.folder / _OF_A_RUN).exists()
+        return lies_there and sorted(before.overrides) != sorted(job.overrides)
+
+    @property
+    def common(self) -> list[str]:
+        """Overrides that all jobs share; none of a single job."""
+        if len(self.jobs) < 2:
+            return []
+        return [
+            line
+            for line in self.jobs[0].overrides
+            if all(line in job.overrides for job in self.jobs)
+        ]
+
+    @property
+    def failures(self) -> list[Job]:
+        """Jobs that have not ended well."""
+        return [job for job in self.jobs if job.state != "ok"]
+
+
+def _shared(job: Job, other: Job) -> Problem:
+    return Problem(
+        "hydra.sweep.subdir",
+        f"jobs {other.number} ({' '.join(other.overrides)}) and {job.number} ({' '.join(job.overrides)}) "
+        f"would share the folder {job.folder}",
+        "a name for each job, e.g. ${hydra:job.num}",
+    )
+
+
+def _another(job: Job, before: Job, folder: Path) -> Problem:
+    return Problem(
+        "hydra.sweep.dir",
+        f"{folder / job.folder} was made for {' '.join(before.overrides)}, "
+        f"not for {' '.join(job.overrides)}",
+        "a folder without a sweep, or that of the same sweep",
+        f"python -m gfn_runner -m resume={folder} goes on with the one that lies there",
+    )
+
+
+def log_length(folder: Path) -> int:
+    """Bytes of a run's log so far."""
+    log = folder / "run.log"
+    return log.stat().st_size if log.is_file() else 0
+
+
+def reason(folder: Path, since: int = 0) -> str:
+    """Why a run has failed, in one line, as its log says behind the first ``since`` bytes; else empty."""
+    try:
+        with (folder / "run.log").open("rb") as file:
+            file.seek(since)
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    _, found, last = text.rpartition(_FAILURE)
+    lines = [line for line in last.split("\n") if line.strip()]
+    if not found or not lines:
+        return ""
+    if not lines[0].startswith("Traceback"):
+        return lines[0].strip()
+    # Of a traceback the last line says what it was; others may log behind it.
+    own = itertools.takewhile(lambda line: not _LOG_LINE.match(line), lines)
+    return list(own)[-1].strip()

@@ -1,0 +1,171 @@
+"""What SLURM says: its partitions, the states of jobs, whether it would take one; submits nothing."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gfn_runner.sweeps.record import State
+
+_SECONDS = 30  # that a command of SLURM's may take
+# Every other state (PENDING, RUNNING, COMPLETING, REQUEUED, …) is on the way to one of these.
+ENDED: dict[str, State] = {
+    "COMPLETED": "ok",
+    "CANCELLED": "cancelled",
+    "PREEMPTED": "cancelled",
+    "TIMEOUT": "timed out",
+    "DEADLINE": "timed out",
+    "FAILED": "failed",
+    "NODE_FAIL": "failed",
+    "BOOT_FAIL": "failed",
+    "OUT_OF_MEMORY": "failed",
+}
+GONE = "GONE"  # our word for a job that SLURM does not remember
+
+
+class Unreachable(Exception):
+    """SLURM gives no answer; the text says why."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of the cluster.
+
+    Attributes:
+        name: of it.
+        default: whether jobs go there that name none.
+        minutes: longest time of a job; ``None`` without a limit.
+    """
+
+    name: str
+    default: bool
+    minutes: float | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job as SLURM sees it.
+
+    Attributes:
+        state: in SLURM's words, e.g. ``RUNNING``; ``GONE`` for a job that it does not remember.
+        reason: why it waits or has ended; empty if SLURM has none.
+    """
+
+    state: str
+    reason: str = ""
+
+
+def here() -> bool:
+    """Whether this machine has SLURM's commands."""
+    return all(shutil.which(command) for command in ("sbatch", "srun", "squeue", "sinfo"))
+
+
+def partitions() -> list[Partition]:
+    """All partitions that one may see.
+
+    Raises:
+        Unreachable: without an answer.
+    """
+    found = {}
+    for line in _ask("sinfo", "-h", "-o", "%P|%l").splitlines():
+        name, _, limit = line.strip().partition("|")
+        found[name] = Partition(name.removesuffix("*"), name.endswith("*"), minutes(limit))
+    return list(found.values())
+
+
+def minutes(limit: str) -> float | None:
+    """A time as SLURM writes it (``[days-]hours:minutes:seconds``, …); ``None``: no limit."""
+    days, dash, clock = limit.strip().rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in parts):
+        return None
+    if dash:
+        parts += ["0"] * (3 - len(parts))
+    seconds = 0
+    for part in parts if len(parts) > 1 else [*parts, "0"]:
+        seconds = 60 * seconds + int(part)
+    return 1440 * int(days or 0) + seconds / 60
+
+
+def states(job_ids: Sequence[str]) -> dict[str, Seen]:
+    """The state of each job, elements of arrays (``12_3``) too. Needs no accounting.
+
+    Raises:
+        Unreachable: without an answer.
+    """
+    found: dict[str, Seen] = {}
+    answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r")
+    for line in answer.splitlines():
+        name, state, reason = [*line.strip().split("|", 2), "", ""][:3]
+        for job_id in _elements(name):
+            found[job_id] = Seen(state, "" if reason == "None" else reason)
+    forgotten = [job_id for job_id in job_ids if job_id not in found]
+    if forgotten:
+        found |= _accounted(forgotten)
+    return {job_id: found.get(job_id, Seen(GONE)) for job_id in job_ids}
+
+
+def _elements(name: str) -> list[str]:
+    """Jobs that SLURM names together: ``7_[0-1,4%2]`` are 7_0, 7_1 and 7_4, cancelled before they ran."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(%\d+)?\]", name)
+    if array is None:
+        return [name]
+    ends = [part.partition("-")[::2] for part in array[2].split(",")]
+    return [
+        f"{array[1]}_{number}"
+        for first, last in ends
+        for number in range(int(first), int(last or first) + 1)
+    ]
+
+
+def _accounted(job_ids: Sequence[str]) -> dict[str, Seen]:
+    """States out of SLURM's accounting, where there is one."""
+    command = ("sacct", "-n", "-X", "-P", "-j", ",".join(job_ids), "-o", "JobID,State")
+    try:
+        lines = _ask(*command).splitlines()
+    except Unreachable:
+        return {}
+    # "CANCELLED by 1000" and the like.
+    pairs = (line.strip().partition("|")[::2] for line in lines)
+    return {job_id: Seen(state.split(" ")[0].rstrip("+")) for job_id, state in pairs if state}
+
+
+def refusal(script: str) -> str:
+    """What SLURM says against a batch script; empty if it would take it. Nothing is submitted.
+
+    Raises:
+        Unreachable: without an answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.sh"
+        path.write_text(script, encoding="utf-8")
+        done = _run("sbatch", "--test-only", str(path))
+    if done.returncode == 0:
+        return ""
+    lines = [line.removeprefix("sbatch: ").strip() for line in done.stderr.splitlines()]
+    return "; ".join(
+        line.removeprefix("error: ") for line in lines if line and "--help" not in line
+    )
+
+
+def _ask(*command: str) -> str:
+    done = _run(*command)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise Unreachable(f"{command[0]}: {said[-1] if said else f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    except FileNotFoundError:
+        raise Unreachable(f"{command[0]} is not on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{command[0]} gives no answer within {_SECONDS} seconds") from None

@@ -1,0 +1,102 @@
+"""Sweeps without a cluster: in this process and in several; a failure, an interruption, a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from gfn_runner.commandline import CONF
+from gfn_runner.lm.settings import EMBEDDED_FOLDER
+
+from .conftest import SMALL
+
+
+def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gfn_runner", "-m", *lines],
+        cwd=CONF.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def swept(folder: Path, *lines: str) -> tuple[int, str]:
+    process = start(folder, *lines)
+    said, _ = process.communicate(timeout=600)
+    return process.returncode, said
+
+
+def states(folder: Path) -> list[str]:
+    return [job["state"] for job in json.loads((folder / "sweep.json").read_text())["jobs"]]
+
+
+def steps(folder: Path) -> list[int]:
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return [record["step"] for record in records if "train/loss" in record]
+
+
+def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
+    model, folder = tmp_path / "model", tmp_path / "sweep"
+    shutil.copytree(EMBEDDED_FOLDER, model)
+    weights = (model / "model.safetensors").rename(tmp_path / "weights")
+    lines = [
+        *SMALL,
+        "trainer.max_steps=2",
+        "optimized_metric=log_reward",
+        f"hydra.sweep.dir={folder}",
+    ]
+    code, said = swept(folder, *lines, f"lm.name={model},embedded")
+    assert code == 1 and states(folder) == ["failed", "ok"], said
+    assert "#0 failed: lm.name: cannot load" in said and "1 of 2 runs are ok" in said
+    assert "nothing was started" not in said
+    written = (folder / "1" / "metrics.json").stat().st_mtime_ns
+
+    weights.rename(model / "model.safetensors")
+    code, said = swept(folder, f"resume={folder}")
+    assert code == 0 and states(folder) == ["ok", "ok"], said
+    assert "1 runs to do, 1 have finished before" in said
+    assert (folder / "1" / "metrics.json").stat().st_mtime_ns == written
+    first, second = json.loads((folder / "sweep.json").read_text())["jobs"]
+    assert first["value"] == second["value"] < 0, "the same model; one number was read back"
+    assert first["metrics"]["log_reward"] == first["value"]
+    assert (first["again"], second["again"]) == (True, False)
+
+
+def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
+    folder = tmp_path / "sweep"
+    lines = [
+        *SMALL,
+        "trainer.max_steps=100",
+        "callbacks.evaluation.every=0",
+        "hydra/launcher=local",
+    ]
+    process = start(folder, *lines, "seed=0,1", f"hydra.sweep.dir={folder}")
+    until = time.monotonic() + 300
+    while not all(steps(folder / name) for name in "01"):
+        assert time.monotonic() < until and process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0 and states(folder) == ["interrupted", "interrupted"], said
+    before = [steps(folder / name) for name in "01"]
+    assert all(len(made) < 100 for made in before)
+    saved = [list((folder / name / "checkpoints").glob("*.ckpt")) for name in "01"]
+    assert all(saved), "nothing is lost"
+
+    code, said = swept(folder, f"resume={folder}")
+    assert code == 0 and states(folder) == ["ok", "ok"], said
+    for name, made in zip("01", before, strict=True):
+        assert steps(folder / name) == list(range(1, 101))
+        assert "goes on from" in (folder / name / "run.log").read_text()
+        assert made == list(range(1, len(made) + 1))

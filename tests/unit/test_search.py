@@ -1,0 +1,122 @@
+"""A search that is interrupted goes on: same study, values and numbers; the runs are a stand-in."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.headline import headline_numbers, optimized_value
+
+optuna = pytest.importorskip("optuna")
+
+SPACE = ["x=interval(0.0, 1.0)", "kind=choice(a,b)", "seed=3"]
+
+
+class Launcher:
+    """Values of x; stops in the middle of a batch where it is told to."""
+
+    def __init__(self, stop_at: int | None = None, fails: bool = False):
+        self.stop_at, self.fails = stop_at, fails
+        self.done: dict[int, list[str]] = {}
+
+    def launch(self, job_overrides, initial_job_idx):
+        returns = []
+        for number, lines in enumerate(job_overrides, initial_job_idx):
+            if number == self.stop_at:
+                raise KeyboardInterrupt
+            self.done[number] = sorted(lines)
+            value = float(dict(line.split("=") for line in lines)["x"])
+            value = None if self.fails else value
+            returns.append(JobReturn(status=JobStatus.COMPLETED, _return_value=value))
+        return returns
+
+
+def searched(folder, launcher, n_trials, seed=0):
+    from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+
+    from gfn_runner.search import search
+
+    sweeper = OptunaSweeperImpl(
+        sampler=partial(optuna.samplers.TPESampler, n_startup_trials=2),
+        direction="maximize",
+        storage=f"sqlite:///{folder}/search.db",
+        study_name="s",
+        n_trials=n_trials,
+        n_jobs=2,
+        max_failure_rate=1.0,
+        search_space=None,
+        custom_search_space=None,
+        params=None,
+    )
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    sweeper.sweep_dir, sweeper.launcher, sweeper.hydra_context = str(folder), launcher, object()
+    search(sweeper, SPACE, seed)
+    return optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/search.db")
+
+
+def test_an_interrupted_search_takes_up_its_trials_and_makes_no_more_than_asked_for(tmp_path):
+    first = Launcher(stop_at=3)  # the second batch, of trials 2 and 3: 2 is not told either
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, first, 6)
+    second = Launcher()
+    study = searched(tmp_path, second, 6)
+    assert sorted(second.done) == [2, 3, 4, 5], "by the numbers that they had"
+    assert second.done[2] == first.done[2], "and with the same values"
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+    values = {
+        dict(line.split("=") for line in lines)["x"]
+        for lines in (first.done | second.done).values()
+    }
+    assert len(values) == 6, "the sampler does not draw the same again"
+    found = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    assert found.best_value == max(trial.value for trial in study.trials)
+    third = Launcher()
+    assert len(searched(tmp_path, third, 6).trials) == 6 and not third.done, "there is nothing left"
+    assert len(searched(tmp_path, Launcher(), 7).trials) == 7
+
+
+def test_the_same_seed_searches_the_same(tmp_path):
+    runs = [Launcher(), Launcher(), Launcher()]
+    for number, (launcher, seed) in enumerate(zip(runs, (0, 0, 1), strict=True)):
+        (tmp_path / str(number)).mkdir()
+        searched(tmp_path / str(number), launcher, 4, seed)
+    assert runs[0].done == runs[1].done != runs[2].done
+
+
+def test_a_search_in_which_nothing_works_ends(tmp_path, capsys):
+    launcher = Launcher(fails=True)
+    with pytest.raises(SystemExit):
+        searched(tmp_path, launcher, 20)
+    assert len(launcher.done) == 6 and "none of 3 batches" in capsys.readouterr().err
+
+
+METRICS = {
+    "final/accuracy/3": 0.5,
+    "final/accuracy/4": 1.0,
+    "final/log_reward/3": -2.0,
+    "base_0_shot/accuracy/3": 0.1,
+    "train/loss": 4.0,
+    "run/steps": 3.0,
+}
+
+
+def test_what_a_run_is_worth():
+    headline = ("accuracy", "unmeasured", "log_reward")
+    assert headline_numbers(headline, METRICS) == {"accuracy": 0.75, "log_reward": -2.0}
+    assert optimized_value(None, headline, METRICS) == 0.75
+    assert optimized_value(None, (), METRICS) is None
+    assert optimized_value("log_reward", headline, METRICS) == -2
+    assert optimized_value("base_0_shot/accuracy", headline, METRICS) == 0.1
+    assert optimized_value("train/loss", headline, METRICS) == 4
+    assert optimized_value("final/accuracy/4", headline, METRICS) == 1
+    with pytest.raises(UserError) as caught:
+        optimized_value("acuracy", headline, METRICS)
+    assert "final/accuracy" in str(caught.value)
+
+
+def test_a_run_without_training_is_worth_its_first_row():
+    assert optimized_value("accuracy", (), {"base_3_shot/accuracy/3": 0.2, "run/steps": 0.0}) == 0.2

@@ -1,0 +1,147 @@
+"""What SLURM's commands answer, and what is made of it; the commands are scripts of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from gfn_runner.ranks import Processes
+from gfn_runner.sweeps import check, slurm
+from gfn_runner.sweeps.settings import LocalSettings, SlurmSettings
+
+FOLDER = "/nowhere/%j"
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Puts scripts in front of all commands: ``commands(squeue="echo x")``."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def put(**scripts: str) -> None:
+        for name, script in scripts.items():
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+
+    put(**{name: "exit 1" for name in ("sbatch", "srun", "squeue", "sinfo", "sacct")})
+    return put
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30:00", 30), ("1:00:00", 60), ("2-00:00:00", 2880), ("1-12", 2160), ("45", 45),
+        ("0:30", 0.5), ("infinite", None), ("n/a", None),
+    ],
+)  # fmt: skip
+def test_times(text, expected):
+    assert slurm.minutes(text) == expected
+
+
+def test_states_of_jobs_and_of_elements_of_arrays(commands):
+    commands(
+        squeue="printf '7_0|RUNNING|None\\n7_1|PENDING|Resources\\n8|FAILED|NonZeroExitCode\\n"
+        "7_[2-3,5%4]|CANCELLED|None\\n'",
+        sacct="printf '5|CANCELLED by 0\\n'",
+    )
+    cancelled = {f"7_{n}": slurm.Seen("CANCELLED") for n in (2, 3, 5)}
+    assert slurm.states(["7_0", "7_1", "7_2", "7_3", "7_5", "8", "5", "6"]) == {
+        **cancelled,
+        "7_0": slurm.Seen("RUNNING"),
+        "7_1": slurm.Seen("PENDING", "Resources"),
+        "8": slurm.Seen("FAILED", "NonZeroExitCode"),
+        "5": slurm.Seen("CANCELLED"),  # forgotten by squeue, known to the accounting
+        "6": slurm.Seen(slurm.GONE),
+    }
+
+
+def test_without_accounting_a_forgotten_job_is_gone(commands):
+    commands(squeue="true", sacct="echo 'accounting is disabled' >&2; exit 1")
+    assert slurm.states(["5"]) == {"5": slurm.Seen(slurm.GONE)}
+
+
+def test_no_answer_is_not_taken_for_one(commands):
+    commands(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(slurm.Unreachable, match="Unable to contact"):
+        slurm.states(["5"])
+
+
+def test_partitions(commands):
+    commands(sinfo="printf 'gpu*|1-00:00:00\\nlong|infinite\\n'")
+    assert slurm.partitions() == [
+        slurm.Partition("gpu", True, 1440),
+        slurm.Partition("long", False, None),
+    ]
+
+
+def problems(**options):
+    given = {"_target_": f"{check.PLUGINS}.SlurmLauncher", "submitit_folder": FOLDER, **options}
+    found = check.launcher_problems(given, Processes())
+    return {problem.where: problem for problem in found}
+
+
+def test_what_slurm_refuses_is_told_of_the_option_that_it_speaks_of(commands):
+    commands(
+        sinfo="printf 'gpu*|1:00:00\\n'", sbatch="echo 'sbatch: error: Invalid qos x' >&2; exit 1"
+    )
+    found = problems(qos="x", timeout_min=60)
+    assert (
+        "'x'" in found["hydra.launcher.qos"].what
+        and "Invalid qos" in found["hydra.launcher.qos"].what
+    )
+    commands(sbatch="echo 'allocation failure: odd' >&2; exit 1")
+    (where,) = found = problems(timeout_min=60)
+    assert (
+        where == "hydra.launcher" and "mem_gb=8" in found[where].what and "odd" in found[where].what
+    )
+    commands(sbatch='grep -q -- "--partition=gpu" "$2" && grep -q -- "--time=60" "$2"')
+    assert problems(partition="gpu", timeout_min=60) == {}
+
+
+def test_a_time_that_the_partition_never_gives_is_refused(commands):
+    commands(sinfo="printf 'gpu*|1:00:00\\nlong|infinite\\n'", sbatch="true")
+    assert problems(timeout_min=61)["hydra.launcher.timeout_min"].allowed == "at most 60"
+    assert problems(timeout_min=60) == problems(timeout_min=61, partition="gpu,long") == {}
+    assert "gpu, long" in problems(partition="cpu")["hydra.launcher.partition"].allowed
+
+
+def test_a_cluster_that_is_down_and_none_at_all(commands, tmp_path, monkeypatch):
+    commands(sinfo="echo 'no controller' >&2; exit 1")
+    assert "no controller" in problems()["hydra/launcher"].what
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert "not on this machine" in problems()["hydra/launcher"].what
+
+
+def test_packages_that_are_missing_are_named(commands, monkeypatch):
+    commands(sinfo="printf 'gpu*|infinite\\n'", sbatch="true")
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    assert "gfn-runner[slurm]" in problems()["hydra/launcher"].fix
+    (problem,) = check.sweeper_problems(f"{check.PLUGINS}.SearchSweeper")
+    assert "gfn-runner[search]" in problem.fix
+    assert not list(
+        check.sweeper_problems("hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "where"),
+    [
+        ({"tasks_per_node": 2}, Processes(), "tasks_per_node"),
+        ({}, Processes(2), "tasks_per_node"),
+        ({"tasks_per_node": 2}, Processes(2, 2), "nodes"),
+        ({"tasks_per_node": 2, "gpus_per_node": 1}, Processes(2), "gpus_per_node"),
+        ({"timeout_min": 2, "signal_delay_s": 120}, Processes(), "signal_delay_s"),
+    ],
+)
+def test_options_that_do_not_fit_the_run(options, processes, where):
+    found = list(SlurmSettings(FOLDER, **options).problems(processes))
+    assert [problem.where for problem in found] == [f"hydra.launcher.{where}"]
+
+
+def test_options_that_do_not_fit_this_machine():
+    import torch
+
+    found = torch.cuda.device_count()
+    options = LocalSettings(FOLDER, at_once=found + 1, gpus_per_job=1)
+    assert [p.where for p in options.problems(Processes())] == ["hydra.launcher.gpus_per_job"]
+    assert [p.where for p in LocalSettings(FOLDER).problems(Processes(1, 2))] == ["trainer.nodes"]
+    assert not list(LocalSettings(FOLDER).problems(Processes(2)))
