@@ -5,8 +5,8 @@
     python scripts/paper.py --tables arithmetic --report-only
 
 A method's seeds are one Hydra multirun, in outputs/paper/<table>/<method>/seed<n>. What is finished there
-under the same overrides is not run again; what was interrupted goes on from its checkpoint. A run that
-fails is named in the report, with the end of its log, and the others go on.
+under the same overrides is not run again; what was interrupted goes on from its checkpoint, and what has
+failed is tried again. A run that fails is named in the report, with the end of its log; the others go on.
 """
 
 from __future__ import annotations
@@ -144,26 +144,18 @@ def make(name: str, arguments: argparse.Namespace) -> None:
 
 
 def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.Namespace) -> None:
-    """Bring all seeds of a method to their end, or to a failure that is on record."""
-    folder = (arguments.folder / name / method).resolve()
+    """Bring all seeds of a method to their end, or to a failure that is on record.
+
+    They are one sweep, which goes on where it was: what has finished is not run again.
+    """
+    folder = arguments.folder / name / method
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = []
-    for seed in seeds:
-        state = prepared(folder / f"seed{seed}", overrides(name, method, seed, arguments))
-        if state == "interrupted":
-            attempt(folder, [f"resume={folder}/seed{seed}"], f"{name}, {method}, seed {seed}")
-        elif state == "missing":
-            waiting.append(seed)
-    while waiting:
-        lines = overrides(name, method, waiting[0], arguments)[:-1]
-        lines += [f"seed={','.join(map(str, waiting))}"]
-        places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=seed${seed}"]
-        attempt(folder, ["-m", *lines, *places], f"{name}, {method}, seeds {waiting}")
-        # The first one that has not ended has failed: Hydra stops there. The others are tried without it.
-        failed = [
-            seed for seed in waiting if not (folder / f"seed{seed}" / "metrics.json").is_file()
-        ]
-        waiting = failed[1:]
+    lines = {seed: overrides(name, method, seed, arguments) for seed in seeds}
+    if all(finished(folder / f"seed{seed}", lines[seed]) for seed in seeds):
+        return
+    sweep = [*lines[seeds[0]][:-1], f"seed={','.join(map(str, seeds))}"]
+    places = [f"hydra.sweep.dir={_short(folder)}", "hydra.sweep.subdir=seed${seed}"]
+    attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {list(seeds)}")
 
 
 def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) -> list[str]:
@@ -177,22 +169,17 @@ def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) 
     return [*table.common, *own, f"trainer.threads={threads}", f"seed={seed}"]
 
 
-def prepared(folder: Path, lines: Sequence[str]) -> str:
-    """What is to be done for a run: nothing (finished), go on (interrupted), or begin (missing).
+def finished(folder: Path, lines: Sequence[str]) -> bool:
+    """Whether a run of these overrides has ended in a folder.
 
     What lies in its place and is something else is moved aside, never deleted.
     """
-    finished = (folder / "metrics.json").is_file()
     known = (folder / "overrides.yaml").is_file() and same_run(folder, list(lines))
-    if known and finished:
-        return "finished"
-    if known and any(folder.glob("checkpoints/*.ckpt")):
-        return "interrupted"
-    if folder.exists():
+    if folder.exists() and not known:
         aside = folder.parent / "aside"
         aside.mkdir(exist_ok=True)
         folder.rename(aside / f"{folder.name}-{int(time.time())}")
-    return "missing"
+    return known and (folder / "metrics.json").is_file()
 
 
 def attempt(folder: Path, arguments: Sequence[str], what: str) -> None:

@@ -17,7 +17,7 @@ from gfn_runner.commandline import CONF, check_lines
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import paper
-from paper import TABLES, make, overrides, prepared
+from paper import TABLES, finished, make, overrides
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 
@@ -52,58 +52,47 @@ def test_the_makefile_names_tables_that_exist(target):
     assert set(words[words.index("scripts/paper.py") + 1 :]) <= {"--tables", *TABLES}
 
 
-def leave(folder: Path, lines: list[str], *, finished: bool, checkpoint: bool = False) -> None:
+def leave(folder: Path, lines: list[str], *, ended: bool = True) -> None:
     folder.mkdir(parents=True)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(lines))
-    if finished:
+    if ended:
         (folder / "metrics.json").write_text("{}")
-    if checkpoint:
-        (folder / "checkpoints").mkdir()
-        (folder / "checkpoints" / "step-1.ckpt").touch()
 
 
-def test_what_is_done_is_not_done_again_and_nothing_is_deleted(tmp_path):
+def test_what_is_done_is_known_and_nothing_is_deleted(tmp_path):
     lines = ["task=arithmetic", "seed=0"]
-    leave(tmp_path / "seed0", lines, finished=True)
-    assert prepared(tmp_path / "seed0", lines) == "finished"
-    leave(tmp_path / "seed1", lines, finished=False, checkpoint=True)
-    assert prepared(tmp_path / "seed1", lines) == "interrupted"
-    leave(tmp_path / "seed2", lines, finished=False)
-    assert prepared(tmp_path / "seed2", lines) == "missing"
+    leave(tmp_path / "seed0", lines)
+    assert finished(tmp_path / "seed0", lines)
+    leave(tmp_path / "seed1", lines, ended=False)
+    assert not finished(tmp_path / "seed1", lines) and (tmp_path / "seed1").exists()
+    assert not (tmp_path / "aside").exists()
     # Of other settings: a number of one run may not stand under the command of another.
-    assert prepared(tmp_path / "seed0", ["task=arithmetic", "optim.lr=1", "seed=0"]) == "missing"
-    aside = {path.name.split("-")[0] for path in (tmp_path / "aside").iterdir()}
-    assert aside == {"seed0", "seed2"} and prepared(tmp_path / "seed9", lines) == "missing"
+    assert not finished(tmp_path / "seed0", ["task=arithmetic", "optim.lr=1", "seed=0"])
+    (aside,) = (tmp_path / "aside").iterdir()
+    assert aside.name.startswith("seed0-") and (aside / "metrics.json").exists()
+    assert not finished(tmp_path / "seed9", lines)
 
 
-def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
-    """Seed 1 fails: seed 2, behind it in the same multirun, is tried again; other methods run too."""
+def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, monkeypatch):
     calls = []
 
     def attempt(folder: Path, arguments, what: str) -> None:
         calls.append((folder.name, arguments))
-        seeds = next(line for line in arguments if line.startswith("seed=")).partition("=")[2]
-        for seed in map(int, seeds.split(",")):
-            if (folder.name, seed) == ("prompting", 1):
-                return
+        for seed in (0, 1, 2):
             own = overrides("random_number", folder.name, seed, asked(tmp_path))
-            leave(folder / f"seed{seed}", own, finished=True)
+            fails = (folder.name, seed) == ("prompting", 1)
+            if not (folder / f"seed{seed}").exists():
+                leave(folder / f"seed{seed}", own, ended=not fails)
 
     monkeypatch.setattr(paper, "attempt", attempt)
     make("random_number", asked(tmp_path))
-    of_prompting = [a for name, a in calls if name == "prompting"]
-    assert [next(line for line in a if line.startswith("seed=")) for a in of_prompting] == [
-        "seed=0,1,2",
-        "seed=2",
-    ]
-    assert all(a[0] == "-m" and "hydra.sweep.subdir=seed${seed}" in a for _, a in calls)
-    done = {path.parent.parent.name for path in tmp_path.rglob("metrics.json")}
-    assert done == set(TABLES["random_number"].methods)
+    assert {name for name, _ in calls} == set(TABLES["random_number"].methods)
+    for _, arguments in calls:
+        assert arguments[0] == "-m" and "seed=0,1,2" in arguments
+        assert "hydra.sweep.subdir=seed${seed}" in arguments
     before = len(calls)
     make("random_number", asked(tmp_path))
-    assert [name for name, _ in calls[before:]] == ["prompting"], (
-        "only what is missing is run again"
-    )
+    assert [name for name, _ in calls[before:]] == ["prompting"]
 
 
 def test_what_learns_from_another_run_comes_after_it(tmp_path, monkeypatch):
