@@ -361,7 +361,7 @@ def _still_there(waiting: Sequence[Planned]) -> dict[int, Any]:
     known = {plan.job.job_id: plan for plan in waiting if plan.job.job_id is not None}
     if not known:
         return {}
-    found = {}
+    found: dict[int, Any] = {}
     for job_id, seen in slurm.states(list(known)).items():
         if seen.state in slurm.ENDED or seen.state == slurm.GONE:
             continue

@@ -10,8 +10,19 @@ from gfn_runner.report.methods import Method
 from gfn_runner.report.pages import Block, Code, Heading, Items, Picture, Table, Text
 from gfn_runner.report.runs import Run
 from gfn_runner.report.side_by_side import sample_table
-from gfn_runner.report.summary import Section, cell, commands, header, left_out, origins
+from gfn_runner.report.summary import (
+    Section,
+    cell,
+    commands,
+    counterpart,
+    header,
+    left_out,
+    origins,
+    published_columns,
+    published_header,
+)
 from gfn_runner.report.table import shown_number
+from gfn_runner.tasks.base import ReferenceRow
 
 
 def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
@@ -58,7 +69,7 @@ def section_blocks(
 ) -> list[Block]:
     blocks: list[Block] = [Heading(section.name), results(section)]
     if section.published:
-        blocks.append(Text("† Printed in the paper: another model, on other questions."))
+        blocks.append(Text("† The paper's numbers: of another model, on other questions."))
     blocks += [Heading("How each was run", 3), _origins(section, page)]
     samples = sample_table(section)
     if isinstance(samples, Table):
@@ -81,21 +92,41 @@ def section_blocks(
 
 
 def results(section: Section) -> Table:
-    """One row a method, one column a metric and evaluation set; then the published rows."""
-    columns = section.columns
+    """One row a method, one column a metric and evaluation set; the paper's numbers in a last column.
+
+    Published rows that belong beside no method of the table come below it.
+    """
+    columns, theirs = section.columns, published_columns(section)
+    beside = {m: counterpart(section, m) for m in section.methods}
+    placed = [row for row in beside.values() if row is not None]
     rows = [
-        (m.label, str(len(m.runs)), *(cell(m, column) for column in columns))
-        for m in section.methods
+        (
+            m.label,
+            str(len(m.runs)),
+            *(cell(m, column) for column in columns),
+            *([_published(row, theirs)] if placed else []),
+        )
+        for m, row in beside.items()
     ]
     rows += [
         (
             f"† {row.label}",
             "",
-            *(shown_number(c, row.values[c]) if c in row.values else "" for c in columns),
+            *(_published(row, [c]) if not placed else "" for c in columns),
+            *([_published(row, theirs)] if placed else []),
         )
         for row in section.published
+        if row not in placed
     ]
-    return Table(("method", "seeds", *map(header, columns)), rows)
+    last = [published_header(section)] if placed else []
+    return Table(("method", "seeds", *map(header, columns), *last), rows)
+
+
+def _published(row: ReferenceRow | None, columns: Sequence[str]) -> str:
+    """The paper's numbers in the order of columns; a dash for one that it lacks."""
+    if row is None or not any(c in row.values for c in columns):
+        return ""
+    return " / ".join(shown_number(c, row.values[c]) if c in row.values else "–" for c in columns)
 
 
 def _origins(section: Section, page: Path) -> Table:

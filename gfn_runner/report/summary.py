@@ -89,6 +89,33 @@ def header(column: str) -> str:
     return f"{title} (%)" if is_share(column) else title
 
 
+def counterpart(section: Section, method: Method) -> ReferenceRow | None:
+    """The paper's row that belongs beside a method, if there is one."""
+    key = method.row
+    if method.row == "final":
+        baseline = method.runs[0].config.get("baseline") or {}
+        key = method.runs[0].baseline or "GFlowNet"
+        if baseline.get("samples_of") is not None:
+            return None  # the paper's learns from known strings
+    return next((row for row in section.published if row.beside == key), None)
+
+
+def published_header(section: Section) -> str:
+    """Title of the paper's column: its metrics and evaluation sets, in the order of its numbers."""
+    columns = published_columns(section)
+    metrics = dict.fromkeys(column.partition("/")[0] for column in columns)
+    if len(metrics) > 1:
+        return "the paper's †: " + " / ".join(map(header, columns))
+    unit = " (%)" if is_share(columns[0]) else ""
+    groups = " / ".join(column.partition("/")[2].replace("_", " ") for column in columns)
+    return f"the paper's †: {next(iter(metrics)).replace('_', ' ')}, {groups}{unit}"
+
+
+def published_columns(section: Section) -> list[str]:
+    """Those of the table's columns of which the paper has numbers."""
+    return [c for c in section.columns if any(c in row.values for row in section.published)]
+
+
 def cell(method: Method, column: str) -> str:
     """Mean ± standard error over seeds; says so if some seeds lack the metric."""
     values = method.values(column)
@@ -179,7 +206,7 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
     ]
     notes += _notes(shown, columns)
     published = [
-        ReferenceRow(row.label, {c: row.values[c] for c in columns if c in row.values})
+        replace(row, values={c: row.values[c] for c in columns if c in row.values})
         for row in (task.reference_rows() if task else ())
     ]
     return Section(

@@ -174,5 +174,5 @@ def batch_script(options: SlurmSettings) -> str:
 
     executor = submitit.AutoExecutor(cluster="slurm", folder="/tmp/%j")
     executor.update_parameters(**options.for_submitit())
-    # submitit has no public word for it.
-    return executor._executor._make_submission_file_text("true", "check")
+    inner: Any = executor._executor  # submitit has no public word for what comes next
+    return str(inner._make_submission_file_text("true", "check"))

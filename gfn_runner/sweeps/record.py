@@ -119,7 +119,8 @@ class Sweep:
             UserError: with every folder that two jobs share, or that was another job's before.
         """
         known = {job.folder: job for job in self.jobs}
-        problems, planned = [], {}
+        problems: list[Problem] = []
+        planned: dict[str, Job] = {}
         for job in jobs:
             before = known.get(job.folder)
             if job.folder in planned:

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem
 from gfn_runner.lm.tiny import stories
 from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
 from gfn_runner.tasks.datasets import (
     Files,
     draw_distinct,
@@ -74,6 +74,20 @@ class Infilling(Task):
         "gleu",
     )
     writes_text: ClassVar[bool] = True
+
+    def reference_rows(self) -> Sequence[ReferenceRow]:
+        """Hu et al. 2024, table 2: GPT-2 large, fine-tuned on the stories first."""
+        published = {
+            "base_0_shot": ("prompting", (0.013, 0.032)),
+            "SFT": ("supervised", (0.016, 0.037)),
+            "GFlowNet": ("GFlowNet", (0.021, 0.042)),
+        }
+        return [
+            ReferenceRow(
+                f"GPT-2 large, {label}", {"bleu/stories": bleu, "gleu/stories": gleu}, beside
+            )
+            for beside, (label, (bleu, gleu)) in published.items()
+        ]
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

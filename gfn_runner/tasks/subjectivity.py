@@ -23,7 +23,13 @@ from gfn_runner.lm.tiny.reviews import draw_review
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, DemonstrationPrompt, Task, TaskData
+from gfn_runner.tasks.base import (
+    ConditionSamples,
+    DemonstrationPrompt,
+    ReferenceRow,
+    Task,
+    TaskData,
+)
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import Row, path_problems, raise_all, read_records
 from gfn_runner.types import Condition, Term
@@ -374,6 +380,27 @@ class Subjectivity(Task):
             }
         measured["label_log_prob"] = shares["label_log_prob"]
         return measured
+
+    def reference_rows(self) -> Sequence[ReferenceRow]:
+        """Hu et al. 2024, table 3, for as many labelled reviews; recalled: check before quoting."""
+        published = {
+            "direct_0_shot": ("zero-shot", (0.517, 0.517, 0.517)),
+            "": ("few-shot with all reviews", (0.613, 0.618, 0.658)),
+            "SFT": ("supervised", (0.643, 0.691, 0.897)),
+            "e_step": ("GFlowNet", (0.714, 0.811, 0.877)),
+            "GFlowNet": ("GFlowNet and supervised", (0.752, 0.787, 0.899)),
+        }
+        sizes = (10, 20, 50)
+        if self.data.n_train not in sizes:
+            return ()
+        return [
+            ReferenceRow(
+                f"GPT-J 6B, {label} (recalled)",
+                {"vote_accuracy/test": row[sizes.index(self.data.n_train)]},
+                beside,
+            )
+            for beside, (label, row) in published.items()
+        ]
 
     def _judge(self, sample: ConditionSamples) -> dict[str, float]:
         """Shares of right answers to one review, and the mean log p of the right one, in nats."""

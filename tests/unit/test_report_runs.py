@@ -306,19 +306,20 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
     assert notes in text
     assert (
         """\
-| method | seeds | vote accuracy, 3 operands (%) | log reward, 3 operands |
-|---|---:|---:|---:|
-| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | -1 (1 of 2 seeds) |
-| GFlowNet (objective=SubTB) | 1 | 50.0 |  |
-| base model, 0-shot | 2 | 15.0 ± 5.0 |  |
-| † GPT-J 6B, 0-shot |  | 10.2 |  |
-| † GPT-J 6B, 3-shot |  | 15.8 |  |
-| † GPT-J 6B, 10-shot |  | 26.5 |  |
-| † GPT-J 6B, supervised |  | 72.1 |  |
-| † GPT-J 6B, PPO |  | 30.6 |  |
-| † GPT-J 6B, GFlowNet |  | 95.2 |  |
+| method | seeds | vote accuracy, 3 operands (%) | log reward, 3 operands \
+| the paper's †: vote accuracy, 3 operands (%) |
+|---|---:|---:|---:|---:|
+| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | -1 (1 of 2 seeds) | 95.2 |
+| GFlowNet (objective=SubTB) | 1 | 50.0 |  | 95.2 |
+| base model, 0-shot | 2 | 15.0 ± 5.0 |  | 10.2 |
+| † GPT-J 6B, 3-shot |  |  |  | 15.8 |
+| † GPT-J 6B, 5-shot |  |  |  | 20.4 |
+| † GPT-J 6B, 10-shot |  |  |  | 26.5 |
+| † GPT-J 6B, 20-shot |  |  |  | 35.5 |
+| † GPT-J 6B, supervised |  |  |  | 72.1 |
+| † GPT-J 6B, PPO |  |  |  | 30.6 |
 
-† Printed in the paper: another model, on other questions.
+† The paper's numbers: of another model, on other questions.
 """
         in text
     )
@@ -709,5 +710,29 @@ def test_published_rows_keep_their_places(tmp_path):
         "seeds",
         "vote accuracy, 5 operands (%)",
         "vote accuracy, x (%)",
+        "the paper's †: vote accuracy, 5 operands (%)",
     )
-    assert table.rows[-1] == ("† GPT-J 6B, GFlowNet", "", "40.7", "")
+    assert table.rows[0] == ("GFlowNet", "1", "50.0", "50.0", "40.7")
+    assert table.rows[-1] == ("† GPT-J 6B, PPO", "", "", "", "5.6")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "number"),
+    [
+        (None, "95.2 / 75.4"),
+        ({"_target_": "gfn_runner.baselines.methods.PPO"}, "30.6 / 13.7"),
+        ({"_target_": "gfn_runner.baselines.methods.SFT", "samples_of": None}, "72.1 / 19.6"),
+        # No method of the paper: its number stands beside none.
+        ({"_target_": "gfn_runner.baselines.methods.SFT", "samples_of": "run"}, None),
+        ({"_target_": "gfn_runner.baselines.methods.GRPO"}, None),
+    ],
+)
+def test_the_papers_number_stands_beside_the_method_that_it_is_of(baseline, number, tmp_path):
+    metrics = {f"final/vote_accuracy/{n}_operands": 0.5 for n in (3, 4)}
+    make_run(tmp_path / "a", metrics, **({"baseline": baseline} if baseline else {}))
+    table = results(only_section("a"))
+    if number is None:
+        assert len(table.header) == 4 and table.rows[-1][2:] == ("95.2", "75.4")
+    else:
+        assert table.header[-1] == "the paper's †: vote accuracy, 3 operands / 4 operands (%)"
+        assert table.rows[0][-1] == number
