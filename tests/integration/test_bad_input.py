@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_names_step_and_condition(tmp_path, monkeypatc
 
     monkeypatch.setattr(GFlowNetModule, "log_reward", poisoned)
     with pytest.raises(UserError) as caught:
-        run(tmp_path / "run", "callbacks.replay.probability=0")
+        run(tmp_path / "run", "callbacks.replay.probability=0", "callbacks/health=strict")
     text = str(caught.value)
     assert "optimizer step 1" in text and "condition '" in text and "log-reward" in text
 
