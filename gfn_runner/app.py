@@ -35,7 +35,9 @@ from gfn_runner.ranks import (
 
 if TYPE_CHECKING:
     from gfn_runner.build import Experiment
+    from gfn_runner.report.states import Word
     from gfn_runner.resuming import Start
+    from gfn_runner.sweeps.record import Sweep
     from gfn_runner.tasks.base import ConditionSamples
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             show(error.problems)
             raise SystemExit(2) from None
     if prepared is not None and prepared.multirun:
-        _sweep(arguments)
+        _sweep(arguments, prepared.jobs[0].callbacks.report.pages != "off")
     else:
         _start_hydra(arguments)
 
@@ -88,8 +90,8 @@ def _in_folder(prepared: Checked) -> list[str]:
     return prepared.argv
 
 
-def _sweep(arguments: list[str]) -> None:
-    """All runs of a sweep, then the table of them. Exits with 1 if one has not ended well."""
+def _sweep(arguments: list[str], pages: bool) -> None:
+    """All runs of a sweep, then table and page of them. Exits with 1 if one has not ended well."""
     from gfn_runner.launching import Refused, opened
     from gfn_runner.sweeps.table import show_sweep
 
@@ -104,8 +106,28 @@ def _sweep(arguments: list[str]) -> None:
         sweep = opened()
         if sweep is not None:
             show_sweep(sweep)
+            if pages:
+                _write_page(sweep)
     if sweep is not None and sweep.failures:
         raise SystemExit(1)
+
+
+def _write_page(sweep: Sweep) -> None:
+    """The sweep's page as it is at the end: no run knows what became of the others."""
+    from gfn_runner.report import sweeps
+    from gfn_runner.report.live import excused
+    from gfn_runner.report.sweep_page import write_sweep_page
+
+    words: dict[str, Word] = {
+        "ok": "ok",
+        "interrupted": "interrupted",
+        "waiting": "not begun",
+        "submitted": "not begun",
+        "running": "running",
+    }
+    told = {job.folder: words.get(job.state, "failed") for job in sweep.jobs}
+    with excused(logger.warning):
+        write_sweep_page(sweeps.Sweep(sweep.folder), told)
 
 
 def _unfinished(prepared: Checked) -> Path | None:

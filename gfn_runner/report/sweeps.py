@@ -129,6 +129,8 @@ def _planned(file: Path) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
         )
         lines = [str(line) for line in text["hydra"]["overrides"]["task"]]
         sweeper = str(text["hydra"]["sweeper"]["_target_"])
+        # What a config of the group sweep runs through; the command line wins.
+        params = text["hydra"]["sweeper"].get("params") or {}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return (), {}
     if not sweeper.endswith("BasicSweeper"):
@@ -136,6 +138,7 @@ def _planned(file: Path) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(lines)
+    given = [f"{key}={value}" for key, value in params.items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *lines])
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     return lines, {str(number): list(job) for number, job in enumerate(jobs)}

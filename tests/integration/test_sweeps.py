@@ -59,6 +59,7 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
     code, said = swept(folder, *lines, f"lm.name={model},embedded")
     assert code == 1 and states(folder) == ["failed", "ok"], said
     assert "#0 failed: lm.name: cannot load" in said and "1 of 2 runs are ok" in said
+    assert "cannot load" in (folder / "report.html").read_text()
     assert "nothing was started" not in said
     written = (folder / "1" / "metrics.json").stat().st_mtime_ns
 

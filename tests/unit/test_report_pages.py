@@ -531,11 +531,26 @@ def test_pages_at_the_end_are_written_unless_they_are_off(tmp_path):
 # -- sweeps -----------------------------------------------------------------------------------------
 
 
-def make_sweep(folder, *lines, sweeper="hydra._internal.core_plugins.basic_sweeper.BasicSweeper"):
+def make_sweep(
+    folder, *lines, sweeper="hydra._internal.core_plugins.basic_sweeper.BasicSweeper", params=None
+):
     folder.mkdir(parents=True)
-    hydra = {"overrides": {"task": list(lines)}, "sweeper": {"_target_": sweeper}}
+    hydra = {"overrides": {"task": list(lines)}, "sweeper": {"_target_": sweeper, "params": params}}
     (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
     return folder
+
+
+def test_jobs_of_a_question_are_known_before_they_begin(tmp_path):
+    params = {"optim.lr": "0.1,0.2", "objective": "joint,tb"}
+    sweep = Sweep(make_sweep(tmp_path / "s", "objective=db", "seed=0,1", params=params)).read()
+    found = [(job.said["optim.lr"], job.said["objective"], job.said["seed"]) for job in sweep.jobs]
+    # What is said on the command line wins over the question.
+    assert found == [
+        ("0.1", "db", "0"),
+        ("0.1", "db", "1"),
+        ("0.2", "db", "0"),
+        ("0.2", "db", "1"),
+    ]
 
 
 def rows_of(page):

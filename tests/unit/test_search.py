@@ -67,16 +67,18 @@ def test_an_interrupted_search_takes_up_its_trials_and_makes_no_more_than_asked_
     assert sorted(second.done) == [2, 3, 4, 5], "by the numbers that they had"
     assert second.done[2] == first.done[2], "and with the same values"
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
-    values = {
-        dict(line.split("=") for line in lines)["x"]
-        for lines in (first.done | second.done).values()
-    }
-    assert len(values) == 6, "the sampler does not draw the same again"
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert found.best_value == max(trial.value for trial in study.trials)
     third = Launcher()
     assert len(searched(tmp_path, third, 6).trials) == 6 and not third.done, "there is nothing left"
     assert len(searched(tmp_path, Launcher(), 7).trials) == 7
+
+
+def test_a_search_that_goes_on_does_not_draw_the_same_again(tmp_path):
+    first, second = Launcher(), Launcher()
+    searched(tmp_path, first, 1)
+    searched(tmp_path, second, 2)
+    assert first.done[0] != second.done[1]
 
 
 def test_the_same_seed_searches_the_same(tmp_path):

@@ -40,7 +40,7 @@ def test_times(text, expected):
 def test_states_of_jobs_and_of_elements_of_arrays(commands):
     commands(
         squeue="printf '7_0|RUNNING|None\\n7_1|PENDING|Resources\\n8|FAILED|NonZeroExitCode\\n"
-        "7_[2-3,5%4]|CANCELLED|None\\n'",
+        "7_[2-3,5%%4]|CANCELLED|None\\n'",
         sacct="printf '5|CANCELLED by 0\\n'",
     )
     cancelled = {f"7_{n}": slurm.Seen("CANCELLED") for n in (2, 3, 5)}
