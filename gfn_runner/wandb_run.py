@@ -154,6 +154,8 @@ def _forget() -> None:
 
     with contextlib.suppress(Exception):
         wandb.teardown()
+    # One that a parent process has started stays; this process gets one of its own.
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def _start(

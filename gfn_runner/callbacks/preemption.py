@@ -58,7 +58,7 @@ class PreemptionCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.received, self._step = None, trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _WATCHED}
+            self._before = {n: signal.signal(n, self._note) for n in _WATCHED if not _is_deaf(n)}
 
     def _note(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT:
@@ -127,6 +127,11 @@ class PreemptionCallback(L.Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _is_deaf(number: signal.Signals) -> bool:
+    """Whether Ctrl-C is not meant for this process: a shell has it ignored by what runs behind it."""
+    return number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _hand_over(launcher: Callable[[int, Any], Any]) -> NoReturn:

@@ -273,6 +273,11 @@ _PANELS: Mapping[str, _Function] = {
         "the task writes no text, or a single sample of a condition",
     ),
     "loss": _one("train/loss", "loss (nats², where φ is balanced)", _NO_STEP, log=True),
+    "skipped steps": _one(
+        "train/skipped",
+        "steps skipped: a loss or gradient that is not finite",
+        "the run has logged no train/skipped",
+    ),
     "gradient": _one("train/grad_norm", "norm of the gradient", _NO_STEP, log=True),
     "learning rate": _one("train/lr", "learning rate", _NO_STEP),
     "temperatures": _temperatures,
@@ -296,7 +301,7 @@ _USED = {
     "train/log_z", "train/log_z_bound", "train/log_z_gap", "train/loss", "train/grad_norm", "train/lr",
     "train/reward_temperature", "train/exploration_temperature", "train/entropy", "train/length",
     "train/buffer_size", "train/buffer_age", "train/from_replay", "train/seconds",
-    "train/tokens_per_second",
+    "train/tokens_per_second", "train/skipped", "train/cpu_seconds",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -90,7 +91,7 @@ class OurStep:
         self.optimizer.zero_grad()
 
     def _remember(self, batch: Batch, step: dict[str, Any]) -> None:
-        trainer: Any = None
+        trainer: Any = SimpleNamespace(global_step=batch.index + 1)
         self.replay.on_train_batch_end(trainer, self.module, step, batch, 0)
 
     def _timed(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:

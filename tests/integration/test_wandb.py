@@ -189,7 +189,7 @@ def test_the_end_brings_figures_the_adapter_and_all_metrics(offline):
 
 
 def test_the_age_of_the_buffer_goes_on_after_a_resume(offline):
-    (file,) = (offline / "checkpoints").glob("*.ckpt")
+    file = max((offline / "checkpoints").glob("*.ckpt"))
     state = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
     stored = [entry["step"] for rows in state.values() for entry in rows]
     # Demonstrations, strings of the first part, strings of the resumed one.

@@ -111,6 +111,17 @@ def test_a_second_ctrl_c_stops_at_once():
     assert run.checkpoint.steps == []
 
 
+def test_ctrl_c_stays_ignored_where_a_shell_has_said_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run = Run()
+    send(signal.SIGINT)
+    run.step()
+    assert run.checkpoint.steps == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    send(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run.step()
+
+
 def test_usr2_saves_and_goes_on_where_nobody_else_listens():
     with usr2_spares():
         send(signal.SIGUSR2)  # spared outside of training too

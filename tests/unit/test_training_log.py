@@ -37,16 +37,21 @@ class Steps:
     def __init__(self, monkeypatch, accumulate: int = 1):
         self.clock = 0.0
         # Of its own, so that torch and pytest keep theirs.
-        monkeypatch.setattr(training_log, "time", SimpleNamespace(perf_counter=lambda: self.clock))
+        monkeypatch.setattr(training_log, "time", self.time())
         self.buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
         replay = SimpleNamespace(buffer=self.buffer)
-        health = SimpleNamespace(grad_norm=1.0, lr=0.1)
+        health = SimpleNamespace(grad_norm=1.0, lr=0.1, skipped=0)
         self.log = TrainingLog(replay, health, every=1)
         self.trainer = SimpleNamespace(
             global_step=0, accumulate_grad_batches=accumulate, loggers=[]
         )
         self.module = SimpleNamespace(reward_temperature=1.0, phases=Phases())
         self.log.on_train_start(self.trainer, self.module)
+
+    def time(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            perf_counter=lambda: self.clock, process_time=lambda: 0.5 * self.clock
+        )
 
     def batch(self, *lengths: int, seconds: float, ends_step: bool = True) -> dict[str, float]:
         self.clock += seconds
@@ -59,12 +64,16 @@ class Steps:
 def test_tokens_per_second_are_of_the_step_with_all_its_batches(monkeypatch):
     steps = Steps(monkeypatch, accumulate=2)
     steps.batch(3, 5, seconds=1.0, ends_step=False)
-    assert steps.batch(2, 2, seconds=3.0)["train/tokens_per_second"] == pytest.approx(12 / 4)
+    latest = steps.batch(2, 2, seconds=3.0)
+    assert latest["train/tokens_per_second"] == pytest.approx(12 / 4)
+    assert (latest["train/seconds"], latest["train/cpu_seconds"]) == (4.0, 2.0)
     steps.batch(1, 1, seconds=1.0, ends_step=False)
     # Nothing of the step before is counted again, and an evaluation's time is nobody's.
     steps.clock += 100
     steps.log.on_validation_end(steps.trainer, steps.module)
-    assert steps.batch(7, 1, seconds=2.0)["train/tokens_per_second"] == pytest.approx(10 / 2)
+    latest = steps.batch(7, 1, seconds=2.0)
+    assert latest["train/tokens_per_second"] == pytest.approx(10 / 2)
+    assert latest["train/cpu_seconds"] == pytest.approx(1.0), "since the evaluation's end"
 
 
 def test_the_buffers_age_is_the_mean_over_its_strings(monkeypatch):
