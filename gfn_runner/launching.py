@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import threading
 import time
@@ -26,7 +27,7 @@ from gfn_runner.commandline import check_config
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import UserError
 from gfn_runner.report.headline import headline_numbers, optimized_value
-from gfn_runner.resuming import finished_metrics
+from gfn_runner.resuming import finished_metrics, held
 from gfn_runner.sweeps import slurm
 from gfn_runner.sweeps.check import checked_for, launcher_settings
 from gfn_runner.sweeps.record import Job, State, Sweep, log_length, reason
@@ -109,11 +110,30 @@ def launch(
         What each run returns; of one that has failed ``None``, which no sweeper stops at.
 
     Raises:
-        Refused: if the sweep's folder holds other runs.
+        Refused: if the sweep's folder holds other runs, or another process is at this sweep.
     """
     setup_globals()
+    folder = Path(str(launcher.config.hydra.sweep.dir))
+    with contextlib.ExitStack() as stack:
+        try:
+            # Of two processes each would submit every run.
+            stack.enter_context(held(folder))
+        except UserError as error:
+            raise Refused(error) from None
+        planned = _brought_to_their_end(launcher, folder, job_overrides, first)
+    return [
+        JobReturn(
+            overrides=plan.overrides, status=JobStatus.COMPLETED, _return_value=plan.job.value
+        )
+        for plan in planned
+    ]
+
+
+def _brought_to_their_end(
+    launcher: Any, folder: Path, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[Planned]:
     try:
-        sweep = Sweep.read(Path(str(launcher.config.hydra.sweep.dir)))
+        sweep = Sweep.read(folder)
         planned = [_planned(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
         for plan, job in zip(planned, sweep.plan([plan.job for plan in planned]), strict=True):
             plan.job = job
@@ -136,12 +156,7 @@ def launch(
             _on_this_machine(launcher, sweep, waiting, settings)
         else:
             _here(launcher, sweep, waiting)
-    return [
-        JobReturn(
-            overrides=plan.overrides, status=JobStatus.COMPLETED, _return_value=plan.job.value
-        )
-        for plan in planned
-    ]
+    return planned
 
 
 def _planned(launcher: Any, overrides: list[str], number: int) -> Planned:
@@ -293,11 +308,20 @@ def _start_process(launcher: Any, plan: Planned, options: LocalSettings, place: 
         timeout_min=options.timeout_min,
         signal_delay_s=options.signal_delay_s,
         gpus_per_node=gpus,
-        visible_gpus=tuple(range(place * gpus, (place + 1) * gpus)),
+        visible_gpus=gpus_of(place, gpus),
         stderr_to_stdout=True,
     )
     with _unhurried():
         return executor.submit(launcher, *_arguments(plan))
+
+
+def gpus_of(place: int, number: int) -> tuple[int, ...]:
+    """Numbers of the GPUs that belong to a place, of those that this process sees."""
+    chosen = range(place * number, (place + 1) * number)
+    seen = [
+        name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.isdigit()
+    ]
+    return tuple(int(seen[i]) for i in chosen) if seen else tuple(chosen)
 
 
 @contextlib.contextmanager

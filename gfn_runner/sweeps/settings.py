@@ -148,6 +148,8 @@ class SlurmSettings:
         given = {name: getattr(self, name) for name in shared}
         given |= {f"slurm_{name}": getattr(self, name) for name in own}
         given |= {"name": self.name, "stderr_to_stdout": self.stderr_to_stdout}
+        # Since 22.05 srun does not take it over from the job: a process would have one core.
+        given["slurm_srun_args"] = [f"--cpus-per-task={self.cpus_per_task}"]
         return {name: value for name, value in given.items() if value is not None}
 
 

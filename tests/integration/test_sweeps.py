@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from gfn_runner.commandline import CONF
+from gfn_runner.launching import gpus_of
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 
 from .conftest import SMALL
@@ -46,6 +47,14 @@ def steps(folder: Path) -> list[int]:
     return [record["step"] for record in records if "train/loss" in record]
 
 
+def test_places_have_gpus_of_their_own_of_those_that_may_be_seen(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [gpus_of(place, 2) for place in range(2)] == [(0, 1), (2, 3)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    assert [gpus_of(place, 1) for place in range(3)] == [(4,), (5,), (7,)]
+    assert gpus_of(1, 0) == ()
+
+
 def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
     model, folder = tmp_path / "model", tmp_path / "sweep"
     shutil.copytree(EMBEDDED_FOLDER, model)
@@ -78,7 +87,7 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     folder = tmp_path / "sweep"
     lines = [
         *SMALL,
-        "trainer.max_steps=100",
+        "trainer.max_steps=300",
         "callbacks.evaluation.every=0",
         "hydra/launcher=local",
     ]
@@ -87,17 +96,19 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     while not all(steps(folder / name) for name in "01"):
         assert time.monotonic() < until and process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
+    code, refused = swept(folder, f"resume={folder}")
+    assert code == 2 and "is being written by" in refused, "one process a sweep"
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0 and states(folder) == ["interrupted", "interrupted"], said
     before = [steps(folder / name) for name in "01"]
-    assert all(len(made) < 100 for made in before)
+    assert all(len(made) < 300 for made in before)
     saved = [list((folder / name / "checkpoints").glob("*.ckpt")) for name in "01"]
     assert all(saved), "nothing is lost"
 
     code, said = swept(folder, f"resume={folder}")
     assert code == 0 and states(folder) == ["ok", "ok"], said
     for name, made in zip("01", before, strict=True):
-        assert steps(folder / name) == list(range(1, 101))
+        assert steps(folder / name) == list(range(1, 301))
         assert "goes on from" in (folder / name / "run.log").read_text()
         assert made == list(range(1, len(made) + 1))

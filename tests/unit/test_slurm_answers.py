@@ -122,6 +122,17 @@ def test_packages_that_are_missing_are_named(commands, monkeypatch):
     )
 
 
+def test_the_script_that_slurm_is_asked_about_is_the_one_of_the_jobs(commands):
+    options = SlurmSettings(
+        FOLDER, cpus_per_task=3, qos="x", additional_parameters={"mail-type": "END"}
+    )
+    lines = check.batch_script(options).splitlines()
+    assert {"#SBATCH --cpus-per-task=3", "#SBATCH --qos=x", "#SBATCH --mail-type=END"} <= set(lines)
+    assert not any("partition" in line or "gpus" in line for line in lines)
+    # A process has the cores of its job only if srun is told.
+    assert any(line.startswith("srun") and "--cpus-per-task=3" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("options", "processes", "where"),
     [
