@@ -47,6 +47,8 @@ def as_before():
     """Every signal's handler is put back."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
     handlers = {number: signal.getsignal(number) for number in numbers}
+    # Tests that run behind a shell's `&` have Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
