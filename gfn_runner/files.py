@@ -34,14 +34,23 @@ def writing_to(folder: Path, key: str, fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        place = Path(str(error.filename or "."))
+    except Exception as error:
+        where = getattr(error, "filename", None)
+        place = Path(str(where or "."))
         inside = place.is_relative_to(folder) or folder.is_relative_to(place)
-        if error.errno in _NO_ROOM or (inside and error.errno in {*_NO_RIGHT, errno.ENOENT}):
-            raise UserError.one(
-                key,
-                f"{error.filename or folder} cannot be written: {error.strerror}",
-                "a folder with room, in which you may write",
-                fix,
-            ) from error
-        raise
+        number = getattr(error, "errno", None)
+        refused = where is not None and inside and number in {*_NO_RIGHT, errno.ENOENT}
+        if number not in _NO_ROOM and not _says_full(error) and not refused:
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError.one(
+            key,
+            f"{where or folder} cannot be written: {reason}",
+            "a folder with room, in which you may write",
+            fix,
+        ) from error
+
+
+def _says_full(error: Exception) -> bool:
+    """Whether another library tells of a full disk (safetensors does so in an error of its own)."""
+    return f"(os error {errno.ENOSPC})" in str(error)

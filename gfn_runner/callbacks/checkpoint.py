@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
             os.replace(unfinished, path)
             _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
-            self.problem = str(error).splitlines()[0]
+            # Torch's words for a full disk do not say so.
+            free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
+            self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB are free there)"
             with contextlib.suppress(OSError):
                 unfinished.unlink()  # half a file would fill the disk for good
 

@@ -132,6 +132,20 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
+def test_a_full_disk_in_the_words_of_another_library(tmp_path):
+    """Met with a file system of 160 KiB: the adapter is written by Rust code."""
+
+    class SafetensorError(Exception):
+        pass
+
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
+        raise SafetensorError(said)
+    assert said in str(caught.value) and str(tmp_path) in str(caught.value)
+    with pytest.raises(SafetensorError), writing_to(tmp_path, "hydra.run.dir", "free some"):
+        raise SafetensorError("another one")
+
+
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run", "output", ""):
         (tmp_path / "data.json").read_text()
