@@ -140,9 +140,10 @@ def _brought_to_their_end(
         waiting = _unfinished(planned)
     except UserError as error:
         raise Refused(error) from None
-    hydra = launcher.config.hydra.overrides
+    # As they were given: hydra.sweep.subdir=seed${seed} is another name for each job.
+    given: Any = OmegaConf.to_container(launcher.config.hydra.overrides, resolve=False)
     sweep.overrides = [
-        line for line in (*hydra.hydra, *hydra.task) if not line.lstrip("+").startswith(_SIDE)
+        line for line in (*given["hydra"], *given["task"]) if not line.lstrip("+").startswith(_SIDE)
     ]
     _current[:] = [sweep]
     sweep.write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from gfn_runner.report.runs import Run, read_run
 from gfn_runner.report.states import PATIENCE, State, Word, state_of, state_without_config
 
 _SWEEP_FILE = "multirun.yaml"  # Hydra's, written before the first job
+_RECORD = "sweep.json"  # ours: see gfn_runner/sweeps/record.py
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ class Sweep:
             told: states that a job's own process knows, by the job's name.
         """
         self.command, planned = _planned(self.folder / _SWEEP_FILE)
+        # The sweep's own record knows the folders, whatever they are called.
+        planned = _recorded(self.folder / _RECORD) or planned
         names = {path.name for path in self.folder.iterdir() if _is_job(path)} | planned.keys()
         self.jobs = [
             self._job(name, planned.get(name), (told or {}).get(name))
@@ -116,6 +120,15 @@ def _in_order(name: str) -> tuple[object, ...]:
 def _key_and_value(line: str) -> tuple[str, str]:
     key, _, value = line.partition("=")
     return key.lstrip("+~"), value
+
+
+def _recorded(file: Path) -> dict[str, Sequence[str]]:
+    """Override lines of each job by its folder's name; none where there is no record."""
+    try:
+        jobs = json.loads(file.read_text(encoding="utf-8"))["jobs"]
+        return {str(job["folder"]): list(map(str, job["overrides"])) for job in jobs}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _planned(file: Path) -> tuple[Sequence[str], dict[str, Sequence[str]]]:

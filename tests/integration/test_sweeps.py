@@ -67,19 +67,21 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
         "trainer.max_steps=2",
         "optimized_metric=log_reward",
         f"hydra.sweep.dir={folder}",
+        # Another name for each job, which has to be one still when the sweep goes on.
+        "hydra.sweep.subdir=seed${seed}_${hydra:job.num}",
     ]
     code, said = swept(folder, *lines, f"lm.name={model},embedded")
     assert code == 1 and states(folder) == ["failed", "ok"], said
     assert "#0 failed: lm.name: cannot load" in said and "1 of 2 runs are ok" in said
     assert "cannot load" in (folder / "report.html").read_text()
     assert "nothing was started" not in said
-    written = (folder / "1" / "metrics.json").stat().st_mtime_ns
+    written = (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns
 
     weights.rename(model / "model.safetensors")
     code, said = swept(folder, f"resume={folder}")
     assert code == 0 and states(folder) == ["ok", "ok"], said
     assert "1 runs to do, 1 have finished before" in said
-    assert (folder / "1" / "metrics.json").stat().st_mtime_ns == written
+    assert (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns == written
     first, second = json.loads((folder / "sweep.json").read_text())["jobs"]
     assert first["value"] == second["value"] < 0, "the same model; one number was read back"
     assert first["metrics"]["log_reward"] == first["value"]

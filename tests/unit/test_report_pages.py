@@ -553,6 +553,15 @@ def test_jobs_of_a_question_are_known_before_they_begin(tmp_path):
     ]
 
 
+def test_the_sweeps_record_knows_the_folders_of_its_jobs(tmp_path):
+    sweep = make_sweep(tmp_path / "s", "seed=3,4", "task=arithmetic")
+    make_run(sweep / "seed3")
+    jobs = [{"folder": f"seed{n}", "overrides": [f"seed={n}", "task=arithmetic"]} for n in (3, 4)]
+    (sweep / "sweep.json").write_text(json.dumps({"overrides": [], "jobs": jobs}))
+    found = [(job.name, job.said["seed"], job.state.word) for job in Sweep(sweep).read().jobs]
+    assert found == [("seed3", "3", "ok"), ("seed4", "4", "not begun")]
+
+
 def rows_of(page):
     table = page[page.index("<h2>Runs</h2>") :].partition("</table>")[0]
     strip = lambda cell: re.sub(r"<[^>]*>", "", cell)  # noqa: E731
