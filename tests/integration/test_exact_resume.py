@@ -201,7 +201,7 @@ def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path, mo
 
 def test_killed_and_stopped_at_random_times(tmp_path):
     """The program itself, from outside: SIGKILL, then SIGTERM, then left alone."""
-    lines = [*COMMON, *ARITHMETIC, "trainer.max_steps=12", "callbacks.evaluation.every=6"]
+    lines = [*COMMON, *ARITHMETIC, "trainer.max_steps=24", "callbacks.evaluation.every=6"]
 
     def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "gfn_runner", *lines, f"hydra.run.dir={folder}", *more]
