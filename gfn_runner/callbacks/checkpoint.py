@@ -165,9 +165,8 @@ def checkpoint_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or ``None``; every byte is read and compared."""
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = (
-                archive.testzip()
-            )  # torch writes a checksum of every tensor, and never looks at it
+            # Torch writes a checksum of every tensor, and never looks at it.
+            bad = archive.testzip()
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         return str(error) or type(error).__name__
