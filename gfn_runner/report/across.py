@@ -7,7 +7,6 @@ of a section. Error bars are standard errors over seeds; samples are those of ea
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from gfn_runner.json_lines import read_metrics
 from gfn_runner.metrics.distribution import importance_bound, mean_phi
 from gfn_runner.report.comparison import value_bars
+from gfn_runner.report.equal_compute import drawn, groups_of, has_draws, metric_of_one, policies
 from gfn_runner.report.methods import Method
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, header, standard_error
@@ -37,14 +37,13 @@ _CLOCKS: Mapping[str | None, str] = {
     "train/seconds": "minutes of training",
     "train/cpu_seconds": "minutes of training, CPU time",
 }
-_DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
 
 
 def likelihood_against_diversity(section: Section) -> Figure | str:
     """Mean and best log-likelihood of a condition against diversity; one mark a method."""
     groups = [
         group
-        for group in _sets(section, "diversity")
+        for group in groups_of(section, "diversity")
         if any(_has(m, f"log_likelihood/{group}", f"diversity/{group}") for m in section.methods)
     ]
     if not groups:
@@ -127,15 +126,15 @@ def evidence(section: Section) -> Figure | str:
 def compute(section: Section) -> Figure | str:
     """The headline metric against training; below, against the strings that are drawn per question."""
     metric = section.headline[0] if section.headline else ""
-    groups = _sets(section, metric)
+    groups = groups_of(section, metric)
     trained = [m for m in section.methods if m.is_trained and m.row == "final"]
     # Baselines draw as they like: only time is common to all of them.
     clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
     curves = {m: _curves(m, metric, clock) for m in trained}
-    drawn = [m for m in section.methods if _DRAWS.fullmatch(m.row)]
-    if not groups or not (any(curves.values()) or drawn):
+    chosen = any(has_draws(m) for m in section.methods)
+    if not groups or not (any(curves.values()) or chosen):
         return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
-    rows = int(any(curves.values())) + bool(drawn)
+    rows = int(any(curves.values())) + chosen
     figure, grid = plt.subplots(
         rows,
         len(groups),
@@ -153,9 +152,9 @@ def compute(section: Section) -> Figure | str:
                 xlabel=_CLOCKS.get(clock, "strings trained on"),
                 ylabel=header(f"{metric}/{group}").replace(" (%)", ""),
             )
-    if drawn:
+    if chosen:
         for axes, group in zip(grid[-1], groups, strict=True):
-            _test_time(axes, section, group, [*drawn, *trained])
+            _test_time(axes, section, group)
     for axes in grid.flat:
         axes.grid(alpha=0.3)
         if is_share(metric):
@@ -200,18 +199,6 @@ def draw(section: Section, folder: Path) -> tuple[list[tuple[Path, str]], list[s
         plt.close(made)
         written.append((path, f"{caption}."))
     return written, missing
-
-
-def _sets(section: Section, metric: str) -> list[str]:
-    """Evaluation sets of a metric, in any method."""
-    names = dict.fromkeys(
-        name.split("/", 2)[2]
-        for method in section.methods
-        for run in method.runs
-        for name in run.metrics
-        if name.startswith(f"{method.row}/{metric}/")
-    )
-    return list(names)
 
 
 def _has(method: Method, *names: str) -> bool:
@@ -368,28 +355,19 @@ def _spent(
     return lambda step: float(step * a_step)
 
 
-def _test_time(axes: Axes, section: Section, group: str, methods: Sequence[Method]) -> None:
+def _test_time(axes: Axes, section: Section, group: str) -> None:
     """A metric of single samples against the strings drawn for each of them."""
-    single = any(m.values(f"single_accuracy/{group}") for m in methods)
-    metric = "single_accuracy" if single else section.headline[0]
-    lines: dict[tuple[str, str], dict[int, list[float]]] = {}
-    for method in methods:
-        values = method.values(f"{metric}/{group}")
-        if values and (found := _DRAWS.fullmatch(method.row)):
-            settings = method.label.partition(" (")[2]
-            lines.setdefault((found[1], settings), {})[int(found[2])] = values
-        elif values:
-            color, votes = _color(section, method), method.values(f"vote_accuracy/{group}")
-            axes.plot(1, fmean(values), "*", color=color, label=f"{method.label}, one sample")
-            n = method.runs[0].config.get("callbacks", {}).get("evaluation", {}).get("votes", 0)
-            if single and votes and n:
-                axes.plot(n, fmean(votes), "P", color=color, label=f"{method.label}, vote")
-    for number, ((kind, settings), by_n) in enumerate(lines.items()):
-        ns = sorted(by_n)
+    metric = metric_of_one(section)
+    for point in policies(section, group):
+        marker = "*" if point.n == 1 else "P"
+        color = _color(section, point.method)
+        axes.plot(point.n, fmean(point.values), marker, color=color, label=point.label)
+    for number, way in enumerate(drawn(section, group)):
+        values = list(way.by_n.values())
         axes.errorbar(
-            ns, [fmean(by_n[n]) for n in ns], [standard_error(by_n[n]) for n in ns],
+            list(way.by_n), list(map(fmean, values)), list(map(standard_error, values)),
             marker="sDo"[number % 3], linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
-            label=kind.replace("_", " ") + (f" ({settings}" if settings else ""),
+            label=way.label,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set(xlabel="strings drawn per question", ylabel=f"{_spoken(metric)}, {_spoken(group)}")

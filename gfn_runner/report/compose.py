@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.methods import Method
 from gfn_runner.report.pages import Block, Code, Heading, Items, Picture, Table, Text
 from gfn_runner.report.runs import Run
@@ -83,6 +84,17 @@ def section_blocks(
         ]
     else:
         missing = [*missing, f"samples for the same conditions: {samples}."]
+    equal = equal_compute(section)
+    if isinstance(equal, Table):
+        blocks += [
+            Heading("At equal test-time compute", 3),
+            Text(
+                "A trained policy's strings beside one chosen out of as many of the base model's (or out "
+                "of the next larger number that was measured), and how many of these it takes until "
+                "their mean over seeds is not below the policy's."
+            ),
+            equal,
+        ]
     if drawn or missing:
         blocks.append(Heading("Figures", 3))
     blocks += [Picture(path, caption) for path, caption in drawn]

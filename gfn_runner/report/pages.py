@@ -132,10 +132,13 @@ class Live:
     Attributes:
         refresh: seconds after which a browser loads it again; ``None`` once it will not change any more.
         written: seconds since 1970.
+        due: seconds since 1970 by which the next page would be written; past it the page calls what it
+            had running silent. ``None`` where that cannot be told.
     """
 
     refresh: int | None
     written: float
+    due: float | None = None
 
 
 Block = Heading | Text | Items | Code | Table | Picture

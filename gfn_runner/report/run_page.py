@@ -30,7 +30,7 @@ from gfn_runner.report.pages import (
 )
 from gfn_runner.report.panels import Shown, draw_panels, spoken
 from gfn_runner.report.runs import Run, last_lines, read_run
-from gfn_runner.report.states import State, Word, duration, state_of
+from gfn_runner.report.states import PATIENCE, State, Word, duration, state_of
 from gfn_runner.report.table import is_share, row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
 
@@ -67,7 +67,8 @@ def write_run_page(folder: Path, history: History | None = None, told: Word | No
     run = read_run(folder)
     history = (history or History(folder / "metrics.jsonl")).read()
     state = state_of(run, history, told)
-    live = Live(None if state.has_ended else refresh_of(run.config), time.time())
+    now = time.time()
+    live = Live(None if state.has_ended else refresh_of(run.config), now, _due(run, state, now))
     page = folder / PAGE
     write_page(page, html_page(_blocks(run, history, state), live))
     return page
@@ -76,6 +77,15 @@ def write_run_page(folder: Path, history: History | None = None, told: Word | No
 def refresh_of(config: Mapping[str, Any]) -> int:
     """Seconds after which a browser loads the page of an unfinished run again."""
     return int(config.get("callbacks", {}).get("report", {}).get("refresh", _REFRESH))
+
+
+def _due(run: Run, state: State, now: float) -> float | None:
+    """When a running run would have written its page again: behind an evaluation, or where it ends."""
+    every = run.config.get("callbacks", {}).get("evaluation", {}).get("every")
+    if state.word != "running" or not state.left or not every or state.pace is None:
+        return None  # a final evaluation may take any time
+    # Three times as long: an evaluation takes its own time, and machines are shared.
+    return now + max(PATIENCE, 3 * state.pace * every)
 
 
 def headline_of(run: Run) -> tuple[str, ...]:

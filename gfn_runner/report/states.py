@@ -35,6 +35,7 @@ class State:
         begun: seconds since 1970 at which its newest part began; 0 if that is unknown.
         seen: seconds since 1970 of its last sign of life; 0 without one.
         left: seconds until its training ends; ``None`` where that cannot be told.
+        pace: seconds an optimizer step, likewise.
     """
 
     word: Word
@@ -44,6 +45,7 @@ class State:
     begun: float = 0.0
     seen: float = 0.0
     left: float | None = None
+    pace: float | None = None
 
     @property
     def badge(self) -> Badge:
@@ -73,7 +75,7 @@ def state_of(run: Run, history: History, told: Word | None = None) -> State:
     left = None
     if word == "running" and pace is not None and steps is not None and step is not None:
         left = pace * max(0, steps - step)
-    return State(word, why, step, steps, began, seen, left)
+    return State(word, why, step, steps, began, seen, left, pace)
 
 
 _SIGNS = ("metrics.jsonl", "run.log", "samples_newest.jsonl", "metrics.json")

@@ -56,16 +56,17 @@ def html_page(blocks: Sequence[Block | HtmlBlock], live: Live | None = None) -> 
             f"<style>{_STYLE}</style></head>",
             "<body>",
             *map(_html, blocks),
-            *([f"<footer>{_written(live.written)}</footer>"] if live is not None else []),
+            *([f"<footer>{_written(live)}</footer>"] if live is not None else []),
             f"{script}</body></html>",
             "",
         )
     )
 
 
-def _written(seconds: float) -> str:
-    said = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    return f'page written {said}<span data-written="{seconds:.0f}"></span>'
+def _written(live: Live) -> str:
+    said = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(live.written))
+    due = "" if live.due is None else f' data-due="{live.due:.0f}"'
+    return f'page written {said}<span data-written="{live.written:.0f}"{due}></span>'
 
 
 def write_page(path: Path, text: str) -> None:

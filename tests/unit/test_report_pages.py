@@ -248,6 +248,20 @@ def test_time_left_is_that_of_the_newest_part(tmp_path):
     assert state.left == pytest.approx(50, abs=0.1)
 
 
+@pytest.mark.parametrize(("a_step", "patience"), [(1.0, 900.0), (400.0, 2400.0)])
+def test_a_page_knows_when_the_next_one_is_due(tmp_path, a_step, patience):
+    """A run killed outright cannot say so: past that time its page calls it silent by itself."""
+    folder = make_run(tmp_path / "r", steps=4, wanted=14, finished=False)
+    records = [training(step, time=time.time() + a_step * step) for step in range(1, 5)]
+    write_lines(folder / "metrics.jsonl", records)
+    before = time.time()
+    due = re.search(r'data-due="(\d+)"', page_of(folder))
+    assert before + patience - 1 <= int(due[1]) <= time.time() + patience + 1
+    # At its last step it evaluates, for as long as that takes.
+    assert "data-due" not in page_of(make_run(tmp_path / "last", steps=6, finished=False))
+    assert "data-due" not in page_of(make_run(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize("refresh", [None, 9])
 def test_the_refresh_tag(refresh):
     page = html_page([Heading("t", 1)], Live(refresh, 0.0))

@@ -19,6 +19,7 @@ from gfn_runner.report.__main__ import main
 from gfn_runner.report.across import calibration, compute, draw, evidence, histograms
 from gfn_runner.report.across import likelihood_against_diversity as likelihood
 from gfn_runner.report.compose import results
+from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.pages import Code, Heading, Items, Picture, Table, Text, markdown
 from gfn_runner.report.runs import find_runs, read_run, read_runs
@@ -584,6 +585,43 @@ def test_rows_of_several_draws_stand_over_their_number(tmp_path):
     names = [container.get_label() for container in axes.containers]
     found = dict(zip(names, (curve(axes, n) for n in range(len(names))), strict=True))
     assert found == {"resampled": ([4, 16], [0.5, 0.7]), "best of": ([4], [0.4])}
+
+
+def test_policies_stand_beside_as_many_draws_and_the_table_tells_where_they_cross(tmp_path):
+    metrics = {
+        "final/vote_accuracy/x": 0.9, "final/single_accuracy/x": 0.55, "final/single_accuracy/y": 0.25,
+        "resampled_1/single_accuracy/x": 0.25, "resampled_4/single_accuracy/x": 0.5,
+        "resampled_16/single_accuracy/x": 0.75, "best_of_1/single_accuracy/x": 0.5,
+        "best_of_4/single_accuracy/x": 0.75, "best_of_4/single_accuracy/y": 0.25,
+    }  # fmt: skip
+    callbacks = {"evaluation": {"votes": 10}}
+    make_run(tmp_path / "a", metrics, callbacks=callbacks)
+    # The second seed's policy is above 16 resampled strings, the mean of the two is not.
+    second = metrics | {"final/single_accuracy/x": 0.85}
+    make_run(tmp_path / "b", second, seed=1, callbacks=callbacks)
+    table = equal_compute(only_section("."))
+    assert table.header == (
+        "single accuracy (%)", "set", "strings a question", "policy",
+        "best of", "best of reaches it at", "resampled", "resampled reaches it at",
+    )  # fmt: skip
+    rows = [list(row) for row in table.rows]
+    assert rows == [
+        ["GFlowNet, one sample", "x", "1", "70.0 ± 15.0", "50.0", "n = 4", "25.0", "n = 16"],
+        ["GFlowNet, vote", "x", "10", "90.0", "", "none up to 4", "75.0 (n = 16)", "none up to 16"],
+        ["GFlowNet, one sample", "y", "1", "25.0", "25.0 (n = 4)", "n = 4", "", ""],
+    ]
+    main([".", "--out", "made", "--no-figures"])
+    assert "### At equal test-time compute" in (tmp_path / "made/report.md").read_text()
+
+
+def test_where_there_is_nothing_to_compare_at_equal_compute_it_is_said(tmp_path):
+    make_run(tmp_path / "a", accuracy(0.5))
+    assert equal_compute(only_section("a")) == "no rows of several draws a question"
+    lower = {"final/kl/x": 0.1, "resampled_4/kl/x": 0.2}
+    make_run(tmp_path / "b", lower, task=NUMBERS)
+    assert equal_compute(only_section("b")) == "kl, where smaller is better, is not compared"
+    make_run(tmp_path / "c", {"resampled_4/single_accuracy/x": 0.5})
+    assert equal_compute(only_section("c")) == "no trained policy was measured on the same sets"
 
 
 def test_a_figure_without_data_is_left_out_and_says_why(tmp_path):
