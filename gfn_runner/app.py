@@ -287,7 +287,7 @@ def _train_and_evaluate(
         with explained("evaluation"):
             metrics |= _evaluate(config, experiment, folder, trains)
         steps = experiment.trainer.global_step
-        metrics |= experiment.log.latest | _run_facts(config, started, steps)
+        metrics |= experiment.log.latest | _run_facts(config, folder, started, steps)
         headline = _report(config, folder, metrics) if is_first() else None
         experiment.media.at_the_end(folder, metrics, steps)
         failed = False
@@ -302,7 +302,7 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     import yaml
 
     from gfn_runner.environment import environment
-    from gfn_runner.resuming import kept_overrides
+    from gfn_runner.resuming import BEGUN, kept_overrides
 
     text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
     write_whole(folder / "config.yaml", text)
@@ -311,7 +311,8 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     # A resumed run may go on elsewhere: each part says where it ran.
     parts = len(list(folder.glob("environment*.json")))
     name = f"environment-{parts + 1}.json" if parts else "environment.json"
-    write_whole(folder / name, json.dumps(environment(), indent=2) + "\n")
+    facts = {BEGUN: time.time()} | environment()
+    write_whole(folder / name, json.dumps(facts, indent=2) + "\n")
 
 
 def _evaluate(
@@ -391,13 +392,14 @@ def _rows(
         yield name, samples
 
 
-def _run_facts(config: RunConfig, started: float, steps: int) -> dict[str, float]:
+def _run_facts(config: RunConfig, folder: Path, started: float, steps: int) -> dict[str, float]:
     from gfn_runner.environment import peak_memory_gib
+    from gfn_runner.resuming import seconds_before
 
     return {
         "run/seed": float(config.seed),
         "run/steps": float(steps),
-        "run/minutes": (time.time() - started) / 60,
+        "run/minutes": (seconds_before(folder) + time.time() - started) / 60,
         "run/peak_memory_gib": max(gathered(peak_memory_gib())),
     }
 

@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from gfn_runner.commandline import OVERRIDES_FILE
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.json_lines import keep_lines
+from gfn_runner.json_lines import keep_lines, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _FIXED = (
     "sampling.conditions",
 )
 _LOCK = ".lock"
+# In environment*.json: seconds since 1970 at which that part of the run began.
+BEGUN = "begun"
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,30 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
     if not any(key == "task" for key in latest):
         return [f"task={task}", *latest.values()]
     return list(latest.values())
+
+
+def seconds_before(folder: Path) -> float:
+    """Time of a resumed run's earlier parts: of each, from its beginning to its last step that counts.
+
+    What a part did behind the checkpoint that the next one went on from is lost, and its time with it;
+    so is that of a part whose beginning nobody wrote down.
+    """
+    parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
+    begun = [_begun(path) for path in parts]
+    log = folder / "metrics.jsonl"
+    times = [record["time"] for record in read_metrics(log)] if log.is_file() else []
+    return sum(
+        max((time - begin for time in times if begin <= time < end), default=0.0)
+        for begin, end in pairwise(begun)
+        if begin is not None and end is not None
+    )
+
+
+def _begun(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))[BEGUN])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str]) -> Path | None:

@@ -1,4 +1,4 @@
-"""The paper's tables on the embedded model: every method over seeds, then docs/results/<table>/.
+"""The paper's tables on the embedded model: every method over seeds, then docs/results/.
 
     python scripts/paper.py                              # all tables, up to three hours on two cores
     python scripts/paper.py --tables arithmetic --seeds 0
@@ -7,6 +7,7 @@
 A method's seeds are one Hydra multirun, in outputs/paper/<table>/<method>/seed<n>. What is finished there
 under the same overrides is not run again; what was interrupted goes on from its checkpoint, and what has
 failed is tried again. A run that fails is named in the report, with the end of its log; the others go on.
+A report a table lies in docs/results/<table>/, and what they come to in docs/results/README.md.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ TABLES: dict[str, Table] = {
             "prompting": ("baseline=prompting", "baseline.shots=[0]"),
             "sft": ("baseline=sft", "lm=tiny_head"),
             "ppo": ("baseline=ppo", "trainer.max_steps=200"),
-            "resampling": ("baseline=resampling", "baseline.draws=[1,16,256]"),
+            "resampling": ("baseline=resampling", _DRAWS),
         },
     ),
     **{f"subjectivity_{n}": _subjectivity(n) for n in (10, 20, 50)},
@@ -121,6 +122,8 @@ def main() -> None:
         if not arguments.report_only:
             make(name, arguments)
         report(name, arguments)
+    claims = [sys.executable, "scripts/paper_claims.py", "--folder", str(arguments.folder)]
+    subprocess.run([*claims, "--write", str(arguments.write)], cwd=ROOT, check=True)
 
 
 def make(name: str, arguments: argparse.Namespace) -> None:

@@ -16,8 +16,8 @@ import yaml
 
 from gfn_runner.errors import UserError
 from gfn_runner.files import write_whole, writing_to
-from gfn_runner.json_lines import LineAppender, keep_lines, read_lines
-from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished
+from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
+from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished, seconds_before
 
 CONFIG: Any = SimpleNamespace(total_steps=10)
 
@@ -52,6 +52,20 @@ def test_what_is_kept_of_a_command_line():
     kept = kept_overrides([*given, "optim.lr=2", "dry_run=true"], "arithmetic")
     assert kept == ["task=arithmetic", "seed=1", "optim.lr=2"]
     assert kept_overrides(["task=a", "task=b"], "c") == ["task=b"]
+
+
+def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
+    assert seconds_before(tmp_path) == 0
+    begun = {"environment.json": 1000, "environment-2.json": 5000, "environment-10.json": 9000}
+    for name, begin in begun.items():
+        (tmp_path / name).write_text(json.dumps({"begun": begin}))
+    # Without a log: of a baseline that trains nothing, say.
+    assert seconds_before(tmp_path) == 0
+    times = (1010, 1060, 5030, 9500)
+    write_lines(tmp_path / "metrics.jsonl", [{"step": n, "time": t} for n, t in enumerate(times)])
+    assert seconds_before(tmp_path) == 60 + 30
+    (tmp_path / "environment-2.json").write_text("{}")  # of an older version
+    assert seconds_before(tmp_path) == 0
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path):

@@ -1,0 +1,104 @@
+"""The paper's comparisons, claim by claim: paired differences, intervals, verdicts, and their page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import paper_claims
+from paper import TABLES
+from paper_claims import CLAIMS, FEW_SHOT, GFLOWNET, SFT, Claim, Found, found, page
+
+SCRIPT = Path(paper_claims.__file__)
+ABOVE = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT)
+BELOW = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT, lower=True)
+
+
+def leave(folder: Path, method: str, seed: int, metrics: dict[str, float] | None) -> None:
+    run = folder / "arithmetic" / method / f"seed{seed}"
+    run.mkdir(parents=True)
+    task = {"_target_": "gfn_runner.tasks.arithmetic.Arithmetic"}
+    (run / "config.yaml").write_text(yaml.safe_dump({"task": task, "seed": seed}))
+    (run / "environment.json").write_text(json.dumps({"git": {"commit": "c" * 40}}))
+    if metrics is not None:
+        (run / "metrics.json").write_text(json.dumps(metrics | {"run/minutes": 6.0}))
+
+
+def numbers(better, worse, claim=ABOVE):
+    return Found(claim, dict(enumerate(better)), dict(enumerate(worse)), "final", "final")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "claim", "verdict"),
+    [
+        ([0.9, 0.9, 0.9], [0.1, 0.2, 0.15], ABOVE, "holds"),
+        ([0.1, 0.2, 0.15], [0.9, 0.9, 0.9], ABOVE, "reversed"),
+        ([0.1, 0.2, 0.15], [0.9, 0.9, 0.9], BELOW, "holds"),
+        ([0.9, 0.5, 0.7], [0.6, 0.6, 0.6], ABOVE, "not told apart"),
+        # 0.1 in every seed, whatever the seeds have in common.
+        ([0.9, 0.5, 0.1], [0.8, 0.4, 0.0], ABOVE, "holds"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], ABOVE, "equal"),
+        ([0.9], [0.1], ABOVE, "one seed"),
+    ],
+)
+def test_verdicts(better, worse, claim, verdict):
+    assert numbers(better, worse, claim).verdict == verdict
+
+
+def test_the_margin_is_that_of_a_paired_t_interval():
+    # Differences 1, 2, 3: sd 1, three seeds, t of 2 degrees of freedom 4.3027.
+    assert numbers([2, 4, 6], [1, 2, 3]).margin == pytest.approx(4.30265 / 3**0.5, abs=1e-4)
+    only_common = Found(ABOVE, {0: 5.0, 1: 1.0, 2: 4.0}, {1: 0.0, 2: 1.0, 3: 9.0}, "final", "final")
+    assert only_common.differences == [1.0, 3.0]
+
+
+def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
+    few = {"base_0_shot": 0.99, "base_3_shot": 0.4, "base_5_shot": 0.6, "base_10_shot": 0.5}
+    for seed in (0, 1):
+        final = {"final/vote_accuracy/3_operands": 0.8, "final/vote_accuracy/4_operands": 0.6}
+        leave(tmp_path, "gflownet", seed, final | {"final/vote_accuracy_low/3_operands": 0.0})
+        rows = {f"{row}/vote_accuracy/3_operands": v for row, v in few.items()}
+        leave(tmp_path, "prompting", seed, rows)
+    leave(tmp_path, "gflownet", 2, None)  # not finished: no part of any mean
+    claim = Claim("arithmetic", "vote_accuracy", GFLOWNET, FEW_SHOT)
+    own = found(tmp_path, claim)
+    assert own.better == pytest.approx({0: 0.7, 1: 0.7})
+    assert (own.worse_row, own.worse) == ("base_5_shot", {0: 0.6, 1: 0.6})
+    assert found(tmp_path, ABOVE) is None  # nobody ran supervised fine-tuning
+    text = page(tmp_path, tmp_path / "docs", ["arithmetic"])
+    assert "| arithmetic | 4 | 1 | 24 | cccccccccc |" in text
+    assert "two at a time that is 0.2 hours" in text
+    row = "| arithmetic | vote accuracy (%) | best few-shot (5) above 0-shot | 60.0 | 99.0 | -39.0 ± 0.0 "
+    assert row + "| reversed |" in text
+    assert "No runs of it yet." in text
+
+
+def test_every_claim_is_of_a_table_and_methods_that_are_run():
+    for claim in (claim for own in CLAIMS.values() for claim in own):
+        assert {claim.better.method, claim.worse.method} <= TABLES[claim.table].methods.keys()
+
+
+def test_the_command_writes_the_page_or_says_what_is_missing(tmp_path):
+    leave(tmp_path / "runs", "gflownet", 0, {"final/vote_accuracy/x": 1.0})
+    (tmp_path / "nothing").mkdir()
+
+    def call(folder: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPT), "--folder", folder, "--write", "made"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert call("runs").returncode == 0
+    assert "| arithmetic | 1 | 0 | 6 |" in (tmp_path / "made/README.md").read_text()
+    failed = call("nothing")
+    assert failed.returncode == 1 and "make paper-tiny makes them" in failed.stderr
+    (tmp_path / "runs/arithmetic/gflownet/seed0/metrics.json").write_text("{")
+    failed = call("runs")
+    assert failed.returncode == 1 and "metrics.json: cannot be read" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "| arithmetic | 1 | 0 | 6 |" in (tmp_path / "made/README.md").read_text()
