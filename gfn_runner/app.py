@@ -92,7 +92,7 @@ def _in_folder(prepared: Checked) -> list[str]:
 
 def _sweep(arguments: list[str], pages: bool) -> None:
     """All runs of a sweep, then table and page of them. Exits with 1 if one has not ended well."""
-    from gfn_runner.launching import Refused, opened
+    from gfn_runner.launching.launch import Refused, opened
     from gfn_runner.sweeps.table import show_sweep
 
     try:

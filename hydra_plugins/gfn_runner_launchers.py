@@ -19,7 +19,7 @@ class HereLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from gfn_runner.launching import launch
+        from gfn_runner.launching.launch import launch
 
         return launch(self, job_overrides, initial_job_idx)
 
@@ -38,7 +38,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
         def launch(
             self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
         ) -> Sequence[JobReturn]:
-            from gfn_runner.launching import launch
+            from gfn_runner.launching.launch import launch
 
             return launch(self, job_overrides, initial_job_idx)
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from gfn_runner.commandline import CONF
-from gfn_runner.launching import gpus_of
+from gfn_runner.launching.processes import gpus_of
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.resuming import held
 

@@ -1,0 +1,112 @@
+"""A sweep brought to its end: planned, checked as a whole, and handed to whatever starts its runs.
+
+A run that has finished before is not run again, one that was interrupted goes on, and one that fails
+leaves the others alone. What becomes of each is written into the sweep's record as it happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from omegaconf import OmegaConf
+
+from gfn_runner.errors import UserError
+from gfn_runner.launching.cluster import on_slurm
+from gfn_runner.launching.here import here
+from gfn_runner.launching.planned import SIDE, Planned, plan_of, unfinished
+from gfn_runner.launching.processes import on_this_machine
+from gfn_runner.resuming import held
+from gfn_runner.sweeps.check import launcher_settings
+from gfn_runner.sweeps.record import Sweep
+from gfn_runner.sweeps.settings import LocalSettings, SlurmSettings
+
+_current: list[Sweep] = []
+
+
+class Refused(SystemExit):
+    """Nothing of the sweep is started: a mistake shows that the command line alone does not tell."""
+
+    def __init__(self, error: UserError):
+        super().__init__(2)
+        self.error = error
+
+
+def opened() -> Sweep | None:
+    """The sweep that this process has begun; ``None`` if it has not come to that."""
+    return _current[-1] if _current else None
+
+
+def launch(
+    launcher: Any, job_overrides: Sequence[Sequence[str]], first: int
+) -> Sequence[JobReturn]:
+    """Bring runs to their end.
+
+    Args:
+        launcher: one of ``hydra_plugins/gfn_runner_launchers.py``, set up by Hydra.
+        job_overrides: of each run.
+        first: number of the first one within the sweep.
+
+    Returns:
+        What each run returns; of one that has failed ``None``, which no sweeper stops at.
+
+    Raises:
+        Refused: if the sweep's folder holds other runs, or another process is at this sweep.
+    """
+    setup_globals()
+    folder = Path(str(launcher.config.hydra.sweep.dir))
+    with contextlib.ExitStack() as stack:
+        try:
+            # Of two processes each would submit every run.
+            stack.enter_context(held(folder))
+        except UserError as error:
+            raise Refused(error) from None
+        planned = _brought_to_their_end(launcher, folder, job_overrides, first)
+    return [
+        JobReturn(
+            overrides=plan.overrides, status=JobStatus.COMPLETED, _return_value=plan.job.value
+        )
+        for plan in planned
+    ]
+
+
+def _brought_to_their_end(
+    launcher: Any, folder: Path, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[Planned]:
+    try:
+        sweep = Sweep.read(folder)
+        planned = [plan_of(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
+        for plan, job in zip(planned, sweep.plan([plan.job for plan in planned]), strict=True):
+            plan.job = job
+        waiting = unfinished(planned)
+    except UserError as error:
+        raise Refused(error) from None
+    # As they were given: hydra.sweep.subdir=seed${seed} is another name for each job.
+    given: Any = OmegaConf.to_container(launcher.config.hydra.overrides, resolve=False)
+    sweep.overrides = [
+        line for line in (*given["hydra"], *given["task"]) if not line.lstrip("+").startswith(SIDE)
+    ]
+    _current[:] = [sweep]
+    sweep.write()
+    _say(sweep, planned, waiting)
+    if waiting:
+        options: Any = OmegaConf.to_container(waiting[0].composed.hydra.launcher, resolve=True)
+        settings = launcher_settings(options)
+        if isinstance(settings, SlurmSettings):
+            on_slurm(launcher, sweep, waiting)
+        elif isinstance(settings, LocalSettings):
+            on_this_machine(launcher, sweep, waiting, settings)
+        else:
+            here(launcher, sweep, waiting)
+    return planned
+
+
+def _say(sweep: Sweep, planned: Sequence[Planned], waiting: Sequence[Planned]) -> None:
+    finished = len(planned) - len(waiting)
+    before = f", {finished} have finished before" if finished else ""
+    print(f"{len(waiting)} runs to do{before}", flush=True)
+    for plan in waiting:
+        print(f"  #{plan.job.number}  {' '.join(plan.job.beside(sweep.common))}", flush=True)
