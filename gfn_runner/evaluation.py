@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gfn_runner.lm.pieces import row_slices
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import row_slices, score_policy, score_strings, score_suffixes
+from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for

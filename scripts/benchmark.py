@@ -32,7 +32,7 @@ from results import ROOT, cores, write_block
 from gfn_runner.expressions import draw_expression, question
 from gfn_runner.lm.log_probs import chosen_log_probs
 from gfn_runner.lm.policy import LanguageModel, load
-from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes
+from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings

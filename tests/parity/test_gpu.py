@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gfn_runner.lm.policy import load
+from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import packed_prefixes, plain_prefixes, score_policy
+from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.tasks.arithmetic import Arithmetic
 from gfn_runner.tasks.rule import string_rule

@@ -7,16 +7,11 @@ import math
 import pytest
 import torch
 
-from gfn_runner.lm import merging, scoring
+from gfn_runner.lm import merging, pieces, prefixes
 from gfn_runner.lm.log_probs import string_log_probs
-from gfn_runner.lm.scoring import (
-    length_buckets,
-    packed_prefixes,
-    packing_works,
-    plain_prefixes,
-    score_policy,
-    score_prefixes,
-)
+from gfn_runner.lm.pieces import by_length, length_buckets
+from gfn_runner.lm.prefixes import packed_prefixes, packing_works, plain_prefixes
+from gfn_runner.lm.scoring import score_policy, score_prefixes
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.trajectories import Trajectories
 
@@ -69,8 +64,8 @@ RULES = {
 def cut_and_folded(request, monkeypatch):
     """What saves arithmetic, wherever it can be done and nowhere: it may not change a number."""
     monkeypatch.setattr(merging, "_saves", lambda layer, tokens: request.param)
-    monkeypatch.setattr(scoring, "_LEAST_SAVED", 1 if request.param else math.inf)
-    monkeypatch.setattr(scoring, "_LEAST_SHARE", 0.0)
+    monkeypatch.setattr(pieces, "_LEAST_SAVED", 1 if request.param else math.inf)
+    monkeypatch.setattr(pieces, "_LEAST_SHARE", 0.0)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -102,10 +97,10 @@ def test_rows_that_share_a_forward_change_nothing(lm, case, monkeypatch):
     arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
     whole_BS = packed_prefixes(*arguments)
     forwards = []
-    rows_of = scoring._packed_rows
-    monkeypatch.setattr(scoring, "_logits_at_once", lambda device: 1)
+    rows_of = prefixes._packed_rows
+    monkeypatch.setattr(prefixes, "_logits_at_once", lambda device: 1)
     monkeypatch.setattr(
-        scoring, "_packed_rows", lambda *given: forwards.append(len(given[3])) or rows_of(*given)
+        prefixes, "_packed_rows", lambda *given: forwards.append(len(given[3])) or rows_of(*given)
     )
     assert_same(packed_prefixes(*arguments), whole_BS)
     assert forwards == [1] * len(STRINGS)
@@ -258,13 +253,13 @@ def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):
 
 def test_rows_are_cut_by_length_where_that_saves_padding(cut_and_folded, request, monkeypatch):
     lengths = [5, 1, 5, 1, 1, 3]
-    buckets = length_buckets(lengths, scoring._LEAST_SAVED)
+    buckets = length_buckets(lengths, pieces._LEAST_SAVED)
     assert sorted(place for bucket in buckets for place in bucket) == list(range(6))
     if request.node.callspec.params["cut_and_folded"]:
         assert buckets == [[1, 3, 4], [5], [0, 2]]
         # A cut must save a share of the tokens too: here 12 of 30, then only 2 of 15.
-        monkeypatch.setattr(scoring, "_LEAST_SHARE", 0.25)
-        assert length_buckets(lengths, scoring._LEAST_SAVED) == [[1, 3, 4], [0, 2, 5]]
+        monkeypatch.setattr(pieces, "_LEAST_SHARE", 0.25)
+        assert length_buckets(lengths, pieces._LEAST_SAVED) == [[1, 3, 4], [0, 2, 5]]
     else:
         assert buckets == [list(range(6))]
 
@@ -277,7 +272,7 @@ def test_a_single_length_or_no_row_is_one_piece():
 def test_contexts_that_would_be_read_again_are_weighed(cut_and_folded):
     rows = trajectories()
     padded = rows.token_BT.numel() - int(rows.length_B.sum())
-    assert len(list(scoring.by_length(rows, again=padded + 1))) == 1
+    assert len(list(by_length(rows, again=padded + 1))) == 1
 
 
 @torch.no_grad()

@@ -93,8 +93,11 @@ ONLY = {
     "lm.sampling": {
         "lm.cache", "lm.decoding", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
     },
+    "lm.pieces": {"trajectories"},
+    "lm.prefixes": {"lm.log_probs", "lm.pieces", "lm.policy", "lm.vocabulary", "trajectories"},
     "lm.scoring": {
-        "lm.log_probs", "lm.merging", "lm.policy", "lm.vocabulary", "trajectories", "types",
+        "lm.log_probs", "lm.merging", "lm.pieces", "lm.policy", "lm.prefixes", "lm.vocabulary",
+        "trajectories", "types",
     },
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),

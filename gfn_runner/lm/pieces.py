@@ -1,0 +1,93 @@
+"""Which rows of a batch share a forward, and their results put together again; runs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gfn_runner.trajectories import Trajectories
+
+Ids = Sequence[int]
+
+# Splitting costs one more round through the layers: it must save tokens, and a share of them.
+_LEAST_SAVED, _LEAST_SHARE = 256, 0.08
+
+
+def by_length(
+    trajectories: Trajectories,
+    tokens: Callable[[int], int] = lambda length: length,
+    budget: int | None = None,
+    again: int = 0,
+) -> Iterator[tuple[Tensor, Trajectories]]:
+    """Rows of about the same length together, so that little is computed at padding.
+
+    Args:
+        trajectories: all rows.
+        tokens: that a forward reads for a row of a given length.
+        budget: tokens of a piece, unless a single row has more; ``None`` for no limit.
+        again: tokens that every further piece reads once more, such as contexts: a cut must save more.
+
+    Yields:
+        Places of the rows among all, and the rows.
+    """
+    lengths = trajectories.length_B.tolist()
+    for places in length_buckets(lengths, max(again, _LEAST_SAVED)):
+        size = len(places)
+        if budget is not None:
+            size = max(1, budget // max(1, tokens(max(lengths[place] for place in places))))
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            index_N = torch.tensor(part, dtype=torch.long, device=trajectories.length_B.device)
+            yield index_N, trajectories.rows(index_N)
+
+
+def length_buckets(lengths: Sequence[int], least_saved: float) -> list[list[int]]:
+    """Places of rows in groups that are worth a forward of their own; short ones first.
+
+    A group is cut where that saves the most padding, as long as that is ``least_saved`` tokens or more.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def cut(group: list[int]) -> list[list[int]]:
+        longest = lengths[group[-1]]
+        # Saved by a first part of n rows: what pads them up to the longest of all.
+        saved = [n * (longest - lengths[place]) for n, place in enumerate(group, start=1)]
+        most = max(saved)
+        if most < max(least_saved, _LEAST_SHARE * len(group) * longest):
+            return [sorted(group)]
+        n = saved.index(most) + 1
+        return cut(group[:n]) + cut(group[n:])
+
+    return cut(order) if order else [[]]
+
+
+def wider(values: Tensor, width: int, filling: float) -> Tensor:
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=filling)
+
+
+def in_order(pieces: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Rows of pieces at their places among all."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.cat(list(pieces))[torch.cat(list(places)).argsort()]
+
+
+def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:
+    """Cut rows into pieces of at most ``budget`` tokens, at least one row each."""
+    size = max(1, budget // max(1, tokens_per_row))
+    for start in range(0, n_rows, size):
+        yield slice(start, start + size)
+
+
+def used_conditions(
+    trajectories: Trajectories, *per_condition: Sequence[Ids]
+) -> tuple[Trajectories, list[list[Ids]]]:
+    """Keep only the conditions that some row uses, and number the rows anew."""
+    used, condition_B = trajectories.condition_B.unique(return_inverse=True)
+    kept = [[values[index] for index in used.tolist()] for values in per_condition]
+    rows = Trajectories(
+        trajectories.token_BT, trajectories.length_B, trajectories.is_action_BT, condition_B
+    )
+    return rows, kept
