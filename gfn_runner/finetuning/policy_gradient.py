@@ -10,6 +10,7 @@ chooses to stop, unless a tool writes next or the string has to end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from gfn_runner.lm.scoring import score_policy, trunk_logits
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.posterior.reward import terminal_log_reward
-from gfn_runner.ranks import world
+from gfn_runner.ranks import gathered, rank, world
 from gfn_runner.trajectories import Batch, PolicyScores, Trajectories
 from gfn_runner.types import Condition
 
@@ -53,20 +54,69 @@ class Rollout:
     advantage_BS: Tensor
     return_BS: Tensor | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers and tensors only, so that a checkpoint loads with ``weights_only=True``."""
+        numbers = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        numbers |= {
+            "conditions": [condition.key for condition in self.conditions],
+            "trajectories": vars(self.trajectories),
+        }
+        return _moved(numbers, torch.device("cpu"))
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Any], conditions: Mapping[str, Condition], device: torch.device
+    ) -> Rollout:
+        """What :meth:`state_dict` was given by; ``conditions`` by their keys."""
+        numbers = _moved(state, device)
+        numbers["conditions"] = [conditions[key] for key in state["conditions"]]
+        numbers["trajectories"] = Trajectories(**numbers["trajectories"])
+        return cls(**numbers)
+
+
+def _moved(tree: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Copies of all tensors on a device; the rest as it is."""
+    return {
+        name: _moved(value, device)
+        if isinstance(value, Mapping)
+        else value.to(device, copy=True)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in tree.items()
+    }
+
 
 class PolicyGradientModule(GFlowNetModule):
     """Rollouts, and updates on them; subclasses say what an advantage is.
 
     Attributes:
         baseline: its settings.
-        rollouts: in use, one for each batch of an optimizer step; none before the first and behind a
-            resumed checkpoint, after which the policy draws new ones.
+        rollouts: in use, one for each batch of an optimizer step; none before the first. A checkpoint
+            holds them: between two updates on one rollout they are part of the run's state.
     """
 
     def __init__(self, *args: Any, baseline: PolicyGradient, **options: Any):
         super().__init__(*args, **options)
         self.baseline: Any = baseline
         self.rollouts: dict[int, Rollout] = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        own = {slot: rollout.state_dict() for slot, rollout in self.rollouts.items()}
+        checkpoint["rollouts"] = gathered(own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        by_rank = checkpoint.get("rollouts", [])
+        if len(by_rank) != world():
+            return  # of another number of processes, whose strings are shared out anew
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's own name
+        conditions = {condition.key: condition for condition in data.data.train}
+        self.rollouts = {
+            slot: Rollout.from_state(state, conditions, self.lm.device)
+            for slot, state in by_rank[rank()].items()
+            if conditions.keys() >= set(state["conditions"])
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         # Batches are counted over all ranks.

@@ -125,9 +125,10 @@ def state_of(folder: Path) -> dict[str, Any]:
         "callbacks",
         "global_step",
         "m_steps",
+        "rollouts",
     )
     state["callbacks"].pop("TrainingLog")  # its record holds seconds
-    return {name: state[name] for name in kept}
+    return {name: state[name] for name in kept if name in state}
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -172,6 +173,21 @@ def test_killed_and_gone_on_with_it_is_the_same_run(case, tmp_path, monkeypatch)
         with pytest.raises(Killed):
             run(folder, CASES[case])
     assert not (folder / "metrics.json").exists()
+    run(folder, [*CASES[case], "resume=auto"])
+    assert_same_run(folder, straight)
+
+
+@pytest.mark.parametrize("case", ["ppo", "grpo"])
+def test_killed_between_two_updates_on_one_rollout(case, tmp_path, monkeypatch):
+    """Updates 1 to 4 are on one rollout, the checkpoint is of update 2."""
+    straight, folder = tmp_path / "straight", tmp_path / "killed"
+    run(straight, CASES[case])
+    with monkeypatch.context() as patched:
+        kill(patched, "before the checkpoint", 3)
+        with pytest.raises(Killed):
+            run(folder, CASES[case])
+    newest = torch.load(max(folder.glob("checkpoints/*.ckpt")), weights_only=True)
+    assert newest["global_step"] == 2 and newest["rollouts"][0].keys() == {0}
     run(folder, [*CASES[case], "resume=auto"])
     assert_same_run(folder, straight)
 
