@@ -6,6 +6,7 @@ All of it by evaluation set, in the samples at temperature 1:
   term, nats; ``…_max`` the best of a condition, averaged over conditions;
 - ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
 - ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
+  absent in the row that resamples, whose q is defined by R;
 - ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
   as a share of the samples (in the row that resamples: as a share of its draws);
 - ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
@@ -105,9 +106,12 @@ def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[s
         "ess": lambda phi: effective_sample_size(phi) / len(phi),
     }
     measured = {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
-    # Resampled strings have weights of their own no more; what they were drawn from had.
     draws = [s.draws_ess for s in samples if s.draws_ess is not None]
-    return measured | ({"ess": fmean(draws)} if draws else {})
+    if draws:
+        # Resampled strings have no weights of their own: φ is what the draws' estimate of log Z is, by
+        # definition and whatever they are worth. What they were drawn from had weights.
+        return {"log_z_bound": measured["log_z_bound"], "ess": fmean(draws)}
+    return measured
 
 
 def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:

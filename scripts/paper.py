@@ -13,6 +13,7 @@ A report a table lies in docs/results/<table>/, and what they come to in docs/re
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def _subjectivity(n: int) -> Table:
         ("task=subjectivity", f"task.data.n_train={n}", *NO_ROWS),
         {
             "gflownet": (),
-            "prompting": ("baseline=prompting", "baseline.shots=[0,3,5]"),
+            "prompting": ("baseline=prompting",),
             "sft": ("baseline=sft", "trainer.max_steps=60"),
         },
         ("vote_accuracy", "predictive_accuracy", "single_accuracy"),
@@ -122,8 +123,10 @@ def main() -> None:
         if not arguments.report_only:
             make(name, arguments)
         report(name, arguments)
-    claims = [sys.executable, "scripts/paper_claims.py", "--folder", str(arguments.folder)]
-    subprocess.run([*claims, "--write", str(arguments.write)], cwd=ROOT, check=True)
+    claims = [sys.executable, "scripts/paper_claims.py", "--folder", _short(arguments.folder)]
+    claims += ["--write", _short(arguments.write), "--seeds", *map(str, arguments.seeds)]
+    if subprocess.run(claims, cwd=ROOT).returncode:
+        raise SystemExit(1)
 
 
 def make(name: str, arguments: argparse.Namespace) -> None:
@@ -154,11 +157,14 @@ def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.
     folder = arguments.folder / name / method
     folder.mkdir(parents=True, exist_ok=True)
     lines = {seed: overrides(name, method, seed, arguments) for seed in seeds}
-    if all(finished(folder / f"seed{seed}", lines[seed]) for seed in seeds):
+    # All of them are looked at: what lies in a seed's place and is something else has to go.
+    left = [seed for seed in seeds if not finished(folder / f"seed{seed}", lines[seed])]
+    if not left:
         return
-    sweep = [*lines[seeds[0]][:-1], f"seed={','.join(map(str, seeds))}"]
+    sweep = [*lines[left[0]][:-1], f"seed={','.join(map(str, left))}"]
     places = [f"hydra.sweep.dir={_short(folder)}", "hydra.sweep.subdir=seed${seed}"]
-    attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {list(seeds)}")
+    threads = max(1, cores() // arguments.jobs)
+    attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {left}", threads)
 
 
 def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) -> list[str]:
@@ -168,8 +174,7 @@ def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) 
         line.format(runs=_short(arguments.folder / name), seed=seed)
         for line in table.methods[method]
     ]
-    threads = max(1, cores() // arguments.jobs)
-    return [*table.common, *own, f"trainer.threads={threads}", f"seed={seed}"]
+    return [*table.common, *own, f"seed={seed}"]
 
 
 def finished(folder: Path, lines: Sequence[str]) -> bool:
@@ -181,19 +186,26 @@ def finished(folder: Path, lines: Sequence[str]) -> bool:
     if folder.exists() and not known:
         aside = folder.parent / "aside"
         aside.mkdir(exist_ok=True)
-        folder.rename(aside / f"{folder.name}-{int(time.time())}")
+        folder.rename(aside / f"{folder.name}-{time.time_ns()}")
     return known and (folder / "metrics.json").is_file()
 
 
-def attempt(folder: Path, arguments: Sequence[str], what: str) -> None:
-    """One call of the program; what it says goes to a log beside the runs."""
+def attempt(folder: Path, arguments: Sequence[str], what: str, threads: int) -> None:
+    """One call of the program; what it says goes to a log beside the runs.
+
+    The number of threads is no override: on another machine, or with other ``--jobs``, the runs are the
+    same ones.
+    """
     command = [sys.executable, "-m", "gfn_runner", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     print(f"{what}: begins", flush=True)
     began = time.time()
     with (folder / "multirun.log").open("a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()
-        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
     end = "ends" if code == 0 else f"FAILED with exit code {code}; see {folder / 'multirun.log'}"
     print(f"{what}: {end}, {(time.time() - began) / 60:.1f} minutes", flush=True)
 
@@ -214,7 +226,8 @@ def report(name: str, arguments: argparse.Namespace) -> None:
     command += [_short(arguments.write / name)]
     if TABLES[name].metrics:
         command += ["--metrics", *TABLES[name].metrics]
-    subprocess.run(command, cwd=ROOT, check=True)
+    if subprocess.run(command, cwd=ROOT).returncode:
+        print(f"{name}: no report, as it says above; the other tables go on", flush=True)
 
 
 def _short(path: Path | str) -> str:

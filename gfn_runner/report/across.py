@@ -6,6 +6,7 @@ of a section. Error bars are standard errors over seeds; samples are those of ea
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,10 +85,13 @@ def histograms(section: Section) -> Figure | str:
 def calibration(section: Section) -> Figure | str:
     """log q + log Z of single samples against log R/T: on the identity line where the policy is exact.
 
-    log Z of a condition is the importance-weighted estimate from its own samples: their mean φ would be
-    log Z − KL, and with few samples one that is wrong would move the right ones off the line.
+    log Z of a condition is exact where all of its strings are listed; else the largest of the
+    importance-weighted estimates at hand, of this method's samples and of the others': the estimates of
+    one that never draws some strings lack these, and with its own alone a policy that always writes the
+    same string would lie on the line.
     """
-    dots = [(m, _calibrated(m.runs[0], m.row)) for m in section.methods if m.is_trained]
+    known = _log_z(section)
+    dots = [(m, _calibrated(m.runs[0], m.row, known)) for m in section.methods if m.is_trained]
     shown = [(method, own) for method, own in dots if own]
     if not shown:
         return "no trained method left single samples with both log R and log q"
@@ -170,13 +174,15 @@ FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
     ),
     "histogram": ("Share of each value among the samples of the first seed", histograms),
     "calibration": (
-        "Calibration of the policy: log q + log Z against log R/T of single samples, first seed",
+        "Calibration of the policy: log q + log Z against log R/T of single samples, first seed; log Z "
+        "exact or the largest estimate of any method at hand",
         calibration,
     ),
     "evidence": ("Estimates of log Z against the exact value, first seed", evidence),
     "compute": (
         "The first headline metric against training (evaluations on the way have fewer conditions than "
-        "the last one), and against strings drawn per question",
+        "the last one; what a method learns from was drawn or trained before, which is not counted), and "
+        "against strings drawn per question",
         compute,
     ),
 }
@@ -249,13 +255,43 @@ def _legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
         )
 
 
-def _calibrated(run: Run, row: str) -> list[tuple[float, float]]:
+_Posterior = tuple[str, str]
+
+
+def _posterior(run: Run, record: Mapping[str, Any]) -> _Posterior:
+    """What tells one condition's posterior from another's: task, base model, T, and the condition."""
+    model = run.config.get("lm", {}).get("name")
+    settings = json.dumps([run.config["task"], model, run.temperature], sort_keys=True, default=str)
+    return settings, f"{record['group']}/{record['condition']}"
+
+
+def _log_z(section: Section) -> dict[_Posterior, float]:
+    """log Z of each condition: exact where it can be, else the largest estimate of any method's samples.
+
+    Each is a lower bound on average, so that the largest is the nearest.
+    """
+    exact: dict[_Posterior, float] = {}
+    bounds: dict[_Posterior, float] = {}
+    for method in section.methods:
+        run = method.runs[0]
+        for record in run.samples(method.row):
+            at, found = _posterior(run, record), _finite(record, run.temperature)
+            if support := record.get("support_log_reward"):
+                exact[at] = float(np.logaddexp.reduce(np.asarray(support) / run.temperature))
+            if len(found) > 1:
+                bound = importance_bound([r - q for _, r, q in found])
+                bounds[at] = max(bound, bounds.get(at, -math.inf))
+    return bounds | exact
+
+
+def _calibrated(run: Run, row: str, log_z: Mapping[_Posterior, float]) -> list[tuple[float, float]]:
     """log R/T and log q + log Z of the different samples of each condition, nats."""
     dots: list[tuple[float, float]] = []
-    for texts, reward, log_q in _conditions(run, row):
-        log_z = importance_bound([r - q for r, q in zip(reward, log_q, strict=True)])
-        different = {text: (r, q + log_z) for text, r, q in zip(texts, reward, log_q, strict=True)}
-        dots += different.values()
+    for record in run.samples(row):
+        found = _finite(record, run.temperature)
+        if len(found) > 1:
+            at = log_z[_posterior(run, record)]
+            dots += {text: (r, q + at) for text, r, q in found}.values()
     return dots[:: math.ceil(len(dots) / _MOST_DOTS) or 1]
 
 
@@ -268,15 +304,6 @@ def _evidence(run: Run, row: str) -> Iterator[tuple[float, float, float]]:
             phi = [r - q for _, r, q in found]
             exact = float(np.logaddexp.reduce(support))
             yield exact, mean_phi(phi), importance_bound(phi)
-
-
-def _conditions(run: Run, row: str) -> Iterator[tuple[list[str], list[float], list[float]]]:
-    """Texts, log R/T and log q of the samples of each condition that has several."""
-    for record in run.samples(row):
-        found = _finite(record, run.temperature)
-        if len(found) > 1:
-            texts, reward, log_q = zip(*found, strict=True)
-            yield list(texts), list(reward), list(log_q)
 
 
 def _finite(record: Mapping[str, Any], temperature: float) -> list[tuple[str, float, float]]:

@@ -8,6 +8,7 @@ may have measured the same such row.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,9 +122,17 @@ def _settings(run: Run, row: str) -> dict[str, Any]:
     if not run.config.get("baseline"):
         without += ("baseline",)  # absent in configs that are older than baselines
     leaves = _without(flat(run.config), without)
+    if isinstance(teacher := leaves.get("baseline.samples_of"), str):
+        leaves["baseline.samples_of"] = _without_seed(teacher, run.seed)
     if not leaves.get("em.rounds"):
         leaves = _without(leaves, ("em",)) | {"em.rounds": 0}
     return leaves
+
+
+def _without_seed(folder: str, seed: int) -> str:
+    """The folder of another run without the seed in it: each seed learns from that seed's samples."""
+    own = re.compile(rf"(seed[_=-]?)?{seed}")
+    return "/".join("*" if own.fullmatch(part) else part for part in folder.split("/"))
 
 
 def _without(leaves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

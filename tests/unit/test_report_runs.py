@@ -516,6 +516,36 @@ def test_an_exact_policy_lies_on_the_line(tmp_path):
     assert list(axes.lines[0].get_ydata()) == pytest.approx([-2.0, -4.0])
 
 
+def test_a_policy_that_has_collapsed_is_off_the_line_where_others_know_log_z(tmp_path):
+    """It always writes one of four equal strings: its own samples would put it on the line."""
+    ppo = {"_target_": "gfn_runner.baselines.methods.PPO"}
+    folder = make_run(tmp_path / "p", accuracy(0.5), baseline=ppo)
+    write_lines(folder / "samples.jsonl", [record(["a", "a"], [-1.0, -1.0], [0.0, 0.0])])
+    (axes,) = calibration(only_section("p")).axes
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([-2.0])  # log R / T, alone
+    policy = make_run(tmp_path / "g", accuracy(0.9))
+    log_q = -math.log(4)
+    write_lines(policy / "samples.jsonl", [record(["a", "b"], [-1.0, -1.0], [log_q, log_q])])
+    exact, collapsed = calibration(only_section(".")).axes
+    assert list(exact.lines[0].get_ydata()) == pytest.approx([-2.0, -2.0])
+    assert list(collapsed.lines[0].get_ydata()) == pytest.approx([-2.0 + math.log(4)])
+    # Another posterior of the same name says nothing of this one.
+    make_run(tmp_path / "o", accuracy(0.5), lm={"name": "gpt2", "lora": {"rank": 4}})
+    high = record(["a", "b"], [9.0, 9.0], [log_q, log_q])
+    write_lines(tmp_path / "o/samples.jsonl", [high])
+    first = calibration(only_section(".")).axes[0]
+    assert list(first.lines[0].get_ydata()) == pytest.approx([-2.0, -2.0])
+
+
+def test_an_exact_log_z_goes_before_every_estimate(tmp_path):
+    folder = make_run(tmp_path / "a", accuracy(0.5))
+    listed = record(["a", "b"], [-1.0, -1.0], [-9.0, -9.0], support_log_reward=[-1.0, -1.0])
+    write_lines(folder / "samples.jsonl", [listed])
+    (axes,) = calibration(only_section("a")).axes
+    exact = -2.0 + math.log(2)
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([-9 + exact, -9 + exact])
+
+
 def test_evidence_is_set_against_the_sum_over_all_strings(tmp_path):
     folder = make_run(tmp_path / "a", accuracy(0.5))
     drawn = record(["a", "b"], [-1.0, -1.0], [-4.0, -5.0], support_log_reward=[-1.0, -1.0])
