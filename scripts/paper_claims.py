@@ -9,6 +9,7 @@ the 95 % t-interval of the difference leaves out 0; else the seeds do not tell t
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
+from paper import TABLES
 from results import ROOT
 from scipy.stats import t as student
 
@@ -45,14 +47,23 @@ SFT = Side("supervised", "sft")
 PPO = Side("PPO", "ppo")
 GRPO = Side("GRPO", "grpo")
 ZERO_SHOT = Side("0-shot", "prompting", "base_0_shot")
-FEW_SHOT = Side("best few-shot", "prompting", r"base_[1-9]\d*_shot")
+# Behind worked examples a task's base model writes a rationale, or answers at once (subjectivity).
+FEW_SHOT = Side("best few-shot", "prompting", r"(base|direct)_[1-9]\d*_shot")
+AT_EQUAL_COMPUTE = {
+    n: [
+        Side(f"best of {n}", "resampling", f"best_of_{n}"),
+        Side(f"one of {n}, resampled", "resampling", f"resampled_{n}"),
+    ]
+    for n in (1, 16)
+}
 
 
 @dataclass(frozen=True)
 class Claim:
     """``better`` is above ``worse`` in a metric, or below it where ``lower`` is what is claimed.
 
-    The metric is averaged over its evaluation sets.
+    The metric is averaged over the evaluation sets that both have. ``worse_metric`` is that of the second
+    side where it is another one: of the vote of some strings against one that is chosen among as many.
     """
 
     table: str
@@ -60,6 +71,7 @@ class Claim:
     better: Side
     worse: Side
     lower: bool = False
+    worse_metric: str = ""
 
 
 def _order(table: str, metric: str, *sides: Side, lower: bool = False) -> list[Claim]:
@@ -80,6 +92,14 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
             for claim in _order(table, "vote_accuracy", GFLOWNET, SFT, FEW_SHOT, ZERO_SHOT)
         ),
         *_order("random_number", "kl", GFLOWNET, SFT, ZERO_SHOT, lower=True),
+    ],
+    "GFlowNet above best-of-n and resampling at equal test-time compute": [
+        *(Claim("arithmetic", "single_accuracy", GFLOWNET, rival) for rival in AT_EQUAL_COMPUTE[1]),
+        *(
+            Claim("arithmetic", "vote_accuracy", GFLOWNET, rival, worse_metric="single_accuracy")
+            for rival in AT_EQUAL_COMPUTE[16]
+        ),
+        *(Claim("infilling", "fits_both_share", GFLOWNET, rival) for rival in AT_EQUAL_COMPUTE[1]),
     ],
     "PPO and GRPO reach a higher reward": [
         Claim("arithmetic", "log_reward", PPO, GFLOWNET),
@@ -109,7 +129,7 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """A claim's numbers: both sides' values by seed, and the row that each was taken from."""
+    """A claim's numbers: both sides' values by seed, of the same seeds, and the row of each."""
 
     claim: Claim
     better: dict[int, float]
@@ -145,7 +165,11 @@ class Found:
 
 
 def runs_of(folder: Path, table: str) -> dict[str, list[Run]]:
-    """The runs of a table by method, finished or not; what cannot be read is passed over."""
+    """The runs of a table by method, finished or not.
+
+    Raises:
+        UserError: at a run's file that cannot be read.
+    """
     found: dict[str, list[Run]] = {}
     for place in sorted((folder / table).glob("*/seed*/config.yaml")):
         if place.parent.parent.name != "aside":
@@ -155,41 +179,65 @@ def runs_of(folder: Path, table: str) -> dict[str, list[Run]]:
 
 def measured(
     runs: Sequence[Run], side: Side, metric: str, *, lower: bool
-) -> tuple[str, dict[int, float]]:
-    """A side's row and its values by seed, averaged over evaluation sets.
+) -> tuple[str, dict[int, dict[str, float]]]:
+    """A side's row, and by seed its values of each evaluation set.
 
     Of several rows the one with the best mean: the comparison is with the strongest rival.
     """
-    by_row: dict[str, dict[int, float]] = {}
+    by_row: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
-        if run.status != "finished":
-            continue
-        for row in run.rows:
-            values = [v for name, v in run.metrics.items() if name.startswith(f"{row}/{metric}/")]
+        for row in run.rows if run.status == "finished" else ():
+            start = f"{row}/{metric}/"
+            values = {
+                n.removeprefix(start): v for n, v in run.metrics.items() if n.startswith(start)
+            }
             if values and re.fullmatch(side.row, row):
-                by_row.setdefault(row, {})[run.seed] = fmean(values)
+                by_row.setdefault(row, {})[run.seed] = values
     if not by_row:
         return "", {}
     choose = min if lower else max
-    row = choose(by_row, key=lambda name: fmean(by_row[name].values()))
+    row = choose(by_row, key=lambda name: fmean(fmean(v.values()) for v in by_row[name].values()))
     return row, by_row[row]
 
 
 def found(folder: Path, claim: Claim) -> Found | None:
-    """The claim's numbers; ``None`` if a side has none, or the two no seed in common."""
+    """The claim's numbers, of seeds and evaluation sets that both sides have; ``None`` without any."""
     runs = runs_of(folder, claim.table)
-    # Where lower is claimed of a maximised metric (accuracy of PPO), both sides have one row only.
-    sides = [
-        measured(runs.get(side.method, []), side, claim.metric, lower=claim.lower)
-        for side in (claim.better, claim.worse)
-    ]
-    (better_row, better), (worse_row, worse) = sides
-    if not better.keys() & worse.keys():
+    metrics = (claim.metric, claim.worse_metric or claim.metric)
+    sides = (claim.better, claim.worse)
+    (better_row, better), (worse_row, worse) = (
+        measured(runs.get(side.method, []), side, metric, lower=claim.lower)
+        for side, metric in zip(sides, metrics, strict=True)
+    )
+    both: dict[int, tuple[float, float]] = {}
+    for seed in sorted(better.keys() & worse.keys()):
+        if sets := sorted(better[seed].keys() & worse[seed].keys()):
+            both[seed] = (
+                fmean(better[seed][name] for name in sets),
+                fmean(worse[seed][name] for name in sets),
+            )
+    if not both:
         return None
-    return Found(claim, better, worse, better_row, worse_row)
+    first, second = ({seed: pair[at] for seed, pair in both.items()} for at in (0, 1))
+    return Found(claim, first, second, better_row, worse_row)
 
 
-def page(folder: Path, write: Path, tables: Sequence[str]) -> str:
+def missing(folder: Path, table: str, seeds: Sequence[int]) -> list[str]:
+    """Runs of a table that have not finished, or have never begun, with the reason where one is known."""
+    there = runs_of(folder, table)
+    said = []
+    for method in TABLES[table].methods if table in TABLES else there:
+        own = {run.seed: run for run in there.get(method, [])}
+        for seed in sorted({*seeds, *own}):
+            run = own.get(seed)
+            if run is None:
+                said.append(f"{table}, {method}, seed {seed}: no run")
+            elif run.status != "finished":
+                said.append(f"{table}, {method}, seed {seed}: {run.status}, {run.why}")
+    return said
+
+
+def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int]) -> str:
     """``docs/results/README.md``: what there is, what it took, and the claims."""
     lines = [
         "# The paper's tables on the embedded model",
@@ -198,56 +246,70 @@ def page(folder: Path, write: Path, tables: Sequence[str]) -> str:
         "is in [comparison.md](../comparison.md). Mean ± standard error over seeds; shares in %, the "
         "rest in the metric's unit.",
         "",
-        "| table | finished runs | not finished | minutes of all runs | commits |",
+        "| table | finished runs | minutes of all runs | threads of a run | commits |",
         "|---|---:|---:|---:|---|",
     ]
-    total = 0.0
+    total, absent = 0.0, []
     for table in tables:
         runs = [run for own in runs_of(folder, table).values() for run in own]
         ended = [run for run in runs if run.status == "finished"]
         minutes = sum(run.metrics.get("run/minutes", 0.0) for run in ended)
         total += minutes
+        absent += missing(folder, table, seeds)
         commits = ", ".join(dict.fromkeys(commit for run in ended for commit in run.commits))
+        threads = ", ".join(sorted({_threads(run) for run in ended}))
         name = f"[{table}]({table}/report.md)" if (write / table / "report.md").is_file() else table
-        lines.append(
-            f"| {name} | {len(ended)} | {len(runs) - len(ended)} | {minutes:.0f} | {commits} |"
-        )
+        lines.append(f"| {name} | {len(ended)} | {minutes:.0f} | {threads} | {commits} |")
     lines += [
         "",
-        f"All runs together took {total:.0f} minutes on one thread each; two at a time that is "
-        f"{total / 120:.1f} hours.",
+        f"All runs together took {total:.0f} minutes, evaluation included; two at a time, as on two "
+        f"cores with a thread each, that is {total / 120:.1f} hours.",
     ]
+    if absent:
+        lines += ["", "Not finished:", "", *(f"- {line}" for line in absent)]
     for title, claims in CLAIMS.items():
-        own = [numbers for claim in claims if (numbers := found(folder, claim))]
-        lines += ["", f"## {title}", ""]
-        lines += _claim_table(own) if own else ["No runs of it yet."]
+        lines += ["", f"## {title}", "", *_claim_table(folder, claims)]
     return "\n".join(lines) + "\n"
 
 
-def _claim_table(rows: Sequence[Found]) -> list[str]:
+def _threads(run: Run) -> str:
+    try:
+        facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+        return str(facts["threads"])
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+
+
+def _claim_table(folder: Path, claims: Sequence[Claim]) -> list[str]:
     lines = [
-        "| table | metric | claimed | the first | the second | difference, 95 % interval | here |",
-        "|---|---|---|---:|---:|---:|---|",
+        "| table | metric | claimed | seeds | first | second | difference, 95 % interval | here |",
+        "|---|---|---|---:|---:|---:|---:|---|",
     ]
-    for row in rows:
-        claim = row.claim
+    for claim in claims:
+        row = found(folder, claim)
         sign = "below" if claim.lower else "above"
-        first, second = _called(claim.better, row.better_row), _called(claim.worse, row.worse_row)
-        cells = [
-            claim.table,
-            claim.metric.replace("_", " ") + (" (%)" if is_share(claim.metric) else ""),
-            f"{first} {sign} {second}",
-            spread(claim.metric, list(row.better.values())),
-            spread(claim.metric, list(row.worse.values())),
-            _difference(row),
-            row.verdict,
-        ]
+        first = _called(claim.better, row.better_row if row else "")
+        second = _called(claim.worse, row.worse_row if row else "")
+        metric = claim.metric.replace("_", " ") + (" (%)" if is_share(claim.metric) else "")
+        if claim.worse_metric:
+            metric += f" against {claim.worse_metric.replace('_', ' ')}"
+        cells = [claim.table, metric, f"{first} {sign} {second}"]
+        if row is None:
+            cells += ["0", "", "", "", "no data"]
+        else:
+            cells += [
+                str(len(row.better)),
+                spread(claim.metric, list(row.better.values())),
+                spread(claim.metric, list(row.worse.values())),
+                _difference(row),
+                row.verdict,
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _called(side: Side, row: str) -> str:
-    shots = re.fullmatch(r"base_(\d+)_shot", row)
+    shots = re.fullmatch(r"\w+_(\d+)_shot", row)
     return f"{side.name} ({shots[1]})" if shots and side is FEW_SHOT else side.name
 
 
@@ -262,12 +324,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="that belong there")
     arguments = parser.parse_args()
     tables = sorted({path.name for path in arguments.folder.glob("*") if path.is_dir()})
     try:
         if not any(runs_of(arguments.folder, table) for table in tables):
             raise SystemExit(f"{arguments.folder}: no run lies there; make paper-tiny makes them")
-        text = page(arguments.folder, arguments.write, tables)
+        text = page(arguments.folder, arguments.write, tables, arguments.seeds)
     except UserError as error:
         raise SystemExit("\n".join(map(str, error.problems))) from None
     arguments.write.mkdir(parents=True, exist_ok=True)

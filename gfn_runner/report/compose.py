@@ -15,12 +15,12 @@ from gfn_runner.report.summary import (
     Section,
     cell,
     commands,
-    counterpart,
     header,
     left_out,
     origins,
     published_columns,
     published_header,
+    task_of,
 )
 from gfn_runner.report.table import shown_number
 from gfn_runner.tasks.base import ReferenceRow
@@ -70,7 +70,11 @@ def section_blocks(
 ) -> list[Block]:
     blocks: list[Block] = [Heading(section.name), results(section)]
     if section.published:
-        blocks.append(Text("† The paper's numbers: of another model, on other questions."))
+        blocks.append(
+            Text(
+                "† The paper's numbers, or its published code's: of another model, on other questions."
+            )
+        )
     blocks += [Heading("How each was run", 3), _origins(section, page)]
     samples = sample_table(section)
     if isinstance(samples, Table):
@@ -81,6 +85,7 @@ def section_blocks(
                 "the first of the task's metrics that speaks of a single string, if there is one."
             ),
             samples,
+            *_published_samples(section),
         ]
     else:
         missing = [*missing, f"samples for the same conditions: {samples}."]
@@ -103,13 +108,25 @@ def section_blocks(
     return blocks
 
 
+def _published_samples(section: Section) -> list[Block]:
+    task, _ = task_of(section.methods[0].runs[0])
+    found = task.reference_samples() if task else ()
+    if not found:
+        return []
+    rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}") for s in found]
+    return [
+        Text("† The paper's own, by another model under another R:"),
+        Table(("condition", "method", "sample", "log R (nats)"), rows, numeric=False),
+    ]
+
+
 def results(section: Section) -> Table:
     """One row a method, one column a metric and evaluation set; the paper's numbers in a last column.
 
     Published rows that belong beside no method of the table come below it.
     """
     columns, theirs = section.columns, published_columns(section)
-    beside = {m: counterpart(section, m) for m in section.methods}
+    beside = {m: section.beside.get(m) for m in section.methods}
     placed = [row for row in beside.values() if row is not None]
     rows = [
         (
@@ -130,8 +147,15 @@ def results(section: Section) -> Table:
         for row in section.published
         if row not in placed
     ]
+    rows += [_unfinished(run, len(columns) + bool(placed)) for run in section.unfinished]
     last = [published_header(section)] if placed else []
     return Table(("method", "seeds", *map(header, columns), *last), rows)
+
+
+def _unfinished(run: Run, width: int) -> tuple[str, ...]:
+    """The row of a run that is in no mean."""
+    name = f"{run.baseline or 'GFlowNet'}, seed {run.seed}"
+    return (name, "", *(run.status if at == 0 else "" for at in range(width)))
 
 
 def _published(row: ReferenceRow | None, columns: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 
 A trained policy is measured at one string a question and, where the task votes, at the vote of several.
 The base model's rows ``best_of_<n>`` and ``resampled_<n>`` choose one string out of n, which is what one
-would do instead of training. A string costs the same in all of them but for the adapter.
+would do instead of training. Strings cost the same in all of them but for the adapter; to choose, log R
+of each is computed besides, which reads it once more behind the posterior's contexts.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class Drawn:
     Attributes:
         label: of the way, with settings where the methods at hand differ in them.
         by_n: strings a question to the metric's values, one a seed; smallest first.
+        seeds: likewise the number of runs, of which some may lack the metric.
     """
 
     label: str
     by_n: dict[int, list[float]]
+    seeds: dict[int, int]
 
     def at(self, n: int) -> int | None:
         """The smallest measured number of strings that is not below n."""
@@ -70,16 +73,17 @@ def metric_of_one(section: Section) -> str:
 def drawn(section: Section, group: str) -> list[Drawn]:
     """All ways of choosing that were measured on an evaluation set."""
     metric = metric_of_one(section)
-    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    found: dict[tuple[str, str], dict[int, tuple[list[float], int]]] = {}
     for method in section.methods:
         values = method.values(f"{metric}/{group}")
         if values and (row := _DRAWS.fullmatch(method.row)):
             settings = method.label.partition(" (")[2]
-            found.setdefault((row[1], settings), {})[int(row[2])] = values
+            found.setdefault((row[1], settings), {})[int(row[2])] = values, len(method.runs)
     return [
         Drawn(
             kind.replace("_", " ") + (f" ({settings}" if settings else ""),
-            dict(sorted(by_n.items())),
+            {n: values for n, (values, _) in sorted(by_n.items())},
+            {n: seeds for n, (_, seeds) in by_n.items()},
         )
         for (kind, settings), by_n in found.items()
     ]
@@ -139,17 +143,23 @@ def equal_compute(section: Section) -> Table | str:
 
 
 def _by(label: str, ways: Sequence[Drawn]) -> Drawn:
-    return next((way for way in ways if way.label == label), Drawn(label, {}))
+    return next((way for way in ways if way.label == label), Drawn(label, {}, {}))
 
 
 def _row(point: Point, group: str, metric: str, ways: Sequence[Drawn]) -> list[str]:
-    cells = [point.label, group.replace("_", " "), str(point.n), spread(metric, point.values)]
+    cells = [point.label, group.replace("_", " "), str(point.n)]
+    cells.append(_cell(metric, point.values, len(point.method.runs)))
     for way in ways:
         at = way.at(point.n)
         # Where the very number was not measured, the next larger one: more compute for the base model.
         more = "" if at == point.n else f" (n = {at})"
-        cells.append("" if at is None else spread(metric, way.by_n[at]) + more)
+        cells.append("" if at is None else _cell(metric, way.by_n[at], way.seeds[at]) + more)
         reached = way.reaching(fmean(point.values))
         none = f"none up to {max(way.by_n)}" if way.by_n else ""
         cells.append(f"n = {reached}" if reached else none)
     return cells
+
+
+def _cell(metric: str, values: list[float], seeds: int) -> str:
+    missing = f" ({len(values)} of {seeds} seeds)" if len(values) < seeds else ""
+    return spread(metric, values) + missing

@@ -131,8 +131,11 @@ def _settings(run: Run, row: str) -> dict[str, Any]:
 
 def _without_seed(folder: str, seed: int) -> str:
     """The folder of another run without the seed in it: each seed learns from that seed's samples."""
-    own = re.compile(rf"(seed[_=-]?)?{seed}")
-    return "/".join("*" if own.fullmatch(part) else part for part in folder.split("/"))
+    parts = folder.split("/")
+    for at in reversed(range(len(parts))):
+        if re.fullmatch(rf"(seed[_=-]?)?{seed}", parts[at]):
+            return "/".join([*parts[:at], "*", *parts[at + 1 :]])
+    return folder
 
 
 def _without(leaves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

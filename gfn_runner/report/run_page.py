@@ -29,7 +29,7 @@ from gfn_runner.report.pages import (
     Text,
 )
 from gfn_runner.report.panels import Shown, draw_panels, spoken
-from gfn_runner.report.runs import Run, last_lines, read_run
+from gfn_runner.report.runs import Run, last_lines, read_run, trains
 from gfn_runner.report.states import PATIENCE, State, Word, duration, state_of
 from gfn_runner.report.table import is_share, row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
@@ -104,19 +104,6 @@ def task_name(run: Run) -> str:
         return str(getattr(importlib.import_module(module), name).name)
     except (ImportError, AttributeError):
         return name
-
-
-def trains(config: Mapping[str, Any]) -> bool:
-    """Whether a run of this config trains anything."""
-    baseline = config.get("baseline")
-    if not baseline:
-        return True
-    module, _, name = str(baseline.get("_target_", "")).rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-        return kind.lightning_module is not None
-    except (ImportError, AttributeError, ValueError):
-        return True
 
 
 def _blocks(run: Run, history: History, state: State) -> list[Block | HtmlBlock]:

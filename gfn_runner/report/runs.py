@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import json
 import math
 import os
@@ -264,11 +265,24 @@ def _status(
 
 
 def steps_wanted(config: Mapping[str, Any]) -> int | None:
-    """Optimizer steps of a whole run; ``None`` where a baseline decides for itself."""
+    """Optimizer steps of a whole run; ``None`` of one that trains nothing."""
     steps = config.get("trainer", {}).get("max_steps")
-    if steps is None or config.get("baseline"):
+    if steps is None or not trains(config, unknown=False):
         return None
     return int(steps) * max(1, int(config.get("em", {}).get("rounds", 0)))
+
+
+def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
+    """Whether a run of this config trains anything; ``unknown`` if its baseline's class is gone."""
+    baseline = config.get("baseline")
+    if not baseline:
+        return True
+    module, _, name = str(baseline.get("_target_", "")).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        return kind.lightning_module is not None
+    except (ImportError, AttributeError, ValueError):
+        return unknown
 
 
 def _last_step(path: Path) -> int | None:

@@ -31,7 +31,7 @@ class State:
         word: ``silent`` is a run that has neither ended nor given a sign of life for long.
         why: it stands there, where that is not plain.
         step: last optimizer step; ``None`` before the first, and of a run that trains nothing.
-        steps: optimizer steps wanted; ``None`` where a baseline decides for itself.
+        steps: optimizer steps wanted; ``None`` of a run that trains nothing.
         begun: seconds since 1970 at which its newest part began; 0 if that is unknown.
         seen: seconds since 1970 of its last sign of life; 0 without one.
         left: seconds until its training ends; ``None`` where that cannot be told.

@@ -7,7 +7,8 @@ import math
 import os
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +33,10 @@ class Section:
         columns: ``<metric>/<evaluation set>``.
         headline: metrics that the task puts first.
         published: the paper's rows, in the metric's own unit; of another model.
+        beside: of each method that has one, the paper's row that is its own; settings of a task may have
+            rows of their own (numbers of examples, say).
         notes: what a reader has to know of the numbers.
+        unfinished: runs of the task that are in none of the methods.
     """
 
     name: str
@@ -40,7 +44,9 @@ class Section:
     columns: tuple[str, ...]
     headline: tuple[str, ...]
     published: tuple[ReferenceRow, ...]
+    beside: Mapping[Method, ReferenceRow]
     notes: tuple[str, ...]
+    unfinished: tuple[Run, ...] = ()
 
 
 def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
@@ -58,7 +64,13 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
         if run.status == "finished":
             by_task.setdefault(run.task, []).append(run)
     _refuse_unknown(runs, metrics)
-    found = {target: _section(target, by_task[target], metrics) for target in sorted(by_task)}
+    found = {
+        target: replace(
+            _section(target, by_task[target], metrics),
+            unfinished=tuple(r for r in runs if r.task == target and r.status != "finished"),
+        )
+        for target in sorted(by_task)
+    }
     names = [section.name for section in found.values()]
     # Two classes may call themselves the same; files are named by it.
     return [
@@ -89,15 +101,15 @@ def header(column: str) -> str:
     return f"{title} (%)" if is_share(column) else title
 
 
-def counterpart(section: Section, method: Method) -> ReferenceRow | None:
-    """The paper's row that belongs beside a method, if there is one."""
+def _counterpart(rows: Sequence[ReferenceRow], method: Method) -> ReferenceRow | None:
+    """The one of the paper's rows that belongs beside a method."""
     key = method.row
     if method.row == "final":
         baseline = method.runs[0].config.get("baseline") or {}
         key = method.runs[0].baseline or "GFlowNet"
         if baseline.get("samples_of") is not None:
             return None  # the paper's learns from known strings
-    return next((row for row in section.published if row.beside == key), None)
+    return next((row for row in rows if row.beside == key), None)
 
 
 def published_header(section: Section) -> str:
@@ -205,18 +217,35 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
         if m not in shown
     ]
     notes += _notes(shown, columns)
-    published = [
-        replace(row, values={c: row.values[c] for c in columns if c in row.values})
-        for row in (task.reference_rows() if task else ())
-    ]
+    rows = {method: _published(method, columns) for method in shown}
+    beside = {method: _counterpart(own, method) for method, own in rows.items()}
     return Section(
         name=task.name if task else target.rpartition(".")[2],
         methods=tuple(shown),
         columns=tuple(columns),
         headline=headline,
-        published=tuple(row for row in published if row.values),
+        published=tuple(_different(row for own in rows.values() for row in own)),
+        beside={method: row for method, row in beside.items() if row is not None},
         notes=tuple(notes),
     )
+
+
+def _published(method: Method, columns: Sequence[str]) -> list[ReferenceRow]:
+    """The paper's rows that have a number of some column, under the settings of a method's own task."""
+    task, _ = task_of(method.runs[0])
+    rows = [
+        replace(row, values={c: row.values[c] for c in columns if c in row.values})
+        for row in (task.reference_rows() if task else ())
+    ]
+    return [row for row in rows if row.values]
+
+
+def _different(rows: Iterable[ReferenceRow]) -> list[ReferenceRow]:
+    found: list[ReferenceRow] = []
+    for row in rows:
+        if row not in found:
+            found.append(row)
+    return found
 
 
 def task_of(run: Run) -> tuple[Task | None, str]:
@@ -253,6 +282,7 @@ def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
         for text in _of_method(method, columns):
             said.setdefault(text, []).append(method.label)
     notes = [f"{'; '.join(labels)}: {text}" for text, labels in said.items()]
+    notes += _conditions(methods)
     changed = {
         str(run.folder): None
         for method in methods
@@ -262,6 +292,22 @@ def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
     if changed:
         notes.append(f"Files were changed since the commit in {', '.join(changed)}.")
     return notes
+
+
+def _conditions(methods: Sequence[Method]) -> list[str]:
+    """Which methods were measured on fewer conditions than others."""
+    labels: dict[int, list[str]] = {}
+    for method in methods:
+        sizes = Counter(record.get("group") for record in method.runs[0].samples(method.row))
+        if sizes:
+            labels.setdefault(max(sizes.values()), []).append(method.label)
+    if len(labels) < 2:
+        return []
+    told = "; ".join(f"{n} of a set: {', '.join(labels[n])}" for n in sorted(labels, reverse=True))
+    return [
+        f"Not all methods were measured on the same conditions. {told}. The smaller sets are the first "
+        "of the larger ones, and no error over seeds holds what that choice does."
+    ]
 
 
 def _of_method(method: Method, columns: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from gfn_runner.hubdata import hub_rows, is_hub
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
+from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, ReferenceSample, Task, TaskData
 from gfn_runner.tasks.measures import per_group
 from gfn_runner.textdata import path_problems, read_text
 from gfn_runner.tools import Calculator, Tool
@@ -358,6 +358,17 @@ class Arithmetic(Task):
                 beside,
             )
             for beside, (label, row) in published.items()
+        ]
+
+    def reference_samples(self) -> Sequence[ReferenceSample]:
+        """Hu et al. 2024, table E.4: what PPO writes has a higher R than the right rationale."""
+        return [
+            ReferenceSample("1 - 9 + 8", "PPO", "1 - 9 - 8", -13.17),
+            ReferenceSample("1 - 9 + 8", "right", "1 - 9 = -8, -8 + 8 = 0", -27.75),
+            ReferenceSample("8 + 7 + 2 + 7", "PPO", "8 + 7 + 2 + 7", -2.39),
+            ReferenceSample(
+                "8 + 7 + 2 + 7", "right", "8 + 7 = 15, 15 + 2 = 17, 17 + 7 = 24", -11.72
+            ),
         ]
 
 

@@ -110,6 +110,23 @@ class ReferenceRow:
     beside: str = ""
 
 
+@dataclass(frozen=True)
+class ReferenceSample:
+    """A published sample with its log R; of a different model.
+
+    Attributes:
+        condition: as the publication writes it.
+        label: who wrote it.
+        text: the sample.
+        log_reward: log R under the publication's model, nats.
+    """
+
+    condition: str
+    label: str
+    text: str
+    log_reward: float
+
+
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Task(ABC):
     """Settings that every task has.
@@ -247,4 +264,8 @@ class Task(ABC):
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Published numbers; empty if there are none."""
+        return ()
+
+    def reference_samples(self) -> Sequence[ReferenceSample]:
+        """Published samples with their log R; empty if there are none."""
         return ()

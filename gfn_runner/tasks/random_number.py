@@ -23,7 +23,7 @@ from gfn_runner.metrics.distribution import (
     total_variation,
 )
 from gfn_runner.posterior.table import TableFactor
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
+from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
 from gfn_runner.types import Condition
 
 Family = Literal["uniform", "binomial", "poisson", "geometric", "zipf", "normal"]
@@ -65,6 +65,12 @@ class RandomNumber(Task):
         "exact_kl",
         "exact_tv",
     )
+
+    def reference_rows(self) -> Sequence[ReferenceRow]:
+        """The authors' PPO: 21,411 of 512,000 numbers are invalid (their rng/notebooks/plots.ipynb)."""
+        return [
+            ReferenceRow("the authors' PPO", {"invalid_share/numbers": 21_411 / 512_000}, "PPO")
+        ]
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

@@ -17,7 +17,7 @@ from gfn_runner.commandline import CONF, check_lines
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import paper
-from paper import TABLES, finished, make, overrides
+from paper import TABLES, finished, make, overrides, run_seeds
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 
@@ -76,7 +76,7 @@ def test_what_is_done_is_known_and_nothing_is_deleted(tmp_path):
 def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, monkeypatch):
     calls = []
 
-    def attempt(folder: Path, arguments, what: str) -> None:
+    def attempt(folder: Path, arguments, what: str, threads: int) -> None:
         calls.append((folder.name, arguments))
         for seed in (0, 1, 2):
             own = overrides("random_number", folder.name, seed, asked(tmp_path))
@@ -92,13 +92,41 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, 
         assert "hydra.sweep.subdir=seed${seed}" in arguments
     before = len(calls)
     make("random_number", asked(tmp_path))
-    assert [name for name, _ in calls[before:]] == ["prompting"]
+    ((name, arguments),) = calls[before:]
+    assert name == "prompting" and "seed=1" in arguments
+
+
+def test_no_seed_of_other_settings_is_in_the_way(tmp_path, monkeypatch):
+    """One alone left lying there would let the sweep refuse all of them, at every start."""
+    calls = []
+    monkeypatch.setattr(paper, "attempt", lambda folder, given, *_: calls.append(given))
+    for seed in (0, 1, 2):
+        leave(tmp_path / f"random_number/exact/seed{seed}", ["task=random_number", f"seed={seed}"])
+    run_seeds("random_number", "exact", [0, 1, 2], asked(tmp_path))
+    (arguments,) = calls
+    assert "seed=0,1,2" in arguments
+    assert [path.name for path in (tmp_path / "random_number/exact").iterdir()] == ["aside"]
+    assert len(list((tmp_path / "random_number/exact/aside").iterdir())) == 3
+
+
+def test_the_number_of_jobs_makes_no_other_runs_of_them(tmp_path):
+    one, two = asked(tmp_path), asked(tmp_path)
+    two.jobs = 2
+    assert overrides("arithmetic", "sft", 0, one) == overrides("arithmetic", "sft", 0, two)
+
+
+def test_a_table_without_a_report_does_not_end_the_others(tmp_path, capsys):
+    folder = tmp_path / "random_number/exact/seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("task: {_target_: some.Task}\nseed: 0\n")
+    paper.report("random_number", asked(tmp_path, write=tmp_path / "docs"))
+    assert "random_number: no report" in capsys.readouterr().out
 
 
 def test_what_learns_from_another_run_comes_after_it(tmp_path, monkeypatch):
     order = []
 
-    def attempt(folder: Path, arguments, what: str) -> None:
+    def attempt(folder: Path, arguments, what: str, threads: int) -> None:
         order.append(folder.name)
 
     monkeypatch.setattr(paper, "attempt", attempt)

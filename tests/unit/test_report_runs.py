@@ -120,11 +120,11 @@ def test_a_run_says_whether_and_why_it_has_not_finished(tmp_path):
     resumed = make_run(tmp_path / "resumed", {}, trainer={"max_steps": 20})
     assert read_run(resumed).status == "unfinished"
     assert "step 10, config.yaml asks for 20" in read_run(resumed).why
-    baseline = {"_target_": "gfn_runner.baselines.prompting.Prompting"}
-    assert (
-        read_run(make_run(tmp_path / "p", {}, trainer={"max_steps": 20}, baseline=baseline)).status
-        == "finished"
-    )
+    # Of baselines those that train have steps to do, too.
+    for name, status in (("Prompting", "finished"), ("PPO", "unfinished"), ("Gone", "finished")):
+        baseline = {"_target_": f"gfn_runner.baselines.methods.{name}"}
+        folder = make_run(tmp_path / name, {}, trainer={"max_steps": 20}, baseline=baseline)
+        assert read_run(folder).status == status
     rounds = make_run(tmp_path / "em", {}, em={"rounds": 2})
     assert "asks for 20" in read_run(rounds).why
 
@@ -320,7 +320,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
 | † GPT-J 6B, supervised |  |  |  | 72.1 |
 | † GPT-J 6B, PPO |  |  |  | 30.6 |
 
-† The paper's numbers: of another model, on other questions.
+† The paper's numbers, or its published code's: of another model, on other questions.
 """
         in text
     )
@@ -701,7 +701,7 @@ def test_the_html_needs_nothing_but_itself(tmp_path):
     sources = [re.search(r'src="([^"]*)"', tag)[1] for tag in tags if "src" in tag]
     assert len(sources) == 3 and all(s.startswith("data:image/png;base64,iVBOR") for s in sources)
     assert "<script" not in page and "&lt;script src=" in page and "@import" not in page
-    assert page.count('<div class="wide"><table') == 3
+    assert page.count('<div class="wide"><table') == 4
 
 
 def test_without_figures_none_is_drawn(tmp_path):
@@ -782,6 +782,66 @@ def test_published_rows_keep_their_places(tmp_path):
     )
     assert table.rows[0] == ("GFlowNet", "1", "50.0", "50.0", "40.7")
     assert table.rows[-1] == ("† GPT-J 6B, PPO", "", "", "", "5.6")
+
+
+def test_each_method_has_the_papers_number_under_its_own_settings(tmp_path):
+    """Few-shot of 10 and of 50 examples is two rows of the paper's table."""
+    for n in (10, 50):
+        task = {"_target_": "gfn_runner.tasks.subjectivity.Subjectivity", "data": {"n_train": n}}
+        folder = make_run(tmp_path / str(n), {"final/vote_accuracy/test": n / 100})
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"task": task}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    table = results(only_section("."))
+    assert [(row[2], row[-1]) for row in table.rows[:2]] == [("10.0", "75.2"), ("50.0", "89.9")]
+
+
+def test_runs_that_are_in_no_mean_have_a_row_of_their_own(tmp_path):
+    make_run(tmp_path / "a", {"final/vote_accuracy/x": 0.5, "final/single_accuracy/x": 0.5})
+    failed = make_run(tmp_path / "f", seed=1)
+    (failed / "run.log").write_text("ERROR b: non-finite loss\n")
+    ppo = {"_target_": "gfn_runner.baselines.methods.PPO"}
+    make_run(tmp_path / "u", seed=2, baseline=ppo)
+    make_run(tmp_path / "n", {"final/kl/numbers": 0.25}, task=NUMBERS)
+    section = next(s for s in sections(read(".")) if s.name == "arithmetic")
+    assert results(section).rows[-2:] == [
+        ("GFlowNet, seed 1", "", "failed", ""),
+        ("PPO, seed 2", "", "unfinished", ""),
+    ]
+
+
+def test_fewer_conditions_are_told(tmp_path):
+    folder = make_run(tmp_path / "a", accuracy(0.5, 0.1))
+    many = [record(["b"], [-1.0], [-1.0], f"{n}") for n in range(3)]
+    write_lines(folder / "samples.jsonl", many)
+    write_lines(folder / "samples_base_0_shot.jsonl", many[:2])
+    (note,) = [note for note in only_section("a").notes if "same conditions" in note]
+    assert "3 of a set: GFlowNet; 2 of a set: base model, 0-shot." in note
+    write_lines(folder / "samples_base_0_shot.jsonl", many)
+    assert not [note for note in only_section("a").notes if "same conditions" in note]
+
+
+def test_samples_that_the_paper_printed_stand_below_ours(tmp_path):
+    folder = make_run(tmp_path / "a", accuracy(0.5))
+    write_lines(folder / "samples.jsonl", [record(["b"], [-1.0], [-1.0])])
+    main(["a", "--no-figures"])
+    text = (tmp_path / "report/report.md").read_text()
+    assert "| 1 - 9 + 8 | PPO | 1 - 9 - 8 | -13.17 |" in text
+    assert text.index("### Samples for the same conditions") < text.index("† The paper's own")
+
+
+def test_seeds_that_learn_from_the_samples_of_their_own_are_one_method(tmp_path):
+    sft = {"_target_": "gfn_runner.baselines.methods.SFT"}
+    for seed in (0, 1, 10):
+        teacher = {**sft, "samples_of": f"outputs/1/gflownet/seed{seed}"}
+        make_run(tmp_path / f"s{seed}", accuracy(0.5), seed=seed, baseline=teacher)
+    (method,) = methods_of(read("."))
+    assert [run.seed for run in method.runs] == [0, 1, 10]
+    other = {**sft, "samples_of": "outputs/1/other/seed0"}
+    make_run(tmp_path / "o", accuracy(0.5), baseline=other)
+    # With a teacher that is not of the run's own seed the two are told apart.
+    fixed = {**sft, "samples_of": "outputs/1/gflownet/seed0"}
+    make_run(tmp_path / "f", accuracy(0.5), seed=1, baseline=fixed)
+    assert len(methods_of(read("."))) == 3
 
 
 @pytest.mark.parametrize(
