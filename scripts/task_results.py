@@ -206,6 +206,8 @@ def table(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[st
         for name in names:
             values = [run.get(f"{prefix}/{name}") for run in runs]
             known = [value for value in values if value is not None]
+            if prefix == "resampled" and name.startswith("phi_spread/"):
+                known = []  # runs of an older revision have it: 0 by definition
             cells.append(_cell(name, known) if len(known) == len(runs) else "")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
