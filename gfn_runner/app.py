@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +230,7 @@ def train_and_evaluate(
     from gfn_runner.report.headline import optimized_value
 
     refuse_impossible(config.trainer.processes)
-    started, start, file = time.time(), None, None
+    started, start, file = _Clock(), None, None
     with contextlib.ExitStack() as stack:
         if not started_rank(config.trainer.processes):
             from gfn_runner.resuming import held
@@ -269,7 +270,7 @@ def _prepared(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Star
 
 
 def _train_and_evaluate(
-    config: RunConfig, folder: Path, checkpoint: Path | None, started: float
+    config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clock
 ) -> float | None:
     from gfn_runner.build import build
     from gfn_runner.phases import explained
@@ -392,14 +393,23 @@ def _rows(
         yield name, samples
 
 
-def _run_facts(config: RunConfig, folder: Path, started: float, steps: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Clock:
+    """When a part of a run began: seconds since 1970, and seconds that the process had computed."""
+
+    wall: float = field(default_factory=time.time)
+    cpu: float = field(default_factory=time.process_time)
+
+
+def _run_facts(config: RunConfig, folder: Path, started: _Clock, steps: int) -> dict[str, float]:
     from gfn_runner.environment import peak_memory_gib
     from gfn_runner.resuming import seconds_before
 
     return {
         "run/seed": float(config.seed),
         "run/steps": float(steps),
-        "run/minutes": (seconds_before(folder) + time.time() - started) / 60,
+        "run/minutes": (seconds_before(folder) + time.time() - started.wall) / 60,
+        "run/cpu_minutes": (time.process_time() - started.cpu) / 60,
         "run/peak_memory_gib": max(gathered(peak_memory_gib())),
     }
 

@@ -3,6 +3,7 @@
     python scripts/paper.py                              # all tables, up to three hours on two cores
     python scripts/paper.py --tables arithmetic --seeds 0
     python scripts/paper.py --tables arithmetic --report-only
+    python scripts/paper.py --tables arithmetic --overrides lm.name=<folder> --folder … --write …
 
 A method's seeds are one Hydra multirun, in outputs/paper/<table>/<method>/seed<n>. What is finished there
 under the same overrides is not run again; what was interrupted goes on from its checkpoint, and what has
@@ -118,6 +119,9 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--methods", nargs="+", help="of each table; all of them if not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--overrides", nargs="+", default=[], help="of all runs, e.g. lm.name=<folder>"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
@@ -178,7 +182,7 @@ def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) 
         line.format(runs=_short(arguments.folder / name), seed=seed)
         for line in table.methods[method]
     ]
-    return [*table.common, *own, f"seed={seed}"]
+    return [*table.common, *own, *arguments.overrides, f"seed={seed}"]
 
 
 def finished(folder: Path, lines: Sequence[str]) -> bool:

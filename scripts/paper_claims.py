@@ -246,24 +246,30 @@ def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int])
         "is in [comparison.md](../comparison.md). Mean ± standard error over seeds; shares in %, the "
         "rest in the metric's unit.",
         "",
-        "| table | finished runs | minutes of all runs | threads of a run | commits |",
-        "|---|---:|---:|---:|---|",
+        "| table | finished runs | minutes of all runs | of computing | threads of a run | commits |",
+        "|---|---:|---:|---:|---:|---|",
     ]
-    total, absent = 0.0, []
+    total, computed, absent = 0.0, 0.0, []
     for table in tables:
         runs = [run for own in runs_of(folder, table).values() for run in own]
         ended = [run for run in runs if run.status == "finished"]
         minutes = sum(run.metrics.get("run/minutes", 0.0) for run in ended)
-        total += minutes
+        known = all("run/cpu_minutes" in run.metrics for run in ended)
+        cpu = sum(run.metrics["run/cpu_minutes"] for run in ended) if known else minutes
+        total, computed = total + minutes, computed + cpu
         absent += missing(folder, table, seeds)
         commits = ", ".join(dict.fromkeys(commit for run in ended for commit in run.commits))
         threads = ", ".join(sorted({_threads(run) for run in ended}))
         name = f"[{table}]({table}/report.md)" if (write / table / "report.md").is_file() else table
-        lines.append(f"| {name} | {len(ended)} | {minutes:.0f} | {threads} | {commits} |")
+        lines.append(
+            f"| {name} | {len(ended)} | {minutes:.0f} | {f'{cpu:.0f}' if known else ''} | {threads} | {commits} |"
+        )
     lines += [
         "",
-        f"All runs together took {total:.0f} minutes, evaluation included; two at a time, as on two "
-        f"cores with a thread each, that is {total / 120:.1f} hours.",
+        f"All runs together took {total:.0f} minutes, evaluation included; two at a time, that is "
+        f"{total / 120:.1f} hours. Of computing, which other work on the machine does not lengthen, "
+        f"{computed:.0f} minutes (where that was not written down, the minutes that passed): "
+        f"{computed / 120:.1f} hours on two cores.",
     ]
     if absent:
         lines += ["", "Not finished:", "", *(f"- {line}" for line in absent)]

@@ -25,6 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=EMBEDDED_FOLDER)
     parser.add_argument("--steps", type=int, default=PretrainSettings.steps)
+    parser.add_argument(
+        "--second-steps", type=int, help="of the second phase; as many at most if not given"
+    )
     parser.add_argument("--seed", type=int, default=PretrainSettings.seed)
     parser.add_argument("--questions", type=int, default=500, help="per number of operands")
     parser.add_argument("--measure-only", action="store_true")
@@ -34,7 +37,9 @@ def main() -> None:
         return
     settings = PretrainSettings(
         steps=arguments.steps,
-        second_steps=min(arguments.steps, PretrainSettings.second_steps),
+        second_steps=min(arguments.steps, PretrainSettings.second_steps)
+        if arguments.second_steps is None
+        else arguments.second_steps,
         seed=arguments.seed,
     )
     with tempfile.TemporaryDirectory() as scratch:

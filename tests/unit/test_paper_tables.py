@@ -23,7 +23,8 @@ RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 
 
 def asked(folder: Path, **more) -> argparse.Namespace:
-    return argparse.Namespace(folder=folder, seeds=[0, 1, 2], jobs=1, methods=None, **more)
+    own = {"seeds": [0, 1, 2], "jobs": 1, "methods": None, "overrides": []}
+    return argparse.Namespace(folder=folder, **(own | more))
 
 
 @pytest.mark.parametrize(("table", "method"), RUNS, ids=map("-".join, RUNS))
@@ -110,9 +111,13 @@ def test_no_seed_of_other_settings_is_in_the_way(tmp_path, monkeypatch):
 
 
 def test_the_number_of_jobs_makes_no_other_runs_of_them(tmp_path):
-    one, two = asked(tmp_path), asked(tmp_path)
-    two.jobs = 2
+    one, two = asked(tmp_path), asked(tmp_path, jobs=2)
     assert overrides("arithmetic", "sft", 0, one) == overrides("arithmetic", "sft", 0, two)
+
+
+def test_another_model_is_one_override_for_all_runs(tmp_path):
+    own = overrides("arithmetic", "sft", 0, asked(tmp_path, overrides=["lm.name=there"]))
+    assert own[-2:] == ["lm.name=there", "seed=0"]
 
 
 def test_a_table_without_a_report_does_not_end_the_others(tmp_path, capsys):
