@@ -261,9 +261,8 @@ def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int])
         commits = ", ".join(dict.fromkeys(commit for run in ended for commit in run.commits))
         threads = ", ".join(sorted({_threads(run) for run in ended}))
         name = f"[{table}]({table}/report.md)" if (write / table / "report.md").is_file() else table
-        lines.append(
-            f"| {name} | {len(ended)} | {minutes:.0f} | {f'{cpu:.0f}' if known else ''} | {threads} | {commits} |"
-        )
+        shown = [f"{minutes:.0f}", f"{cpu:.0f}" if known else "", threads, commits]
+        lines.append(f"| {name} | {len(ended)} | {' | '.join(shown)} |")
     lines += [
         "",
         f"All runs together took {total:.0f} minutes, evaluation included; two at a time, that is "

@@ -79,7 +79,9 @@ def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
     # What has no numbers says so, and who has not run is named.
     assert "| GFlowNet above supervised | 0 |  |  |  | no data |" in text
     assert "- arithmetic, gflownet, seed 2: unfinished, no metrics.json" in text
-    assert "- arithmetic, sft, seed 1: no run" in text and "gflownet, seed 0" not in text
+    assert (
+        "- arithmetic, sft, seed 1: no run" in text and "arithmetic, gflownet, seed 0" not in text
+    )
 
 
 def test_only_seeds_and_sets_that_both_have_are_compared(tmp_path):
