@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,23 +139,28 @@ def main() -> None:
 
 
 def make(name: str, arguments: argparse.Namespace) -> None:
-    """Run what a table lacks; methods that learn from another's run come after it."""
-    table = TABLES[name]
-    chosen = {m: o for m, o in table.methods.items() if m in (arguments.methods or table.methods)}
-    later = {method for method, own in chosen.items() if any("{seed}" in line for line in own)}
-    for methods in (chosen.keys() - later, later):
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            jobs = [
-                pool.submit(run_seeds, name, method, seeds, arguments)
-                for method in table.methods
-                if method in methods
-                # Where a seed has overrides of its own, it is a multirun of one.
-                for seeds in (
-                    [arguments.seeds] if method not in later else [[s] for s in arguments.seeds]
-                )
-            ]
-            for job in jobs:
-                job.result()
+    """Run what a table lacks; a method that learns from another's runs comes after those."""
+    methods = TABLES[name].methods
+    own = {m: lines for m, lines in methods.items() if m in (arguments.methods or methods)}
+    teachers = {m: set(re.findall(r"\{runs\}/(\w+)/", " ".join(lines))) for m, lines in own.items()}
+    jobs: dict[str, Future[None]] = {}
+
+    def after(method: str) -> None:
+        for teacher in teachers[method] & jobs.keys():
+            jobs[teacher].result()
+        # With overrides of its own each seed is a sweep of one, and one folder has one sweep at a time.
+        for seed in arguments.seeds:
+            run_seeds(name, method, [seed], arguments)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        # Whoever waits for another stands behind it, so that it is never waited for in vain.
+        for method in sorted(own, key=lambda m: bool(teachers[m])):
+            if teachers[method]:
+                jobs[method] = pool.submit(after, method)
+            else:
+                jobs[method] = pool.submit(run_seeds, name, method, arguments.seeds, arguments)
+        for job in jobs.values():
+            job.result()
 
 
 def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.Namespace) -> None:

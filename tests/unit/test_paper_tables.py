@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,16 +129,21 @@ def test_a_table_without_a_report_does_not_end_the_others(tmp_path, capsys):
     assert "random_number: no report" in capsys.readouterr().out
 
 
-def test_what_learns_from_another_run_comes_after_it(tmp_path, monkeypatch):
-    order = []
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_learns_from_another_run_comes_after_it(jobs, tmp_path, monkeypatch):
+    """One after the other, too: a folder has one sweep at a time."""
+    ended, busy = [], set()
 
-    def attempt(folder: Path, arguments, what: str, threads: int) -> None:
-        order.append(folder.name)
+    def attempt(folder: Path, arguments, *rest) -> None:
+        assert folder.name not in busy
+        busy.add(folder.name)
+        assert folder.name != "sft_on_gflownet" or "gflownet" in ended
+        time.sleep(0.05 if folder.name == "gflownet" else 0.01)
+        busy.remove(folder.name)
+        ended.append(folder.name)
 
     monkeypatch.setattr(paper, "attempt", attempt)
-    make("arithmetic", asked(tmp_path))
-    assert order.index("sft_on_gflownet") > max(
-        place for place, name in enumerate(order) if name != "sft_on_gflownet"
-    )
+    make("arithmetic", asked(tmp_path, jobs=jobs))
+    assert ended.count("sft_on_gflownet") == 3 and set(ended) == TABLES["arithmetic"].methods.keys()
     of = overrides("arithmetic", "sft_on_gflownet", 2, asked(tmp_path))
     assert f"baseline.samples_of={tmp_path}/arithmetic/gflownet/seed2" in of
