@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from gfn_runner.json_lines import read_metrics
 from gfn_runner.metrics.distribution import importance_bound, mean_phi
 from gfn_runner.report.comparison import value_bars
-from gfn_runner.report.equal_compute import drawn, groups_of, has_draws, metric_of_one, policies
+from gfn_runner.report.equal_compute import chosen_from, drawn, groups_of, metric_of_one, policies
 from gfn_runner.report.methods import Method
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, header, standard_error
@@ -135,7 +135,7 @@ def compute(section: Section) -> Figure | str:
     # Baselines draw as they like: only time is common to all of them.
     clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
     curves = {m: _curves(m, metric, clock) for m in trained}
-    chosen = any(has_draws(m) for m in section.methods)
+    chosen = any(chosen_from(m) is not None for m in section.methods)
     if not groups or not (any(curves.values()) or chosen):
         return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
     rows = int(any(curves.values())) + chosen

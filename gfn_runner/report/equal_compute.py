@@ -54,9 +54,10 @@ class Point:
     values: list[float]
 
 
-def has_draws(method: Method) -> bool:
-    """Whether a row chooses one out of several strings of the base model."""
-    return _DRAWS.fullmatch(method.row) is not None
+def chosen_from(method: Method) -> tuple[str, int] | None:
+    """How a row chooses one of several strings of the base model, and of how many; ``None`` of others."""
+    found = _DRAWS.fullmatch(method.row)
+    return (found[1], int(found[2])) if found else None
 
 
 def metric_of_one(section: Section) -> str:
@@ -76,9 +77,9 @@ def drawn(section: Section, group: str) -> list[Drawn]:
     found: dict[tuple[str, str], dict[int, tuple[list[float], int]]] = {}
     for method in section.methods:
         values = method.values(f"{metric}/{group}")
-        if values and (row := _DRAWS.fullmatch(method.row)):
+        if values and (chosen := chosen_from(method)):
             settings = method.label.partition(" (")[2]
-            found.setdefault((row[1], settings), {})[int(row[2])] = values, len(method.runs)
+            found.setdefault((chosen[0], settings), {})[chosen[1]] = values, len(method.runs)
     return [
         Drawn(
             kind.replace("_", " ") + (f" ({settings}" if settings else ""),

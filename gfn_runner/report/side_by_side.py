@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gfn_runner.errors import UserError
+from gfn_runner.report.equal_compute import chosen_from
+from gfn_runner.report.methods import Method
 from gfn_runner.report.pages import Table
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, task_of
@@ -33,7 +35,8 @@ def sample_table(section: Section, conditions: int = 3) -> Table | str:
     """The most frequent single sample of each method, for conditions that most methods have.
 
     Args:
-        section: its methods' first seeds are shown.
+        section: its methods' first seeds are shown; of rows that choose one of n strings, those of the
+            largest n.
         conditions: how many.
 
     Returns:
@@ -45,7 +48,7 @@ def sample_table(section: Section, conditions: int = 3) -> Table | str:
             for record in method.runs[0].samples(method.row)
             if any(record["singles"])
         }
-        for method in section.methods
+        for method in _shown(section.methods)
     }
     drawn = {method: records for method, records in drawn.items() if records}
     if not drawn:
@@ -64,6 +67,15 @@ def sample_table(section: Section, conditions: int = 3) -> Table | str:
                 shown = ""
     width = len(_HEADER) if any(row[-1] for row in rows) else len(_HEADER) - 1
     return Table(_HEADER[:width], [row[:width] for row in rows], numeric=False)
+
+
+def _shown(methods: Sequence[Method]) -> list[Method]:
+    """All but those that differ from another one by fewer strings to choose from."""
+    most: dict[str, int] = {}
+    for method in methods:
+        if chosen := chosen_from(method):
+            most[chosen[0]] = max(chosen[1], most.get(chosen[0], 0))
+    return [m for m in methods if not (chosen := chosen_from(m)) or chosen[1] == most[chosen[0]]]
 
 
 def _condition(record: Mapping[str, Any]) -> str:

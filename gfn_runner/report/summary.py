@@ -20,6 +20,7 @@ from gfn_runner.report.runs import Run
 from gfn_runner.report.table import is_share, shown_number
 from gfn_runner.tasks.base import ReferenceRow, Task
 
+_MOST_NAMED = 5
 _BESIDE_HEADLINE = ("log_reward", "diversity", "phi_spread")
 
 
@@ -303,11 +304,17 @@ def _conditions(methods: Sequence[Method]) -> list[str]:
             labels.setdefault(max(sizes.values()), []).append(method.label)
     if len(labels) < 2:
         return []
-    told = "; ".join(f"{n} of a set: {', '.join(labels[n])}" for n in sorted(labels, reverse=True))
+    told = "; ".join(f"{n} of a set: {_some(labels[n])}" for n in sorted(labels, reverse=True))
     return [
         f"Not all methods were measured on the same conditions. {told}. The smaller sets are the first "
         "of the larger ones, and no error over seeds holds what that choice does."
     ]
+
+
+def _some(labels: Sequence[str]) -> str:
+    if len(labels) <= _MOST_NAMED:
+        return ", ".join(labels)
+    return f"{', '.join(labels[: _MOST_NAMED - 1])} and {len(labels) - _MOST_NAMED + 1} more"
 
 
 def _of_method(method: Method, columns: Sequence[str]) -> list[str]:

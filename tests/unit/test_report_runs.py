@@ -820,6 +820,15 @@ def test_fewer_conditions_are_told(tmp_path):
     assert not [note for note in only_section("a").notes if "same conditions" in note]
 
 
+def test_of_rows_that_choose_only_the_largest_number_is_shown(tmp_path):
+    rows = [f"{kind}_{n}" for kind in ("best_of", "resampled") for n in (4, 16)]
+    folder = make_run(tmp_path / "a", {f"{row}/single_accuracy/x": 0.5 for row in rows})
+    for row in rows:
+        write_lines(folder / f"samples_{row}.jsonl", [record(["b"], [], [])])
+    table = sample_table(only_section("a"))
+    assert [row[1] for row in table.rows] == ["best of 16", "resampled from 16"]
+
+
 def test_samples_that_the_paper_printed_stand_below_ours(tmp_path):
     folder = make_run(tmp_path / "a", accuracy(0.5))
     write_lines(folder / "samples.jsonl", [record(["b"], [-1.0], [-1.0])])
