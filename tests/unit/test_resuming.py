@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -19,7 +22,7 @@ from gfn_runner.files import write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
 from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished, seconds_before
 
-CONFIG: Any = SimpleNamespace(total_steps=10)
+CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
 
 
 def leave(folder: Path, overrides: list[str], steps: int | None = None) -> Path:
@@ -45,6 +48,54 @@ def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
     # A finished run that was to go on further, and has not.
     further = leave(tmp_path / "2026-01-05/10-00-00", lines, steps=5)
     assert newest_unfinished(tmp_path, CONFIG, lines) == further
+
+
+def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path):
+    config: Any = SimpleNamespace(total_steps=10, baseline=SimpleNamespace(lightning_module=None))
+    lines = ["task=arithmetic", "baseline=prompting"]
+    leave(tmp_path / "2026-01-01/10-00-00", lines, steps=0)
+    assert newest_unfinished(tmp_path, config, lines) is None
+    cut_off = leave(tmp_path / "2026-01-02/10-00-00", lines)
+    assert newest_unfinished(tmp_path, config, lines) == cut_off
+
+
+def test_a_lock_on_nfs_is_seen_by_who_may_only_read(tmp_path, monkeypatch):
+    """There an exclusive lock needs a file that is open for writing (EBADF), a shared one does not."""
+    real = fcntl.flock
+
+    def of_nfs(file, kind):
+        writes = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if kind & fcntl.LOCK_EX and not writes:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(file, kind)
+
+    monkeypatch.setattr("fcntl.flock", of_nfs)
+    with held(tmp_path):
+        assert is_held(tmp_path)
+        with pytest.raises(UserError), held(tmp_path):
+            pytest.fail("held twice")
+    assert not is_held(tmp_path)
+
+
+def test_without_locks_the_name_in_the_file_counts_on_its_own_machine(tmp_path, monkeypatch):
+    def none(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    other = subprocess.Popen(["sleep", "99"])
+    lock = tmp_path / ".lock"
+    lock.write_text(f"process {other.pid} on {platform.node()}\n")
+    assert is_held(tmp_path)
+    with pytest.raises(UserError, match=f"written by process {other.pid}"), held(tmp_path):
+        pytest.fail("held twice")
+    other.kill()
+    other.wait()
+    for left in (f"process {other.pid} on {platform.node()}", f"process {os.getppid()} on far"):
+        lock.write_text(left + "\n")
+        assert not is_held(tmp_path)
+    with held(tmp_path):
+        assert lock.read_text() == f"process {os.getpid()} on {platform.node()}\n"
+    assert not lock.exists()
 
 
 def test_what_is_kept_of_a_command_line():
