@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gfn_runner.app import main
 from gfn_runner.errors import UserError
-from gfn_runner.files import write_whole, writing_to
+from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
 from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished, seconds_before
 
@@ -214,3 +217,64 @@ def test_a_full_disk_in_the_words_of_another_library(tmp_path):
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run", "output", ""):
         (tmp_path / "data.json").read_text()
+
+
+def refusal(capsys, *lines: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([*lines, "experiment=tiny/smoke"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and len(said.splitlines()) < 8
+    return said
+
+
+@pytest.fixture
+def no_texts(monkeypatch):
+    """Of the texts nothing is to be known here, and no run is to begin."""
+    monkeypatch.setattr("gfn_runner.app._check_texts", lambda jobs: None)
+    monkeypatch.setattr("gfn_runner.app._start_hydra", lambda lines: pytest.fail("a run begins"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+@pytest.mark.parametrize("lines", [["hydra.run.dir=/proc"], ["-m", "hydra.sweep.dir=/proc"]])
+def test_a_named_folder_that_exists_and_takes_no_files(lines, no_texts, capsys):
+    """Hydra would fail on the run's log, with a traceback that names neither key nor reason."""
+    said = refusal(capsys, *lines)
+    key = lines[-1].partition("=")[0]
+    assert f"{key}: /proc cannot be written: " in said and f"fix: {key}=<another folder>" in said
+
+
+@pytest.mark.parametrize("what", ["folder", "log"])
+def test_a_run_to_be_resumed_that_is_read_only(what, no_texts, capsys, tmp_path, monkeypatch):
+    folder = leave(tmp_path / "run", ["task=arithmetic"])
+    (folder / "run.log").touch()
+    refused = folder if what == "folder" else folder / "run.log"
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "run.log"))
+
+    # Rights do not bind root, who may run this.
+    holder, name = (tempfile, "TemporaryFile") if what == "folder" else (Path, "open")
+    real = getattr(holder, name)
+
+    def of_path(self: Any, mode: str = "r", *args: Any, **named: Any) -> Any:
+        return fails() if self == refused and "a" in mode else real(self, mode, *args, **named)
+
+    monkeypatch.setattr(holder, name, fails if what == "folder" else of_path)
+    said = refusal(capsys, f"resume={folder}")
+    assert f"resume: {refused} cannot be written: Permission denied" in said
+    assert "make it writable, or resume=<a copy of it>" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_log_on_a_full_disk_is_told_of_once(capsys):
+    log = logging.Logger("full")
+    log.addHandler(logging.FileHandler("/dev/full"))
+    tell_once(log)
+    for number in range(3):
+        log.warning("line %d", number)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "/dev/full cannot be written ([Errno 28]" in said
+    # A mistake in a line is still shown as one.
+    log.warning("%d", "no number")
+    assert "Logging error" in capsys.readouterr().err
