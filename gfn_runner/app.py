@@ -333,12 +333,13 @@ def _evaluate(
 ) -> dict[str, float]:
     """Final evaluation of what was trained and of the rows below it; writes ``samples*.jsonl``."""
     from gfn_runner.measures import measure
-    from gfn_runner.optional_measures import optional_measures
+    from gfn_runner.optional_measures import OptionalMeasures
     from gfn_runner.report.samples import write_demonstrations, write_sample_table, write_samples
     from gfn_runner.report.table import row_labels
 
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
     data.final = experiment.evaluation.final = module.final = True
+    optional = OptionalMeasures(options)
     metrics: dict[str, float] = {}
     shown = {}
     if trained:
@@ -351,7 +352,7 @@ def _evaluate(
             )
         if is_first():
             own = experiment.evaluation.samples
-            measured = experiment.evaluation.metrics | optional_measures(own, options)
+            measured = experiment.evaluation.metrics | optional(own)
             metrics = {f"final/{name}": value for name, value in measured.items()}
             write_samples(folder / "samples.jsonl", own)
             shown["final"] = own
@@ -363,7 +364,7 @@ def _evaluate(
         experiment.media.samples(name, samples, experiment.trainer.global_step, temperature)
         write_samples(folder / f"samples_{name}.jsonl", samples)
         measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
-        measured |= optional_measures(samples, options)
+        measured |= optional(samples)
         metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
     if is_first():
         labels = row_labels(metrics)
