@@ -316,6 +316,23 @@ def test_killed_and_stopped_at_random_times(tmp_path):
     assert_same_run(folder, tmp_path / "straight")
 
 
+@pytest.mark.parametrize(("case", "most"), [("random_number", 6), ("subjectivity", 10)])
+def test_the_program_is_killed_outright(case, most, em, tmp_path):
+    """SIGKILL at a line of ``metrics.jsonl`` that is drawn anew each time; EM writes 11 of them."""
+    straight, folder, wanted = em, tmp_path / "killed", random.randint(1, most)
+    if case != "subjectivity":
+        straight = tmp_path / "straight"
+        run(straight, CASES[case])
+    command = [sys.executable, "-m", "gfn_runner", *COMMON, *CASES[case], f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.poll() is None and wanted_lines(folder / "metrics.jsonl", since=0) < wanted:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (folder / "metrics.json").exists()
+    run(folder, [*CASES[case], "resume=auto"])
+    assert_same_run(folder, straight)
+
+
 def wanted_lines(path: Path, since: float) -> int:
     """How many lines of a file were written since then."""
     text = path.read_text() if path.is_file() else ""
