@@ -24,7 +24,7 @@ from gfn_runner.commandline import (
 )
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.files import write_whole, writing_to
+from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
 from gfn_runner.ranks import (
     from_first,
     gathered,
@@ -82,12 +82,21 @@ def _in_folder(prepared: Checked) -> list[str]:
     """The command line with the folder that the run or sweep goes to."""
     if prepared.parent is not None:
         with writing_to(prepared.parent, "output", "output=<another folder>"):
-            return with_folder(prepared, _unfinished(prepared))
+            unfinished = _unfinished(prepared)
+            if unfinished is None:
+                return with_folder(prepared)
+        with writing_to(unfinished, "resume", "resume=null begins another run"):
+            try_to_write(unfinished)
+        return with_folder(prepared, unfinished)
     named = "hydra.sweep.dir" if prepared.multirun else "hydra.run.dir"
+    key, fix = named, f"{named}=<another folder>"
+    if prepared.jobs[0].resume not in (None, AUTO):
+        key, fix = "resume", "make it writable, or resume=<a copy of it>"
     for folder in (line.partition("=")[2].strip("'") for line in prepared.argv if named in line):
         if "$" not in folder:  # else Hydra alone knows what it stands for
-            with writing_to(Path(folder), named, f"{named}=<another folder>"):
+            with writing_to(Path(folder), key, fix):
                 Path(folder).mkdir(parents=True, exist_ok=True)
+                try_to_write(Path(folder))
     return prepared.argv
 
 
@@ -179,6 +188,7 @@ def _job(composed: Any) -> float | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
+    tell_once(logging.getLogger())
     hydra_config = HydraConfig.get()
     lines = list(hydra_config.overrides.task)
     with open_dict(composed):
@@ -293,6 +303,9 @@ def _train_and_evaluate(
         experiment.media.at_the_end(folder, metrics, steps)
         failed = False
         return headline
+    except SystemExit:
+        failed = False  # interrupted; it goes on under the same id
+        raise
     finally:
         if experiment.media.wandb is not None:
             experiment.media.wandb.finish(failed=failed)
@@ -321,12 +334,13 @@ def _evaluate(
 ) -> dict[str, float]:
     """Final evaluation of what was trained and of the rows below it; writes ``samples*.jsonl``."""
     from gfn_runner.measures import measure
-    from gfn_runner.optional_measures import optional_measures
+    from gfn_runner.optional_measures import OptionalMeasures
     from gfn_runner.report.samples import write_demonstrations, write_sample_table, write_samples
     from gfn_runner.report.table import row_labels
 
     module, data, options = experiment.module, experiment.data, config.callbacks.evaluation
     data.final = experiment.evaluation.final = module.final = True
+    optional = OptionalMeasures(options)
     metrics: dict[str, float] = {}
     shown = {}
     if trained:
@@ -339,7 +353,7 @@ def _evaluate(
             )
         if is_first():
             own = experiment.evaluation.samples
-            measured = experiment.evaluation.metrics | optional_measures(own, options)
+            measured = experiment.evaluation.metrics | optional(own)
             metrics = {f"final/{name}": value for name, value in measured.items()}
             write_samples(folder / "samples.jsonl", own)
             shown["final"] = own
@@ -351,7 +365,7 @@ def _evaluate(
         experiment.media.samples(name, samples, experiment.trainer.global_step, temperature)
         write_samples(folder / f"samples_{name}.jsonl", samples)
         measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
-        measured |= optional_measures(samples, options)
+        measured |= optional(samples)
         metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
     if is_first():
         labels = row_labels(metrics)

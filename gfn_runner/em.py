@@ -7,9 +7,13 @@ speaks of is then the base model with an adapter of its own, the answer adapter.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +26,19 @@ from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.ranks import from_first, is_first
 from gfn_runner.settings import EMSettings
 from gfn_runner.tools import Tool
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "answer_adapter"
+_BEFORE = f"{FOLDER}.old"  # the one before, while a new one takes its place
 _RECORD = "em.json"
 _MOST_MEASURED = 64
+_MOST_NAMED = 5
 _GRAD_CLIP = 1.0
 
 
@@ -40,9 +49,16 @@ def answer_loss(
 
     X and Y are context and suffix of the condition's first term.
     """
+    return _answer_losses(lm, conditions, trajectories, rule).mean()
+
+
+def _answer_losses(
+    lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
+) -> Tensor:
+    """−log p(Y | X Z) of every string Z, nats. Shape (B,)."""
     contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
     suffixes = [lm.encode(condition.terms[0].suffix) for condition in conditions]
-    return -score_suffixes(lm, contexts, suffixes, trajectories, rule).mean()
+    return -score_suffixes(lm, contexts, suffixes, trajectories, rule)
 
 
 def m_step(
@@ -53,8 +69,11 @@ def m_step(
     *,
     tool: Tool | None,
     seed: int,
+    most_non_finite: int = 1,
 ) -> dict[str, float]:
     """Train the answer adapter on pairs of answer and fresh sample; the policy stays as it is.
+
+    A step whose loss or gradient is not finite moves nothing, as in training.
 
     Args:
         lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
@@ -63,12 +82,13 @@ def m_step(
         options: steps, rate, adapter.
         tool: of the task.
         seed: of the run.
+        most_non_finite: steps in a row that are skipped end the run when they are so many; 0 for never.
 
     Returns:
-        ``loss_before`` and ``loss_after`` in nats an answer, of the same samples.
+        ``loss_before`` and ``loss_after`` in nats an answer, of the same samples; ``skipped`` steps.
 
     Raises:
-        UserError: if the loss is no finite number.
+        UserError: at that many steps in a row, naming their conditions.
     """
     if not lm.has_answer_adapter:
         lm.add_answer_adapter(options.lora, seed)
@@ -79,20 +99,36 @@ def m_step(
     before = _measured_loss(lm, measured, known, rule)
     parameters = lm.answer_parameters()
     optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
+    skipped, in_a_row = 0, list[str]()
     with _unfrozen(parameters):
         for step in range(options.m_steps):
             rng = rng_for("m-step", seed, number, step)
             drawn = rng.choices(pool, [c.weight for c in pool], k=options.m_batch)
             strings = _samples(lm, drawn, rule, tool, "m-step", seed, number, step)
             with lm.reference():
-                loss = answer_loss(lm, drawn, strings, rule)
-            _refuse_non_finite(loss, step)
+                loss_B = _answer_losses(lm, drawn, strings, rule)
             optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
-            optimizer.step()
+            loss_B.mean().backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
+            # All ranks make one step: the first one's word counts.
+            problem = from_first(_non_finite(drawn, loss_B.tolist(), norm))
+            if problem is None:
+                optimizer.step()
+                in_a_row = []
+                continue
+            skipped += 1
+            in_a_row.append(f"step {step + 1}: {problem}")
+            place = f"M-step {number}, optimizer step {step + 1}"
+            if is_first():
+                logger.warning("%s is skipped: %s", place, problem)
+            if len(in_a_row) == most_non_finite:
+                raise _too_many(place, in_a_row)
     lm.m_steps = number
-    return {"loss_before": before, "loss_after": _measured_loss(lm, measured, known, rule)}
+    return {
+        "loss_before": before,
+        "loss_after": _measured_loss(lm, measured, known, rule),
+        "skipped": float(skipped),
+    }
 
 
 def _samples(
@@ -132,14 +168,37 @@ class _unfrozen:
             parameter.grad = None
 
 
-def _refuse_non_finite(loss: Tensor, step: int) -> None:
-    if not loss.isfinite():
-        raise UserError.one(
-            f"M-step, optimizer step {step + 1}",
-            f"the loss is {loss.item()}",
-            "a finite number",
-            "lower em.m_lr, use lm.dtype=float32 or bfloat16",
-        )
+def _non_finite(
+    conditions: Sequence[Condition], losses: Sequence[float], norm: float
+) -> str | None:
+    """What is not finite in a step, and the conditions of it; ``None`` where all is."""
+    bad = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
+    if bad:
+        # A condition may be drawn twice.
+        keys = dict.fromkeys(conditions[place].key for place in bad)
+        return f"the loss of condition {_named(keys)} is {losses[bad[0]]}"
+    if not math.isfinite(norm):
+        keys = dict.fromkeys(condition.key for condition in conditions)
+        return f"the gradient is not finite; the step's conditions are {_named(keys)}"
+    return None
+
+
+def _named(keys: Iterable[str]) -> str:
+    shown = list(keys)
+    more = " …" if len(shown) > _MOST_NAMED else ""
+    return ", ".join(map(repr, shown[:_MOST_NAMED])) + more
+
+
+def _too_many(place: str, in_a_row: Sequence[str]) -> UserError:
+    most = len(in_a_row)
+    what = ". ".join(in_a_row[-_MOST_NAMED:])
+    return UserError.one(
+        place,
+        what if most == 1 else f"{most} steps in a row are not finite. {what}",
+        "finite losses and gradients; fewer in a row than callbacks.health.most_non_finite",
+        "lower em.m_lr, use lm.dtype=float32 or bfloat16; "
+        "resume=<run folder> makes the M-step again",
+    )
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -159,19 +218,39 @@ class Record:
 
 
 def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) -> None:
-    """Put the answer adapter and its record into a run's folder, both or neither."""
-    unfinished = folder / f"{FOLDER}.part"
+    """Put the answer adapter and its record into a run's folder, both or neither.
+
+    The one before goes last: whenever this is interrupted, the folder holds the old one or the new one.
+    """
+    unfinished, place, before = folder / f"{FOLDER}.part", folder / FOLDER, folder / _BEFORE
     shutil.rmtree(unfinished, ignore_errors=True)
     lm.save_answer_adapter(unfinished)
     record = {"m_steps": lm.m_steps, "metrics": dict(metrics)}
     (unfinished / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    unfinished.rename(folder / FOLDER)
+    _sync(unfinished)
+    if place.is_dir():
+        shutil.rmtree(before, ignore_errors=True)
+        place.rename(before)
+    unfinished.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that the files of a folder survive a crash of the machine."""
+    for path in folder.iterdir():
+        with path.open("rb") as file, contextlib.suppress(OSError):
+            os.fsync(file.fileno())
+
+
+def _saved(folder: Path) -> Path:
+    """Where the answer adapter of a run's folder lies, if there is one."""
+    place = folder / FOLDER
+    return place if place.is_dir() else folder / _BEFORE
 
 
 def read_record(folder: Path) -> Record:
     """The record in a run's folder; of no M-step where there is none."""
-    file = folder / FOLDER / _RECORD
+    file = _saved(folder) / _RECORD
     if not file.is_file():
         return Record()
     return Record(**json.loads(file.read_text(encoding="utf-8")))
@@ -181,4 +260,4 @@ def load_answers(lm: LanguageModel, folder: Path) -> None:
     """Give the model the answer adapter of a run's folder, if there is one."""
     record = read_record(folder)
     if record.m_steps:
-        lm.load_answer_adapter(folder / FOLDER, record.m_steps)
+        lm.load_answer_adapter(_saved(folder), record.m_steps)

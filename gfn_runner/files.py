@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gfn_runner.errors import UserError
@@ -18,6 +21,51 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def try_to_write(folder: Path) -> None:
+    """Make sure that a folder takes files, and its ``run.log`` lines; leaves it as it is.
+
+    Raises:
+        OSError: naming what cannot be written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        # Of the folder, not of a file that nobody knows.
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    log = folder / "run.log"
+    if log.exists():
+        with log.open("ab"):
+            pass
+
+
+def tell_once(log: logging.Logger) -> None:
+    """Of a log file that cannot be written say so once, without a traceback for every line.
+
+    Args:
+        log: the one whose handlers write files; they print as well.
+    """
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = _teller(handler)  # type: ignore[assignment,method-assign]
+
+
+def _teller(handler: logging.FileHandler) -> Callable[[logging.LogRecord], None]:
+    told = False
+
+    def tell(record: logging.LogRecord) -> None:
+        nonlocal told
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            logging.Handler.handleError(handler, record)
+        elif not told:
+            told = True
+            place = handler.baseFilename
+            print(f"{place} cannot be written ({error}); its lines stand here", file=sys.stderr)
+
+    return tell
 
 
 @contextlib.contextmanager

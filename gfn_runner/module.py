@@ -7,6 +7,7 @@ posterior, its answers and its metrics as hooks, and never a training step.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any, Self
 
 import lightning as L
@@ -23,13 +24,15 @@ from gfn_runner.phases import Phases
 from gfn_runner.phi import phi
 from gfn_runner.posterior.reward import log_reward, terminal_log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
-from gfn_runner.ranks import gathered
+from gfn_runner.ranks import gathered, is_first
 from gfn_runner.schedules import warmup_factor
 from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.tasks.rule import string_rule
 from gfn_runner.trajectories import Batch, StepOutput, Trajectories
 from gfn_runner.types import Condition
+
+logger = logging.getLogger(__name__)
 
 
 class GFlowNetModule(L.LightningModule):
@@ -175,7 +178,8 @@ class GFlowNetModule(L.LightningModule):
         """Learned log Z of the batch's conditions, begun at the mean terminal φ when first sampled.
 
         A replay draw may come before that. It is measured against its own mean, and begins nothing:
-        one demonstration's φ is no estimate of log Z.
+        one demonstration's φ is no estimate of log Z. Nor does a mean that is not finite: the step is
+        skipped, and the condition stays unvisited.
         """
         if not self.objective.needs_log_z:
             return None
@@ -186,7 +190,7 @@ class GFlowNetModule(L.LightningModule):
         )
         mean_C = (phi_B * rows_CB).sum(dim=1) / rows_CB.sum(dim=1).clamp(min=1)
         unvisited_C = self.log_z.detach()[place_C].isnan()
-        begun_C = unvisited_C & (not from_replay)
+        begun_C = unvisited_C & mean_C.isfinite() & (not from_replay)
         self._begin_log_z(place_C[begun_C].tolist(), mean_C[begun_C].tolist())
         return torch.where(self.log_z.detach()[place_C].isnan(), mean_C, self.log_z[place_C])
 
@@ -285,9 +289,27 @@ class GFlowNetModule(L.LightningModule):
                 f"the checkpoint is of task {checkpoint.get('task')!r}",
                 f"a run of task {self.task.name!r}",
             )
-        if self.objective.needs_log_z and checkpoint.get("m_steps", 0) != self.lm.m_steps:
-            # Of another reward: it begins anew where the new one has it.
-            checkpoint["state_dict"]["log_z"].fill_(float("nan"))
+        m_steps, step = checkpoint.get("m_steps", 0), checkpoint.get("global_step", 0)
+        if m_steps > self.lm.m_steps:
+            raise UserError.one(
+                "resume",
+                f"the checkpoint is of a policy behind M-step {m_steps}, but the answer adapter in the "
+                f"run's folder has seen {self.lm.m_steps}",
+                "checkpoint and answer_adapter of one run",
+                "put its answer_adapter back, or train anew in another folder",
+            )
+        if step < self.lm.m_steps * self.max_steps and is_first():
+            logger.warning(
+                "the run goes on from step %d, but its M-step %d was made behind step %d: what lies "
+                "between is trained again under the newer answer model",
+                step,
+                self.lm.m_steps,
+                self.lm.m_steps * self.max_steps,
+            )
+        if self.objective.needs_log_z:
+            log_z = checkpoint["state_dict"]["log_z"]
+            # What a version before had begun at ±∞ begins anew; and all of it for another reward.
+            log_z[log_z.isinf() | (m_steps != self.lm.m_steps)] = float("nan")
         shapes = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
         wrong = sorted(name for name, shape in shapes.items() if saved.get(name) != shape)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -111,12 +113,16 @@ def _step_of(checkpoint: Path | None) -> int:
 
 def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
     evaluated = _metrics(folder).get("run/steps")
-    if config.baseline is not None and config.baseline.lightning_module is None:
+    if _trains_nothing(config):
         return evaluated is not None
     from gfn_runner.em import read_record
 
     trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
     return trained and evaluated == step
+
+
+def _trains_nothing(config: RunConfig) -> bool:
+    return config.baseline is not None and config.baseline.lightning_module is None
 
 
 def _metrics(folder: Path) -> dict[str, float | None]:
@@ -220,7 +226,10 @@ def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str])
             same = sorted(yaml.safe_load(file.read_text(encoding="utf-8"))) == sorted(overrides)
         except (OSError, ValueError, TypeError, yaml.YAMLError):
             continue
-        finished = _metrics(folder).get("run/steps") == config.total_steps
+        # Cheaply: which checkpoint a run has is not looked at.
+        evaluated = _metrics(folder).get("run/steps")
+        wanted = evaluated if _trains_nothing(config) else config.total_steps
+        finished = evaluated is not None and evaluated == wanted
         if same and not finished and not is_held(folder):
             return folder
     return None
@@ -239,16 +248,18 @@ def held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK
     with path.open("a+", encoding="utf-8") as file:
-        if not _locked(file):
-            file.seek(0)
+        free = _locked(file, fcntl.LOCK_EX)
+        file.seek(0)
+        holder = file.read().strip()
+        if free is False or (free is None and _is_alive(holder)):
             raise UserError.one(
                 "resume",
-                f"{folder} is being written by {file.read().strip() or 'another process'}",
+                f"{folder} is being written by {holder or 'another process'}",
                 "a folder in which no run is under way",
                 "wait for it, or stop it first",
             )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.write(_this_process() + "\n")
         file.flush()
         try:
             yield
@@ -260,18 +271,41 @@ def is_held(folder: Path) -> bool:
     """Whether another process trains in ``folder``."""
     try:
         with (folder / _LOCK).open(encoding="utf-8") as file:
-            return not _locked(file)
+            # A shared lock is refused while another process has the exclusive one, and NFS gives it for a
+            # file that is open for reading.
+            free = _locked(file, fcntl.LOCK_SH)
+            return not free if free is not None else _is_alive(file.read().strip())
     except OSError:
         return False
 
 
-def _locked(file: Any) -> bool:
-    """Take the lock of an open file; whether nobody else has it."""
+def _locked(file: Any, kind: int) -> bool | None:
+    """Take a lock of an open file; whether nobody else has it, ``None`` where that cannot be known."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        # POSIX lets a system say either of the two.
+        return False if error.errno in (errno.EAGAIN, errno.EACCES) else None
+    return True
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+def _is_alive(holder: str) -> bool:
+    """Whether a process that has written its name into a lock runs, as far as this machine can tell.
+
+    For file systems without locks. Of another machine's process nothing is known: it counts as gone, so
+    that a run goes on when its job was killed and begins elsewhere.
+    """
+    found = re.fullmatch(r"process (\d+) on (.*)", holder)
+    if found is None or found[2] != platform.node() or int(found[1]) == os.getpid():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
         return False
     except OSError:
-        # This file system has no locks; it was no help before either.
-        return True
+        return True  # somebody else's
     return True

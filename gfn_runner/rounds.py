@@ -18,6 +18,7 @@ from gfn_runner.config import RunConfig
 from gfn_runner.em import m_step, read_record, save_answers
 from gfn_runner.errors import Problem
 from gfn_runner.evaluation import draw_answers, limited
+from gfn_runner.json_lines import read_metrics
 from gfn_runner.measures import measure
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.ranks import is_first, same_as_first
@@ -42,6 +43,11 @@ def train(
     """
     module, lm = experiment.module, experiment.module.lm
     metrics = dict(read_record(folder).metrics)
+    if lm.m_steps and not _is_logged(
+        folder / "metrics.jsonl", lm.m_steps * config.trainer.max_steps
+    ):
+        # The run was killed behind the M-step, before its line was written.
+        _log(experiment, metrics, lm.m_steps)
     if lm.m_steps == config.em.rounds:
         # All M-steps are made (or none is wanted): what may be missing is training.
         _e_step(config, experiment, checkpoint, rounds=max(1, lm.m_steps))
@@ -61,16 +67,28 @@ def train(
             config.em,
             tool=config.task.tool(),
             seed=config.seed,
+            most_non_finite=config.callbacks.health.most_non_finite,
         )
         same_as_first(lm.answer_parameters())
         metrics |= {f"m_step/{name}": value for name, value in measured.items()}
         if is_first():
             logger.info("M-step %d: %s", number + 1, measured)
             save_answers(lm, folder, metrics)
-        for log in experiment.trainer.loggers:
-            log.log_metrics(metrics, step=experiment.trainer.global_step)
+        _log(experiment, metrics, number + 1)
         checkpoint = newest_checkpoint(folder / "checkpoints")
     return metrics
+
+
+def _log(experiment: Experiment, metrics: dict[str, float], number: int) -> None:
+    """The line of an M-step."""
+    for log in experiment.trainer.loggers:
+        log.log_metrics(metrics, step=number * experiment.module.max_steps)
+
+
+def _is_logged(lines: Path, step: int) -> bool:
+    """Whether the M-step behind an optimizer step has its line."""
+    records = read_metrics(lines)
+    return any(r["step"] == step and any(n.startswith("m_step/") for n in r) for r in records)
 
 
 def _e_step(

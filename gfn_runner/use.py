@@ -62,7 +62,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.evaluation import draw_answers, limited
     from gfn_runner.loggers import jsonable
     from gfn_runner.measures import measure
-    from gfn_runner.optional_measures import optional_measures
+    from gfn_runner.optional_measures import OptionalMeasures
     from gfn_runner.randomness import torch_generator_for
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import result_table
@@ -75,7 +75,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
     temperature = config.callbacks.tempering(config.total_steps)
     measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
-    measured |= optional_measures(samples, options)
+    measured |= OptionalMeasures(options)(samples)
     metrics = {f"final/{name}": value for name, value in measured.items()}
     folder = new_folder(run / "evaluations")
     write_samples(folder / "samples.jsonl", samples)

@@ -21,7 +21,17 @@ logger = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
 """Optimizer steps: the x-axis of every series, under the name that Lightning gives it."""
-_SERIES = ("train", "seconds", "eval", "final", "e_step", "m_step", "histogram", "samples")
+_SERIES = (
+    "train",
+    "seconds",
+    "eval",
+    "final",
+    "e_step",
+    "m_step",
+    "histogram",
+    "samples",
+    "figures",
+)
 # So long may one table take that a server has to agree to; the next one would take as long.
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from typing import Any
 
@@ -54,18 +55,22 @@ class HealthCallback(L.Callback):
         named = [(name, p) for name, p in module.named_parameters() if p.grad is not None]
         gradients = [p.grad for _, p in named if p.grad is not None]
         self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
-        if not self._reasons and not torch.tensor(self.grad_norm).isfinite():
-            self._reasons.append(_gradient_problem(module, named))
-        # All ranks skip, or none: their weights are the same.
-        found = [reason for own in gathered(self._reasons) for reason in own]
+        # All ranks skip, or none: their weights are the same. A loss that is not finite on one of them
+        # has spoilt the averaged gradient of all, so that the others' conditions are under suspicion
+        # only where every loss was finite.
+        ranks = gathered((self._reasons, math.isfinite(self.grad_norm), _first_keys(module)))
         self._reasons = []
+        found = list(dict.fromkeys(reason for reasons, _, _ in ranks for reason in reasons))
+        if not found and not all(finite for _, finite, _ in ranks):
+            keys = dict.fromkeys(key for _, _, own in ranks for key in own)
+            found = [_gradient_problem(named, list(keys))]
         if not found:
             self._in_a_row.clear()
             return
         for _, parameter in named:
             # An optimizer passes over what has no gradient; a gradient of 0 would move it by momentum.
             parameter.grad = None
-        self._skip(trainer.global_step + 1, found[0])
+        self._skip(trainer.global_step + 1, "; and ".join(found[:_MOST_NAMED]))
 
     def _skip(self, step: int, reason: str) -> None:
         self.skipped += 1
@@ -92,16 +97,21 @@ class HealthCallback(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.skipped = state["skipped"]
+        self._in_a_row.clear()  # every E-step of EM loads the checkpoint before it
         self._in_a_row.extend(state["in_a_row"])
 
 
-def _gradient_problem(module: GFlowNetModule, named: list[tuple[str, torch.nn.Parameter]]) -> str:
-    names = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+def _first_keys(module: GFlowNetModule) -> list[str]:
+    """The conditions that this rank's newest batch begins with."""
     output = module.last_output
-    keys = ", ".join(repr(c.key) for c in output.conditions[:3]) if output else "?"
+    return [condition.key for condition in output.conditions[:3]] if output else []
+
+
+def _gradient_problem(named: list[tuple[str, torch.nn.Parameter]], keys: list[str]) -> str:
+    names = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
     return (
         f"the gradient of {len(names)} parameters is not finite, e.g. {names[0] if names else '?'}; "
-        f"the batch's conditions begin with {keys}"
+        f"the batch's conditions begin with {', '.join(map(repr, keys)) or '?'}"
     )
 
 

@@ -105,7 +105,8 @@ class ReplayCallback(L.Callback):
             )
             stored = [entry.step for entry, _ in rows]
             rewards_BS = module.log_reward(conditions, trajectories)
-            self._store(conditions, trajectories, rewards_BS, stored)
+            read_BS = _read(module, trajectories)
+            self._store(conditions, trajectories, rewards_BS, read_BS, stored)
 
     @torch.no_grad()
     def _seed(self, module: GFlowNetModule, conditions: list[Condition]) -> None:
@@ -121,7 +122,8 @@ class ReplayCallback(L.Callback):
             )
         if len(trajectories):
             rewards_BS = module.log_reward(conditions, trajectories)
-            self._store(conditions, trajectories, rewards_BS, [0] * len(trajectories))
+            read_BS, stored = _read(module, trajectories), [0] * len(trajectories)
+            self._store(conditions, trajectories, rewards_BS, read_BS, stored)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
@@ -165,16 +167,28 @@ class ReplayCallback(L.Callback):
         output: StepOutput = outputs["output"]
         if self.active and not output.from_replay:
             now = [trainer.global_step] * len(output.trajectories)
-            self._store(output.conditions, output.trajectories, output.log_reward_BS, now)
+            self._store(
+                output.conditions,
+                output.trajectories,
+                output.log_reward_BS,
+                output.scores.terminable_BS,
+                now,
+            )
 
     def _store(
         self,
         conditions: Sequence[Condition],
         trajectories: Trajectories,
         log_reward_BS: torch.Tensor,
+        read_BS: torch.Tensor,
         stored: Sequence[int],
     ) -> None:
-        """Offer every row; ``stored`` are the optimizer steps from which its age is counted."""
+        """Offer every row; ``stored`` are the optimizer steps from which its age is counted.
+
+        A row is left out if a log-reward that the objective reads (``read_BS``) is not finite: a step
+        that drew it would be skipped.
+        """
+        sound_B = (log_reward_BS.isfinite() | ~read_BS).all(dim=1)
         columns = zip(
             trajectories.token_BT.tolist(),
             trajectories.is_action_BT.tolist(),
@@ -182,9 +196,12 @@ class ReplayCallback(L.Callback):
             trajectories.length_B.tolist(),
             trajectories.condition_B.tolist(),
             stored,
+            sound_B.tolist(),
             strict=True,
         )
-        for tokens, actions, rewards, length, place, step in columns:
+        for tokens, actions, rewards, length, place, step, sound in columns:
+            if not sound:
+                continue
             entry = Entry(
                 tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1]), step
             )
@@ -260,6 +277,12 @@ def _demonstrations(module: GFlowNetModule, conditions: Sequence[Condition]) -> 
     ]
     tokens, actions, places = zip(*rows, strict=True)
     return Trajectories.from_rows(tokens, actions, places, module.lm.device)
+
+
+def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:
+    """States whose log-reward the objective reads. Shape (B, S)."""
+    terminable_BS = module.rule.terminable_BS(trajectories)
+    return module.objective.counted_BS(terminable_BS, trajectories.length_B)
 
 
 def _padded(rewards: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:

@@ -65,46 +65,80 @@ class BertScores:
     f1: float
 
 
-def bert_scores(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    *,
-    model: str = BERT_MODEL,
-    layer: int | None = None,
-    rescale: bool = True,
-    device: str | None = None,
-) -> tuple[BertScores | None, str]:
+class BertScorer:
     """BERTScore (Zhang et al. 2020, arXiv:1904.09675) by the package ``bert-score``, if it can be had.
 
+    The model is loaded when it is first needed, and kept; where that fails it is not tried again.
+
     Args:
-        texts: one or more.
-        references: of each text, at least one; the best counts.
         model: a hub id that the package knows, or any model together with its ``layer``.
         layer: whose hidden states are compared; ``None`` takes the package's choice for the model.
         rescale: with the package's English baseline of the model, as in the paper.
         device: ``None`` takes CUDA where there is one.
-
-    Returns:
-        The scores and an empty message; or ``None`` and why there are none. Nothing stands in for
-        them: without package or model the metric is absent, and the caller says so.
-
-    Raises:
-        ValueError: without texts, or at a text without references.
     """
-    _check(texts, references)
-    if importlib.util.find_spec("bert_score") is None:
-        why = "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
-        return None, f"BERTScore is left out: {why}"
-    try:
-        scorer = _bert_scorer(model, layer, rescale, device)
-        values = scorer.score(list(texts), [list(group) for group in references])
-    except Exception as error:
+
+    def __init__(
+        self,
+        model: str = BERT_MODEL,
+        *,
+        layer: int | None = None,
+        rescale: bool = True,
+        device: str | None = None,
+    ):
+        self.model, self.layer, self.rescale, self.device = model, layer, rescale, device
+        self._scorer: Any = None
+        self._missing = ""
+
+    def scores(
+        self, texts: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> tuple[BertScores | None, str]:
+        """Means over texts.
+
+        Args:
+            texts: one or more.
+            references: of each text, at least one; the best counts.
+
+        Returns:
+            The scores and an empty message; or ``None`` and why there are none. Nothing stands in for
+            them: without package or model the metric is absent, and the caller says so.
+
+        Raises:
+            ValueError: without texts, or at a text without references.
+        """
+        _check(texts, references)
+        if not self._missing and self._scorer is None:
+            self._load()
+        if self._missing:
+            return None, self._missing
+        try:
+            values = self._scorer.score(list(texts), [list(group) for group in references])
+        except Exception as error:
+            return None, self._left_out(error)
+        precision, recall, f1 = (float(value.double().mean()) for value in values)
+        return BertScores(precision, recall, f1), ""
+
+    def _load(self) -> None:
+        if importlib.util.find_spec("bert_score") is None:
+            why = "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
+            self._missing = f"BERTScore is left out: {why}"
+            return
+        try:
+            self._scorer = _bert_scorer(self.model, self.layer, self.rescale, self.device)
+        except Exception as error:
+            self._missing = self._left_out(error)
+
+    def _left_out(self, error: Exception) -> str:
         # Whatever a foreign package and a foreign model stumble over, it must not end a run.
         first_line = (str(error).strip() or "no message").splitlines()[0]
-        why = f"model {model!r} cannot be used: {type(error).__name__}: {first_line}"
-        return None, f"BERTScore is left out: {why}"
-    precision, recall, f1 = (float(value.double().mean()) for value in values)
-    return BertScores(precision, recall, f1), ""
+        why = f"model {self.model!r} cannot be used: {type(error).__name__}: {first_line}"
+        return f"BERTScore is left out: {why}"
+
+
+def bert_scores(
+    texts: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+) -> tuple[BertScores | None, str]:
+    """:meth:`BertScorer.scores` of a scorer that is used once; ``options`` are its arguments."""
+    return BertScorer(**options).scores(texts, references)
 
 
 def _bert_scorer(model: str, layer: int | None, rescale: bool, device: str | None) -> Any:

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from gfn_runner import em
 from gfn_runner.em import answer_loss, m_step
+from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy, score_prefixes, score_suffixes
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
@@ -228,6 +230,58 @@ def test_an_m_step_raises_the_answers_and_nothing_else_moves():
     # A second one goes on with the same adapter.
     again = m_step(lm, conditions, RULE, options, tool=None, seed=0)
     assert again["loss_before"] < measured["loss_before"] - 0.5 and lm.m_steps == 2
+
+
+def break_losses(monkeypatch: pytest.MonkeyPatch, bad: set[int], key: str, value: float) -> None:
+    """The loss of a condition is ``value`` in these optimizer steps (from 0) of an M-step."""
+    calls = iter(range(-1, 99))  # the first one measures what was before
+    sound = em._answer_losses
+
+    def broken(lm, conditions, strings, rule):
+        step, loss_B = next(calls), sound(lm, conditions, strings, rule)
+        factors = [value if step in bad and c.key == key else 1.0 for c in conditions]
+        return loss_B * torch.tensor(factors)
+
+    monkeypatch.setattr(em, "_answer_losses", broken)
+
+
+def broken_m_step(monkeypatch, bad: set[int], value: float, most: int) -> tuple[list, dict]:
+    """Parameters of the answer adapter behind the optimizer steps, and what was measured."""
+    lm, moved = tiny_lm("llama", LETTERS, adapter="random"), []
+    real = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        moved.append([p.detach().clone() for p in lm.answer_parameters()])
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    break_losses(monkeypatch, bad, "ab", value)
+    conditions = [condition("ab", ",x."), condition("b", ",yy.")]
+    options = EMSettings(rounds=1, m_steps=6, m_lr=2e-2, m_batch=8, lora=LoraSettings(rank=4))
+    measured = m_step(lm, conditions, RULE, options, tool=None, seed=0, most_non_finite=most)
+    return moved, measured
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_m_step_skips_what_is_not_finite(value, monkeypatch, caplog):
+    moved, measured = broken_m_step(monkeypatch, {0, 1, 3, 4}, value, most=3)
+    assert len(moved) == 2 and measured["skipped"] == 4
+    assert all(p.isfinite().all() for own in moved for p in own)
+    assert math.isfinite(measured["loss_after"])
+    text = f"M-step 1, optimizer step 4 is skipped: the loss of condition 'ab' is {value}"
+    assert text in caplog.text and "'b'" not in caplog.text
+
+
+def test_many_steps_of_an_m_step_that_are_not_finite_end_the_run_and_name_the_conditions(
+    monkeypatch,
+):
+    with pytest.raises(UserError) as caught:
+        broken_m_step(monkeypatch, {1, 3, 4}, math.nan, most=2)
+    (problem,) = caught.value.problems
+    assert problem.where == "M-step 1, optimizer step 5"
+    assert problem.what.startswith("2 steps in a row are not finite. step 4: the loss of condition")
+    assert "'ab'" in problem.what and "'b'" not in problem.what
+    assert "callbacks.health.most_non_finite" in problem.allowed
 
 
 def test_em_is_refused_where_no_answer_follows_a_sample():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from gfn_runner.callbacks.health import HealthCallback
 from gfn_runner.errors import UserError
 from gfn_runner.module import GFlowNetModule
+from gfn_runner.settings import HealthSettings
 
 from .conftest import run
 
@@ -94,3 +98,69 @@ def test_strict_ends_at_the_first_and_lenient_never(tmp_path, monkeypatch):
     assert caught.value.problems[0].where == "optimizer step 1"
     folder = run(tmp_path / "b", *LINES, "trainer.max_steps=7", "callbacks/health=lenient")
     assert records_of(folder)[-1]["train/skipped"] == 7
+
+
+def test_a_learned_log_z_is_not_begun_at_what_is_not_finite(tmp_path, monkeypatch):
+    """Else every later step of the condition would be skipped, and a checkpoint would carry it on."""
+    lines = ["objective=tb", "sampling.conditions=6", "trainer.max_steps=4"]
+    lines += ["task.data.n_rationales=4", "task.data.n_answers=4"]
+    lines += ["callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=4"]
+    keys = break_rewards(monkeypatch, {0}, float("inf"))
+    folder = run(tmp_path / "run", *LINES, *lines)
+    records = records_of(folder)
+    assert len(keys) == 1 and [r["train/skipped"] for r in records] == [1, 1, 1, 1]
+    assert all(r["train/loss"] is not None for r in records[1:])
+    for step in (1, 4):
+        state = torch.load(folder / f"checkpoints/step-000000{step}.ckpt", weights_only=True)
+        assert not state["state_dict"]["log_z"].isinf().any()
+    # The condition came again: with all conditions visited, none is left unbegun.
+    assert state["state_dict"]["log_z"].isfinite().all()
+
+
+def test_rounds_of_em_count_a_bad_step_once():
+    """Each E-step loads the checkpoint before it into the same callback."""
+    health = HealthCallback(HealthSettings(most_non_finite=3))
+    health.load_state_dict({"skipped": 1, "in_a_row": ["step 3: a"]})
+    health.load_state_dict({"skipped": 1, "in_a_row": ["step 3: a"]})
+    assert health.state_dict() == {"skipped": 1, "in_a_row": ["step 3: a"]}
+
+
+def a_rank(loss: float, gradient: float, keys: str) -> Any:
+    """What a rank's callback sees in a step."""
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([gradient, 0.0])
+    output = SimpleNamespace(
+        conditions=[SimpleNamespace(key=key) for key in keys],
+        phi_BS=torch.zeros(1, 1),
+        scores=SimpleNamespace(terminable_BS=torch.ones(1, 1, dtype=torch.bool)),
+    )
+    module = SimpleNamespace(last_output=output, named_parameters=lambda: [("w", parameter)])
+    return torch.tensor(loss), module
+
+
+@pytest.mark.parametrize(
+    ("losses", "named", "unnamed"),
+    [
+        ((1.0, math.nan), "cd", "ab"),  # the average of gradients is NaN on both
+        ((math.nan, 1.0), "ab", "cd"),
+        ((math.inf, math.nan), "abcd", ""),
+        ((1.0, 1.0), "abcd", ""),  # the gradient alone
+    ],
+)
+def test_of_several_ranks_the_conditions_of_a_bad_loss_are_named(
+    losses, named, unnamed, monkeypatch, caplog
+):
+    told: list[Any] = []
+    ranks = [a_rank(loss, math.nan, keys) for loss, keys in zip(losses, ("ab", "cd"), strict=True)]
+    optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
+    monkeypatch.setattr(
+        "gfn_runner.callbacks.health.gathered", lambda own: told.append(own) or told
+    )
+    # The first rank is asked last, when both have given their word.
+    for loss, module in reversed(ranks):
+        health = HealthCallback(HealthSettings())
+        health.on_before_backward(None, module, loss)
+        health.on_before_optimizer_step(SimpleNamespace(global_step=4), module, optimizer)
+    said = caplog.records[-1].getMessage()
+    assert said.startswith("optimizer step 5 is skipped: ")
+    assert all(repr(key) in said for key in named) and not any(repr(k) in said for k in unnamed)

@@ -15,10 +15,14 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
+from gfn_runner import em as em_module
+from gfn_runner import rounds
 from gfn_runner.app import train_and_evaluate
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.em import _samples as em_samples
+from gfn_runner.em import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = [
@@ -61,6 +65,15 @@ CASES: dict[str, list[str]] = {
     "grpo": [*LEARNT, "baseline=grpo"],
 }
 MOMENTS = ("before the checkpoint", "in the evaluation", "behind the evaluation")
+# Each leaves a checkpoint behind (of step 2 or 4) and work to be done: the checkpoint of a step comes
+# before its evaluation.
+TIMES = [
+    *(("before the checkpoint", step) for step in (3, 4, 5)),
+    *(("in the evaluation", step) for step in (4, 2)),
+    *(("behind the evaluation", step) for step in (2, 4)),
+]
+# The cases die at all of these times in turn.
+KILLS = [(case, *TIMES[number % len(TIMES)]) for number, case in enumerate(CASES)]
 
 
 class Killed(BaseException):
@@ -160,19 +173,16 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert (found / answers).read_bytes() == (expected / answers).read_bytes()
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_killed_and_gone_on_with_it_is_the_same_run(case, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("case", "moment", "step"), KILLS)
+def test_killed_and_gone_on_with_it_is_the_same_run(case, moment, step, tmp_path, monkeypatch):
     straight, folder = tmp_path / "straight", tmp_path / "killed"
     run(straight, CASES[case])
-    # Which step and which moment is drawn once for each case, so that a failure can be made again.
-    draw = random.Random(case)
-    moment = draw.choice(MOMENTS)
-    step = draw.choice((2, 4)) if "evaluation" in moment else draw.choice((1, 2, 3, 4, 5))
     with monkeypatch.context() as patched:
         kill(patched, moment, step)
         with pytest.raises(Killed):
             run(folder, CASES[case])
     assert not (folder / "metrics.json").exists()
+    assert list(folder.glob("checkpoints/*.ckpt")), "nothing to go on from"
     run(folder, [*CASES[case], "resume=auto"])
     assert_same_run(folder, straight)
 
@@ -190,6 +200,72 @@ def test_killed_between_two_updates_on_one_rollout(case, tmp_path, monkeypatch):
     assert newest["global_step"] == 2 and newest["rollouts"][0].keys() == {0}
     run(folder, [*CASES[case], "resume=auto"])
     assert_same_run(folder, straight)
+
+
+@pytest.fixture(scope="module")
+def em(tmp_path_factory) -> Path:
+    """Two rounds of 3 steps, each with an M-step behind it."""
+    folder = tmp_path_factory.mktemp("em") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("gfn_runner.report.figures.draw_all", lambda folder: None)
+        run(folder, CASES["subjectivity"])
+    return folder
+
+
+def kill_in_em(monkeypatch: pytest.MonkeyPatch, moment: str, number: int) -> None:
+    """Die around M-step ``number``, or in the E-step behind it."""
+    if moment == "in the E-step behind it":
+        return kill(monkeypatch, "before the checkpoint", 3 * number + 2)
+    begun, rename, save_ = [], Path.rename, rounds.save_answers
+
+    def samples(lm: Any, conditions: Any, rule: Any, tool: Any, *name: Any) -> Any:
+        begun.append(name)
+        # Of an optimizer step that is not its first one.
+        if moment == "in it" and name[2:] == (number, 1):
+            raise Killed
+        return em_samples(lm, conditions, rule, tool, *name)
+
+    def renamed(self: Path, target: Any) -> Path:
+        if moment == "before its adapter is in place" and lands(target, begun, number):
+            raise Killed
+        return rename(self, target)
+
+    def saved(lm: Any, folder: Path, metrics: Any) -> None:
+        save_(lm, folder, metrics)
+        if moment == "behind its adapter" and lm.m_steps == number:
+            raise Killed
+
+    monkeypatch.setattr(em_module, "_samples", samples)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(rounds, "save_answers", saved)
+
+
+def lands(target: Any, begun: list[Any], number: int) -> bool:
+    return Path(target).name == em_module.FOLDER and begun[-1][2] == number
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("in it", 1),
+        ("before its adapter is in place", 2),
+        ("behind its adapter", 1),
+        ("behind its adapter", 2),
+        ("in the E-step behind it", 1),
+    ],
+)
+def test_killed_around_an_m_step(moment, number, em, tmp_path, monkeypatch):
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patched:
+        kill_in_em(patched, moment, number)
+        with pytest.raises(Killed):
+            run(folder, CASES["subjectivity"])
+    made = number - (moment in ("in it", "before its adapter is in place"))
+    assert read_record(folder).m_steps == made
+    run(folder, [*CASES["subjectivity"], "resume=auto"])
+    assert_same_run(folder, em)
+    assert [n for line in lines_of(folder) for n in line].count("m_step/loss_after") == 2
+    assert not [p.name for p in folder.iterdir() if p.name.startswith("answer_adapter.")]
 
 
 FOUR = ["task=random_number", "trainer.max_steps=4"]
@@ -238,6 +314,23 @@ def test_killed_and_stopped_at_random_times(tmp_path):
     assert "SIGTERM: the state of step" in (folder / "run.log").read_text()
     assert start(folder, "resume=auto").wait() == 0
     assert_same_run(folder, tmp_path / "straight")
+
+
+@pytest.mark.parametrize(("case", "most"), [("random_number", 6), ("subjectivity", 10)])
+def test_the_program_is_killed_outright(case, most, em, tmp_path):
+    """SIGKILL at a line of ``metrics.jsonl`` that is drawn anew each time; EM writes 11 of them."""
+    straight, folder, wanted = em, tmp_path / "killed", random.randint(1, most)
+    if case != "subjectivity":
+        straight = tmp_path / "straight"
+        run(straight, CASES[case])
+    command = [sys.executable, "-m", "gfn_runner", *COMMON, *CASES[case], f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.poll() is None and wanted_lines(folder / "metrics.jsonl", since=0) < wanted:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (folder / "metrics.json").exists()
+    run(folder, [*CASES[case], "resume=auto"])
+    assert_same_run(folder, straight)
 
 
 def wanted_lines(path: Path, since: float) -> int:

@@ -118,7 +118,7 @@ def test_every_series_has_optimizer_steps_as_its_axis(offline):
     defined = [r["metric"] for r in inspected(part) if r["type"] == "metric"]
     globs = {d["glob_name"] for d in defined if d.get("step_metric") == STEP}
     for name in logged_by(offline) - {STEP}:
-        assert name.split("/")[0] + "/*" in globs or name.startswith("figures/"), name
+        assert name.split("/")[0] + "/*" in globs, name
     assert all(STEP in item for item in history(part))
 
 

@@ -113,8 +113,8 @@ ONLY = {
     "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types"},
     "tasks.base": {"errors", "tools", "types"},
     "em": {
-        "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "settings",
-        "tools", "trajectories", "types",
+        "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "ranks",
+        "settings", "tools", "trajectories", "types",
     },
     "phases": {"errors"},
     "ranks": {"errors"},

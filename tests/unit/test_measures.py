@@ -22,7 +22,7 @@ from gfn_runner.evaluation import draw_answers, policy_log_probs
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.measures import measure
 from gfn_runner.metrics.overlap import bleu, gleu
-from gfn_runner.optional_measures import optional_measures
+from gfn_runner.optional_measures import OptionalMeasures
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
@@ -240,7 +240,7 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
 def test_bertscore_without_references_is_absent_and_says_so(caplog):
     options = EvaluationSettings(bertscore="anything")
     with caplog.at_level(logging.WARNING):
-        assert optional_measures([drawn()], options) == {}
+        assert OptionalMeasures(options)([drawn()]) == {}
     assert "BERTScore is left out: the samples have no references" in caplog.text
 
 
@@ -248,8 +248,31 @@ def test_bertscore_without_its_package_is_absent_and_says_so(caplog, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     samples = [drawn(facts={"references": ("r",)})]
     with caplog.at_level(logging.WARNING):
-        assert optional_measures(samples, EvaluationSettings(bertscore="anything")) == {}
+        assert OptionalMeasures(EvaluationSettings(bertscore="anything"))(samples) == {}
     assert "bert-score is not installed: pip install" in caplog.text
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_bertscores_model_is_loaded_once_and_what_is_missing_said_once(loads, caplog, monkeypatch):
+    asked, means = [], [torch.tensor([0.5])] * 3
+
+    def scorer(*options):
+        asked.append(options)
+        if not loads:
+            raise OSError("no such model")
+        return SimpleNamespace(score=lambda texts, references: means)
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("gfn_runner.metrics.overlap._bert_scorer", scorer)
+    facts = {"references": ("r",)}
+    samples = [drawn("a", "one", facts=facts), drawn("b", "two", facts=facts)]
+    optional = OptionalMeasures(EvaluationSettings(bertscore="m"))
+    rows = [optional(samples), optional(samples)]
+    assert len(asked) == 1
+    assert [row.get("bertscore_f1/two") for row in rows] == [0.5 if loads else None] * 2
+    said = [record.getMessage() for record in caplog.records]
+    why = "BERTScore is left out: model 'm' cannot be used: OSError: no such model"
+    assert said == ([] if loads else [why])
 
 
 def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
@@ -265,17 +288,17 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
         asked.extend(fields)
         return Mild()
 
-    def scores(texts, references, *, model):
-        assert (list(texts), list(references), model) == ([" u"], [("r",)], "m")
+    def scores(self, texts, references):
+        assert (list(texts), list(references), self.model) == ([" u"], [("r",)], "m")
         return dataclasses.make_dataclass("S", ["precision", "recall", "f1"])(0.1, 0.2, 0.3), ""
 
     monkeypatch.setattr(optional, "Judge", lambda settings: SimpleNamespace(rate=rate))
-    monkeypatch.setattr(optional, "bert_scores", scores)
+    monkeypatch.setattr(optional.BertScorer, "scores", scores)
     options = EvaluationSettings(
         bertscore="m", judge={"base_url": "http://localhost:1/v1", "model": "m"}
     )
     facts = {"references": ("r",), "beginning": "B.", "ending": "E."}
-    measured = optional_measures([drawn("a", "one", singles=(" u", "v"), facts=facts)], options)
+    measured = OptionalMeasures(options)([drawn("a", "one", singles=(" u", "v"), facts=facts)])
     assert measured == {
         "bertscore_f1/one": 0.3, "bertscore_precision/one": 0.1, "bertscore_recall/one": 0.2,
         "judge_rating/one": 4.0, "judge_failures/one": 1.0,
@@ -286,7 +309,7 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
 
 
 def test_nothing_is_measured_that_was_not_asked_for():
-    assert optional_measures([drawn(facts={"references": ("r",)})], EvaluationSettings()) == {}
+    assert OptionalMeasures(EvaluationSettings())([drawn(facts={"references": ("r",)})]) == {}
 
 
 # -- baselines -------------------------------------------------------------------------------------

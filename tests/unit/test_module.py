@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 
+from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.objectives import JointBalance, Objective, TrajectoryBalance, VarGradTB
@@ -67,3 +68,17 @@ def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():
     trainer.strategy.connect(module)
     trainer.strategy.teardown()
     assert module.lm.device.type == "meta"
+
+
+def test_a_checkpoint_and_the_answer_model_of_a_run_belong_together(caplog):
+    module = small_module(VarGradTB(), [TASK._condition("a b.", "c.", "d.")])
+    state = {"task": TASK.name, "m_steps": 1, "global_step": 2, "state_dict": {}}
+    with pytest.raises(UserError, match=r"M-step 1, but the answer adapter .* has seen 0"):
+        module.on_load_checkpoint(state)
+    module.lm.m_steps, module.max_steps = 1, 3
+    state["state_dict"] = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    module.on_load_checkpoint(state)
+    assert "goes on from step 2, but its M-step 1 was made behind step 3" in caplog.text
+    caplog.clear()
+    module.on_load_checkpoint(state | {"m_steps": 0, "global_step": 3})
+    assert not caplog.text

@@ -15,6 +15,7 @@ from gfn_runner.callbacks.replay import (
 )
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.objectives import JointBalance
 from gfn_runner.posterior.reward import log_reward
 from gfn_runner.replay import Entry, ReplaySettings
 from gfn_runner.tasks.base import DemonstrationPrompt
@@ -34,6 +35,7 @@ def fake_module(*, max_len: int = 8, min_len: int = 0, tool=None, adapter: str =
     return SimpleNamespace(
         lm=lm,
         rule=rule,
+        objective=JointBalance(),
         task=SimpleNamespace(tool=lambda: tool, demonstration_prompt=lambda _: None),
         log_reward=lambda conditions, rows: log_reward(lm, conditions, rows, rule),
     )
@@ -220,7 +222,9 @@ def step_output(*, from_replay: bool) -> StepOutput:
     rows = Trajectories.from_rows([[1, 2], [3], []], [[True, False], [True], []], [1, 0, 1])
     inf = -math.inf
     rewards = torch.tensor([[-1.0, inf, -3.0], [-2.0, -4.0, inf], [inf, inf, inf]])
-    scores = PolicyScores(torch.zeros(3, 2), torch.zeros(3, 3), torch.ones(3, 3, dtype=torch.bool))
+    # The tool writes the first row's second token.
+    read = torch.tensor([[True, False, True], [True, True, False], [True, False, False]])
+    scores = PolicyScores(torch.zeros(3, 2), torch.zeros(3, 3), read)
     return StepOutput(CONDITIONS[:2], rows, rewards, scores, torch.zeros(3, 3), from_replay)
 
 
@@ -244,6 +248,26 @@ def test_a_demonstration_longer_than_the_context_is_left_out_without_being_score
     module = fake_module()
     replay.on_fit_start(None, module)
     assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_string_of_which_no_loss_could_be_made_is_not_stored(value):
+    replay, output = callback(probability=0.5), step_output(from_replay=False)
+    output.log_reward_BS[0, 0] = output.log_reward_BS[1, 0] = value
+    output.scores.terminable_BS[1, 0] = False  # that one is not looked at
+    trainer = SimpleNamespace(global_step=7)
+    replay.on_train_batch_end(trainer, None, {"output": output}, Batch([]), 0)
+    assert replay.buffer.entries("b") == []
+    (entry,) = replay.buffer.entries("a")
+    assert entry.tokens == (3,) and entry.score == -4.0
+    # Nor is a demonstration.
+    module, seeded = fake_module(), callback()
+    sound = module.log_reward
+    module.log_reward = lambda conditions, rows: sound(conditions, rows).index_fill(
+        1, torch.tensor([1]), value
+    )
+    seeded.on_fit_start(None, module)
+    assert len(seeded.buffer) == 0
 
 
 def test_strings_get_their_rewards_anew_behind_an_m_step():

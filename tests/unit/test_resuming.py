@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import logging
+import os
+import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +19,13 @@ from typing import Any
 import pytest
 import yaml
 
+from gfn_runner.app import main
 from gfn_runner.errors import UserError
-from gfn_runner.files import write_whole, writing_to
+from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
 from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished, seconds_before
 
-CONFIG: Any = SimpleNamespace(total_steps=10)
+CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
 
 
 def leave(folder: Path, overrides: list[str], steps: int | None = None) -> Path:
@@ -45,6 +51,54 @@ def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
     # A finished run that was to go on further, and has not.
     further = leave(tmp_path / "2026-01-05/10-00-00", lines, steps=5)
     assert newest_unfinished(tmp_path, CONFIG, lines) == further
+
+
+def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path):
+    config: Any = SimpleNamespace(total_steps=10, baseline=SimpleNamespace(lightning_module=None))
+    lines = ["task=arithmetic", "baseline=prompting"]
+    leave(tmp_path / "2026-01-01/10-00-00", lines, steps=0)
+    assert newest_unfinished(tmp_path, config, lines) is None
+    cut_off = leave(tmp_path / "2026-01-02/10-00-00", lines)
+    assert newest_unfinished(tmp_path, config, lines) == cut_off
+
+
+def test_a_lock_on_nfs_is_seen_by_who_may_only_read(tmp_path, monkeypatch):
+    """There an exclusive lock needs a file that is open for writing (EBADF), a shared one does not."""
+    real = fcntl.flock
+
+    def of_nfs(file, kind):
+        writes = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if kind & fcntl.LOCK_EX and not writes:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(file, kind)
+
+    monkeypatch.setattr("fcntl.flock", of_nfs)
+    with held(tmp_path):
+        assert is_held(tmp_path)
+        with pytest.raises(UserError), held(tmp_path):
+            pytest.fail("held twice")
+    assert not is_held(tmp_path)
+
+
+def test_without_locks_the_name_in_the_file_counts_on_its_own_machine(tmp_path, monkeypatch):
+    def none(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    other = subprocess.Popen(["sleep", "99"])
+    lock = tmp_path / ".lock"
+    lock.write_text(f"process {other.pid} on {platform.node()}\n")
+    assert is_held(tmp_path)
+    with pytest.raises(UserError, match=f"written by process {other.pid}"), held(tmp_path):
+        pytest.fail("held twice")
+    other.kill()
+    other.wait()
+    for left in (f"process {other.pid} on {platform.node()}", f"process {os.getppid()} on far"):
+        lock.write_text(left + "\n")
+        assert not is_held(tmp_path)
+    with held(tmp_path):
+        assert lock.read_text() == f"process {os.getpid()} on {platform.node()}\n"
+    assert not lock.exists()
 
 
 def test_what_is_kept_of_a_command_line():
@@ -163,3 +217,64 @@ def test_a_full_disk_in_the_words_of_another_library(tmp_path):
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run", "output", ""):
         (tmp_path / "data.json").read_text()
+
+
+def refusal(capsys, *lines: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([*lines, "experiment=tiny/smoke"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and len(said.splitlines()) < 8
+    return said
+
+
+@pytest.fixture
+def no_texts(monkeypatch):
+    """Of the texts nothing is to be known here, and no run is to begin."""
+    monkeypatch.setattr("gfn_runner.app._check_texts", lambda jobs: None)
+    monkeypatch.setattr("gfn_runner.app._start_hydra", lambda lines: pytest.fail("a run begins"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+@pytest.mark.parametrize("lines", [["hydra.run.dir=/proc"], ["-m", "hydra.sweep.dir=/proc"]])
+def test_a_named_folder_that_exists_and_takes_no_files(lines, no_texts, capsys):
+    """Hydra would fail on the run's log, with a traceback that names neither key nor reason."""
+    said = refusal(capsys, *lines)
+    key = lines[-1].partition("=")[0]
+    assert f"{key}: /proc cannot be written: " in said and f"fix: {key}=<another folder>" in said
+
+
+@pytest.mark.parametrize("what", ["folder", "log"])
+def test_a_run_to_be_resumed_that_is_read_only(what, no_texts, capsys, tmp_path, monkeypatch):
+    folder = leave(tmp_path / "run", ["task=arithmetic"])
+    (folder / "run.log").touch()
+    refused = folder if what == "folder" else folder / "run.log"
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "run.log"))
+
+    # Rights do not bind root, who may run this.
+    holder, name = (tempfile, "TemporaryFile") if what == "folder" else (Path, "open")
+    real = getattr(holder, name)
+
+    def of_path(self: Any, mode: str = "r", *args: Any, **named: Any) -> Any:
+        return fails() if self == refused and "a" in mode else real(self, mode, *args, **named)
+
+    monkeypatch.setattr(holder, name, fails if what == "folder" else of_path)
+    said = refusal(capsys, f"resume={folder}")
+    assert f"resume: {refused} cannot be written: Permission denied" in said
+    assert "make it writable, or resume=<a copy of it>" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_log_on_a_full_disk_is_told_of_once(capsys):
+    log = logging.Logger("full")
+    log.addHandler(logging.FileHandler("/dev/full"))
+    tell_once(log)
+    for number in range(3):
+        log.warning("line %d", number)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "/dev/full cannot be written ([Errno 28]" in said
+    # A mistake in a line is still shown as one.
+    log.warning("%d", "no number")
+    assert "Logging error" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gfn_runner import wandb_run
+from gfn_runner import app, wandb_run
 from gfn_runner.settings import LoggerSettings
 from gfn_runner.wandb_run import STEP, WandbRun, start_wandb, sweep_of, sync_command
 
@@ -214,3 +214,27 @@ def test_the_step_stands_beside_what_is_logged(tmp_path):
     run.log("scalars", {"train/loss": 1.0}, 5)
     run.log("scalars", {"train/loss": 2.0}, None)
     assert logged == [{"train/loss": 1.0, STEP: 5}, {"train/loss": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (SystemExit(143), False),  # told to stop, or put back into a queue: saved, and it goes on
+        (SystemExit(-1), False),
+        (RuntimeError("a mistake"), True),
+        (KeyboardInterrupt(), True),  # the second Ctrl-C, which saves nothing
+    ],
+)
+def test_an_interrupted_run_has_not_failed(error, failed, tmp_path, monkeypatch):
+    told: list[bool] = []
+    wandb = SimpleNamespace(finish=lambda *, failed: told.append(failed))
+    experiment = SimpleNamespace(media=SimpleNamespace(wandb=wandb))
+
+    def train(*_):
+        raise error
+
+    monkeypatch.setattr("gfn_runner.build.build", lambda *_: experiment)
+    monkeypatch.setattr("gfn_runner.rounds.train", train)
+    with pytest.raises(type(error)):
+        app._train_and_evaluate(SimpleNamespace(baseline=None), tmp_path, None, 0.0)
+    assert told == [failed]
