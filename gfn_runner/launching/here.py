@@ -14,9 +14,9 @@ from gfn_runner.sweeps.record import Sweep
 def here(launcher: Any, sweep: Sweep, waiting: Sequence[Planned]) -> None:
     hydra = launcher.config.hydra
     for plan in waiting:
-        plan.starts()
-        sweep.write()
         try:
+            plan.starts()
+            sweep.write()
             done = run_job(
                 hydra_context=launcher.hydra_context,
                 task_function=launcher.task_function,
