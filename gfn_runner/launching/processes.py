@@ -40,8 +40,9 @@ def on_this_machine(
                     except OSError as error:
                         plan.fails(f"its process cannot be started: {error}")
                         announce(plan)
-                    sweep.write()
+                    sweep.keep()
             time.sleep(options.poll_s)
+            sweep.keep(changed=False)
             for place, (plan, job) in list(running.items()):
                 if job.done():
                     del running[place]
@@ -49,13 +50,13 @@ def on_this_machine(
                     _ends(
                         plan, job, "failed", f"its process has ended without a result; see {stdout}"
                     )
-                    sweep.write()
+                    sweep.keep()
                     announce(plan)
     except BaseException:
         _stop([job for _, job in running.values()])
         for plan, job in running.values():
             _ends(plan, job, "interrupted")
-        sweep.write()
+        sweep.keep()
         raise
 
 
