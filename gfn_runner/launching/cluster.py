@@ -107,7 +107,7 @@ def _watch(sweep: Sweep, plans: dict[int, Planned], jobs: dict[int, Any]) -> Non
                 _goes_on(plan, seen)
             if plan.job.ended:
                 del left[number]
-                announce(plan)
+                announce(plan.job)
             if plan.job != before:
                 sweep.write()
 

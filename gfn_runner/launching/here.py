@@ -34,4 +34,4 @@ def here(launcher: Any, sweep: Sweep, waiting: Sequence[Planned]) -> None:
         else:
             plan.fails(repr(done._return_value))
         sweep.keep()
-        announce(plan)
+        announce(plan.job)

@@ -39,7 +39,7 @@ def on_this_machine(
                             plan.job.job_id = running[place][1].job_id
                     except OSError as error:
                         plan.fails(f"its process cannot be started: {error}")
-                        announce(plan)
+                        announce(plan.job)
                     sweep.keep()
             time.sleep(options.poll_s)
             sweep.keep(changed=False)
@@ -51,7 +51,7 @@ def on_this_machine(
                         plan, job, "failed", f"its process has ended without a result; see {stdout}"
                     )
                     sweep.keep()
-                    announce(plan)
+                    announce(plan.job)
     except BaseException:
         _stop([job for _, job in running.values()])
         for plan, job in running.values():
