@@ -103,23 +103,35 @@ def _in_folder(prepared: Checked) -> list[str]:
 def _sweep(arguments: list[str], pages: bool) -> None:
     """All runs of a sweep, then table and page of them. Exits with 1 if one has not ended well."""
     from gfn_runner.launching.launch import Refused, opened
+    from gfn_runner.launching.signals import ends_when_told
     from gfn_runner.sweeps.table import show_sweep
 
     try:
-        _start_hydra(arguments)
+        with ends_when_told():
+            _start_hydra(arguments)
     except Refused as refused:
-        show(refused.error.problems)
+        show(refused.error.problems, effect=_effect(opened()))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
         sweep = opened()
         if sweep is not None:
-            show_sweep(sweep)
+            try:
+                show_sweep(sweep)
+            except OSError as error:  # a full disk, or a terminal that is closed
+                logger.warning("the sweep's table cannot be written: %s", error)
             if pages:
                 _write_page(sweep)
     if sweep is not None and sweep.failures:
         raise SystemExit(1)
+
+
+def _effect(sweep: Sweep | None) -> str:
+    """What a sweep that is refused has done before: a search may be refused at its tenth trial."""
+    if sweep is None:
+        return "no run was started"
+    return f"the sweep stops; its folder is {sweep.folder}"
 
 
 def _write_page(sweep: Sweep) -> None:
@@ -452,15 +464,21 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     return optimized_value(config.optimized_metric, config.task.headline, metrics)
 
 
-def show(problems: Sequence[Problem], folder: Path | None = None) -> None:
-    """Problems on one screen; ``folder`` is the run's if a job has begun."""
+def show(problems: Sequence[Problem], folder: Path | None = None, effect: str = "") -> None:
+    """Problems on one screen.
+
+    Args:
+        problems: at least one.
+        folder: of the run, if one has begun.
+        effect: what comes of them, where neither folder nor its absence says it.
+    """
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     many = f"{len(problems)} mistakes" if len(problems) > 1 else "a mistake"
-    effect = "nothing was started, nothing was written"
     if folder is not None:
         effect = f"the run stops; its folder is {folder}"
+    effect = effect or "nothing was started, nothing was written"
     console.print(f"gfn_runner: {many}; {effect}", style="bold red")
     for problem in problems:
         console.print(str(problem), markup=False)

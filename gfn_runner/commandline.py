@@ -6,6 +6,7 @@ checked together, for every job of a multirun, before Hydra makes a folder or st
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -31,6 +32,7 @@ from rapidfuzz import process
 
 from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.ranks import Processes
 from gfn_runner.sources import Sources
 from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
 from gfn_runner.sweeps.record import RECORD, Sweep
@@ -109,7 +111,8 @@ def checked(argv: Sequence[str]) -> Checked | None:
             _for_one_run(overrides) if not multirun else sweeper_problems(hydra.sweeper._target_)
         )
         jobs = _job_lines(lines, hydra.sweeper) if multirun else [lines]
-        configs = _check_jobs(jobs, extra, problems, launched=multirun)
+        together = _together(lines, hydra, folder) if multirun else None
+        configs = _check_jobs(jobs, extra, problems, together)
     named = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     if folder is not None:
         lines = [*lines, f"{named}={_quoted(str(folder))}"]
@@ -328,19 +331,48 @@ def _for_one_run(overrides: Sequence[Override]) -> Iterator[Problem]:
 
 def _job_lines(lines: Sequence[str], sweeper: DictConfig) -> list[list[str]]:
     """Overrides of the jobs to be checked: of all, or of so many that each value is in one of them."""
-    # Values that a config of the group sweep gives; the command line wins.
-    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    values: dict[str, list[str]] = {}
-    searches = not str(sweeper._target_).endswith(".BasicSweeper")
-    for override in OverridesParser.create().parse_overrides([*given, *lines]):
-        key = override.get_key_element()
-        values[key] = [f"{key}={value}" for value in _values(override, searches)]
+    searches = _searches(sweeper)
+    values = _values_of(lines, sweeper)
     number = math.prod(map(len, values.values()))
     if not searches and number <= _MOST_JOBS_CHECKED:
         return [list(job) for job in itertools.product(*values.values())]
     first = {key: lines[0] for key, lines in values.items()}
     others = [{**first, key: line} for key, lines in values.items() for line in lines[1:]]
     return [list(job.values()) for job in (first, *others)]
+
+
+def _together(lines: Sequence[str], hydra: DictConfig, folder: Path | None) -> int:
+    """How many runs are handed to the launcher at once.
+
+    Of a sweep that has begun before it is not known: some have finished, others are in a queue already.
+    """
+    begun = folder is not None
+    with contextlib.suppress(
+        OmegaConfBaseException, ValueError
+    ):  # a folder that only Hydra can name
+        begun = begun or (Path(str(hydra.sweep.dir)) / RECORD).is_file()
+    if begun:
+        return 1
+    if _searches(hydra.sweeper):
+        given = hydra.sweeper.get("n_jobs")
+        return given if isinstance(given, int) else 1
+    return math.prod(map(len, _values_of(lines, hydra.sweeper).values()))
+
+
+def _searches(sweeper: DictConfig) -> bool:
+    return not str(sweeper._target_).endswith(".BasicSweeper")
+
+
+def _values_of(lines: Sequence[str], sweeper: DictConfig) -> dict[str, list[str]]:
+    """Every key with the lines that give it one of its values."""
+    # Values that a config of the group sweep gives; the command line wins.
+    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    values: dict[str, list[str]] = {}
+    searches = _searches(sweeper)
+    for override in OverridesParser.create().parse_overrides([*given, *lines]):
+        key = override.get_key_element()
+        values[key] = [f"{key}={value}" for value in _values(override, searches)]
+    return values
 
 
 def _values(override: Override, searches: bool) -> list[str]:
@@ -360,11 +392,16 @@ def _values(override: Override, searches: bool) -> list[str]:
 
 
 def _check_jobs(
-    jobs: Sequence[Sequence[str]], extra: list[str], known: Sequence[Problem], *, launched: bool
+    jobs: Sequence[Sequence[str]],
+    extra: list[str],
+    known: Sequence[Problem],
+    together: int | None,
 ) -> list[RunConfig]:
+    """All jobs checked, and the launcher that is handed so many ``together``; without one ``None``."""
     problems = {str(problem): problem for problem in known}
     configs = []
-    launchers = {}
+    launchers: dict[str, list[tuple[Any, Processes]]] = {}
+    launched = together is not None
     for lines in jobs:
         try:
             composed = _compose([*lines, *extra])
@@ -375,10 +412,13 @@ def _check_jobs(
             continue
         configs.append(config)
         launcher: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
-        launchers[repr((launcher, config.trainer.processes))] = launcher, config.trainer.processes
-    if launched:
-        for launcher, processes in launchers.values():
-            found = launcher_problems(launcher, processes)
+        asked = launcher, config.trainer.processes
+        launchers.setdefault(repr(asked), []).append(asked)
+    if together is not None:
+        for alike in launchers.values():
+            # Where there are several kinds, those that were looked at are counted.
+            runs = together if len(launchers) == 1 else min(together, len(alike))
+            found = launcher_problems(*alike[0], runs)
             problems |= {str(problem): problem for problem in found}
     if problems:
         raise UserError(list(problems.values()))

@@ -62,15 +62,31 @@ def _take_up(sweeper: Any, study: Any, arguments: Sequence[str]) -> None:
 
     params = [*sweeper._parse_sweeper_params_config(), *arguments]
     space, fixed = create_params_from_overrides(params)
+    trials = []
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if trial.params.keys() != space.keys():
+        if trial.params.keys() == space.keys():
+            trials.append(trial)
+        else:
             # It has not come to its values, or the space was another one.
             study.tell(trial.number, state=TrialState.FAIL)
-            continue
-        values = {**trial.params, **fixed}
-        lines = [f"{name}={value}" for name, value in values.items()]
-        (done,) = sweeper.launcher.launch([lines], initial_job_idx=trial.number)
-        _tell(study, trial, done.return_value)
+    for batch in _batches(trials, sweeper.n_jobs):
+        values = [{**trial.params, **fixed} for trial in batch]
+        lines = [[f"{name}={value}" for name, value in given.items()] for given in values]
+        returns = sweeper.launcher.launch(lines, initial_job_idx=batch[0].number)
+        for trial, done in zip(batch, returns, strict=True):
+            _tell(study, trial, done.return_value)
+
+
+def _batches(trials: Sequence[FrozenTrial], size: int) -> list[list[FrozenTrial]]:
+    """At most so many at a time; a launcher numbers the runs of a batch from its first."""
+    batches: list[list[FrozenTrial]] = []
+    for trial in trials:
+        last = batches[-1] if batches else []
+        if last and len(last) < size and last[-1].number + 1 == trial.number:
+            last.append(trial)
+        else:
+            batches.append([trial])
+    return batches
 
 
 def _tell(study: Any, trial: FrozenTrial, value: Any) -> None:

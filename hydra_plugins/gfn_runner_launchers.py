@@ -45,6 +45,15 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
     class LocalLauncher(_Submitted):
         """Several runs at a time on this machine."""
 
+        def __call__(self, *arguments: Any) -> JobReturn:
+            from gfn_runner.launching.signals import ends_when_told
+            from gfn_runner.ranks import end_with_parent
+
+            end_with_parent()
+            # submitit ignores SIGTERM. A run that does not train has nothing to save: it ends at once.
+            with ends_when_told():
+                return super().__call__(*arguments)
+
     class SlurmLauncher(_Submitted):
         """A job of SLURM for each run."""
 

@@ -20,7 +20,7 @@ from gfn_runner.ranks import gathered, is_first, rank
 
 logger = logging.getLogger(__name__)
 # Where ranks have received different ones, the first of these counts.
-_WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+_WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 _SECOND = (
     b"\ngfn_runner: saves at the end of this step; Ctrl-C again stops at once and saves nothing\n"
 )
@@ -32,9 +32,10 @@ class PreemptionCallback(L.Callback):
 
     - SIGUSR2 saves. Where a launcher listens to it (submitit: the job goes back into SLURM's queue), it
       gets the signal then; else training goes on.
-    - SIGTERM saves and ends the run with exit code 143. A job of submitit's that SLURM still counts as
-      running, so one that nobody has cancelled or requeued, is put back into the queue.
+    - SIGTERM saves and ends the run with exit code 143. A job that submitit has given to SLURM, and that
+      SLURM still counts as running, so nobody has cancelled or requeued it, goes back into the queue.
     - SIGINT (Ctrl-C) saves and ends the run with exit code 130; a second one ends it at once.
+    - SIGHUP (its terminal is closed) saves and ends the run with exit code 129; not under ``nohup``.
 
     It is enough that one rank of several receives the signal. A signal in an evaluation on the way ends
     the run behind the batch that is being drawn; the evaluation is made anew when the run goes on.
@@ -130,8 +131,9 @@ class PreemptionCallback(L.Callback):
 
 
 def _is_deaf(number: signal.Signals) -> bool:
-    """Whether Ctrl-C is not meant for this process: a shell has it ignored by what runs behind it."""
-    return number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN
+    """Whether what a terminal sends is not for this process: it runs behind ``&``, or under ``nohup``."""
+    of_terminal = number in (signal.SIGINT, signal.SIGHUP)
+    return of_terminal and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _hand_over(launcher: Callable[[int, Any], Any]) -> NoReturn:
@@ -144,9 +146,13 @@ def _hand_over(launcher: Callable[[int, Any], Any]) -> NoReturn:
 
 
 def job_is_running() -> bool:
-    """Whether SLURM counts this job as running: one that is cancelled or requeued is so no more."""
+    """Whether this is a job that submitit has given to SLURM, and that SLURM counts as running.
+
+    One that is cancelled or requeued is so no more. A sweep on this machine may itself stand within a job
+    of SLURM: that one is not its runs' to requeue.
+    """
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    if job is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["scontrol", "-o", "show", "job", job]

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gfn_runner.launching.planned import Planned, announce, arguments, take_result
+from gfn_runner.launching.signals import undisturbed
 from gfn_runner.sweeps import slurm
 from gfn_runner.sweeps.check import launcher_settings
 from gfn_runner.sweeps.record import Sweep
@@ -22,21 +23,51 @@ _GRACE = 15
 
 
 def on_slurm(launcher: Any, sweep: Sweep, waiting: Sequence[Planned]) -> None:
-    """Submit what SLURM does not have yet, and wait for all."""
+    """Submit what SLURM does not have yet, and wait for all.
+
+    What SLURM refuses has failed with its word for it, and stops no other.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
     watched = _still_there(waiting)
     groups: dict[str, list[Planned]] = {}
     for plan in waiting:
         if plan.job.number not in watched:
             groups.setdefault(repr(_slurm_settings(plan)), []).append(plan)
+    refused: list[Planned] = []
     for group in groups.values():
         # An array has one shape: runs of one and of two GPUs are two arrays.
-        for plan, job in zip(group, _submit(launcher, group), strict=True):
-            plan.job.job_id, plan.job.state = job.job_id, "submitted"
-            watched[plan.job.number] = job
-        sweep.write()
-    ids = ", ".join(dict.fromkeys(job.job_id.split("_")[0] for job in watched.values()))
-    print(f"submitted: SLURM job {ids}; logs are in {sweep.folder / '.submitit'}", flush=True)
+        with undisturbed():  # what SLURM has taken is on record
+            try:
+                for plan, job in zip(group, _submit(launcher, group), strict=True):
+                    plan.job.job_id, plan.job.state = job.job_id, "submitted"
+                    watched[plan.job.number] = job
+            except (FailedJobError, FailedSubmissionError, OSError) as error:
+                for plan in group:
+                    plan.fails(f"could not be submitted: {_said(error)}")
+                refused += group
+            sweep.keep()
+    _say_submitted(sweep, watched, refused)
     _watch(sweep, {plan.job.number: plan for plan in waiting}, watched)
+
+
+def _said(error: Exception) -> str:
+    """What sbatch has said; submitit has it as the error's own text, behind a line of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith("sbatch:")]
+    return "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in own or lines)
+
+
+def _say_submitted(sweep: Sweep, watched: dict[int, Any], refused: Sequence[Planned]) -> None:
+    if watched:
+        ids = ", ".join(dict.fromkeys(job.job_id.split("_")[0] for job in watched.values()))
+        print(f"submitted: SLURM job {ids}; logs are in {sweep.folder / '.submitit'}", flush=True)
+    for why in dict.fromkeys(plan.job.why for plan in refused):
+        runs = " ".join(f"#{plan.job.number}" for plan in refused if plan.job.why == why)
+        then = "the others are waited for" if watched else "no run is"
+        print(
+            f"gfn_runner: {runs}: {why}; {then}; -m resume={sweep.folder} tries again", flush=True
+        )
 
 
 def _slurm_settings(plan: Planned) -> SlurmSettings:
@@ -87,6 +118,7 @@ def _watch(sweep: Sweep, plans: dict[int, Planned], jobs: dict[int, Any]) -> Non
     left = dict(jobs)
     while left:
         time.sleep(_slurm_settings(plans[next(iter(left))]).poll_s)
+        sweep.keep(changed=False)
         try:
             states = slurm.states([job.job_id for job in left.values()])
         except slurm.Unreachable as error:
@@ -107,13 +139,25 @@ def _watch(sweep: Sweep, plans: dict[int, Planned], jobs: dict[int, Any]) -> Non
                 _goes_on(plan, seen)
             if plan.job.ended:
                 del left[number]
-                announce(plan)
+                announce(plan.job)
             if plan.job != before:
-                sweep.write()
+                sweep.keep()
 
 
 def _has_result(job: Any) -> bool:
-    return all(job.task(i).paths.result_pickle.exists() for i in range(job.num_tasks))
+    """Whether it is known how the run has ended: of all processes, or that the first one has failed.
+
+    The others may never hear of that, and wait for it.
+    """
+    left = [job.task(i).paths.result_pickle.exists() for i in range(job.num_tasks)]
+    return all(left) or (left[0] and _has_failed(job.task(0)))
+
+
+def _has_failed(task: Any) -> bool:
+    try:
+        return task.exception() is not None
+    except Exception:  # what cannot be read says nothing yet
+        return False
 
 
 def _goes_on(plan: Planned, seen: slurm.Seen) -> None:

@@ -14,9 +14,9 @@ from gfn_runner.sweeps.record import Sweep
 def here(launcher: Any, sweep: Sweep, waiting: Sequence[Planned]) -> None:
     hydra = launcher.config.hydra
     for plan in waiting:
-        plan.starts()
-        sweep.write()
         try:
+            plan.starts()
+            sweep.keep()
             done = run_job(
                 hydra_context=launcher.hydra_context,
                 task_function=launcher.task_function,
@@ -26,12 +26,12 @@ def here(launcher: Any, sweep: Sweep, waiting: Sequence[Planned]) -> None:
             )
         except BaseException:
             plan.ends("interrupted")
-            sweep.write()
+            sweep.keep()
             raise
         configure_log(hydra.hydra_logging, hydra.verbose)
         if done.status == JobStatus.COMPLETED:
             plan.ends("ok", value=done.return_value)
         else:
             plan.fails(repr(done._return_value))
-        sweep.write()
-        announce(plan)
+        sweep.keep()
+        announce(plan.job)

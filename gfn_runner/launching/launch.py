@@ -14,21 +14,30 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf
 
-from gfn_runner.errors import UserError
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.files import writing_to
 from gfn_runner.launching.cluster import on_slurm
 from gfn_runner.launching.here import here
-from gfn_runner.launching.planned import SIDE, Planned, plan_of, unfinished
+from gfn_runner.launching.planned import (
+    SIDE,
+    Composed,
+    Planned,
+    announce,
+    composed_of,
+    plan_of,
+    unfinished,
+)
 from gfn_runner.launching.processes import on_this_machine
 from gfn_runner.resuming import held
 from gfn_runner.sweeps.check import launcher_settings
-from gfn_runner.sweeps.record import Sweep
+from gfn_runner.sweeps.record import Job, Sweep
 from gfn_runner.sweeps.settings import LocalSettings, SlurmSettings
 
 _current: list[Sweep] = []
 
 
 class Refused(SystemExit):
-    """Nothing of the sweep is started: a mistake shows that the command line alone does not tell."""
+    """These runs are not started: a mistake shows that the command line alone does not tell."""
 
     def __init__(self, error: UserError):
         super().__init__(2)
@@ -64,23 +73,25 @@ def launch(
             stack.enter_context(held(folder))
         except UserError as error:
             raise Refused(error) from None
-        planned = _brought_to_their_end(launcher, folder, job_overrides, first)
+        jobs = _brought_to_their_end(launcher, folder, job_overrides, first)
     return [
-        JobReturn(
-            overrides=plan.overrides, status=JobStatus.COMPLETED, _return_value=plan.job.value
-        )
-        for plan in planned
+        JobReturn(overrides=list(lines), status=JobStatus.COMPLETED, _return_value=job.value)
+        for lines, job in zip(job_overrides, jobs, strict=True)
     ]
 
 
 def _brought_to_their_end(
     launcher: Any, folder: Path, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[Planned]:
+) -> list[Job]:
     try:
         sweep = Sweep.read(folder)
-        planned = [plan_of(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
-        for plan, job in zip(planned, sweep.plan([plan.job for plan in planned]), strict=True):
-            plan.job = job
+        runs = [composed_of(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
+        planned = _checked(runs, passes_over=_searches(launcher))
+        with writing_to(folder, "hydra.sweep.dir", f"free some, then -m resume={folder}"):
+            jobs = sweep.plan([run.job for run in runs])
+        of_number = {job.number: job for job in jobs}
+        for plan in planned:
+            plan.job = of_number[plan.job.number]
         waiting = unfinished(planned)
     except UserError as error:
         raise Refused(error) from None
@@ -90,8 +101,8 @@ def _brought_to_their_end(
         line for line in (*given["hydra"], *given["task"]) if not line.lstrip("+").startswith(SIDE)
     ]
     _current[:] = [sweep]
-    sweep.write()
-    _say(sweep, planned, waiting)
+    sweep.keep()
+    _say(sweep, jobs, waiting)
     if waiting:
         options: Any = OmegaConf.to_container(waiting[0].composed.hydra.launcher, resolve=True)
         settings = launcher_settings(options)
@@ -101,11 +112,41 @@ def _brought_to_their_end(
             on_this_machine(launcher, sweep, waiting, settings)
         else:
             here(launcher, sweep, waiting)
+    return jobs
+
+
+def _searches(launcher: Any) -> bool:
+    """Whether the runs are trials of a search, which draws values that nobody has seen before."""
+    return not str(launcher.config.hydra.sweeper._target_).endswith(".BasicSweeper")
+
+
+def _checked(runs: Sequence[Composed], *, passes_over: bool) -> list[Planned]:
+    """Runs whose values go together; of the others the record says why they do not.
+
+    Args:
+        runs: all.
+        passes_over: whether the others have failed, and these are run.
+
+    Raises:
+        UserError: if the others are not passed over; with the problems of all.
+    """
+    planned, problems = [], dict[str, Problem]()
+    for run in runs:
+        try:
+            planned.append(plan_of(run))
+        except UserError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+            run.job.state = "failed"
+            run.job.why = "; ".join(f"{p.where}: {p.what}" for p in error.problems)
+            if passes_over:
+                announce(run.job)
+    if problems and not passes_over:
+        raise UserError(list(problems.values()))
     return planned
 
 
-def _say(sweep: Sweep, planned: Sequence[Planned], waiting: Sequence[Planned]) -> None:
-    finished = len(planned) - len(waiting)
+def _say(sweep: Sweep, jobs: Sequence[Job], waiting: Sequence[Planned]) -> None:
+    finished = sum(job.state == "ok" for job in jobs)
     before = f", {finished} have finished before" if finished else ""
     print(f"{len(waiting)} runs to do{before}", flush=True)
     for plan in waiting:

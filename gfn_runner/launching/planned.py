@@ -65,7 +65,16 @@ class Planned:
         self.ends(state, reason(self.folder, self.logged) or why)
 
 
-def plan_of(launcher: Any, overrides: list[str], number: int) -> Planned:
+@dataclass
+class Composed:
+    """A run of the sweep that nobody has checked: its entry in the record, its overrides, its config."""
+
+    job: Job
+    overrides: list[str]
+    config: DictConfig
+
+
+def composed_of(launcher: Any, overrides: list[str], number: int) -> Composed:
     if not any(line.lstrip("+").startswith("resume=") for line in overrides):
         overrides = [*overrides, f"resume={AUTO}"]
     loader = launcher.hydra_context.config_loader
@@ -80,12 +89,22 @@ def plan_of(launcher: Any, overrides: list[str], number: int) -> Planned:
         subdir = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
     finally:
         HydraConfig.instance().cfg = before
-    own = OmegaConf.masked_copy(composed, [str(key) for key in composed])
     lines = [line for line in overrides if not line.lstrip("+").startswith((*SIDE, "hydra."))]
+    return Composed(Job(number, lines, subdir), overrides, composed)
+
+
+def plan_of(run: Composed) -> Planned:
+    """The run, checked.
+
+    Raises:
+        UserError: if its values do not go together.
+    """
+    composed = run.config
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed])
     with checked_for(composed.hydra.launcher._target_):
         config = check_config(own, list(composed.hydra.overrides.task))
-    folder = Path(str(composed.hydra.sweep.dir)) / subdir
-    return Planned(Job(number, lines, subdir), overrides, composed, config, folder)
+    folder = Path(str(composed.hydra.sweep.dir)) / run.job.folder
+    return Planned(run.job, run.overrides, composed, config, folder)
 
 
 def unfinished(planned: Sequence[Planned]) -> list[Planned]:
@@ -109,8 +128,7 @@ def unfinished(planned: Sequence[Planned]) -> list[Planned]:
     return waiting
 
 
-def announce(plan: Planned) -> None:
-    job = plan.job
+def announce(job: Job) -> None:
     print(f"  #{job.number}  {job.state}{': ' if job.why else ''}{job.why}", flush=True)
 
 

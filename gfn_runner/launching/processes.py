@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gfn_runner.launching.planned import Planned, announce, arguments, take_result
-from gfn_runner.sweeps.record import Sweep
+from gfn_runner.launching.signals import deaf, undisturbed
+from gfn_runner.sweeps.record import State, Sweep
 from gfn_runner.sweeps.settings import LocalSettings
 
 logger = logging.getLogger(__name__)
 _PATIENCE = 300  # seconds in which runs that are told to end may finish their step and save
+_AGAIN = 30  # seconds after which those that have not ended are told again
+_POLL = 0.5
 
 
 def on_this_machine(
@@ -29,28 +32,42 @@ def on_this_machine(
             for place in range(options.at_once):
                 if left and place not in running:
                     plan = left.pop(0)
-                    plan.starts()
-                    running[place] = plan, _start_process(launcher, plan, options, place)
-                    plan.job.job_id = running[place][1].job_id
-                    sweep.write()
+                    try:
+                        with undisturbed():  # what has started is known, and so will be stopped
+                            plan.starts()
+                            running[place] = plan, _start_process(launcher, plan, options, place)
+                            plan.job.job_id = running[place][1].job_id
+                    except OSError as error:
+                        plan.fails(f"its process cannot be started: {error}")
+                        announce(plan.job)
+                    sweep.keep()
             time.sleep(options.poll_s)
+            sweep.keep(changed=False)
             for place, (plan, job) in list(running.items()):
                 if job.done():
                     del running[place]
-                    if job.task(0).paths.result_pickle.exists():
-                        take_result(plan, job)
-                    else:
-                        plan.fails(
-                            f"its process has ended without a result; see {job.paths.stdout}"
-                        )
-                    sweep.write()
-                    announce(plan)
+                    stdout = job.paths.stdout
+                    _ends(
+                        plan, job, "failed", f"its process has ended without a result; see {stdout}"
+                    )
+                    sweep.keep()
+                    announce(plan.job)
     except BaseException:
         _stop([job for _, job in running.values()])
-        for plan, _ in running.values():
-            plan.ends("interrupted")
-        sweep.write()
+        for plan, job in running.values():
+            _ends(plan, job, "interrupted")
+        sweep.keep()
         raise
+
+
+def _ends(plan: Planned, job: Any, state: State, why: str = "") -> None:
+    """As its result says; in that state if it has left none."""
+    if job.task(0).paths.result_pickle.exists():
+        take_result(plan, job)
+    elif state == "failed":
+        plan.fails(why)
+    else:
+        plan.ends(state, why)
 
 
 def _start_process(launcher: Any, plan: Planned, options: LocalSettings, place: int) -> Any:
@@ -65,8 +82,7 @@ def _start_process(launcher: Any, plan: Planned, options: LocalSettings, place: 
         visible_gpus=gpus_of(place, gpus),
         stderr_to_stdout=True,
     )
-    with _unhurried():
-        return executor.submit(launcher, *arguments(plan))
+    return executor.submit(launcher, *arguments(plan))
 
 
 def gpus_of(place: int, number: int) -> tuple[int, ...]:
@@ -78,30 +94,29 @@ def gpus_of(place: int, number: int) -> tuple[int, ...]:
     return tuple(int(seen[i]) for i in chosen) if seen else tuple(chosen)
 
 
-@contextlib.contextmanager
-def _unhurried() -> Iterator[None]:
-    """Processes that are started within it do not end at once with Ctrl-C: a run saves first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _stop(jobs: Sequence[Any]) -> None:
-    """Tell runs to save and end, and wait for that."""
+    """Tell runs to save and end, and wait for that; none is left behind.
+
+    A run that trains saves behind its step; any other one ends at once. Told again in between is whatever
+    has missed it (a process that has only just begun), and what does not end is killed.
+    """
     if not jobs:
         return
-    print("gfn_runner: the runs save and end; a moment", flush=True)
-    with _unhurried():
+    with deaf():
+        with contextlib.suppress(OSError):  # the terminal may be gone, and that is why
+            print("gfn_runner: the runs save and end; a moment", flush=True)
+        began = time.monotonic()
+        told = -math.inf
+        while (now := time.monotonic()) - began < _PATIENCE and not all(job.done() for job in jobs):
+            if now - told >= _AGAIN:
+                told = now
+                for job in jobs:
+                    job._process.send_signal(signal.SIGTERM)  # submitit sends none but SIGINT
+            time.sleep(_POLL)
         for job in jobs:
-            job._process.send_signal(signal.SIGTERM)  # submitit sends no other one than SIGINT
-        until = time.monotonic() + _PATIENCE
-        while time.monotonic() < until and not all(job.done() for job in jobs):
-            time.sleep(0.5)
-    for job in jobs:
-        if not job.done():
-            logger.warning("process %s has not ended", job.job_id)
+            if not job.done():
+                logger.warning(
+                    "process %s has not ended within %d seconds: killed", job.job_id, _PATIENCE
+                )
+                job._process.kill()  # its run ends with it
+                job._process.wait()

@@ -61,8 +61,16 @@ def checked_for(target: str) -> Iterator[None]:
         ELSEWHERE.reset(before)
 
 
-def launcher_problems(given: Mapping[str, Any], processes: Processes) -> Iterator[Problem]:
-    """What is wrong with a launcher for runs of so many processes; nothing is submitted."""
+def launcher_problems(
+    given: Mapping[str, Any], processes: Processes, runs: int = 1
+) -> Iterator[Problem]:
+    """What is wrong with a launcher; nothing is submitted.
+
+    Args:
+        given: ``hydra.launcher``, resolved.
+        processes: of each run.
+        runs: that will be submitted together.
+    """
     try:
         options = launcher_settings(given)
     except UserError as error:
@@ -80,7 +88,7 @@ def launcher_problems(given: Mapping[str, Any], processes: Processes) -> Iterato
     if not isinstance(options, HereSettings):
         yield from _missing()
     if isinstance(options, SlurmSettings):
-        yield from _cluster_problems(options)
+        yield from _cluster_problems(options, runs)
 
 
 def sweeper_problems(target: str) -> Iterator[Problem]:
@@ -106,7 +114,7 @@ def _missing() -> Iterator[Problem]:
         )
 
 
-def _cluster_problems(options: SlurmSettings) -> Iterator[Problem]:
+def _cluster_problems(options: SlurmSettings, runs: int) -> Iterator[Problem]:
     if not slurm.here():
         yield Problem(
             "hydra/launcher",
@@ -118,7 +126,7 @@ def _cluster_problems(options: SlurmSettings) -> Iterator[Problem]:
         found = list(_partition_problems(options))
         yield from found
         if not found and not list(_missing()):
-            yield from _refusals(options)
+            yield from _refusals(options, runs)
     except slurm.Unreachable as error:
         yield Problem("hydra/launcher", f"SLURM gives no answer ({error})", "a cluster that is up")
 
@@ -151,10 +159,21 @@ def _partition_problems(options: SlurmSettings) -> Iterator[Problem]:
         )
 
 
-def _refusals(options: SlurmSettings) -> Iterator[Problem]:
-    said = slurm.refusal(batch_script(options))
+def _refusals(options: SlurmSettings, runs: int) -> Iterator[Problem]:
+    said = slurm.refusal(batch_script(options, runs))
     if not said:
         return
+    if runs > 1:
+        alone = slurm.refusal(batch_script(options))
+        if not alone:
+            yield Problem(
+                KEY,
+                f"SLURM takes one such job, and refuses an array of {runs}: {said}",
+                "fewer runs in a sweep (hydra.sweeper.n_jobs in a search); see MaxArraySize in "
+                "scontrol show config, and sacctmgr show qos for the jobs that one may have",
+            )
+            return
+        said = alone
     named = next((key for words, key in _SPOKEN_OF if re.search(words, said, re.IGNORECASE)), None)
     if named is None:
         asked = options.for_submitit()
@@ -168,11 +187,13 @@ def _refusals(options: SlurmSettings) -> Iterator[Problem]:
     )
 
 
-def batch_script(options: SlurmSettings) -> str:
-    """A script such as submitit will submit."""
+def batch_script(options: SlurmSettings, runs: int = 1) -> str:
+    """A script such as submitit will submit; of several runs it makes an array."""
     import submitit
 
     executor = submitit.AutoExecutor(cluster="slurm", folder="/tmp/%j")
     executor.update_parameters(**options.for_submitit())
     inner: Any = executor._executor  # submitit has no public word for what comes next
+    if runs > 1:
+        inner.parameters["map_count"] = runs
     return str(inner._make_submission_file_text("true", "check"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.files import write_whole
 
+logger = logging.getLogger(__name__)
 RECORD = "sweep.json"
 _OF_A_RUN = "config.yaml"  # a folder without it holds none
 State = Literal[
@@ -70,11 +72,13 @@ class Sweep:
         folder: of the sweep.
         overrides: command-line lines that led to it; ``resume=<folder>`` begins with them.
         jobs: in the order of their numbers.
+        unwritten: whether the record lags behind, since the disk has refused it.
     """
 
     folder: Path
     overrides: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    unwritten: bool = field(default=False, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
@@ -106,6 +110,27 @@ class Sweep:
             "jobs": [dataclasses.asdict(job) for job in self.jobs],
         }
         write_whole(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+        self.unwritten = False
+
+    def keep(self, *, changed: bool = True) -> None:
+        """Write the record while runs are under way: none ends because the disk refuses it.
+
+        That is said once, and tried again with every call until it is written.
+
+        Args:
+            changed: whether there is anything new; else only what was refused before is written.
+        """
+        if not changed and not self.unwritten:
+            return
+        try:
+            self.write()
+        except OSError as error:
+            if not self.unwritten:
+                path = self.folder / RECORD
+                logger.warning(
+                    "%s cannot be written (%s); the runs go on, and it is tried again", path, error
+                )
+            self.unwritten = True
 
     def plan(self, jobs: Sequence[Job]) -> list[Job]:
         """Take jobs into the record; one that it has already keeps its id in the cluster.

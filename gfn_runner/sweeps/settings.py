@@ -41,7 +41,8 @@ class LocalSettings:
         at_once: runs at a time; they share the cores (``trainer.threads``).
         gpus_per_job: GPUs that belong to a run while it lasts; 0: it sees none.
         timeout_min: minutes after which a run is stopped.
-        signal_delay_s: seconds before that at which it is told to save; it then begins again from there.
+        signal_delay_s: seconds before that at which it is told to save; it then begins again from there,
+            at most three times.
         poll_s: seconds between two looks at the jobs.
     """
 
@@ -83,7 +84,8 @@ class SlurmSettings:
         partition: of the cluster; ``None``: the cluster's default.
         timeout_min: minutes after which SLURM ends a job.
         signal_delay_s: seconds before that at which the run is told to save: more than a step takes.
-        max_num_timeout: how often a run that has reached its time limit goes back into the queue.
+        max_num_timeout: how often a run that has reached its time limit goes back into the queue;
+            submitit counts every save that comes after 80 % of the limit, or in its last ten minutes.
         mem_gb: memory of a job on each node, GB; ``None``: the cluster's default.
         cpus_per_task: cores of each process.
         gpus_per_node: GPUs of a job on each node; ``None``: none are asked for.
@@ -149,7 +151,8 @@ class SlurmSettings:
         given |= {f"slurm_{name}": getattr(self, name) for name in own}
         given |= {"name": self.name, "stderr_to_stdout": self.stderr_to_stdout}
         # Since 22.05 srun does not take it over from the job: a process would have one core.
-        given["slurm_srun_args"] = [f"--cpus-per-task={self.cpus_per_task}"]
+        # Where one process fails the others would wait for it, for hours.
+        given["slurm_srun_args"] = [f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1"]
         return {name: value for name, value in given.items() if value is not None}
 
 

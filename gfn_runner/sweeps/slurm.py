@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 import shutil
 import subprocess
@@ -100,7 +100,8 @@ def states(job_ids: Sequence[str]) -> dict[str, Seen]:
         Unreachable: without an answer.
     """
     found: dict[str, Seen] = {}
-    answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r")
+    # By the number: a name comes from LOGNAME or USER, which may say anything.
+    answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%r")
     for line in answer.splitlines():
         name, state, reason = [*line.strip().split("|", 2), "", ""][:3]
         for job_id in _elements(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gfn_runner import commandline
 from gfn_runner.commandline import CONF, checked
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.sweeps.record import Job, Sweep
@@ -78,6 +79,27 @@ def test_options_of_a_launcher_are_checked_with_the_rest():
         "hydra/launcher=here"
         in problems("-m", "hydra.launcher.at_once=3")["hydra.launcher.at_once"].allowed
     )
+
+
+def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkeypatch):
+    for command in ("srun", "squeue", "sinfo"):
+        (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")
+    (tmp_path / "sbatch").write_text(f'#!/bin/sh\ngrep -e --array "$2" >> {tmp_path}/asked; true\n')
+    for command in ("sbatch", "srun", "squeue", "sinfo"):
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    folder = tmp_path / "sweep"
+    lines = ["-m", "hydra/launcher=slurm", f"hydra.sweep.dir={folder}"]
+    monkeypatch.setattr(commandline, "_MOST_JOBS_CHECKED", 6)  # more are counted than checked
+    seeds = "seed=0,1,2,3,4"
+    checked([*lines, seeds, "optim.lr=1e-3,1e-4"])
+    checked([*lines, "hydra/sweeper=search", "optim.lr=interval(1e-4, 1e-3)"])
+    checked([*lines, "seed=0,1,2", "trainer.devices=1,2"])
+    Sweep(folder, ["hydra/launcher=slurm", seeds]).plan([Job(0, ["seed=0"], "0")])
+    checked([*lines, seeds])  # it goes on: most of it may have finished
+    checked(["-m", f"resume={folder}"])
+    asked = [line.split("=")[1] for line in (tmp_path / "asked").read_text().split()[1::2]]
+    assert asked == ["0-9%10", "0-1%2", "0-2%3", "0-2%3"]
 
 
 def test_devices_of_another_machine_are_not_looked_for_on_this_one(tmp_path, monkeypatch):

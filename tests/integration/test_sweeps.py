@@ -14,7 +14,7 @@ from pathlib import Path
 from gfn_runner.commandline import CONF
 from gfn_runner.launching.processes import gpus_of
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.resuming import held
+from gfn_runner.resuming import held, is_held
 
 from .conftest import SMALL
 
@@ -112,9 +112,37 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     with held(folder):
         code, refused = swept(folder, f"resume={folder}")
     assert code == 2 and "is being written by" in refused, "one process a sweep"
+    assert "no run was started" in refused and "nothing was written" not in refused
     code, said = swept(folder, f"resume={folder}")
     assert code == 0 and states(folder) == ["ok", "ok"], said
     for name, made in zip("01", before, strict=True):
         assert steps(folder / name) == list(range(1, 81))
         assert "goes on from" in (folder / name / "run.log").read_text()
         assert made == list(range(1, len(made) + 1))
+
+
+def test_runs_that_do_not_train_end_too_when_the_terminal_is_closed(tmp_path):
+    folder = tmp_path / "sweep"
+    # One that draws its final evaluation for longer than this test lasts, one that has not begun.
+    lines = [
+        *SMALL,
+        "trainer.max_steps=1",
+        "callbacks.evaluation.every=0",
+        "callbacks.evaluation.singles=20000",
+        "hydra/launcher=local",
+        "hydra.launcher.at_once=1",
+    ]
+    process = start(folder, *lines, "seed=0,1", f"hydra.sweep.dir={folder}")
+    until = time.monotonic() + 300
+    while not any(
+        "final evaluation" in log.read_text() for log in folder.glob(".submitit/*/*.out")
+    ):
+        assert time.monotonic() < until and process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGHUP, said
+    assert states(folder) == ["interrupted", "waiting"] and "0 of 2 runs are ok" in said
+    assert time.monotonic() - began < 60 and not is_held(folder / "0"), "it has ended"
+    assert not (folder / "0" / "metrics.json").exists()

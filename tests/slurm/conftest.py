@@ -80,9 +80,9 @@ class Sweep:
         return json.loads((self.folder / str(number) / "metrics.json").read_text())
 
 
-def until(holds: Callable[[], bool], sweep: Sweep | None = None) -> None:
+def until(holds: Callable[[], bool], sweep: Sweep | None = None, seconds: float = WAIT) -> None:
     """Wait for something; fail with what the sweep has said if it does not come."""
-    deadline = time.monotonic() + WAIT
+    deadline = time.monotonic() + seconds
     while not holds():
         ended = sweep is not None and sweep.process.poll() is not None
         if ended or time.monotonic() > deadline:

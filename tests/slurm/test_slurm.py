@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gfn_runner.resuming import held
+
 from .conftest import fields, slurm, until
 
 pytestmark = pytest.mark.slurm
@@ -141,6 +143,17 @@ def test_two_processes_go_on_after_a_requeue(start):
     assert fields(sweep.job_id(0))["Restarts"] == "1"
 
 
+def test_where_the_first_of_two_processes_fails_early_the_other_does_not_wait_for_it(
+    start, tmp_path
+):
+    with held(tmp_path / "sweep" / "0"):
+        sweep = start("trainer.max_steps=2", "trainer.devices=2", "seed=0")
+        assert sweep.ends() == 1, sweep.said
+    (job,) = sweep.jobs()
+    assert job["state"] == "failed" and "is being written by" in job["why"]
+    until(lambda: fields(job["job_id"])["JobState"] == "FAILED", seconds=60)
+
+
 def test_a_run_that_fails_says_why_and_the_other_ends_well(start, tmp_path):
     sweep = start("trainer.max_steps=2", "seed=0", f"lm.name=embedded,{empty_model(tmp_path)}")
     assert sweep.ends() == 1
@@ -165,11 +178,12 @@ def empty_model(tmp_path):
     return folder
 
 
-def test_a_sweep_that_is_interrupted_leaves_its_jobs_and_waits_for_them_later(start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_interrupted_leaves_its_jobs_and_waits_for_them_later(start, number):
     sweep = start(f"trainer.max_steps={STEPS}", "seed=0")
     sweep.trains(0)
-    sweep.process.send_signal(signal.SIGINT)
-    assert sweep.ends() != 0
+    sweep.process.send_signal(number)
+    assert sweep.ends() == 128 + number
     job_id = sweep.job_id(0)
     assert f"scancel {job_id}" in sweep.said
     assert fields(job_id)["JobState"] == "RUNNING"
@@ -200,6 +214,13 @@ def test_what_slurm_refuses_is_refused_before_anything_is_submitted(start, line,
     assert "nothing was started, nothing was written" in sweep.said
     assert not sweep.folder.exists()
     assert slurm("squeue", "-h", "-t", "all", "-o", "%i") == newest
+
+
+def test_an_array_larger_than_slurm_takes_is_refused_before_anything_is_submitted(start):
+    many = ",".join(map(str, range(1, 36)))
+    sweep = start(f"seed={many}", f"trainer.max_steps={many}")
+    assert sweep.ends() == 2, sweep.said
+    assert "refuses an array of 1225" in sweep.said and not sweep.folder.exists()
 
 
 def test_a_search_on_slurm_goes_on_where_it_was_killed(start):

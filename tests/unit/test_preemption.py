@@ -45,7 +45,7 @@ class Run:
 @pytest.fixture(autouse=True)
 def as_before():
     """Every signal's handler is put back."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
     handlers = {number: signal.getsignal(number) for number in numbers}
     # Tests that run behind a shell's `&` have Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +65,7 @@ def test_nothing_happens_without_a_signal():
     assert run.checkpoint.steps == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_at_the_end_of_the_step_and_ends(number, caplog):
     before = signal.getsignal(number)
     run = Run()
@@ -113,12 +113,13 @@ def test_a_second_ctrl_c_stops_at_once():
     assert run.checkpoint.steps == []
 
 
-def test_ctrl_c_stays_ignored_where_a_shell_has_said_so():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_stays_ignored_where_a_shell_has_said_so(number):
+    signal.signal(number, signal.SIG_IGN)
     run = Run()
-    send(signal.SIGINT)
+    send(number)
     run.step()
-    assert run.checkpoint.steps == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert run.checkpoint.steps == [] and signal.getsignal(number) == signal.SIG_IGN
     send(signal.SIGTERM)
     with pytest.raises(SystemExit):
         run.step()
@@ -188,6 +189,10 @@ def test_slurm_is_asked_for_the_jobs_state(state, tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for executor in ("", "local"):
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
+        assert not job_is_running(), "a sweep on this machine, within somebody's job"
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     assert job_is_running() == (state == "RUNNING")
     script.unlink()
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,6 +14,8 @@ from gfn_runner.report.headline import headline_numbers, optimized_value
 
 optuna = pytest.importorskip("optuna")
 
+from gfn_runner.search import _batches  # noqa: E402  it needs optuna
+
 SPACE = ["x=interval(0.0, 1.0)", "kind=choice(a,b)", "seed=3"]
 
 
@@ -22,8 +25,10 @@ class Launcher:
     def __init__(self, stop_at: int | None = None, fails: bool = False):
         self.stop_at, self.fails = stop_at, fails
         self.done: dict[int, list[str]] = {}
+        self.batches: list[int] = []
 
     def launch(self, job_overrides, initial_job_idx):
+        self.batches.append(len(job_overrides))
         returns = []
         for number, lines in enumerate(job_overrides, initial_job_idx):
             if number == self.stop_at:
@@ -66,12 +71,19 @@ def test_an_interrupted_search_takes_up_its_trials_and_makes_no_more_than_asked_
     study = searched(tmp_path, second, 6)
     assert sorted(second.done) == [2, 3, 4, 5], "by the numbers that they had"
     assert second.done[2] == first.done[2], "and with the same values"
+    assert second.batches == [2, 2], "n_jobs at a time, also what is taken up"
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert found.best_value == max(trial.value for trial in study.trials)
     third = Launcher()
     assert len(searched(tmp_path, third, 6).trials) == 6 and not third.done, "there is nothing left"
     assert len(searched(tmp_path, Launcher(), 7).trials) == 7
+
+
+def test_trials_are_taken_up_in_batches_of_numbers_that_follow_each_other():
+    trials = [SimpleNamespace(number=number) for number in (1, 2, 3, 5, 6, 9)]
+    batches = [[trial.number for trial in batch] for batch in _batches(trials, 2)]
+    assert batches == [[1, 2], [3], [5, 6], [9]]
 
 
 def test_a_search_that_goes_on_does_not_draw_the_same_again(tmp_path):

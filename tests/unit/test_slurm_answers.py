@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from gfn_runner.ranks import Processes
@@ -54,6 +56,15 @@ def test_states_of_jobs_and_of_elements_of_arrays(commands):
     }
 
 
+def test_jobs_are_asked_for_by_the_users_number(commands, monkeypatch):
+    # What the environment says of one's name may be another's.
+    monkeypatch.setenv("LOGNAME", "nobody-else")
+    commands(
+        squeue=f'case "$*" in *"-u {os.getuid()} "*) echo "5|RUNNING|None";; esac', sacct="true"
+    )
+    assert slurm.states(["5"]) == {"5": slurm.Seen("RUNNING")}
+
+
 def test_without_accounting_a_forgotten_job_is_gone(commands):
     commands(squeue="true", sacct="echo 'accounting is disabled' >&2; exit 1")
     assert slurm.states(["5"]) == {"5": slurm.Seen(slurm.GONE)}
@@ -73,9 +84,9 @@ def test_partitions(commands):
     ]
 
 
-def problems(**options):
+def problems(runs=1, **options):
     given = {"_target_": f"{check.PLUGINS}.SlurmLauncher", "submitit_folder": FOLDER, **options}
-    found = check.launcher_problems(given, Processes())
+    found = check.launcher_problems(given, Processes(), runs)
     return {problem.where: problem for problem in found}
 
 
@@ -95,6 +106,19 @@ def test_what_slurm_refuses_is_told_of_the_option_that_it_speaks_of(commands):
     )
     commands(sbatch='grep -q -- "--partition=gpu" "$2" && grep -q -- "--time=60" "$2"')
     assert problems(partition="gpu", timeout_min=60) == {}
+
+
+def test_an_array_that_slurm_refuses_is_told_from_a_job_that_it_refuses(commands):
+    commands(
+        sinfo="printf 'gpu*|infinite\\n'",
+        sbatch='if grep -q -- "--array=0-1" "$2"; then echo "Invalid job array" >&2; exit 1; fi',
+    )
+    (found,) = problems(runs=1200).values()
+    assert found.where == "hydra.launcher" and "an array of 1200: Invalid job array" in found.what
+    assert "MaxArraySize" in found.allowed
+    assert problems() == problems(runs=30) == {}
+    commands(sbatch="echo 'Invalid qos' >&2; exit 1")
+    assert problems(runs=1200, qos="x").keys() == {"hydra.launcher.qos"}
 
 
 def test_a_time_that_the_partition_never_gives_is_refused(commands):
@@ -130,7 +154,12 @@ def test_the_script_that_slurm_is_asked_about_is_the_one_of_the_jobs(commands):
     assert {"#SBATCH --cpus-per-task=3", "#SBATCH --qos=x", "#SBATCH --mail-type=END"} <= set(lines)
     assert not any("partition" in line or "gpus" in line for line in lines)
     # A process has the cores of its job only if srun is told.
-    assert any(line.startswith("srun") and "--cpus-per-task=3" in line for line in lines)
+    (srun,) = (line for line in lines if line.startswith("srun"))
+    assert "--cpus-per-task=3" in srun
+    # Where one process fails, the others do not wait for it.
+    assert "--kill-on-bad-exit=1" in srun
+    assert not any("--array" in line for line in lines)
+    assert "#SBATCH --array=0-99%64" in check.batch_script(options, 100).splitlines()
 
 
 @pytest.mark.parametrize(

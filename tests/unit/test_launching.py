@@ -1,0 +1,215 @@
+"""Sweeps between plan and end: passed over, refused by a disk or by SLURM; the runs are stand-ins."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.types import HydraContext, RunMode
+
+from gfn_runner.app import _effect
+from gfn_runner.commandline import CONF
+from gfn_runner.launching import cluster, processes
+from gfn_runner.launching.launch import Refused, launch, opened
+from gfn_runner.sweeps import record, slurm
+from gfn_runner.sweeps.record import Job, Sweep
+
+SMALL = ("experiment=tiny/smoke", "trainer.threads=1")
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Any]:
+    """Makes a launcher as Hydra does; its runs do nothing but note their seeds in ``ran``."""
+    before = Singleton.get_state()
+    handlers = logging.root.handlers[:]  # a run puts others in their place
+    GlobalHydra.instance().clear()
+
+    def make(*lines: str) -> Any:
+        hydra = Hydra.create_main_hydra2("app", create_config_search_path(str(CONF)))
+        overrides = [*SMALL, f"hydra.sweep.dir={tmp_path / 'sweep'}", *lines]
+        config = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+
+        def task(composed: Any) -> float:
+            made.ran.append(composed.seed)
+            return float(composed.seed)
+
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+        made = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=config
+        )
+        made.ran = []
+        return made
+
+    yield make
+    GlobalHydra.instance().clear()
+    Singleton.set_state(before)
+    logging.root.handlers[:] = handlers
+
+
+IMPOSSIBLE = [
+    "callbacks.replay.probability=1",
+    "callbacks.replay.seed_demonstrations=false",
+    "seed=3",
+]
+
+
+def test_a_trial_whose_values_do_not_go_together_has_failed_and_stops_no_other(
+    launcher, tmp_path, capsys
+):
+    pytest.importorskip("optuna")
+    made = launcher("hydra/sweeper=search")
+    returns = launch(made, [["seed=2"], IMPOSSIBLE, ["seed=4"]], 5)
+    assert [done.return_value for done in returns] == [2, None, 4] and made.ran == [2, 4]
+    jobs = Sweep.read(tmp_path / "sweep").jobs
+    assert [(job.number, job.state) for job in jobs] == [(5, "ok"), (6, "failed"), (7, "ok")]
+    assert "callbacks.replay.probability" in jobs[1].why and "#6  failed" in capsys.readouterr().out
+    (alone,) = launch(made, [IMPOSSIBLE], 8)
+    assert alone.return_value is None, "none at all may be left"
+
+
+def test_a_sweep_with_such_a_run_is_refused_as_a_whole(launcher, tmp_path):
+    made = launcher()
+    with pytest.raises(Refused) as caught:
+        launch(made, [["seed=2"], IMPOSSIBLE, ["seed=-1"]], 0)
+    where = [problem.where for problem in caught.value.error.problems]
+    assert where == ["callbacks.replay.probability", "seed"] and made.ran == []
+    assert not (tmp_path / "sweep" / record.RECORD).exists()
+
+
+def test_what_a_refused_sweep_has_done_is_told(tmp_path):
+    assert _effect(None) == "no run was started"
+    assert str(tmp_path) in _effect(Sweep(tmp_path))
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that takes no record while ``full_disk.full``; ``tries`` are counted."""
+    write = record.write_whole
+    disk = SimpleNamespace(full=True, tries=0)
+
+    def refuse(path: Path, text: str) -> None:
+        disk.tries += 1
+        if disk.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(record, "write_whole", refuse)
+    return disk
+
+
+def test_a_record_that_the_disk_refuses_is_said_once_and_written_later(tmp_path, full_disk, caplog):
+    sweep = Sweep(tmp_path, [], [Job(0, ["seed=0"], "0")])
+    with pytest.raises(OSError):
+        sweep.write()
+    sweep.keep()
+    sweep.keep(changed=False)
+    assert full_disk.tries == 3 and caplog.text.count("No space left") == 1
+    full_disk.full = False
+    sweep.keep(changed=False)
+    sweep.keep(changed=False)
+    assert full_disk.tries == 4 and Sweep.read(tmp_path) == sweep
+
+
+def ended(folder: Path, value: float) -> SimpleNamespace:
+    """A job that has left a result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pickle = folder / f"{value}.pkl"
+    pickle.touch()
+    task = SimpleNamespace(
+        paths=SimpleNamespace(result_pickle=pickle, stdout=folder / "stdout"),
+        result=lambda: SimpleNamespace(return_value=value),
+        exception=lambda: None,
+    )
+    return SimpleNamespace(
+        job_id=f"7_{value}", paths=task.paths, task=lambda _: task, done=lambda: True, num_tasks=1
+    )
+
+
+def test_runs_go_on_while_the_disk_is_full(launcher, tmp_path, full_disk, monkeypatch):
+    pytest.importorskip("submitit")
+    made = launcher("hydra/launcher=local", "hydra.launcher.poll_s=0.01")
+    begun = []
+
+    def start(_: Any, plan: Any, *__: Any) -> Any:
+        begun.append(plan.job.number)
+        full_disk.full = plan.job.number < 2
+        if plan.job.number == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return ended(tmp_path / "jobs", plan.config.seed)
+
+    monkeypatch.setattr(processes, "_start_process", start)
+    full_disk.full = False
+    returns = launch(made, [["seed=2"], ["seed=3"], ["seed=4"]], 0)
+    assert [done.return_value for done in returns] == [2, None, 4] and begun == [0, 1, 2]
+    jobs = Sweep.read(tmp_path / "sweep").jobs
+    assert [job.state for job in jobs] == ["ok", "failed", "ok"] and "No space left" in jobs[1].why
+
+
+def test_a_sweep_that_cannot_be_recorded_is_not_begun(launcher, tmp_path, full_disk):
+    made = launcher()
+    with pytest.raises(Refused) as caught:
+        launch(made, [["seed=2"]], 0)
+    assert "No space left" in str(caught.value.error) and made.ran == []
+
+
+def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
+    launcher, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("submitit")
+    from submitit.core.utils import FailedJobError
+
+    monkeypatch.setattr(slurm, "states", lambda ids: {i: slurm.Seen("COMPLETED") for i in ids})
+    said = (
+        "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: policy"
+    )
+
+    def submit(_: Any, group: Any) -> Any:
+        if group[0].config.trainer.processes.number > 1:
+            raise FailedJobError(said)
+        return [ended(tmp_path / "jobs", plan.config.seed) for plan in group]
+
+    monkeypatch.setattr(cluster, "_submit", submit)
+    made = launcher("hydra/launcher=slurm", "hydra.launcher.poll_s=0.01")
+    two = "trainer.devices=2"
+    returns = launch(made, [["seed=2"], ["seed=3", two], ["seed=4"], ["seed=5", two]], 0)
+    assert [done.return_value for done in returns] == [2, None, 4, None]
+    jobs = Sweep.read(tmp_path / "sweep").jobs
+    assert [job.state for job in jobs] == ["ok", "failed", "ok", "failed"]
+    assert [job.job_id for job in jobs] == ["7_2", None, "7_4", None]
+    shown = capsys.readouterr().out
+    assert "submitted: SLURM job 7;" in shown and "#1 #3: could not be submitted" in shown
+    assert "AssocMaxSubmitJobLimit; Batch job submission failed: policy" in shown
+    assert "the others are waited for" in shown and f"resume={tmp_path / 'sweep'}" in shown
+    assert opened().failures == [jobs[1], jobs[3]]
+
+
+def test_a_failure_of_the_first_process_is_the_end_of_a_run(tmp_path):
+    first, second = tmp_path / "0.pkl", tmp_path / "1.pkl"
+    failed: list[Any] = [None]
+
+    def task(number: int) -> Any:
+        paths = SimpleNamespace(result_pickle=(first, second)[number])
+        return SimpleNamespace(paths=paths, exception=lambda: failed[number])
+
+    job = SimpleNamespace(task=task, num_tasks=2)
+    assert not cluster._has_result(job)
+    first.touch()
+    assert not cluster._has_result(job), "it went well, and another is at its end"
+    failed[0] = RuntimeError()
+    assert cluster._has_result(job), "the others may wait for it"
+    failed[0] = None
+    second.touch()
+    assert cluster._has_result(job)
