@@ -19,6 +19,12 @@ from gfn_runner.resuming import held, is_held
 from .conftest import SMALL
 
 
+def _hear() -> None:
+    """Behind a shell's `&` Ctrl-C is ignored by all that comes of it, under `nohup` a closed terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "gfn_runner", "-m", *lines],
@@ -28,8 +34,7 @@ def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # Behind a shell's `&` Ctrl-C is ignored by all that comes of it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_hear,
     )
 
 

@@ -47,8 +47,9 @@ def as_before():
     """Every signal's handler is put back."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
     handlers = {number: signal.getsignal(number) for number in numbers}
-    # Tests that run behind a shell's `&` have Ctrl-C ignored.
+    # Tests that run behind a shell's `&` have Ctrl-C ignored, and under `nohup` a closed terminal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -19,9 +19,10 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """Every signal's handler is put back; tests that run behind a shell's `&` hear Ctrl-C."""
+    """Every signal's handler is put back; tests behind a shell's `&` or `nohup` hear all of them."""
     handlers = {number: signal.getsignal(number) for number in NUMBERS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
