@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,12 +12,25 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from gfn_runner.commandline import CONF
 from gfn_runner.launching.processes import gpus_of
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.resuming import held, is_held
 
 from .conftest import SMALL
+
+_started: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    """A sweep of a test that has failed, and its runs, end with it."""
+    yield
+    while _started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(_started.pop(), signal.SIGKILL)
 
 
 def _hear() -> None:
@@ -26,7 +40,7 @@ def _hear() -> None:
 
 
 def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "gfn_runner", "-m", *lines],
         cwd=CONF.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
@@ -36,6 +50,8 @@ def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
         start_new_session=True,
         preexec_fn=_hear,
     )
+    _started.append(process.pid)
+    return process
 
 
 def swept(folder: Path, *lines: str) -> tuple[int, str]:
