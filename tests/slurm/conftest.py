@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,12 @@ def fields(job_id: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
+def _hear() -> None:
+    """Behind a shell's `&` Ctrl-C is ignored by all that comes of it, under `nohup` a closed terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     if os.environ.get("GFN_SLURM_TESTS") != "1":
@@ -131,6 +138,7 @@ def start(cluster: None, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_hear,
         )
         begun.append(Sweep(folder, process))
         return begun[-1]
