@@ -119,6 +119,15 @@ def evidence(section: Section) -> Figure | str:
         color = _color(section, method)
         axes.plot(exact, mean, "o", color=color, label=f"{method.label}: mean φ")
         axes.plot(exact, bound, "^", color=color, fillstyle="none", label=f"{method.label}: bound")
+    # One condition alone, or many of one log Z, are a column of dots: as wide as it is high.
+    low, high = (
+        function(e for _, points in shown for e, _, _ in points) for function in (min, max)
+    )
+    middle, reach = (
+        (low + high) / 2,
+        0.55 * max(high - low, axes.get_ylim()[1] - axes.get_ylim()[0]),
+    )
+    axes.set_xlim(middle - reach, middle + reach)
     at = shown[0][1][0][0]
     axes.axline((at, at), slope=1, color="k", linestyle="--", linewidth=0.8)
     axes.set(xlabel="exact log Z (nats)", ylabel="estimate (nats)")
