@@ -99,7 +99,7 @@ def m_step(
     before = _measured_loss(lm, measured, known, rule)
     parameters = lm.answer_parameters()
     optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
-    skipped, in_a_row = 0, list[str]()
+    skips = _Skips(number, most_non_finite)
     with _unfrozen(parameters):
         for step in range(options.m_steps):
             rng = rng_for("m-step", seed, number, step)
@@ -111,23 +111,13 @@ def m_step(
             loss_B.mean().backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
             # All ranks make one step: the first one's word counts.
-            problem = from_first(_non_finite(drawn, loss_B.tolist(), norm))
-            if problem is None:
+            if skips.passes(step, from_first(_non_finite(drawn, loss_B.tolist(), norm))):
                 optimizer.step()
-                in_a_row = []
-                continue
-            skipped += 1
-            in_a_row.append(f"step {step + 1}: {problem}")
-            place = f"M-step {number}, optimizer step {step + 1}"
-            if is_first():
-                logger.warning("%s is skipped: %s", place, problem)
-            if len(in_a_row) == most_non_finite:
-                raise _too_many(place, in_a_row)
     lm.m_steps = number
     return {
         "loss_before": before,
         "loss_after": _measured_loss(lm, measured, known, rule),
-        "skipped": float(skipped),
+        "skipped": float(skips.n),
     }
 
 
@@ -166,6 +156,34 @@ class _unfrozen:
         for parameter in self.parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
+
+
+@dataclass
+class _Skips:
+    """Steps of an M-step that were skipped: in all, and what was wrong with those in a row."""
+
+    m_step: int
+    most: int
+    n: int = 0
+    in_a_row: list[str] = field(default_factory=list)
+
+    def passes(self, step: int, problem: str | None) -> bool:
+        """Whether the optimizer may make a step.
+
+        Raises:
+            UserError: if it may not, and that for the last time.
+        """
+        if problem is None:
+            self.in_a_row = []
+            return True
+        self.n += 1
+        self.in_a_row.append(f"step {step + 1}: {problem}")
+        place = f"M-step {self.m_step}, optimizer step {step + 1}"
+        if is_first():
+            logger.warning("%s is skipped: %s", place, problem)
+        if len(self.in_a_row) == self.most:
+            raise _too_many(place, self.in_a_row)
+        return False
 
 
 def _non_finite(

@@ -19,6 +19,7 @@ from gfn_runner.launching.processes import gpus_of
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.resuming import held, is_held
 
+from ..hearing import hear
 from .conftest import SMALL
 
 _started: list[int] = []
@@ -33,12 +34,6 @@ def nothing_is_left_running():
             os.killpg(_started.pop(), signal.SIGKILL)
 
 
-def _hear() -> None:
-    """Behind a shell's `&` Ctrl-C is ignored by all that comes of it, under `nohup` a closed terminal."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "gfn_runner", "-m", *lines],
@@ -48,7 +43,7 @@ def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=_hear,
+        preexec_fn=hear,
     )
     _started.append(process.pid)
     return process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ..hearing import hear
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm_local.sh"
@@ -106,12 +107,6 @@ def fields(job_id: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
-def _hear() -> None:
-    """Behind a shell's `&` Ctrl-C is ignored by all that comes of it, under `nohup` a closed terminal."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     if os.environ.get("GFN_SLURM_TESTS") != "1":
@@ -138,7 +133,7 @@ def start(cluster: None, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_hear,
+            preexec_fn=hear,
         )
         begun.append(Sweep(folder, process))
         return begun[-1]

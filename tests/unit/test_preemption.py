@@ -13,6 +13,8 @@ import pytest
 from gfn_runner.callbacks import preemption
 from gfn_runner.callbacks.preemption import PreemptionCallback, job_is_running, usr2_spares
 
+from ..hearing import hear
+
 
 class Checkpoint:
     def __init__(self, good: bool = True):
@@ -47,9 +49,7 @@ def as_before():
     """Every signal's handler is put back."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
     handlers = {number: signal.getsignal(number) for number in numbers}
-    # Tests that run behind a shell's `&` have Ctrl-C ignored, and under `nohup` a closed terminal.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hear()
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -14,6 +14,8 @@ import pytest
 from gfn_runner.launching import processes
 from gfn_runner.launching.signals import deaf, ends_when_told, undisturbed
 
+from ..hearing import hear
+
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -21,8 +23,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def as_before():
     """Every signal's handler is put back; tests behind a shell's `&` or `nohup` hear all of them."""
     handlers = {number: signal.getsignal(number) for number in NUMBERS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hear()
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -43,7 +44,9 @@ def test_a_sweep_that_is_told_ends_as_with_ctrl_c(number):
 def test_a_sweep_under_nohup_does_not_hear_of_its_terminal():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ends_when_told():
-        send(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        send(signal.SIGHUP)  # would end this test
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(
