@@ -106,14 +106,17 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
         Claim("arithmetic", "log_reward", GRPO, GFLOWNET),
         Claim("continuation", "log_reward", PPO, GFLOWNET),
         Claim("continuation", "log_reward", GRPO, GFLOWNET),
-        Claim("infilling", "log_reward", PPO, GFLOWNET),
+        *(Claim("infilling", "log_reward", rival, GFLOWNET) for rival in (PPO, GRPO)),
     ],
     "… and a lower accuracy": [
         Claim("arithmetic", "vote_accuracy", PPO, GFLOWNET, lower=True),
         Claim("arithmetic", "vote_accuracy", GRPO, GFLOWNET, lower=True),
         Claim("arithmetic", "single_accuracy", PPO, GFLOWNET, lower=True),
         Claim("arithmetic", "single_accuracy", GRPO, GFLOWNET, lower=True),
-        Claim("infilling", "fits_both_share", PPO, GFLOWNET, lower=True),
+        *(
+            Claim("infilling", "fits_both_share", rival, GFLOWNET, lower=True)
+            for rival in (PPO, GRPO)
+        ),
         Claim("random_number", "kl", GFLOWNET, PPO, lower=True),
     ],
     "… with nearly no diversity": [
@@ -121,8 +124,11 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
         Claim("continuation", "diversity", GRPO, GFLOWNET, lower=True),
         Claim("continuation", "unique", PPO, GFLOWNET, lower=True),
         Claim("continuation", "unique", GRPO, GFLOWNET, lower=True),
-        Claim("infilling", "diversity", PPO, GFLOWNET, lower=True),
-        Claim("infilling", "unique", PPO, GFLOWNET, lower=True),
+        *(
+            Claim("infilling", metric, rival, GFLOWNET, lower=True)
+            for metric in ("diversity", "unique")
+            for rival in (PPO, GRPO)
+        ),
     ],
 }
 
