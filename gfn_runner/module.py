@@ -40,7 +40,8 @@ class GFlowNetModule(L.LightningModule):
 
     ``training_step`` takes the batch's replay draw if a callback put one there, else samples; scores
     the trajectories with gradients; takes stored log-rewards or asks the posterior; forms φ; returns
-    the loss and, detached, a :class:`StepOutput` under ``"output"``.
+    the loss and, detached, a :class:`StepOutput` under ``"output"``; a subclass may add scalars of its
+    own for the training log under ``"measures"``.
 
     Attributes:
         reward_temperature: written by the tempering callback.

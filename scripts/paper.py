@@ -48,8 +48,8 @@ NO_ROWS = (
     "callbacks.evaluation.baseline_temperatures=[]",
 )
 _DRAWS = "baseline.draws=[1,2,4,8,16,32,64,128,256]"
-# Log R of these differs by tens of nats from string to string. At PPO's own scale the value loss is some
-# hundred then, and its gradient in the adapter drowns that of the policy, which ends at one string for all.
+# Log R of these differs by tens of nats from string to string. At scale 1 PPO's value loss is in the
+# hundreds then: its gradient in the adapter drowns the policy's, which ends at one string for all.
 _PPO_OF_TEXTS = ("baseline=ppo", "baseline.reward_scale=0.1", "baseline.kl_weight=0.005")
 _OF_GFLOWNET = "baseline.samples_of={runs}/gflownet/seed{seed}"
 

@@ -37,6 +37,10 @@ class TrainingLog(L.Callback):
     - ``train/seconds`` an optimizer step; ``train/cpu_seconds`` that this process computed in it, on all
       its cores: what training costs on a CPU, whatever else the machine does;
     - ``train/tokens_per_second`` tokens of the strings trained on, a tool's included and prompts not;
+    - PPO and GRPO: ``train/kl_base`` log q − log p of the rollout's strings, nats a string (at the first
+      update on a rollout that is the KL divergence to the base model); ``train/clipped`` share of choices
+      whose ratio of new to old probability is beyond 1 ± clip; PPO: ``train/value_loss`` ½ (V − return)²,
+      before its weight;
     - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
       ``backward``, ``other`` (optimizer, buffer, logging, data).
 
@@ -73,6 +77,8 @@ class TrainingLog(L.Callback):
         batch_idx: int,
     ) -> None:
         for name, value in measures(outputs["output"]).items():
+            self._sums[name].append(value)
+        for name, value in outputs.get("measures", {}).items():
             self._sums[name].append(value)
         self._tokens += int(outputs["output"].trajectories.length_B.sum())
         # Lightning hands over the loss divided by the number of accumulated batches.

@@ -141,7 +141,24 @@ class PolicyGradientModule(GFlowNetModule):
             exploration_temperature=1.0 if fresh else float("nan"),
         )
         self.last_output = output
-        return {"loss": loss, "output": output}
+        return {
+            "loss": loss,
+            "output": output,
+            "measures": self.measures(now_BS, value_BS, rollout),
+        }
+
+    @torch.no_grad()
+    def measures(
+        self, now_BS: Tensor, value_BS: Tensor | None, rollout: Rollout
+    ) -> dict[str, float]:
+        """What an update is watched by; see :class:`~gfn_runner.callbacks.training_log.TrainingLog`."""
+        ratio_BS = (now_BS - rollout.old_BS).exp()
+        clipped_BS = (ratio_BS - 1).abs() > self.baseline.clip
+        strings = len(rollout.reward_B)
+        return {
+            "kl_base": float((now_BS - rollout.base_BS).sum() / strings),
+            "clipped": float(clipped_BS[rollout.chosen_BS].float().mean()),
+        }
 
     @torch.no_grad()
     def roll_out(self, batch: Batch) -> Rollout:
@@ -227,13 +244,19 @@ class PPOModule(PolicyGradientModule):
         rollout.advantage_BS = whitened(advantage_BS, rollout.chosen_BS)
 
     def loss(self, now_BS: Tensor, value_BS: Tensor | None, rollout: Rollout) -> Tensor:
-        assert value_BS is not None and rollout.return_BS is not None
+        assert value_BS is not None
         chosen_BS = rollout.chosen_BS
         gain_BS = clipped_gain(now_BS, rollout.old_BS, rollout.advantage_BS, self.baseline.clip)
-        error_BS = 0.5 * (value_BS - rollout.return_BS).square()
-        n = chosen_BS.sum().clamp(min=1)
-        value_loss = (error_BS * chosen_BS).sum() / n
-        return -(gain_BS * chosen_BS).sum() / n + self.baseline.value_weight * value_loss
+        gain = (gain_BS * chosen_BS).sum() / chosen_BS.sum().clamp(min=1)
+        return -gain + self.baseline.value_weight * value_loss(value_BS, rollout)
+
+    @torch.no_grad()
+    def measures(
+        self, now_BS: Tensor, value_BS: Tensor | None, rollout: Rollout
+    ) -> dict[str, float]:
+        assert value_BS is not None
+        own = super().measures(now_BS, value_BS, rollout)
+        return {**own, "value_loss": float(value_loss(value_BS, rollout))}
 
 
 class GRPOModule(PolicyGradientModule):
@@ -291,6 +314,13 @@ def gae(reward_BS: Tensor, value_BS: Tensor, length_B: Tensor, lam: float) -> Te
         advantage_B = delta_BS[:, state] + lam * advantage_B
         columns.append(advantage_B)
     return torch.stack(columns[::-1], dim=1) * inside_BS
+
+
+def value_loss(value_BS: Tensor, rollout: Rollout) -> Tensor:
+    """½ (V − return)², averaged over what was chosen; squared units of reward."""
+    assert rollout.return_BS is not None
+    error_BS = 0.5 * (value_BS - rollout.return_BS).square()
+    return (error_BS * rollout.chosen_BS).sum() / rollout.chosen_BS.sum().clamp(min=1)
 
 
 def whitened(values_BS: Tensor, mask_BS: Tensor) -> Tensor:

@@ -171,6 +171,32 @@ def test_a_rollout_serves_so_many_updates_and_a_new_one_follows(kind, baseline):
     assert first[0] is not second[0]
 
 
+@pytest.mark.parametrize(("kind", "baseline"), [(PPOModule, PPO()), (GRPOModule, GRPO())])
+def test_what_an_update_is_watched_by(kind, baseline):
+    module, condition = module_of(kind, baseline)
+    step = module.training_step(Batch([condition], 0), 0)
+    rollout = module.rollouts[0]
+    # The adapter begins at the base model.
+    assert step["measures"]["kl_base"] == pytest.approx(0.0, abs=1e-5)
+    assert step["measures"]["clipped"] == 0.0
+    if kind is PPOModule:
+        # The value head begins at 0.
+        squares_N = rollout.return_BS[rollout.chosen_BS].square()
+        half = 0.5 * squares_N.mean().item()
+        assert step["measures"]["value_loss"] == pytest.approx(half, rel=1e-4) and half > 0.1
+    else:
+        assert "value_loss" not in step["measures"]
+    rollout.old_BS = rollout.old_BS.clone()
+    state = rollout.chosen_BS.nonzero()[0]
+    rollout.old_BS[tuple(state)] -= math.log(1 + 2 * baseline.clip)
+    rollout.base_BS = rollout.base_BS - 0.5 * rollout.chosen_BS
+    again = module.training_step(Batch([condition], 1), 1)
+    choices, strings = int(rollout.chosen_BS.sum()), len(rollout.reward_B)
+    assert choices > strings
+    assert again["measures"]["clipped"] == pytest.approx(1 / choices)
+    assert again["measures"]["kl_base"] == pytest.approx(0.5 * choices / strings, rel=1e-4)
+
+
 def test_the_first_update_of_grpo_is_the_policy_gradient():
     """At ratio 1 and without a KL term: −mean of advantage × gradient of log q a token."""
     module, condition = module_of(GRPOModule, GRPO(kl_weight=0.0))
