@@ -87,7 +87,8 @@ def embedding_diversity(texts: Sequence[str], encoder: Encoder) -> float:
     n = len(texts)
     # Σ_{i≠j} u_i·u_j = |Σ u|² − Σ |u|²: no N × N matrix.
     pairs = unit_NE.sum(dim=0).square().sum() - unit_NE.square().sum()
-    return 1.0 - float(pairs) / (n * (n - 1))
+    # Equal vectors differ from diversity 0 by rounding, on either side.
+    return max(0.0, 1.0 - float(pairs) / (n * (n - 1)))
 
 
 def _need_two(texts: Sequence[object]) -> None:

@@ -38,6 +38,7 @@ _CLOCKS: Mapping[str | None, str] = {
     "train/seconds": "minutes of training",
     "train/cpu_seconds": "minutes of training, CPU time",
 }
+_MEAN_AND_BEST = {"log_likelihood": "o", "log_likelihood_max": "^"}
 
 
 def likelihood_against_diversity(section: Section) -> Figure | str:
@@ -51,8 +52,8 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
         return "no method has both diversity and log_likelihood of an evaluation set"
     figure, all_axes = _panels(len(groups), width=5.5, height=4.2)
     for axes, group in zip(all_axes, groups, strict=True):
-        for method in section.methods:
-            for name, marker in (("log_likelihood", "o"), ("log_likelihood_max", "^")):
+        for method in (m for m in section.methods if chosen_from(m) is None):
+            for name, marker in _MEAN_AND_BEST.items():
                 x = method.values(f"diversity/{group}")
                 y = method.values(f"{name}/{group}")
                 if x and y:
@@ -61,11 +62,34 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
                         color=_color(section, method), capsize=2,
                         label=method.label if marker == "o" else None,
                     )  # fmt: skip
+        for name, marker in _MEAN_AND_BEST.items():
+            _ways(axes, section, f"diversity/{group}", f"{name}/{group}", marker)
         axes.set(xlabel="diversity: 1 − mean pairwise cosine", ylabel="log p_LM (nats)")
         axes.set_title(f"{_spoken(group)}: mean (●) and best (▲) of a condition", fontsize=9)
         axes.grid(alpha=0.3)
     _legend(figure, all_axes)
     return figure
+
+
+def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> None:
+    """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
+    ways: dict[str, list[tuple[int, float, float]]] = {}
+    for method in section.methods:
+        x, y, chosen = method.values(across), method.values(up), chosen_from(method)
+        if x and y and chosen:
+            ways.setdefault(chosen[0], []).append((chosen[1], fmean(x), fmean(y)))
+    for way, points in ways.items():
+        numbers, x, y = zip(*sorted(points), strict=True)
+        label = f"{way.replace('_', ' ')}, out of {numbers[0]} to {numbers[-1]} strings"
+        axes.plot(
+            x, y, marker, linestyle="-", color="grey", markersize=4, linewidth=0.8,
+            label=label if marker == "o" else None,
+        )  # fmt: skip
+        for end in {0, len(numbers) - 1}:
+            axes.annotate(
+                str(numbers[end]), (x[end], y[end]), xytext=(4, -9), textcoords="offset points",
+                fontsize=7, color="grey",
+            )  # fmt: skip
 
 
 def histograms(section: Section) -> Figure | str:
@@ -225,9 +249,13 @@ def _spoken(group: str) -> str:
 
 
 def _color(section: Section, method: Method) -> str:
-    # Trained methods first: where colours run out, these keep theirs.
-    at = sorted(section.methods, key=lambda m: not m.is_trained).index(method)
-    if len(section.methods) <= 10:
+    # Strings chosen out of several are grey lines. Trained methods first: where colours run out, these
+    # keep theirs.
+    if chosen_from(method) is not None:
+        return "grey"
+    own = [m for m in section.methods if chosen_from(m) is None]
+    at = sorted(own, key=lambda m: not m.is_trained).index(method)
+    if len(own) <= 10:
         return f"C{at}"
     # The colours of tab20 come in pairs: all dark ones first.
     return to_hex(plt.get_cmap("tab20")((2 * at + at // 10 % 2) % 20))

@@ -282,6 +282,9 @@ def test_the_same_numbers_twice_are_called_the_same(tmp_path):
         ("log_reward/x", [-100.0, -300.0], "-200 ± 100"),
         ("log_reward/x", [-2.0082, -2.0082001], "-2.008 ± 5e-08"),
         ("log_reward/x", [-0.5, 0.5], "0.00 ± 0.50"),
+        # What differs by rounding is the same number.
+        ("diversity/x", [-2e-17, 1e-17, 0.0], "0"),
+        ("diversity/x", [0.3, 0.1 + 0.2], "0.3"),
     ],
 )
 def test_mean_and_standard_error(name, values, shown):
@@ -489,6 +492,24 @@ def test_likelihood_has_a_mark_a_method_with_errors_over_seeds(tmp_path):
     across, up = axes.containers[0].lines[2]
     assert across.get_segments()[0][:, 0] == pytest.approx((0.49, 0.51))
     assert up.get_segments()[0][:, 1] == pytest.approx((-9.1, -8.9))
+
+
+def test_strings_chosen_out_of_several_are_one_line_and_take_no_colour(tmp_path):
+    metrics = {f"final/{name}": value for name, value in LIKELY.items()}
+    for n, shift in ((4, 0.2), (1, 0.0), (16, 0.4)):
+        metrics |= {f"resampled_{n}/{name}": value + shift for name, value in LIKELY.items()}
+    metrics |= {f"base_0_shot/{name}": value for name, value in LIKELY.items()}
+    make_run(tmp_path / "a", metrics, task=CONTINUATION)
+    figure = likelihood(only_section("."))
+    (axes,) = figure.axes
+    mean, best = [line for line in axes.lines if line.get_color() == "grey"]
+    assert list(mean.get_xdata()) == pytest.approx([0.5, 0.7, 0.9])
+    assert list(mean.get_ydata()) == pytest.approx([-9.0, -8.8, -8.6])
+    assert list(best.get_ydata()) == pytest.approx([-7.0, -6.8, -6.6])
+    assert [text.get_text() for text in axes.texts] == ["1", "16"] * 2
+    assert [c.lines[0].get_color() for c in axes.containers] == ["C0", "C0", "C1", "C1"]
+    (legend,) = figure.legends
+    assert "resampled, out of 1 to 16 strings" in [text.get_text() for text in legend.texts]
 
 
 def test_histograms_have_a_panel_a_method(tmp_path):
