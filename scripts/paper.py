@@ -137,8 +137,8 @@ def main() -> None:
         if not arguments.report_only:
             make(name, arguments)
         report(name, arguments)
-    claims = [sys.executable, "scripts/paper_claims.py", "--folder", _short(arguments.folder)]
-    claims += ["--write", _short(arguments.write), "--seeds", *map(str, arguments.seeds)]
+    claims = [sys.executable, "scripts/paper_claims.py", "--folder", short(arguments.folder)]
+    claims += ["--write", short(arguments.write), "--seeds", *map(str, arguments.seeds)]
     if subprocess.run(claims, cwd=ROOT).returncode:
         raise SystemExit(1)
 
@@ -181,7 +181,7 @@ def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.
     if not left:
         return
     sweep = [*lines[left[0]][:-1], f"seed={','.join(map(str, left))}"]
-    places = [f"hydra.sweep.dir={_short(folder)}", "hydra.sweep.subdir=seed${seed}"]
+    places = [f"hydra.sweep.dir={short(folder)}", "hydra.sweep.subdir=seed${seed}"]
     threads = max(1, cores() // arguments.jobs)
     attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {left}", threads)
 
@@ -190,7 +190,7 @@ def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) 
     """Of one run; the seed last."""
     table = TABLES[name]
     own = [
-        line.format(runs=_short(arguments.folder / name), seed=seed)
+        line.format(runs=short(arguments.folder / name), seed=seed)
         for line in table.methods[method]
     ]
     return [*table.common, *own, *arguments.overrides, f"seed={seed}"]
@@ -240,16 +240,16 @@ def report(name: str, arguments: argparse.Namespace) -> None:
     if not folders:
         print(f"{name}: no run to report on")
         return
-    shown = [_short(folder) for folder in folders]
+    shown = [short(folder) for folder in folders]
     command = [sys.executable, "-m", "gfn_runner.report", *shown, "--out"]
-    command += [_short(arguments.write / name)]
+    command += [short(arguments.write / name)]
     if TABLES[name].metrics:
         command += ["--metrics", *TABLES[name].metrics]
     if subprocess.run(command, cwd=ROOT).returncode:
         print(f"{name}: no report, as it says above; the other tables go on", flush=True)
 
 
-def _short(path: Path | str) -> str:
+def short(path: Path | str) -> str:
     """As seen from the repository, where it lies within it: pages tell no one's home."""
     path = Path(path).resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

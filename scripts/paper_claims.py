@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
-from paper import TABLES
+from paper import TABLES, short
 from results import ROOT
 from scipy.stats import t as student
 
@@ -245,13 +246,15 @@ def missing(folder: Path, table: str, seeds: Sequence[int]) -> list[str]:
 
 def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int]) -> str:
     """``docs/results/README.md``: what there is, what it took, and the claims."""
+    account = os.path.relpath(ROOT / "docs" / "comparison.md", write)
     lines = [
         "# The paper's tables on the embedded model",
         "",
-        "Written by `python scripts/paper_claims.py` from the runs of `make paper-tiny`; what it means "
-        "is in [comparison.md](../comparison.md). Mean ± standard error over seeds; shares in %, the "
-        "rest in the metric's unit. A claim holds where the 95 % t-interval of the difference, paired by "
-        "seed, leaves out 0. Which side was measured on fewer questions stands in each table's report.",
+        f"Written by `python scripts/paper_claims.py` from the runs in `{short(folder)}`, which "
+        f"`scripts/paper.py` makes; what it means is in [comparison.md]({account}). Mean ± standard "
+        "error over seeds; shares in %, the rest in the metric's unit. A claim holds where the 95 % t-interval "
+        "of the difference, paired by seed, leaves out 0. Which side was measured on fewer questions "
+        "stands in each table's report.",
         "",
         "| table | finished runs | minutes of all runs | of computing | threads of a run | commits |",
         "|---|---:|---:|---:|---:|---|",
@@ -277,10 +280,13 @@ def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int])
         f"{computed:.0f} minutes (where that was not written down, the minutes that passed): "
         f"{computed / 120:.1f} hours on two cores.",
     ]
+    if others := [table for table in TABLES if table not in tables]:
+        lines += ["", f"Not made: {', '.join(others)}."]
     if absent:
         lines += ["", "Not finished:", "", *(f"- {line}" for line in absent)]
     for title, claims in CLAIMS.items():
-        lines += ["", f"## {title}", "", *_claim_table(folder, claims)]
+        if own := [claim for claim in claims if claim.table in tables]:
+            lines += ["", f"## {title}", "", *_claim_table(folder, own)]
     return "\n".join(lines) + "\n"
 
 

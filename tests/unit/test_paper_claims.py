@@ -76,6 +76,8 @@ def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
     assert "that is 0.2 hours. Of computing" in text
     row = "| arithmetic | vote accuracy (%) | best few-shot (5) above 0-shot | 2 | 60.0 | 99.0 "
     assert row + "| -39.0 ± 0.0 | reversed |" in text
+    # Tables that nobody has made are named once, and not claim by claim.
+    assert "Not made: infilling, subjectivity_10," in text and "| infilling |" not in text
     # What has no numbers says so, and who has not run is named.
     assert "| GFlowNet above supervised | 0 |  |  |  | no data |" in text
     assert "- arithmetic, gflownet, seed 2: unfinished, no metrics.json" in text
