@@ -252,9 +252,9 @@ def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int])
         "",
         f"Written by `python scripts/paper_claims.py` from the runs in `{short(folder)}`, which "
         f"`scripts/paper.py` makes; what it means is in [comparison.md]({account}). Mean ± standard "
-        "error over seeds; shares in %, the rest in the metric's unit. A claim holds where the 95 % t-interval "
-        "of the difference, paired by seed, leaves out 0. Which side was measured on fewer questions "
-        "stands in each table's report.",
+        "error over seeds; shares in %, the rest in the metric's unit. A claim holds where the 95 % "
+        "t-interval of the difference, paired by seed, leaves out 0. Which side was measured on fewer "
+        "questions stands in each table's report.",
         "",
         "| table | finished runs | minutes of all runs | of computing | threads of a run | commits |",
         "|---|---:|---:|---:|---:|---|",
