@@ -75,9 +75,9 @@ def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> No
     """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
     ways: dict[str, list[tuple[int, float, float]]] = {}
     for method in section.methods:
-        x, y, chosen = method.values(across), method.values(up), chosen_from(method)
-        if x and y and chosen:
-            ways.setdefault(chosen[0], []).append((chosen[1], fmean(x), fmean(y)))
+        own_x, own_y, chosen = method.values(across), method.values(up), chosen_from(method)
+        if own_x and own_y and chosen:
+            ways.setdefault(chosen[0], []).append((chosen[1], fmean(own_x), fmean(own_y)))
     for way, points in ways.items():
         numbers, x, y = zip(*sorted(points), strict=True)
         label = f"{way.replace('_', ' ')}, out of {numbers[0]} to {numbers[-1]} strings"
