@@ -259,12 +259,18 @@ class PPO(PolicyGradient):
     advantages are generalised estimates (Schulman et al. 2015, arXiv:1506.02438), whitened over the
     rollout; the discount is 1.
 
+    Advantages are whitened, so that the reward's scale moves nothing but the value loss, as long as
+    ``kl_weight`` keeps its ratio to it. At scale 1 that loss is in the hundreds where log R differs by
+    tens of nats between strings, and its gradient in the adapter drowns the policy's: hence a tenth.
+
     Attributes:
         gae_lambda: of the advantage estimates.
         value_weight: of the value loss ½ (V − return)².
         value_lr: learning rate of the value head.
     """
 
+    kl_weight: Annotated[float, Field(ge=0)] = 0.005
+    reward_scale: Annotated[float, Field(gt=0)] = 0.1
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     value_weight: Annotated[float, Field(ge=0)] = 0.1
     value_lr: Annotated[float, Field(gt=0)] = 1e-3

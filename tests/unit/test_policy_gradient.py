@@ -171,7 +171,9 @@ def test_a_rollout_serves_so_many_updates_and_a_new_one_follows(kind, baseline):
     assert first[0] is not second[0]
 
 
-@pytest.mark.parametrize(("kind", "baseline"), [(PPOModule, PPO()), (GRPOModule, GRPO())])
+@pytest.mark.parametrize(
+    ("kind", "baseline"), [(PPOModule, PPO(reward_scale=1.0)), (GRPOModule, GRPO())]
+)
 def test_what_an_update_is_watched_by(kind, baseline):
     module, condition = module_of(kind, baseline)
     step = module.training_step(Batch([condition], 0), 0)
@@ -195,6 +197,24 @@ def test_what_an_update_is_watched_by(kind, baseline):
     assert choices > strings
     assert again["measures"]["clipped"] == pytest.approx(1 / choices)
     assert again["measures"]["kl_base"] == pytest.approx(0.5 * choices / strings, rel=1e-4)
+
+
+def test_the_scale_of_the_reward_moves_ppos_value_loss_alone():
+    """Advantages are whitened: at the same ratio of KL to reward the policy's gradient is the same."""
+
+    def found(scale: float) -> tuple[list[torch.Tensor], float]:
+        # Without a value head's say in the loss; the head begins at 0 at every scale.
+        baseline = PPO(reward_scale=scale, kl_weight=0.05 * scale, value_weight=0.0)
+        module, condition = module_of(PPOModule, baseline)
+        step = module.training_step(Batch([condition], 0), 0)
+        parameters = list(module.lm.trainable().values())
+        return list(torch.autograd.grad(step["loss"], parameters)), step["measures"]["value_loss"]
+
+    (whole, loss), (tenth, small) = found(1.0), found(0.1)
+    assert any(gradient.abs().max() > 1e-4 for gradient in whole)
+    for one, other in zip(whole, tenth, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    assert small == pytest.approx(loss / 100, rel=1e-3)
 
 
 def test_the_first_update_of_grpo_is_the_policy_gradient():
@@ -264,7 +284,10 @@ def test_a_kl_term_pulls_towards_the_base_model(kind, baseline):
 
 @pytest.mark.parametrize(
     ("kind", "baseline"),
-    [(PPOModule, PPO(kl_weight=0.01, value_lr=0.05)), (GRPOModule, GRPO(kl_weight=0.01))],
+    [
+        (PPOModule, PPO(kl_weight=0.01, reward_scale=1.0, value_lr=0.05)),
+        (GRPOModule, GRPO(kl_weight=0.01)),
+    ],
 )
 def test_log_reward_rises_and_the_policy_narrows(kind, baseline):
     """What the comparison is about: maximising log R ends in one string."""
