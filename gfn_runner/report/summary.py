@@ -140,15 +140,15 @@ def cell(method: Method, column: str) -> str:
     return text
 
 
-_ROUNDING = 1e-12
+_NOTHING, _ROUNDING = 1e-12, 1e-6
 
 
 def spread(column: str, values: Sequence[float]) -> str:
     """Mean ± standard error of the mean, to two digits of the error; of one value the value alone."""
     mean, error = statistics.fmean(values), standard_error(values)
-    if error <= _ROUNDING * max(1.0, abs(mean)):
-        # Seeds that differ in the last bits are equal, and 1e-17 is 0.
-        mean = mean if abs(mean) > _ROUNDING else 0.0
+    if error <= max(_NOTHING, _ROUNDING * abs(mean)):
+        # Seeds that differ in the last bits of fp32 are equal, and 1e-17 is 0.
+        mean = mean if abs(mean) > _NOTHING else 0.0
         return shown_number(column, mean)
     if is_share(column):
         digits = max(1, _decimals(100 * error, 2))
