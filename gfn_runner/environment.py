@@ -38,8 +38,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+# The table before writes docs/results, which does not make the runs of the next another program's.
+_CODE = (":/", ":(exclude,top)docs", ":(exclude,top)tests")
+
+
 def _git() -> dict[str, Any] | None:
-    """Commit of this code, and whether tracked files were changed since."""
+    """Commit of this code, and whether tracked files that a run may depend on were changed since."""
 
     def ask(*words: str) -> str:
         return subprocess.run(
@@ -50,7 +54,7 @@ def _git() -> dict[str, Any] | None:
     try:
         return {
             "commit": ask("rev-parse", "HEAD"),
-            "changed": bool(ask("status", "--porcelain", "--untracked-files=no")),
+            "changed": bool(ask("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),
         }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -28,7 +28,7 @@ _NO_EFFECT = (
 )  # fmt: skip
 # What has no effect on rows without training, and what on those of a trained policy.
 _ONLY_TRAINING = (
-    "objective", "optim", "sampling", "trainer", "baseline", "lm.lora", "callbacks.replay",
+    "objective", "optim", "sampling", "trainer", "baseline", "em", "lm.lora", "callbacks.replay",
     "callbacks.tempering.start", "callbacks.tempering.steps", "callbacks.tempering.shape",
 )  # fmt: skip
 _ONLY_OTHER_ROWS = ("callbacks.evaluation.baseline_limit", "callbacks.evaluation.resampled")
@@ -124,7 +124,7 @@ def _settings(run: Run, row: str) -> dict[str, Any]:
     leaves = _without(flat(run.config), without)
     if isinstance(teacher := leaves.get("baseline.samples_of"), str):
         leaves["baseline.samples_of"] = _without_seed(teacher, run.seed)
-    if not leaves.get("em.rounds"):
+    if row in TRAINED and not leaves.get("em.rounds"):
         leaves = _without(leaves, ("em",)) | {"em.rounds": 0}
     return leaves
 
@@ -182,8 +182,7 @@ def _rank(run: Run) -> tuple[bool, float]:
 def _shared(drafts: Sequence[_Draft]) -> list[str]:
     """Settings that rows with and without training depend on, and in which the methods at hand differ."""
     own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS)
-    keys = _differing([_without(draft.settings, own) for draft in drafts], drafts)
-    return [key for key in keys if not key.startswith("em.") or key == "em.rounds"]
+    return _differing([_without(draft.settings, own) for draft in drafts], drafts)
 
 
 def _labels(drafts: Sequence[_Draft], shared: Sequence[str]) -> list[str]:

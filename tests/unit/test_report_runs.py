@@ -239,6 +239,20 @@ def test_the_parts_of_em_are_methods_of_their_own(tmp_path):
     assert labels("a") == ["GFlowNet, E + M", "GFlowNet, E-step"]
 
 
+def test_that_baselines_have_no_em_is_no_difference_between_them(tmp_path):
+    em, off = {"rounds": 1, "m_lr": 0.1}, {"rounds": 0, "m_lr": 0.1}
+    ours = {"final/a/x": 1.0, "e_step/a/x": 0.5, "m_step/loss": 3.0, "base_0_shot/a/x": 0.1}
+    make_run(tmp_path / "a", ours | {"run/steps": 10}, em=em)
+    sft = {"_target_": "gfn_runner.baselines.sft.SFT"}
+    make_run(tmp_path / "s", {"final/a/x": 0.3}, baseline=sft, em=off)
+    prompting = {"_target_": "gfn_runner.baselines.prompting.Prompting"}
+    make_run(tmp_path / "p", {"base_0_shot/a/x": 0.1}, baseline=prompting, em=off)
+    assert labels(".") == ["GFlowNet, E + M", "SFT", "GFlowNet, E-step", "base model, 0-shot"]
+    # Of one's own methods it is one.
+    make_run(tmp_path / "b", {"final/a/x": 1.0, "e_step/a/x": 0.5}, em={**em, "m_lr": 0.2})
+    assert "GFlowNet, E + M (em.m_lr=0.2)" in labels(".")
+
+
 def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
     prompting = {"_target_": "gfn_runner.baselines.prompting.Prompting"}
     make_run(tmp_path / "own", accuracy(None, 0.1), baseline=prompting)
