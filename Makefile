@@ -59,7 +59,7 @@ results: install ## measure arithmetic again for docs/results.md and README: thr
 task-results: install ## measure all other tasks again for docs/results.md: three seeds (2 to 3 hours)
 	$(RUN) scripts/task_results.py $(ARGS)
 
-paper-tiny: install ## the paper's tables with all baselines on the embedded model, into docs/results/ (hours)
+paper-tiny: install ## the paper's tables with all baselines on the embedded model, into docs/results/ (three hours on two cores)
 	$(RUN) scripts/paper.py $(ARGS)
 
 paper-arithmetic paper-infilling paper-random-number paper-continuation: install
