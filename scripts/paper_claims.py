@@ -231,11 +231,11 @@ def found(folder: Path, claim: Claim) -> Found | None:
 
 
 def missing(folder: Path, table: str, seeds: Sequence[int]) -> list[str]:
-    """Runs of a table that have not finished, or have never begun, with the reason where one is known."""
+    """Runs of methods at hand that have not finished or never begun, with the reason if one is known."""
     there = runs_of(folder, table)
     said = []
-    for method in TABLES[table].methods if table in TABLES else there:
-        own = {run.seed: run for run in there.get(method, [])}
+    for method in there:
+        own = {run.seed: run for run in there[method]}
         for seed in sorted({*seeds, *own}):
             run = own.get(seed)
             if run is None:
@@ -281,14 +281,24 @@ def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int])
         f"{computed:.0f} minutes (where that was not written down, the minutes that passed): "
         f"{computed / 120:.1f} hours on two cores.",
     ]
-    if others := [table for table in TABLES if table not in tables]:
-        lines += ["", f"Not made: {', '.join(others)}."]
+    if others := [name for table in TABLES for name in _never_run(folder, table)]:
+        lines += ["", f"Not run, and in no claim below: {', '.join(others)}."]
     if absent:
         lines += ["", "Not finished:", "", *(f"- {line}" for line in absent)]
     for title, claims in CLAIMS.items():
-        if own := [claim for claim in claims if claim.table in tables]:
+        if own := [claim for claim in claims if _was_run(folder, claim)]:
             lines += ["", f"## {title}", "", *_claim_table(folder, own)]
     return "\n".join(lines) + "\n"
+
+
+def _never_run(folder: Path, table: str) -> list[str]:
+    """Methods of a table without a run; the table alone if it has none at all."""
+    there = runs_of(folder, table)
+    return [f"{table} {m}" for m in TABLES[table].methods if m not in there] if there else [table]
+
+
+def _was_run(folder: Path, claim: Claim) -> bool:
+    return {claim.better.method, claim.worse.method} <= runs_of(folder, claim.table).keys()
 
 
 def _threads(run: Run) -> str:

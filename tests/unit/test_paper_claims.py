@@ -76,14 +76,18 @@ def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
     assert "that is 0.2 hours. Of computing" in text
     row = "| arithmetic | vote accuracy (%) | best few-shot (5) above 0-shot | 2 | 60.0 | 99.0 "
     assert row + "| -39.0 ± 0.0 | reversed |" in text
-    # Tables that nobody has made are named once, and not claim by claim.
-    assert "Not made: infilling, subjectivity_10," in text and "| infilling |" not in text
-    # What has no numbers says so, and who has not run is named.
-    assert "| GFlowNet above supervised | 0 |  |  |  | no data |" in text
+    # What nobody has run is named once, and not claim by claim.
+    assert "below: arithmetic sft, arithmetic sft_on_gflownet, arithmetic ppo," in text
+    assert "arithmetic resampling, infilling, subjectivity_10," in text
+    assert "above supervised |" not in text and "| infilling |" not in text
+    # A method at hand has all its seeds, or says which are missing.
     assert "- arithmetic, gflownet, seed 2: unfinished, no metrics.json" in text
-    assert (
-        "- arithmetic, sft, seed 1: no run" in text and "arithmetic, gflownet, seed 0" not in text
-    )
+    assert "arithmetic, gflownet, seed 0" not in text
+    leave(tmp_path, "sft", 1, None)
+    text = page(tmp_path, tmp_path / "docs", ["arithmetic"], [0, 1])
+    assert "| GFlowNet above supervised | 0 |  |  |  | no data |" in text
+    assert "- arithmetic, sft, seed 0: no run" in text
+    assert "- arithmetic, sft, seed 1: unfinished" in text
 
 
 def test_only_seeds_and_sets_that_both_have_are_compared(tmp_path):
