@@ -259,9 +259,10 @@ class PPO(PolicyGradient):
     advantages are generalised estimates (Schulman et al. 2015, arXiv:1506.02438), whitened over the
     rollout; the discount is 1.
 
-    Advantages are whitened, so that the reward's scale moves nothing but the value loss, as long as
-    ``kl_weight`` keeps its ratio to it. At scale 1 that loss is in the hundreds where log R differs by
-    tens of nats between strings, and its gradient in the adapter drowns the policy's: hence a tenth.
+    Advantages are whitened: as long as ``kl_weight`` keeps its ratio to it, the reward's scale moves the
+    value loss, and how soon the head is right, not the policy's own gradient. At scale 1 that loss is in
+    the hundreds where log R differs by tens of nats between strings, and its gradient in the adapter
+    drowns the policy's: hence a tenth.
 
     Attributes:
         gae_lambda: of the advantage estimates.
