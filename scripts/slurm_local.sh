@@ -33,12 +33,20 @@ wait_gone() {
     return 1
 }
 
+# The first command that is not there; nothing where all are.
+first_missing() {
+    for command in slurmctld slurmd munged squeue; do
+        command -v "$command" >/dev/null || { echo "$command"; return; }
+    done
+}
+
 install_packages() {
     need_root
-    if command -v slurmctld slurmd munged squeue >/dev/null 2>&1; then return; fi
+    if [ -z "$(first_missing)" ]; then return; fi
+    command -v apt-get >/dev/null || fail "$(first_missing) is missing, and there is no apt-get to install it with"
     apt-get update -qq
-    # The daemons are started by this script, not by the packages.
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    # The daemons are started by this script, not by the packages: at run level 1 these start none.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         slurmctld slurmd slurm-client munge >/dev/null
 }
 
@@ -96,9 +104,8 @@ start_munge() {
 
 start() {
     need_root
-    for command in slurmctld slurmd munged squeue; do
-        command -v "$command" >/dev/null || fail "$command is missing: scripts/slurm_local.sh install"
-    done
+    missing=$(first_missing)
+    [ -z "$missing" ] || fail "$missing is missing: scripts/slurm_local.sh install"
     lives "$home/slurmctld.pid" && fail "runs already; scripts/slurm_local.sh stop"
     rm -rf "$home"
     write_conf
