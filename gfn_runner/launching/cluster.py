@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from gfn_runner.errors import UserError
 from gfn_runner.launching.planned import Planned, announce, arguments, take_result
 from gfn_runner.launching.signals import undisturbed
 from gfn_runner.sweeps import slurm
@@ -26,10 +27,22 @@ def on_slurm(launcher: Any, sweep: Sweep, waiting: Sequence[Planned]) -> None:
     """Submit what SLURM does not have yet, and wait for all.
 
     What SLURM refuses has failed with its word for it, and stops no other.
+
+    Raises:
+        UserError: if SLURM does not answer what it has already. Nothing is submitted then.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    watched = _still_there(waiting)
+    try:
+        _cancel_unknown(sweep, waiting)
+        watched = _still_there(waiting)
+    except slurm.Unreachable as error:
+        raise UserError.one(
+            "hydra/launcher",
+            f"SLURM does not tell what it has of this sweep ({error})",
+            "a cluster that is up",
+            f"python -m gfn_runner -m resume={sweep.folder}",
+        ) from None
     groups: dict[str, list[Planned]] = {}
     for plan in waiting:
         if plan.job.number not in watched:
@@ -77,6 +90,30 @@ def _slurm_settings(plan: Planned) -> SlurmSettings:
     return settings
 
 
+def _cancel_unknown(sweep: Sweep, waiting: Sequence[Planned]) -> None:
+    """Cancel what SLURM has of this sweep that its record does not know of.
+
+    The sweep was killed between SLURM's taking the jobs and our writing that down. Which run each of them
+    would do nobody can tell; those runs are submitted again, and go on from what they have saved.
+    """
+    from submitit.core.utils import JobPaths
+
+    known = {job.job_id for job in sweep.jobs}
+    options = _slurm_settings(waiting[0])
+    # Batch scripts lie there: %j and the like are known behind the submission only.
+    folder = JobPaths.get_first_id_independent_folder(options.submitit_folder)
+    unknown = [job_id for job_id in slurm.submitted_from(folder) if job_id not in known]
+    if not unknown:
+        return
+    names = ", ".join(unknown)
+    print(
+        f"SLURM has jobs of this sweep that its record does not know of, since it was killed while it "
+        f"submitted them: {names}; they are cancelled",
+        flush=True,
+    )
+    slurm.cancel(unknown)
+
+
 def _still_there(waiting: Sequence[Planned]) -> dict[int, Any]:
     """Jobs of an earlier start of this sweep that SLURM has still to do, by the run's number."""
     import submitit
@@ -86,7 +123,7 @@ def _still_there(waiting: Sequence[Planned]) -> dict[int, Any]:
         return {}
     found: dict[int, Any] = {}
     for job_id, seen in slurm.states(list(known)).items():
-        if seen.state in slurm.ENDED or seen.state == slurm.GONE:
+        if seen.state in slurm.OVER:
             continue
         plan = known[job_id]
         options = _slurm_settings(plan)
@@ -129,7 +166,7 @@ def _watch(sweep: Sweep, plans: dict[int, Planned], jobs: dict[int, Any]) -> Non
             before = dataclasses.replace(plan.job)
             if _has_result(job):
                 take_result(plan, job)
-            elif seen.state in slurm.ENDED or seen.state == slurm.GONE:
+            elif seen.state in slurm.OVER:
                 since = doubted.setdefault(number, time.monotonic())
                 if time.monotonic() - since < _GRACE:
                     continue

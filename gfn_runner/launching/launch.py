@@ -63,7 +63,8 @@ def launch(
         What each run returns; of one that has failed ``None``, which no sweeper stops at.
 
     Raises:
-        Refused: if the sweep's folder holds other runs, or another process is at this sweep.
+        Refused: if the sweep's folder holds other runs, another process is at this sweep, or SLURM, asked
+            what it has of it, gives no answer.
     """
     setup_globals()
     folder = Path(str(launcher.config.hydra.sweep.dir))
@@ -71,9 +72,9 @@ def launch(
         try:
             # Of two processes each would submit every run.
             stack.enter_context(held(folder))
+            jobs = _brought_to_their_end(launcher, folder, job_overrides, first)
         except UserError as error:
             raise Refused(error) from None
-        jobs = _brought_to_their_end(launcher, folder, job_overrides, first)
     return [
         JobReturn(overrides=list(lines), status=JobStatus.COMPLETED, _return_value=job.value)
         for lines, job in zip(job_overrides, jobs, strict=True)
@@ -83,18 +84,15 @@ def launch(
 def _brought_to_their_end(
     launcher: Any, folder: Path, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Job]:
-    try:
-        sweep = Sweep.read(folder)
-        runs = [composed_of(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
-        planned = _checked(runs, passes_over=_searches(launcher))
-        with writing_to(folder, "hydra.sweep.dir", f"free some, then -m resume={folder}"):
-            jobs = sweep.plan([run.job for run in runs])
-        of_number = {job.number: job for job in jobs}
-        for plan in planned:
-            plan.job = of_number[plan.job.number]
-        waiting = unfinished(planned)
-    except UserError as error:
-        raise Refused(error) from None
+    sweep = Sweep.read(folder)
+    runs = [composed_of(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
+    planned = _checked(runs, passes_over=_searches(launcher))
+    with writing_to(folder, "hydra.sweep.dir", f"free some, then -m resume={folder}"):
+        jobs = sweep.plan([run.job for run in runs])
+    of_number = {job.number: job for job in jobs}
+    for plan in planned:
+        plan.job = of_number[plan.job.number]
+    waiting = unfinished(planned)
     # As they were given: hydra.sweep.subdir=seed${seed} is another name for each job.
     given: Any = OmegaConf.to_container(launcher.config.hydra.overrides, resolve=False)
     sweep.overrides = [

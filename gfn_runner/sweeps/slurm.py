@@ -1,4 +1,4 @@
-"""What SLURM says: its partitions, the states of jobs, whether it would take one; submits nothing."""
+"""What SLURM says: its partitions, the states of jobs, whether it would take one; it submits none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ ENDED: dict[str, State] = {
     "OUT_OF_MEMORY": "failed",
 }
 GONE = "GONE"  # our word for a job that SLURM does not remember
+OVER = frozenset((*ENDED, GONE))
 
 
 class Unreachable(Exception):
@@ -110,6 +112,40 @@ def states(job_ids: Sequence[str]) -> dict[str, Seen]:
     if forgotten:
         found |= _accounted(forgotten)
     return {job_id: found.get(job_id, Seen(GONE)) for job_id in job_ids}
+
+
+def submitted_from(folder: Path) -> list[str]:
+    """Jobs, elements of arrays too, whose batch script lies in a folder and that have not ended.
+
+    Raises:
+        Unreachable: without an answer.
+    """
+    answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%o")
+    found = []
+    for line in answer.splitlines():
+        name, state, script = [*line.strip().split("|", 2), "", ""][:3]
+        if state not in ENDED and Path(script).parent.resolve() == folder.resolve():
+            found += _elements(name)
+    return found
+
+
+def cancel(job_ids: Sequence[str], seconds: float = 600, poll: float = 1) -> None:
+    """Cancel jobs, and wait until they have ended: one that trains saves first.
+
+    Args:
+        job_ids: of them.
+        seconds: to wait at most.
+        poll: seconds between two looks.
+
+    Raises:
+        Unreachable: without an answer, or if one has not ended by then.
+    """
+    _ask("scancel", *job_ids)
+    deadline = time.monotonic() + seconds
+    while left := [name for name, seen in states(job_ids).items() if seen.state not in OVER]:
+        if time.monotonic() > deadline:
+            raise Unreachable(f"scancel: {', '.join(left)} after {seconds:.0f} seconds still there")
+        time.sleep(poll)
 
 
 def _elements(name: str) -> list[str]:

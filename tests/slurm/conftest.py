@@ -123,13 +123,22 @@ def start(cluster: None, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Starts a sweep of small runs on the cluster: ``start("seed=0,1")``."""
     begun = []
 
-    def go(*lines: str, folder: Path | None = None, resume: bool = False) -> Sweep:
+    def go(
+        *lines: str, folder: Path | None = None, resume: bool = False, path: Path | None = None
+    ) -> Sweep:
+        search = {} if path is None else {"PATH": f"{path}:{os.environ['PATH']}"}
         folder = folder or tmp_path / "sweep"
         words = [f"resume={folder}"] if resume else [*SMALL, *SLURM, f"hydra.sweep.dir={folder}"]
         process = subprocess.Popen(
             [sys.executable, "-m", "gfn_runner", "-m", *words, *lines],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "160"},
+            env={
+                **os.environ,
+                **search,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+                "COLUMNS": "160",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -168,8 +169,6 @@ def test_a_run_that_fails_says_why_and_the_other_ends_well(start, tmp_path):
 
 def empty_model(tmp_path):
     """The embedded model's folder without its weights: what only shows when they are loaded."""
-    import shutil
-
     from gfn_runner.lm.settings import EMBEDDED_FOLDER
 
     folder = tmp_path / "model"
@@ -192,6 +191,26 @@ def test_a_sweep_that_is_interrupted_leaves_its_jobs_and_waits_for_them_later(st
     assert f"is job {job_id} of SLURM already" in again.said
     assert sweep.steps(0) == list(range(1, STEPS + 1))
     assert fields(job_id)["Restarts"] == "0"
+
+
+def test_jobs_of_a_sweep_that_was_killed_while_it_submitted_them_are_cancelled(start, tmp_path):
+    real = shutil.which("sbatch")
+    killing = tmp_path / "bin" / "sbatch"
+    killing.parent.mkdir()
+    # SLURM takes the jobs, and nobody is left to hear that. A question (--test-only) kills nobody.
+    killing.write_text(
+        f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *--test-only*) ;; *) kill -9 $PPID ;; esac\n'
+    )
+    killing.chmod(0o755)
+    sweep = start("trainer.max_steps=2", "seed=0,1", path=killing.parent)
+    assert sweep.ends() == -signal.SIGKILL
+    assert [job["job_id"] for job in sweep.jobs()] == [None, None]
+    (array,) = {line.split("_")[0] for line in slurm("squeue", "-h", "-r", "-o", "%i").splitlines()}
+    again = start(resume=True)
+    assert again.ends() == 0, again.said
+    assert f"{array}_0, {array}_1; they are cancelled" in again.said
+    assert {job["job_id"].split("_")[0] for job in again.jobs()} != {array}
+    assert [sweep.steps(number) for number in (0, 1)] == [[1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,7 @@ def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
     from submitit.core.utils import FailedJobError
 
     monkeypatch.setattr(slurm, "states", lambda ids: {i: slurm.Seen("COMPLETED") for i in ids})
+    monkeypatch.setattr(slurm, "submitted_from", lambda folder: [])
     said = (
         "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: policy"
     )
@@ -194,6 +195,54 @@ def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
     assert "AssocMaxSubmitJobLimit; Batch job submission failed: policy" in shown
     assert "the others are waited for" in shown and f"resume={tmp_path / 'sweep'}" in shown
     assert opened().failures == [jobs[1], jobs[3]]
+
+
+def test_jobs_that_the_record_does_not_know_of_are_cancelled(
+    launcher, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("submitit")
+    Sweep(tmp_path / "sweep", [], [Job(0, ["seed=2"], "0", "submitted", job_id="6_0")]).write()
+    states = dict.fromkeys(["6_0", "7_0", "7_1"], slurm.Seen("RUNNING"))
+    done: list[Any] = []
+
+    def submitted_from(folder: Path) -> list[str]:
+        assert folder == tmp_path / "sweep" / ".submitit"
+        return list(states)
+
+    def cancel(job_ids: list[str]) -> None:
+        done.append(job_ids)
+        states["6_0"] = slurm.Seen("COMPLETED")
+
+    def submit(_: Any, group: Any) -> Any:
+        done.append([plan.job.number for plan in group])
+        return [ended(tmp_path / "jobs", plan.config.seed) for plan in group]
+
+    monkeypatch.setattr(slurm, "submitted_from", submitted_from)
+    monkeypatch.setattr(slurm, "cancel", cancel)
+    monkeypatch.setattr(
+        slurm, "states", lambda ids: {i: states.get(i, slurm.Seen("GONE")) for i in ids}
+    )
+    monkeypatch.setattr(cluster, "_submit", submit)
+    made = launcher("hydra/launcher=slurm", "hydra.launcher.poll_s=0.01")
+    launch(made, [["seed=2"], ["seed=3"]], 0)
+    assert done == [["7_0", "7_1"], [0, 1]], "cancelled before others are submitted"
+    assert "7_0, 7_1; they are cancelled" in capsys.readouterr().out
+
+
+def test_nothing_is_submitted_where_slurm_does_not_tell_what_it_has(
+    launcher, tmp_path, monkeypatch
+):
+    pytest.importorskip("submitit")
+
+    def silent(folder: Path) -> list[str]:
+        raise slurm.Unreachable("squeue: Socket timed out")
+
+    monkeypatch.setattr(slurm, "submitted_from", silent)
+    monkeypatch.setattr(cluster, "_submit", lambda *_: pytest.fail("submitted"))
+    with pytest.raises(Refused) as caught:
+        launch(launcher("hydra/launcher=slurm"), [["seed=2"]], 0)
+    assert "Socket timed out" in str(caught.value.error)
+    assert f"-m resume={tmp_path / 'sweep'}" in str(caught.value.error)
 
 
 def test_a_failure_of_the_first_process_is_the_end_of_a_run(tmp_path):

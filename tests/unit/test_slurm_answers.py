@@ -76,6 +76,31 @@ def test_no_answer_is_not_taken_for_one(commands):
         slurm.states(["5"])
 
 
+def test_jobs_whose_scripts_lie_in_a_folder(commands, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "other name").symlink_to(tmp_path / "sweep")
+    ours = tmp_path / "sweep" / "a|b.sh"
+    lines = [f"7_[2-3%4]|PENDING|{ours}", f"7_0|RUNNING|{ours}", f"7_1|FAILED|{ours}"]
+    lines += [f"8|RUNNING|{tmp_path}/another/x.sh", "9|RUNNING|(null)", "10|RUNNING|"]
+    commands(squeue="\n".join(f"echo '{line}'" for line in lines))
+    for folder in ("sweep", "other name"):
+        assert slurm.submitted_from(tmp_path / folder) == ["7_2", "7_3", "7_0"]
+
+
+def test_jobs_are_cancelled_when_slurm_says_that_they_have_ended(commands, tmp_path):
+    told, asked = tmp_path / "told", tmp_path / "asked"
+    commands(
+        scancel=f"echo $* > {told}",
+        squeue=f"""echo >> {asked}; test -e {told} || exit 1
+        test $(wc -l < {asked}) -lt 3 && echo '7_0|COMPLETING|' ; echo '7_1|CANCELLED|'""",
+    )
+    slurm.cancel(["7_0", "7_1"], poll=0.01)
+    assert told.read_text() == "7_0 7_1\n" and len(asked.read_text()) == 3
+    commands(squeue="echo '7_0|COMPLETING|'")
+    with pytest.raises(slurm.Unreachable, match=r"7_0 .* still there"):
+        slurm.cancel(["7_0", "7_1"], seconds=0.02, poll=0.01)
+
+
 def test_partitions(commands):
     commands(sinfo="printf 'gpu*|1-00:00:00\\nlong|infinite\\n'")
     assert slurm.partitions() == [
