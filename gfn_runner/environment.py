@@ -1,7 +1,8 @@
-"""What a run ran on: git commit, package versions, machine; and how much memory it took."""
+"""What a run runs on: git commit, package versions, machine, its cores; and how much memory it takes."""
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import subprocess
@@ -64,3 +65,10 @@ def peak_memory_gib() -> float:
     """Largest resident memory of this process so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -27,8 +27,9 @@ from bench.measure import alternating, memory_of, peak_memory, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
-from results import ROOT, cores, write_block
+from results import ROOT, write_block
 
+from gfn_runner.environment import cores
 from gfn_runner.expressions import draw_expression, question
 from gfn_runner.lm.log_probs import chosen_log_probs
 from gfn_runner.lm.policy import LanguageModel, load

@@ -24,7 +24,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from results import ROOT, cores, same_run
+from results import ROOT, same_run
+
+from gfn_runner.environment import cores
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from scipy.stats import t as student
 
+from gfn_runner.environment import cores
 from gfn_runner.report.figures import draw_all
 from gfn_runner.tasks.arithmetic import Arithmetic
 
@@ -182,12 +183,6 @@ def spread(values: list[float], digits: int = 1) -> str:
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
     half = student.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
-
-
-def cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results import ROOT, cores, run_once, spread, write_block
+from results import ROOT, run_once, spread, write_block
 
+from gfn_runner.environment import cores
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.table import row_labels
 

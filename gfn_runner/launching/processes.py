@@ -8,9 +8,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gfn_runner.environment import cores
 from gfn_runner.launching.planned import Planned, announce, arguments, take_result
 from gfn_runner.launching.signals import deaf, undisturbed
 from gfn_runner.sweeps.record import State, Sweep
@@ -75,6 +76,7 @@ def _start_process(launcher: Any, plan: Planned, options: LocalSettings, place: 
 
     executor = submitit.LocalExecutor(folder=options.submitit_folder)
     gpus = options.gpus_per_job
+    threads = str(threads_each(options.at_once * plan.config.trainer.devices))
     executor.update_parameters(
         timeout_min=options.timeout_min,
         signal_delay_s=options.signal_delay_s,
@@ -82,7 +84,28 @@ def _start_process(launcher: Any, plan: Planned, options: LocalSettings, place: 
         visible_gpus=gpus_of(place, gpus),
         stderr_to_stdout=True,
     )
-    return executor.submit(launcher, *arguments(plan))
+    with _environment(OMP_NUM_THREADS=threads):
+        return executor.submit(launcher, *arguments(plan))
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Within it a process that is started has these variables, unless they are set already."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
+
+
+def threads_each(processes: int) -> int:
+    """CPU threads of each of so many processes at a time, so that no core has two of them.
+
+    Threads that take turns on a core wait for each other: a step takes many times as long.
+    """
+    return max(1, cores() // processes)
 
 
 def gpus_of(place: int, number: int) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class LocalSettings:
 
     Attributes:
         submitit_folder: of what a job is given, what it gives back, and its output.
-        at_once: runs at a time; they share the cores (``trainer.threads``).
+        at_once: runs at a time; they share the cores out (unless ``trainer.threads`` is set).
         gpus_per_job: GPUs that belong to a run while it lasts; 0: it sees none.
         timeout_min: minutes after which a run is stopped.
         signal_delay_s: seconds before that at which it is told to save; it then begins again from there,
@@ -145,10 +145,13 @@ class SlurmSettings:
         )
         own = (
             "partition", "signal_delay_s", "array_parallelism", "account", "qos", "constraint", "exclude",
-            "gres", "comment", "setup", "additional_parameters",
+            "gres", "comment", "additional_parameters",
         )  # fmt: skip
         given = {name: getattr(self, name) for name in shared}
         given |= {f"slurm_{name}": getattr(self, name) for name in own}
+        # Where SLURM binds no process to its cores, each would start a thread for every core of the node.
+        threads = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
+        given["slurm_setup"] = [threads, *(self.setup or ())]
         given |= {"name": self.name, "stderr_to_stdout": self.stderr_to_stdout}
         # Since 22.05 srun does not take it over from the job: a process would have one core.
         # Where one process fails the others would wait for it, for hours.

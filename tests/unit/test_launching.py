@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,6 +157,28 @@ def test_runs_go_on_while_the_disk_is_full(launcher, tmp_path, full_disk, monkey
     assert [done.return_value for done in returns] == [2, None, 4] and begun == [0, 1, 2]
     jobs = Sweep.read(tmp_path / "sweep").jobs
     assert [job.state for job in jobs] == ["ok", "failed", "ok"] and "No space left" in jobs[1].why
+
+
+def test_runs_at_a_time_share_out_the_cores(launcher, tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    seen: list[str | None] = []
+
+    def submit(_: Any, __: Any, lines: Any, key: str, number: int, *___: Any) -> Any:
+        seen.append(os.environ.get("OMP_NUM_THREADS"))
+        return ended(tmp_path / "jobs", float(number))
+
+    monkeypatch.setattr(submitit.LocalExecutor, "submit", submit)
+    monkeypatch.setattr(processes, "cores", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = launcher(
+        "hydra/launcher=local", "hydra.launcher.poll_s=0.01", "hydra.launcher.at_once=3"
+    )
+    launch(made, [["seed=2"], ["seed=3", "trainer.devices=2"]], 0)
+    assert seen == ["4", "2"] and "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    launch(made, [["seed=4"]], 2)
+    assert seen[2:] == ["7"] == [os.environ["OMP_NUM_THREADS"]]
+    assert processes.threads_each(13) == 1
 
 
 def test_a_sweep_that_cannot_be_recorded_is_not_begun(launcher, tmp_path, full_disk):

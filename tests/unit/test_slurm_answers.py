@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -107,6 +108,14 @@ def test_partitions(commands):
         slurm.Partition("gpu", True, 1440),
         slurm.Partition("long", False, None),
     ]
+
+
+@pytest.mark.parametrize(("given", "threads"), [("", "3"), ("OMP_NUM_THREADS=5", "5")])
+def test_a_job_has_a_thread_for_each_of_its_cores(given, threads):
+    settings = SlurmSettings(FOLDER, setup=["echo $OMP_NUM_THREADS"])
+    lines = "\n".join(settings.for_submitit()["slurm_setup"])
+    command = ["env", "-i", *given.split(), "SLURM_CPUS_PER_TASK=3", "/bin/sh", "-c", lines]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"{threads}\n"
 
 
 def problems(runs=1, **options):
