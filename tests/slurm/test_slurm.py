@@ -202,11 +202,13 @@ def test_jobs_of_a_sweep_that_was_killed_while_it_submitted_them_are_cancelled(s
         f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *--test-only*) ;; *) kill -9 $PPID ;; esac\n'
     )
     killing.chmod(0o755)
-    sweep = start("trainer.max_steps=2", "seed=0,1", path=killing.parent)
+    # Without what the sweep would have written behind the submission such jobs end as soon as they begin.
+    later = "hydra.launcher.additional_parameters={begin: now+1hour}"
+    sweep = start("trainer.max_steps=2", "seed=0,1", later, path=killing.parent)
     assert sweep.ends() == -signal.SIGKILL
     assert [job["job_id"] for job in sweep.jobs()] == [None, None]
     (array,) = {line.split("_")[0] for line in slurm("squeue", "-h", "-r", "-o", "%i").splitlines()}
-    again = start(resume=True)
+    again = start("hydra.launcher.additional_parameters={}", resume=True)
     assert again.ends() == 0, again.said
     assert f"{array}_0, {array}_1; they are cancelled" in again.said
     assert {job["job_id"].split("_")[0] for job in again.jobs()} != {array}
