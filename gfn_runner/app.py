@@ -25,6 +25,7 @@ from gfn_runner.commandline import (
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
+from gfn_runner.overrides import kept_overrides
 from gfn_runner.ranks import (
     from_first,
     gathered,
@@ -157,7 +158,7 @@ def _unfinished(prepared: Checked) -> Path | None:
     config = prepared.jobs[0]
     if prepared.multirun or prepared.parent is None or config.resume != AUTO:
         return None
-    from gfn_runner.resuming import kept_overrides, newest_unfinished
+    from gfn_runner.resuming import newest_unfinished
 
     lines = [word for word in prepared.argv if not word.startswith("-")]
     kept = kept_overrides(lines, chosen_task(lines))
@@ -328,7 +329,7 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     import yaml
 
     from gfn_runner.environment import environment
-    from gfn_runner.resuming import BEGUN, kept_overrides
+    from gfn_runner.resuming import BEGUN
 
     text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
     write_whole(folder / "config.yaml", text)

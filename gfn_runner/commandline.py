@@ -32,6 +32,7 @@ from rapidfuzz import process
 
 from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.overrides import by_itself
 from gfn_runner.ranks import Processes
 from gfn_runner.sources import Sources
 from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
@@ -193,7 +194,7 @@ def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override],
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     saved_lines: Any = OmegaConf.to_container(OmegaConf.load(saved_file))
-    saved = _parsed([str(line) for line in saved_lines])
+    saved = _parsed(by_itself([str(line) for line in saved_lines]))
     _same_task(saved, overrides, folder, str(key))
     return [*saved, *overrides], folder if key == "resume" else None
 

@@ -161,36 +161,6 @@ def _at(tree: Any, key: str) -> Any:
 # -- resume=auto without a folder ---------------------------------------------------------------
 
 
-def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
-    """What a run's ``overrides.yaml`` holds: one line a key, the last one given, in their order.
-
-    Args:
-        lines: of the command line, without flags.
-        task: the one that was chosen, named in any case.
-    """
-    passing = (
-        "resume=",
-        "mode=",
-        "run=",
-        "prompt=",
-        "n=",
-        "answers=",
-        "dry_run=",
-        "hydra.",
-        "hydra/",
-    )
-    latest: dict[str, str] = {}
-    for line in lines:
-        if line.lstrip("+").startswith(passing):
-            continue
-        key = line.split("=", 1)[0].lstrip("+")
-        latest.pop(key, None)
-        latest[key] = line
-    if not any(key == "task" for key in latest):
-        return [f"task={task}", *latest.values()]
-    return list(latest.values())
-
-
 def seconds_before(folder: Path) -> float:
     """Time of a resumed run's earlier parts: of each, from its beginning to its last step that counts.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gfn_runner.json_lines import read_lines
+from gfn_runner.overrides import by_itself
 from gfn_runner.report.history import History
 from gfn_runner.report.pages import (
     Block,
@@ -287,7 +288,7 @@ def _pictures(run: Run) -> list[Block | HtmlBlock]:
 
 
 def _settings(run: Run) -> list[Block | HtmlBlock]:
-    command = shlex.join(["python", "-m", "gfn_runner", *run.overrides])
+    command = shlex.join(["python", "-m", "gfn_runner", *by_itself(run.overrides)])
     blocks: list[Block | HtmlBlock] = [Heading("How it was run"), Code([command])]
     try:
         lines = (run.folder / "config.yaml").read_text(encoding="utf-8").splitlines()

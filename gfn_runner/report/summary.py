@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from gfn_runner.errors import UserError
+from gfn_runner.overrides import by_itself, over_seeds
 from gfn_runner.report.methods import Method, methods_of
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import is_share, shown_number
@@ -181,9 +182,10 @@ def commands(method: Method) -> list[str]:
         if not said:
             lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
             continue
-        words = ["python", "-m", "gfn_runner", *map(shlex.quote, said)]
-        if len(own) > 1:
-            words[3:3] = ["-m"]
+        many = len(own) > 1
+        own_lines = over_seeds(said) if many else by_itself(said)
+        words = ["python", "-m", "gfn_runner", *(["-m"] if many else [])]
+        words += map(shlex.quote, own_lines)
         lines.append(" ".join([*words, f"seed={','.join(map(str, own))}"]))
     return lines
 

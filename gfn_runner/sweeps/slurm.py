@@ -108,6 +108,9 @@ def states(job_ids: Sequence[str]) -> dict[str, Seen]:
         name, state, reason = [*line.strip().split("|", 2), "", ""][:3]
         for job_id in _elements(name):
             found[job_id] = Seen(state, "" if reason == "None" else reason)
+    # An array that is cancelled before any of it has begun has no elements any more.
+    whole = {job_id: found.get(job_id.split("_")[0]) for job_id in job_ids}
+    found |= {name: seen for name, seen in whole.items() if seen is not None and name not in found}
     forgotten = [job_id for job_id in job_ids if job_id not in found]
     if forgotten:
         found |= _accounted(forgotten)

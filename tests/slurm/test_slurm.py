@@ -208,7 +208,7 @@ def test_jobs_of_a_sweep_that_was_killed_while_it_submitted_them_are_cancelled(s
     assert sweep.ends() == -signal.SIGKILL
     assert [job["job_id"] for job in sweep.jobs()] == [None, None]
     (array,) = {line.split("_")[0] for line in slurm("squeue", "-h", "-r", "-o", "%i").splitlines()}
-    again = start("hydra.launcher.additional_parameters={}", resume=True)
+    again = start("hydra.launcher.additional_parameters={begin: now}", resume=True)
     assert again.ends() == 0, again.said
     assert f"{array}_0, {array}_1; they are cancelled" in again.said
     assert {job["job_id"].split("_")[0] for job in again.jobs()} != {array}

@@ -23,7 +23,8 @@ from gfn_runner.app import main
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
-from gfn_runner.resuming import held, is_held, kept_overrides, newest_unfinished, seconds_before
+from gfn_runner.overrides import kept_overrides
+from gfn_runner.resuming import held, is_held, newest_unfinished, seconds_before
 
 CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
 

@@ -57,6 +57,15 @@ def test_states_of_jobs_and_of_elements_of_arrays(commands):
     }
 
 
+def test_an_array_that_was_cancelled_before_it_began_is_named_as_a_whole(commands):
+    commands(squeue="echo '2|CANCELLED|BeginTime'; echo '3_1|RUNNING|None'; echo '3|PENDING|None'")
+    assert slurm.states(["2_0", "2_1", "3_1"]) == {
+        "2_0": slurm.Seen("CANCELLED", "BeginTime"),
+        "2_1": slurm.Seen("CANCELLED", "BeginTime"),
+        "3_1": slurm.Seen("RUNNING"),
+    }
+
+
 def test_jobs_are_asked_for_by_the_users_number(commands, monkeypatch):
     # What the environment says of one's name may be another's.
     monkeypatch.setenv("LOGNAME", "nobody-else")
