@@ -23,7 +23,7 @@ from gfn_runner.commandline import (
     with_folder,
 )
 from gfn_runner.config import AUTO, RunConfig
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import NotBegun, Problem, UserError
 from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
 from gfn_runner.overrides import kept_overrides
 from gfn_runner.ranks import (
@@ -211,8 +211,10 @@ def _job(composed: Any) -> float | None:
         config = check_config(composed, lines)
         return train_and_evaluate(config, folder, lines)
     except UserError as error:
-        _leave_reason(folder, str(error))
-        show(error.problems, folder)
+        begun = not isinstance(error, NotBegun)
+        if begun:
+            _leave_reason(folder, str(error))
+        show(error.problems, folder if begun else None)
         if hydra_config.mode == RunMode.MULTIRUN:
             # Hydra notes it, and the other runs of the sweep go on.
             raise RuntimeError(str(error)) from None
@@ -262,14 +264,15 @@ def train_and_evaluate(
             stack.enter_context(
                 writing_to(folder, "hydra.run.dir", f"free some, then resume={folder}")
             )
-            stack.enter_context(held(folder))
+            with _refused():
+                stack.enter_context(held(folder))
             start, file = _prepared(config, folder, overrides), folder / "config.yaml"
         stack.enter_context(together(config.trainer.processes, file))
         folder, start = from_first((folder, start))
         assert folder is not None and start is not None
         if start.finished is not None:
             if is_first():
-                print(f"finished before, not run again: {folder}", flush=True)
+                _say_finished(config, folder)
             known = {name: value for name, value in start.finished.items() if value is not None}
             return optimized_value(config.optimized_metric, config.task.headline, known)
         from gfn_runner.callbacks.preemption import usr2_spares
@@ -283,13 +286,40 @@ def _prepared(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Star
     from gfn_runner.checks import check_texts
     from gfn_runner.resuming import start_of
 
-    start = start_of(config, folder)
+    holds_run = (folder / OVERRIDES_FILE).exists()
+    with _refused() if holds_run else contextlib.nullcontext():
+        start = start_of(config, folder)
+        if start.finished is None:
+            check_texts(config)
     if start.finished is None:
-        check_texts(config)
         _describe(config, folder, overrides)
         for note in config.data.notes:
             logger.info("%s", note)
     return start
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """What is a mistake within it leaves the folder, which another run may be in, as it is."""
+    try:
+        yield
+    except UserError as error:
+        raise NotBegun(error.problems) from None
+
+
+def _say_finished(config: RunConfig, folder: Path) -> None:
+    """Of a run that has nothing left to do; a page that an interruption has cost is made up for."""
+    from gfn_runner.resuming import other_settings
+
+    print(f"finished before, not run again: {folder}", flush=True)
+    others = other_settings(config, folder)
+    if others:
+        print(f"it was made with other settings: {' '.join(others)}", flush=True)
+    page, results = folder / "report.html", folder / "metrics.json"
+    if config.callbacks.report.pages != "off" and (
+        not page.exists() or page.stat().st_mtime < results.stat().st_mtime
+    ):
+        _end_pages(folder)
 
 
 def _train_and_evaluate(
@@ -450,8 +480,9 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     from gfn_runner.report.table import result_table
 
     flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
+    draw_all(folder, flat)
+    # Last of the results: where it lies the run has nothing left to do.
     write_whole(folder / "metrics.json", json.dumps(flat, indent=2) + "\n")
-    draw_all(folder)
     _end_pages(folder)
     console = Console()
     method = "this run" if config.baseline is None else config.baseline.label

@@ -41,3 +41,7 @@ class UserError(Exception):
     @classmethod
     def one(cls, where: str, what: str, allowed: str = "", fix: str = "") -> UserError:
         return cls(Problem(where, what, allowed, fix))
+
+
+class NotBegun(UserError):
+    """Mistakes for which a run is refused before it has touched the folder that it would go to."""

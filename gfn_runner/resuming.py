@@ -10,11 +10,12 @@ import logging
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -36,6 +37,7 @@ _FIXED = (
     "sampling.conditions",
 )
 _LOCK = ".lock"
+_ATTEMPTS, _PAUSE = 10, 0.1  # at it, and seconds between two
 # In environment*.json: seconds since 1970 at which that part of the run began.
 BEGUN = "begun"
 
@@ -161,6 +163,26 @@ def _at(tree: Any, key: str) -> Any:
 # -- resume=auto without a folder ---------------------------------------------------------------
 
 
+def other_settings(config: RunConfig, folder: Path) -> list[str]:
+    """Keys in which a run was made with others than these, as ``key=<what it was>``."""
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    before, now = dict(_leaves(saved)), dict(_leaves(config.as_dict()))
+    passing = ("resume", "output", "dry_run", "logger.")
+    return [
+        f"{key}={before.get(key)}"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key) and not key.startswith(passing)
+    ]
+
+
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for name, branch in tree.items():
+            yield from _leaves(branch, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, tree
+
+
 def seconds_before(folder: Path) -> float:
     """Time of a resumed run's earlier parts: of each, from its beginning to its last step that counts.
 
@@ -217,7 +239,7 @@ def held(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK
-    with path.open("a+", encoding="utf-8") as file:
+    with contextlib.closing(_own(path)) as file:
         free = _locked(file, fcntl.LOCK_EX)
         file.seek(0)
         holder = file.read().strip()
@@ -235,6 +257,24 @@ def held(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _own(path: Path) -> TextIO:
+    """The lock's file, locked if that can be had within a moment.
+
+    Who only looks whether it is locked has it for that long; and who lets go of it removes the file, so
+    that the one that was opened may be nobody's any more.
+    """
+    for attempt in range(_ATTEMPTS):
+        file = path.open("a+", encoding="utf-8")
+        free = _locked(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            if there and (free is not False or attempt == _ATTEMPTS - 1):
+                return file
+        file.close()
+        time.sleep(_PAUSE)
+    return path.open("a+", encoding="utf-8")
 
 
 def is_held(folder: Path) -> bool:

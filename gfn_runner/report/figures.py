@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,19 @@ from gfn_runner.report.comparison import likelihood_diversity, number_histogram,
 from gfn_runner.report.table import row_labels
 
 
-def draw_all(folder: Path) -> list[Path]:
+def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Path]:
     """Draw every figure that the folder has the data for, into ``figures/``.
+
+    Args:
+        folder: of the run.
+        metrics: its final ones; ``None``: as its ``metrics.json`` has them.
 
     Returns:
         The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``,
         ``histogram``, ``likelihood_diversity``, ``shares``.
     """
     records = read_metrics(folder / "metrics.jsonl")
-    final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    final: Any = metrics or json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     drawn = {
         "loss_and_reward": _loss_and_reward(records),
         "phi_spread": _phi_spread(records),

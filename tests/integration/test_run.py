@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -159,6 +160,53 @@ def test_a_run_goes_on_only_as_it_began_and_a_refusal_changes_nothing(finished, 
         run(finished, "trainer.max_steps=9", f"resume={finished}", line)
     assert [problem.where for problem in caught.value.problems] == [where]
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["resume={}", "trainer.max_steps=9", "seed=7"], "seed: given 7"),
+        (["resume={}"], "is finished: it has done 4 of 4 steps"),
+        ([*SMALL, "hydra.run.dir={}"], "holds a run already"),
+    ],
+)
+def test_the_program_leaves_a_run_as_it_is_that_it_refuses_to_touch(
+    finished, tmp_path, lines, said
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    (folder / "run.log").touch()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "gfn_runner", *(line.format(folder) for line in lines)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert "nothing was started, nothing was written" in done.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_results_are_there_once_the_figures_are(finished, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    for name in ("metrics.json", "report.html"):
+        (folder / name).unlink()
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lines = ("trainer.max_steps=4", "callbacks.evaluation.every=0", "resume=auto")
+    with monkeypatch.context() as patched:
+        patched.setattr("gfn_runner.report.figures.draw_all", no_room)
+        with pytest.raises(UserError, match="No space left"):
+            run(folder, *lines)
+    assert not (folder / "metrics.json").exists(), "it would not be gone on with"
+    run(folder, *lines)
+    assert (folder / "metrics.json").exists()
+    (folder / "report.html").unlink()
+    capsys.readouterr()
+    run(folder, *lines, "optim.lr=0.5")
+    said = capsys.readouterr().out
+    assert "finished before" in said and "other settings: optim.lr=0.0003\n" in said
+    assert (folder / "report.html").exists(), "an interruption has cost it"
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path):

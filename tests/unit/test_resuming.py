@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from gfn_runner.app import main
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
-from gfn_runner.overrides import kept_overrides
+from gfn_runner.overrides import by_itself, kept_overrides, over_seeds
 from gfn_runner.resuming import held, is_held, newest_unfinished, seconds_before
 
 CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
@@ -107,6 +108,35 @@ def test_what_is_kept_of_a_command_line():
     kept = kept_overrides([*given, "optim.lr=2", "dry_run=true"], "arithmetic")
     assert kept == ["task=arithmetic", "seed=1", "optim.lr=2"]
     assert kept_overrides(["task=a", "task=b"], "c") == ["task=b"]
+
+
+def test_a_run_of_a_sweep_by_itself_is_not_the_sweep():
+    lines = ["task=a", "sweep=search", "optim.lr=1"]
+    kept = kept_overrides([*lines, "hydra.sweeper.n_trials=3"], "a")
+    assert kept == ["task=a", "sweep=search", "hydra.mode=RUN", "optim.lr=1"]
+    assert by_itself(kept) == kept and by_itself(lines) == kept
+    assert over_seeds(kept) == ["task=a", "sweep=search", "hydra/sweeper=basic", "optim.lr=1"]
+    for other in (["task=a"], ["task=a", "sweep=null"]):
+        assert by_itself(other) == other == over_seeds(other)
+
+
+def test_a_lock_that_is_looked_at_or_let_go_of_is_waited_for(tmp_path):
+    with (tmp_path / ".lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.3, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with held(tmp_path):
+            pass
+    # Who lets go of it removes the file: what was opened before is nobody's.
+    with (tmp_path / ".lock").open("w") as leaving:
+        fcntl.flock(leaving, fcntl.LOCK_EX)
+
+        def leave():
+            (tmp_path / ".lock").unlink()
+            fcntl.flock(leaving, fcntl.LOCK_UN)
+
+        threading.Timer(0.3, leave).start()
+        with held(tmp_path):
+            assert is_held(tmp_path), "in the file that others see"
 
 
 def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
