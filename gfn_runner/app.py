@@ -274,7 +274,7 @@ def train_and_evaluate(
             if is_first():
                 _say_finished(config, folder)
             known = {name: value for name, value in start.finished.items() if value is not None}
-            return optimized_value(config.optimized_metric, config.task.headline, known)
+            return optimized_value(config.optimized_metric, config.default_metric, known)
         from gfn_runner.callbacks.preemption import usr2_spares
 
         with usr2_spares():
@@ -493,7 +493,7 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     )
     console.print(f"everything is in {folder}", soft_wrap=True)
     # Last: all of the run is there even if nobody has measured what is asked for.
-    return optimized_value(config.optimized_metric, config.task.headline, metrics)
+    return optimized_value(config.optimized_metric, config.default_metric, metrics)
 
 
 def show(problems: Sequence[Problem], folder: Path | None = None, effect: str = "") -> None:

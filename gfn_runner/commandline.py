@@ -34,6 +34,7 @@ from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.overrides import by_itself
 from gfn_runner.ranks import Processes
+from gfn_runner.report.headline import direction_of
 from gfn_runner.sources import Sources
 from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
 from gfn_runner.sweeps.record import RECORD, Sweep
@@ -114,6 +115,8 @@ def checked(argv: Sequence[str]) -> Checked | None:
         jobs = _job_lines(lines, hydra.sweeper) if multirun else [lines]
         together = _together(lines, hydra, folder) if multirun else None
         configs = _check_jobs(jobs, extra, problems, together)
+    if multirun and _searches(hydra.sweeper) and hydra.sweeper.get("direction", "") is None:
+        lines = [*lines, f"hydra.sweeper.direction={_direction(configs)}"]
     named = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     if folder is not None:
         lines = [*lines, f"{named}={_quoted(str(folder))}"]
@@ -364,16 +367,40 @@ def _searches(sweeper: DictConfig) -> bool:
     return not str(sweeper._target_).endswith(".BasicSweeper")
 
 
+def _direction(configs: Sequence[RunConfig]) -> str:
+    """Which way a search goes.
+
+    Raises:
+        UserError: if it has nothing to go by, or two tasks want different ways.
+    """
+    names = {config.optimized_metric or config.default_metric for config in configs}
+    directions = {direction_of(name) for name in names}
+    if "" in names or len(directions) > 1:
+        told = (
+            "no metric"
+            if "" in names
+            else f"{' and '.join(sorted(names))}, of which one is minimized"
+        )
+        raise UserError.one(
+            "optimized_metric",
+            f"the search has {told}",
+            "a metric of metrics.json, the same for all runs",
+            "optimized_metric=log_reward",
+        )
+    return directions.pop()
+
+
 def _values_of(lines: Sequence[str], sweeper: DictConfig) -> dict[str, list[str]]:
     """Every key with the lines that give it one of its values."""
     # Values that a config of the group sweep gives; the command line wins.
     given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    values: dict[str, list[str]] = {}
+    overrides = OverridesParser.create().parse_overrides([*given, *lines])
+    last = {override.get_key_element(): override for override in overrides}
     searches = _searches(sweeper)
-    for override in OverridesParser.create().parse_overrides([*given, *lines]):
-        key = override.get_key_element()
-        values[key] = [f"{key}={value}" for value in _values(override, searches)]
-    return values
+    return {
+        key: [f"{key}={value}" for value in _values(override, searches)]
+        for key, override in last.items()
+    }
 
 
 def _values(override: Override, searches: bool) -> list[str]:

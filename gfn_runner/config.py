@@ -68,7 +68,7 @@ class RunConfig:
         lm, sampling, optim, em, trainer, logger, callbacks: see their classes.
         optimized_metric: what a run returns to a search: a metric's name, with a row or group in front
             or without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets;
-            ``None``: the task's first headline metric.
+            ``None``: the task's own (``Task.optimized``).
         seed: of everything random.
         output: folder of all runs.
         resume: folder of the run to go on with; ``auto`` for the one in the run's own folder, if there is
@@ -109,6 +109,11 @@ class RunConfig:
     def total_steps(self) -> int:
         """Optimizer steps of all E-steps."""
         return max(1, self.em.rounds) * self.trainer.max_steps
+
+    @property
+    def default_metric(self) -> str:
+        """What a search optimises where ``optimized_metric`` is not set; empty if the task has none."""
+        return self.task.optimized or next(iter(self.task.headline), "")
 
     @property
     def tags(self) -> tuple[str, ...]:

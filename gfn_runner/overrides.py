@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 # What a command is to do, where, and by which launcher; none of it makes the run another one.
 _PASSING = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
@@ -29,23 +29,17 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
 
 def by_itself(lines: Sequence[str]) -> list[str]:
     """Lines that make one run of a sweep and not the sweep: ``sweep=…`` alone would begin it anew."""
-    if not any(map(_chooses_sweep, lines)) or any(line.startswith("hydra.mode=") for line in lines):
+    if not is_of_sweep(lines) or _BY_ITSELF in lines:
         return list(lines)
-    return list(_behind_sweep(lines, _BY_ITSELF))
-
-
-def over_seeds(lines: Sequence[str]) -> list[str]:
-    """Lines that, with ``-m`` and several seeds behind them, make one run of a sweep once a seed."""
-    rest = [line for line in lines if line != _BY_ITSELF]
-    # sweep=search searches, whatever it is given.
-    return list(_behind_sweep(rest, "hydra/sweeper=basic"))
-
-
-def _behind_sweep(lines: Sequence[str], added: str) -> Iterator[str]:
+    own: list[str] = []
     for line in lines:
-        yield line
-        if _chooses_sweep(line):
-            yield added
+        own += [line, _BY_ITSELF] if _chooses_sweep(line) else [line]
+    return own
+
+
+def is_of_sweep(lines: Sequence[str]) -> bool:
+    """Whether a line is ``sweep=…``: a config that makes a command a sweep."""
+    return any(map(_chooses_sweep, lines))
 
 
 def _chooses_sweep(line: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from omegaconf import OmegaConf
@@ -43,7 +43,13 @@ def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
     sweeper.launcher = _Hopeful(sweeper.launcher)
     sweeper.job_idx, sweeper.n_trials = before, sweeper.n_trials - before
     if sweeper.n_trials > 0:
-        sweeper.sweep(list(arguments))
+        try:
+            sweeper.sweep(list(arguments))
+        except ValueError:
+            # The sweeper asks for the best trial, and Optuna raises that there is none.
+            if study.get_trials(states=(TrialState.COMPLETE,)):
+                raise
+            _ends_without_value(sweeper.launcher.batches)
     else:
         logger.info("all %d trials have been made; hydra.sweeper.n_trials asks for no more", before)
     _say_best(sweeper, study)
@@ -104,15 +110,17 @@ class _Hopeful:
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         if self.batches >= _PATIENCE and self.values == 0:
-            print(
-                f"gfn_runner: the search ends: none of {self.batches} batches of trials has a value",
-                file=sys.stderr,
-            )
-            raise SystemExit(1)
+            _ends_without_value(self.batches)
         returns = self.launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
         self.batches += 1
         self.values += sum(done.return_value is not None for done in returns)
         return returns
+
+
+def _ends_without_value(batches: int) -> NoReturn:
+    said = "the one batch" if batches == 1 else f"{batches} batches"
+    print(f"gfn_runner: the search ends: no trial of {said} has a value", file=sys.stderr)
+    raise SystemExit(1)
 
 
 def _say_best(sweeper: Any, study: Any) -> None:

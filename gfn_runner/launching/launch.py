@@ -110,7 +110,18 @@ def _brought_to_their_end(
             on_this_machine(launcher, sweep, waiting, settings)
         else:
             here(launcher, sweep, waiting)
+    if _searches(launcher):
+        _refuse_unmeasured(jobs)
     return jobs
+
+
+def _refuse_unmeasured(jobs: Sequence[Job]) -> None:
+    """End a search whose metric no run measures: no trial would have a value."""
+    for job in jobs:
+        where, _, what = job.why.partition(": ")
+        if job.state == "failed" and where.endswith("optimized_metric"):
+            allowed = "a name in the metrics.json of the runs, e.g. log_reward"
+            raise UserError.one("optimized_metric", what, allowed, "begin the search anew with it")
 
 
 def _searches(launcher: Any) -> bool:

@@ -115,8 +115,8 @@ def unfinished(planned: Sequence[Planned]) -> list[Planned]:
             metrics = finished_metrics(plan.config, plan.folder)
             if metrics is not None:
                 plan.job.again = False
-                headline = plan.config.task.headline
-                value = optimized_value(plan.config.optimized_metric, headline, metrics)
+                named, default = plan.config.optimized_metric, plan.config.default_metric
+                value = optimized_value(named, default, metrics)
                 plan.ends("ok", value=value)
                 continue
         except UserError as error:

@@ -10,6 +10,23 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.table import row_labels
 
 _SHOWN = 12
+# Of these the smaller is the better; of all others the greater.
+_SMALLER = frozenset(
+    (
+        "kl", "kl_over_floor", "tv", "exact_kl", "exact_tv", "invalid_share", "phi_spread",
+        "phi_spread_terminal", "self_bleu", "loss", "seconds", "minutes", "cpu_minutes",
+        "peak_memory_gib",
+    )
+)  # fmt: skip
+
+
+def direction_of(metric: str) -> str:
+    """Which way a metric gets better: ``minimize`` or ``maximize``.
+
+    Args:
+        metric: as in ``metrics.json``, with row and evaluation set or without.
+    """
+    return "minimize" if _SMALLER & set(metric.split("/")) else "maximize"
 
 
 def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:
@@ -23,27 +40,24 @@ def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> d
     return {name: value for name, value in found.items() if value is not None}
 
 
-def optimized_value(
-    optimized_metric: str | None, headline: Sequence[str], metrics: Mapping[str, float]
-) -> float | None:
+def optimized_value(named: str | None, default: str, metrics: Mapping[str, float]) -> float | None:
     """What a run returns to whoever compares it with others.
 
     Args:
-        optimized_metric: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with
-            a row or group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the first
-            headline metric.
-        headline: of the task.
+        named: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with a row or
+            group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the default.
+        default: the task's own; it may be missing (no valid sample, say).
         metrics: flat, as in ``metrics.json``.
 
     Returns:
-        ``None`` if nothing was named and the task has no headline metric.
+        ``None`` if nothing was named and the task's own was not measured.
 
     Raises:
         UserError: if the metric that was named is not there.
     """
-    if optimized_metric is None:
-        return next(iter(headline_numbers(headline[:1], metrics).values()), None)
-    full = optimized_metric if "/" in optimized_metric else f"{_row(metrics)}/{optimized_metric}"
+    if named is None:
+        return _mean(f"{_row(metrics)}/{default}", metrics)
+    full = named if "/" in named else f"{_row(metrics)}/{named}"
     value = _mean(full, metrics)
     if value is None:
         # Without evaluation sets, which an average leaves out.
@@ -51,7 +65,7 @@ def optimized_value(
         near = [name for name, *_ in process.extract(full, known, limit=_SHOWN)]
         raise UserError.one(
             "optimized_metric",
-            f"given {optimized_metric!r}, which this run has not measured",
+            f"given {named!r}, which this run has not measured",
             f"a name in metrics.json, e.g. {', '.join(near)}",
         )
     return value

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from gfn_runner.errors import UserError
-from gfn_runner.overrides import by_itself, over_seeds
+from gfn_runner.overrides import by_itself, is_of_sweep
 from gfn_runner.report.methods import Method, methods_of
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import is_share, shown_number
@@ -182,11 +182,14 @@ def commands(method: Method) -> list[str]:
         if not said:
             lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
             continue
-        many = len(own) > 1
-        own_lines = over_seeds(said) if many else by_itself(said)
-        words = ["python", "-m", "gfn_runner", *(["-m"] if many else [])]
-        words += map(shlex.quote, own_lines)
-        lines.append(" ".join([*words, f"seed={','.join(map(str, own))}"]))
+        words = ["python", "-m", "gfn_runner"]
+        if len(own) > 1 and not is_of_sweep(said):
+            lines.append(
+                " ".join([*words, "-m", *map(shlex.quote, said), f"seed={','.join(map(str, own))}"])
+            )
+        else:  # with -m it would be the sweep anew
+            words += map(shlex.quote, by_itself(said))
+            lines += [" ".join([*words, f"seed={seed}"]) for seed in own]
     return lines
 
 

@@ -137,7 +137,9 @@ class Task(ABC):
             without credit under the purely within-trajectory objectives.
         eval_max_len: upper bound in evaluation.
         name: as in ``task=…``.
-        headline: metrics of the table at the end, the first one for sweepers.
+        headline: metrics of the table at the end.
+        optimized: the metric that a search optimises where nothing else is said; empty: the first of
+            ``headline``.
         writes_text: whether samples are text whose diversity means something.
         votes_by_answer: whether the answer choices are weighed behind the votes and the greedy sample
             too.
@@ -154,6 +156,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     headline: ClassVar[tuple[str, ...]] = ()
+    optimized: ClassVar[str] = ""
     writes_text: ClassVar[bool] = False
     votes_by_answer: ClassVar[bool] = False
     draws_greedy: ClassVar[bool] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from gfn_runner import commandline
 from gfn_runner.commandline import CONF, checked
@@ -16,7 +17,7 @@ def problems(*argv: str) -> dict[str, Problem]:
     return {problem.where: problem for problem in caught.value.problems}
 
 
-QUESTIONS = {"objective": 5, "temperature_and_rate": 12, "buffer": 9, "lora_rank": 4, "search": 6}
+QUESTIONS = {"objective": 5, "temperature_and_rate": 16, "buffer": 9, "lora_rank": 4, "search": 6}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
@@ -25,6 +26,44 @@ def test_every_question_is_a_sweep_that_holds(name):
     assert prepared.multirun, "without -m"
     assert len(prepared.jobs) == QUESTIONS[name]
     assert str(prepared.parent).endswith("arithmetic/multirun")
+
+
+@pytest.mark.parametrize("name", sorted(QUESTIONS))
+def test_a_run_of_a_question_goes_on_by_itself(name, tmp_path):
+    lines = ["task=arithmetic", f"sweep={name}", "lm.lora.rank=4", "optim.lr=0.002"]
+    (tmp_path / "overrides.yaml").write_text(yaml.safe_dump(lines))
+    prepared = checked([f"resume={tmp_path}", "trainer.max_steps=7"])
+    assert not prepared.multirun and len(prepared.jobs) == 1
+    assert prepared.jobs[0].optim.lr == 0.002 and prepared.jobs[0].trainer.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("lines", "direction"),
+    [
+        (["task=arithmetic"], "maximize"),
+        (["task=random_number"], "minimize"),
+        (["task=random_number", "optimized_metric=log_reward"], "maximize"),
+        (["task=arithmetic", "optimized_metric=phi_spread"], "minimize"),
+        (["task=arithmetic", "hydra.sweeper.direction=minimize"], "minimize"),
+    ],
+)
+def test_a_search_goes_the_way_of_its_metric(lines, direction):
+    argv = checked(["sweep=search", *lines]).argv
+    assert [line for line in argv if "direction" in line] == [
+        f"hydra.sweeper.direction={direction}"
+    ]
+
+
+def test_a_search_over_tasks_that_want_different_ways_is_refused():
+    given = ("sweep=search", "task=arithmetic,random_number")
+    assert "exact_kl and vote_accuracy" in problems(*given)["optimized_metric"].what
+    assert checked([*given, "optimized_metric=log_reward"]).multirun
+
+
+@pytest.mark.parametrize("task", ["continuation", "infilling", "translation", "arithmetic"])
+def test_the_question_of_the_buffer_has_batches_from_it(task):
+    jobs = checked(["sweep=buffer", f"task={task}"]).jobs
+    assert {job.callbacks.replay.probability for job in jobs} == {0.25}
 
 
 def test_the_command_line_wins_over_a_question():
@@ -53,6 +92,13 @@ def test_of_a_search_both_ends_of_an_interval_are_checked():
         "-m", "hydra/sweeper=search", "optim.lr=interval(-1, 1)", "lm.lora.rank=range(0, 3)"
     )
     assert found["optim.lr"].what == "given -1.0" and "lm.lora.rank" in found
+
+
+def test_a_value_takes_the_place_of_an_interval_of_the_question():
+    jobs = checked(
+        ["sweep=search", "optim.lr=0.005", "+hydra.sweeper.params.seed='choice(4, 5)'"]
+    ).jobs
+    assert {job.optim.lr for job in jobs} == {0.005} and {job.seed for job in jobs} == {4, 5}
 
 
 def test_an_interval_without_a_search_is_refused():

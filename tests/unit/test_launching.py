@@ -22,6 +22,7 @@ from hydra.types import HydraContext, RunMode
 
 from gfn_runner.app import _effect
 from gfn_runner.commandline import CONF
+from gfn_runner.errors import UserError
 from gfn_runner.launching import cluster, processes
 from gfn_runner.launching.launch import Refused, launch, opened
 from gfn_runner.sweeps import record, slurm
@@ -79,6 +80,22 @@ def test_a_trial_whose_values_do_not_go_together_has_failed_and_stops_no_other(
     assert "callbacks.replay.probability" in jobs[1].why and "#6  failed" in capsys.readouterr().out
     (alone,) = launch(made, [IMPOSSIBLE], 8)
     assert alone.return_value is None, "none at all may be left"
+
+
+def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(launcher, tmp_path):
+    pytest.importorskip("optuna")
+    made = launcher("hydra/sweeper=search", "optimized_metric=log_rewrd")
+
+    def measured(composed: Any) -> float:
+        error = UserError.one(
+            "optimized_metric", "given 'log_rewrd', which this run has not measured"
+        )
+        raise RuntimeError(str(error))
+
+    made.task_function = measured
+    with pytest.raises(Refused) as caught:
+        launch(made, [["seed=2"], ["seed=3"]], 0)
+    assert "optimized_metric: given 'log_rewrd'" in str(caught.value.error)
 
 
 def test_a_sweep_with_such_a_run_is_refused_as_a_whole(launcher, tmp_path):

@@ -24,7 +24,7 @@ from gfn_runner.app import main
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
-from gfn_runner.overrides import by_itself, kept_overrides, over_seeds
+from gfn_runner.overrides import by_itself, kept_overrides
 from gfn_runner.resuming import held, is_held, newest_unfinished, seconds_before
 
 CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
@@ -115,9 +115,8 @@ def test_a_run_of_a_sweep_by_itself_is_not_the_sweep():
     kept = kept_overrides([*lines, "hydra.sweeper.n_trials=3"], "a")
     assert kept == ["task=a", "sweep=search", "hydra.mode=RUN", "optim.lr=1"]
     assert by_itself(kept) == kept and by_itself(lines) == kept
-    assert over_seeds(kept) == ["task=a", "sweep=search", "hydra/sweeper=basic", "optim.lr=1"]
     for other in (["task=a"], ["task=a", "sweep=null"]):
-        assert by_itself(other) == other == over_seeds(other)
+        assert by_itself(other) == other
 
 
 def test_a_lock_that_is_looked_at_or_let_go_of_is_waited_for(tmp_path):

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from gfn_runner.errors import UserError
-from gfn_runner.report.headline import headline_numbers, optimized_value
+from gfn_runner.report.headline import direction_of, headline_numbers, optimized_value
 
 optuna = pytest.importorskip("optuna")
 
@@ -105,7 +105,7 @@ def test_a_search_in_which_nothing_works_ends(tmp_path, capsys):
     launcher = Launcher(fails=True)
     with pytest.raises(SystemExit):
         searched(tmp_path, launcher, 20)
-    assert len(launcher.done) == 6 and "none of 3 batches" in capsys.readouterr().err
+    assert len(launcher.done) == 6 and "no trial of 3 batches" in capsys.readouterr().err
 
 
 METRICS = {
@@ -121,16 +121,33 @@ METRICS = {
 def test_what_a_run_is_worth():
     headline = ("accuracy", "unmeasured", "log_reward")
     assert headline_numbers(headline, METRICS) == {"accuracy": 0.75, "log_reward": -2.0}
-    assert optimized_value(None, headline, METRICS) == 0.75
-    assert optimized_value(None, (), METRICS) is None
-    assert optimized_value("log_reward", headline, METRICS) == -2
-    assert optimized_value("base_0_shot/accuracy", headline, METRICS) == 0.1
-    assert optimized_value("train/loss", headline, METRICS) == 4
-    assert optimized_value("final/accuracy/4", headline, METRICS) == 1
+    assert optimized_value(None, headline[0], METRICS) == 0.75
+    assert optimized_value(None, "", METRICS) is None
+    assert optimized_value("log_reward", headline[0], METRICS) == -2
+    assert optimized_value("base_0_shot/accuracy", "", METRICS) == 0.1
+    assert optimized_value("train/loss", "", METRICS) == 4
+    assert optimized_value("final/accuracy/4", "", METRICS) == 1
     with pytest.raises(UserError) as caught:
-        optimized_value("acuracy", headline, METRICS)
+        optimized_value("acuracy", "", METRICS)
     assert "final/accuracy" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("vote_accuracy", "maximize"), ("log_z_bound", "maximize"), ("final/log_reward/3", "maximize"),
+        ("exact_kl", "minimize"), ("final/kl/numbers", "minimize"), ("train/loss", "minimize"),
+    ],
+)  # fmt: skip
+def test_which_way_a_metric_gets_better(metric, direction):
+    assert direction_of(metric) == direction
+
+
+def test_a_search_in_which_no_trial_has_a_value_ends_without_a_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        searched(tmp_path, Launcher(fails=True), 2)
+    assert stop.value.code == 1 and "no trial of the one batch" in capsys.readouterr().err
+
+
 def test_a_run_without_training_is_worth_its_first_row():
-    assert optimized_value("accuracy", (), {"base_3_shot/accuracy/3": 0.2, "run/steps": 0.0}) == 0.2
+    assert optimized_value("accuracy", "", {"base_3_shot/accuracy/3": 0.2, "run/steps": 0.0}) == 0.2
