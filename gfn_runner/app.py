@@ -118,6 +118,8 @@ def _sweep(arguments: list[str], pages: bool) -> None:
     finally:
         sweep = opened()
         if sweep is not None:
+            sweep.searches = False
+            sweep.keep()
             try:
                 show_sweep(sweep)
             except OSError as error:  # a full disk, or a terminal that is closed

@@ -6,14 +6,17 @@ Nothing else in the package calls ``wandb.init``, ``log`` or ``finish``.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shlex
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfn_runner.files import write_whole
 from gfn_runner.randomness import derived_seed
 from gfn_runner.settings import LoggerSettings
 
@@ -35,6 +38,7 @@ _SERIES = (
 # So long may one table take that a server has to agree to; the next one would take as long.
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server
+_ID_FILE = ".wandb_id.json"  # in a run's folder
 
 
 class WandbRun:
@@ -186,7 +190,7 @@ def _start(
         group=options.group or sweep_of(folder),
         job_type=job_type,
         tags=sorted({*options.tags, *tags}),
-        id=f"{derived_seed('wandb', folder.resolve()):016x}",
+        id=run_id(folder),
         mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
         config=config,
         # Offline too: only then does `wandb sync` put a resumed run's second part behind the first.
@@ -208,14 +212,50 @@ def _start(
     return WandbRun(run, folder)
 
 
+def run_id(folder: Path) -> str:
+    """The id of a folder's run, 16 hexadecimal digits, kept in the folder.
+
+    A run that is moved goes on under its id; a copy, and a new run in an old one's place, have others.
+    """
+    path, here = folder / _ID_FILE, str(folder.resolve())
+    known = _kept_id(folder)
+    if known.get("folder") == here:
+        return known["id"]
+    moved = known and _kept_id(Path(known["folder"])).get("id") != known["id"]
+    # Before ids were kept they were made from the folder's name.
+    before = f"{derived_seed('wandb', folder.resolve()):016x}"
+    if moved:
+        own = known["id"]
+    elif any(folder.glob(f"wandb/*run-*-{before}")):
+        own = before
+    else:
+        own = uuid.uuid4().hex[:16]
+    try:
+        write_whole(path, json.dumps({"id": own, "folder": here}) + "\n")
+    except OSError as error:
+        logger.warning(
+            "%s cannot be written (%s): a resumed run will be another for W&B", path, error
+        )
+    return own
+
+
+def _kept_id(folder: Path) -> dict[str, str]:
+    """Id of a run, and the folder that it had when that was written; empty where nothing is kept."""
+    try:
+        known = json.loads((folder / _ID_FILE).read_text(encoding="utf-8"))
+        return {name: str(known[name]) for name in ("id", "folder")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def sweep_of(folder: Path) -> str | None:
     """What the multirun that a run's folder belongs to is called, or ``None``.
 
-    ``<date>/<time>`` under a folder ``multirun``, else its folder's own name. Found by Hydra's
-    ``multirun.yaml``, so that a job that is resumed alone stays in its group.
+    ``<date>/<time>`` under a folder ``multirun``, else its folder's own name. Found by the files that lie
+    in the sweep's folder, so that a job that is resumed alone stays in its group.
     """
     for parent in folder.resolve().parents[:5]:
-        if (parent / "multirun.yaml").is_file():
+        if any((parent / name).is_file() for name in ("multirun.yaml", "sweep.json")):
             parts = parent.parts
             if "multirun" in parts[:-1]:
                 last = len(parts) - 1 - parts[::-1].index("multirun")

@@ -85,6 +85,7 @@ def _brought_to_their_end(
     launcher: Any, folder: Path, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[Job]:
     sweep = Sweep.read(folder)
+    sweep.searches = _searches(launcher)
     runs = [composed_of(launcher, list(o), first + i) for i, o in enumerate(job_overrides)]
     planned = _checked(runs, passes_over=_searches(launcher))
     with writing_to(folder, "hydra.sweep.dir", f"free some, then -m resume={folder}"):

@@ -32,6 +32,7 @@ from gfn_runner.report.pages import (
 from gfn_runner.report.panels import Shown, draw_panels, spoken
 from gfn_runner.report.runs import Run, last_lines, read_run, trains
 from gfn_runner.report.states import PATIENCE, State, Word, duration, state_of
+from gfn_runner.report.sweeps import is_sweep
 from gfn_runner.report.table import is_share, row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
 
@@ -154,7 +155,7 @@ def _facts(run: Run, state: State) -> list[tuple[str, Cell]]:
     ]
     if "run/peak_memory_gib" in run.metrics:
         facts.append(("memory at most", f"{run.metrics['run/peak_memory_gib']:.2f} GiB"))
-    if (run.folder.parent / "multirun.yaml").is_file():
+    if is_sweep(run.folder.parent):
         facts.append(("sweep", Link("all runs of it", f"../{PAGE}")))
     return facts
 

@@ -33,7 +33,7 @@ from gfn_runner.report.pages import (
 from gfn_runner.report.panels import panel, spoken
 from gfn_runner.report.run_page import PAGE, headline_of, refresh_of, task_name
 from gfn_runner.report.states import Word, duration
-from gfn_runner.report.summary import left_out, sections
+from gfn_runner.report.summary import left_out, sections, task_of
 from gfn_runner.report.sweeps import Job, Sweep
 from gfn_runner.report.table import is_share, row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
@@ -102,6 +102,12 @@ def _blocks(sweep: Sweep) -> list[Block | HtmlBlock]:
     ]
     if sweep.command:
         blocks.append(Code([shlex.join(["python", "-m", "gfn_runner", "-m", *sweep.command])]))
+    best = sweep.best()
+    if best is not None:
+        so_far = " so far" if sweep.searches else ""
+        blocks.append(
+            Text(f"Best of the search{so_far}: run {best[0]}, {_optimized(sweep)} {best[1]:.4g}.")
+        )
     colors, legend = colors_of(sweep)
     blocks += [Heading("Runs"), *_table(sweep, colors)]
     drawn, missing = _panels(sweep, colors)
@@ -112,6 +118,16 @@ def _blocks(sweep: Sweep) -> list[Block | HtmlBlock]:
     if missing:
         blocks.append(Folded(f"{len(missing)} charts without data", [Items(missing)]))
     return blocks
+
+
+def _optimized(sweep: Sweep) -> str:
+    """The name of what a search optimises."""
+    run = next((job.run for job in sweep.jobs if job.run), None)
+    if run is None:
+        return "value"
+    task, _ = task_of(run)
+    own = task and (task.optimized or next(iter(task.headline), ""))
+    return str(run.config.get("optimized_metric") or own or "value")
 
 
 # -- the table --------------------------------------------------------------------------------------

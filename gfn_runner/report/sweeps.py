@@ -16,8 +16,9 @@ from gfn_runner.report.history import History
 from gfn_runner.report.runs import Run, read_run
 from gfn_runner.report.states import PATIENCE, State, Word, state_of, state_without_config
 
-_SWEEP_FILE = "multirun.yaml"  # Hydra's, written before the first job
-_RECORD = "sweep.json"  # ours: see gfn_runner/sweeps/record.py
+_SWEEP_FILE = "multirun.yaml"  # of Hydra's own sweeper, written before the first job
+_RECORD = "sweep.json"  # ours, of a search too: see gfn_runner/sweeps/record.py
+_DIRECTION = "hydra.sweeper.direction="  # every search's command says it
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,8 @@ class Job:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether Hydra has made the folder for a multirun."""
-    return (folder / _SWEEP_FILE).is_file()
+    """Whether the folder was made for a sweep, or for a search."""
+    return any((folder / name).is_file() for name in (_SWEEP_FILE, _RECORD))
 
 
 @dataclass
@@ -54,11 +55,15 @@ class Sweep:
         folder: of the sweep.
         jobs: in the order of their numbers, as of the last time that it was read.
         command: override lines of the sweep; empty where they are not known.
+        searches: whether it is a search that has not said that it has ended: more jobs may come.
+        values: what jobs have returned, to a search for one, by their names.
     """
 
     folder: Path
     jobs: list[Job] = field(default_factory=list)
     command: Sequence[str] = ()
+    searches: bool = False
+    values: Mapping[str, float] = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
 
     def read(self, told: Mapping[str, Word] | None = None) -> Sweep:
@@ -69,7 +74,10 @@ class Sweep:
         """
         self.command, planned = _planned(self.folder / _SWEEP_FILE)
         # The sweep's own record knows the folders, whatever they are called.
-        planned = _recorded(self.folder / _RECORD) or planned
+        record = _record(self.folder / _RECORD)
+        planned = dict(record.jobs) or planned
+        self.command = self.command or record.command
+        self.searches, self.values = record.searches, record.values
         names = {path.name for path in self.folder.iterdir() if _is_job(path)} | planned.keys()
         self.jobs = [
             self._job(name, planned.get(name), (told or {}).get(name))
@@ -98,8 +106,17 @@ class Sweep:
         """
         words = {job.state.word for job in self.jobs}
         seen = max((job.state.seen for job in self.jobs), default=0.0)
-        waits = "not begun" in words and time.time() - seen < PATIENCE
+        waits = (self.searches or "not begun" in words) and time.time() - seen < PATIENCE
         return "running" not in words and not waits
+
+    def best(self) -> tuple[str, float] | None:
+        """Name and value of a search's best job so far; ``None`` without a search or a value."""
+        ways = [line.partition("=")[2] for line in self.command if line.startswith(_DIRECTION)]
+        if not ways or not self.values:
+            return None
+        choose = min if ways[-1] == "minimize" else max
+        name = choose(self.values, key=lambda name: self.values[name])
+        return name, self.values[name]
 
     def varied(self) -> list[str]:
         """Keys in which the jobs differ; the seed last."""
@@ -122,13 +139,30 @@ def _key_and_value(line: str) -> tuple[str, str]:
     return key.lstrip("+~"), value
 
 
-def _recorded(file: Path) -> dict[str, Sequence[str]]:
-    """Override lines of each job by its folder's name; none where there is no record."""
+@dataclass(frozen=True)
+class _Record:
+    """What a sweep's own record says: its command; of each job, by its folder's name, lines and value."""
+
+    command: Sequence[str] = ()
+    jobs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    searches: bool = False
+
+
+def _record(file: Path) -> _Record:
+    """An empty one where there is none."""
     try:
-        jobs = json.loads(file.read_text(encoding="utf-8"))["jobs"]
-        return {str(job["folder"]): list(map(str, job["overrides"])) for job in jobs}
+        found = json.loads(file.read_text(encoding="utf-8"))
+        jobs = {str(job["folder"]): list(map(str, job["overrides"])) for job in found["jobs"]}
+        values = {str(job["folder"]): job.get("value") for job in found["jobs"]}
+        return _Record(
+            list(map(str, found["overrides"])),
+            jobs,
+            {name: float(value) for name, value in values.items() if value is not None},
+            bool(found.get("searches")),
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return _Record()
 
 
 def _planned(file: Path) -> tuple[Sequence[str], dict[str, Sequence[str]]]:

@@ -72,12 +72,14 @@ class Sweep:
         folder: of the sweep.
         overrides: command-line lines that led to it; ``resume=<folder>`` begins with them.
         jobs: in the order of their numbers.
+        searches: whether it is a search under way, which draws the values of its next runs later.
         unwritten: whether the record lags behind, since the disk has refused it.
     """
 
     folder: Path
     overrides: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    searches: bool = False
     unwritten: bool = field(default=False, compare=False)
 
     @classmethod
@@ -107,6 +109,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {
             "overrides": self.overrides,
+            "searches": self.searches,
             "jobs": [dataclasses.asdict(job) for job in self.jobs],
         }
         write_whole(self.folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -131,7 +131,7 @@ ONLY = {
     "callbacks.live_report": {
         "callbacks.evaluation", "module", "ranks", "settings", "tasks.base",
     },
-    "wandb_run": {"randomness", "settings"},
+    "wandb_run": {"files", "randomness", "settings"},
     "report.headline": {"errors", "report.table"},
     "sweeps.record": {"errors", "files"},
     "sweeps.slurm": {"sweeps.record"},

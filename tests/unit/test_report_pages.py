@@ -576,6 +576,34 @@ def test_the_sweeps_record_knows_the_folders_of_its_jobs(tmp_path):
     assert found == [("seed3", "3", "ok"), ("seed4", "4", "not begun")]
 
 
+def make_search(folder, *states, searches=True):
+    """A search's folder: Hydra's own file is not there, and its record knows the trials so far."""
+    folder.mkdir(parents=True)
+    jobs = [
+        {"folder": str(n), "overrides": [f"optim.lr={n}"], "state": state, "value": value}
+        for n, (state, value) in enumerate(states)
+    ]
+    lines = ["hydra/sweeper=search", "hydra.sweeper.direction=minimize", "optim.lr=interval(0,9)"]
+    record = {"overrides": lines, "searches": searches, "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
+    folder = make_search(tmp_path / "s", ("ok", 0.5), ("ok", 0.25), ("failed", None))
+    for n in range(3):
+        make_run(folder / str(n), task={"_target_": "gfn_runner.tasks.random_number.RandomNumber"})
+    LivePages(folder / "2", ReportSettings(pause=0)).begun()
+    page = (folder / "report.html").read_text()
+    assert "Best of the search so far: run 1, exact_kl 0.25." in page
+    assert "hydra/sweeper=search" in page and "http-equiv" in page, "others may follow"
+    assert "all runs of it" in (folder / "2" / "report.html").read_text()
+    record = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**record, "searches": False}))
+    page = write_sweep_page(Sweep(folder), whole=False).read_text()
+    assert "Best of the search: run 1" in page and "http-equiv" not in page
+
+
 def rows_of(page):
     table = page[page.index("<h2>Runs</h2>") :].partition("</table>")[0]
     strip = lambda cell: re.sub(r"<[^>]*>", "", cell)  # noqa: E731

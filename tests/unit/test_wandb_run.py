@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from gfn_runner import app, wandb_run
+from gfn_runner.randomness import derived_seed
 from gfn_runner.settings import LoggerSettings
-from gfn_runner.wandb_run import STEP, WandbRun, start_wandb, sweep_of, sync_command
+from gfn_runner.wandb_run import STEP, WandbRun, run_id, start_wandb, sweep_of, sync_command
 
 # -- starting ---------------------------------------------------------------------------------------
 
@@ -100,6 +102,30 @@ def test_a_real_run_offline(tmp_path, monkeypatch):
     assert parts[0] == parts[1]
 
 
+def test_an_id_is_kept_in_its_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    first = run_id(folder)
+    assert len(first) == 16 and run_id(folder) == first
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    folder.mkdir()
+    another = run_id(folder)
+    assert another != first, "a new run in its place"
+    assert run_id(moved) == first == run_id(moved)
+    copy = tmp_path / "copy"
+    shutil.copytree(moved, copy)
+    assert run_id(copy) not in (first, another) and run_id(moved) == first
+    (copy / ".wandb_id.json").write_text("{")
+    assert len(run_id(copy)) == 16
+
+
+def test_a_run_of_before_ids_were_kept_goes_on_under_its_own(tmp_path):
+    before = f"{derived_seed('wandb', tmp_path.resolve()):016x}"
+    (tmp_path / "wandb" / f"offline-run-20260131_120000-{before}").mkdir(parents=True)
+    assert run_id(tmp_path) == before == run_id(tmp_path)
+
+
 # -- sweeps and commands ----------------------------------------------------------------------------
 
 
@@ -108,8 +134,8 @@ def test_a_run_belongs_to_the_multirun_whose_folder_it_is_in(tmp_path):
     named, dated = tmp_path / "lr sweep", tmp_path / "arithmetic/multirun/2026-01-31/12-00-00"
     for folder in (alone, named / "0", dated / "lr=1" / "seed=2"):
         folder.mkdir(parents=True)
-    for sweep in (named, dated):
-        (sweep / "multirun.yaml").touch()
+    (named / "multirun.yaml").touch()
+    (dated / "sweep.json").touch()  # of a search, where Hydra leaves no file of its own
     assert sweep_of(alone) is None
     assert sweep_of(named / "0") == "lr sweep"
     # Two sweeps at one time of two days are two groups.
