@@ -348,12 +348,27 @@ def _train_and_evaluate(
         experiment.media.at_the_end(folder, metrics, steps)
         failed = False
         return headline
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt) as stop:
         failed = False  # interrupted; it goes on under the same id
+        # Lightning makes exit code 1 of a Ctrl-C that comes into its part.
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            _say_stopped(folder)
+            raise SystemExit(130) from None
         raise
     finally:
         if experiment.media.wandb is not None:
             experiment.media.wandb.finish(failed=failed)
+
+
+def _say_stopped(folder: Path) -> None:
+    """At once, by Ctrl-C: nothing was saved for that."""
+    if is_first():
+        saved = any((folder / "checkpoints").glob("*.ckpt"))
+        rest = (
+            "goes on from the newest checkpoint" if saved else "begins anew: nothing was saved yet"
+        )
+        command = f"python -m gfn_runner resume={folder if saved else 'auto'}"
+        print(f"gfn_runner: stopped at once; `{command}` {rest}", file=sys.stderr, flush=True)
 
 
 def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -207,6 +208,24 @@ def test_results_are_there_once_the_figures_are(finished, tmp_path, monkeypatch,
     said = capsys.readouterr().out
     assert "finished before" in said and "other settings: optim.lr=0.0003\n" in said
     assert (folder / "report.html").exists(), "an interruption has cost it"
+
+
+@pytest.mark.parametrize(
+    "where", ["gfn_runner.module.GFlowNetModule.training_step", "gfn_runner.app._evaluate"]
+)
+def test_a_run_that_is_stopped_at_once_says_how_to_go_on(tmp_path, monkeypatch, capsys, where):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stop)
+    heard = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "run", "trainer.max_steps=1", "callbacks.evaluation.every=0")
+    signal.signal(signal.SIGINT, heard)  # Lightning is deaf to it from then on
+    assert stopped.value.code == 130
+    saved = where.endswith("_evaluate")
+    rest = f"resume={tmp_path / 'run'}` goes on" if saved else "resume=auto` begins anew"
+    assert "stopped at once" in (said := capsys.readouterr().err) and rest in said
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path):
