@@ -6,6 +6,7 @@ import importlib
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from gfn_runner.module import GFlowNetModule
 from gfn_runner.objectives import VarGradTB
 from gfn_runner.phases import explained
 from gfn_runner.ranks import cluster_environment, is_first
+from gfn_runner.report.evaluation_line import evaluation_line
 from gfn_runner.report.live import LivePages
 from gfn_runner.settings import TrainerSettings
 from gfn_runner.wandb_run import WandbRun, start_wandb
@@ -147,7 +149,7 @@ def _assemble(
     evaluation = EvaluationCallback(options.evaluation.every, options.tempering, lines)
     # One process speaks.
     shown = options.progress if is_first() else replace(options.progress, show="none")
-    progress = StepProgress(shown, log, evaluation, config.task.headline)
+    progress = StepProgress(shown, log, evaluation, partial(evaluation_line, config.task.headline))
     report = LiveReport(options.report, evaluation, LivePages(folder, options.report))
     checkpoint = AdapterCheckpoint(options.checkpoint, folder / "checkpoints")
     tempering = TemperingCallback(options.tempering)

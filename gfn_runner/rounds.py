@@ -15,7 +15,7 @@ from typing import Any
 from gfn_runner.build import Experiment
 from gfn_runner.callbacks.checkpoint import newest_checkpoint
 from gfn_runner.config import RunConfig
-from gfn_runner.em import m_step, read_record, save_answers
+from gfn_runner.em import m_step, m_step_line, read_record, save_answers
 from gfn_runner.errors import Problem
 from gfn_runner.evaluation import draw_answers, limited
 from gfn_runner.json_lines import read_metrics
@@ -72,7 +72,7 @@ def train(
         same_as_first(lm.answer_parameters())
         metrics |= {f"m_step/{name}": value for name, value in measured.items()}
         if is_first():
-            logger.info("M-step %d: %s", number + 1, measured)
+            logger.info("M-step %d: %s", number + 1, m_step_line(measured))
             save_answers(lm, folder, metrics)
         _log(experiment, metrics, number + 1)
         checkpoint = newest_checkpoint(folder / "checkpoints")

@@ -69,6 +69,12 @@ if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
             self.seed = seed
 
         def sweep(self, arguments: list[str]) -> None:
+            import warnings
+
+            from optuna.exceptions import ExperimentalWarning
+
             from gfn_runner.search import search
 
+            # conf/hydra/sweeper/search.yaml has chosen it, and Optuna's version is pinned.
+            warnings.filterwarnings("ignore", "``multivariate`` option", ExperimentalWarning)
             search(self.sweeper, arguments, self.seed)

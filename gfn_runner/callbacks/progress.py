@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.progress_bar import FittedLine
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.settings import ProgressSettings
 
+# The most important first: a narrow terminal has no room for the last ones.
 _SHOWN = {
     "train/loss": "loss",
     "train/log_reward": "log R",
@@ -27,8 +30,9 @@ class StepProgress(L.Callback):
     """Optimizer steps out of all, with the newest training scalars and evaluation figures.
 
     In a terminal a bar; elsewhere a line every ``every`` steps, in plain text that no terminal's width
-    breaks. Either way a line for each evaluation. Of several ranks the first one is given a ``show``
-    other than ``none``.
+    breaks, one at the first step of a run that goes on included. Either way a line for each evaluation:
+    ``evaluation_line`` of its step and metrics. Of several ranks the first one is given a ``show`` other
+    than ``none``.
     """
 
     def __init__(
@@ -36,11 +40,11 @@ class StepProgress(L.Callback):
         options: ProgressSettings,
         log: TrainingLog,
         evaluation: EvaluationCallback,
-        headline: tuple[str, ...],
+        evaluation_line: Callable[[int, Mapping[str, float]], str],
     ):
         # Lightning puts a function of its own at self.log.
         self.options, self.training_log, self.evaluation = options, log, evaluation
-        self.headline = headline
+        self.evaluation_line = evaluation_line
         self.console = Console()
         self._bars: Progress | None = None
         self._task: Any = None
@@ -55,16 +59,9 @@ class StepProgress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._first_step, self._started = trainer.global_step, time.perf_counter()
         if self.draws_bars:
-            self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[scalars]}"),
-                console=self.console,
-            )
+            self._bars = Progress(FittedLine(), console=self.console)
             self._task = self._bars.add_task(
-                "training", total=trainer.max_steps, completed=trainer.global_step, scalars=""
+                "training", total=trainer.max_steps, completed=trainer.global_step, scalars=()
             )
             self._bars.start()
 
@@ -76,13 +73,20 @@ class StepProgress(L.Callback):
             return
         self._shown_step = step
         latest = self.training_log.latest
-        scalars = "  ".join(f"{label} {latest[name]:.3g}" for name, label in _SHOWN.items())
+        # Of some batches a scalar means nothing, and is absent.
+        scalars = [
+            f"{label} {latest[name]:.3g}" for name, label in _SHOWN.items() if name in latest
+        ]
         if self._bars is not None:
             self._bars.update(self._task, completed=step, scalars=scalars)
-        elif self.options.show != "none" and (step == 1 or step % self.options.every == 0):
+        elif self.options.show != "none" and self._is_due(step):
             seconds = f"{latest['train/seconds']:.1f} s/step"
             left = f"{duration(self._seconds_left(step, trainer.max_steps))} left"
-            self._say(f"step {step}/{trainer.max_steps}  {scalars}  {seconds}  {left}")
+            self._say("  ".join([f"step {step}/{trainer.max_steps}", *scalars, seconds, left]))
+
+    def _is_due(self, step: int) -> bool:
+        """Of a run that goes on, the first step too: else it would look for long as if it did not."""
+        return step == self._first_step + 1 or step % self.options.every == 0
 
     def _seconds_left(self, step: int, max_steps: int) -> float:
         """At the pace since training began (or went on), evaluations included."""
@@ -102,12 +106,7 @@ class StepProgress(L.Callback):
             self._bars.update(self._task, description="training")
         if self.options.show == "none" or self.evaluation.final:
             return
-        parts = []
-        for name in self.headline:
-            found = {k: v for k, v in self.evaluation.metrics.items() if k.split("/")[0] == name}
-            if found:
-                parts += [name, " / ".join(f"{value:.3g}" for value in found.values())]
-        self._say(" ".join([f"evaluation at step {trainer.global_step}:", *parts]))
+        self._say(self.evaluation_line(trainer.global_step, self.evaluation.metrics))
 
     def on_train_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._stop()

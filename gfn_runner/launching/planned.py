@@ -54,8 +54,10 @@ class Planned:
         if self.began is not None:
             self.job.minutes = (time.time() - self.began) / 60
         if state == "ok":
-            metrics = finished_metrics(self.config, self.folder)
-            self.job.metrics = headline_numbers(self.config.task.headline, metrics or {})
+            metrics = finished_metrics(self.config, self.folder) or {}
+            # All parts of the run, which this start of the sweep may have seen the last one of, or none.
+            self.job.minutes = metrics.get("run/minutes", self.job.minutes)
+            self.job.metrics = headline_numbers(self.config.task.headline, metrics)
             if value is not None and self.config.optimized_metric is not None:
                 self.job.metrics = {self.config.optimized_metric: value, **self.job.metrics}
 

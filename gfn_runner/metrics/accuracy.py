@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_Z = 1.959963984540054  # 97.5 % of a standard normal distribution lie below
 
 
 @dataclass(frozen=True)
@@ -16,18 +19,28 @@ class Proportion:
     high: float
 
 
-def proportion(successes: int, trials: int) -> Proportion:
-    """Share of successes with the Wilson score interval (scipy's).
+def proportion(successes: float, trials: int) -> Proportion:
+    """Share of successes with the Wilson score interval.
+
+    Args:
+        successes: may be a fraction, where a trial is the mean of several samples: 0.5 of a question
+            whose samples are right half the time. Wilson's formula knows the share only; rounded to
+            whole trials, a small share would have the interval of none.
+        trials: independent ones.
 
     Raises:
         ValueError: if there are no trials.
     """
-    from scipy.stats import binomtest
-
     if trials < 1:
         raise ValueError("a proportion needs at least one trial")
-    interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
-    return Proportion(successes / trials, float(interval.low), float(interval.high))
+    share = successes / trials
+    weight = _Z * _Z / trials
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
+    # At the edges rounding would put the share outside of its interval.
+    return Proportion(
+        share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    )
 
 
 def majority(answers: Sequence[object | None]) -> object | None:

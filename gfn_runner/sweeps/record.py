@@ -40,7 +40,8 @@ class Job:
         again: false if it had finished before this start of the sweep and was not run again.
         value: what it returned, as ``optimized_metric`` says.
         metrics: headline metrics, averaged over evaluation sets.
-        minutes: that its process took in this start of the sweep.
+        minutes: of ``ok`` those of the run, all its parts (``run/minutes``); else those that its process
+            took in this start of the sweep.
         job_id: in the cluster.
     """
 

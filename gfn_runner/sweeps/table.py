@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -10,17 +12,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from gfn_runner.files import write_whole
-from gfn_runner.report.table import shown_number
+from gfn_runner.report.table import is_share, shown_number
 from gfn_runner.sweeps.record import Job, Sweep
 
 _STYLES = {"ok": "green", "waiting": "dim", "submitted": "dim", "running": "dim"}
 _LONGEST_REASON = 300
+_MINUTES = "minutes"
 
 
 def show_sweep(sweep: Sweep) -> None:
     """Print the table and leave it in the sweep's folder as ``sweep.md``."""
     common = sweep.common
-    title = f"sweep {' '.join(common)}".rstrip()
+    title = f"sweep {' '.join(map(_rounded, common))}".rstrip()
     well = sum(job.state == "ok" for job in sweep.jobs)
     summary = f"{well} of {len(sweep.jobs)} runs are ok"
     before = sum(job.state == "ok" and not job.again for job in sweep.jobs)
@@ -28,7 +31,7 @@ def show_sweep(sweep: Sweep) -> None:
     _write_markdown(sweep, title, common, summary)
     console = Console(highlight=False)
     console.print(escape(title), soft_wrap=True, style="bold")
-    console.print(_table(sweep.jobs, common))
+    _print_tables(console, sweep.jobs, common)
     for job in sweep.failures:
         why = f": {job.why[:_LONGEST_REASON]}" if job.why else ""
         console.print(f"#{job.number} {job.state}{why}", markup=False, soft_wrap=True)
@@ -48,25 +51,115 @@ def show_sweep(sweep: Sweep) -> None:
     console.print(f"the table is in {sweep.folder / 'sweep.md'}", soft_wrap=True)
 
 
-def _table(jobs: Sequence[Job], common: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def _print_tables(console: Console, jobs: Sequence[Job], common: Sequence[str]) -> None:
+    """One table; where the console is too narrow for it the metrics are in others below."""
+    overrides = _overrides(jobs, common)
+    short = _short_keys(overrides)
+    shown = [[_renamed(line, short) for line in own] for own in overrides]
     names = _metric_names(jobs)
-    table.add_column("#", justify="right")
+    whole = _runs(jobs, ["\n".join(own) for own in shown], names)
+    if _width(console, whole) <= console.width:
+        console.print(whole)
+    else:
+        console.print(_runs(jobs, [" ".join(own) for own in shown], ()))
+        while names:
+            n = len(names)
+            while n > 1 and _width(console, _numbers_only(jobs, names[:n])) > console.width:
+                n -= 1
+            console.print(_numbers_only(jobs, names[:n]))
+            names = names[n:]
+    notes = [f"{end} is {key}" for key, end in short.items()]
+    notes += ["shares are in %"] if any(map(is_share, _metric_names(jobs))) else []
+    if notes:
+        console.print(", ".join(notes), markup=False, soft_wrap=True, style="dim")
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns of the terminal that the table takes if nothing in it is broken."""
+    return table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+
+
+def _runs(jobs: Sequence[Job], overrides: Sequence[str], names: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("#", justify="right", no_wrap=True)
     table.add_column("overrides", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for name in (*names, "minutes"):
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    table.add_column("folder", overflow="fold")
-    for job in jobs:
+    for name in (*names, _MINUTES):
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    # By default a run's folder is its number.
+    folders = any(job.folder != str(job.number) for job in jobs)
+    if folders:
+        table.add_column("folder", overflow="fold")
+    for job, own in zip(jobs, overrides, strict=True):
         style = _STYLES.get(job.state, "red")
         table.add_row(
             str(job.number),
-            escape("\n".join(job.beside(common))),
+            escape(own),
             f"[{style}]{job.state}[/]",
             *_numbers(job, names),
-            escape(job.folder),
+            _minutes(job),
+            *([escape(job.folder)] if folders else []),
         )
     return table
+
+
+def _numbers_only(jobs: Sequence[Job], names: Sequence[str]) -> Table:
+    """Metrics of the runs that have some."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("#", *names):
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    for job in jobs:
+        if job.metrics:
+            table.add_row(str(job.number), *_numbers(job, names))
+    return table
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", "\n")
+
+
+def _overrides(jobs: Sequence[Job], common: Sequence[str]) -> list[list[str]]:
+    """Of each run those that differ, numbers to four significant digits: a search draws sixteen.
+
+    Runs that could no longer be told apart keep all digits. ``sweep.json`` has the exact values.
+    """
+    exact = [job.beside(common) for job in jobs]
+    short = [list(map(_rounded, own)) for own in exact]
+    repeated = Counter(map(tuple, short))
+    return [
+        own if repeated[tuple(own)] == 1 else digits
+        for own, digits in zip(short, exact, strict=True)
+    ]
+
+
+def _rounded(line: str) -> str:
+    return re.sub(r"(?<==)-?\d+\.\d+(e[-+]?\d+)?$", _four_digits, line)
+
+
+def _four_digits(found: re.Match[str]) -> str:
+    short = f"{float(found[0]):.4g}"
+    return found[0] if float(short) == float(found[0]) else short
+
+
+def _short_keys(runs: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The last parts of those keys that have several, where no two keys share it.
+
+    Args:
+        runs: overrides of each.
+
+    Returns:
+        ``optim.lr`` → ``lr``.
+    """
+    keys = dict.fromkeys(line.partition("=")[0].lstrip("+~") for own in runs for line in own)
+    ends = {key: re.split(r"[./]", key.partition("@")[0])[-1] for key in keys}
+    counts = Counter(ends.values())
+    return {key: end for key, end in ends.items() if end != key and counts[end] == 1}
+
+
+def _renamed(line: str, short: dict[str, str]) -> str:
+    key, equals, value = line.partition("=")
+    name = key.lstrip("+~")
+    return key[: len(key) - len(name)] + short.get(name, name) + equals + value
 
 
 def _metric_names(jobs: Sequence[Job]) -> list[str]:
@@ -74,26 +167,27 @@ def _metric_names(jobs: Sequence[Job]) -> list[str]:
 
 
 def _numbers(job: Job, names: Sequence[str]) -> list[str]:
-    """Cells of the metrics and of the minutes."""
-    metrics = [
-        shown_number(name, job.metrics[name]) if name in job.metrics else "" for name in names
-    ]
-    return [*metrics, "" if job.minutes is None else f"{job.minutes:.1f}"]
+    return [shown_number(name, job.metrics[name]) if name in job.metrics else "" for name in names]
+
+
+def _minutes(job: Job) -> str:
+    return "" if job.minutes is None else f"{job.minutes:.1f}"
 
 
 def _write_markdown(sweep: Sweep, title: str, common: Sequence[str], summary: str) -> None:
     names = _metric_names(sweep.jobs)
-    header = ["#", "overrides", "state", *names, "minutes", "folder", "why"]
+    header = ["#", "overrides", "state", *names, _MINUTES, "folder", "why"]
     rows = [
         [
             str(job.number),
-            " ".join(job.beside(common)),
+            " ".join(own),
             job.state,
             *_numbers(job, names),
+            _minutes(job),
             job.folder,
             job.why[:_LONGEST_REASON],
         ]
-        for job in sweep.jobs
+        for job, own in zip(sweep.jobs, _overrides(sweep.jobs, common), strict=True)
     ]
     lines = [f"# {title}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
     write_whole(sweep.folder / "sweep.md", "\n".join([*lines, "", summary]) + "\n")

@@ -306,7 +306,7 @@ class Arithmetic(Task):
         averaged = [self._predicted(s) == s.condition.answer for s in samples]
         n_questions, n_singles = len(samples), max(1, len(singles))
         single_share = sum(given == right for given, right in singles) / n_singles
-        single = proportion(round(single_share * n_questions), n_questions)
+        single = proportion(single_share * n_questions, n_questions)
         measured = {
             "single_accuracy": single_share,
             "single_accuracy_low": single.low,

@@ -35,7 +35,7 @@ def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     if not met:
         return {}
     share = sum(map(sum, met)) / sum(map(len, met))
-    interval = proportion(round(share * len(met)), len(met))
+    interval = proportion(share * len(met), len(met))
     return {
         "satisfied_share": share,
         "satisfied_share_low": interval.low,

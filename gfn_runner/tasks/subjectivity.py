@@ -372,7 +372,7 @@ class Subjectivity(Task):
         shares = {name: sum(row[name] for row in judged) / len(judged) for name in judged[0]}
         measured = {"n_questions": float(len(samples))}
         for name in (name for name in self.headline if name in shares):
-            interval = proportion(round(shares[name] * len(samples)), len(samples))
+            interval = proportion(shares[name] * len(samples), len(samples))
             measured |= {
                 name: shares[name],
                 f"{name}_low": interval.low,

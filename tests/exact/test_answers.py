@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gfn_runner import em
-from gfn_runner.em import answer_loss, m_step
+from gfn_runner.em import answer_loss, m_step, m_step_line
 from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy, score_prefixes, score_suffixes
 from gfn_runner.lm.settings import LoraSettings
@@ -230,6 +230,13 @@ def test_an_m_step_raises_the_answers_and_nothing_else_moves():
     # A second one goes on with the same adapter.
     again = m_step(lm, conditions, RULE, options, tool=None, seed=0)
     assert again["loss_before"] < measured["loss_before"] - 0.5 and lm.m_steps == 2
+
+
+def test_an_m_step_is_told_in_words():
+    measured = {"loss_before": 6.660928726196289, "loss_after": 0.012345678, "skipped": 0.0}
+    line = "loss 6.661 → 0.01235 nats an answer"
+    assert m_step_line(measured) == line
+    assert m_step_line(measured | {"skipped": 2.0}) == f"{line}, steps skipped: 2"
 
 
 def break_losses(monkeypatch: pytest.MonkeyPatch, bad: set[int], key: str, value: float) -> None:

@@ -114,7 +114,7 @@ def started(folder: Path, *more: str) -> Path:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for said in ("everything is in", "step 1/3 ", "step 3/3 ", "evaluation at step 2:"):
+    for said in ("everything is in", "step 1/3 ", "step 3/3 ", "evaluation at step 2 ("):
         assert done.stdout.count(said) == 1, "one process speaks"
     return folder
 

@@ -102,6 +102,9 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
     assert first["value"] == second["value"] < 0, "the same model; one number was read back"
     assert first["metrics"]["log_reward"] == first["value"]
     assert (first["again"], second["again"]) == (True, False)
+    for job in (first, second):
+        metrics = json.loads((folder / job["folder"] / "metrics.json").read_text())
+        assert job["minutes"] == metrics["run/minutes"] > 0, "of one that had finished before, too"
 
 
 def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):

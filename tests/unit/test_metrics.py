@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy.stats import binomtest
 
 from gfn_runner.metrics.accuracy import majority, proportion
 
 
 @pytest.mark.parametrize(
-    ("successes", "trials"), [(0, 1), (1, 1), (3, 7), (250, 500), (0, 500), (500, 500)]
+    ("successes", "trials"),
+    [(0, 1), (1, 1), (3, 7), (250, 500), (0, 500), (500, 500), (0.5, 4), (1.25, 3)],
 )
 def test_the_interval_is_wilsons(successes, trials):
     p, z = successes / trials, 1.959963984540054
@@ -21,6 +23,19 @@ def test_the_interval_is_wilsons(successes, trials):
     assert found.low == pytest.approx(middle - half, abs=1e-12)
     assert found.high == pytest.approx(middle + half, abs=1e-12)
     assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 4), (1, 3), (250, 500), (7, 7)])
+def test_the_interval_of_whole_counts_is_that_of_scipy(successes, trials):
+    wanted = binomtest(successes, trials).proportion_ci(method="wilson")
+    found = proportion(successes, trials)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+
+
+def test_a_rare_success_is_told_from_none():
+    # One of two samples of one question of four: 12.5 %.
+    none, rare, one = (proportion(n, 4) for n in (0, 0.5, 1))
+    assert none.low == 0 < rare.low < one.low and none.high < rare.high < one.high
 
 
 def test_a_share_of_nothing_is_refused():

@@ -8,6 +8,7 @@ from importlib.resources import files
 import pytest
 
 from gfn_runner.errors import UserError
+from gfn_runner.metrics.accuracy import proportion
 from gfn_runner.posterior.demands import Demand
 from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.tasks.posterior import EXAMPLE, Posterior, PosteriorData
@@ -164,10 +165,12 @@ def test_metrics(file):
         ConditionSamples(second, [], ["x", "y"], [-5, -3], [-1, -3]),
     ]
     metrics = Posterior().metrics(samples)
-    # Only the condition that demands something is a trial.
+    # Only the condition that demands something is a trial, and three quarters of it a success.
     assert metrics["satisfied_share/seen"] == 0.75
     low, high = (metrics[f"satisfied_share_{end}/seen"] for end in ("low", "high"))
-    assert low < 0.75 <= high == 1
+    wilson = proportion(0.75, 1)
+    assert (low, high) == pytest.approx((wilson.low, wilson.high))
+    assert low < 0.75 < high < 1
     assert "label_probability/seen" not in metrics
     assert Posterior().metrics([]) == {}
     assert "satisfied_share/seen" not in Posterior().metrics(samples[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from gfn_runner.callbacks import progress
 from gfn_runner.callbacks.progress import StepProgress, duration
+from gfn_runner.report.evaluation_line import evaluation_line
 from gfn_runner.settings import ProgressSettings
 
 LATEST = {
@@ -21,6 +23,7 @@ LATEST = {
     "train/tokens_per_second": 417.0,
     "train/seconds": 2.0,
 }
+EVALUATED = "evaluation at step 4 (3_operands / 4_operands): accuracy 25.0 / 50.0 %"
 METRICS = {"accuracy/3_operands": 0.25, "accuracy/4_operands": 0.5, "other/3_operands": 9.0}
 
 
@@ -32,17 +35,26 @@ class Shown:
         options = ProgressSettings(show=show, every=every)
         self.log = SimpleNamespace(latest={})
         self.evaluation = SimpleNamespace(metrics=METRICS, final=False)
-        self.progress = StepProgress(options, self.log, self.evaluation, ("accuracy",))
+        line = partial(evaluation_line, ("accuracy",))
+        self.progress = StepProgress(options, self.log, self.evaluation, line)
         self.progress.console = Console(
             file=self.file, force_terminal=terminal, width=width, color_system=None
         )
         self.trainer = SimpleNamespace(global_step=0, max_steps=6)
 
-    def train(self, steps: int = 6, *, evaluated_at: tuple[int, ...] = (4,)) -> str:
+    def train(
+        self,
+        steps: int = 6,
+        *,
+        evaluated_at: tuple[int, ...] = (4,),
+        latest: dict[str, float] = LATEST,
+        begun: int = 0,
+    ) -> str:
+        self.trainer.global_step = begun
         self.progress.on_train_start(self.trainer, None)
-        for step in range(1, steps + 1):
+        for step in range(begun + 1, steps + 1):
             self.trainer.global_step = step
-            self.log.latest = LATEST
+            self.log.latest = latest
             # Two batches a step: shown once.
             for _ in range(2):
                 self.progress.on_train_batch_end(self.trainer, None, None, None, 0)
@@ -53,13 +65,18 @@ class Shown:
         return self.file.getvalue()
 
 
+def last_line(text: str) -> str:
+    """Of what a terminal shows, without its control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip("\r\n ").splitlines()[-1]
+
+
 def test_without_a_terminal_there_are_plain_lines():
     text = Shown(terminal=False).train()
     lines = text.splitlines()
     # Longer than the console is wide, and not broken; no bars, no colours, nothing drawn over.
     assert not re.search(r"[\x1b\r━]", text)
     assert [line.split("  ")[0] for line in lines] == [
-        "step 1/6", "step 2/6", "step 4/6", "evaluation at step 4: accuracy 0.25 / 0.5", "step 6/6",
+        "step 1/6", "step 2/6", "step 4/6", EVALUATED, "step 6/6",
     ]  # fmt: skip
     shown = (
         "step 4/6  loss 12.5  log R -23.2  φ spread 3.5  T 0.75  tokens/s 417  2.0 s/step  0 s left"
@@ -72,12 +89,69 @@ def test_in_a_terminal_there_is_a_bar_and_a_line_for_each_evaluation():
     assert shown.progress.draws_bars
     text = shown.train(evaluated_at=(2, 4))
     assert "━" in text and "\x1b[" in text and "training" in text
-    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip().splitlines()[-1]
+    last = last_line(text)
     assert (
         "6/6" in last and "loss 12.5" in last and "tokens/s 417" in last and "φ spread 3.5" in last
     )
     assert re.search(r"\d:\d\d:\d\d", last), "time left"
     assert text.count("evaluation at step") == 2 and "step 2/6" not in text
+
+
+SCALARS = ["loss 12.5", "log R -23.2", "φ spread 3.5", "T 0.75", "tokens/s 417"]
+
+
+@pytest.mark.parametrize(
+    ("width", "bar", "n_scalars"), [(20, 0, 0), (30, 6, 0), (60, 14, 2), (80, 12, 4), (130, 40, 5)]
+)
+def test_the_bar_gives_way_first_and_scalars_from_the_right(width, bar, n_scalars):
+    last = last_line(Shown(terminal=True, width=width).train(evaluated_at=()))
+    assert len(last) <= width and last.count("━") == bar
+    after = last[last.index("6/6") :]
+    assert after == " ".join(["6/6 0:00:00", "  ".join(SCALARS[:n_scalars])]).rstrip()
+
+
+@pytest.mark.parametrize("width", [20, 30, 60, 80, 130])
+def test_step_and_time_left_are_whole_at_any_width(width):
+    shown = Shown(terminal=True, width=width)
+    shown.trainer.max_steps = 6_000
+    last = last_line(shown.train(evaluated_at=()))
+    assert len(last) <= width and re.search(r"\b6/6000 [-\d]:[-\d]{2}:[-\d]{2}( |$)", last)
+
+
+def test_a_bar_does_not_jump_with_the_digits_of_a_step():
+    shown = Shown(terminal=True, width=80)
+    shown.progress.on_train_start(shown.trainer, None)
+    places = []
+    for step, loss in ((1, 1.0), (2, 1.25e-5), (3, 1.0)):
+        shown.trainer.global_step, shown.log.latest = step, LATEST | {"train/loss": loss}
+        shown.progress.on_train_batch_end(shown.trainer, None, None, None, 0)
+        shown.progress._bars.refresh()
+        places.append(last_line(shown.file.getvalue()).split("\r")[-1].index(f"{step}/6"))
+    assert places[0] > places[1] == places[2]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_scalar_that_means_nothing_of_a_batch_is_left_out(terminal):
+    latest = {name: value for name, value in LATEST.items() if name != "train/phi_spread"}
+    last = last_line(Shown(terminal=terminal, width=130).train(latest=latest))
+    assert "log R -23.2  T 0.75" in last and "φ" not in last
+
+
+def test_a_run_that_goes_on_says_so_at_its_first_step():
+    lines = Shown(terminal=False, every=5).train(steps=11, evaluated_at=(), begun=2).splitlines()
+    assert [line.split()[1] for line in lines] == ["3/6", "5/6", "10/6"]
+
+
+def test_an_evaluation_names_its_sets_once_and_has_shares_in_percent():
+    metrics = {
+        "log_likelihood/news": -8.45, "log_likelihood/stories": -2.8611, "legal_share/stories": 0.984,
+        "diversity/news": 0.5, "log_likelihood_max/news": -1.0,
+    }  # fmt: skip
+    headline = ("log_likelihood", "legal_share", "specific_share")
+    assert evaluation_line(headline, 20, metrics) == (
+        "evaluation at step 20 (news / stories): log_likelihood -8.45 / -2.86, legal_share – / 98.4 %"
+    )
+    assert evaluation_line(("bleu",), 20, metrics) == "evaluation at step 20"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

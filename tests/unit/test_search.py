@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -106,6 +107,29 @@ def test_a_search_in_which_nothing_works_ends(tmp_path, capsys):
     with pytest.raises(SystemExit):
         searched(tmp_path, launcher, 20)
     assert len(launcher.done) == 6 and "no trial of 3 batches" in capsys.readouterr().err
+
+
+def test_a_search_warns_of_nothing_that_its_own_config_has_chosen(monkeypatch):
+    from hydra import compose, initialize_config_dir
+
+    import gfn_runner.search
+    from gfn_runner.commandline import CONF
+    from hydra_plugins.gfn_runner_launchers import SearchSweeper
+
+    def draws(*arguments):
+        optuna.samplers.TPESampler(multivariate=True)
+
+    monkeypatch.setattr(gfn_runner.search, "search", draws)
+    sweeper = SearchSweeper.__new__(SearchSweeper)
+    sweeper.sweeper, sweeper.seed = None, 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sweeper.sweep([])
+    assert not caught
+    with initialize_config_dir(str(CONF), version_base=None):
+        hydra = compose("config", return_hydra_config=True).hydra
+    assert hydra.hydra_logging.loggers.alembic.level == "WARNING"
+    assert hydra.hydra_logging.root.level == "INFO"
 
 
 METRICS = {

@@ -268,5 +268,8 @@ def test_metrics_by_hand():
     for name in ("vote", "greedy"):
         assert metrics[f"{name}_accuracy_low/test"] == pytest.approx(wilson.low)
         assert metrics[f"{name}_accuracy_high/test"] == pytest.approx(wilson.high)
+    single = proportion(1 / 3 + 1 / 2, 2)  # no whole number of reviews
+    assert metrics["single_accuracy_low/test"] == pytest.approx(single.low)
+    assert metrics["single_accuracy_high/test"] == pytest.approx(single.high)
     assert metrics["vote_accuracy/other"] == 1.0  # a tie goes to the first label
     assert metrics["single_accuracy/other"] == 0.0
