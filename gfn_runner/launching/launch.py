@@ -157,7 +157,9 @@ def _checked(runs: Sequence[Composed], *, passes_over: bool) -> list[Planned]:
 
 def _say(sweep: Sweep, jobs: Sequence[Job], waiting: Sequence[Planned]) -> None:
     finished = sum(job.state == "ok" for job in jobs)
-    before = f", {finished} have finished before" if finished else ""
-    print(f"{len(waiting)} runs to do{before}", flush=True)
+    has = "has" if finished == 1 else "have"
+    before = f", {finished} {has} finished before" if finished else ""
+    runs = "run" if len(waiting) == 1 else "runs"
+    print(f"{len(waiting)} {runs} to do{before}", flush=True)
     for plan in waiting:
         print(f"  #{plan.job.number}  {' '.join(plan.job.beside(sweep.common))}", flush=True)

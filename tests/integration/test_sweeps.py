@@ -96,7 +96,7 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
     weights.rename(model / "model.safetensors")
     code, said = swept(folder, f"resume={folder}")
     assert code == 0 and states(folder) == ["ok", "ok"], said
-    assert "1 runs to do, 1 have finished before" in said
+    assert "1 run to do, 1 has finished before" in said
     assert (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns == written
     first, second = json.loads((folder / "sweep.json").read_text())["jobs"]
     assert first["value"] == second["value"] < 0, "the same model; one number was read back"
