@@ -244,7 +244,8 @@ _PANELS: Mapping[str, _Function] = {
     "φ spread of whole strings": _by_behaviour(
         "train/phi_spread_terminal",
         "φ spread, whole strings (nats)",
-        "0 for an exact policy. Hot and replayed strings are ones that it hardly writes.",
+        "0 for an exact policy, and for one that nearly always writes the same string. Conditions whose "
+        "strings are all the same do not count. Hot and replayed strings are ones that it hardly writes.",
     ),
     "φ spread of all states": _several(
         {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"},
