@@ -30,8 +30,8 @@ class TrainingLog(L.Callback):
     - ``train/log_reward`` mean untempered log R of whole strings, nats; ``train/length`` tokens;
     - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
       0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
-      strings alone, where it says how far log q is from log R/T up to a constant. Conditions of one string,
-      however often it was drawn, have nothing to spread and do not count; NaN in a step without others;
+      strings alone, where it says how far log q is from log R/T up to a constant. Conditions of a
+      single string, however often drawn, have nothing to spread and do not count; NaN without others;
     - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
     - on-policy batches only, nats, means over conditions at the current temperature: ``train/log_z`` mean
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the

@@ -6,7 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gfn_runner.report.charts import COLORS, MOST_POINTS, Curve, svg, thinned
+from gfn_runner.report.charts import (
+    COLORS,
+    MOST_POINTS,
+    Curve,
+    can_be_log,
+    log_floor,
+    number,
+    svg,
+    thinned,
+)
 from gfn_runner.report.history import BEHAVIOURS, History
 from gfn_runner.report.pages import Panel
 from gfn_runner.report.table import is_share
@@ -55,6 +64,7 @@ def panel(
     log: bool = False,
     legend: Sequence[tuple[str, str]] | None = None,
     most: int = MOST_POINTS,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Panel:
     """A chart of optimizer steps; its legend is of the curves' labels unless it is given.
 
@@ -62,30 +72,45 @@ def panel(
         title: with the unit.
         curves: at least one.
         note: below the chart.
-        log: draw powers of ten, where all values are above 0.
+        log: draw powers of ten, where no value is below 0.
         legend: in place of the curves' own.
         most: points of a curve.
+        limits: that no value can pass.
     """
     for kinds, said in ((("line", "area"), "Means of"), (("dots",), "One dot in")):
         longest = max((len(curve.x) for curve in curves if curve.kind in kinds), default=0)
         if longest > most:
             note = f"{note} {said} {math.ceil(longest / most)} steps.".strip()
+    curves = [thinned(curve, most) for curve in curves]
+    if log:
+        note = f"{note} {_below(curves)}".strip()
     if legend is None:
         legend = [(curve.color, curve.label) for curve in curves]
         legend = [] if len(legend) == 1 and not legend[0][1] else legend
     # A curve that is named by the title has a name for its tooltip too.
-    return Panel(
-        title, svg([thinned(curve, most) for curve in curves], title=title, log=log), legend, note
-    )
+    return Panel(title, svg(curves, title=title, log=log, limits=limits), legend, note)
+
+
+def _below(curves: Sequence[Curve]) -> str:
+    """What an axis of powers cannot show as it is; empty if it shows everything."""
+    values = [value for curve in curves for value in curve.y]
+    if not can_be_log(values):
+        return "Not in powers of ten: some values are below 0." if min(values) < 0 else ""
+    floor = log_floor(values)
+    low = [value for value in values if value < floor]
+    if not low:
+        return ""
+    said = "1 value lies" if len(low) == 1 else f"{len(low)} values lie"
+    return f"{said} lower than the axis, down to {number(min(low))}: drawn at its lower edge."
 
 
 def _lines(history: History, labelled: Mapping[str, str]) -> list[Curve]:
     """A line for each scalar that was logged."""
     curves = []
-    for number, (name, label) in enumerate(labelled.items()):
+    for place, (name, label) in enumerate(labelled.items()):
         steps, values = history.get(name)
         if values:
-            curves.append(Curve(label, steps, values, color=COLORS[number % len(COLORS)]))
+            curves.append(Curve(label, steps, values, color=COLORS[place % len(COLORS)]))
     return curves
 
 
@@ -123,8 +148,8 @@ def _evaluated(metric: str, title: str, reason: str = "", *, note: str = "") -> 
         sets = dict.fromkeys((*history.sets(f"eval/{metric}"), *history.sets(f"final/{metric}")))
         scale = 100 if is_share(metric) else 1
         legend = []
-        for number, group in enumerate(sets):
-            color = COLORS[number % len(COLORS)]
+        for place, group in enumerate(sets):
+            color = COLORS[place % len(COLORS)]
             legend.append((color, spoken(group)))
             for kind, way in (("eval", "line"), ("final", "marks")):
                 steps, values = history.get(f"{kind}/{metric}/{group}")
@@ -198,8 +223,8 @@ def _temperatures(shown: Shown) -> Panel | str:
 
 def _evaluated_log_z(shown: Shown) -> Panel | str:
     curves, legend = [], []
-    for number, group in enumerate(shown.history.sets("eval/log_z")):
-        color = COLORS[number % len(COLORS)]
+    for place, group in enumerate(shown.history.sets("eval/log_z")):
+        color = COLORS[place % len(COLORS)]
         legend.append((color, spoken(group)))
         for name, dashed in (("log_z", False), ("log_z_bound", True)):
             steps, values = shown.history.get(f"eval/{name}/{group}")
@@ -224,11 +249,11 @@ def _phases(shown: Shown) -> Panel | str:
     steps = sorted(set().union(*found.values()))
     base = [0.0] * len(steps)
     curves = []
-    for number, (phase, own) in enumerate(found.items()):
+    for place, (phase, own) in enumerate(found.items()):
         top = [low + max(0.0, own.get(step, 0.0)) for step, low in zip(steps, base, strict=True)]
         # One step has no width.
         x, y, low = (steps, top, base) if len(steps) > 1 else ([0, steps[0]], top * 2, base * 2)
-        curves.append(Curve(phase, x, y, "area", COLORS[number], base=low))
+        curves.append(Curve(phase, x, y, "area", COLORS[place], base=low))
         base = top
     return panel("seconds of an optimizer step, by phase", curves)
 
