@@ -29,9 +29,9 @@ from gfn_runner.metrics.distribution import importance_bound, mean_phi
 from gfn_runner.report.comparison import value_bars
 from gfn_runner.report.equal_compute import chosen_from, drawn, groups_of, metric_of_one, policies
 from gfn_runner.report.methods import Method
+from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.runs import Run
-from gfn_runner.report.summary import Section, header, standard_error
-from gfn_runner.report.table import is_share
+from gfn_runner.report.summary import Section, standard_error
 
 _MOST_DOTS = 3000
 _CLOCKS: Mapping[str | None, str] = {
@@ -187,7 +187,7 @@ def compute(section: Section) -> Figure | str:
                 axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
             axes.set(
                 xlabel=_CLOCKS.get(clock, "strings trained on"),
-                ylabel=header(f"{metric}/{group}").replace(" (%)", ""),
+                ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
             )
     if chosen:
         for axes, group in zip(grid[-1], groups, strict=True):
@@ -434,4 +434,7 @@ def _test_time(axes: Axes, section: Section, group: str) -> None:
             label=way.label,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="strings drawn per question", ylabel=f"{_spoken(metric)}, {_spoken(group)}")
+    axes.set(
+        xlabel="strings drawn per question",
+        ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
+    )

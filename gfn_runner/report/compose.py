@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.methods import Method
+from gfn_runner.report.names import column_title
 from gfn_runner.report.pages import Block, Code, Heading, Items, Picture, Table, Text
 from gfn_runner.report.runs import Run
 from gfn_runner.report.side_by_side import sample_table
@@ -15,7 +16,6 @@ from gfn_runner.report.summary import (
     Section,
     cell,
     commands,
-    header,
     left_out,
     origins,
     published_columns,
@@ -149,7 +149,7 @@ def results(section: Section) -> Table:
     ]
     rows += [_unfinished(run, len(columns) + bool(placed)) for run in section.unfinished]
     last = [published_header(section)] if placed else []
-    return Table(("method", "seeds", *map(header, columns), *last), rows)
+    return Table(("method", "seeds", *map(column_title, columns), *last), rows)
 
 
 def _unfinished(run: Run, width: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gfn_runner.json_lines import read_lines
 from gfn_runner.report.history import History
+from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.pages import (
     Block,
     Cell,
@@ -28,10 +29,10 @@ from gfn_runner.report.pages import (
     Table,
     Text,
 )
-from gfn_runner.report.panels import Shown, draw_panels, spoken
+from gfn_runner.report.panels import Shown, draw_panels
 from gfn_runner.report.runs import Run, last_lines, read_run, trains
 from gfn_runner.report.states import PATIENCE, State, Word, duration, state_of
-from gfn_runner.report.table import is_share, row_labels, shown_number
+from gfn_runner.report.table import row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
 
 PAGE = "report.html"
@@ -177,13 +178,9 @@ def _results(run: Run) -> list[Block | HtmlBlock]:
             for prefix, label in labels.items()
             if any(f"{prefix}/{name}" in run.metrics for name in first)
         ]
-        blocks += [Heading("Results"), Table(("", *map(_titled, first)), rows)]
+        blocks += [Heading("Results"), Table(("", *map(column_title, first)), rows)]
     rest = [(n, f"{run.metrics[n]:.6g}") for n in sorted(run.metrics)]
     return [*blocks, Folded(f"All {len(rest)} final metrics", [Table(("name", "value"), rest)])]
-
-
-def _titled(name: str) -> str:
-    return spoken(name) + (" (%)" if is_share(name) else "")
 
 
 def _result(metrics: Mapping[str, float], prefix: str, name: str) -> str:
@@ -200,7 +197,7 @@ def _result(metrics: Mapping[str, float], prefix: str, name: str) -> str:
 
 def _curves(run: Run, history: History) -> list[Block | HtmlBlock]:
     every = run.config.get("callbacks", {}).get("evaluation", {}).get("every", 1)
-    shown = Shown(history, headline_of(run), trains(run.config), bool(every))
+    shown = Shown(history, headline_of(run), trains(run.config), bool(every), run.baseline)
     drawn, missing = draw_panels(shown)
     blocks: list[Block | HtmlBlock] = [Heading("Course of training")]
     if drawn:
@@ -208,8 +205,14 @@ def _curves(run: Run, history: History) -> list[Block | HtmlBlock]:
     if missing and all("trains nothing" in reason for reason in missing):
         return [*blocks, Text("No curves: the run trains nothing.")]
     if missing:
-        blocks.append(Folded(f"{len(missing)} charts without data", [Items(missing)]))
+        blocks.append(without_data(missing))
     return blocks
+
+
+def without_data(missing: Sequence[str]) -> Folded:
+    """The charts left out, each with its reason."""
+    charts = "1 chart" if len(missing) == 1 else f"{len(missing)} charts"
+    return Folded(f"{charts} without data", [Items(missing)])
 
 
 def _samples(run: Run) -> list[Block | HtmlBlock]:

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from gfn_runner.errors import UserError
 from gfn_runner.report.methods import Method, methods_of
+from gfn_runner.report.names import Name, column_title, is_share, name_of, spoken
 from gfn_runner.report.runs import Run
-from gfn_runner.report.table import is_share, shown_number
+from gfn_runner.report.table import shown_number
 from gfn_runner.tasks.base import ReferenceRow, Task
 
 _MOST_NAMED = 5
@@ -95,13 +96,6 @@ def left_out(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
     return notes
 
 
-def header(column: str) -> str:
-    """A column's title: metric, evaluation set, and the unit if it is a share."""
-    metric, _, group = column.partition("/")
-    title = metric.replace("_", " ") + (f", {group.replace('_', ' ')}" if group else "")
-    return f"{title} (%)" if is_share(column) else title
-
-
 def _counterpart(rows: Sequence[ReferenceRow], method: Method) -> ReferenceRow | None:
     """The one of the paper's rows that belongs beside a method."""
     key = method.row
@@ -118,10 +112,10 @@ def published_header(section: Section) -> str:
     columns = published_columns(section)
     metrics = dict.fromkeys(column.partition("/")[0] for column in columns)
     if len(metrics) > 1:
-        return "the paper's †: " + " / ".join(map(header, columns))
-    unit = " (%)" if is_share(columns[0]) else ""
-    groups = " / ".join(column.partition("/")[2].replace("_", " ") for column in columns)
-    return f"the paper's †: {next(iter(metrics)).replace('_', ' ')}, {groups}{unit}"
+        return "the paper's †: " + " / ".join(map(column_title, columns))
+    groups = " / ".join(spoken(column.partition("/")[2]) for column in columns)
+    known = name_of(columns[0])
+    return f"the paper's †: {Name(f'{known.words}, {groups}', known.unit).titled}"
 
 
 def published_columns(section: Section) -> list[str]:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from gfn_runner.report.names import is_share, name_of
 from gfn_runner.tasks.base import Task
 
 WIDTH = 80
@@ -77,8 +78,10 @@ def _table(
 
 def _header(name: str) -> str:
     metric, _, group = name.partition("/")
-    short = metric.removesuffix("_accuracy").removesuffix("_share")
-    return f"{short} {group}".replace("_", " ")
+    known = name_of(metric)
+    short = known.brief or metric.removesuffix("_accuracy").removesuffix("_share")
+    unit = " (nats)" if known.unit == "nats" else ""
+    return f"{short}{unit} {group}".replace("_", " ").replace("p LM", "p_LM")
 
 
 _DECODERS = {
@@ -118,11 +121,6 @@ def row_labels(metrics: Mapping[str, float], method: str = "this run") -> dict[s
     if "exact" in found:
         kept["exact"] = "exact"
     return kept
-
-
-def is_share(name: str) -> bool:
-    """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
-    return name.partition("/")[0].endswith(("accuracy", "_share"))
 
 
 def shown_number(name: str, value: float) -> str:

@@ -325,7 +325,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
     assert notes in text
     assert (
         """\
-| method | seeds | vote accuracy, 3 operands (%) | log reward, 3 operands \
+| method | seeds | vote accuracy, 3 operands (%) | mean log R, 3 operands (nats) \
 | the paper's †: vote accuracy, 3 operands (%) |
 |---|---:|---:|---:|---:|
 | GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | -1 (1 of 2 seeds) | 95.2 |
@@ -372,7 +372,10 @@ def test_tasks_have_sections_and_the_page_says_so(tmp_path, capsys):
     ):
         assert note in text and note in said
     assert "# Report on 2 finished runs" in text
-    assert re.search(r"## random_number\n\n\| method \| seeds \| kl, numbers \|\n.*\n.*0\.25", text)
+    assert re.search(
+        r"## random_number\n\n\| method \| seeds \| KL\(.*\), numbers \(nats\) \|\n.*\n.*0\.25",
+        text,
+    )
 
 
 def test_the_old_numbers_of_a_resumed_run_are_not_averaged(tmp_path):
