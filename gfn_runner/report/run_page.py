@@ -44,7 +44,7 @@ _LOG_LINES = 30
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
     "histogram": "Share of each value among the samples",
-    "shares": "Shares of samples that do what the task asks for",
+    "shares": "Shares that the task measures; what each is a share of stands below it",
     "likelihood_diversity": "Log-likelihood under the base model against diversity",
     "log_reward": "log R of samples, beside demonstrations of the same conditions",
 }

@@ -540,7 +540,7 @@ def test_histograms_have_a_panel_a_method(tmp_path):
     ours, base = histograms(only_section("a")).axes
     assert [bar.get_height() for bar in ours.patches] == [0.5, 0.5]
     assert [bar.get_height() for bar in base.patches] == [0.0, 0.5]
-    assert base.get_title() == "base model, 0-shot: 2 samples, 50 % of them invalid"
+    assert base.get_title() == "base model, 0-shot: 2 samples, 50.0 % of them invalid"
 
 
 def test_an_exact_policy_lies_on_the_line(tmp_path):
@@ -553,6 +553,10 @@ def test_an_exact_policy_lies_on_the_line(tmp_path):
     (axes,) = calibration(only_section("a")).axes
     assert list(axes.lines[0].get_xdata()) == pytest.approx([-2.0, -4.0])
     assert list(axes.lines[0].get_ydata()) == pytest.approx([-2.0, -4.0])
+    # The line of equal values is at 45°.
+    assert axes.get_aspect() == 1 and axes.get_xlim() == axes.get_ylim()
+    low, high = axes.get_xlim()
+    assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) <= 6
 
 
 def test_a_policy_that_has_collapsed_is_off_the_line_where_others_know_log_z(tmp_path):
@@ -589,7 +593,10 @@ def test_evidence_is_set_against_the_sum_over_all_strings(tmp_path):
     folder = make_run(tmp_path / "a", accuracy(0.5))
     drawn = record(["a", "b"], [-1.0, -1.0], [-4.0, -5.0], support_log_reward=[-1.0, -1.0])
     write_lines(folder / "samples.jsonl", [drawn])
-    (axes,) = evidence(only_section("a")).axes
+    figure = evidence(only_section("a"))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GFlowNet"]
+    assert axes.get_xlim() == axes.get_ylim()
     exact, mean, bound = -2.0 + math.log(2), 2.5, math.log((math.e**2 + math.e**3) / 2)
     found = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines[:2]]
     assert found == [pytest.approx((exact, mean)), pytest.approx((exact, bound))]
