@@ -22,7 +22,7 @@ from gfn_runner.report.summary import (
     published_header,
     task_of,
 )
-from gfn_runner.report.table import shown_number
+from gfn_runner.report.table import PUBLISHED, shown_number
 from gfn_runner.tasks.base import ReferenceRow
 
 
@@ -70,11 +70,7 @@ def section_blocks(
 ) -> list[Block]:
     blocks: list[Block] = [Heading(section.name), results(section)]
     if section.published:
-        blocks.append(
-            Text(
-                "† The paper's numbers, or its published code's: of another model, on other questions."
-            )
-        )
+        blocks.append(Text(f"{PUBLISHED}."))
     blocks += [Heading("How each was run", 3), _origins(section, page)]
     samples = sample_table(section)
     if isinstance(samples, Table):

@@ -13,6 +13,8 @@ from gfn_runner.report.names import is_share, name_of
 from gfn_runner.tasks.base import Task
 
 WIDTH = 80
+# Not all of them are printed in the paper: docs/paper_index.md says where each comes from.
+PUBLISHED = "† the paper's numbers, or its published code's: of another model, on other questions"
 
 
 def result_table(
@@ -72,7 +74,7 @@ def _table(
         )
         table.add_row(f"† {row.label}", *cells, style="dim")
     if task.reference_rows():
-        table.caption = "† printed in the paper: a different model, on other questions"
+        table.caption = PUBLISHED
     return table
 
 

@@ -338,7 +338,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
 | † GPT-J 6B, supervised |  |  |  | 72.1 |
 | † GPT-J 6B, PPO |  |  |  | 30.6 |
 
-† The paper's numbers, or its published code's: of another model, on other questions.
+† the paper's numbers, or its published code's: of another model, on other questions.
 """
         in text
     )
