@@ -66,16 +66,21 @@ def compose(
 
 
 def section_blocks(
-    section: Section, drawn: Sequence[tuple[Path, str]], missing: Sequence[str], page: Path
+    section: Section,
+    drawn: Sequence[tuple[Path, str]],
+    missing: Sequence[str],
+    page: Path,
+    level: int = 2,
 ) -> list[Block]:
-    blocks: list[Block] = [Heading(section.name), results(section)]
+    """One task's part of a report, under a heading of this level."""
+    blocks: list[Block] = [Heading(section.name, level), results(section)]
     if section.published:
         blocks.append(Text(f"{PUBLISHED}."))
-    blocks += [Heading("How each was run", 3), _origins(section, page)]
+    blocks += [Heading("How each was run", level + 1), _origins(section, page)]
     samples = sample_table(section)
     if isinstance(samples, Table):
         blocks += [
-            Heading("Samples for the same conditions", 3),
+            Heading("Samples for the same conditions", level + 1),
             Text(
                 "Single samples of the first seed; in brackets the answer, where one is known. Judged by "
                 "the first of the task's metrics that speaks of a single string, if there is one."
@@ -88,7 +93,7 @@ def section_blocks(
     equal = equal_compute(section)
     if isinstance(equal, Table):
         blocks += [
-            Heading("At equal test-time compute", 3),
+            Heading("At equal test-time compute", level + 1),
             Text(
                 "A trained policy's strings beside one chosen out of as many of the base model's (or out "
                 "of the next larger number that was measured), and how many of these it takes until "
@@ -97,7 +102,7 @@ def section_blocks(
             equal,
         ]
     if drawn or missing:
-        blocks.append(Heading("Figures", 3))
+        blocks.append(Heading("Figures", level + 1))
     blocks += [Picture(path, caption) for path, caption in drawn]
     if missing:
         blocks += [Text("Left out, for want of data:"), Items(missing)]
@@ -109,7 +114,7 @@ def _published_samples(section: Section) -> list[Block]:
     found = task.reference_samples() if task else ()
     if not found:
         return []
-    rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}") for s in found]
+    rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}".replace("-", "−")) for s in found]
     return [
         Text("† The paper's own, by another model under another R:"),
         Table(("condition", "method", "sample", "log R (nats)"), rows, numeric=False),

@@ -150,7 +150,8 @@ def spread(column: str, values: Sequence[float]) -> str:
     # Four digits of the mean are enough, however alike the seeds are.
     digits = max(0, min(_decimals(error, 2), _decimals(mean, 4) if mean else 9))
     shown = f"{error:.{digits}f}"
-    return f"{mean:.{digits}f} ± {shown if float(shown) else f'{error:.1g}'}"
+    whole = f"{mean:.{digits}f}".replace("-", "−")
+    return f"{whole} ± {shown if float(shown) else f'{error:.1g}'}"
 
 
 def _decimals(value: float, digits: int) -> int:

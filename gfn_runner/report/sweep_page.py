@@ -324,7 +324,7 @@ def _comparison(sweep: Sweep, made: Path, whole: bool) -> list[Block | HtmlBlock
                 continue
             from gfn_runner.report.across import draw
 
-            blocks += section_blocks(section, *draw(section, made), sweep.folder)
+            blocks += section_blocks(section, *draw(section, made), sweep.folder, level=3)
     except UserError as error:
         blocks.append(Text("No comparison: " + "; ".join(map(str, error.problems))))
     return blocks

@@ -127,7 +127,7 @@ def row_labels(metrics: Mapping[str, float], method: str = "this run") -> dict[s
 
 def shown_number(name: str, value: float) -> str:
     if not is_share(name):
-        return f"{value:.3g}"
+        return f"{value:.3g}".replace("-", "−")
     # A rare failure must not look like none, on either side.
     if 0 < value < 0.001:
         return f"{100 * value:.2g}"
@@ -146,6 +146,8 @@ def _cell(metrics: Mapping[str, float], name: str) -> str:
     if ends[0] is None or ends[1] is None:
         return shown
     digits = [
-        f"{100 * end:.0f}" if is_share(own) else f"{end:.3g}" for end in ends if end is not None
+        f"{100 * end:.0f}" if is_share(own) else shown_number(own, end)
+        for end in ends
+        if end is not None
     ]
     return f"{shown}\n{'–'.join(digits)}"

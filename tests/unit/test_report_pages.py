@@ -22,7 +22,7 @@ from gfn_runner.report.charts import MOST_POINTS, Curve, log_ticks, number, svg,
 from gfn_runner.report.history import History
 from gfn_runner.report.live import LivePages
 from gfn_runner.report.names import Name, column_title, is_share, name_of, spoken
-from gfn_runner.report.pages import Badge, Heading, Link, Live, Table, Text, markdown
+from gfn_runner.report.pages import Badge, Folded, Heading, Link, Live, Table, Text, markdown
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import read_run
 from gfn_runner.report.states import duration, failure, state_of
@@ -886,3 +886,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 )
 def test_lengths_of_time(seconds, said):
     assert duration(seconds) == said
+
+
+def test_what_is_opened_stays_open_and_a_sweeps_first_column_is_narrow():
+    folded = Folded("4 charts without data", [Text("x")])
+    table = Table(("run", "v"), [("0", "1")], False, ["0"])
+    page = html_page([Heading("t", 1), folded, table], Live(9, 0.0))
+    assert "sessionStorage" in page and "sessionStorage" not in html_page([folded])
+    assert '<table class="runs">' in page and ".runs td:first-child { min-width: 0 }" in page
+    # Pointing at a run makes its lines thicker; dots keep their own width.
+    assert ".on { stroke-opacity: 1 }" in page and ".pointed .chart .line.on { stroke-width" in page
+    assert "pre { white-space: pre-wrap" in page
+
+
+def test_a_sweeps_comparison_has_its_headings_in_order(tmp_path):
+    sweep = make_sweep(tmp_path / "s", "seed=0,1")
+    for n in range(2):
+        make_run(sweep / str(n), seed=n)
+    page = write_sweep_page(Sweep(sweep)).read_text()
+    found = re.findall(r"<h(\d)>(.*?)</h\d>", page[page.index("Finished runs") - 4 :])
+    assert found[:3] == [
+        ("2", "Finished runs side by side"), ("3", "arithmetic"), ("4", "How each was run"),
+    ]  # fmt: skip

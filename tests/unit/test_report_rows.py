@@ -96,7 +96,7 @@ def test_shares_are_in_percent_and_other_metrics_in_their_unit():
     }  # fmt: skip
     found = cells(Shown(), metrics)
     assert found == {
-        "this run": ["50.0", "50.0\n40–60", "-12.3"],
+        "this run": ["50.0", "50.0\n40–60", "−12.3"],
         "base model, 0-shot": ["", "", "0.0005"],
         "† theirs": ["25.0", "", "1.5"],
     }

@@ -292,10 +292,10 @@ def test_the_same_numbers_twice_are_called_the_same(tmp_path):
         ("vote_accuracy/x", [0.5, 0.5], "50.0"),
         ("vote_accuracy/x", [0.4, 0.6], "50.0 ± 10.0"),
         ("vote_accuracy/x", [0.998, 1.0, 1.0], "99.933 ± 0.067"),
-        ("log_reward/x", [-1.0, -2.0], "-1.50 ± 0.50"),
-        ("log_reward/x", [-100.0, -300.0], "-200 ± 100"),
-        ("log_reward/x", [-2.0082, -2.0082001], "-2.01"),
-        ("log_reward/x", [-2.0082, -2.0083], "-2.008 ± 5e-05"),
+        ("log_reward/x", [-1.0, -2.0], "−1.50 ± 0.50"),
+        ("log_reward/x", [-100.0, -300.0], "−200 ± 100"),
+        ("log_reward/x", [-2.0082, -2.0082001], "−2.01"),
+        ("log_reward/x", [-2.0082, -2.0083], "−2.008 ± 5e-05"),
         ("log_reward/x", [-0.5, 0.5], "0.00 ± 0.50"),
         # What differs by rounding is the same number.
         ("diversity/x", [-2e-17, 1e-17, 0.0], "0"),
@@ -328,7 +328,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
 | method | seeds | vote accuracy, 3 operands (%) | mean log R, 3 operands (nats) \
 | the paper's †: vote accuracy, 3 operands (%) |
 |---|---:|---:|---:|---:|
-| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | -1 (1 of 2 seeds) | 95.2 |
+| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | −1 (1 of 2 seeds) | 95.2 |
 | GFlowNet (objective=SubTB) | 1 | 50.0 |  | 95.2 |
 | base model, 0-shot | 2 | 15.0 ± 5.0 |  | 10.2 |
 | † GPT-J 6B, 3-shot |  |  |  | 15.8 |
@@ -462,7 +462,7 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
     write_lines(folder / "samples_base_0_shot.jsonl", [record(["x", "x"], [], [], answer=-11)])
     table = sample_table(only_section("a"), conditions=1)
     assert table.rows == [
-        ("Question: some", "GFlowNet", "2", "67 %", "-2.00"),
+        ("Question: some", "GFlowNet", "2", "67 %", "−2.00"),
         ("", "base model, 0-shot", "x", "100 %", ""),
     ]
     (folder / "samples.jsonl").unlink()
@@ -880,7 +880,7 @@ def test_samples_that_the_paper_printed_stand_below_ours(tmp_path):
     write_lines(folder / "samples.jsonl", [record(["b"], [-1.0], [-1.0])])
     main(["a", "--no-figures"])
     text = (tmp_path / "report/report.md").read_text()
-    assert "| 1 - 9 + 8 | PPO | 1 - 9 - 8 | -13.17 |" in text
+    assert "| 1 - 9 + 8 | PPO | 1 - 9 - 8 | −13.17 |" in text
     assert text.index("### Samples for the same conditions") < text.index("† The paper's own")
 
 
