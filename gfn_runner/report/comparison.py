@@ -123,4 +123,4 @@ def _of_what(name: str) -> str:
     """What a share is called, what it is a share of, and its evaluation set."""
     metric, _, group = name.partition("/")
     said = metric.removesuffix("_share").replace("_", " ")
-    return f"{said}\nof {_WHOLES.get(metric, 'samples')}\n{group.replace('_', ' ')}"
+    return f"{said}\n(of {_WHOLES.get(metric, 'samples')})\n{group.replace('_', ' ')}"

@@ -186,8 +186,8 @@ def _evaluated(metric: str, reason: str = "", *, note: str = "") -> _Function:
 _BOTH = ("log_reward", "phi_spread", "log_z_bound")
 _LARGE_DOTS = {
     "final": "Large dots: the last evaluation, of all conditions.",
-    "e_step": "Large dots: the policy of the last E-step, of all conditions; behind the M-step, "
-    "under another R, it is in the table.",
+    "e_step": "Large dots: the policy of the last E-step, of all conditions. Behind the M-step R is "
+    "another: see E + M in the table.",
 }
 
 
@@ -202,6 +202,15 @@ def _no_evaluation(shown: Shown, reason: str) -> str:
 
 
 # -- training ---------------------------------------------------------------------------------------
+
+
+# What these methods log as drawn from a buffer is none of their own.
+_ROLLOUTS = {"on-policy": "fresh rollout", "replay": "rollout used before"}
+_OF_BASELINES: Mapping[str | None, Mapping[str, str]] = {
+    "SFT": {"replay": "known strings"},
+    "PPO": _ROLLOUTS,
+    "GRPO": _ROLLOUTS,
+}
 
 
 def _by_behaviour(name: str, note: str = "", hot: str = "") -> _Function:
@@ -219,7 +228,8 @@ def _by_behaviour(name: str, note: str = "", hot: str = "") -> _Function:
             steps, values = shown.history.get(name, behaviour)
             if values:
                 color = _BEHAVIOUR_COLORS[behaviour]
-                curves.append(Curve(behaviour, steps, values, "dots", color))
+                label = _OF_BASELINES.get(shown.baseline, {}).get(behaviour, behaviour)
+                curves.append(Curve(label, steps, values, "dots", color))
         if not curves:
             curves = _lines(shown.history, {name: "fresh and replayed strings together"})
         if not curves:
@@ -266,6 +276,8 @@ def _from_replay(shown: Shown) -> Panel | str:
         return _lacks(shown, _NO_STEP)
     if not any(values):
         return "no batch was drawn from the buffer"
+    if shown.baseline is not None:
+        return f"{shown.baseline} has no buffer"
     known = name_of("train/from_replay")
     return panel(known.titled, [Curve("", steps, values)], most=_PARTS, limits=known.limits)
 

@@ -253,6 +253,12 @@ def test_pages_of_other_methods_speak_of_their_own_loss_and_strings(tmp_path):
         make_run(tmp_path / "s", baseline={"_target_": "gfn_runner.baselines.methods.SFT"})
     )
     assert "loss: cross-entropy (nats a token)" in titles(sft) and "Hot and replayed" not in sft
+    assert "known strings</li>" in sft
+    ppo = page_of(
+        make_run(tmp_path / "p", baseline={"_target_": "gfn_runner.baselines.methods.PPO"})
+    )
+    assert "loss: clipped surrogate and value loss" in titles(ppo) and "fresh rollout</li>" in ppo
+    assert "batches from replay: PPO has no buffer." in ppo
     own = page_of(make_run(tmp_path / "g"))
     assert "Hot and replayed strings" in own and "nearly always writes the same string" in own
 
@@ -893,7 +899,10 @@ def test_what_is_opened_stays_open_and_a_sweeps_first_column_is_narrow():
     table = Table(("run", "v"), [("0", "1")], False, ["0"])
     page = html_page([Heading("t", 1), folded, table], Live(9, 0.0))
     assert "sessionStorage" in page and "sessionStorage" not in html_page([folded])
-    assert '<table class="runs">' in page and ".runs td:first-child { min-width: 0 }" in page
+    assert (
+        '<table class="runs">' in page
+        and ".runs td:first-child { min-width: 0; white-space: nowrap }" in page
+    )
     # Pointing at a run makes its lines thicker; dots keep their own width.
     assert ".on { stroke-opacity: 1 }" in page and ".pointed .chart .line.on { stroke-width" in page
     assert "pre { white-space: pre-wrap" in page

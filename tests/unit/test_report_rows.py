@@ -230,7 +230,7 @@ def test_bars_are_the_shares_of_each_row():
     heights = [[bar.get_height() for bar in group] for group in axes.containers]
     assert heights == [[0.75, 0.5], [0.25, pytest.approx(math.nan, nan_ok=True)]], "no bar is no 0"
     assert [text.get_text() for text in axes.get_xticklabels()] == [
-        "right\nof samples\nx", "found\nof translations\nx",
+        "right\n(of samples)\nx", "found\n(of translations)\nx",
     ]  # fmt: skip
     # No bar lies below the legend.
     assert axes.get_legend() is None and len(figure.legends[0].get_texts()) == 2
