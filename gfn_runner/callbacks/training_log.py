@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,17 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from gfn_runner.callbacks.health import HealthCallback
 from gfn_runner.callbacks.replay import ReplayCallback
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.phi import log_z_bound, phi_spread
+from gfn_runner.phi import log_z_bound, phi_spread, terminal_states
 from gfn_runner.ranks import gathered
-from gfn_runner.trajectories import StepOutput
+from gfn_runner.trajectories import StepOutput, Trajectories
+
+# Every record has them, so that who reads the newest one need not ask.
+_SPREADS = ("phi_spread", "phi_spread_max", "phi_spread_terminal")
 
 
 class TrainingLog(L.Callback):
@@ -25,7 +30,8 @@ class TrainingLog(L.Callback):
     - ``train/log_reward`` mean untempered log R of whole strings, nats; ``train/length`` tokens;
     - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
       0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
-      strings alone, where it says how far log q is from log R/T up to a constant;
+      strings alone, where it says how far log q is from log R/T up to a constant. Conditions of a
+      single string, however often drawn, have nothing to spread and do not count; NaN without others;
     - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
     - on-policy batches only, nats, means over conditions at the current temperature: ``train/log_z`` mean
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
@@ -88,7 +94,7 @@ class TrainingLog(L.Callback):
             return
         self._step = trainer.global_step
         now = time.perf_counter()
-        record = _over_ranks(self._sums)
+        record = dict.fromkeys(_SPREADS, math.nan) | _over_ranks(self._sums)
         record |= {
             "grad_norm": self.health.grad_norm,
             "lr": self.health.lr,
@@ -134,6 +140,24 @@ def _over_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: sum(some) / len(some) for name, some in merged.items()}
 
 
+def _differ(trajectories: Trajectories, state_BS: Tensor) -> Tensor:
+    """Whether at least two different strings end at a condition's marked states. Shape (C,).
+
+    In the order of the conditions' index, as :func:`phi_spread` has them.
+    """
+    found: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+    rows = zip(
+        trajectories.condition_B.tolist(),
+        trajectories.token_BT.tolist(),
+        state_BS.tolist(),
+        strict=True,
+    )
+    for place, tokens, states in rows:
+        found[place].update(tuple(tokens[:at]) for at, marked in enumerate(states) if marked)
+    differ_C = [len(found[place]) > 1 for place in sorted(found)]
+    return torch.tensor(differ_C, device=state_BS.device)
+
+
 def measures(output: StepOutput) -> dict[str, float]:
     """Scalars of one batch; see :class:`TrainingLog`."""
     trajectories, terminable_BS = output.trajectories, output.scores.terminable_BS
@@ -141,17 +165,20 @@ def measures(output: StepOutput) -> dict[str, float]:
     phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
     log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
     _, spread_C = phi_spread(output.phi_BS, terminable_BS, trajectories.condition_B)
-    ended_B1 = terminable_BS.gather(1, last_B1)
-    terminal_mean_C, terminal_C = phi_spread(phi_B[:, None], ended_B1, trajectories.condition_B)
+    spread_C = spread_C[_differ(trajectories, terminable_BS)]
+    terminal_BS = terminal_states(terminable_BS, trajectories.length_B)
+    terminal_mean_C, terminal_C = phi_spread(output.phi_BS, terminal_BS, trajectories.condition_B)
+    terminal_C = terminal_C[_differ(trajectories, terminal_BS)]
     measured = {
         "log_reward": log_reward_B.mean().item(),
         "length": trajectories.length_B.float().mean().item(),
-        "phi_spread": spread_C.mean().item(),
-        "phi_spread_max": spread_C.max().item(),
-        "phi_spread_terminal": terminal_C.mean().item(),
         "from_replay": float(output.from_replay),
         "exploration_temperature": output.exploration_temperature,
     }
+    if len(spread_C):
+        measured |= {"phi_spread": spread_C.mean().item(), "phi_spread_max": spread_C.max().item()}
+    if len(terminal_C):
+        measured["phi_spread_terminal"] = terminal_C.mean().item()
     if output.exploration_temperature == 1.0:
         rows = trajectories.condition_B
         bounds = [log_z_bound(phi_B[rows == place]) for place in rows.unique()]

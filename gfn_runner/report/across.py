@@ -23,15 +23,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gfn_runner.json_lines import read_metrics
 from gfn_runner.metrics.distribution import importance_bound, mean_phi
 from gfn_runner.report.comparison import value_bars
 from gfn_runner.report.equal_compute import chosen_from, drawn, groups_of, metric_of_one, policies
 from gfn_runner.report.methods import Method
+from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.runs import Run
-from gfn_runner.report.summary import Section, header, standard_error
-from gfn_runner.report.table import is_share
+from gfn_runner.report.summary import Section, standard_error
 
 _MOST_DOTS = 3000
 _CLOCKS: Mapping[str | None, str] = {
@@ -97,7 +98,7 @@ def histograms(section: Section) -> Figure | str:
     drawn = [(m, m.runs[0].samples(m.row)) for m in section.methods]
     shown = [(m, records[0]) for m, records in drawn if records and "target" in records[0]]
     if not shown:
-        return "no samples of a table of values (a record with `target`)"
+        return "no samples of a table of values (a record with target)"
     figure, all_axes = plt.subplots(
         len(shown), 1, figsize=(10, 2.6 * len(shown)), layout="constrained", squeeze=False
     )
@@ -124,6 +125,7 @@ def calibration(section: Section) -> Figure | str:
         x, y = zip(*own, strict=True)
         axes.plot(x, y, ".", color=_color(section, method), markersize=3, alpha=0.5)
         axes.axline((fmean(x), fmean(x)), slope=1, color="k", linestyle="--", linewidth=0.8)
+        _same_scales(axes, (*x, *y))
         axes.set(xlabel="log R / T (nats)", ylabel="log q + log Z (nats)")
         title = f"{method.label}: {len(own)} different samples"
         axes.set_title(textwrap.fill(title, 48), fontsize=8)
@@ -136,28 +138,31 @@ def evidence(section: Section) -> Figure | str:
     shown = [(m, list(_evidence(m.runs[0], m.row))) for m in section.methods if m.is_trained]
     shown = [(method, points) for method, points in shown if points]
     if not shown:
-        return "no trained method's samples hold the log R of all strings (`support_log_reward`)"
+        return "no trained method's samples hold the log R of all strings (support_log_reward)"
     figure, axes = plt.subplots(figsize=(6, 4.6), layout="constrained")
     for method, points in shown:
         exact, mean, bound = zip(*points, strict=True)
         color = _color(section, method)
-        axes.plot(exact, mean, "o", color=color, label=f"{method.label}: mean φ")
-        axes.plot(exact, bound, "^", color=color, fillstyle="none", label=f"{method.label}: bound")
+        axes.plot(exact, mean, "o", color=color, label=method.label)
+        axes.plot(exact, bound, "^", color=color, fillstyle="none")
+    axes.set_title("mean φ (●) and importance-weighted bound (△)", fontsize=9)
     # One condition alone, or many of one log Z, are a column of dots: as wide as it is high.
-    low, high = (
-        function(e for _, points in shown for e, _, _ in points) for function in (min, max)
-    )
-    middle, reach = (
-        (low + high) / 2,
-        0.55 * max(high - low, axes.get_ylim()[1] - axes.get_ylim()[0]),
-    )
-    axes.set_xlim(middle - reach, middle + reach)
+    _same_scales(axes, [value for _, points in shown for own in points for value in own])
     at = shown[0][1][0][0]
     axes.axline((at, at), slope=1, color="k", linestyle="--", linewidth=0.8)
     axes.set(xlabel="exact log Z (nats)", ylabel="estimate (nats)")
     axes.grid(alpha=0.3)
     _legend(figure, [axes])
     return figure
+
+
+def _same_scales(axes: Axes, values: Sequence[float]) -> None:
+    """Both axes of one range, so that the line of equal values is at 45°."""
+    low, high = min(values), max(values)
+    room = 0.05 * (high - low) or 0.5
+    axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=5))  # few enough for "−17.25" beside each other
 
 
 def compute(section: Section) -> Figure | str:
@@ -187,7 +192,7 @@ def compute(section: Section) -> Figure | str:
                 axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
             axes.set(
                 xlabel=_CLOCKS.get(clock, "strings trained on"),
-                ylabel=header(f"{metric}/{group}").replace(" (%)", ""),
+                ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
             )
     if chosen:
         for axes, group in zip(grid[-1], groups, strict=True):
@@ -434,4 +439,7 @@ def _test_time(axes: Axes, section: Section, group: str) -> None:
             label=way.label,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="strings drawn per question", ylabel=f"{_spoken(metric)}, {_spoken(group)}")
+    axes.set(
+        xlabel="strings drawn per question",
+        ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
+    )

@@ -16,6 +16,8 @@ _RIGHT, _TOP, _BOTTOM = 12, 10, 40
 _DIGIT = 7.4  # width of one, generously: fonts differ
 # Above this many, lines are drawn as means of neighbours and of dots each k-th is drawn.
 MOST_POINTS = 240
+# Of an axis of powers: what lies further below the largest value is drawn at the lower edge.
+_MOST_DECADES = 6
 _FEW = 24  # points that get a mark each, so that evaluations can be told apart
 
 COLORS = (
@@ -61,12 +63,17 @@ class _Axis:
     def at(self, value: float) -> float:
         low, high = self.low, self.high
         if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
 def svg(
-    curves: Sequence[Curve], *, title: str, x_label: str = "optimizer step", log: bool = False
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x_label: str = "optimizer step",
+    log: bool = False,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> str:
     """An ``<svg>`` that scales with its place on the page.
 
@@ -74,15 +81,18 @@ def svg(
         curves: at least one.
         title: for readers that see no picture.
         x_label: below the axis.
-        log: whether the vertical axis is one of powers; left alone where a value is not above 0.
+        log: whether the vertical axis is one of powers. Left alone where a value is below 0 or none is
+            above it; what lies below :func:`log_floor` is drawn at the lower edge.
+        limits: that no value can pass, such as 0 and 100 of shares in %: an axis of equal values ends
+            there, too.
     """
     values = [value for curve in curves for value in (*curve.y, *curve.base)]
-    log = log and min(values) > 0
+    log = log and can_be_log(values)
     steps = [value for curve in curves for value in curve.x]
     x_low, x_high = (
         _spread(min(steps), max(steps)) if len(set(steps)) < 2 else (min(steps), max(steps))
     )
-    y_low, y_high = _log_range(values) if log else _linear_range(values)
+    y_low, y_high = _log_range(values) if log else _linear_range(values, limits)
     up = _Axis(y_low, y_high, HEIGHT - _BOTTOM, _TOP, log)
     left = 16 + _DIGIT * max(len(said) for _, said in _up_ticks(up))
     across = _Axis(x_low, x_high, left, WIDTH - _RIGHT)
@@ -126,15 +136,34 @@ def _spread(low: float, high: float) -> tuple[float, float]:
     return (low - room, high + room) if high - low < 1e-12 + 1e-9 * abs(high) else (low, high)
 
 
-def _linear_range(values: Sequence[float]) -> tuple[float, float]:
+def _linear_range(values: Sequence[float], limits: tuple[float, float]) -> tuple[float, float]:
     low, high = _spread(min(values), max(values))
+    if limits[0] <= min(values) and max(values) <= limits[1]:
+        low, high = max(low, limits[0]), min(high, limits[1])
     room = 0.04 * (high - low)
     # What starts at 0 stands on the axis.
     return (0.0 if min(values) >= 0 and low <= room else low - room), high + room
 
 
+def can_be_log(values: Sequence[float]) -> bool:
+    """Whether an axis of powers fits: nothing below 0, and something above it."""
+    return min(values) >= 0 and max(values) > 0
+
+
+def log_floor(values: Sequence[float]) -> float:
+    """The lowest value that an axis of powers shows as it is.
+
+    The smallest above 0; where the values span more than six decades, a few tiny ones (a loss before the
+    first gradient) would leave all others in a strip at the top. Then a decade below all but a
+    twentieth of them, at most six below the largest.
+    """
+    above = sorted(value for value in values if value > 0)
+    least = above[-1] * 10.0**-_MOST_DECADES
+    return above[0] if above[0] >= least else max(least, 0.1 * above[len(above) // 20])
+
+
 def _log_range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
+    low, high = log_floor(values), max(values)
     room = max(0.04 * math.log10(high / low), 0.05)
     return 10 ** (math.log10(low) - room), 10 ** (math.log10(high) + room)
 
@@ -167,14 +196,25 @@ def number(value: float, step: float | None = None) -> str:
     """A number as briefly as the distance to its neighbours, ``step``, allows."""
     if value == 0:
         return "0"
+    digits = math.ceil(math.log10(abs(value) / step) - 1e-9) + 2 if step else 3
     if abs(value) >= 1e5 or abs(value) < 1e-3:
-        text = f"{value:.2g}"
+        text = _as_power(value, max(2, digits - 1))
     elif abs(value) >= 1000:
         text = f"{value:.0f}"
     else:
-        digits = math.ceil(math.log10(abs(value) / step) - 1e-9) + 2 if step else 3
         text = f"{value:.{max(3, digits)}g}"
     return text.replace("-", "−")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _as_power(value: float, digits: int) -> str:
+    """``2.5·10⁻⁶``; a 1 in front is left out."""
+    factor, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    factor = factor.rstrip("0").rstrip(".") if "." in factor else factor
+    power = f"10{str(int(exponent)).translate(_RAISED)}"
+    return {"1": power, "-1": f"-{power}"}.get(factor, f"{factor}·{power}")
 
 
 def _up_ticks(up: _Axis) -> list[tuple[float, str]]:

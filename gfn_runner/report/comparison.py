@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gfn_runner.json_lines import read_lines
-from gfn_runner.report.table import row_labels
+from gfn_runner.report.table import row_labels, shown_number
 
 
 def number_histogram(folder: Path, final: Mapping[str, float]) -> Figure | None:
@@ -52,7 +53,9 @@ def value_bars(axes: Axes, label: str, record: Mapping[str, Any], color: str = "
     axes.bar(places, [counts[value] / n for value in target], width=0.9, color=color)
     axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
     other = 1 - sum(counts[value] for value in target) / n
-    title = f"{label}: {n} samples, {100 * other:.2g} % of them invalid"
+    title = (
+        f"{label}: {n} samples, {shown_number('invalid_share', max(0.0, other))} % of them invalid"
+    )
     axes.set_title(textwrap.fill(title, 110), fontsize=9)
     step = max(1, len(target) // 20)
     names = [value.strip() for value in target]
@@ -88,9 +91,13 @@ def likelihood_diversity(final: Mapping[str, float]) -> Figure | None:
 
 
 def share_bars(final: Mapping[str, float]) -> Figure | None:
-    """Shares of samples that do what the task asks for, one group of bars a share."""
+    """Shares that a task measures, one group of bars a share; what each is a share of stands below it.
+
+    The share of invalid samples is none of what a task asks for, and stands with the histogram.
+    """
     names = [name.removeprefix("final/") for name in final if name.startswith("final/")]
     names = [name for name in names if name.partition("/")[0].endswith("_share")]
+    names = [name for name in names if not name.startswith("invalid_share/")]
     if not names:
         return None
     labels = row_labels(final)
@@ -98,11 +105,22 @@ def share_bars(final: Mapping[str, float]) -> Figure | None:
     width = 0.8 / len(labels)
     for number, (prefix, label) in enumerate(labels.items()):
         places = [at + (number - (len(labels) - 1) / 2) * width for at in range(len(names))]
-        heights = [final.get(f"{prefix}/{name}") or 0.0 for name in names]
+        heights = [final.get(f"{prefix}/{name}", math.nan) for name in names]  # no bar is no 0
         axes.bar(places, heights, width, label=label)
-    ticks = [name.replace("_share", "").replace("_", " ").replace("/", "\n") for name in names]
-    axes.set_xticks(range(len(names)), ticks, fontsize=7)
-    axes.set(ylabel="share of samples", ylim=(0, 1.05))
-    axes.legend(fontsize=7)
+    axes.set_xticks(range(len(names)), list(map(_of_what, names)), fontsize=7)
+    axes.set(ylabel="share", ylim=(0, 1.05))
+    # Beside the bars, of which one may be anywhere.
+    figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     axes.grid(alpha=0.3, axis="y")
     return figure
+
+
+# Of all others a sample is what is counted.
+_WHOLES = {"found_share": "translations", "all_found_share": "sentences"}
+
+
+def _of_what(name: str) -> str:
+    """What a share is called, what it is a share of, and its evaluation set."""
+    metric, _, group = name.partition("/")
+    said = metric.removesuffix("_share").replace("_", " ")
+    return f"{said}\n(of {_WHOLES.get(metric, 'samples')})\n{group.replace('_', ' ')}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.methods import Method
+from gfn_runner.report.names import column_title
 from gfn_runner.report.pages import Block, Code, Heading, Items, Picture, Table, Text
 from gfn_runner.report.runs import Run
 from gfn_runner.report.side_by_side import sample_table
@@ -15,14 +16,13 @@ from gfn_runner.report.summary import (
     Section,
     cell,
     commands,
-    header,
     left_out,
     origins,
     published_columns,
     published_header,
     task_of,
 )
-from gfn_runner.report.table import shown_number
+from gfn_runner.report.table import PUBLISHED, shown_number
 from gfn_runner.tasks.base import ReferenceRow
 
 
@@ -66,20 +66,21 @@ def compose(
 
 
 def section_blocks(
-    section: Section, drawn: Sequence[tuple[Path, str]], missing: Sequence[str], page: Path
+    section: Section,
+    drawn: Sequence[tuple[Path, str]],
+    missing: Sequence[str],
+    page: Path,
+    level: int = 2,
 ) -> list[Block]:
-    blocks: list[Block] = [Heading(section.name), results(section)]
+    """One task's part of a report, under a heading of this level."""
+    blocks: list[Block] = [Heading(section.name, level), results(section)]
     if section.published:
-        blocks.append(
-            Text(
-                "† The paper's numbers, or its published code's: of another model, on other questions."
-            )
-        )
-    blocks += [Heading("How each was run", 3), _origins(section, page)]
+        blocks.append(Text(f"{PUBLISHED}."))
+    blocks += [Heading("How each was run", level + 1), _origins(section, page)]
     samples = sample_table(section)
     if isinstance(samples, Table):
         blocks += [
-            Heading("Samples for the same conditions", 3),
+            Heading("Samples for the same conditions", level + 1),
             Text(
                 "Single samples of the first seed; in brackets the answer, where one is known. Judged by "
                 "the first of the task's metrics that speaks of a single string, if there is one."
@@ -92,7 +93,7 @@ def section_blocks(
     equal = equal_compute(section)
     if isinstance(equal, Table):
         blocks += [
-            Heading("At equal test-time compute", 3),
+            Heading("At equal test-time compute", level + 1),
             Text(
                 "A trained policy's strings beside one chosen out of as many of the base model's (or out "
                 "of the next larger number that was measured), and how many of these it takes until "
@@ -101,7 +102,7 @@ def section_blocks(
             equal,
         ]
     if drawn or missing:
-        blocks.append(Heading("Figures", 3))
+        blocks.append(Heading("Figures", level + 1))
     blocks += [Picture(path, caption) for path, caption in drawn]
     if missing:
         blocks += [Text("Left out, for want of data:"), Items(missing)]
@@ -113,7 +114,7 @@ def _published_samples(section: Section) -> list[Block]:
     found = task.reference_samples() if task else ()
     if not found:
         return []
-    rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}") for s in found]
+    rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}".replace("-", "−")) for s in found]
     return [
         Text("† The paper's own, by another model under another R:"),
         Table(("condition", "method", "sample", "log R (nats)"), rows, numeric=False),
@@ -149,7 +150,7 @@ def results(section: Section) -> Table:
     ]
     rows += [_unfinished(run, len(columns) + bool(placed)) for run in section.unfinished]
     last = [published_header(section)] if placed else []
-    return Table(("method", "seeds", *map(header, columns), *last), rows)
+    return Table(("method", "seeds", *map(column_title, columns), *last), rows)
 
 
 def _unfinished(run: Run, width: int) -> tuple[str, ...]:

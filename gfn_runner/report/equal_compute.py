@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from gfn_runner.report.methods import Method
+from gfn_runner.report.names import column_title
 from gfn_runner.report.pages import Table
-from gfn_runner.report.summary import Section, header, spread
+from gfn_runner.report.summary import Section, spread
 
 _DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
 _SMALLER_IS_BETTER = re.compile(r"(kl|invalid_share|tv|self_bleu|phi_spread)(_|$)")
@@ -139,7 +140,7 @@ def equal_compute(section: Section) -> Table | str:
     if not rows:
         return "no trained policy was measured on the same sets"
     columns = [column for label in labels for column in (label, f"{label} reaches it at")]
-    title = header(metric)
+    title = column_title(metric)
     return Table((title, "set", "strings a question", "policy", *columns), rows)
 
 

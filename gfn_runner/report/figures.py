@@ -15,8 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gfn_runner.json_lines import read_lines, read_metrics
+from gfn_runner.report.charts import can_be_log, log_floor
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.table import row_labels
 
@@ -65,10 +67,19 @@ def _lines(axes: Axes, records: Sequence[dict[str, Any]], labelled: dict[str, st
         steps, values = _series(records, name)
         if values:
             axes.plot(steps, values, label=label, linewidth=1.0)
-    axes.set_xlabel("optimizer step")
-    axes.grid(alpha=0.3)
+    _step_axis(axes)
     if axes.lines:
         axes.legend(fontsize=8)
+
+
+def _step_axis(axes: Axes) -> None:
+    """Optimizer steps are whole numbers, even where there is one alone."""
+    low, high = axes.get_xlim()
+    if axes.lines and high - low < 1:
+        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.set_xlabel("optimizer step")
+    axes.grid(alpha=0.3)
 
 
 def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
@@ -76,8 +87,11 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     _lines(left, records, {"train/loss": "loss (nats²)"})
-    if min(_series(records, "train/loss")[1]) > 0:
+    losses = _series(records, "train/loss")[1]
+    if can_be_log(losses):
         left.set_yscale("log")
+        # A first loss of 0 or nearly 0 would leave all others in a strip at the top.
+        left.set_ylim(bottom=0.8 * log_floor(losses))
     steps, temperature = _series(records, "train/reward_temperature")
     if temperature:
         # Residuals grow as 1/T: without T beside it the loss cannot be read.
@@ -104,7 +118,7 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
 
 def _phi_spread(records: Sequence[dict[str, Any]]) -> Figure | None:
     if not _series(records, "train/phi_spread")[1]:
-        return None
+        return None  # no step had different strings of a condition
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     _lines(
         left,
@@ -116,9 +130,10 @@ def _phi_spread(records: Sequence[dict[str, Any]]) -> Figure | None:
     for label, members in _by_behaviour(records).items():
         steps, values = _series(members, "train/phi_spread_terminal")
         right.plot(steps, values, ".", label=label, markersize=4)
-    right.set(title="whole strings only", xlabel="optimizer step")
-    right.grid(alpha=0.3)
-    right.legend(fontsize=8)
+    right.set_title("whole strings only")
+    _step_axis(right)
+    if right.lines:
+        right.legend(fontsize=8)
     for axes in (left, right):
         axes.set_ylim(bottom=0)
     return figure
@@ -143,15 +158,18 @@ def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Fig
     if not groups:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    series = {"vote_accuracy": "-", "single_accuracy": "--"}
+    series = {"vote_accuracy": ("-", "o"), "single_accuracy": ("--", "x")}
     for number, group in enumerate(groups):
-        for metric, style in series.items():
+        for metric, (style, marker) in series.items():
             steps, values = _series(records, f"eval/{metric}/{group}")
             label = f"{group.replace('_', ' ')}, {metric.split('_')[0]}"
-            left.plot(steps, values, style, color=f"C{number}", marker=".", label=label)
-    left.set(xlabel="optimizer step", ylabel="accuracy", ylim=(-0.02, 1.02))
-    left.grid(alpha=0.3)
-    left.legend(fontsize=7)
+            left.plot(
+                steps, values, style, color=f"C{number}", marker=marker, markersize=4, label=label
+            )
+    left.set(ylabel="accuracy", ylim=(-0.02, 1.02))
+    _step_axis(left)
+    # Long enough to tell a dashed line from a whole one.
+    left.legend(fontsize=7, handlelength=4)
     _bars(right, final, groups)
     return figure
 

@@ -13,6 +13,17 @@ function age() {
   }
 }
 age(); setInterval(age, 1000);
+// What a reader has opened stays open when the page is loaded again.
+for (const e of document.querySelectorAll('details')) {
+  // Numbers in a summary change while a run goes on.
+  const key = location.pathname + ' ' + e.querySelector('summary').textContent.replace(/\d+/g, '');
+  try {
+    if (sessionStorage.getItem(key)) e.open = true;
+    e.addEventListener('toggle', () => {
+      if (e.open) sessionStorage.setItem(key, '1'); else sessionStorage.removeItem(key);
+    });
+  } catch (refused) { break; } // a browser may keep nothing for pages that are files
+}
 // Pointing at a row of a sweep's table, or at a curve, lets all of that run's curves stand out.
 for (const e of document.querySelectorAll('[data-owner]')) {
   const all = on => () => {

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gfn_runner.report.charts import COLORS, MOST_POINTS, Curve, svg, thinned
+from gfn_runner.report.charts import (
+    COLORS,
+    MOST_POINTS,
+    Curve,
+    can_be_log,
+    log_floor,
+    number,
+    svg,
+    thinned,
+)
 from gfn_runner.report.history import BEHAVIOURS, History
+from gfn_runner.report.names import is_share, name_of, spoken
 from gfn_runner.report.pages import Panel
-from gfn_runner.report.table import is_share
 
 _PHASES = ("sample", "reward", "policy", "objective", "backward", "other")
 _BEHAVIOUR_COLORS = dict(zip(BEHAVIOURS, (COLORS[0], COLORS[1], "#9a9a9a"), strict=True))
@@ -24,23 +33,28 @@ class Shown:
         headline: metrics that the task puts first.
         trains: whether the run trains a policy at all.
         on_the_way: whether it is evaluated while it trains.
+        baseline: the class of the baseline that trains; ``None`` for a GFlowNet.
     """
 
     history: History
     headline: Sequence[str]
     trains: bool = True
     on_the_way: bool = True
+    baseline: str | None = None
 
 
 def draw_panels(shown: Shown) -> tuple[list[Panel], list[str]]:
     """Everything there is data for, and for each chart left out its name and the reason."""
+    # What the task puts first comes first, and once.
+    first = dict.fromkeys(_SHARED.get(name, name) for name in shown.headline)
+    functions = {name: _PANELS.get(name) or _evaluated(name) for name in first}
     drawn, missing = [], []
-    for name, function in {**_headlines(shown), **_PANELS}.items():
+    for name, function in {**functions, **_PANELS}.items():
         made = function(shown)
         if isinstance(made, Panel):
             drawn.append(made)
         else:
-            missing.append(f"{name}: {made}.")
+            missing.append(f"{_SPOKEN.get(name) or name_of(name).words}: {made}.")
     return drawn + _others(shown), missing
 
 
@@ -55,6 +69,7 @@ def panel(
     log: bool = False,
     legend: Sequence[tuple[str, str]] | None = None,
     most: int = MOST_POINTS,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Panel:
     """A chart of optimizer steps; its legend is of the curves' labels unless it is given.
 
@@ -62,37 +77,54 @@ def panel(
         title: with the unit.
         curves: at least one.
         note: below the chart.
-        log: draw powers of ten, where all values are above 0.
+        log: draw powers of ten, where no value is below 0.
         legend: in place of the curves' own.
         most: points of a curve.
+        limits: that no value can pass.
     """
     for kinds, said in ((("line", "area"), "Means of"), (("dots",), "One dot in")):
         longest = max((len(curve.x) for curve in curves if curve.kind in kinds), default=0)
         if longest > most:
             note = f"{note} {said} {math.ceil(longest / most)} steps.".strip()
+    curves = [thinned(curve, most) for curve in curves]
+    if log:
+        note = f"{note} {_below(curves)}".strip()
     if legend is None:
         legend = [(curve.color, curve.label) for curve in curves]
         legend = [] if len(legend) == 1 and not legend[0][1] else legend
     # A curve that is named by the title has a name for its tooltip too.
-    return Panel(
-        title, svg([thinned(curve, most) for curve in curves], title=title, log=log), legend, note
-    )
+    return Panel(title, svg(curves, title=title, log=log, limits=limits), legend, note)
+
+
+def _below(curves: Sequence[Curve]) -> str:
+    """What an axis of powers cannot show as it is; empty if it shows everything."""
+    values = [value for curve in curves for value in curve.y]
+    if not can_be_log(values):
+        return "Not in powers of ten: some values are below 0." if min(values) < 0 else ""
+    floor = log_floor(values)
+    low = [value for value in values if value < floor]
+    if not low:
+        return ""
+    said = "1 value lies" if len(low) == 1 else f"{len(low)} values lie"
+    return f"{said} lower than the axis, down to {number(min(low))}: drawn at its lower edge."
 
 
 def _lines(history: History, labelled: Mapping[str, str]) -> list[Curve]:
     """A line for each scalar that was logged."""
     curves = []
-    for number, (name, label) in enumerate(labelled.items()):
+    for place, (name, label) in enumerate(labelled.items()):
         steps, values = history.get(name)
         if values:
-            curves.append(Curve(label, steps, values, color=COLORS[number % len(COLORS)]))
+            curves.append(Curve(label, steps, values, color=COLORS[place % len(COLORS)]))
     return curves
 
 
-def _one(name: str, title: str, reason: str, *, note: str = "", log: bool = False) -> _Function:
+def _one(name: str, reason: str, *, note: str = "", log: bool = False) -> _Function:
     def function(shown: Shown) -> Panel | str:
-        curves = _lines(shown.history, {name: ""})
-        return panel(title, curves, note=note, log=log) if curves else _lacks(shown, reason)
+        curves, known = _lines(shown.history, {name: ""}), name_of(name)
+        if not curves:
+            return _lacks(shown, reason)
+        return panel(known.titled, curves, note=note, log=log, limits=known.limits)
 
     return function
 
@@ -104,45 +136,59 @@ def _lacks(shown: Shown, reason: str) -> str:
     return reason if shown.trains else "the run trains nothing"
 
 
-def spoken(name: str) -> str:
-    return name.replace("_", " ").replace("/", ", ")
-
-
 # -- evaluations ------------------------------------------------------------------------------------
 
 
-def _headlines(shown: Shown) -> dict[str, _Function]:
-    return {spoken(name): _evaluated(name, spoken(name)) for name in shown.headline}
+def evaluated_title(metric: str) -> str:
+    """Of a chart; where training logs the same, it says which of the two it is."""
+    known = name_of(metric)
+    return (replace(known, words=f"{known.words}, evaluated") if metric in _BOTH else known).titled
 
 
-def _evaluated(metric: str, title: str, reason: str = "", *, note: str = "") -> _Function:
+def _evaluated(metric: str, reason: str = "", *, note: str = "") -> _Function:
     """A metric by evaluation set: the evaluations on the way, and the last one of all conditions."""
 
     def function(shown: Shown) -> Panel | str:
         history, curves = shown.history, []
-        sets = dict.fromkeys((*history.sets(f"eval/{metric}"), *history.sets(f"final/{metric}")))
+        # Evaluations on the way are of the policy alone: so is the last one of an E-step, which an M-step
+        # follows, whose answer model has another R.
+        end = "e_step" if any(n.startswith("e_step/") for n in history.series) else "final"
+        sets = dict.fromkeys((*history.sets(f"eval/{metric}"), *history.sets(f"{end}/{metric}")))
         scale = 100 if is_share(metric) else 1
         legend = []
-        for number, group in enumerate(sets):
-            color = COLORS[number % len(COLORS)]
+        for place, group in enumerate(sets):
+            color = COLORS[place % len(COLORS)]
             legend.append((color, spoken(group)))
-            for kind, way in (("eval", "line"), ("final", "marks")):
-                steps, values = history.get(f"{kind}/{metric}/{group}")
-                label = spoken(group) + (", all conditions" if kind == "final" else "")
-                if values and way == "line":
-                    curves.append(Curve(label, steps, [scale * v for v in values], color=color))
-                elif values:
-                    # Evaluated again after resuming: the last one counts.
-                    own = [scale * values[-1]]
-                    curves.append(Curve(label, steps[-1:], own, "marks", color))
+            steps, values = history.get(f"eval/{metric}/{group}")
+            if values:
+                own = [scale * value for value in values]
+                curves.append(Curve(spoken(group), steps, own, color=color))
+            steps, values = history.get(f"{end}/{metric}/{group}")
+            if values:
+                # Evaluated again after resuming, or in each round of EM: the last one counts.
+                label = f"{spoken(group)}, all conditions"
+                last = [scale * values[-1]]
+                curves.append(Curve(label, steps[-1:], last, "marks", color))
         if not curves:
             return _no_evaluation(shown, reason)
-        big = any(curve.kind == "marks" for curve in curves)
-        said = "Large dots: the last evaluation, of all conditions." if big else ""
-        unit = " (%)" if is_share(metric) else ""
-        return panel(title + unit, curves, legend=legend, note=f"{note} {said}".strip())
+        said = _LARGE_DOTS[end] if any(curve.kind == "marks" for curve in curves) else ""
+        return panel(
+            evaluated_title(metric),
+            curves,
+            legend=legend,
+            note=f"{note} {said}".strip(),
+            limits=name_of(metric).limits,
+        )
 
     return function
+
+
+_BOTH = ("log_reward", "phi_spread", "log_z_bound")
+_LARGE_DOTS = {
+    "final": "Large dots: the last evaluation, of all conditions.",
+    "e_step": "Large dots: the policy of the last E-step, of all conditions. Behind the M-step R is "
+    "another: see E + M in the table.",
+}
 
 
 def _no_evaluation(shown: Shown, reason: str) -> str:
@@ -158,8 +204,23 @@ def _no_evaluation(shown: Shown, reason: str) -> str:
 # -- training ---------------------------------------------------------------------------------------
 
 
-def _by_behaviour(name: str, title: str, note: str = "") -> _Function:
-    """Dots by where the strings came from; a line where no step is of one kind alone."""
+# What these methods log as drawn from a buffer is none of their own.
+_ROLLOUTS = {"on-policy": "fresh rollout", "replay": "rollout used before"}
+_OF_BASELINES: Mapping[str | None, Mapping[str, str]] = {
+    "SFT": {"replay": "known strings"},
+    "PPO": _ROLLOUTS,
+    "GRPO": _ROLLOUTS,
+}
+
+
+def _by_behaviour(name: str, note: str = "", hot: str = "") -> _Function:
+    """Dots by where the strings came from; a line where no step is of one kind alone.
+
+    Args:
+        name: of the scalar.
+        note: below the chart.
+        hot: added to it where there are tempered or replayed strings.
+    """
 
     def function(shown: Shown) -> Panel | str:
         curves = []
@@ -167,12 +228,15 @@ def _by_behaviour(name: str, title: str, note: str = "") -> _Function:
             steps, values = shown.history.get(name, behaviour)
             if values:
                 color = _BEHAVIOUR_COLORS[behaviour]
-                curves.append(Curve(behaviour, steps, values, "dots", color))
+                label = _OF_BASELINES.get(shown.baseline, {}).get(behaviour, behaviour)
+                curves.append(Curve(label, steps, values, "dots", color))
         if not curves:
             curves = _lines(shown.history, {name: "fresh and replayed strings together"})
         if not curves:
-            return _lacks(shown, "no optimizer step yet")
-        return panel(title, curves, note=note)
+            return _lacks(shown, _NO_STEP if name == "train/log_reward" else _NO_SPREAD)
+        several = shown.baseline is None and curves[-1].label != BEHAVIOURS[0]
+        said = f"{note} {hot}".strip() if several else note
+        return panel(name_of(name).titled, curves, note=said)
 
     return function
 
@@ -181,6 +245,51 @@ def _several(labelled: Mapping[str, str], title: str, reason: str, note: str = "
     def function(shown: Shown) -> Panel | str:
         curves = _lines(shown.history, labelled)
         return panel(title, curves, note=note) if curves else _lacks(shown, reason)
+
+    return function
+
+
+def loss_title(baseline: str | None) -> str:
+    """What a method's loss is, with its unit; ``None`` for a GFlowNet."""
+    return _LOSSES.get(baseline, "loss")
+
+
+_LOSSES: Mapping[str | None, str] = {
+    None: "loss (nats², where φ is balanced)",
+    "SFT": "loss: cross-entropy (nats a token)",
+    "PPO": "loss: clipped surrogate and value loss",
+    "GRPO": "loss: clipped surrogate and KL to the base model",
+}
+
+
+def _loss(shown: Shown) -> Panel | str:
+    curves = _lines(shown.history, {"train/loss": ""})
+    return (
+        panel(loss_title(shown.baseline), curves, log=True) if curves else _lacks(shown, _NO_STEP)
+    )
+
+
+def _from_replay(shown: Shown) -> Panel | str:
+    """Each batch is from replay or is not: means over parts of the run, as a share."""
+    steps, values = shown.history.get("train/from_replay")
+    if not values:
+        return _lacks(shown, _NO_STEP)
+    if not any(values):
+        return "no batch was drawn from the buffer"
+    if shown.baseline is not None:
+        return f"{shown.baseline} has no buffer"
+    known = name_of("train/from_replay")
+    return panel(known.titled, [Curve("", steps, values)], most=_PARTS, limits=known.limits)
+
+
+def _buffer(name: str, reason: str) -> _Function:
+    """A scalar of the buffer, where it has ever held a string."""
+
+    def function(shown: Shown) -> Panel | str:
+        held = any(shown.history.get("train/buffer_size")[1])
+        if not held and shown.history.get("train/buffer_size")[1]:
+            return "the buffer has held no string"
+        return _one(name, reason)(shown)
 
     return function
 
@@ -198,8 +307,8 @@ def _temperatures(shown: Shown) -> Panel | str:
 
 def _evaluated_log_z(shown: Shown) -> Panel | str:
     curves, legend = [], []
-    for number, group in enumerate(shown.history.sets("eval/log_z")):
-        color = COLORS[number % len(COLORS)]
+    for place, group in enumerate(shown.history.sets("eval/log_z")):
+        color = COLORS[place % len(COLORS)]
         legend.append((color, spoken(group)))
         for name, dashed in (("log_z", False), ("log_z_bound", True)):
             steps, values = shown.history.get(f"eval/{name}/{group}")
@@ -224,88 +333,84 @@ def _phases(shown: Shown) -> Panel | str:
     steps = sorted(set().union(*found.values()))
     base = [0.0] * len(steps)
     curves = []
-    for number, (phase, own) in enumerate(found.items()):
+    for phase, own in found.items():
         top = [low + max(0.0, own.get(step, 0.0)) for step, low in zip(steps, base, strict=True)]
         # One step has no width.
         x, y, low = (steps, top, base) if len(steps) > 1 else ([0, steps[0]], top * 2, base * 2)
-        curves.append(Curve(phase, x, y, "area", COLORS[number], base=low))
+        color = COLORS[_PHASES.index(phase)]  # whichever phases a run has
+        curves.append(Curve(phase, x, y, "area", color, base=low))
         base = top
     return panel("seconds of an optimizer step, by phase", curves)
 
 
 _NO_STEP = "no optimizer step yet"
+_NO_SPREAD = "no step yet in which a condition has different strings"
 _NEVER_FRESH = "no on-policy batch yet"
+_NO_TEXT = "the task writes no text, or a single sample of a condition"
+_NOT_LOGGED = "the run has logged none"
+_PARTS = 24  # of a run, whose shares of replayed batches are shown
+# Metrics that are drawn in another one's chart.
+_SHARED = {"log_z_bound": "log_z"}
+# By metric or scalar: a task's headline may bring one of them to the front.
 _PANELS: Mapping[str, _Function] = {
-    "log R in training": _by_behaviour("train/log_reward", "mean log R in training (nats)"),
-    "log R, evaluated": _evaluated("log_reward", "mean log R, evaluated (nats)"),
-    "log-likelihood": _evaluated(
-        "log_likelihood", "log-likelihood under the base model, evaluated (nats)"
-    ),
-    "φ spread of whole strings": _by_behaviour(
+    "train/log_reward": _by_behaviour("train/log_reward"),
+    "log_reward": _evaluated("log_reward"),
+    "log_likelihood": _evaluated("log_likelihood"),
+    "predictive_accuracy": _evaluated("predictive_accuracy", "the task has no answers"),
+    "train/phi_spread_terminal": _by_behaviour(
         "train/phi_spread_terminal",
-        "φ spread, whole strings (nats)",
-        "0 for an exact policy. Hot and replayed strings are ones that it hardly writes.",
+        "0 for an exact policy, and for one that nearly always writes the same string. Conditions whose "
+        "strings are all the same do not count.",
+        "Hot and replayed strings are ones that the policy hardly writes.",
     ),
-    "φ spread of all states": _several(
+    "train/phi_spread": _several(
         {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"},
-        "φ spread, all states (nats)",
-        _NO_STEP,
+        name_of("train/phi_spread").titled,
+        _NO_SPREAD,
     ),
-    "φ spread, evaluated": _evaluated(
-        "phi_spread",
-        "φ spread, evaluated (nats)",
-        "a single sample of a condition has no spread",
-    ),
-    "log Z": _several(
+    "phi_spread": _evaluated("phi_spread", "a single sample of a condition has no spread"),
+    "train/log_z": _several(
         {"train/log_z": "mean terminal φ = log Z − KL", "train/log_z_bound": "bound on log Z"},
         "log Z, on-policy batches (nats)",
         _NEVER_FRESH,
     ),
-    "log Z, evaluated": _evaluated_log_z,
-    "diversity": _evaluated(
-        "diversity",
-        "diversity: 1 − mean pairwise cosine",
-        "the task writes no text, or a single sample of a condition",
+    "train/log_z_gap": _one(
+        "train/log_z_gap", _NEVER_FRESH, note="0 for an exact policy, and for equal strings."
     ),
-    "different samples": _evaluated(
-        "unique",
-        "share of different samples of a condition",
-        "the task writes no text, or a single sample of a condition",
-    ),
-    "loss": _one("train/loss", "loss (nats², where φ is balanced)", _NO_STEP, log=True),
-    "skipped steps": _one(
-        "train/skipped",
-        "steps skipped: a loss or gradient that is not finite",
-        "the run has logged no train/skipped",
-    ),
-    "gradient": _one("train/grad_norm", "norm of the gradient", _NO_STEP, log=True),
-    "learning rate": _one("train/lr", "learning rate", _NO_STEP),
+    "log_z": _evaluated_log_z,
+    "diversity": _evaluated("diversity", _NO_TEXT),
+    "distinct_2": _evaluated("distinct_2", _NO_TEXT),
+    "self_bleu": _evaluated("self_bleu", _NO_TEXT),
+    "unique": _evaluated("unique", _NO_TEXT),
+    "train/loss": _loss,
+    "train/skipped": _one("train/skipped", _NOT_LOGGED),
+    "train/grad_norm": _one("train/grad_norm", _NO_STEP, log=True),
+    "train/lr": _one("train/lr", _NO_STEP),
     "temperatures": _temperatures,
-    "entropy": _one("train/entropy", "entropy: −log q, on-policy (nats)", _NEVER_FRESH),
-    "length": _one("train/length", "length of strings (tokens)", _NO_STEP),
-    "buffer": _one("train/buffer_size", "replay buffer (strings)", _NO_STEP),
-    "age of the buffer": _one(
-        "train/buffer_age",
-        "age of the replay buffer (optimizer steps)",
-        "the run has logged no train/buffer_age",
-    ),
-    "speed by phase": _phases,
-    "tokens per second": _one(
-        "train/tokens_per_second",
-        "tokens per second",
-        "the run has logged no train/tokens_per_second",
-    ),
+    "train/entropy": _one("train/entropy", _NEVER_FRESH),
+    "train/length": _one("train/length", _NO_STEP),
+    "train/buffer_size": _buffer("train/buffer_size", _NO_STEP),
+    "train/buffer_age": _buffer("train/buffer_age", _NOT_LOGGED),
+    "train/from_replay": _from_replay,
+    "phases": _phases,
+    "train/tokens_per_second": _one("train/tokens_per_second", _NOT_LOGGED),
+}
+# Charts of several scalars have a name of their own.
+_SPOKEN = {
+    "train/log_z": "log Z, on-policy batches",
+    "log_z": "log Z, evaluated",
+    "temperatures": "temperatures",
+    "phases": "seconds of an optimizer step, by phase",
 }
 _USED = {
-    "train/log_reward", "train/phi_spread_terminal", "train/phi_spread", "train/phi_spread_max",
-    "train/log_z", "train/log_z_bound", "train/log_z_gap", "train/loss", "train/grad_norm", "train/lr",
-    "train/reward_temperature", "train/exploration_temperature", "train/entropy", "train/length",
-    "train/buffer_size", "train/buffer_age", "train/from_replay", "train/seconds",
-    "train/tokens_per_second", "train/skipped", "train/cpu_seconds",
+    "train/phi_spread_max", "train/log_z_bound", "train/reward_temperature",
+    "train/exploration_temperature", "train/seconds", "train/cpu_seconds",
 }  # fmt: skip
 
 
 def _others(shown: Shown) -> list[Panel]:
     """A chart for each training scalar that none of the above knows."""
-    names = [n for n in shown.history.series if n.startswith("train/") and n not in _USED]
-    return [panel(spoken(n.removeprefix("train/")), _lines(shown.history, {n: ""})) for n in names]
+    names = [n for n in shown.history.series if n.startswith("train/")]
+    names = [name for name in names if name not in _PANELS and name not in _USED]
+    made = [_one(name, "")(shown) for name in names]
+    return [own for own in made if isinstance(own, Panel)]

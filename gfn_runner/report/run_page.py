@@ -13,6 +13,7 @@ from typing import Any
 from gfn_runner.json_lines import read_lines
 from gfn_runner.overrides import by_itself
 from gfn_runner.report.history import History
+from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.pages import (
     Block,
     Cell,
@@ -29,11 +30,11 @@ from gfn_runner.report.pages import (
     Table,
     Text,
 )
-from gfn_runner.report.panels import Shown, draw_panels, spoken
+from gfn_runner.report.panels import Shown, draw_panels
 from gfn_runner.report.runs import Run, last_lines, read_run, trains
 from gfn_runner.report.states import PATIENCE, State, Word, duration, state_of
 from gfn_runner.report.sweeps import is_sweep
-from gfn_runner.report.table import is_share, row_labels, shown_number
+from gfn_runner.report.table import row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
 
 PAGE = "report.html"
@@ -45,7 +46,7 @@ _LOG_LINES = 30
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
     "histogram": "Share of each value among the samples",
-    "shares": "Shares of samples that do what the task asks for",
+    "shares": "Shares that the task measures; what each is a share of stands below it",
     "likelihood_diversity": "Log-likelihood under the base model against diversity",
     "log_reward": "log R of samples, beside demonstrations of the same conditions",
 }
@@ -179,13 +180,9 @@ def _results(run: Run) -> list[Block | HtmlBlock]:
             for prefix, label in labels.items()
             if any(f"{prefix}/{name}" in run.metrics for name in first)
         ]
-        blocks += [Heading("Results"), Table(("", *map(_titled, first)), rows)]
+        blocks += [Heading("Results"), Table(("", *map(column_title, first)), rows)]
     rest = [(n, f"{run.metrics[n]:.6g}") for n in sorted(run.metrics)]
     return [*blocks, Folded(f"All {len(rest)} final metrics", [Table(("name", "value"), rest)])]
-
-
-def _titled(name: str) -> str:
-    return spoken(name) + (" (%)" if is_share(name) else "")
 
 
 def _result(metrics: Mapping[str, float], prefix: str, name: str) -> str:
@@ -202,7 +199,7 @@ def _result(metrics: Mapping[str, float], prefix: str, name: str) -> str:
 
 def _curves(run: Run, history: History) -> list[Block | HtmlBlock]:
     every = run.config.get("callbacks", {}).get("evaluation", {}).get("every", 1)
-    shown = Shown(history, headline_of(run), trains(run.config), bool(every))
+    shown = Shown(history, headline_of(run), trains(run.config), bool(every), run.baseline)
     drawn, missing = draw_panels(shown)
     blocks: list[Block | HtmlBlock] = [Heading("Course of training")]
     if drawn:
@@ -210,8 +207,14 @@ def _curves(run: Run, history: History) -> list[Block | HtmlBlock]:
     if missing and all("trains nothing" in reason for reason in missing):
         return [*blocks, Text("No curves: the run trains nothing.")]
     if missing:
-        blocks.append(Folded(f"{len(missing)} charts without data", [Items(missing)]))
+        blocks.append(without_data(missing))
     return blocks
+
+
+def without_data(missing: Sequence[str]) -> Folded:
+    """The charts left out, each with its reason."""
+    charts = "1 chart" if len(missing) == 1 else f"{len(missing)} charts"
+    return Folded(f"{charts} without data", [Items(missing)])
 
 
 def _samples(run: Run) -> list[Block | HtmlBlock]:

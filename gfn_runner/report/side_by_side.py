@@ -10,10 +10,10 @@ from typing import Any
 from gfn_runner.errors import UserError
 from gfn_runner.report.equal_compute import chosen_from
 from gfn_runner.report.methods import Method
+from gfn_runner.report.names import is_share
 from gfn_runner.report.pages import Table
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, task_of
-from gfn_runner.report.table import is_share
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.types import Condition
 
@@ -87,7 +87,7 @@ def _most_frequent(record: Mapping[str, Any], key: Key, judge: _Judge) -> tuple[
     text, n = Counter(record["singles"]).most_common(1)[0]
     rewards = record.get("log_reward") or ()
     at = record["singles"].index(text)
-    log_reward = f"{rewards[at]:.2f}" if at < len(rewards) else ""
+    log_reward = f"{rewards[at]:.2f}".replace("-", "−") if at < len(rewards) else ""
     share = f"{100 * n / len(record['singles']):.0f} %"
     return text.strip() or "(empty)", share, log_reward, judge(key, text)
 

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from gfn_runner.errors import UserError
 from gfn_runner.overrides import by_itself, is_of_sweep
 from gfn_runner.report.methods import Method, methods_of
+from gfn_runner.report.names import Name, column_title, is_share, name_of, spoken
 from gfn_runner.report.runs import Run
-from gfn_runner.report.table import is_share, shown_number
+from gfn_runner.report.table import shown_number
 from gfn_runner.tasks.base import ReferenceRow, Task
 
 _MOST_NAMED = 5
@@ -96,13 +97,6 @@ def left_out(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
     return notes
 
 
-def header(column: str) -> str:
-    """A column's title: metric, evaluation set, and the unit if it is a share."""
-    metric, _, group = column.partition("/")
-    title = metric.replace("_", " ") + (f", {group.replace('_', ' ')}" if group else "")
-    return f"{title} (%)" if is_share(column) else title
-
-
 def _counterpart(rows: Sequence[ReferenceRow], method: Method) -> ReferenceRow | None:
     """The one of the paper's rows that belongs beside a method."""
     key = method.row
@@ -119,10 +113,10 @@ def published_header(section: Section) -> str:
     columns = published_columns(section)
     metrics = dict.fromkeys(column.partition("/")[0] for column in columns)
     if len(metrics) > 1:
-        return "the paper's †: " + " / ".join(map(header, columns))
-    unit = " (%)" if is_share(columns[0]) else ""
-    groups = " / ".join(column.partition("/")[2].replace("_", " ") for column in columns)
-    return f"the paper's †: {next(iter(metrics)).replace('_', ' ')}, {groups}{unit}"
+        return "the paper's †: " + " / ".join(map(column_title, columns))
+    groups = " / ".join(spoken(column.partition("/")[2]) for column in columns)
+    known = name_of(columns[0])
+    return f"the paper's †: {Name(f'{known.words}, {groups}', known.unit).titled}"
 
 
 def published_columns(section: Section) -> list[str]:
@@ -157,7 +151,8 @@ def spread(column: str, values: Sequence[float]) -> str:
     # Four digits of the mean are enough, however alike the seeds are.
     digits = max(0, min(_decimals(error, 2), _decimals(mean, 4) if mean else 9))
     shown = f"{error:.{digits}f}"
-    return f"{mean:.{digits}f} ± {shown if float(shown) else f'{error:.1g}'}"
+    whole = f"{mean:.{digits}f}".replace("-", "−")
+    return f"{whole} ± {shown if float(shown) else f'{error:.1g}'}"
 
 
 def _decimals(value: float, digits: int) -> int:

@@ -14,11 +14,11 @@ from statistics import fmean
 from gfn_runner.errors import UserError
 from gfn_runner.report.charts import COLORS, Curve
 from gfn_runner.report.compose import results, section_blocks
-from gfn_runner.report.history import History
+from gfn_runner.report.history import BEHAVIOURS, History
+from gfn_runner.report.names import column_title, is_share, name_of
 from gfn_runner.report.pages import (
     Block,
     Code,
-    Folded,
     Heading,
     HtmlBlock,
     Items,
@@ -30,12 +30,18 @@ from gfn_runner.report.pages import (
     Table,
     Text,
 )
-from gfn_runner.report.panels import panel, spoken
-from gfn_runner.report.run_page import PAGE, headline_of, refresh_of, task_name
+from gfn_runner.report.panels import evaluated_title, loss_title, panel
+from gfn_runner.report.run_page import (
+    PAGE,
+    headline_of,
+    refresh_of,
+    task_name,
+    without_data,
+)
 from gfn_runner.report.states import Word, duration
 from gfn_runner.report.summary import left_out, sections, task_of
 from gfn_runner.report.sweeps import Job, Sweep
-from gfn_runner.report.table import is_share, row_labels, shown_number
+from gfn_runner.report.table import row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
 
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
@@ -43,25 +49,14 @@ _MOST_METHODS = 12
 _MOST_COLORS = len(COLORS)
 _MOST_POINTS = 60  # of a curve of training: of many runs the trend is to be seen
 _NO_CURVE = "train/exploration_temperature"  # drawn anew for each batch
-_TRAINING = {
-    "train/log_reward": "mean log R in training (nats)",
-    "train/phi_spread_terminal": "φ spread in training, whole strings (nats)",
-    "train/log_z_bound": "bound on log Z, on-policy batches (nats)",
-    "train/loss": "loss (nats², where φ is balanced)",
-    "train/reward_temperature": "reward temperature T",
-    "train/exploration_temperature": "exploration temperature (1: on-policy)",
-    "train/buffer_size": "replay buffer (strings)",
-    "train/buffer_age": "age of the replay buffer (optimizer steps)",
-    "train/seconds": "seconds of an optimizer step",
-    "train/tokens_per_second": "tokens per second",
-}
-_EVALUATED = {
-    "log_reward": "mean log R, evaluated (nats)",
-    "log_likelihood": "log-likelihood under the base model, evaluated (nats)",
-    "phi_spread": "φ spread, evaluated (nats)",
-    "log_z_bound": "bound on log Z, evaluated (nats)",
-    "diversity": "diversity: 1 − mean pairwise cosine",
-}
+_TRAINING = (
+    "train/log_reward", "train/phi_spread_terminal", "train/log_z_bound", "train/loss",
+    "train/reward_temperature", "train/exploration_temperature", "train/buffer_size", "train/buffer_age",
+    "train/seconds", "train/tokens_per_second",
+)  # fmt: skip
+# What the policy itself writes: hot and replayed strings are other populations.
+_ON_POLICY = ("train/log_reward", "train/phi_spread_terminal")
+_EVALUATED = ("log_reward", "log_likelihood", "phi_spread", "log_z_bound", "diversity")
 
 
 def write_sweep_page(
@@ -116,7 +111,7 @@ def _blocks(sweep: Sweep) -> list[Block | HtmlBlock]:
         said = "Point at a row of the table, or at a curve, and all of that run's curves stand out."
         blocks += [Text(said), Legend(legend), Panels(drawn)]
     if missing:
-        blocks.append(Folded(f"{len(missing)} charts without data", [Items(missing)]))
+        blocks.append(without_data(missing))
     return blocks
 
 
@@ -153,7 +148,7 @@ def _table(sweep: Sweep, colors: Mapping[str, str]) -> list[Block | HtmlBlock]:
                 *([_brief(job.state.why)] if has_why else []),
             )
         )
-    titles = [spoken(m) + (" (%)" if is_share(m) else "") for m in metrics]
+    titles = [column_title(metric) for metric in metrics]
     why = ["why"] if has_why else []
     header = ("run", "state", *varied, "step", "minutes", *titles, *why)
     table = Table(header, rows, False, [job.name for job in sweep.jobs], list(colors.values()))
@@ -248,32 +243,50 @@ def _label(job: Job, varied: Sequence[str]) -> str:
 
 
 def _panels(sweep: Sweep, colors: Mapping[str, str]) -> tuple[list[Panel], list[str]]:
-    headline = {m: spoken(m) + (" (%)" if is_share(m) else "") for m in _headline(sweep)}
     varied = sweep.varied()
     drawn, missing = [], []
-    for metric, title in {
-        **headline,
-        **{m: t for m, t in _EVALUATED.items() if m not in headline},
-    }.items():
-        scale = 100 if is_share(metric) else 1
+    for metric in dict.fromkeys((*_headline(sweep), *_EVALUATED)):
+        title, scale = evaluated_title(metric), 100 if is_share(metric) else 1
         found = {job: _mean_over_sets(job.history, metric) for job in sweep.jobs}
         curves = _all(found, colors, varied, scale)
         several = any(len(job.history.sets(f"eval/{metric}")) > 1 for job in sweep.jobs)
         note = "Mean over evaluation sets." if several else ""
         if curves:
-            drawn.append(panel(title, curves, note=note, legend=()))
+            limits = name_of(metric).limits
+            drawn.append(panel(title, curves, note=note, legend=(), limits=limits))
         else:
             missing.append(f"{title}: no run has evaluated it on the way.")
-    for name, title in _TRAINING.items():
-        curves = _all({job: job.history.get(name) for job in sweep.jobs}, colors, varied)
-        if name == _NO_CURVE:
-            curves = [replace(curve, kind="dots") for curve in curves]
-        if curves:
-            log = name == "train/loss"
-            drawn.append(panel(title, curves, log=log, legend=(), most=_MOST_POINTS))
+    for name in _TRAINING:
+        made = _trained(name, sweep, colors)
+        if made:
+            drawn.append(made)
         else:
-            missing.append(f"{title}: no run has logged {name}.")
+            missing.append(f"{name_of(name).titled}: no run has logged {name}.")
     return drawn, missing
+
+
+def _trained(name: str, sweep: Sweep, colors: Mapping[str, str]) -> Panel | None:
+    """All runs' curves of a training scalar; ``None`` if no run has logged it."""
+    title, note, found = name_of(name).titled, "", {}
+    for job in sweep.jobs:
+        found[job] = job.history.get(name)
+        if name in _ON_POLICY and found[job][1]:
+            own = job.history.get(name, BEHAVIOURS[0])
+            note = note or "On-policy batches."
+            if own[1]:
+                found[job] = own
+            else:
+                note = "On-policy batches; of runs without any, all batches."
+    curves = _all(found, colors, sweep.varied())
+    if not curves:
+        return None
+    if name == _NO_CURVE:
+        curves = [replace(curve, kind="dots") for curve in curves]
+    is_loss = name == "train/loss"
+    if is_loss:
+        methods = {job.run.baseline for job in found if job.run}
+        title = loss_title(methods.pop()) if len(methods) == 1 else "loss, each method's own"
+    return panel(title, curves, note=note, log=is_loss, legend=(), most=_MOST_POINTS)
 
 
 def _all(
@@ -327,7 +340,7 @@ def _comparison(sweep: Sweep, made: Path, whole: bool) -> list[Block | HtmlBlock
                 continue
             from gfn_runner.report.across import draw
 
-            blocks += section_blocks(section, *draw(section, made), sweep.folder)
+            blocks += section_blocks(section, *draw(section, made), sweep.folder, level=3)
     except UserError as error:
         blocks.append(Text("No comparison: " + "; ".join(map(str, error.problems))))
     return blocks

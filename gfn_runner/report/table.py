@@ -9,9 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from gfn_runner.report.names import is_share, name_of
 from gfn_runner.tasks.base import Task
 
 WIDTH = 80
+# Not all of them are printed in the paper: docs/paper_index.md says where each comes from.
+PUBLISHED = "† the paper's numbers, or its published code's: of another model, on other questions"
 
 
 def result_table(
@@ -71,14 +74,16 @@ def _table(
         )
         table.add_row(f"† {row.label}", *cells, style="dim")
     if task.reference_rows():
-        table.caption = "† printed in the paper: a different model, on other questions"
+        table.caption = PUBLISHED
     return table
 
 
 def _header(name: str) -> str:
     metric, _, group = name.partition("/")
-    short = metric.removesuffix("_accuracy").removesuffix("_share")
-    return f"{short} {group}".replace("_", " ")
+    known = name_of(metric)
+    short = known.brief or metric.removesuffix("_accuracy").removesuffix("_share")
+    unit = " (nats)" if known.unit == "nats" else ""
+    return f"{short}{unit} {group}".replace("_", " ").replace("p LM", "p_LM")
 
 
 _DECODERS = {
@@ -120,14 +125,9 @@ def row_labels(metrics: Mapping[str, float], method: str = "this run") -> dict[s
     return kept
 
 
-def is_share(name: str) -> bool:
-    """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
-    return name.partition("/")[0].endswith(("accuracy", "_share"))
-
-
 def shown_number(name: str, value: float) -> str:
     if not is_share(name):
-        return f"{value:.3g}"
+        return f"{value:.3g}".replace("-", "−")
     # A rare failure must not look like none, on either side.
     if 0 < value < 0.001:
         return f"{100 * value:.2g}"
@@ -146,6 +146,8 @@ def _cell(metrics: Mapping[str, float], name: str) -> str:
     if ends[0] is None or ends[1] is None:
         return shown
     digits = [
-        f"{100 * end:.0f}" if is_share(own) else f"{end:.3g}" for end in ends if end is not None
+        f"{100 * end:.0f}" if is_share(own) else shown_number(own, end)
+        for end in ends
+        if end is not None
     ]
     return f"{shown}\n{'–'.join(digits)}"

@@ -129,7 +129,8 @@ def _html_table(table: Table) -> str:
         first, *others = map(_html_cell, row)
         cells = "".join(f"<td>{cell}</td>" for cell in (spot + first, *others))
         rows.append(f"<tr{owner}>{cells}</tr>")
-    kind = ' class="numeric"' if table.numeric else ""
+    classes = [name for name, on in (("numeric", table.numeric), ("runs", table.owners)) if on]
+    kind = f' class="{" ".join(classes)}"' if classes else ""
     body = "\n".join(rows)
     return f'<div class="wide"><table{kind}><tr>{head}</tr>\n{body}\n</table></div>'
 

@@ -111,3 +111,20 @@ def test_what_is_wrong_is_found(chromium, tmp_path, body, said):
     page = tmp_path / "page.html"
     page.write_text(f'<!DOCTYPE html><html><meta charset="utf-8"><body>{body}</body></html>')
     assert any(said in problem for problem in check_pages.check(chromium, page))
+
+
+def test_what_a_reader_has_opened_stays_open_when_the_page_is_loaded_again(chromium, tmp_path):
+    path = write_run_page(make_run(tmp_path / "r", steps=2, finished=False))
+    page = chromium.new_page()
+    try:
+        page.goto(path.as_uri())
+        is_open = lambda: page.locator("details").evaluate_all("all => all.map(e => e.open)")  # noqa: E731
+        assert not any(is_open())
+        page.locator("summary").first.click()
+        page.wait_for_function("sessionStorage.length > 0")
+        # Another number of charts, as a run has them while it goes on.
+        path.write_text(path.read_text().replace(" charts without", "9 charts without"))
+        page.reload()
+        assert is_open() == [True, *[False] * (len(is_open()) - 1)]
+    finally:
+        page.close()

@@ -126,7 +126,8 @@ ONLY = {
     "report.web": {"report.pages"},
     "report.charts": set(),
     "report.history": set(),
-    "report.panels": {"report.charts", "report.history", "report.pages", "report.table"},
+    "report.names": set(),
+    "report.panels": {"report.charts", "report.history", "report.names", "report.pages"},
     "report.states": {"report.history", "report.pages", "report.runs"},
     "callbacks.live_report": {
         "callbacks.evaluation", "module", "ranks", "settings", "tasks.base",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -20,7 +21,8 @@ from gfn_runner.report.__main__ import main
 from gfn_runner.report.charts import MOST_POINTS, Curve, log_ticks, number, svg, thinned, ticks
 from gfn_runner.report.history import History
 from gfn_runner.report.live import LivePages
-from gfn_runner.report.pages import Badge, Heading, Link, Live, Table, Text, markdown
+from gfn_runner.report.names import Name, column_title, is_share, name_of, spoken
+from gfn_runner.report.pages import Badge, Folded, Heading, Link, Live, Table, Text, markdown
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import read_run
 from gfn_runner.report.states import duration, failure, state_of
@@ -60,7 +62,8 @@ def training(step, **values):
         "train/exploration_temperature": None if turn == 2 else 1.0 + turn,
     }  # fmt: skip
     if turn == 0:
-        record |= {"train/log_z": -3.0, "train/log_z_bound": -2.5, "train/entropy": 1.5}
+        record |= {"train/log_z": -3.0, "train/log_z_bound": -2.5, "train/log_z_gap": 0.5}
+        record["train/entropy"] = 1.5
     return record | {f"seconds/{name}": value for name, value in PHASES.items()} | values
 
 
@@ -77,6 +80,8 @@ def evaluation(step, kind="eval"):
         "log_z_bound": -2.0,
         "diversity": 0.4,
         "unique": 0.9,
+        "distinct_2": 0.8,
+        "self_bleu": 0.3,
     }
     sets = ("3_operands", "4_operands")
     named = {f"{kind}/{name}/{group}": value for name, value in metrics.items() for group in sets}
@@ -154,13 +159,15 @@ def curves_of(page, title):
 
 ALL_TITLES = [
     "vote accuracy (%)", "single accuracy (%)", "mean log R in training (nats)",
-    "mean log R, evaluated (nats)", "log-likelihood under the base model, evaluated (nats)",
-    "φ spread, whole strings (nats)", "φ spread, all states (nats)", "φ spread, evaluated (nats)",
-    "log Z, on-policy batches (nats)", "log Z, evaluated (nats)", "diversity: 1 − mean pairwise cosine",
-    "share of different samples of a condition", "loss (nats², where φ is balanced)",
-    "norm of the gradient", "learning rate", "temperatures", "entropy: −log q, on-policy (nats)",
-    "length of strings (tokens)", "replay buffer (strings)",
-    "seconds of an optimizer step, by phase",
+    "mean log R, evaluated (nats)", "log-likelihood under the base model (nats)",
+    "φ spread in training, whole strings (nats)", "φ spread in training, all states (nats)",
+    "φ spread, evaluated (nats)", "log Z, on-policy batches (nats)",
+    "gap of log Z: bound less mean φ, on-policy (nats)", "log Z, evaluated (nats)",
+    "diversity: 1 − mean pairwise cosine", "different bigrams (share of all)",
+    "self-BLEU: low is diverse (0 to 1)", "different samples of a condition (share)",
+    "loss (nats², where φ is balanced)", "norm of the gradient", "learning rate", "temperatures",
+    "entropy: −log q, on-policy (nats)", "length of strings (tokens)", "replay buffer (strings)",
+    "batches from replay (share)", "seconds of an optimizer step, by phase",
 ]  # fmt: skip
 
 
@@ -168,8 +175,8 @@ def test_a_page_has_every_chart_that_there_is_data_for(tmp_path):
     page = page_of(make_run(tmp_path / "r"))
     assert titles(page) == ALL_TITLES
     assert all(curves_of(page, title) for title in ALL_TITLES)
-    missing = re.search(r"<summary>3 charts without data</summary><ul>(.*?)</ul>", page).group(1)
-    assert "age of the buffer: the run has logged no train/buffer_age." in missing
+    missing = re.search(r"<summary>4 charts without data</summary><ul>(.*?)</ul>", page).group(1)
+    assert "age of the replay buffer: the run has logged none." in missing
 
 
 def test_what_is_logged_anew_has_its_chart(tmp_path):
@@ -195,6 +202,88 @@ def test_curves_say_what_was_logged(tmp_path):
     speed = curves_of(page, "seconds of an optimizer step, by phase")
     assert [title.partition(":")[0] for title in speed] == list(PHASES)
     assert "other: 1 at 6" in speed  # the top of all areas
+
+
+CONTINUATION = "gfn_runner.tasks.continuation.Continuation"
+POSTERIOR = "gfn_runner.tasks.posterior.Posterior"
+
+
+@pytest.mark.parametrize("task", [ARITHMETIC, CONTINUATION, POSTERIOR])
+def test_what_a_task_puts_first_is_drawn_once_and_with_its_unit(tmp_path, task):
+    drawn = titles(page_of(make_run(tmp_path / "r", task={"_target_": task})))
+    assert sorted(drawn) == sorted(set(drawn)) and set(drawn) <= set(ALL_TITLES)
+    first = {
+        CONTINUATION: ["log-likelihood under the base model (nats)", ALL_TITLES[11]],
+        POSTERIOR: [ALL_TITLES[3], "φ spread, evaluated (nats)", "log Z, evaluated (nats)"],
+        ARITHMETIC: ["vote accuracy (%)", "single accuracy (%)"],
+    }  # fmt: skip
+    assert drawn[: len(first[task])] == first[task]
+
+
+def test_every_task_has_words_for_its_headline():
+    for name in (
+        "arithmetic", "subjectivity", "posterior", "constrained", "random_number", "continuation",
+        "infilling", "contrastive", "translation",
+    ):  # fmt: skip
+        module = importlib.import_module(f"gfn_runner.tasks.{name}")
+        tasks = [own for own in vars(module).values() if getattr(own, "name", "") == name]
+        for metric in tasks[0].headline:
+            assert is_share(metric) or name_of(metric) != Name(spoken(metric)), metric
+    assert column_title("kl/all_numbers") == "KL(valid samples ‖ target), all numbers (nats)"
+    assert column_title("found_share/x") == "found share, x (%)"
+    assert name_of("train/new_thing").titled == "new thing"
+
+
+def test_the_large_dots_of_em_are_the_e_steps(tmp_path):
+    """Evaluations on the way are of the policy; behind the M-step another model gives R."""
+    folder = make_run(tmp_path / "r")
+    with (folder / "metrics.jsonl").open("a") as file:
+        last = {
+            "step": 6,
+            "e_step/log_reward/3_operands": -2.5,
+            "final/log_reward/3_operands": -9.0,
+        }
+        file.write(json.dumps(last) + "\n")
+    curves = curves_of(page_of(folder), "mean log R, evaluated (nats)")
+    assert "3 operands, all conditions: −2.5 at 6" in curves and not any("−9" in c for c in curves)
+
+
+def test_pages_of_other_methods_speak_of_their_own_loss_and_strings(tmp_path):
+    sft = page_of(
+        make_run(tmp_path / "s", baseline={"_target_": "gfn_runner.baselines.methods.SFT"})
+    )
+    assert "loss: cross-entropy (nats a token)" in titles(sft) and "Hot and replayed" not in sft
+    assert "known strings</li>" in sft
+    ppo = page_of(
+        make_run(tmp_path / "p", baseline={"_target_": "gfn_runner.baselines.methods.PPO"})
+    )
+    assert "loss: clipped surrogate and value loss" in titles(ppo) and "fresh rollout</li>" in ppo
+    assert "batches from replay: PPO has no buffer." in ppo
+    own = page_of(make_run(tmp_path / "g"))
+    assert "Hot and replayed strings" in own and "nearly always writes the same string" in own
+
+
+def test_a_buffer_that_never_held_a_string_has_no_chart(tmp_path):
+    folder = make_run(tmp_path / "r", steps=1, finished=False)
+    none = {
+        "train/buffer_size": 0.0,
+        "train/from_replay": 0.0,
+        "train/exploration_temperature": 1.0,
+    }
+    write_lines(folder / "metrics.jsonl", [training(3, **none), training(6, **none)])
+    page = page_of(folder)
+    assert not any("replay" in title for title in titles(page))
+    assert "replay buffer: the buffer has held no string." in page
+
+
+def test_phases_keep_their_colours_where_one_is_missing(tmp_path):
+    folder = make_run(tmp_path / "r", steps=3, finished=False)
+    colors = lambda: dict(re.findall(r'background:(#\w+)"></i>(\w+)</li>', page_of(folder)))  # noqa: E731
+    before = {phase: color for color, phase in colors().items() if phase in PHASES}
+    records = [{n: v for n, v in training(s).items() if n != "seconds/sample"} for s in range(1, 4)]
+    write_lines(folder / "metrics.jsonl", records)
+    after = {phase: color for color, phase in colors().items() if phase in PHASES}
+    assert after == {phase: color for phase, color in before.items() if phase != "sample"}
 
 
 def test_a_page_says_how_it_was_run_and_what_came_out(tmp_path):
@@ -363,8 +452,9 @@ def test_ticks_are_round_and_within():
 @pytest.mark.parametrize(
     ("value", "step", "said"),
     [
-        (0.0, 1, "0"), (-21.2, 0.2, "−21.2"), (4.6152, 0.0002, "4.6152"), (1e-5, None, "1e−05"),
-        (12345.0, 1, "12345"), (1.5e6, None, "1.5e+06"), (0.30000000000000004, 0.1, "0.3"),
+        (0.0, 1, "0"), (-21.2, 0.2, "−21.2"), (4.6152, 0.0002, "4.6152"), (1e-5, None, "10⁻⁵"),
+        (12345.0, 1, "12345"), (1.5e6, None, "1.5·10⁶"), (-1e-6, None, "−10⁻⁶"),
+        (105000.0, 5000, "1.05·10⁵"), (2e5, 1e5, "2·10⁵"), (0.30000000000000004, 0.1, "0.3"),
     ],
 )  # fmt: skip
 def test_numbers_of_an_axis(value, step, said):
@@ -669,6 +759,20 @@ def test_a_sweeps_curves_are_of_all_runs_and_coloured_by_what_was_varied(tmp_pat
     }
 
 
+def test_a_sweeps_curves_of_training_are_of_what_the_policy_writes(tmp_path):
+    sweep = make_sweep(tmp_path / "s", "seed=0,1")
+    made = [make_run(sweep / str(n), steps=8, finished=False) for n in range(2)]
+    title = "mean log R in training (nats)"
+    # Steps 3 and 6 alone are on-policy.
+    page = write_sweep_page(Sweep(sweep)).read_text()
+    assert curves_of(page, title).keys() == {"run 0: seed=0: 1 at 6", "run 1: seed=1: 1 at 6"}
+    assert "<p>On-policy batches.</p>" in page and "of runs without any" not in page
+    write_lines(made[1] / "metrics.jsonl", [training(2), training(5)])
+    page = write_sweep_page(Sweep(sweep)).read_text()
+    assert curves_of(page, title).keys() == {"run 0: seed=0: 1 at 6", "run 1: seed=1: 0 at 5"}
+    assert "<p>On-policy batches; of runs without any, all batches.</p>" in page
+
+
 def test_colours_where_little_or_much_is_varied(tmp_path):
     seeds = make_sweep(tmp_path / "seeds", "seed=0,1,2")
     colors, legend = colors_of(Sweep(seeds).read())
@@ -816,3 +920,28 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 )
 def test_lengths_of_time(seconds, said):
     assert duration(seconds) == said
+
+
+def test_what_is_opened_stays_open_and_a_sweeps_first_column_is_narrow():
+    folded = Folded("4 charts without data", [Text("x")])
+    table = Table(("run", "v"), [("0", "1")], False, ["0"])
+    page = html_page([Heading("t", 1), folded, table], Live(9, 0.0))
+    assert "sessionStorage" in page and "sessionStorage" not in html_page([folded])
+    assert (
+        '<table class="runs">' in page
+        and ".runs td:first-child { min-width: 0; white-space: nowrap }" in page
+    )
+    # Pointing at a run makes its lines thicker; dots keep their own width.
+    assert ".on { stroke-opacity: 1 }" in page and ".pointed .chart .line.on { stroke-width" in page
+    assert "pre { white-space: pre-wrap" in page
+
+
+def test_a_sweeps_comparison_has_its_headings_in_order(tmp_path):
+    sweep = make_sweep(tmp_path / "s", "seed=0,1")
+    for n in range(2):
+        make_run(sweep / str(n), seed=n)
+    page = write_sweep_page(Sweep(sweep)).read_text()
+    found = re.findall(r"<h(\d)>(.*?)</h\d>", page[page.index("Finished runs") - 4 :])
+    assert found[:3] == [
+        ("2", "Finished runs side by side"), ("3", "arithmetic"), ("4", "How each was run"),
+    ]  # fmt: skip

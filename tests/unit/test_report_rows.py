@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
 from gfn_runner.json_lines import read_lines
+from gfn_runner.report import figures
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.samples import write_sample_table, write_samples
@@ -94,7 +96,7 @@ def test_shares_are_in_percent_and_other_metrics_in_their_unit():
     }  # fmt: skip
     found = cells(Shown(), metrics)
     assert found == {
-        "this run": ["50.0", "50.0\n40–60", "-12.3"],
+        "this run": ["50.0", "50.0\n40–60", "−12.3"],
         "base model, 0-shot": ["", "", "0.0005"],
         "† theirs": ["25.0", "", "1.5"],
     }
@@ -105,7 +107,9 @@ def test_the_table_is_printed_with_its_caption_and_unit():
     with console.capture() as captured:
         console.print(result_table(Shown(), {"final/good_share/x": 0.5, "final/nats/x": 1.0}))
     text = " ".join(captured.get().split())
-    assert "shares in %" in text and "printed in the paper" in text and "good" in text
+    assert "shares in %" in text and "good" in text
+    # The number of random_number comes from the authors' notebook.
+    assert "or its published code's" in text and "printed in the paper" not in text
     with console.capture() as captured:
         console.print(result_table(RandomNumber(), {"final/kl/numbers": 0.5}))
     assert "%" not in captured.get()
@@ -181,8 +185,8 @@ def test_the_histogram_shows_the_share_of_each_number(tmp_path, prefix):
     ours, base = figure.axes
     assert [bar.get_height() for bar in ours.patches] == pytest.approx([0.5, 0.0, 0.25])
     assert [bar.get_height() for bar in base.patches] == pytest.approx([0.0, 1.0, 0.0])
-    assert ours.get_title() == "this run: 4 samples, 25 % of them invalid"
-    assert base.get_title() == "base model, 0-shot: 1 samples, 0 % of them invalid"
+    assert ours.get_title() == "this run: 4 samples, 25.0 % of them invalid"
+    assert base.get_title() == "base model, 0-shot: 1 samples, 0.0 % of them invalid"
     assert ours.lines[0].get_ydata() == pytest.approx([1 / 3] * 3)
     assert [label.get_text() for label in ours.get_xticklabels()] == [
         f"{prefix.strip()}{n}" for n in (3, 4, 5)
@@ -219,12 +223,17 @@ def test_likelihood_stands_over_diversity_where_both_are_known():
 def test_bars_are_the_shares_of_each_row():
     final = {
         "final/right_share/x": 0.75, "final/found_share/x": 0.5, "final/bleu/x": 0.9,
-        "base_0_shot/right_share/x": 0.25,
+        "base_0_shot/right_share/x": 0.25, "final/invalid_share/x": 0.9,
     }  # fmt: skip
-    (axes,) = share_bars(final).axes
+    figure = share_bars(final)
+    (axes,) = figure.axes
     heights = [[bar.get_height() for bar in group] for group in axes.containers]
-    assert heights == [[0.75, 0.5], [0.25, 0.0]]
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["right\nx", "found\nx"]
+    assert heights == [[0.75, 0.5], [0.25, pytest.approx(math.nan, nan_ok=True)]], "no bar is no 0"
+    assert [text.get_text() for text in axes.get_xticklabels()] == [
+        "right\n(of samples)\nx", "found\n(of translations)\nx",
+    ]  # fmt: skip
+    # No bar lies below the legend.
+    assert axes.get_legend() is None and len(figure.legends[0].get_texts()) == 2
     centres = [[bar.get_x() + bar.get_width() / 2 for bar in group] for group in axes.containers]
     assert [sum(pair) / 2 for pair in zip(*centres, strict=True)] == pytest.approx([0, 1])
     assert share_bars({"final/bleu/x": 0.9, "base_0_shot/right_share/x": 0.5}) is None
@@ -243,6 +252,34 @@ def test_every_figure_with_data_is_written_and_no_other(tmp_path):
     number_samples(tmp_path, " ", "samples.jsonl", " 3", " 4")
     assert drawn_of(tmp_path, NUMBERS) == {"histogram"}
     assert drawn_of(tmp_path, LIKELY) == {"likelihood_diversity"}
-    everything = NUMBERS | LIKELY | {"final/invalid_share/numbers": 0.0}
+    failures = NUMBERS | LIKELY | {"final/invalid_share/numbers": 0.0}
+    assert drawn_of(tmp_path, failures) == {"histogram", "likelihood_diversity"}
+    everything = failures | {"final/right_share/one": 0.5}
     assert drawn_of(tmp_path, everything) == {"histogram", "likelihood_diversity", "shares"}
     assert not plt.get_fignums()
+
+
+def test_all_samples_invalid_is_said_in_plain_digits(tmp_path):
+    number_samples(tmp_path, " ", "samples.jsonl", *[" 9"] * 3)
+    (axes,) = number_histogram(tmp_path, {"final/kl/numbers": 0.1}).axes
+    assert axes.get_title() == "this run: 3 samples, 100.0 % of them invalid"
+
+
+def test_figures_of_few_steps_have_whole_steps_and_a_loss_of_zero_is_none_in_powers_of_ten():
+    records = [
+        {"step": step, "train/loss": loss, "train/from_replay": 0.0, "train/phi_spread": 1.0,
+         "train/exploration_temperature": 1.0, "eval/vote_accuracy/x": 0.5, "eval/single_accuracy/x": 0.5}
+        for step, loss in ((1, 0.0), (2, 50.0))
+    ]  # fmt: skip
+    left, *_ = figures._loss_and_reward(records).axes
+    assert left.get_yscale() == "log" and left.get_ylim()[0] == pytest.approx(40.0)
+    for steps in (records, records[1:]):
+        shown = figures._accuracy(steps, {"final/vote_accuracy/x": 0.5}).axes[0]
+        low, high = shown.get_xlim()
+        ticks = [tick for tick in shown.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == round(tick) for tick in ticks)
+    vote, single = shown.lines
+    assert (
+        vote.get_linestyle() != single.get_linestyle() and vote.get_marker() != single.get_marker()
+    )
+    assert shown.get_legend().handlelength >= 4

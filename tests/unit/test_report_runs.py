@@ -292,10 +292,10 @@ def test_the_same_numbers_twice_are_called_the_same(tmp_path):
         ("vote_accuracy/x", [0.5, 0.5], "50.0"),
         ("vote_accuracy/x", [0.4, 0.6], "50.0 ± 10.0"),
         ("vote_accuracy/x", [0.998, 1.0, 1.0], "99.933 ± 0.067"),
-        ("log_reward/x", [-1.0, -2.0], "-1.50 ± 0.50"),
-        ("log_reward/x", [-100.0, -300.0], "-200 ± 100"),
-        ("log_reward/x", [-2.0082, -2.0082001], "-2.01"),
-        ("log_reward/x", [-2.0082, -2.0083], "-2.008 ± 5e-05"),
+        ("log_reward/x", [-1.0, -2.0], "−1.50 ± 0.50"),
+        ("log_reward/x", [-100.0, -300.0], "−200 ± 100"),
+        ("log_reward/x", [-2.0082, -2.0082001], "−2.01"),
+        ("log_reward/x", [-2.0082, -2.0083], "−2.008 ± 5e-05"),
         ("log_reward/x", [-0.5, 0.5], "0.00 ± 0.50"),
         # What differs by rounding is the same number.
         ("diversity/x", [-2e-17, 1e-17, 0.0], "0"),
@@ -325,10 +325,10 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
     assert notes in text
     assert (
         """\
-| method | seeds | vote accuracy, 3 operands (%) | log reward, 3 operands \
+| method | seeds | vote accuracy, 3 operands (%) | mean log R, 3 operands (nats) \
 | the paper's †: vote accuracy, 3 operands (%) |
 |---|---:|---:|---:|---:|
-| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | -1 (1 of 2 seeds) | 95.2 |
+| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | −1 (1 of 2 seeds) | 95.2 |
 | GFlowNet (objective=SubTB) | 1 | 50.0 |  | 95.2 |
 | base model, 0-shot | 2 | 15.0 ± 5.0 |  | 10.2 |
 | † GPT-J 6B, 3-shot |  |  |  | 15.8 |
@@ -338,7 +338,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
 | † GPT-J 6B, supervised |  |  |  | 72.1 |
 | † GPT-J 6B, PPO |  |  |  | 30.6 |
 
-† The paper's numbers, or its published code's: of another model, on other questions.
+† the paper's numbers, or its published code's: of another model, on other questions.
 """
         in text
     )
@@ -372,7 +372,10 @@ def test_tasks_have_sections_and_the_page_says_so(tmp_path, capsys):
     ):
         assert note in text and note in said
     assert "# Report on 2 finished runs" in text
-    assert re.search(r"## random_number\n\n\| method \| seeds \| kl, numbers \|\n.*\n.*0\.25", text)
+    assert re.search(
+        r"## random_number\n\n\| method \| seeds \| KL\(.*\), numbers \(nats\) \|\n.*\n.*0\.25",
+        text,
+    )
 
 
 def test_the_old_numbers_of_a_resumed_run_are_not_averaged(tmp_path):
@@ -459,7 +462,7 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
     write_lines(folder / "samples_base_0_shot.jsonl", [record(["x", "x"], [], [], answer=-11)])
     table = sample_table(only_section("a"), conditions=1)
     assert table.rows == [
-        ("Question: some", "GFlowNet", "2", "67 %", "-2.00"),
+        ("Question: some", "GFlowNet", "2", "67 %", "−2.00"),
         ("", "base model, 0-shot", "x", "100 %", ""),
     ]
     (folder / "samples.jsonl").unlink()
@@ -537,7 +540,7 @@ def test_histograms_have_a_panel_a_method(tmp_path):
     ours, base = histograms(only_section("a")).axes
     assert [bar.get_height() for bar in ours.patches] == [0.5, 0.5]
     assert [bar.get_height() for bar in base.patches] == [0.0, 0.5]
-    assert base.get_title() == "base model, 0-shot: 2 samples, 50 % of them invalid"
+    assert base.get_title() == "base model, 0-shot: 2 samples, 50.0 % of them invalid"
 
 
 def test_an_exact_policy_lies_on_the_line(tmp_path):
@@ -550,6 +553,10 @@ def test_an_exact_policy_lies_on_the_line(tmp_path):
     (axes,) = calibration(only_section("a")).axes
     assert list(axes.lines[0].get_xdata()) == pytest.approx([-2.0, -4.0])
     assert list(axes.lines[0].get_ydata()) == pytest.approx([-2.0, -4.0])
+    # The line of equal values is at 45°.
+    assert axes.get_aspect() == 1 and axes.get_xlim() == axes.get_ylim()
+    low, high = axes.get_xlim()
+    assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) <= 6
 
 
 def test_a_policy_that_has_collapsed_is_off_the_line_where_others_know_log_z(tmp_path):
@@ -586,7 +593,10 @@ def test_evidence_is_set_against_the_sum_over_all_strings(tmp_path):
     folder = make_run(tmp_path / "a", accuracy(0.5))
     drawn = record(["a", "b"], [-1.0, -1.0], [-4.0, -5.0], support_log_reward=[-1.0, -1.0])
     write_lines(folder / "samples.jsonl", [drawn])
-    (axes,) = evidence(only_section("a")).axes
+    figure = evidence(only_section("a"))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GFlowNet"]
+    assert axes.get_xlim() == axes.get_ylim()
     exact, mean, bound = -2.0 + math.log(2), 2.5, math.log((math.e**2 + math.e**3) / 2)
     found = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines[:2]]
     assert found == [pytest.approx((exact, mean)), pytest.approx((exact, bound))]
@@ -870,7 +880,7 @@ def test_samples_that_the_paper_printed_stand_below_ours(tmp_path):
     write_lines(folder / "samples.jsonl", [record(["b"], [-1.0], [-1.0])])
     main(["a", "--no-figures"])
     text = (tmp_path / "report/report.md").read_text()
-    assert "| 1 - 9 + 8 | PPO | 1 - 9 - 8 | -13.17 |" in text
+    assert "| 1 - 9 + 8 | PPO | 1 - 9 - 8 | −13.17 |" in text
     assert text.index("### Samples for the same conditions") < text.index("† The paper's own")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -96,3 +97,41 @@ def test_counts_are_of_all_ranks(monkeypatch):
     latest = steps.batch(2, 4, seconds=2.0)
     assert latest["train/buffer_size"] == 2 and latest["train/buffer_age"] == 1
     assert latest["train/tokens_per_second"] == pytest.approx(6)
+
+
+def spreads(lengths, conditions, terminable=None, exploration_temperature=1.0):
+    """The spreads of one batch of different φ: ``(all states, largest, whole strings)``."""
+    made = output(*lengths)
+    made.trajectories.condition_B = torch.tensor(conditions)
+    made.exploration_temperature = exploration_temperature
+    made.phi_BS = torch.arange(float(made.phi_BS.numel())).view_as(made.phi_BS)
+    if terminable is not None:
+        made.scores.terminable_BS = torch.tensor(terminable)
+    found = training_log.measures(made)
+    return tuple(found.get(name) for name in training_log._SPREADS)
+
+
+def test_a_condition_whose_strings_are_the_same_has_no_spread_of_phi():
+    """Equal strings have one φ whatever the policy is: 0 would read as exact."""
+    both, _, whole = spreads([2, 1, 2, 2], [0, 0, 5, 5])
+    # φ of a row: 0 1 2 | 3 4 (5) | 6 7 8 | 9 10 11; the second condition writes one string twice.
+    assert whole == pytest.approx(1.0), "2 and 4 alone"
+    assert both == pytest.approx((spread(0, 1, 2, 3, 4, 5) + spread(*range(6, 12))) / 2)
+    assert spreads([2, 2], [0, 0])[2] is None
+    assert spreads([3], [0])[2] is None, "a single demonstration"
+
+
+def spread(*phi):
+    return torch.tensor(phi, dtype=torch.float64).std(correction=0).item()
+
+
+def test_without_any_condition_that_can_spread_all_spreads_are_absent(monkeypatch):
+    terminal_alone = [[False, False, True]] * 2
+    assert spreads([2, 2], [0, 0], terminal_alone) == (None, None, None)
+    assert spreads([2, 2], [0, 0], [[False, True, True]] * 2)[0] is not None
+    steps = Steps(monkeypatch, accumulate=2)
+    steps.batch(3, 3, seconds=1.0, ends_step=False)
+    # NaN, as of every scalar that a step has not got; a batch that has one is not spoilt by it.
+    assert math.isnan(steps.batch(2, 2, seconds=1.0)["train/phi_spread_terminal"])
+    steps.batch(3, 3, seconds=1.0, ends_step=False)
+    assert steps.batch(2, 1, seconds=1.0)["train/phi_spread_terminal"] == 0.0

@@ -1,0 +1,125 @@
+"""What a metric or training scalar is called on pages and in tables, with its unit; reads nothing.
+
+Names that are not listed are spoken as they are: ``vote_accuracy`` is "vote accuracy (%)".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_ANY = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Name:
+    """Words for a metric.
+
+    Attributes:
+        words: short enough for the title of a column.
+        unit: empty for numbers without one.
+        brief: for the table in a terminal, whose columns are as narrow as their longest word.
+        limits: that no value can pass, in the unit.
+    """
+
+    words: str
+    unit: str = ""
+    brief: str = ""
+    limits: tuple[float, float] = _ANY
+
+    @property
+    def titled(self) -> str:
+        return f"{self.words} ({self.unit})" if self.unit else self.words
+
+
+_SHARE = (0.0, 1.0)
+# Evaluated, without the row in front and the evaluation set behind.
+_METRICS: Mapping[str, Name] = {
+    "log_likelihood": Name("log-likelihood under the base model", "nats", "log p_LM"),
+    "log_likelihood_max": Name(
+        "best log-likelihood of a condition under the base model", "nats", "best log p_LM"
+    ),
+    "log_pf": Name("log q", "nats", "log q"),
+    "log_pf_max": Name("best log q of a condition", "nats", "best log q"),
+    "log_reward": Name("mean log R", "nats", "log R"),
+    "log_reward_max": Name("best log R of a condition", "nats", "best log R"),
+    "phi_spread": Name("φ spread", "nats", "φ spread"),
+    "log_z": Name("mean φ", "nats", "mean φ"),
+    "log_z_bound": Name("bound on log Z", "nats", "log Z bound"),
+    "ess": Name("effective sample size", "share of samples", "ESS", _SHARE),
+    "exact_tv": Name("total variation, exact", "0 to 1", "exact TV", _SHARE),
+    "exact_kl": Name("KL(posterior ‖ policy), exact", "nats", "exact KL"),
+    "tv": Name("total variation of valid samples", "0 to 1", "TV", _SHARE),
+    "kl": Name("KL(valid samples ‖ target)", "nats", "KL"),
+    "kl_floor": Name("KL of as many samples of the target", "nats", "KL floor"),
+    "kl_over_floor": Name("KL over that of the target's samples", "ratio", "KL / floor"),
+    "diversity": Name("diversity: 1 − mean pairwise cosine", "", "diversity"),
+    "distinct_2": Name("different bigrams", "share of all", "distinct-2", _SHARE),
+    "self_bleu": Name("self-BLEU: low is diverse", "0 to 1", "self-BLEU", _SHARE),
+    "unique": Name("different samples of a condition", "share", "unique", _SHARE),
+    "bleu": Name("BLEU-4", "0 to 1", "BLEU-4", _SHARE),
+    "gleu": Name("GLEU-4", "0 to 1", "GLEU-4", _SHARE),
+    "bertscore_f1": Name("BERTScore F1", "", "BERTScore"),
+    "judge_rating": Name("rating by the judge", "1 to 5", "judge", (1.0, 5.0)),
+    "pointwise_mutual_information": Name("pointwise mutual information", "nats", "PMI"),
+    "label_log_prob": Name("log p(right label | X Z)", "nats", "log p(label)"),
+    "label_probability": Name("probability of the labels asked for", "0 to 1", "p(label)", _SHARE),
+    "predictive_accuracy": Name("accuracy of the Bayesian model average", "%", limits=(0, 100)),
+    "parsed": Name("samples with an answer", "share", "parsed", _SHARE),
+    "right_rationale": Name("samples of which every step is right", "share", "", _SHARE),
+}
+# Of a step; their names as they are logged. The loss depends on the method, see report/panels.py.
+_TRAINING: Mapping[str, Name] = {
+    "train/log_reward": Name("mean log R in training", "nats"),
+    "train/phi_spread_terminal": Name("φ spread in training, whole strings", "nats"),
+    "train/phi_spread": Name("φ spread in training, all states", "nats"),
+    "train/log_z": Name("mean terminal φ, on-policy batches", "nats"),
+    "train/log_z_bound": Name("bound on log Z, on-policy batches", "nats"),
+    "train/log_z_gap": Name("gap of log Z: bound less mean φ, on-policy", "nats"),
+    "train/loss": Name("loss"),
+    "train/skipped": Name("steps skipped: a loss or gradient that is not finite"),
+    "train/grad_norm": Name("norm of the gradient"),
+    "train/lr": Name("learning rate"),
+    "train/reward_temperature": Name("reward temperature T"),
+    "train/exploration_temperature": Name("exploration temperature", "1: on-policy"),
+    "train/entropy": Name("entropy: −log q, on-policy", "nats"),
+    "train/length": Name("length of strings", "tokens"),
+    "train/buffer_size": Name("replay buffer", "strings"),
+    "train/buffer_age": Name("age of the replay buffer", "optimizer steps"),
+    "train/from_replay": Name("batches from replay", "share", limits=_SHARE),
+    "train/seconds": Name("seconds of an optimizer step"),
+    "train/tokens_per_second": Name("tokens per second"),
+    "train/kl_base": Name(
+        "log q − log p of the rollout's strings, p the base model", "nats a string"
+    ),
+    "train/clipped": Name("choices with a ratio beyond 1 ± clip", "share", limits=_SHARE),
+    "train/value_loss": Name("value loss: ½ (V − return)²", "squared units of the scaled reward"),
+}
+
+
+def name_of(name: str) -> Name:
+    """Words for a metric (an evaluation set behind a slash does not matter) or a training scalar."""
+    if name.startswith("train/"):
+        return _TRAINING.get(name) or Name(spoken(name.removeprefix("train/")))
+    metric = name.partition("/")[0]
+    known = _METRICS.get(metric)
+    if known is not None:
+        return known
+    return Name(spoken(metric), *(("%", "", (0.0, 100.0)) if is_share(metric) else ()))
+
+
+def column_title(column: str) -> str:
+    """Of a metric with or without an evaluation set: ``kl/all`` is "KL(…), all (nats)"."""
+    known, group = name_of(column), column.partition("/")[2]
+    words = f"{known.words}, {spoken(group)}" if group else known.words
+    return Name(words, known.unit).titled
+
+
+def spoken(name: str) -> str:
+    return name.replace("_", " ").replace("/", ", ")
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
+    return name.partition("/")[0].endswith(("accuracy", "_share"))
