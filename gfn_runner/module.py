@@ -73,6 +73,7 @@ class GFlowNetModule(L.LightningModule):
         self.final = False
         self.last_output: StepOutput | None = None
         self.phases = Phases()
+        self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the config has them
         self.rule = string_rule(lm, task, task.max_len)
         self.evaluation_rule = string_rule(lm, task, task.eval_max_len)
         self.strict_loading = False
@@ -234,10 +235,32 @@ class GFlowNetModule(L.LightningModule):
             return max(1.0 - done, 1e-3)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._group_options = [
+            {name: group[name] for name in ("initial_lr", "weight_decay", "betas")}
+            for group in optimizer.param_groups
+        ]
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """Give a resumed optimizer the learning rates, decays and betas of the config.
+
+        A checkpoint brings its own back with the moments; the config may say something else since. Where
+        it does not, every number is the same as before, to the last bit.
+        """
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        groups = schedule.optimizer.param_groups
+        schedule.base_lrs = [options["initial_lr"] for options in self._group_options]
+        rates = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, options, rate in zip(groups, self._group_options, rates, strict=True):
+            group.update(options, lr=rate)
+        schedule._last_lr = rates
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """An optimizer step; log Z moves for the conditions of the step only.

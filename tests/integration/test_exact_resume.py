@@ -268,6 +268,27 @@ def test_killed_around_an_m_step(moment, number, em, tmp_path, monkeypatch):
     assert not [p.name for p in folder.iterdir() if p.name.startswith("answer_adapter.")]
 
 
+def test_a_changed_learning_rate_counts_from_the_first_step_on(tmp_path):
+    """A checkpoint brings back the rates that its run had; the config has the say."""
+    lines = [*ARITHMETIC, "objective=tb", "optim.decay=true", "optim.warmup=3"]
+    changed = ["optim.lr=1e-4", "optim.weight_decay=0.1", "optim.betas=[0.8,0.9]"]
+    changed += ["objective.log_z_lr=0.01", "trainer.max_steps=4"]
+    straight, folder = tmp_path / "straight", tmp_path / "changed"
+    run(straight, [*lines, *changed])
+    run(folder, [*lines, "trainer.max_steps=2"])
+    run(folder, [*lines, *changed, f"resume={folder}"])
+    for name in ("lr_schedulers", "param_groups"):
+        found, expected = state_of(folder), state_of(straight)
+        if name == "param_groups":
+            found, expected = found["optimizer_states"][0], expected["optimizer_states"][0]
+        assert_same(found[name], expected[name])
+    rates = [
+        [line["train/lr"] for line in lines_of(f) if line["step"] > 2 and "train/lr" in line]
+        for f in (folder, straight)
+    ]
+    assert rates[0] == rates[1] and rates[0][0] == 1e-4 * 3 / 3 and len(rates[0]) == 2
+
+
 FOUR = ["task=random_number", "trainer.max_steps=4"]
 
 
