@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from hydra import initialize_config_dir
 from gfn_runner import em as em_module
 from gfn_runner import rounds
 from gfn_runner.app import train_and_evaluate
+from gfn_runner.callbacks import evaluation
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.commandline import CONF, check_lines
@@ -308,6 +310,26 @@ def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path, mo
         kill(patched, moment, step)
         with pytest.raises(Killed):
             run(folder, FOUR)
+    run(folder, [*FOUR, "resume=auto"])
+    assert_same_run(folder, four)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_signal_while_an_evaluation_is_measured_is_obeyed(step, four, tmp_path, monkeypatch):
+    """Behind step 4 no batch comes at whose end it would be looked at."""
+    folder, measure, seen = tmp_path / "stopped", evaluation.measure, []
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        seen.append(args)
+        if len(seen) == step // 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "measure", measured)
+        with pytest.raises(SystemExit) as stop:
+            run(folder, FOUR)
+    assert stop.value.code == 128 + signal.SIGTERM and not (folder / "metrics.json").exists()
     run(folder, [*FOUR, "resume=auto"])
     assert_same_run(folder, four)
 
