@@ -12,7 +12,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def start_of(config: RunConfig, folder: Path) -> Start:
 
     Raises:
         UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
-            another one; with ``resume=<folder>``, if there is nothing to go on from, or nothing to do.
+            another one; if a checkpoint cannot be read; with ``resume=<folder>``, if there is nothing to
+            go on from, or nothing to do.
     """
     if not (folder / OVERRIDES_FILE).exists():
         return Start()
@@ -69,13 +70,14 @@ def start_of(config: RunConfig, folder: Path) -> Start:
             "a folder without one",
             f"resume={folder} to go on with it",
         )
-    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+    from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
 
     _refuse_other_run(config, folder)
     newest = newest_checkpoint(folder / "checkpoints")
+    damaged = 0 if newest else damaged_checkpoints(folder / "checkpoints")
     if newest is None and config.resume != AUTO:
-        raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
-    step = _step_of(newest)
+        raise _no_checkpoint(folder, damaged)
+    step = _steps_done(folder, newest)
     if _is_finished(config, folder, step):
         if config.resume == AUTO:
             return Start(newest, finished=_metrics(folder))
@@ -85,10 +87,44 @@ def start_of(config: RunConfig, folder: Path) -> Start:
             f"trainer.max_steps above {step}",
             f"resume={config.resume} trainer.max_steps={2 * max(step, 1)}",
         )
+    log = folder / "metrics.jsonl"
+    if damaged:
+        aside, why = _set_aside(log), _all_damaged(damaged)
+        logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
+        return Start()
     # What comes behind the checkpoint is done again.
-    keep_lines(folder / "metrics.jsonl", lambda record: record["step"] <= step)
+    keep_lines(log, lambda record: record["step"] <= step)
     logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
     return Start(newest)
+
+
+def _no_checkpoint(folder: Path, damaged: int) -> UserError:
+    if not damaged:
+        what = f"{folder} has no checkpoint yet"
+        return UserError.one("resume", what, "a run that has saved one")
+    return UserError.one(
+        "resume",
+        f"{folder} {_all_damaged(damaged)}",
+        "a run with a good checkpoint",
+        f"put a good one back; resume=auto hydra.run.dir={folder} begins anew there",
+    )
+
+
+def _all_damaged(number: int) -> str:
+    which = "its only checkpoint is" if number == 1 else f"all {number} checkpoints are"
+    return f"cannot go on: {which} damaged"
+
+
+def _set_aside(log: Path) -> Path:
+    """Give a log another name, and no earlier one's; return it."""
+    for number in count(1):
+        name = f"{log.stem}.damaged" + (f"-{number}" if number > 1 else "") + log.suffix
+        aside = log.with_name(name)
+        if not aside.exists():
+            if log.exists():
+                log.rename(aside)
+            return aside
+    raise AssertionError("count never ends")
 
 
 def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
@@ -102,13 +138,21 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     from gfn_runner.callbacks.checkpoint import newest_checkpoint
 
     _refuse_other_run(config, folder)
-    if not _is_finished(config, folder, _step_of(newest_checkpoint(folder / "checkpoints"))):
+    step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
+    if not _is_finished(config, folder, step):
         return None
     return {name: value for name, value in _metrics(folder).items() if value is not None}
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+def _steps_done(folder: Path, checkpoint: Path | None) -> int:
+    """Optimizer steps behind a run: of its newest checkpoint; where all are damaged, as it had ended."""
+    from gfn_runner.callbacks.checkpoint import damaged_checkpoints
+
+    if checkpoint is not None:
+        return int(checkpoint.stem.removeprefix("step-"))
+    if damaged_checkpoints(folder / "checkpoints"):
+        return int(_metrics(folder).get("run/steps") or 0)
+    return 0
 
 
 def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:

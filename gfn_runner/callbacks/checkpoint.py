@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from gfn_runner.errors import UserError
 from gfn_runner.ranks import barrier, from_first, is_first
 from gfn_runner.settings import CheckpointSettings
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
+_DAMAGED = ".damaged"
+_PAUSE = 1.0  # seconds before a file that could not be read is tried again
 
 
 class AdapterCheckpoint(L.Callback):
@@ -98,9 +103,9 @@ class AdapterCheckpoint(L.Callback):
 
 
 def _written(trainer: L.Trainer) -> DurableCheckpointIO:
-    io = trainer.strategy.checkpoint_io
-    assert isinstance(io, DurableCheckpointIO)  # build.py puts it there
-    return io
+    writer = trainer.strategy.checkpoint_io
+    assert isinstance(writer, DurableCheckpointIO)  # build.py puts it there
+    return writer
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -151,16 +156,35 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     What is cut off or was changed on the disk is passed over with a line in the log. It stays there,
     under another name, so that a run that goes on never takes it for its own.
+
+    Raises:
+        UserError: if one cannot be read now, which tells nothing of what is in it; all stay as they are.
     """
     for path in sorted(folder.glob(_PATTERN), reverse=True):
-        damage = checkpoint_damage(path)
+        try:
+            damage = checkpoint_damage(path)
+        except FileNotFoundError:
+            continue  # the process that writes there has removed an old one
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+            raise UserError.one(
+                "resume",
+                f"{path} cannot be read: {reason}",
+                "a checkpoint that can be read",
+                "try again later; without this file the run goes on from the checkpoint before it",
+            ) from error
         if damage is None:
             return path
-        aside = path.with_suffix(".damaged")
+        aside = path.with_suffix(_DAMAGED)
         with contextlib.suppress(OSError):
             path.rename(aside)
         logger.warning("%s is damaged (%s): the checkpoint before it is used", aside, damage)
     return None
+
+
+def damaged_checkpoints(folder: Path) -> int:
+    """How many checkpoints in ``folder`` were found to be damaged, by this process or one before."""
+    return len(list(folder.glob(f"step-*{_DAMAGED}")))
 
 
 def checkpoint_damage(path: Path) -> str | None:
@@ -168,29 +192,47 @@ def checkpoint_damage(path: Path) -> str | None:
 
     By torch's reader and by Python's: each passes over some fields of a damaged directory that the other
     goes by.
+
+    Raises:
+        OSError, MemoryError: if the file cannot be read, twice.
     """
+    # All of it at once: an error of the disk is none of the content, and shows up here alone.
+    content = io.BytesIO(_content(path))
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             # Torch writes a checksum of every tensor, and never looks at it.
-            bad = archive.testzip() or _read_otherwise(path, archive.infolist())
+            bad = archive.testzip() or _read_otherwise(content, archive.infolist())
             names = archive.namelist()
+    except MemoryError:
+        raise
     except Exception as error:  # a few flipped bits can raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         return (str(error) or type(error).__name__).splitlines()[0]
     if bad is not None:
         return f"checksum of {bad}"
     return None if any(name.endswith("data.pkl") for name in names) else "no data.pkl in it"
 
 
-def _read_otherwise(path: Path, records: Sequence[zipfile.ZipInfo]) -> str | None:
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError):
+        time.sleep(_PAUSE)  # a file handle of NFS that was stale is fresh when it is asked for anew
+        return path.read_bytes()
+
+
+def _read_otherwise(content: BinaryIO, records: Sequence[zipfile.ZipInfo]) -> str | None:
     """The first record that torch's reader gives other bytes of than the checksum says."""
     import torch
 
     kind = getattr(torch._C, "PyTorchFileReader", None)
     if kind is None:
         return None  # a private name: where torch has given it up, Python's own check has to do
-    reader = kind(str(path))
+    content.seek(0)  # it takes what is behind for the whole
+    reader = kind(content)
     for record in records:
-        content = reader.get_record(record.filename.partition("/")[2])
-        if zlib.crc32(content) != record.CRC:
+        found = reader.get_record(record.filename.partition("/")[2])
+        if zlib.crc32(found) != record.CRC:
             return record.filename
     return None

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gfn_runner.callbacks import checkpoint
 from gfn_runner.callbacks.checkpoint import (
     AdapterCheckpoint,
     DurableCheckpointIO,
     checkpoint_damage,
     newest_checkpoint,
 )
+from gfn_runner.errors import UserError
 from gfn_runner.settings import CheckpointSettings
 
 
@@ -140,3 +142,40 @@ def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):
     io.save_checkpoint({}, tmp_path / "step-0000001.ckpt")
     assert io.problem is not None and "inline_container" in io.problem
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_what_cannot_be_read_is_not_damaged_and_stays(error, said, tmp_path, monkeypatch):
+    older, newer = write(tmp_path, 10), write(tmp_path, 20)
+    real, fails = Path.read_bytes, [2]
+
+    def read(path: Path) -> bytes:
+        if path == newer and fails[0]:
+            fails[0] -= 1
+            raise error
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(UserError) as caught:
+        newest_checkpoint(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.what == f"{newer} cannot be read: {said}"
+    assert sorted(tmp_path.iterdir()) == [older, newer]
+    fails[0] = 1  # it is tried once more
+    assert newest_checkpoint(tmp_path) == newer
+
+
+def test_an_old_one_that_is_removed_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    good = write(tmp_path, 10)
+    (tmp_path / "step-0000020.ckpt").symlink_to(tmp_path / "gone")
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0)
+    assert newest_checkpoint(tmp_path) == good

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,14 @@ from typing import Any
 import pytest
 import yaml
 
+from gfn_runner import resuming
 from gfn_runner.app import main
+from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
 from gfn_runner.overrides import kept_overrides
-from gfn_runner.resuming import held, is_held, newest_unfinished, seconds_before
+from gfn_runner.resuming import Start, held, is_held, newest_unfinished, seconds_before, start_of
 
 CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
 
@@ -61,6 +64,72 @@ def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path
     assert newest_unfinished(tmp_path, config, lines) is None
     cut_off = leave(tmp_path / "2026-01-02/10-00-00", lines)
     assert newest_unfinished(tmp_path, config, lines) == cut_off
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run of 10 steps that has logged five and saved three; and its config with a ``resume``."""
+    monkeypatch.setattr(resuming, "_refuse_other_run", lambda config, folder: None)
+    folder = leave(tmp_path / "run", ["task=arithmetic"])
+    write_lines(folder / "metrics.jsonl", [{"step": step} for step in range(1, 6)])
+    for step in (2, 3, 4):
+        path = folder / f"checkpoints/step-{step:07d}.ckpt"
+        DurableCheckpointIO().save_checkpoint({"step": step}, path)
+
+    def config(resume: str | Path) -> Any:
+        parts = {"trainer": SimpleNamespace(max_steps=10), "em": SimpleNamespace(rounds=0)}
+        return SimpleNamespace(**vars(CONFIG), **parts, resume=str(resume))
+
+    return folder, config
+
+
+def spoil(folder: Path) -> None:
+    for path in folder.glob("checkpoints/*.ckpt"):
+        path.write_bytes(path.read_bytes()[:-50])
+
+
+def test_where_all_checkpoints_are_damaged_a_named_run_is_refused(begun):
+    folder, config = begun
+    spoil(folder)
+    logged = (folder / "metrics.jsonl").read_bytes()
+    for _ in range(2):  # the second time they have their other names already
+        with pytest.raises(UserError, match="all 3 checkpoints are damaged"):
+            start_of(config(folder), folder)
+    assert (folder / "metrics.jsonl").read_bytes() == logged
+
+
+def test_where_all_checkpoints_are_damaged_auto_begins_anew_and_says_so(begun, caplog):
+    folder, config = begun
+    spoil(folder)
+    logged = (folder / "metrics.jsonl").read_bytes()
+    assert start_of(config("auto"), folder) == Start()
+    assert "all 3 checkpoints are damaged: it begins anew" in caplog.text
+    assert "saved nothing" not in caplog.text
+    aside = folder / "metrics.damaged.jsonl"
+    assert aside.read_bytes() == logged and not (folder / "metrics.jsonl").exists()
+    # Killed before its first checkpoint: what was set aside before stays.
+    write_lines(folder / "metrics.jsonl", [{"step": 1}])
+    start_of(config("auto"), folder)
+    assert aside.read_bytes() == logged
+    assert read_lines(folder / "metrics.damaged-2.jsonl") == [{"step": 1}]
+
+
+def test_an_ended_run_has_ended_whatever_becomes_of_its_checkpoints(begun):
+    folder, config = begun
+    (folder / "metrics.json").write_text(json.dumps({"run/steps": 10}))
+    spoil(folder)
+    assert start_of(config("auto"), folder).finished == {"run/steps": 10}
+
+
+def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
+    folder, config = begun
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        start_of(config(folder), folder)
+    with caplog.at_level(logging.INFO):
+        assert start_of(config("auto"), folder) == Start()
+    assert "it had saved nothing" in caplog.text
+    assert read_lines(folder / "metrics.jsonl") == []
 
 
 def test_a_lock_on_nfs_is_seen_by_who_may_only_read(tmp_path, monkeypatch):
