@@ -23,7 +23,7 @@ from gfn_runner.settings import CheckpointSettings
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
-_DAMAGED = ".damaged"
+_DAMAGED, _UNFINISHED = ".damaged", ".part"
 _PAUSE = 1.0  # seconds before a file that could not be read is tried again
 
 
@@ -98,8 +98,13 @@ class AdapterCheckpoint(L.Callback):
         return self.folder / f"step-{step:07d}.ckpt"
 
     def _remove_old(self) -> None:
-        for old in sorted(self.folder.glob(_PATTERN))[: -self.options.keep]:
-            old.unlink()
+        """Remove what is older than is to be kept, and what a process that was killed had half written."""
+        old = sorted(self.folder.glob(_PATTERN))[: -self.options.keep]
+        for path in [*old, *self.folder.glob(f"step-*{_UNFINISHED}")]:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s cannot be removed (%s): it is left there", path, error)
 
 
 def _written(trainer: L.Trainer) -> DurableCheckpointIO:
@@ -124,7 +129,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         import torch
 
         path, self.problem = Path(path), None
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_suffix(_UNFINISHED)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:

@@ -112,6 +112,30 @@ def test_as_many_are_kept_as_was_asked_for(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000100.ckpt", "step-0000150.ckpt"]
 
 
+def test_what_a_killed_process_had_half_written_is_removed(tmp_path):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=2), tmp_path)
+    (tmp_path / "step-0000050.part").write_bytes(b"half")
+    (tmp_path / "step-0000040.damaged").touch()
+    assert trainer.save_at(callback, 100)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["step-0000040.damaged", "step-0000100.ckpt"]
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_an_old_one_that_cannot_be_removed_ends_no_run(error, tmp_path, monkeypatch, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
+    assert trainer.save_at(callback, 50)
+
+    def refuses(path: str) -> None:
+        raise error(errno.EACCES, "Permission denied", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.unlink", refuses)  # pathlib's is this one
+        assert trainer.save_at(callback, 100)
+    told = "step-0000050.ckpt cannot be removed" in caplog.text
+    assert told == (error is PermissionError)  # else somebody else has done it
+
+
 def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch, caplog):
     trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
     assert trainer.save_at(callback, 50)
