@@ -36,13 +36,13 @@ class AdapterCheckpoint(L.Callback):
     so that the others have finished their step.
 
     A checkpoint that cannot be written (a full disk) is reported once and tried again at the next turn;
-    training goes on, and the last good one stays.
+    training goes on, and the last good one stays. So it is where policy or optimizer are not finite.
     """
 
     def __init__(self, options: CheckpointSettings, folder: Path):
         self.options, self.folder = options, folder
         self.saved_step = -1
-        self._told = False
+        self._told: bool | None = None  # of what was warned last: of the disk, or of the policy
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The checkpoint that a run goes on from lies there.
@@ -71,21 +71,16 @@ class AdapterCheckpoint(L.Callback):
         step = trainer.global_step
         if step == self.saved_step:
             return True
-        for lines in trainer.loggers:
-            lines.save()  # what led here is on the disk before the checkpoint is
-        trainer.save_checkpoint(self._path(step))
-        problem = None
-        if is_first():
-            problem = _written(trainer).problem
-            if problem is None:
-                self._remove_old()
-        # Whoever looks for the newest one next finds this.
-        problem = from_first(problem)
-        barrier()
+        module: Any = trainer.lightning_module
+        # Of a policy that is broken nothing can go on, and good states would have to go for it.
+        broken = from_first(module.not_finite())
+        problem = (
+            self._write(trainer) if broken is None else f"{broken} is not finite: lower optim.lr"
+        )
         if problem is None:
-            self.saved_step, self._told = step, False
-        elif is_first() and not self._told:
-            self._told = True
+            self.saved_step, self._told = step, None
+        elif is_first() and self._told != (kind := broken is None):
+            self._told = kind
             logger.warning(
                 "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
                 step,
@@ -94,11 +89,26 @@ class AdapterCheckpoint(L.Callback):
             )
         return problem is None
 
+    def _write(self, trainer: L.Trainer) -> str | None:
+        """Why the state of this step is not on the disk; ``None`` where it is."""
+        for lines in trainer.loggers:
+            lines.save()  # what led here is on the disk before the checkpoint is
+        trainer.save_checkpoint(self._path(trainer.global_step))
+        problem = None
+        if is_first():
+            problem = _written(trainer).problem
+            if problem is None:
+                self._remove_old()
+        # Whoever looks for the newest one next finds this.
+        problem = from_first(problem)
+        barrier()
+        return problem
+
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:07d}.ckpt"
 
     def _remove_old(self) -> None:
-        """Remove what is older than is to be kept, and what a process that was killed had half written."""
+        """Remove what is older than is to be kept, and what a killed process had half written."""
         old = sorted(self.folder.glob(_PATTERN))[: -self.options.keep]
         for path in [*old, *self.folder.glob(f"step-*{_UNFINISHED}")]:
             try:

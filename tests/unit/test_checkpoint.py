@@ -35,6 +35,8 @@ class Trainer:
         self.strategy = SimpleNamespace(checkpoint_io=DurableCheckpointIO())
         self.loggers: list = []
         self.global_step = 0
+        self.broken: str | None = None
+        self.lightning_module = SimpleNamespace(not_finite=lambda: self.broken)
 
     def save_checkpoint(self, path: Path) -> None:
         self.strategy.checkpoint_io.save_checkpoint({"step": self.global_step}, path)
@@ -154,6 +156,20 @@ def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch
     # With room again it goes on as if nothing had been.
     assert trainer.save_at(callback, 200)
     assert newest_checkpoint(tmp_path) == tmp_path / "step-0000200.ckpt"
+
+
+def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(tmp_path, monkeypatch, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
+    assert trainer.save_at(callback, 50)
+    trainer.broken = "exp_avg of lora_B"
+    assert not trainer.save_at(callback, 100) and not trainer.save_at(callback, 150)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000050.ckpt"]
+    assert caplog.text.count("exp_avg of lora_B is not finite: lower optim.lr") == 1
+    # A disk that is full besides is news.
+    trainer.broken = None
+    monkeypatch.setattr("torch.save", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    assert not trainer.save_at(callback, 200)
+    assert caplog.text.count("no room") == 1
 
 
 def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):
