@@ -42,7 +42,7 @@ class AdapterCheckpoint(L.Callback):
     def __init__(self, options: CheckpointSettings, folder: Path):
         self.options, self.folder = options, folder
         self.saved_step = -1
-        self._told: bool | None = None  # of what was warned last: of the disk, or of the policy
+        self._told = False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The checkpoint that a run goes on from lies there.
@@ -60,7 +60,14 @@ class AdapterCheckpoint(L.Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.save(trainer)
+        problem = self._problem(trainer)
+        if problem is not None and is_first():
+            logger.warning(
+                "the state of step %d, the last one, is NOT saved: %s; a run that goes on does so from "
+                "the checkpoint before it, if there is one",
+                trainer.global_step,
+                problem,
+            )
 
     def save(self, trainer: L.Trainer) -> bool:
         """Write the state of this optimizer step, then remove what is older than is to be kept.
@@ -68,9 +75,24 @@ class AdapterCheckpoint(L.Callback):
         Returns:
             Whether the state of this step is on the disk.
         """
-        step = trainer.global_step
-        if step == self.saved_step:
-            return True
+        problem = self._problem(trainer)
+        step, every = trainer.global_step, self.options.every
+        last = step >= trainer.max_steps  # the end of the training tries again, and tells
+        if problem is not None and not last and not self._told and is_first():
+            following = min((step // every + 1) * every, trainer.max_steps)
+            logger.warning(
+                "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
+                step,
+                problem,
+                following,
+            )
+        self._told = problem is not None and (self._told or not last)
+        return problem is None
+
+    def _problem(self, trainer: L.Trainer) -> str | None:
+        """Write the state of this step if it is not written yet; why it could not be, else ``None``."""
+        if trainer.global_step == self.saved_step:
+            return None
         module: Any = trainer.lightning_module
         # Of a policy that is broken nothing can go on, and good states would have to go for it.
         broken = from_first(module.not_finite())
@@ -78,16 +100,8 @@ class AdapterCheckpoint(L.Callback):
             self._write(trainer) if broken is None else f"{broken} is not finite: lower optim.lr"
         )
         if problem is None:
-            self.saved_step, self._told = step, None
-        elif is_first() and self._told != (kind := broken is None):
-            self._told = kind
-            logger.warning(
-                "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
-                step,
-                problem,
-                step + self.options.every,
-            )
-        return problem is None
+            self.saved_step = trainer.global_step
+        return problem
 
     def _write(self, trainer: L.Trainer) -> str | None:
         """Why the state of this step is not on the disk; ``None`` where it is."""

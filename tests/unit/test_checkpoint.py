@@ -35,6 +35,7 @@ class Trainer:
         self.strategy = SimpleNamespace(checkpoint_io=DurableCheckpointIO())
         self.loggers: list = []
         self.global_step = 0
+        self.max_steps = 1000
         self.broken: str | None = None
         self.lightning_module = SimpleNamespace(not_finite=lambda: self.broken)
 
@@ -158,18 +159,38 @@ def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch
     assert newest_checkpoint(tmp_path) == tmp_path / "step-0000200.ckpt"
 
 
-def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(tmp_path, monkeypatch, caplog):
+def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(tmp_path, caplog):
     trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
     assert trainer.save_at(callback, 50)
     trainer.broken = "exp_avg of lora_B"
     assert not trainer.save_at(callback, 100) and not trainer.save_at(callback, 150)
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000050.ckpt"]
     assert caplog.text.count("exp_avg of lora_B is not finite: lower optim.lr") == 1
-    # A disk that is full besides is news.
+
+
+def test_a_last_state_that_is_not_saved_is_told_of_as_such(tmp_path, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
+    trainer.max_steps, trainer.broken = 120, "lora_B"
+    assert not trainer.save_at(callback, 70)  # at a signal
+    assert "the next one is tried at step 100" in caplog.text
+    trainer.save_at(callback, 100)
+    trainer.save_at(callback, 120)  # behind the last step: the end of the training comes next
+    assert len(caplog.records) == 1
+    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert "the state of step 120, the last one, is NOT saved: lora_B is not" in caplog.text
+    assert len(caplog.records) == 2 and "tried at step 150" not in caplog.text
+    caplog.clear()
     trainer.broken = None
-    monkeypatch.setattr("torch.save", lambda *_: (_ for _ in ()).throw(OSError("no room")))
-    assert not trainer.save_at(callback, 200)
-    assert caplog.text.count("no room") == 1
+    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000120.ckpt" and not caplog.text
+
+
+@pytest.mark.parametrize(("step", "following"), [(50, 100), (100, 120)])
+def test_no_next_try_is_named_behind_the_end(step, following, tmp_path, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
+    trainer.max_steps, trainer.broken = 120, "lora_B"
+    trainer.save_at(callback, step)
+    assert f"the next one is tried at step {following}" in caplog.text
 
 
 def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):
