@@ -18,12 +18,14 @@ import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from gfn_runner.errors import UserError
+from gfn_runner.json_lines import LineAppender
 from gfn_runner.ranks import barrier, from_first, is_first
 from gfn_runner.settings import CheckpointSettings
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
 _DAMAGED, _UNFINISHED = ".damaged", ".part"
+_WAITING = "waiting_lines"
 _PAUSE = 1.0  # seconds before a file that could not be read is tried again
 
 
@@ -68,6 +70,20 @@ class AdapterCheckpoint(L.Callback):
                 trainer.global_step,
                 problem,
             )
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Lines that led here and that the disk does not take: a run that goes on from here has them.
+        waiting = [line for lines in _appenders(trainer) for line in lines.waiting]
+        if waiting:
+            checkpoint[_WAITING] = waiting
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for lines in _appenders(trainer):
+            lines.take_back(checkpoint.get(_WAITING, []))
 
     def save(self, trainer: L.Trainer) -> bool:
         """Write the state of this optimizer step, then remove what is older than is to be kept.
@@ -129,6 +145,12 @@ class AdapterCheckpoint(L.Callback):
                 path.unlink(missing_ok=True)
             except OSError as error:
                 logger.warning("%s cannot be removed (%s): it is left there", path, error)
+
+
+def _appenders(trainer: L.Trainer) -> list[LineAppender]:
+    """Of the loggers that write lines; of the first process alone."""
+    found = [getattr(log, "lines", None) for log in trainer.loggers]
+    return [lines for lines in found if isinstance(lines, LineAppender)]
 
 
 def _written(trainer: L.Trainer) -> DurableCheckpointIO:

@@ -22,12 +22,19 @@ import yaml
 
 from gfn_runner import resuming
 from gfn_runner.app import main
-from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
-from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
+from gfn_runner.json_lines import (
+    LineAppender,
+    keep_lines,
+    read_lines,
+    read_metrics,
+    write_lines,
+)
 from gfn_runner.overrides import kept_overrides
 from gfn_runner.resuming import Start, held, is_held, newest_unfinished, seconds_before, start_of
+from gfn_runner.settings import CheckpointSettings
 
 CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
 
@@ -241,6 +248,60 @@ def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
     lines.append({"step": 4})
     assert [r["step"] for r in read_lines(path)] == [1, 2, 3, 4] and lines.waiting == []
     assert "nothing is missing" in caplog.text
+
+
+class Flaky(LineAppender):
+    """A file on a disk that is full for a while."""
+
+    full = False
+
+    def _write(self, text: str) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super()._write(text)
+
+
+def test_lines_that_wait_are_written_before_a_checkpoint(tmp_path):
+    lines = Flaky(tmp_path / "metrics.jsonl")
+    lines.full = True
+    lines.append({"step": 1})
+    lines.sync()
+    assert read_lines(lines.path) == []
+    lines.full = False
+    lines.sync()
+    assert read_lines(lines.path) == [{"step": 1}] and lines.waiting == []
+
+
+@pytest.mark.parametrize("written_after_all", [False, True])
+def test_lines_that_wait_on_are_in_the_checkpoint(written_after_all, tmp_path):
+    lines = Flaky(tmp_path / "metrics.jsonl")
+    trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(lines=lines), object()])
+    callback = AdapterCheckpoint(CheckpointSettings(), tmp_path)
+    lines.append({"step": 1})
+    saved: dict[str, Any] = {}
+    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    assert saved == {}
+    lines.full = True
+    for step in (2, 3):
+        lines.append({"step": step, "é": 0.1})
+    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    if written_after_all:
+        lines.full = False
+        lines.sync()
+        keep_lines(lines.path, lambda record: True)
+    # Killed; it goes on from there.
+    trainer.loggers = [SimpleNamespace(lines=LineAppender(lines.path))]
+    callback.on_load_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    assert [record["step"] for record in read_lines(lines.path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "a": "\xc3', b"\0\0\0\0", b"\xff\xfe\x00"])
+def test_a_tail_that_is_no_text_is_passed_over(tail, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + tail)
+    assert read_metrics(path) == [{"step": 1}]
+    keep_lines(path, lambda record: True)
+    assert path.read_bytes() == b'{"step": 1}\n'
 
 
 def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
