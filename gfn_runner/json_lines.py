@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfn_runner.files import replaced
+
 logger = logging.getLogger(__name__)
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line; the file appears complete or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with replaced(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ class LineAppender:
         self._write_waiting()
 
     def sync(self) -> None:
-        """Write what waits, if that goes; make sure that what is written survives a crash of the machine."""
+        """Try the lines that wait, and make what is written survive a crash of the machine."""
         if self.waiting:
             self._write_waiting()
         with contextlib.suppress(OSError), self.path.open("rb") as file:

@@ -34,6 +34,7 @@ _FIXED = (
     "lm.lora",
     "seed",
     "sampling.conditions",
+    "trainer.accumulate",  # batches are numbered by it, and Lightning counts them
 )
 _LOCK = ".lock"
 # In environment*.json: seconds since 1970 at which that part of the run began.
@@ -92,10 +93,15 @@ def start_of(config: RunConfig, folder: Path) -> Start:
         aside, why = _set_aside(log), _all_damaged(damaged)
         logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
         return Start()
-    # What comes behind the checkpoint is done again.
-    keep_lines(log, lambda record: record["step"] <= step)
+    # What comes behind the checkpoint is done again; so is a final evaluation that was cut off.
+    ended = _metrics(folder).get("run/steps") == step
+    keep_lines(log, lambda line: line["step"] <= step and (ended or not _is_cut_off(line, step)))
     logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
     return Start(newest)
+
+
+def _is_cut_off(line: Mapping[str, Any], step: int) -> bool:
+    return line["step"] == step and any(name.startswith("final/") for name in line)
 
 
 def _no_checkpoint(folder: Path, damaged: int) -> UserError:
@@ -182,7 +188,7 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run under settings that its checkpoint does not belong to."""
     from gfn_runner.rounds import resume_problems
 
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    saved = _saved_config(folder / "config.yaml")
     now = config.as_dict()
     problems = []
     for key in _FIXED:
@@ -194,6 +200,27 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     problems += resume_problems(saved, config, folder)
     if problems:
         raise UserError(problems)
+
+
+def _saved_config(file: Path) -> dict[str, Any]:
+    """The config that a run was begun with.
+
+    Raises:
+        UserError: if it cannot be read; compared with nothing, every setting would be a mistake.
+    """
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it is empty" if saved is None else "it holds no settings"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        saved, reason = None, str(error).splitlines()[0]
+    if not isinstance(saved, dict) or not saved:
+        raise UserError.one(
+            "resume",
+            f"{file} is unreadable: {reason}",
+            "the config.yaml that the run has written",
+            "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
+        )
+    return saved
 
 
 def _at(tree: Any, key: str) -> Any:

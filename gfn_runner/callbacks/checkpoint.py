@@ -18,6 +18,7 @@ import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from gfn_runner.errors import UserError
+from gfn_runner.files import sync, sync_folder
 from gfn_runner.json_lines import LineAppender
 from gfn_runner.ranks import barrier, from_first, is_first
 from gfn_runner.settings import CheckpointSettings
@@ -181,25 +182,15 @@ class DurableCheckpointIO(TorchCheckpointIO):
             with unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             os.replace(unfinished, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
             # Torch's words for a full disk do not say so.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
             self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB are free there)"
             with contextlib.suppress(OSError):
                 unfinished.unlink()  # half a file would fill the disk for good
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a crash of the machine, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -23,6 +23,7 @@ import yaml
 from gfn_runner import resuming
 from gfn_runner.app import main
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
+from gfn_runner.commandline import checked
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
 from gfn_runner.json_lines import (
@@ -137,6 +138,44 @@ def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
         assert start_of(config("auto"), folder) == Start()
     assert "it had saved nothing" in caplog.text
     assert read_lines(folder / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_final_evaluation_that_was_cut_off_leaves_no_line(ended, begun):
+    """That of a run which had ended stays where it goes on further."""
+    folder, config = begun
+    final = [{"step": step, "final/accuracy": 0.5} for step in (2, 4)]
+    write_lines(folder / "metrics.jsonl", [{"step": 4, "eval/accuracy": 0.5}, *final])
+    if ended:
+        (folder / "metrics.json").write_text(json.dumps({"run/steps": 4}))
+    start_of(config(folder), folder)
+    kept = read_lines(folder / "metrics.jsonl")
+    assert kept == [{"step": 4, "eval/accuracy": 0.5}, *final[: 1 + ended]]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"\xff", "can't decode"),
+        (b"- [", "while parsing"),
+        (b"7", "it holds no"),
+    ],
+)
+def test_a_file_that_a_power_failure_has_emptied_is_named(name, content, said, tmp_path):
+    folder = leave(tmp_path / "run", ["task=arithmetic"])
+    (folder / "config.yaml").write_text("task: {}\n")
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        if name == "overrides.yaml":
+            checked([f"resume={folder}"])
+        else:
+            config: Any = SimpleNamespace(resume="auto", as_dict=dict)
+            start_of(config, folder)
+    (problem,) = caught.value.problems
+    assert problem.where == "resume" and problem.what.startswith(f"{folder / name} is unreadable: ")
+    assert said in problem.what
 
 
 def test_a_lock_on_nfs_is_seen_by_who_may_only_read(tmp_path, monkeypatch):
@@ -322,13 +361,55 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     def fails(self: Path, *_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-    monkeypatch.setattr(Path, "write_text", fails)
-    with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
-        write_whole(path, "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fails)
+        with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
+            write_whole(path, "new")
     (problem,) = caught.value.problems
     assert problem.where == "hydra.run.dir" and problem.fix == "free some"
     assert "metrics.json.part cannot be written: No space left on device" in problem.what
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("kind", ["text", "lines"])
+def test_what_is_renamed_is_on_the_disk_before(kind, tmp_path, monkeypatch):
+    """A file system may have the name on the disk first: after a power failure the file is empty."""
+    done: list[Any] = []
+    path, replace = tmp_path / "a", Path.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(
+            os.fstat(descriptor).st_size
+            if os.path.isfile(f"/proc/self/fd/{descriptor}")
+            else "folder"
+        )
+
+    def renamed(self: Path, target: Any) -> Path:
+        done.append("renamed")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    if kind == "text":
+        write_whole(path, '{"step": 1}\n')
+    else:
+        write_lines(path, [{"step": 1}])
+    assert done == [12, "renamed", "folder"]
+
+
+def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_told_of(
+    tmp_path, monkeypatch
+):
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    number = errno.EINVAL
+    write_whole(tmp_path / "a", "old")
+    number = errno.EDQUOT  # NFS finds out when it sends
+    with pytest.raises(OSError, match="quota"):
+        write_whole(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
 
 
 def test_a_full_disk_in_the_words_of_another_library(tmp_path):
