@@ -196,10 +196,26 @@ def _resumed(overrides: list[Override], multirun: bool) -> tuple[list[Override],
             f"given {str(folder)!r}, which {missing}",
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
-    saved_lines: Any = OmegaConf.to_container(OmegaConf.load(saved_file))
-    saved = _parsed(by_itself([str(line) for line in saved_lines]))
+    saved = _parsed(by_itself(_saved_lines(saved_file, str(key))))
     _same_task(saved, overrides, folder, str(key))
     return [*saved, *overrides], folder if key == "resume" else None
+
+
+def _saved_lines(file: Path, key: str) -> list[str]:
+    """The override lines of a run; an empty list is written ``[]``, so an empty file has lost them."""
+    try:
+        lines = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it is empty" if lines is None else "it holds no list of overrides"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        lines, reason = None, str(error).splitlines()[0]
+    if not isinstance(lines, list):
+        raise UserError.one(
+            key,
+            f"{file} is unreadable: {reason}",
+            "the command line that the run was begun with, as a list",
+            "write it there again, a line `- key=value` for each",
+        )
+    return [str(line) for line in lines]
 
 
 def _resumed_sweep(overrides: list[Override], given: Override, folder: Path) -> list[Override]:

@@ -5,22 +5,63 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from gfn_runner.errors import UserError
 
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file beside its place and rename it: a crash leaves the old one or the new one."""
+    with replaced(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[TextIO]:
+    """A file to write to that takes the place of ``path`` in one go, behind all that was written.
+
+    That it is on the disk before it is renamed matters where the power fails: a name may be there
+    before the content is.
+    """
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        sync(file.fileno())
     unfinished.replace(path)
+    sync_folder(path.parent)
+
+
+def sync(descriptor: int) -> None:
+    """Put on the disk what was written to a file, where its file system knows how to.
+
+    Raises:
+        OSError: if the disk is full or broken: some file systems say so only now.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename survive a crash of the machine, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def try_to_write(folder: Path) -> None:

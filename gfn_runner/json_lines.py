@@ -6,20 +6,20 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from gfn_runner.files import replaced
 
 logger = logging.getLogger(__name__)
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line; the file appears complete or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with replaced(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -37,14 +37,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A last line that was cut off by a crash is passed over. None where there is no file, as of a run that
     trains nothing.
     """
-    if not path.is_file():
-        return []
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for record in _whole_lines(path):
         kinds = sorted({name.split("/")[0] for name in record})
         records[(record["step"], *kinds)] = record
     return sorted(records.values(), key=lambda record: record["step"])
@@ -53,11 +47,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Take the lines of a file out that are not wanted or not whole; it is never half there."""
     if path.is_file():
-        records = []
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        write_lines(path, filter(wanted, records))
+        write_lines(path, filter(wanted, list(_whole_lines(path))))
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a file that a crash may have cut off or left with bytes that are no text."""
+    content = path.read_bytes() if path.is_file() else b""
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError):  # of JSON, or of UTF-8
+            yield json.loads(line.decode("utf-8"))
 
 
 class LineAppender:
@@ -75,6 +73,22 @@ class LineAppender:
     def append(self, record: dict[str, Any]) -> None:
         """Write a record, and what has waited for it; never raises for want of space or rights."""
         self.waiting.append(json.dumps(record) + "\n")
+        self._write_waiting()
+
+    def sync(self) -> None:
+        """Try the lines that wait, and make what is written survive a crash of the machine."""
+        if self.waiting:
+            self._write_waiting()
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def take_back(self, lines: Sequence[str]) -> None:
+        """Append lines that had waited when a process was killed, unless they were written after all."""
+        known = [*_whole_lines(self.path), *map(json.loads, self.waiting)]
+        self.waiting += [line for line in lines if json.loads(line) not in known]
+        self.sync()
+
+    def _write_waiting(self) -> None:
         try:
             self._write("".join(self.waiting))
         except OSError as error:
@@ -85,11 +99,6 @@ class LineAppender:
         if self._told:
             logger.warning("%s is written again, nothing is missing", self.path)
         self.waiting, self._told = [], False
-
-    def sync(self) -> None:
-        """Make sure that what was written survives a crash of the machine."""
-        with contextlib.suppress(OSError), self.path.open("rb") as file:
-            os.fsync(file.fileno())
 
     def _write(self, text: str) -> None:
         before = self.path.stat().st_size if self.path.is_file() else 0

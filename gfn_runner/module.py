@@ -73,9 +73,11 @@ class GFlowNetModule(L.LightningModule):
         self.final = False
         self.last_output: StepOutput | None = None
         self.phases = Phases()
+        self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the config has them
         self.rule = string_rule(lm, task, task.max_len)
         self.evaluation_rule = string_rule(lm, task, task.eval_max_len)
         self.strict_loading = False
+        self._probe = conditions[0].prompt if conditions else ""
         self.place = {condition.key: place for place, condition in enumerate(conditions)}
         if objective.needs_log_z:
             # NaN marks a condition that was never visited.
@@ -234,10 +236,56 @@ class GFlowNetModule(L.LightningModule):
             return max(1.0 - done, 1e-3)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self._group_options = [
+            {name: group[name] for name in ("initial_lr", "weight_decay", "betas")}
+            for group in optimizer.param_groups
+        ]
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """Give a resumed optimizer the learning rates, decays and betas of the config.
+
+        A checkpoint brings its own back with the moments; the config may say something else since. Where
+        it does not, every number is the same as before, to the last bit.
+        """
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        groups = schedule.optimizer.param_groups
+        schedule.base_lrs = [options["initial_lr"] for options in self._group_options]
+        rates = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, options, rate in zip(groups, self._group_options, rates, strict=True):
+            group.update(options, lr=rate)
+        schedule._last_lr = rates
+
+    @torch.no_grad()
+    def not_finite(self) -> str | None:
+        """What of the policy and its optimizer is not finite; ``None`` where all is.
+
+        Weights may be finite and too large to compute with, so the logits behind a prompt are looked at
+        too. NaN in log Z marks a condition that was never visited. Every rank has to call it.
+        """
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            is_log_z = self.objective.needs_log_z and parameter is self.log_z
+            if (parameter.isinf() if is_log_z else ~parameter.isfinite()).any():
+                return name
+            for optimizer in self.trainer.optimizers:
+                for moment, value in optimizer.state.get(parameter, {}).items():
+                    if torch.is_tensor(value) and not value.isfinite().all():
+                        return f"{moment} of {name}"
+        with self.lm.in_step():
+            logits_NV = self.lm.prefill([self.lm.encode_prompt(self._probe)]).last_logits_NV
+        normalisers_N = logits_NV.float().logsumexp(dim=-1)
+        return (
+            None if normalisers_N.isfinite().all() else f"what the policy says at {self._probe!r}"
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """An optimizer step; log Z moves for the conditions of the step only.

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +35,7 @@ _FIXED = (
     "lm.lora",
     "seed",
     "sampling.conditions",
+    "trainer.accumulate",  # batches are numbered by it, and Lightning counts them
 )
 _LOCK = ".lock"
 _ATTEMPTS, _PAUSE = 10, 0.1  # at it, and seconds between two
@@ -60,7 +61,8 @@ def start_of(config: RunConfig, folder: Path) -> Start:
 
     Raises:
         UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
-            another one; with ``resume=<folder>``, if there is nothing to go on from, or nothing to do.
+            another one; if a checkpoint cannot be read; with ``resume=<folder>``, if there is nothing to
+            go on from, or nothing to do.
     """
     if not (folder / OVERRIDES_FILE).exists():
         return Start()
@@ -71,13 +73,14 @@ def start_of(config: RunConfig, folder: Path) -> Start:
             "a folder without one",
             f"resume={folder} to go on with it",
         )
-    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+    from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
 
     _refuse_other_run(config, folder)
     newest = newest_checkpoint(folder / "checkpoints")
+    damaged = 0 if newest else damaged_checkpoints(folder / "checkpoints")
     if newest is None and config.resume != AUTO:
-        raise UserError.one("resume", f"{folder} has no checkpoint yet", "a run that has saved one")
-    step = _step_of(newest)
+        raise _no_checkpoint(folder, damaged)
+    step = _steps_done(folder, newest)
     if _is_finished(config, folder, step):
         if config.resume == AUTO:
             return Start(newest, finished=_metrics(folder))
@@ -87,10 +90,49 @@ def start_of(config: RunConfig, folder: Path) -> Start:
             f"trainer.max_steps above {step}",
             f"resume={config.resume} trainer.max_steps={2 * max(step, 1)}",
         )
-    # What comes behind the checkpoint is done again.
-    keep_lines(folder / "metrics.jsonl", lambda record: record["step"] <= step)
+    log = folder / "metrics.jsonl"
+    if damaged:
+        aside, why = _set_aside(log), _all_damaged(damaged)
+        logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
+        return Start()
+    # What comes behind the checkpoint is done again; so is a final evaluation that was cut off.
+    ended = _metrics(folder).get("run/steps") == step
+    keep_lines(log, lambda line: line["step"] <= step and (ended or not _is_cut_off(line, step)))
     logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
     return Start(newest)
+
+
+def _is_cut_off(line: Mapping[str, Any], step: int) -> bool:
+    return line["step"] == step and any(name.startswith("final/") for name in line)
+
+
+def _no_checkpoint(folder: Path, damaged: int) -> UserError:
+    if not damaged:
+        what = f"{folder} has no checkpoint yet"
+        return UserError.one("resume", what, "a run that has saved one")
+    return UserError.one(
+        "resume",
+        f"{folder} {_all_damaged(damaged)}",
+        "a run with a good checkpoint",
+        f"put a good one back; resume=auto hydra.run.dir={folder} begins anew there",
+    )
+
+
+def _all_damaged(number: int) -> str:
+    which = "its only checkpoint is" if number == 1 else f"all {number} checkpoints are"
+    return f"cannot go on: {which} damaged"
+
+
+def _set_aside(log: Path) -> Path:
+    """Give a log another name, and no earlier one's; return it."""
+    for number in count(1):
+        name = f"{log.stem}.damaged" + (f"-{number}" if number > 1 else "") + log.suffix
+        aside = log.with_name(name)
+        if not aside.exists():
+            if log.exists():
+                log.rename(aside)
+            return aside
+    raise AssertionError("count never ends")
 
 
 def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
@@ -104,13 +146,21 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     from gfn_runner.callbacks.checkpoint import newest_checkpoint
 
     _refuse_other_run(config, folder)
-    if not _is_finished(config, folder, _step_of(newest_checkpoint(folder / "checkpoints"))):
+    step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
+    if not _is_finished(config, folder, step):
         return None
     return {name: value for name, value in _metrics(folder).items() if value is not None}
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.stem.removeprefix("step-"))
+def _steps_done(folder: Path, checkpoint: Path | None) -> int:
+    """Optimizer steps behind a run: of its newest checkpoint; where all are damaged, as it had ended."""
+    from gfn_runner.callbacks.checkpoint import damaged_checkpoints
+
+    if checkpoint is not None:
+        return int(checkpoint.stem.removeprefix("step-"))
+    if damaged_checkpoints(folder / "checkpoints"):
+        return int(_metrics(folder).get("run/steps") or 0)
+    return 0
 
 
 def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
@@ -140,7 +190,7 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run under settings that its checkpoint does not belong to."""
     from gfn_runner.rounds import resume_problems
 
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    saved = _saved_config(folder / "config.yaml")
     now = config.as_dict()
     problems = []
     for key in _FIXED:
@@ -152,6 +202,27 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     problems += resume_problems(saved, config, folder)
     if problems:
         raise UserError(problems)
+
+
+def _saved_config(file: Path) -> dict[str, Any]:
+    """The config that a run was begun with.
+
+    Raises:
+        UserError: if it cannot be read; compared with nothing, every setting would be a mistake.
+    """
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it is empty" if saved is None else "it holds no settings"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        saved, reason = None, str(error).splitlines()[0]
+    if not isinstance(saved, dict) or not saved:
+        raise UserError.one(
+            "resume",
+            f"{file} is unreadable: {reason}",
+            "the config.yaml that the run has written",
+            "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
+        )
+    return saved
 
 
 def _at(tree: Any, key: str) -> Any:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from gfn_runner.errors import UserError
+from gfn_runner.files import sync, sync_folder
+from gfn_runner.json_lines import LineAppender
 from gfn_runner.ranks import barrier, from_first, is_first
 from gfn_runner.settings import CheckpointSettings
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
+_DAMAGED, _UNFINISHED = ".damaged", ".part"
+_WAITING = "waiting_lines"
+_PAUSE = 1.0  # seconds before a file that could not be read is tried again
 
 
 class AdapterCheckpoint(L.Callback):
@@ -31,7 +39,7 @@ class AdapterCheckpoint(L.Callback):
     so that the others have finished their step.
 
     A checkpoint that cannot be written (a full disk) is reported once and tried again at the next turn;
-    training goes on, and the last good one stays.
+    training goes on, and the last good one stays. So it is where policy or optimizer are not finite.
     """
 
     def __init__(self, options: CheckpointSettings, folder: Path):
@@ -55,7 +63,28 @@ class AdapterCheckpoint(L.Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.save(trainer)
+        problem = self._problem(trainer)
+        if problem is not None and is_first():
+            logger.warning(
+                "the state of step %d, the last one, is NOT saved: %s; a run that goes on does so from "
+                "the checkpoint before it, if there is one",
+                trainer.global_step,
+                problem,
+            )
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Lines that led here and that the disk does not take: a run that goes on from here has them.
+        waiting = [line for lines in _appenders(trainer) for line in lines.waiting]
+        if waiting:
+            checkpoint[_WAITING] = waiting
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for lines in _appenders(trainer):
+            lines.take_back(checkpoint.get(_WAITING, []))
 
     def save(self, trainer: L.Trainer) -> bool:
         """Write the state of this optimizer step, then remove what is older than is to be kept.
@@ -63,12 +92,39 @@ class AdapterCheckpoint(L.Callback):
         Returns:
             Whether the state of this step is on the disk.
         """
-        step = trainer.global_step
-        if step == self.saved_step:
-            return True
+        problem = self._problem(trainer)
+        step, every = trainer.global_step, self.options.every
+        last = step >= trainer.max_steps  # the end of the training tries again, and tells
+        if problem is not None and not last and not self._told and is_first():
+            following = min((step // every + 1) * every, trainer.max_steps)
+            logger.warning(
+                "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
+                step,
+                problem,
+                following,
+            )
+        self._told = problem is not None and (self._told or not last)
+        return problem is None
+
+    def _problem(self, trainer: L.Trainer) -> str | None:
+        """Write the state of this step if it is not written yet; why it could not be, else ``None``."""
+        if trainer.global_step == self.saved_step:
+            return None
+        module: Any = trainer.lightning_module
+        # Of a policy that is broken nothing can go on, and good states would have to go for it.
+        broken = from_first(module.not_finite())
+        problem = (
+            self._write(trainer) if broken is None else f"{broken} is not finite: lower optim.lr"
+        )
+        if problem is None:
+            self.saved_step = trainer.global_step
+        return problem
+
+    def _write(self, trainer: L.Trainer) -> str | None:
+        """Why the state of this step is not on the disk; ``None`` where it is."""
         for lines in trainer.loggers:
             lines.save()  # what led here is on the disk before the checkpoint is
-        trainer.save_checkpoint(self._path(step))
+        trainer.save_checkpoint(self._path(trainer.global_step))
         problem = None
         if is_first():
             problem = _written(trainer).problem
@@ -77,30 +133,31 @@ class AdapterCheckpoint(L.Callback):
         # Whoever looks for the newest one next finds this.
         problem = from_first(problem)
         barrier()
-        if problem is None:
-            self.saved_step, self._told = step, False
-        elif is_first() and not self._told:
-            self._told = True
-            logger.warning(
-                "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
-                step,
-                problem,
-                step + self.options.every,
-            )
-        return problem is None
+        return problem
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:07d}.ckpt"
 
     def _remove_old(self) -> None:
-        for old in sorted(self.folder.glob(_PATTERN))[: -self.options.keep]:
-            old.unlink()
+        """Remove what is older than is to be kept, and what a killed process had half written."""
+        old = sorted(self.folder.glob(_PATTERN))[: -self.options.keep]
+        for path in [*old, *self.folder.glob(f"step-*{_UNFINISHED}")]:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s cannot be removed (%s): it is left there", path, error)
+
+
+def _appenders(trainer: L.Trainer) -> list[LineAppender]:
+    """Of the loggers that write lines; of the first process alone."""
+    found = [getattr(log, "lines", None) for log in trainer.loggers]
+    return [lines for lines in found if isinstance(lines, LineAppender)]
 
 
 def _written(trainer: L.Trainer) -> DurableCheckpointIO:
-    io = trainer.strategy.checkpoint_io
-    assert isinstance(io, DurableCheckpointIO)  # build.py puts it there
-    return io
+    writer = trainer.strategy.checkpoint_io
+    assert isinstance(writer, DurableCheckpointIO)  # build.py puts it there
+    return writer
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -119,15 +176,15 @@ class DurableCheckpointIO(TorchCheckpointIO):
         import torch
 
         path, self.problem = Path(path), None
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_suffix(_UNFINISHED)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             os.replace(unfinished, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
             # Torch's words for a full disk do not say so.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
@@ -136,31 +193,40 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 unfinished.unlink()  # half a file would fill the disk for good
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a crash of the machine, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def newest_checkpoint(folder: Path) -> Path | None:
     """The good checkpoint of the most optimizer steps in ``folder``, or ``None``.
 
     What is cut off or was changed on the disk is passed over with a line in the log. It stays there,
     under another name, so that a run that goes on never takes it for its own.
+
+    Raises:
+        UserError: if one cannot be read now, which tells nothing of what is in it; all stay as they are.
     """
     for path in sorted(folder.glob(_PATTERN), reverse=True):
-        damage = checkpoint_damage(path)
+        try:
+            damage = checkpoint_damage(path)
+        except FileNotFoundError:
+            continue  # the process that writes there has removed an old one
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+            raise UserError.one(
+                "resume",
+                f"{path} cannot be read: {reason}",
+                "a checkpoint that can be read",
+                "try again later; without this file the run goes on from the checkpoint before it",
+            ) from error
         if damage is None:
             return path
-        aside = path.with_suffix(".damaged")
+        aside = path.with_suffix(_DAMAGED)
         with contextlib.suppress(OSError):
             path.rename(aside)
         logger.warning("%s is damaged (%s): the checkpoint before it is used", aside, damage)
     return None
+
+
+def damaged_checkpoints(folder: Path) -> int:
+    """How many checkpoints in ``folder`` were found to be damaged, by this process or one before."""
+    return len(list(folder.glob(f"step-*{_DAMAGED}")))
 
 
 def checkpoint_damage(path: Path) -> str | None:
@@ -168,29 +234,47 @@ def checkpoint_damage(path: Path) -> str | None:
 
     By torch's reader and by Python's: each passes over some fields of a damaged directory that the other
     goes by.
+
+    Raises:
+        OSError, MemoryError: if the file cannot be read, twice.
     """
+    # All of it at once: an error of the disk is none of the content, and shows up here alone.
+    content = io.BytesIO(_content(path))
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             # Torch writes a checksum of every tensor, and never looks at it.
-            bad = archive.testzip() or _read_otherwise(path, archive.infolist())
+            bad = archive.testzip() or _read_otherwise(content, archive.infolist())
             names = archive.namelist()
+    except MemoryError:
+        raise
     except Exception as error:  # a few flipped bits can raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         return (str(error) or type(error).__name__).splitlines()[0]
     if bad is not None:
         return f"checksum of {bad}"
     return None if any(name.endswith("data.pkl") for name in names) else "no data.pkl in it"
 
 
-def _read_otherwise(path: Path, records: Sequence[zipfile.ZipInfo]) -> str | None:
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError):
+        time.sleep(_PAUSE)  # a file handle of NFS that was stale is fresh when it is asked for anew
+        return path.read_bytes()
+
+
+def _read_otherwise(content: BinaryIO, records: Sequence[zipfile.ZipInfo]) -> str | None:
     """The first record that torch's reader gives other bytes of than the checksum says."""
     import torch
 
     kind = getattr(torch._C, "PyTorchFileReader", None)
     if kind is None:
         return None  # a private name: where torch has given it up, Python's own check has to do
-    reader = kind(str(path))
+    content.seek(0)  # it takes what is behind for the whole
+    reader = kind(content)
     for record in records:
-        content = reader.get_record(record.filename.partition("/")[2])
-        if zlib.crc32(content) != record.CRC:
+        found = reader.get_record(record.filename.partition("/")[2])
+        if zlib.crc32(found) != record.CRC:
             return record.filename
     return None

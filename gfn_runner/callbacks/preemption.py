@@ -38,7 +38,8 @@ class PreemptionCallback(L.Callback):
     - SIGHUP (its terminal is closed) saves and ends the run with exit code 129; not under ``nohup``.
 
     It is enough that one rank of several receives the signal. A signal in an evaluation on the way ends
-    the run behind the batch that is being drawn; the evaluation is made anew when the run goes on.
+    the run behind the batch that is being drawn; the evaluation is made anew when the run goes on. One
+    that comes while it is measured, or while the last checkpoint is written, is obeyed behind that.
     """
 
     def __init__(self, checkpoint: AdapterCheckpoint, folder: Path):
@@ -67,7 +68,8 @@ class PreemptionCallback(L.Callback):
                 raise KeyboardInterrupt
             if is_first():
                 os.write(2, _SECOND)  # print is not safe within a handler
-        self.received = signal.Signals(number)
+        if number != signal.SIGUSR2 or self.received is None:  # to save only takes no end back
+            self.received = signal.Signals(number)
 
     def on_train_batch_end(
         self,
@@ -87,6 +89,10 @@ class PreemptionCallback(L.Callback):
         if self.watching and (number := self._received()) not in (None, signal.SIGUSR2):
             self._obey(trainer, number)
 
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.watching:
+            self._obey(trainer, self._received())
+
     def _received(self) -> signal.Signals | None:
         """What any rank has received; every rank has to call it."""
         found = set(gathered(self.received))
@@ -95,7 +101,8 @@ class PreemptionCallback(L.Callback):
     def _obey(self, trainer: L.Trainer, number: signal.Signals | None) -> None:
         if number is None:
             return
-        self.received = None
+        if self.received == number:  # else another has come meanwhile
+            self.received = None
         saved = self.checkpoint.save(trainer)
         if is_first():
             state = "saved" if saved else "could NOT be saved"
@@ -117,7 +124,11 @@ class PreemptionCallback(L.Callback):
         raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._obey(trainer, self._received())  # the checkpoint has had its turn
         self._unwatch()
+        if self.received is not None:
+            # It has come since they were asked, and is for whoever listens from here on.
+            signal.raise_signal(self.received)
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException

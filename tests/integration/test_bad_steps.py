@@ -91,6 +91,19 @@ def test_many_bad_steps_in_a_row_end_the_run_and_name_the_conditions(tmp_path, m
     assert max(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == "step-0000004.ckpt"
 
 
+def test_what_broke_the_policy_is_not_saved_and_a_lower_rate_goes_on_from_before(tmp_path, caplog):
+    """What the error itself tells to do. The weights are finite then, and no logit is."""
+    lines = [*LINES, "callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=1"]
+    folder = run(tmp_path / "run", *lines, "trainer.max_steps=2")
+    lines += [f"resume={folder}", "trainer.max_steps=4"]
+    with pytest.raises(UserError, match="logits are not finite"):
+        run(folder, *lines, "optim.lr=1e30")
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-0000002.ckpt"]
+    assert "no checkpoint at step 3: what the policy says at" in caplog.text
+    run(folder, *lines, "optim.lr=1e-4")
+    assert [r["step"] for r in records_of(folder)] == [1, 2, 3, 4]
+
+
 def test_strict_ends_at_the_first_and_lenient_never(tmp_path, monkeypatch):
     break_rewards(monkeypatch, set(range(99)), float("nan"))
     with pytest.raises(UserError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from hydra import initialize_config_dir
 from gfn_runner import em as em_module
 from gfn_runner import rounds
 from gfn_runner.app import train_and_evaluate
+from gfn_runner.callbacks import evaluation
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.commandline import CONF, check_lines
@@ -268,6 +270,27 @@ def test_killed_around_an_m_step(moment, number, em, tmp_path, monkeypatch):
     assert not [p.name for p in folder.iterdir() if p.name.startswith("answer_adapter.")]
 
 
+def test_a_changed_learning_rate_counts_from_the_first_step_on(tmp_path):
+    """A checkpoint brings back the rates that its run had; the config has the say."""
+    lines = [*ARITHMETIC, "objective=tb", "optim.decay=true", "optim.warmup=3"]
+    changed = ["optim.lr=1e-4", "optim.weight_decay=0.1", "optim.betas=[0.8,0.9]"]
+    changed += ["objective.log_z_lr=0.01", "trainer.max_steps=4"]
+    straight, folder = tmp_path / "straight", tmp_path / "changed"
+    run(straight, [*lines, *changed])
+    run(folder, [*lines, "trainer.max_steps=2"])
+    run(folder, [*lines, *changed, f"resume={folder}"])
+    for name in ("lr_schedulers", "param_groups"):
+        found, expected = state_of(folder), state_of(straight)
+        if name == "param_groups":
+            found, expected = found["optimizer_states"][0], expected["optimizer_states"][0]
+        assert_same(found[name], expected[name])
+    rates = [
+        [line["train/lr"] for line in lines_of(f) if line["step"] > 2 and "train/lr" in line]
+        for f in (folder, straight)
+    ]
+    assert rates[0] == rates[1] and rates[0][0] == 1e-4 * 3 / 3 and len(rates[0]) == 2
+
+
 FOUR = ["task=random_number", "trainer.max_steps=4"]
 
 
@@ -287,6 +310,26 @@ def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path, mo
         kill(patched, moment, step)
         with pytest.raises(Killed):
             run(folder, FOUR)
+    run(folder, [*FOUR, "resume=auto"])
+    assert_same_run(folder, four)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_signal_while_an_evaluation_is_measured_is_obeyed(step, four, tmp_path, monkeypatch):
+    """Behind step 4 no batch comes at whose end it would be looked at."""
+    folder, measure, seen = tmp_path / "stopped", evaluation.measure, []
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        seen.append(args)
+        if len(seen) == step // 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "measure", measured)
+        with pytest.raises(SystemExit) as stop:
+            run(folder, FOUR)
+    assert stop.value.code == 128 + signal.SIGTERM and not (folder / "metrics.json").exists()
     run(folder, [*FOUR, "resume=auto"])
     assert_same_run(folder, four)
 

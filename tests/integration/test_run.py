@@ -153,6 +153,7 @@ def test_a_folder_that_holds_a_run_is_not_written_into(finished):
         ("objective=tb", "objective._target_"),
         ("seed=7", "seed"),
         ("task.max_len=12", "task"),
+        ("trainer.accumulate=2", "trainer.accumulate"),
     ],
 )
 def test_a_run_goes_on_only_as_it_began_and_a_refusal_changes_nothing(finished, line, where):

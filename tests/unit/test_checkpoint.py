@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gfn_runner.callbacks import checkpoint
 from gfn_runner.callbacks.checkpoint import (
     AdapterCheckpoint,
     DurableCheckpointIO,
     checkpoint_damage,
     newest_checkpoint,
 )
+from gfn_runner.errors import UserError
 from gfn_runner.settings import CheckpointSettings
 
 
@@ -33,6 +35,9 @@ class Trainer:
         self.strategy = SimpleNamespace(checkpoint_io=DurableCheckpointIO())
         self.loggers: list = []
         self.global_step = 0
+        self.max_steps = 1000
+        self.broken: str | None = None
+        self.lightning_module = SimpleNamespace(not_finite=lambda: self.broken)
 
     def save_checkpoint(self, path: Path) -> None:
         self.strategy.checkpoint_io.save_checkpoint({"step": self.global_step}, path)
@@ -110,6 +115,30 @@ def test_as_many_are_kept_as_was_asked_for(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000100.ckpt", "step-0000150.ckpt"]
 
 
+def test_what_a_killed_process_had_half_written_is_removed(tmp_path):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=2), tmp_path)
+    (tmp_path / "step-0000050.part").write_bytes(b"half")
+    (tmp_path / "step-0000040.damaged").touch()
+    assert trainer.save_at(callback, 100)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["step-0000040.damaged", "step-0000100.ckpt"]
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_an_old_one_that_cannot_be_removed_ends_no_run(error, tmp_path, monkeypatch, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
+    assert trainer.save_at(callback, 50)
+
+    def refuses(path: str) -> None:
+        raise error(errno.EACCES, "Permission denied", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.unlink", refuses)  # pathlib's is this one
+        assert trainer.save_at(callback, 100)
+    told = "step-0000050.ckpt cannot be removed" in caplog.text
+    assert told == (error is PermissionError)  # else somebody else has done it
+
+
 def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch, caplog):
     trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
     assert trainer.save_at(callback, 50)
@@ -130,6 +159,40 @@ def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch
     assert newest_checkpoint(tmp_path) == tmp_path / "step-0000200.ckpt"
 
 
+def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(tmp_path, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
+    assert trainer.save_at(callback, 50)
+    trainer.broken = "exp_avg of lora_B"
+    assert not trainer.save_at(callback, 100) and not trainer.save_at(callback, 150)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000050.ckpt"]
+    assert caplog.text.count("exp_avg of lora_B is not finite: lower optim.lr") == 1
+
+
+def test_a_last_state_that_is_not_saved_is_told_of_as_such(tmp_path, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
+    trainer.max_steps, trainer.broken = 120, "lora_B"
+    assert not trainer.save_at(callback, 70)  # at a signal
+    assert "the next one is tried at step 100" in caplog.text
+    trainer.save_at(callback, 100)
+    trainer.save_at(callback, 120)  # behind the last step: the end of the training comes next
+    assert len(caplog.records) == 1
+    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert "the state of step 120, the last one, is NOT saved: lora_B is not" in caplog.text
+    assert len(caplog.records) == 2 and "tried at step 150" not in caplog.text
+    caplog.clear()
+    trainer.broken = None
+    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000120.ckpt" and not caplog.text
+
+
+@pytest.mark.parametrize(("step", "following"), [(50, 100), (100, 120)])
+def test_no_next_try_is_named_behind_the_end(step, following, tmp_path, caplog):
+    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
+    trainer.max_steps, trainer.broken = 120, "lora_B"
+    trainer.save_at(callback, step)
+    assert f"the next one is tried at step {following}" in caplog.text
+
+
 def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):
     io = DurableCheckpointIO()
 
@@ -140,3 +203,40 @@ def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):
     io.save_checkpoint({}, tmp_path / "step-0000001.ckpt")
     assert io.problem is not None and "inline_container" in io.problem
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_what_cannot_be_read_is_not_damaged_and_stays(error, said, tmp_path, monkeypatch):
+    older, newer = write(tmp_path, 10), write(tmp_path, 20)
+    real, fails = Path.read_bytes, [2]
+
+    def read(path: Path) -> bytes:
+        if path == newer and fails[0]:
+            fails[0] -= 1
+            raise error
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(UserError) as caught:
+        newest_checkpoint(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.what == f"{newer} cannot be read: {said}"
+    assert sorted(tmp_path.iterdir()) == [older, newer]
+    fails[0] = 1  # it is tried once more
+    assert newest_checkpoint(tmp_path) == newer
+
+
+def test_an_old_one_that_is_removed_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    good = write(tmp_path, 10)
+    (tmp_path / "step-0000020.ckpt").symlink_to(tmp_path / "gone")
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0)
+    assert newest_checkpoint(tmp_path) == good

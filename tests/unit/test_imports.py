@@ -15,9 +15,9 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness"},
+    {"files"},
     {
         "expressions",
-        "files",
         "json_lines",
         "overrides",
         "tools",
@@ -58,7 +58,7 @@ ONLY = {
     "randomness": set(),
     "expressions": set(),
     "files": {"errors"},
-    "json_lines": set(),
+    "json_lines": {"files"},
     "overrides": set(),
     "tools": set(),
     "schedules": set(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -82,3 +84,22 @@ def test_a_checkpoint_and_the_answer_model_of_a_run_belong_together(caplog):
     caplog.clear()
     module.on_load_checkpoint(state | {"m_steps": 0, "global_step": 3})
     assert not caplog.text
+
+
+def test_weights_moments_and_logits_that_are_not_finite_are_named():
+    module = small_module(TrajectoryBalance(), [TASK._condition("a b.", "c.", "d.")])
+    optimizer = module.configure_optimizers()["optimizer"]
+    trainer = SimpleNamespace(optimizers=[optimizer])
+    module._trainer = trainer  # type: ignore[assignment]
+    assert module.log_z.isnan().all() and module.not_finite() is None, "a condition never visited"
+    name, weight = next((n, p) for n, p in module.named_parameters() if "lora_B" in n)
+    kept = weight.detach().clone()
+    for value, said in ((float("nan"), name), (float("inf"), name), (3e38, "what the policy says")):
+        weight.data.fill_(value)
+        assert module.not_finite().startswith(said), value
+    weight.data.copy_(kept)
+    optimizer.state[weight] = {"step": torch.tensor(1.0), "exp_avg_sq": torch.full((2,), torch.inf)}
+    assert module.not_finite() == f"exp_avg_sq of {name}"
+    optimizer.state.clear()
+    module.log_z.data.fill_(torch.inf)
+    assert module.not_finite() == "log_z"

@@ -98,12 +98,51 @@ def test_an_evaluation_is_left_behind_its_batch():
     assert run.checkpoint.steps == [1]
 
 
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_end"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_behind_the_last_batch_is_obeyed(hook, number):
+    """While an evaluation is measured, or the last checkpoint written."""
+    run = Run()
+    run.step()
+    send(number)
+    with pytest.raises(SystemExit) as stop:
+        getattr(run.callback, hook)(run.trainer, None)
+    assert stop.value.code == 128 + number and run.checkpoint.steps == [1]
+    assert not run.callback.watching
+
+
+def test_a_signal_while_nobody_is_asked_any_more_reaches_whoever_listens_next(monkeypatch):
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    run = Run()
+    monkeypatch.setattr(run.callback, "_received", lambda: send(signal.SIGTERM))
+    run.callback.on_train_end(run.trainer, None)  # type: ignore[arg-type]
+    assert heard == [signal.SIGTERM]
+
+
+def test_the_final_evaluation_is_not_watched():
+    run = Run()
+    run.callback.on_train_end(run.trainer, None)  # type: ignore[arg-type]
+    run.callback.received = signal.SIGTERM
+    run.callback.on_validation_end(run.trainer, None)  # type: ignore[arg-type]
+    assert run.checkpoint.steps == []
+
+
 def test_a_state_that_could_not_be_saved_is_not_said_to_be(caplog):
     run = Run(good=False)
     send(signal.SIGTERM)
     with pytest.raises(SystemExit):
         run.step()
     assert "could NOT be saved" in caplog.text
+
+
+def test_an_end_is_not_taken_back_by_a_signal_that_only_saves():
+    run = Run()
+    send(signal.SIGTERM)
+    send(signal.SIGUSR2)
+    with pytest.raises(SystemExit) as stop:
+        run.step()
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -158,6 +197,15 @@ def test_a_launcher_gets_the_signal_behind_the_checkpoint(launcher):
     with pytest.raises(Requeued):
         run.step()
     assert run.checkpoint.steps == [1]
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_end"])
+def test_a_launcher_gets_a_signal_behind_the_last_batch_too(hook, launcher):
+    run = Run()
+    send(signal.SIGUSR2)
+    with pytest.raises(Requeued):
+        getattr(run.callback, hook)(run.trainer, None)
+    assert run.checkpoint.steps == [0]
 
 
 @pytest.mark.parametrize(("running", "ends"), [(True, Requeued), (False, SystemExit)])

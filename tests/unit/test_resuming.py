@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,12 +21,22 @@ from typing import Any
 import pytest
 import yaml
 
+from gfn_runner import resuming
 from gfn_runner.app import main
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
+from gfn_runner.commandline import checked
 from gfn_runner.errors import UserError
 from gfn_runner.files import tell_once, write_whole, writing_to
-from gfn_runner.json_lines import LineAppender, keep_lines, read_lines, write_lines
+from gfn_runner.json_lines import (
+    LineAppender,
+    keep_lines,
+    read_lines,
+    read_metrics,
+    write_lines,
+)
 from gfn_runner.overrides import by_itself, kept_overrides
-from gfn_runner.resuming import held, is_held, newest_unfinished, seconds_before
+from gfn_runner.resuming import Start, held, is_held, newest_unfinished, seconds_before, start_of
+from gfn_runner.settings import CheckpointSettings
 
 CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
 
@@ -62,6 +73,110 @@ def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path
     assert newest_unfinished(tmp_path, config, lines) is None
     cut_off = leave(tmp_path / "2026-01-02/10-00-00", lines)
     assert newest_unfinished(tmp_path, config, lines) == cut_off
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run of 10 steps that has logged five and saved three; and its config with a ``resume``."""
+    monkeypatch.setattr(resuming, "_refuse_other_run", lambda config, folder: None)
+    folder = leave(tmp_path / "run", ["task=arithmetic"])
+    write_lines(folder / "metrics.jsonl", [{"step": step} for step in range(1, 6)])
+    for step in (2, 3, 4):
+        path = folder / f"checkpoints/step-{step:07d}.ckpt"
+        DurableCheckpointIO().save_checkpoint({"step": step}, path)
+
+    def config(resume: str | Path) -> Any:
+        parts = {"trainer": SimpleNamespace(max_steps=10), "em": SimpleNamespace(rounds=0)}
+        return SimpleNamespace(**vars(CONFIG), **parts, resume=str(resume))
+
+    return folder, config
+
+
+def spoil(folder: Path) -> None:
+    for path in folder.glob("checkpoints/*.ckpt"):
+        path.write_bytes(path.read_bytes()[:-50])
+
+
+def test_where_all_checkpoints_are_damaged_a_named_run_is_refused(begun):
+    folder, config = begun
+    spoil(folder)
+    logged = (folder / "metrics.jsonl").read_bytes()
+    for _ in range(2):  # the second time they have their other names already
+        with pytest.raises(UserError, match="all 3 checkpoints are damaged"):
+            start_of(config(folder), folder)
+    assert (folder / "metrics.jsonl").read_bytes() == logged
+
+
+def test_where_all_checkpoints_are_damaged_auto_begins_anew_and_says_so(begun, caplog):
+    folder, config = begun
+    spoil(folder)
+    logged = (folder / "metrics.jsonl").read_bytes()
+    assert start_of(config("auto"), folder) == Start()
+    assert "all 3 checkpoints are damaged: it begins anew" in caplog.text
+    assert "saved nothing" not in caplog.text
+    aside = folder / "metrics.damaged.jsonl"
+    assert aside.read_bytes() == logged and not (folder / "metrics.jsonl").exists()
+    # Killed before its first checkpoint: what was set aside before stays.
+    write_lines(folder / "metrics.jsonl", [{"step": 1}])
+    start_of(config("auto"), folder)
+    assert aside.read_bytes() == logged
+    assert read_lines(folder / "metrics.damaged-2.jsonl") == [{"step": 1}]
+
+
+def test_an_ended_run_has_ended_whatever_becomes_of_its_checkpoints(begun):
+    folder, config = begun
+    (folder / "metrics.json").write_text(json.dumps({"run/steps": 10}))
+    spoil(folder)
+    assert start_of(config("auto"), folder).finished == {"run/steps": 10}
+
+
+def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
+    folder, config = begun
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        start_of(config(folder), folder)
+    with caplog.at_level(logging.INFO):
+        assert start_of(config("auto"), folder) == Start()
+    assert "it had saved nothing" in caplog.text
+    assert read_lines(folder / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_final_evaluation_that_was_cut_off_leaves_no_line(ended, begun):
+    """That of a run which had ended stays where it goes on further."""
+    folder, config = begun
+    final = [{"step": step, "final/accuracy": 0.5} for step in (2, 4)]
+    write_lines(folder / "metrics.jsonl", [{"step": 4, "eval/accuracy": 0.5}, *final])
+    if ended:
+        (folder / "metrics.json").write_text(json.dumps({"run/steps": 4}))
+    start_of(config(folder), folder)
+    kept = read_lines(folder / "metrics.jsonl")
+    assert kept == [{"step": 4, "eval/accuracy": 0.5}, *final[: 1 + ended]]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"\xff", "can't decode"),
+        (b"- [", "while parsing"),
+        (b"7", "it holds no"),
+    ],
+)
+def test_a_file_that_a_power_failure_has_emptied_is_named(name, content, said, tmp_path):
+    folder = leave(tmp_path / "run", ["task=arithmetic"])
+    (folder / "config.yaml").write_text("task: {}\n")
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        if name == "overrides.yaml":
+            checked([f"resume={folder}"])
+        else:
+            config: Any = SimpleNamespace(resume="auto", as_dict=dict)
+            start_of(config, folder)
+    (problem,) = caught.value.problems
+    assert problem.where == "resume" and problem.what.startswith(f"{folder / name} is unreadable: ")
+    assert said in problem.what
 
 
 def test_a_lock_on_nfs_is_seen_by_who_may_only_read(tmp_path, monkeypatch):
@@ -203,6 +318,60 @@ def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
     assert "nothing is missing" in caplog.text
 
 
+class Flaky(LineAppender):
+    """A file on a disk that is full for a while."""
+
+    full = False
+
+    def _write(self, text: str) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super()._write(text)
+
+
+def test_lines_that_wait_are_written_before_a_checkpoint(tmp_path):
+    lines = Flaky(tmp_path / "metrics.jsonl")
+    lines.full = True
+    lines.append({"step": 1})
+    lines.sync()
+    assert read_lines(lines.path) == []
+    lines.full = False
+    lines.sync()
+    assert read_lines(lines.path) == [{"step": 1}] and lines.waiting == []
+
+
+@pytest.mark.parametrize("written_after_all", [False, True])
+def test_lines_that_wait_on_are_in_the_checkpoint(written_after_all, tmp_path):
+    lines = Flaky(tmp_path / "metrics.jsonl")
+    trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(lines=lines), object()])
+    callback = AdapterCheckpoint(CheckpointSettings(), tmp_path)
+    lines.append({"step": 1})
+    saved: dict[str, Any] = {}
+    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    assert saved == {}
+    lines.full = True
+    for step in (2, 3):
+        lines.append({"step": step, "é": 0.1})
+    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    if written_after_all:
+        lines.full = False
+        lines.sync()
+        keep_lines(lines.path, lambda record: True)
+    # Killed; it goes on from there.
+    trainer.loggers = [SimpleNamespace(lines=LineAppender(lines.path))]
+    callback.on_load_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    assert [record["step"] for record in read_lines(lines.path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "a": "\xc3', b"\0\0\0\0", b"\xff\xfe\x00"])
+def test_a_tail_that_is_no_text_is_passed_over(tail, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + tail)
+    assert read_metrics(path) == [{"step": 1}]
+    keep_lines(path, lambda record: True)
+    assert path.read_bytes() == b'{"step": 1}\n'
+
+
 def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"ste')
@@ -221,13 +390,55 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     def fails(self: Path, *_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-    monkeypatch.setattr(Path, "write_text", fails)
-    with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
-        write_whole(path, "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fails)
+        with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
+            write_whole(path, "new")
     (problem,) = caught.value.problems
     assert problem.where == "hydra.run.dir" and problem.fix == "free some"
     assert "metrics.json.part cannot be written: No space left on device" in problem.what
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("kind", ["text", "lines"])
+def test_what_is_renamed_is_on_the_disk_before(kind, tmp_path, monkeypatch):
+    """A file system may have the name on the disk first: after a power failure the file is empty."""
+    done: list[Any] = []
+    path, replace = tmp_path / "a", Path.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(
+            os.fstat(descriptor).st_size
+            if os.path.isfile(f"/proc/self/fd/{descriptor}")
+            else "folder"
+        )
+
+    def renamed(self: Path, target: Any) -> Path:
+        done.append("renamed")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    if kind == "text":
+        write_whole(path, '{"step": 1}\n')
+    else:
+        write_lines(path, [{"step": 1}])
+    assert done == [12, "renamed", "folder"]
+
+
+def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_told_of(
+    tmp_path, monkeypatch
+):
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    number = errno.EINVAL
+    write_whole(tmp_path / "a", "old")
+    number = errno.EDQUOT  # NFS finds out when it sends
+    with pytest.raises(OSError, match="quota"):
+        write_whole(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
 
 
 def test_a_full_disk_in_the_words_of_another_library(tmp_path):
