@@ -504,8 +504,9 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     console = Console()
     method = "this run" if config.baseline is None else config.baseline.label
     console.print(result_table(config.task, metrics, method))
+    steps = metrics["run/steps"]
     console.print(
-        f"{metrics['run/steps']:.0f} optimizer steps, {metrics['run/minutes']:.1f} minutes, "
+        f"{steps:.0f} optimizer step{'' if steps == 1 else 's'}, {metrics['run/minutes']:.1f} minutes, "
         f"{metrics['run/peak_memory_gib']:.2f} GiB of memory at most"
     )
     console.print(f"everything is in {folder}", soft_wrap=True)

@@ -102,7 +102,7 @@ class Sweep:
     def has_ended(self) -> bool:
         """Whether no job is going on and none will begin, as far as one can see.
 
-        Hydra's own launcher begins no other job once one has failed, and does not say so.
+        A sweep that is killed says nothing: after a while without a sign of life none is expected.
         """
         words = {job.state.word for job in self.jobs}
         seen = max((job.state.seen for job in self.jobs), default=0.0)
