@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,6 @@ from gfn_runner.phi import log_z_bound, phi_spread, terminal_states
 from gfn_runner.ranks import gathered
 from gfn_runner.trajectories import StepOutput, Trajectories
 
-# Every record has them, so that who reads the newest one need not ask.
-_SPREADS = ("phi_spread", "phi_spread_max", "phi_spread_terminal")
-
 
 class TrainingLog(L.Callback):
     """Logs what training is doing, on all ranks together (times: on the first). Names and units:
@@ -31,7 +27,7 @@ class TrainingLog(L.Callback):
     - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
       0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
       strings alone, where it says how far log q is from log R/T up to a constant. Conditions of a
-      single string, however often drawn, have nothing to spread and do not count; NaN without others;
+      single string, however often drawn, have nothing to spread and do not count; absent without others;
     - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
     - on-policy batches only, nats, means over conditions at the current temperature: ``train/log_z`` mean
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
@@ -94,7 +90,7 @@ class TrainingLog(L.Callback):
             return
         self._step = trainer.global_step
         now = time.perf_counter()
-        record = dict.fromkeys(_SPREADS, math.nan) | _over_ranks(self._sums)
+        record = _over_ranks(self._sums)
         record |= {
             "grad_norm": self.health.grad_norm,
             "lr": self.health.lr,

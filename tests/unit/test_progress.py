@@ -149,7 +149,7 @@ def test_an_evaluation_names_its_sets_once_and_has_shares_in_percent():
     }  # fmt: skip
     headline = ("log_likelihood", "legal_share", "specific_share")
     assert evaluation_line(headline, 20, metrics) == (
-        "evaluation at step 20 (news / stories): log_likelihood -8.45 / -2.86, legal_share – / 98.4 %"
+        "evaluation at step 20 (news / stories): log_likelihood −8.45 / −2.86, legal_share – / 98.4 %"
     )
     assert evaluation_line(("bleu",), 20, metrics) == "evaluation at step 20"
 
