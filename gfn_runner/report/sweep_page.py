@@ -41,7 +41,7 @@ from gfn_runner.report.run_page import (
 from gfn_runner.report.states import Word, duration
 from gfn_runner.report.summary import left_out, sections, task_of
 from gfn_runner.report.sweeps import Job, Sweep
-from gfn_runner.report.table import row_labels, shown_number
+from gfn_runner.report.table import rounded, row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
 
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
@@ -141,7 +141,7 @@ def _table(sweep: Sweep, colors: Mapping[str, str]) -> list[Block | HtmlBlock]:
             (
                 Link(job.name, f"{job.name}/{PAGE}") if job.run else job.name,
                 job.state.badge,
-                *(job.said.get(key, "") for key in varied),
+                *(rounded(job.said.get(key, "")) for key in varied),
                 _steps(job),
                 _minutes(job),
                 *values,
@@ -231,7 +231,7 @@ def _values(sweep: Sweep, keys: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _named(keys: Sequence[str], values: Sequence[str]) -> str:
-    pairs = (f"{key}={value}" for key, value in zip(keys, values, strict=True))
+    pairs = (f"{key}={rounded(value)}" for key, value in zip(keys, values, strict=True))
     return ", ".join(pairs)
 
 

@@ -136,6 +136,16 @@ def shown_number(name: str, value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def rounded(text: str) -> str:
+    """A value, or an override line that ends in one, to four digits: a search draws sixteen."""
+    return re.sub(r"(?:(?<==)|^)-?\d+\.\d+(e[-+]?\d+)?$", _four_digits, text)
+
+
+def _four_digits(found: re.Match[str]) -> str:
+    short = f"{float(found[0]):.4g}"
+    return found[0] if float(short) == float(found[0]) else short
+
+
 def _cell(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return ""

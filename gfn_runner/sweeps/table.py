@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gfn_runner.files import write_whole
-from gfn_runner.report.table import is_share, shown_number
+from gfn_runner.report.table import is_share, rounded, shown_number
 from gfn_runner.sweeps.record import Job, Sweep
 
 _STYLES = {"ok": "green", "waiting": "dim", "submitted": "dim", "running": "dim"}
@@ -23,7 +23,7 @@ _MINUTES = "minutes"
 def show_sweep(sweep: Sweep) -> None:
     """Print the table and leave it in the sweep's folder as ``sweep.md``."""
     common = sweep.common
-    title = f"sweep {' '.join(map(_rounded, common))}".rstrip()
+    title = f"sweep {' '.join(map(rounded, common))}".rstrip()
     well = sum(job.state == "ok" for job in sweep.jobs)
     summary = f"{well} of {len(sweep.jobs)} runs are ok"
     before = sum(job.state == "ok" and not job.again for job in sweep.jobs)
@@ -124,21 +124,12 @@ def _overrides(jobs: Sequence[Job], common: Sequence[str]) -> list[list[str]]:
     Runs that could no longer be told apart keep all digits. ``sweep.json`` has the exact values.
     """
     exact = [job.beside(common) for job in jobs]
-    short = [list(map(_rounded, own)) for own in exact]
+    short = [list(map(rounded, own)) for own in exact]
     repeated = Counter(map(tuple, short))
     return [
         own if repeated[tuple(own)] == 1 else digits
         for own, digits in zip(short, exact, strict=True)
     ]
-
-
-def _rounded(line: str) -> str:
-    return re.sub(r"(?<==)-?\d+\.\d+(e[-+]?\d+)?$", _four_digits, line)
-
-
-def _four_digits(found: re.Match[str]) -> str:
-    short = f"{float(found[0]):.4g}"
-    return found[0] if float(short) == float(found[0]) else short
 
 
 def _short_keys(runs: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -670,7 +670,7 @@ def make_search(folder, *states, searches=True):
     """A search's folder: Hydra's own file is not there, and its record knows the trials so far."""
     folder.mkdir(parents=True)
     jobs = [
-        {"folder": str(n), "overrides": [f"optim.lr={n}"], "state": state, "value": value}
+        {"folder": str(n), "overrides": [f"optim.lr={n + 1 / 3}"], "state": state, "value": value}
         for n, (state, value) in enumerate(states)
     ]
     lines = ["hydra/sweeper=search", "hydra.sweeper.direction=minimize", "optim.lr=interval(0,9)"]
@@ -686,6 +686,8 @@ def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
     LivePages(folder / "2", ReportSettings(pause=0)).begun()
     page = (folder / "report.html").read_text()
     assert "Best of the search so far: run 1, exact_kl 0.25." in page
+    assert [row[2] for row in rows_of(page)[1:]] == ["0.3333", "1.333", "2.333"]
+    assert ">optim.lr=0.3333<" in page and "0.33333" not in page
     assert "hydra/sweeper=search" in page and "http-equiv" in page, "others may follow"
     assert "all runs of it" in (folder / "2" / "report.html").read_text()
     record = json.loads((folder / "sweep.json").read_text())
