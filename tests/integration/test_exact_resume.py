@@ -85,7 +85,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """They are not what is compared, and take as long as the training."""
-    monkeypatch.setattr("gfn_runner.report.figures.draw_all", lambda folder: None)
+    monkeypatch.setattr("gfn_runner.report.figures.draw_all", lambda *_: None)
 
 
 def run(folder: Path, lines: list[str]) -> None:
@@ -209,7 +209,7 @@ def em(tmp_path_factory) -> Path:
     """Two rounds of 3 steps, each with an M-step behind it."""
     folder = tmp_path_factory.mktemp("em") / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gfn_runner.report.figures.draw_all", lambda folder: None)
+        patched.setattr("gfn_runner.report.figures.draw_all", lambda *_: None)
         run(folder, CASES["subjectivity"])
     return folder
 
