@@ -107,16 +107,18 @@ def _sweep(arguments: list[str], pages: bool) -> None:
     from gfn_runner.launching.signals import ends_when_told
     from gfn_runner.sweeps.table import show_sweep
 
+    done = False
     try:
         with ends_when_told():
             _start_hydra(arguments)
+        done = True
     except Refused as refused:
         show(refused.error.problems, effect=_effect(opened()))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
-        sweep = opened()
+        sweep = opened() or (_made_before(arguments) if done else None)
         if sweep is not None:
             sweep.searches = False
             sweep.keep()
@@ -128,6 +130,21 @@ def _sweep(arguments: list[str], pages: bool) -> None:
                 _write_page(sweep)
     if sweep is not None and sweep.failures:
         raise SystemExit(1)
+
+
+def _made_before(arguments: Sequence[str]) -> Sweep | None:
+    """A search that had nothing left to do when it was started again."""
+    from gfn_runner.sweeps.record import Sweep
+
+    folders = [
+        line.partition("=")[2].strip("'") for line in arguments if "hydra.sweep.dir=" in line
+    ]
+    sweep = Sweep.read(Path(folders[-1])) if folders else None
+    if sweep is None or not sweep.jobs:
+        return None
+    for job in sweep.jobs:
+        job.again = False
+    return sweep
 
 
 def _effect(sweep: Sweep | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
 
-from gfn_runner.app import _effect
+from gfn_runner.app import _effect, _sweep
 from gfn_runner.commandline import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.launching import cluster, processes
@@ -105,6 +106,16 @@ def test_a_sweep_with_such_a_run_is_refused_as_a_whole(launcher, tmp_path):
     where = [problem.where for problem in caught.value.error.problems]
     assert where == ["callbacks.replay.probability", "seed"] and made.ran == []
     assert not (tmp_path / "sweep" / record.RECORD).exists()
+
+
+def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch, capsys):
+    jobs = [Job(n, [f"seed={n}"], str(n), "ok", metrics={"kl": 0.5}) for n in range(2)]
+    Sweep(tmp_path, ["hydra/sweeper=search"], jobs, searches=True).write()
+    monkeypatch.setattr("gfn_runner.app._start_hydra", lambda arguments: None)
+    monkeypatch.setattr("gfn_runner.launching.launch._current", [])
+    _sweep(["-m", f"hydra.sweep.dir='{tmp_path}'"], pages=False)
+    assert "2 of 2 runs are ok (2 had finished before)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "sweep.json").read_text())["searches"] is False
 
 
 def test_what_a_refused_sweep_has_done_is_told(tmp_path):
