@@ -25,7 +25,7 @@ def facts(page):
 def test_a_finished_runs_page(finished):
     page = (finished / "report.html").read_text()
     assert facts(page)["optimizer step"] == "4 of 4" and "badge good" in page
-    assert "http-equiv" not in page and page.count("<svg") == 17
+    assert "http-equiv" not in page and page.count("<svg") == 19
     for title in (
         "vote accuracy (%)",
         "replay buffer (strings)",
