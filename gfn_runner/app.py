@@ -366,11 +366,11 @@ def _train_and_evaluate(
         failed = False
         return headline
     except (SystemExit, KeyboardInterrupt) as stop:
-        failed = False  # interrupted; it goes on under the same id
         # Lightning makes exit code 1 of a Ctrl-C that comes into its part.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             _say_stopped(folder)
             raise SystemExit(130) from None
+        failed = False  # interrupted behind its saved state; it goes on under the same id
         raise
     finally:
         if experiment.media.wandb is not None:
