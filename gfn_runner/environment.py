@@ -72,3 +72,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_each(processes: int) -> int:
+    """CPU threads of each of so many processes at a time, so that no core has two of them.
+
+    Threads that take turns on a core wait for each other: a step takes many times as long.
+    """
+    return max(1, cores() // processes)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from results import ROOT, same_run
 
-from gfn_runner.environment import cores
+from gfn_runner.environment import threads_each
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.
         return
     sweep = [*lines[left[0]][:-1], f"seed={','.join(map(str, left))}"]
     places = [f"hydra.sweep.dir={short(folder)}", "hydra.sweep.subdir=seed${seed}"]
-    threads = max(1, cores() // arguments.jobs)
+    threads = threads_each(arguments.jobs)
     attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {left}", threads)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from results import ROOT, run_once, spread, write_block
 
-from gfn_runner.environment import cores
+from gfn_runner.environment import cores, threads_each
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.table import row_labels
 
@@ -146,7 +146,7 @@ def runs_of(name: str, arguments: argparse.Namespace) -> list[tuple[Path, list[s
 
 def run_shared(folder: Path, overrides: list[str], jobs: int) -> dict[str, Any]:
     """Metrics of a run that shares the cores with ``jobs`` - 1 others."""
-    threads = [f"trainer.threads={max(1, cores() // jobs)}"] if jobs > 1 else []
+    threads = [f"trainer.threads={threads_each(jobs)}"] if jobs > 1 else []
     return run_once(folder, [*overrides, *threads])
 
 

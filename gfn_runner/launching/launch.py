@@ -112,15 +112,23 @@ def _brought_to_their_end(
         else:
             here(launcher, sweep, waiting)
     if _searches(launcher):
-        _refuse_unmeasured(jobs)
+        _refuse_unmeasured(sweep, planned)
     return jobs
 
 
-def _refuse_unmeasured(jobs: Sequence[Job]) -> None:
-    """End a search whose metric no run measures: no trial would have a value."""
-    for job in jobs:
-        where, _, what = job.why.partition(": ")
-        if job.state == "failed" and where.endswith("optimized_metric"):
+def _refuse_unmeasured(sweep: Sweep, planned: Sequence[Planned]) -> None:
+    """End a search whose metric no run measures: no trial would have a value.
+
+    A headline metric of the task may be missing of one run and be there of the next (the distance of
+    valid samples, where none is valid): that trial alone is passed over.
+    """
+    if any(job.value is not None for job in sweep.jobs):
+        return
+    for plan in planned:
+        where, _, what = plan.job.why.partition(": ")
+        name = (plan.config.optimized_metric or "").split("/")
+        unknown = not set(name) & set(plan.config.task.headline)
+        if plan.job.state == "failed" and where.endswith("optimized_metric") and unknown:
             allowed = "a name in the metrics.json of the runs, e.g. log_reward"
             raise UserError.one("optimized_metric", what, allowed, "begin the search anew with it")
 

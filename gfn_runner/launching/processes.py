@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gfn_runner.environment import cores
+from gfn_runner.environment import threads_each
 from gfn_runner.launching.planned import Planned, announce, arguments, take_result
 from gfn_runner.launching.signals import deaf, undisturbed
 from gfn_runner.sweeps.record import State, Sweep
@@ -98,14 +98,6 @@ def _environment(**values: str) -> Iterator[None]:
     finally:
         for name in new:
             del os.environ[name]
-
-
-def threads_each(processes: int) -> int:
-    """CPU threads of each of so many processes at a time, so that no core has two of them.
-
-    Threads that take turns on a core wait for each other: a step takes many times as long.
-    """
-    return max(1, cores() // processes)
 
 
 def gpus_of(place: int, number: int) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
 
+from gfn_runner import environment
 from gfn_runner.app import _effect, _sweep
 from gfn_runner.commandline import CONF
 from gfn_runner.errors import UserError
@@ -95,8 +96,29 @@ def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(l
 
     made.task_function = measured
     with pytest.raises(Refused) as caught:
-        launch(made, [["seed=2"], ["seed=3"]], 0)
+        launch(made, [["seed=2", "optimized_metric=log_rewrd"]], 0)
     assert "optimized_metric: given 'log_rewrd'" in str(caught.value.error)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values"), [("vote_accuracy", [None, None]), ("log_rewrd", [None, 0.5])]
+)
+def test_a_metric_that_one_trial_lacks_ends_no_search(launcher, metric, values):
+    pytest.importorskip("optuna")
+    made = launcher("hydra/sweeper=search", f"optimized_metric={metric}")
+    left = list(values)
+
+    def measured(composed: Any) -> float:
+        value = left.pop(0)
+        if value is None:
+            raise RuntimeError(
+                str(UserError.one("optimized_metric", "which this run has not measured"))
+            )
+        return value
+
+    made.task_function = measured
+    lines = [[f"seed={n}", f"optimized_metric={metric}"] for n in (2, 3)]
+    assert [done.return_value for done in launch(made, lines, 0)] == values
 
 
 def test_a_sweep_with_such_a_run_is_refused_as_a_whole(launcher, tmp_path):
@@ -196,7 +218,7 @@ def test_runs_at_a_time_share_out_the_cores(launcher, tmp_path, monkeypatch):
         return ended(tmp_path / "jobs", float(number))
 
     monkeypatch.setattr(submitit.LocalExecutor, "submit", submit)
-    monkeypatch.setattr(processes, "cores", lambda: 12)
+    monkeypatch.setattr(environment, "cores", lambda: 12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     made = launcher(
         "hydra/launcher=local", "hydra.launcher.poll_s=0.01", "hydra.launcher.at_once=3"
@@ -206,7 +228,7 @@ def test_runs_at_a_time_share_out_the_cores(launcher, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     launch(made, [["seed=4"]], 2)
     assert seen[2:] == ["7"] == [os.environ["OMP_NUM_THREADS"]]
-    assert processes.threads_each(13) == 1
+    assert environment.threads_each(13) == 1
 
 
 def test_a_sweep_that_cannot_be_recorded_is_not_begun(launcher, tmp_path, full_disk):
