@@ -34,7 +34,8 @@ from gfn_runner.callbacks.wandb_media import WandbMedia
 from gfn_runner.config import RunConfig
 from gfn_runner.data import ConditionData
 from gfn_runner.em import load_answers
-from gfn_runner.lm.policy import LanguageModel, load
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sharding import leave_to_shards, shard
 from gfn_runner.loggers import JsonLinesLogger, WandbScalars
 from gfn_runner.module import GFlowNetModule

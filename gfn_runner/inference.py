@@ -22,7 +22,8 @@ from gfn_runner.config import RunConfig, check
 from gfn_runner.em import load_answers
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation import answer_log_probs, policy_log_probs
-from gfn_runner.lm.policy import LanguageModel, load
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.posterior.reward import string_log_reward

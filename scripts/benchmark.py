@@ -31,8 +31,9 @@ from results import ROOT, write_block
 
 from gfn_runner.environment import cores
 from gfn_runner.expressions import draw_expression, question
+from gfn_runner.lm.loading import load
 from gfn_runner.lm.log_probs import chosen_log_probs
-from gfn_runner.lm.policy import LanguageModel, load
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule

@@ -11,7 +11,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from gfn_runner.lm.policy import LanguageModel, _with_adapter
+from gfn_runner.lm.adapters import with_adapter
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import Trajectories
@@ -101,7 +102,7 @@ def tiny_lm(
     tokenizer = character_tokenizer(characters)
     model = random_model(architecture, len(tokenizer), seed)
     if adapter != "none":
-        model = _with_adapter(model, LoraSettings(rank=rank, alpha=rank), seed)
+        model = with_adapter(model, LoraSettings(rank=rank, alpha=rank), seed)
     if adapter == "random":
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.checks import must_be_at_hand
-from gfn_runner.lm.policy import without_dropout
+from gfn_runner.lm.loading import without_dropout
 from gfn_runner.lm.settings import model_folder
 
 _BATCH = 64

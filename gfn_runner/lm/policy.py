@@ -1,4 +1,4 @@
-"""A language model with an adapter: load, encode, prefill, extend, save; knows no reward.
+"""A language model with an adapter: encode, prefill, extend, save; knows no reward.
 
 Policy and reference are one model: with the adapter on it is the policy, with the adapter off the base
 model. A second adapter, where there is one, makes another reference: the model whose posterior the
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfn_runner.errors import UserError
+from gfn_runner.lm.adapters import explained_adapter, explained_targets, lora_config, seeded
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
+from gfn_runner.lm.settings import LoraSettings
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
 _POLICY, _ANSWERS = "default", "answers"
@@ -186,7 +186,7 @@ class LanguageModel(nn.Module):
     @contextlib.contextmanager
     def adapter_of(self, folder: Path) -> Iterator[None]:
         """Within it the policy is that of an adapter in PEFT format, of any rank; nothing of it stays."""
-        with _explained_adapter(folder):
+        with explained_adapter(folder):
             self.model.load_adapter(str(folder), _OTHER, is_trainable=False)
         before = self.model.active_adapter
         self._activate(_OTHER)
@@ -222,14 +222,14 @@ class LanguageModel(nn.Module):
             UserError: if no layer is called as ``options.targets`` say.
         """
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        with _seeded(seed), _explained_targets(self.model, options, "em.lora.targets"):
-            self.model.add_adapter(_ANSWERS, _lora_config(self.model, options))
+        with seeded(seed), explained_targets(self.model, options, "em.lora.targets"):
+            self.model.add_adapter(_ANSWERS, lora_config(self.model, options))
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(wanted.get(name, False))
 
     def load_answer_adapter(self, folder: Path, m_steps: int) -> None:
         """Read what :meth:`save_answer_adapter` wrote; it has seen ``m_steps`` M-steps."""
-        with _explained_adapter(folder):
+        with explained_adapter(folder):
             self.model.load_adapter(str(folder), _ANSWERS, is_trainable=False)
         self.m_steps = m_steps
 
@@ -347,165 +347,3 @@ def _fuse_gelu(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
-
-
-def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
-    """Load model and tokenizer, zero every dropout, add an adapter.
-
-    Args:
-        options: which model.
-        adapter: ``True`` adds a fresh LoRA: its B is 0, so the policy starts as the base model.
-            ``False`` adds none; a folder in PEFT format is read, and not to be trained further.
-        seed: of the adapter's A.
-
-    Raises:
-        UserError: if the model cannot be found or read.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    folder = model_folder(options.name)
-    # Absolute: "./gpt2" must not become the hub id "gpt2".
-    source = options.name if folder is None else str(folder.absolute())
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = options.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
-    try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        extra = _four_bit(dtype) if options.quantization == "4bit" else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=getattr(torch, dtype), **extra
-        )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError.one(
-            "lm.name",
-            f"cannot load {options.name!r}: {first_line}",
-            "embedded, a folder in Hugging Face format, or a hub id that can be reached",
-        ) from error
-    if options.quantization == "none":
-        model = model.to(device)
-    model.eval()
-    if isinstance(adapter, Path):
-        model = _with_saved_adapter(model, adapter)
-    elif adapter:
-        model = _with_adapter(model, options.lora, seed)
-    return LanguageModel(
-        model,
-        tokenizer,
-        packed_rewards=options.packed_rewards,
-        max_tokens_per_forward=options.max_tokens_per_forward,
-        recompute_above=options.recompute_above,
-    )
-
-
-def without_dropout(config: Any) -> Any:
-    """Set every dropout probability of a model's config to 0."""
-    for name, value in vars(config).items():
-        if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config
-
-
-def _four_bit(dtype: str) -> dict[str, Any]:
-    from transformers import BitsAndBytesConfig
-
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-    )
-    return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
-
-
-def _with_saved_adapter(model: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
-    with _explained_adapter(folder):
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-
-
-@contextlib.contextmanager
-def _explained_adapter(folder: Path) -> Iterator[None]:
-    """Say of which adapter a failure to read one speaks."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError.one(
-            "lm.name",
-            f"the adapter in {folder} does not fit this model: {str(error).splitlines()[0]}",
-            "the model that the adapter was trained on",
-        ) from error
-
-
-def _with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
-    from peft import get_peft_model
-
-    with _seeded(seed), _explained_targets(model, options, "lm.lora.targets"):
-        return get_peft_model(model, _lora_config(model, options))
-
-
-def _lora_config(model: Any, options: LoraSettings) -> Any:
-    from peft import LoraConfig
-
-    targets: list[str] | str = list(options.targets) if options.targets else "all-linear"
-    if options.output_layer:
-        # PEFT's "all-linear" leaves the output layer out.
-        targets = sorted({*(options.targets or _linear_layers(model)), _output_layer(model)})
-    return LoraConfig(
-        r=options.rank,
-        lora_alpha=options.alpha,
-        lora_dropout=0.0,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-
-
-def _linear_layers(model: Any) -> set[str]:
-    """What linear layers are called, without the path to them; those of an adapter do not count."""
-    from transformers.pytorch_utils import Conv1D
-
-    names = [
-        name.removesuffix(".base_layer")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
-    ]
-    return {name.rsplit(".", 1)[-1] for name in names}
-
-
-def _output_layer(model: Any) -> str:
-    """What the layer that gives the logits is called, without the path to it."""
-    layer = model.get_output_embeddings()
-    name = next(name for name, module in model.named_modules() if module is layer)
-    return name.removesuffix(".base_layer").rsplit(".", 1)[-1]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's own generator at ``seed``; behind it as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _explained_targets(model: Any, options: LoraSettings, key: str) -> Iterator[None]:
-    """Say which layers there are where none is called as ``options.targets`` say."""
-    try:
-        yield
-    except ValueError as error:
-        names = sorted(
-            {
-                name.rsplit(".", 1)[-1]
-                for name, m in model.named_modules()
-                if not list(m.children()) and hasattr(m, "weight")
-            }
-        )
-        raise UserError.one(
-            key,
-            f"no layer is called any of {list(options.targets or ())}",
-            ", ".join(names),
-        ) from error

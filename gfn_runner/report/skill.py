@@ -7,7 +7,7 @@ from typing import Any
 
 from gfn_runner.baselines.prompting import prompt_base_model
 from gfn_runner.evaluation import limited
-from gfn_runner.lm.policy import load
+from gfn_runner.lm.loading import load
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.measures import measure
 from gfn_runner.settings import EvaluationSettings

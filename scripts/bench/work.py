@@ -11,7 +11,9 @@ import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.lm.policy import LanguageModel, _with_adapter, load
+from gfn_runner.lm.adapters import with_adapter
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LMSettings, LoraSettings
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.types import Condition, Term
@@ -133,5 +135,5 @@ def make_lm(name: str, device: str, **config: Any) -> LanguageModel:
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(full, dtype=dtype)
-    model = _with_adapter(model, LoraSettings(rank=64, alpha=16), 0).eval()
+    model = with_adapter(model, LoraSettings(rank=64, alpha=16), 0).eval()
     return LanguageModel(model, IdTokenizer(full.vocab_size))

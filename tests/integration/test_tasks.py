@@ -14,7 +14,7 @@ from gfn_runner.checks import check_texts
 from gfn_runner.commandline import CONF, check_lines
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
-from gfn_runner.lm.policy import load
+from gfn_runner.lm.loading import load
 from gfn_runner.lm.settings import LMSettings
 
 FEW = {

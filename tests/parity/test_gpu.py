@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from gfn_runner.lm.policy import load
+from gfn_runner.lm.loading import load
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy

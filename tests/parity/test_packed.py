@@ -229,7 +229,7 @@ def test_padding_asks_for_no_position_that_does_not_exist():
 
 def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):
     """Sampling, policy and reward speak of one distribution even where the model is set to train."""
-    from gfn_runner.lm.policy import load
+    from gfn_runner.lm.loading import load
     from gfn_runner.lm.settings import LMSettings
 
     for architecture in ("gpt2", "opt", "llama"):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gfn_runner.lm import merging, sampling
+from gfn_runner.lm.loading import load
 from gfn_runner.lm.merging import folded, merged
-from gfn_runner.lm.policy import load
 from gfn_runner.lm.settings import LMSettings, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from tests.tiny_models import ARCHITECTURES, tiny_lm

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.policy import LanguageModel, _with_adapter, load
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import EMBEDDED_FOLDER, LMSettings, LoraSettings
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
@@ -281,7 +282,7 @@ def test_an_adapted_output_layer_comes_beside_those_of_the_blocks(architecture):
         return {name.partition("base_model.model.")[2].partition(".lora_")[0] for name in names}
 
     def with_adapter(**options):
-        return _with_adapter(
+        return with_adapter(
             random_model(architecture, 12), LoraSettings(rank=2, alpha=2, **options), 0
         )
 
