@@ -281,15 +281,15 @@ def test_an_adapted_output_layer_comes_beside_those_of_the_blocks(architecture):
         names = [name for name, _ in model.named_parameters() if "lora_" in name]
         return {name.partition("base_model.model.")[2].partition(".lora_")[0] for name in names}
 
-    def with_adapter(**options):
+    def model(**options):
         return with_adapter(
             random_model(architecture, 12), LoraSettings(rank=2, alpha=2, **options), 0
         )
 
-    blocks, both = adapted(with_adapter()), adapted(with_adapter(output_layer=True))
+    blocks, both = adapted(model()), adapted(model(output_layer=True))
     assert blocks and both == blocks | {"lm_head"}
     named = next(iter(blocks)).rsplit(".", 1)[-1]
-    of_named = adapted(with_adapter(targets=(named,), output_layer=True))
+    of_named = adapted(model(targets=(named,), output_layer=True))
     assert of_named == {name for name in blocks if name.endswith(f".{named}")} | {"lm_head"}
 
 
