@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 from gfn_runner.errors import UserError
+from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import EMBEDDED_FOLDER, LMSettings, LoraSettings
