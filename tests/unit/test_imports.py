@@ -80,7 +80,9 @@ ONLY = {
     "lm.settings": {"errors"},
     "lm.encoder": {"errors", "lm.settings"},
     "lm.encoding": {"errors"},
-    "lm.policy": {"errors", "lm.encoding", "lm.settings"},
+    "lm.policy": {"lm.adapters", "lm.encoding", "lm.settings"},
+    "lm.adapters": {"errors", "lm.settings"},
+    "lm.loading": {"errors", "lm.adapters", "lm.policy", "lm.settings"},
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
@@ -109,7 +111,7 @@ ONLY = {
     "lm.tiny.reviews": set(),
     "lm.tiny.numbers": set(),
     "lm.tiny.judge": {"lm.tiny", "lm.tiny.news", "lm.tiny.sentences", "lm.tiny.stories"},
-    "lm.classifier": {"errors", "lm.checks", "lm.policy", "lm.settings"},
+    "lm.classifier": {"errors", "lm.checks", "lm.loading", "lm.settings"},
     "posterior.demands": {"errors"},
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
     "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types"},
@@ -256,7 +258,7 @@ def test_only_lm_knows_transformers_and_peft():
             assert not used or room(name) == "lm", f"{name} imports {sorted(used)}"
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
-        "lm.cache", "lm.decoding", "lm.merging", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder",
+        "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 
