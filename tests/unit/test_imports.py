@@ -258,7 +258,8 @@ def test_only_lm_knows_transformers_and_peft():
             assert not used or room(name) == "lm", f"{name} imports {sorted(used)}"
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
-        "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy", "lm.checks", "lm.classifier", "lm.encoder",
+        "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy",
+        "lm.checks", "lm.classifier", "lm.encoder",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 
