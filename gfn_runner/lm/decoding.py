@@ -107,8 +107,8 @@ def _generate(
 def _no_saved_defaults(model: Any) -> Iterator[Any]:
     """Within it the model, without PEFT's wrapper, has no generation defaults of its own.
 
-    ``generate`` takes every field that its config leaves open from ``model.generation_config``, which comes
-    with the weights: penalties, forbidden words and truncations would change what is compared.
+    ``generate`` takes every field that its config leaves open from ``model.generation_config``, which
+    comes with the weights: penalties, forbidden words and truncations would change what is compared.
     """
     from transformers import GenerationConfig
 

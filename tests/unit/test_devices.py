@@ -5,16 +5,19 @@ The ``meta`` device computes shapes alone and raises where the host asks it for 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gfn_runner.build import matmul_precision
 from gfn_runner.lm import log_probs
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.sampling import _Batch, _draw, sample
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
+from gfn_runner.settings import TrainerSettings
 from gfn_runner.tools import Tool
 from gfn_runner.trajectories import Trajectories
 
@@ -143,3 +146,23 @@ def test_scoring_strings_asks_the_device_for_no_number():
         log_p_BT, log_p_stop_BS = string_log_probs(logits_BSV, there, rule())
         (log_p_BT.sum() + log_p_stop_BS.sum()).backward()
     assert copies.sizes == [V]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "chosen"),
+    [
+        ("cpu", torch.float32, "highest"),
+        ("cpu", torch.bfloat16, "highest"),
+        ("cuda", torch.float32, "highest"),
+        ("cuda", torch.bfloat16, "high"),
+        ("cuda", torch.float16, "high"),
+    ],
+)
+def test_tf32_is_for_adapters_beside_half_precision(device, dtype, chosen):
+    """fp32 weights are chosen for exact numbers; a setting decides otherwise."""
+    model = torch.nn.Linear(2, 2).to(dtype)
+    lm: Any = SimpleNamespace(model=model, device=torch.device(device))
+    assert matmul_precision(TrainerSettings(), lm) == chosen
+    for asked in ("highest", "high", "medium"):
+        options = TrainerSettings(float32_matmul_precision=asked)
+        assert matmul_precision(options, lm) == asked
