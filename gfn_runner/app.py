@@ -36,6 +36,8 @@ from gfn_runner.ranks import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from gfn_runner.build import Experiment
     from gfn_runner.report.states import Word
     from gfn_runner.resuming import Start
@@ -345,9 +347,11 @@ def _train_and_evaluate(
     config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clock
 ) -> float | None:
     from gfn_runner.build import build
+    from gfn_runner.environment import count_gpu_memory
     from gfn_runner.phases import explained
     from gfn_runner.rounds import train
 
+    count_gpu_memory()
     experiment = build(config, folder)
     trains = config.baseline is None or config.baseline.lightning_module is not None
     metrics: dict[str, float] = {}
@@ -360,7 +364,8 @@ def _train_and_evaluate(
         with explained("evaluation"):
             metrics |= _evaluate(config, experiment, folder, trains)
         steps = experiment.trainer.global_step
-        metrics |= experiment.log.latest | _run_facts(config, folder, started, steps)
+        device = experiment.module.lm.device
+        metrics |= experiment.log.latest | _run_facts(config, folder, started, steps, device)
         headline = _report(config, folder, metrics) if is_first() else None
         experiment.media.at_the_end(folder, metrics, steps)
         failed = False
@@ -492,17 +497,22 @@ class _Clock:
     cpu: float = field(default_factory=time.process_time)
 
 
-def _run_facts(config: RunConfig, folder: Path, started: _Clock, steps: int) -> dict[str, float]:
-    from gfn_runner.environment import peak_memory_gib
+def _run_facts(
+    config: RunConfig, folder: Path, started: _Clock, steps: int, device: torch.device
+) -> dict[str, float]:
+    """How long the run took and how much memory; of several processes the largest of each."""
+    from gfn_runner.environment import peak_gpu_memory_gib, peak_memory_gib
     from gfn_runner.resuming import seconds_before
 
-    return {
+    on_gpu = [gib for gib in gathered(peak_gpu_memory_gib(device)) if gib is not None]
+    facts = {
         "run/seed": float(config.seed),
         "run/steps": float(steps),
         "run/minutes": (seconds_before(folder) + time.time() - started.wall) / 60,
         "run/cpu_minutes": (time.process_time() - started.cpu) / 60,
         "run/peak_memory_gib": max(gathered(peak_memory_gib())),
     }
+    return facts | ({"run/peak_gpu_memory_gib": max(on_gpu)} if on_gpu else {})
 
 
 def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float | None:
@@ -510,7 +520,7 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
 
     from gfn_runner.loggers import jsonable
     from gfn_runner.report.figures import draw_all
-    from gfn_runner.report.headline import optimized_value
+    from gfn_runner.report.headline import memory_at_most, optimized_value
     from gfn_runner.report.table import result_table
 
     flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
@@ -524,7 +534,7 @@ def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float
     steps = metrics["run/steps"]
     console.print(
         f"{steps:.0f} optimizer step{'' if steps == 1 else 's'}, {metrics['run/minutes']:.1f} minutes, "
-        f"{metrics['run/peak_memory_gib']:.2f} GiB of memory at most"
+        f"{memory_at_most(metrics)} at most"
     )
     console.print(f"everything is in {folder}", soft_wrap=True)
     # Last: all of the run is there even if nobody has measured what is asked for.

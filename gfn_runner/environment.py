@@ -9,7 +9,10 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = (
     "gfn-runner", "torch", "transformers", "tokenizers", "peft", "lightning", "hydra-core",
@@ -62,9 +65,27 @@ def _git() -> dict[str, Any] | None:
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process so far, on the host; a GPU's is not part of it."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def count_gpu_memory() -> None:
+    """Begin the peaks of GPU memory anew: a process may make several runs."""
+    import torch
+
+    if torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gpu_memory_gib(device: torch.device) -> float | None:
+    """Most memory that tensors of this process held on a GPU at a time; ``None`` on the host."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**30
 
 
 def cores() -> int:

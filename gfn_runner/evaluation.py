@@ -290,8 +290,9 @@ def _texts(
     texts: list[list[str]] = [[] for _ in range(n_conditions)]
     if trajectories is not None:
         known: dict[tuple[int, ...], str] = {}
-        for row, place in enumerate(trajectories.condition_B.tolist()):
-            ids = tuple(trajectories.ids(row))
+        places = trajectories.condition_B.tolist()
+        for place, string in zip(places, trajectories.strings(), strict=True):
+            ids = tuple(string)
             if ids not in known:
                 known[ids] = lm.decode(ids)
             texts[place].append(known[ids])

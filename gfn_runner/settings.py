@@ -86,6 +86,9 @@ class TrainerSettings:
         accumulate: batches per optimizer step; their gradients are averaged.
         log_every: optimizer steps between two lines of ``metrics.jsonl``.
         threads: CPU threads of torch; ``None`` leaves torch's own choice.
+        float32_matmul_precision: of fp32 matrix products, as in ``torch.set_float32_matmul_precision``;
+            ``None`` is ``high`` (TF32) on a GPU beside weights in half precision, whose own rounding is
+            coarser, and ``highest`` everywhere else.
         profiler: of Lightning, whose report in the run's folder then names our phases (``gfn/sample`` …):
             ``simple`` their times, ``advanced`` Python's functions too, ``pytorch`` torch's operators.
     """
@@ -97,6 +100,7 @@ class TrainerSettings:
     accumulate: Annotated[int, Field(ge=1)] = 1
     log_every: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] | None = None
+    float32_matmul_precision: Literal["highest", "high", "medium"] | None = None
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
 
     @property

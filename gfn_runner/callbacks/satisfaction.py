@@ -47,11 +47,12 @@ class SatisfactionCallback(L.Callback):
         constraints = [c for c in module.task.constraints() if isinstance(c, CheckableConstraint)]
         if not constraints or output.from_replay or self.after == 0:
             return
-        places = output.trajectories.condition_B.tolist()
-        for row, place in enumerate(places):
+        trajectories = output.trajectories
+        places, strings = trajectories.condition_B.tolist(), trajectories.strings()
+        for place, ids in zip(places, strings, strict=True):
             condition = output.conditions[place]
             if condition.key not in self.met:
-                text = module.lm.decode(output.trajectories.ids(row))
+                text = module.lm.decode(ids)
                 self._count(condition, text, constraints)
 
     def _count(

@@ -6,7 +6,8 @@ transformers; here it has one beam a group, as in the paper's comparison, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,7 +83,6 @@ def _generate(
     for row, ids in enumerate(prompts):
         token_NP[row, longest - len(ids) :] = torch.tensor(list(ids))
         mask_NP[row, longest - len(ids) :] = 1
-    # Of its own: a model's saved defaults would change what is compared.
     config = GenerationConfig(
         max_new_tokens=rule.max_len + 1,
         eos_token_id=rule.terminator,
@@ -91,8 +91,8 @@ def _generate(
         use_cache=True,
         **options,
     )
-    with merged(lm.model):
-        output_BL = lm.model.generate(
+    with merged(lm.model), _no_saved_defaults(lm.model) as model:
+        output_BL = model.generate(
             input_ids=token_NP.to(lm.device),
             attention_mask=mask_NP.to(lm.device),
             generation_config=config,
@@ -101,6 +101,24 @@ def _generate(
     strings = [_until(row, rule.terminator) for row in output_BL[:, longest:].tolist()]
     places = [place for place in range(len(prompts)) for _ in range(n)]
     return Trajectories.from_rows(strings, [[True] * len(s) for s in strings], places, lm.device)
+
+
+@contextlib.contextmanager
+def _no_saved_defaults(model: Any) -> Iterator[Any]:
+    """Within it the model, without PEFT's wrapper, has no generation defaults of its own.
+
+    ``generate`` takes every field that its config leaves open from ``model.generation_config``, which
+    comes with the weights: penalties, forbidden words and truncations would change what is compared.
+    """
+    from transformers import GenerationConfig
+
+    inner = getattr(model, "get_base_model", lambda: model)()
+    saved = inner.generation_config
+    inner.generation_config = GenerationConfig()
+    try:
+        yield inner
+    finally:
+        inner.generation_config = saved
 
 
 class _Ruled:

@@ -232,17 +232,17 @@ class _ToolAnswers:
 
     def put_in(self, row_A: Tensor, token_A: Tensor) -> Tensor:
         """Put waiting tokens in place of the drawn ones. Returns which rows read one."""
-        rows = row_A.tolist()
-        observed = [bool(self._waiting[row]) for row in rows]
-        for place, row in enumerate(rows):
-            if observed[place]:
-                token_A[place] = self._waiting[row].pop(0)
-        return torch.tensor(observed, device=token_A.device)
+        waiting = [self._waiting[row] for row in row_A.tolist()]
+        told = [(own.pop(0), 1) if own else (0, 0) for own in waiting]
+        told_A, observed_A = torch.tensor(told, device=token_A.device).unbind(dim=1)
+        token_A.copy_(torch.where(observed_A.bool(), told_A, token_A))
+        return observed_A.bool()
 
     def ask(self, row_A: Tensor, token_A: Tensor, observed_A: Tensor, is_open_A: Tensor) -> None:
         """Take note of the tokens, and of what the tool answers to those that ask it."""
-        columns = (row_A.tolist(), token_A.tolist(), observed_A.tolist(), is_open_A.tolist())
-        for row, token, observed, is_open in zip(*columns, strict=True):
+        # One array, so that the host waits for the device once.
+        columns = torch.stack([row_A, token_A, observed_A.long(), is_open_A.long()], dim=1)
+        for row, token, observed, is_open in columns.tolist():
             if not is_open:
                 continue
             self._ids[row].append(token)

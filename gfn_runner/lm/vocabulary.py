@@ -11,7 +11,7 @@ Sampler, policy and reward all ask :class:`StringRule`, so that they can never d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class StringRule:
     min_len: int
     max_len: int
     allowed_V: Tensor | None = None
+    _closed: dict[torch.device, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_len <= self.max_len:
@@ -81,15 +84,23 @@ class StringRule:
             may_stop_N: whether the terminator is open at each position; ``None`` for everywhere.
         """
         logits_NV = logits_NV.float()
-        if self.allowed_V is not None:
-            closed_V = ~self.allowed_V.to(logits_NV.device)
+        closed_V = self._closed_on(logits_NV.device)
+        if closed_V is not None:
             logits_NV = logits_NV.masked_fill(closed_V, float("-inf"))
         if may_stop_N is not None:
-            is_stop_V = (
-                torch.arange(logits_NV.shape[-1], device=logits_NV.device) == self.terminator
-            )
-            logits_NV = logits_NV.masked_fill(is_stop_V & ~may_stop_N[:, None], float("-inf"))
+            stop_N = logits_NV[:, self.terminator].masked_fill(~may_stop_N, float("-inf"))
+            logits_NV = logits_NV.select_scatter(stop_N, dim=1, index=self.terminator)
         return logits_NV
+
+    def _closed_on(self, device: torch.device) -> Tensor | None:
+        """Tokens that may not be written. Copied to a device once: every token asks for it."""
+        if self.allowed_V is None:
+            return None
+        if device not in self._closed:
+            # Evaluation may ask first: what inference mode makes is of no use to a training step.
+            with torch.inference_mode(False):
+                self._closed[device] = ~self.allowed_V.to(device)
+        return self._closed[device]
 
     def log_probs(self, logits_NV: Tensor, may_stop_N: Tensor | None = None) -> Tensor:
         """Normalised log-probabilities in nats, fp32, of the strings' next token. Shape (N, V)."""

@@ -15,7 +15,7 @@ _SMALLER = frozenset(
     (
         "kl", "kl_over_floor", "tv", "exact_kl", "exact_tv", "invalid_share", "phi_spread",
         "phi_spread_terminal", "self_bleu", "loss", "seconds", "minutes", "cpu_minutes",
-        "peak_memory_gib",
+        "peak_memory_gib", "peak_gpu_memory_gib",
     )
 )  # fmt: skip
 
@@ -38,6 +38,15 @@ def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> d
     """
     found = {name: _mean(f"{_row(metrics)}/{name}", metrics) for name in headline}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def memory_at_most(metrics: Mapping[str, float]) -> str:
+    """Peak memory of a run by its kind, in words; empty where it was not measured."""
+    kinds = {"run/peak_memory_gib": "host", "run/peak_gpu_memory_gib": "GPU"}
+    told = [
+        f"{metrics[key]:.2f} GiB of {kind} memory" for key, kind in kinds.items() if key in metrics
+    ]
+    return " and ".join(told)
 
 
 def optimized_value(named: str | None, default: str, metrics: Mapping[str, float]) -> float | None:

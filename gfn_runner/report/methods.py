@@ -20,7 +20,8 @@ TRAINED = {"final": "", "e_step": "E-step"}
 # What changes who is asked, how fast, and what is printed, but not the distribution of the numbers.
 _NO_EFFECT = (
     "seed", "output", "resume", "dry_run", "mode", "run", "prompt", "n", "answers", "logger",
-    "trainer.threads", "trainer.log_every", "trainer.profiler", "lm.device", "lm.packed_rewards",
+    "trainer.threads", "trainer.float32_matmul_precision", "trainer.log_every", "trainer.profiler",
+    "lm.device", "lm.packed_rewards",
     "lm.max_tokens_per_forward", "lm.recompute_above", "callbacks.progress", "callbacks.checkpoint",
     "callbacks.health", "callbacks.report", "callbacks.evaluation.every", "callbacks.evaluation.during",
     "callbacks.evaluation.singles_during", "callbacks.evaluation.batch", "callbacks.evaluation.rows",

@@ -12,6 +12,7 @@ from typing import Any
 
 from gfn_runner.json_lines import read_lines
 from gfn_runner.overrides import by_itself
+from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.history import History
 from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.pages import (
@@ -154,8 +155,8 @@ def _facts(run: Run, state: State) -> list[tuple[str, Cell]]:
         ("seed", str(run.seed)),
         ("commit", ", ".join(run.commits) or "unknown"),
     ]
-    if "run/peak_memory_gib" in run.metrics:
-        facts.append(("memory at most", f"{run.metrics['run/peak_memory_gib']:.2f} GiB"))
+    if memory := memory_at_most(run.metrics):
+        facts.append(("at most", memory))
     if is_sweep(run.folder.parent):
         facts.append(("sweep", Link("all runs of it", f"../{PAGE}")))
     return facts

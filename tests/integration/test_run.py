@@ -50,6 +50,13 @@ def test_everything_is_left(finished):
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step-0000004.ckpt"]
 
 
+def test_the_precision_of_products_is_that_of_the_settings(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    run(tmp_path / "run", "trainer.max_steps=1", "trainer.float32_matmul_precision=high")
+    assert asked == ["high"]
+
+
 def test_every_optimizer_step_has_a_record(finished):
     records = lines_of(finished / "metrics.jsonl")
     trained = [record["step"] for record in records if "train/loss" in record]

@@ -27,6 +27,15 @@ PROMPTS = ["Question: 3 + 4 - 9 = ? Answer:", "Question: 1 - 8 + 2 + 2 = ? Answe
 TEXTS = [(" 3 + 4 = 7, 7 - 9 = -2", 0), (" -7", 1), (" 1 - 8 = -7", 1)]
 
 
+@pytest.fixture(autouse=True)
+def exact_products():
+    """fp32 products in fp32: a run may have left TF32 on."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
 def test_scores_are_those_of_the_cpu():
     found = []
@@ -65,3 +74,5 @@ def test_a_run_in_bfloat16(tmp_path):
     folder = run(tmp_path / "run", f"lm.device={DEVICE}", "lm.dtype=bfloat16")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["run/steps"] == 3 and metrics["train/loss"] is not None
+    assert metrics["run/peak_gpu_memory_gib"] > 0
+    assert torch.get_float32_matmul_precision() == "high"

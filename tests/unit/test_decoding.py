@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from gfn_runner.evaluation import policy_log_probs
 from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
@@ -137,3 +138,61 @@ def test_decoders_keep_to_the_rule(lm):
         assert not (found.token_BT == FORBIDDEN).any()
         ended_B = own.terminable_BS(found).gather(1, found.length_B[:, None])
         assert ended_B.all()
+
+
+# What a model may bring with its weights: each changes rows of beams or of draws where it gets through.
+SAVED_DEFAULTS = {
+    "repetition_penalty": 3.0,
+    "no_repeat_ngram_size": 1,
+    "min_length": 6,
+    "min_new_tokens": 3,
+    "suppress_tokens": [0],
+    "begin_suppress_tokens": [0, 1],
+    "bad_words_ids": [[0]],
+    "sequence_bias": [[[0], -50.0]],
+    "exponential_decay_length_penalty": (0, 9.0),
+    "guidance_scale": 5.0,
+    "min_p": 0.9,
+    "top_h": 0.05,
+    "typical_p": 0.05,
+    "epsilon_cutoff": 0.5,
+    "eta_cutoff": 0.9,
+    "watermarking_config": {"bias": 30.0, "greenlist_ratio": 0.3},
+    "prompt_lookup_num_tokens": 2,
+    "max_time": 0.0,
+    "stop_strings": ["a"],
+    "return_dict_in_generate": True,
+}
+# And what the calls or the rule for strings set themselves.
+SET_BY_CALLS = {
+    "num_beams": 7,
+    "num_return_sequences": 3,
+    "length_penalty": -9.0,
+    "early_stopping": True,
+    "temperature": 0.01,
+    "top_k": 1,
+    "top_p": 0.01,
+    "max_new_tokens": 1,
+    "forced_eos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def decoded(lm) -> list[list[list[int]]]:
+    own, found = rule(0, 3), [beam_search(lm, PROMPTS, 4, rule(0, 3))]
+    for options in ({"top_p": 0.9}, {"top_k": 3}):
+        generator = torch.Generator().manual_seed(3)
+        found.append(truncated_sample(lm, PROMPTS, 12, own, generator, **options))
+    return [[rows.ids(row) for row in range(len(rows))] for rows in found]
+
+
+@pytest.mark.parametrize("adapter", ["none", "random"])
+def test_generation_defaults_that_come_with_a_model_change_no_row(adapter):
+    lm = tiny_lm("llama", CHARACTERS, adapter=adapter)
+    inner = lm.model.get_base_model() if adapter == "random" else lm.model
+    expected = decoded(lm)
+    for name, value in (SAVED_DEFAULTS | SET_BY_CALLS).items():
+        inner.generation_config = saved = GenerationConfig()
+        setattr(saved, name, value)
+        assert decoded(lm) == expected, name
+        assert inner.generation_config is saved, "it is the model's own again"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from gfn_runner import environment
+from gfn_runner import app, environment
+from gfn_runner.report.headline import direction_of, memory_at_most
 
 
 def git(folder, *words):
@@ -40,3 +43,28 @@ def test_a_run_is_of_changed_code_where_the_code_is_changed(repository):
 def test_without_a_repository_nothing_is_said(repository, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
     assert environment._git() is None
+
+
+def test_memory_of_host_and_gpu_is_told_apart(monkeypatch):
+    """A GPU's peak is torch's own, of the model's device; without a GPU there is none."""
+    peaks = {"cuda:1": 3 * 2**30}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[str(device)])
+    assert environment.peak_gpu_memory_gib(torch.device("cuda:1")) == 3.0
+    assert environment.peak_gpu_memory_gib(torch.device("cpu")) is None
+    host = {"run/peak_memory_gib": 1.25}
+    assert memory_at_most(host) == "1.25 GiB of host memory"
+    both = memory_at_most(host | {"run/peak_gpu_memory_gib": 3.0})
+    assert both == "1.25 GiB of host memory and 3.00 GiB of GPU memory"
+    assert memory_at_most({}) == ""
+    assert direction_of("run/peak_gpu_memory_gib") == "minimize"
+
+
+def test_a_run_writes_the_largest_gpu_memory_of_its_processes(monkeypatch, tmp_path):
+    config = SimpleNamespace(seed=3)
+    monkeypatch.setattr(app, "gathered", lambda own: [own, own if own is None else own + 1])
+    monkeypatch.setattr("gfn_runner.resuming.seconds_before", lambda folder: 0.0)
+    for gib, written in ((None, None), (2.5, 3.5)):
+        monkeypatch.setattr(environment, "peak_gpu_memory_gib", lambda device, gib=gib: gib)
+        facts = app._run_facts(config, tmp_path, app._Clock(), 4, torch.device("cpu"))
+        assert facts.get("run/peak_gpu_memory_gib") == written
+        assert facts["run/peak_memory_gib"] > 0

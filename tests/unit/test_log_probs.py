@@ -16,7 +16,7 @@ V = 11
 @pytest.fixture(params=[1, 3, 10**6], ids=["one row", "three rows", "all at once"])
 def at_once(request, monkeypatch):
     """Pieces of so many rows."""
-    monkeypatch.setattr(log_probs, "_NUMBERS_AT_ONCE", request.param * V)
+    monkeypatch.setattr(log_probs, "_numbers_at_once", lambda device: request.param * V)
 
 
 def logits(*shape: int, dtype=torch.float32) -> torch.Tensor:

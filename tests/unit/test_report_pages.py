@@ -947,3 +947,11 @@ def test_a_sweeps_comparison_has_its_headings_in_order(tmp_path):
     assert found[:3] == [
         ("2", "Finished runs side by side"), ("3", "arithmetic"), ("4", "How each was run"),
     ]  # fmt: skip
+
+
+def test_memory_of_host_and_gpu_stands_on_the_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics |= {"run/peak_memory_gib": 1.5, "run/peak_gpu_memory_gib": 11.25}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "1.50 GiB of host memory and 11.25 GiB of GPU memory" in page_of(run)
