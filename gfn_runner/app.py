@@ -25,7 +25,8 @@ from gfn_runner.commandline import (
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import NotBegun, Problem, UserError
 from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
-from gfn_runner.overrides import kept_overrides
+from gfn_runner.overrides import absolute_lines, kept_overrides
+from gfn_runner.paths import local_paths
 from gfn_runner.ranks import (
     from_first,
     gathered,
@@ -227,7 +228,10 @@ def _job(composed: Any) -> float | None:
         composed.hydra = OmegaConf.create({"runtime": {"choices": hydra_config.runtime.choices}})
     folder = Path(hydra_config.runtime.output_dir)
     try:
-        config = check_config(composed, lines)
+        # Paths are relative to where the command was typed, whatever hydra.job.chdir says.
+        with contextlib.chdir(hydra_config.runtime.cwd):
+            config = check_config(composed, lines)
+            lines = absolute_lines(lines, local_paths(config))
         return train_and_evaluate(config, folder, lines)
     except UserError as error:
         begun = not isinstance(error, NotBegun)

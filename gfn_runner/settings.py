@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem
 from gfn_runner.lm.settings import WORDS, LoraSettings, sentence_model_problems
 from gfn_runner.metrics.judge import FIELDS, JudgeSettings
+from gfn_runner.paths import LocalPath
 from gfn_runner.ranks import Processes
 from gfn_runner.types import Condition
 
@@ -233,8 +234,8 @@ class EvaluationSettings:
     singles_during: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 25
     rows: Annotated[int, Field(ge=1)] = 2048
-    encoder: str = "words"
-    bertscore: str | None = None
+    encoder: Annotated[str, LocalPath((WORDS,))] = WORDS
+    bertscore: Annotated[str, LocalPath()] | None = None
     judge: JudgeSettings | None = None
     baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()

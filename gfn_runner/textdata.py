@@ -16,14 +16,17 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.hubdata import hub_rows, is_hub, parse_source, source_problems
+from gfn_runner.paths import FOLDER, LocalPath
 
+# A key of the config that names one of these files.
+DataPath = Annotated[str, LocalPath()]
 _MOST_SHOWN = 20
 
 
@@ -376,6 +379,7 @@ def _validated(
 ) -> tuple[list[Row], list[Problem]]:
     """Rows of the objects that hold, and what is wrong with the others."""
     adapters = {name: TypeAdapter(kind) for name, kind in fields.items()}
+    context = {} if is_hub(source) else {FOLDER: Path(source).expanduser().parent}
     rows: list[Row] = []
     problems: list[Problem] = []
     for number, given in objects:
@@ -397,7 +401,8 @@ def _validated(
                 continue
             try:
                 # As JSON: there, strict types know lists and objects by their form.
-                values[name] = adapter.validate_json(json.dumps(given[name]), strict=True)
+                text = json.dumps(given[name])
+                values[name] = adapter.validate_json(text, strict=True, context=context)
             except ValidationError as error:
                 wrong += [_explained(row, name, fields[name], e) for e in error.errors()]
             except (TypeError, ValueError) as error:  # a data set may hold images and dates

@@ -27,7 +27,7 @@ from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, ReferenceSample, Task, TaskData
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import path_problems, read_text
+from gfn_runner.textdata import DataPath, path_problems, read_text
 from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
 
@@ -50,9 +50,9 @@ class ArithmeticData:
         train_operands, test_operands: numbers of operands of generated questions.
     """
 
-    rationales: str | None = None
-    answers: str | None = None
-    test: tuple[str, ...] = ()
+    rationales: DataPath | None = None
+    answers: DataPath | None = None
+    test: tuple[DataPath, ...] = ()
     n_rationales: Annotated[int, Field(ge=1)] = 50
     n_answers: Annotated[int, Field(ge=0)] = 1000
     n_test: Annotated[int, Field(ge=1)] = 500

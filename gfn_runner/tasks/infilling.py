@@ -27,7 +27,7 @@ from gfn_runner.tasks.datasets import (
     shortfall,
 )
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import Row, read_table
+from gfn_runner.textdata import DataPath, Row, read_table
 from gfn_runner.types import Condition, Term
 
 _COLUMNS = tuple(f"sentence{number}" for number in range(1, 6))
@@ -43,8 +43,8 @@ class StoryData:
         n_train, n_test: how many of each, the first ones of a file.
     """
 
-    stories: str | None = None
-    test: str | None = None
+    stories: DataPath | None = None
+    test: DataPath | None = None
     n_train: Annotated[int, Field(ge=1)] = 4000
     n_test: Annotated[int, Field(ge=1)] = 100
 
