@@ -25,6 +25,7 @@ from gfn_runner.commandline import (
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import NotBegun, Problem, UserError
 from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
+from gfn_runner.output import print_everywhere, refuse_undecodable
 from gfn_runner.overrides import absolute_lines, kept_overrides
 from gfn_runner.paths import local_paths
 from gfn_runner.ranks import (
@@ -49,7 +50,9 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and one screen of text if the command line holds a mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    print_everywhere()
     try:
+        refuse_undecodable(arguments)
         prepared = checked(arguments)
     except UserError as error:
         show(error.problems)
@@ -221,6 +224,7 @@ def _job(composed: Any) -> float | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
+    print_everywhere()  # the job may be in a process of its own
     tell_once(logging.getLogger())
     hydra_config = HydraConfig.get()
     lines = list(hydra_config.overrides.task)

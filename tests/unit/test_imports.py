@@ -15,7 +15,7 @@ PACKAGE = Path(gfn_runner.__file__).parent
 # From left to right; the rooms of one line do not know each other. A folder may know itself.
 ORDER = (
     {"errors", "types", "randomness", "paths"},
-    {"files"},
+    {"files", "output"},
     {
         "expressions",
         "json_lines",
@@ -59,6 +59,7 @@ ONLY = {
     "paths": set(),
     "expressions": set(),
     "files": {"errors"},
+    "output": {"errors"},
     "json_lines": {"files"},
     "overrides": {"paths"},
     "tools": set(),
