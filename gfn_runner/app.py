@@ -25,7 +25,9 @@ from gfn_runner.commandline import (
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import NotBegun, Problem, UserError
 from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
-from gfn_runner.overrides import kept_overrides
+from gfn_runner.output import print_everywhere, refuse_undecodable
+from gfn_runner.overrides import absolute_lines, kept_overrides
+from gfn_runner.paths import local_paths
 from gfn_runner.ranks import (
     from_first,
     gathered,
@@ -50,7 +52,9 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and one screen of text if the command line holds a mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    print_everywhere()
     try:
+        refuse_undecodable(arguments)
         prepared = checked(arguments)
     except UserError as error:
         show(error.problems)
@@ -222,6 +226,7 @@ def _job(composed: Any) -> float | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
+    print_everywhere()  # the job may be in a process of its own
     tell_once(logging.getLogger())
     hydra_config = HydraConfig.get()
     lines = list(hydra_config.overrides.task)
@@ -229,7 +234,10 @@ def _job(composed: Any) -> float | None:
         composed.hydra = OmegaConf.create({"runtime": {"choices": hydra_config.runtime.choices}})
     folder = Path(hydra_config.runtime.output_dir)
     try:
-        config = check_config(composed, lines)
+        # Paths are relative to where the command was typed, whatever hydra.job.chdir says.
+        with contextlib.chdir(hydra_config.runtime.cwd):
+            config = check_config(composed, lines)
+            lines = absolute_lines(lines, local_paths(config))
         return train_and_evaluate(config, folder, lines)
     except UserError as error:
         begun = not isinstance(error, NotBegun)

@@ -32,7 +32,8 @@ from rapidfuzz import process
 
 from gfn_runner.config import AUTO, RunConfig, check
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.overrides import by_itself
+from gfn_runner.overrides import absolute_lines, by_itself
+from gfn_runner.paths import local_paths
 from gfn_runner.ranks import Processes
 from gfn_runner.report.headline import direction_of
 from gfn_runner.sources import Sources
@@ -117,6 +118,7 @@ def checked(argv: Sequence[str]) -> Checked | None:
         configs = _check_jobs(jobs, extra, problems, together)
     if multirun and _searches(hydra.sweeper) and hydra.sweeper.get("direction", "") is None:
         lines = [*lines, f"hydra.sweeper.direction={_direction(configs)}"]
+    lines = absolute_lines(lines, [path for c in configs for path in local_paths(c)])
     named = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     if folder is not None:
         lines = [*lines, f"{named}={_quoted(str(folder))}"]

@@ -10,6 +10,7 @@ import yaml
 
 from gfn_runner.config import check
 from gfn_runner.errors import UserError
+from gfn_runner.output import print_everywhere
 from gfn_runner.ranks import end_with_parent
 
 
@@ -18,6 +19,7 @@ def main(file: Path) -> None:
     from gfn_runner.app import show, train_and_evaluate
 
     end_with_parent()
+    print_everywhere()
     values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
         train_and_evaluate(check(values), file.parent)

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
+from hydra.errors import HydraException
 
 from gfn_runner.commandline import OVERRIDES_FILE
 from gfn_runner.config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.json_lines import keep_lines, read_metrics
+from gfn_runner.overrides import absolute_lines
+from gfn_runner.paths import local_paths
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +195,7 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
 
     saved = _saved_config(folder / "config.yaml")
     now = config.as_dict()
+    _make_paths_absolute(saved, config)
     problems = []
     for key in _FIXED:
         before, given = _at(saved, key), _at(now, key)
@@ -223,6 +227,18 @@ def _saved_config(file: Path) -> dict[str, Any]:
             "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
         )
     return saved
+
+
+def _make_paths_absolute(saved: dict[str, Any], config: RunConfig) -> None:
+    """Local paths of a saved config as a config of today holds them: older runs have relative ones."""
+    for key, mark, _ in local_paths(config):
+        parent, _, name = key.rpartition(".")
+        section = _at(saved, parent)
+        before = section.get(name) if isinstance(section, dict) else None
+        if isinstance(before, str):
+            section[name] = mark.absolute(before)
+        elif isinstance(before, list):
+            section[name] = [mark.absolute(str(item)) for item in before]
 
 
 def _at(tree: Any, key: str) -> Any:
@@ -283,11 +299,14 @@ def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str])
 
     One that another process is writing is passed over.
     """
+    paths = list(local_paths(config))
     for file in sorted(parent.glob(f"*/*/{OVERRIDES_FILE}"), reverse=True):
         folder = file.parent
         try:
-            same = sorted(yaml.safe_load(file.read_text(encoding="utf-8"))) == sorted(overrides)
-        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            # Older runs have relative paths.
+            begun = absolute_lines(yaml.safe_load(file.read_text(encoding="utf-8")), paths)
+            same = sorted(begun) == sorted(overrides)
+        except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException):
             continue
         # Cheaply: which checkpoint a run has is not looked at.
         evaluated = _metrics(folder).get("run/steps")

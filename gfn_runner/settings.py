@@ -15,11 +15,15 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem
 from gfn_runner.lm.settings import WORDS, LoraSettings, sentence_model_problems
 from gfn_runner.metrics.judge import FIELDS, JudgeSettings
+from gfn_runner.paths import LocalPath
 from gfn_runner.ranks import Processes
 from gfn_runner.types import Condition
 
 if TYPE_CHECKING:
     from gfn_runner.tasks.base import Task
+
+# As W&B has it.
+_NOT_IN_PROJECTS, _LONGEST_PROJECT = "/\\#?%:", 128
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -181,9 +185,11 @@ class LoggerSettings:
     Attributes:
         wandb: ``offline`` writes W&B's files into the run folder, ``online`` sends them (and goes
             on offline without an account or a network), ``off`` does neither.
-        project, entity: as W&B names them.
+        project, entity: as W&B names them; a project's name has at most 128 characters, and none of
+            ``/ \\ # ? % :``.
         group: likewise; ``None`` is the multirun that the run belongs to, if any.
-        tags: likewise; the task and the objective are tags anyway.
+        tags: likewise; the task and the objective are tags anyway. What is longer than W&B's 64
+            characters is cut, with a hash at its end.
         histograms_every: optimizer steps between two histograms of φ, log R, lengths and the buffer; 0
             for none.
         sample_rows: of the table of samples of each evaluation, at most; 0 for no tables.
@@ -195,10 +201,24 @@ class LoggerSettings:
     project: str = "gfn_runner"
     entity: str | None = None
     group: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     histograms_every: Annotated[int, Field(ge=0)] = 10
     sample_rows: Annotated[int, Field(ge=0)] = 48
     finish_timeout: Annotated[float, Field(ge=0)] = 120.0
+
+    def problems(self) -> Iterator[Problem]:
+        """What W&B would refuse when the run starts."""
+        forbidden = [letter for letter in _NOT_IN_PROJECTS if letter in self.project]
+        if forbidden or not 1 <= len(self.project) <= _LONGEST_PROJECT:
+            given = f"given {self.project!r}"
+            if len(self.project) > _LONGEST_PROJECT:
+                given = f"given a name of {len(self.project)} characters"
+            yield Problem(
+                "logger.project",
+                given,
+                f"1 to {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)}",
+                "logger.entity=<team> for the part before a slash" if "/" in forbidden else "",
+            )
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -237,8 +257,8 @@ class EvaluationSettings:
     singles_during: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 25
     rows: Annotated[int, Field(ge=1)] = 2048
-    encoder: str = "words"
-    bertscore: str | None = None
+    encoder: Annotated[str, LocalPath((WORDS,))] = WORDS
+    bertscore: Annotated[str, LocalPath()] | None = None
     judge: JudgeSettings | None = None
     baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()

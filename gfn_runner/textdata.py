@@ -2,8 +2,8 @@
 
 Every reader finds all mistakes of a file before it raises, and names file, line and field; of a file
 that is not UTF-8, the lines that are not. What they share: UTF-8, with or without a byte order mark;
-line ends of Unix or Windows; blank lines between rows are skipped; a file without rows is refused. A
-path ``hub:owner/name:split`` reads a data set of the hub.
+line ends of Unix, Windows or old Macs; blank lines between rows are skipped; a file without rows is
+refused. A path ``hub:owner/name:split`` reads a data set of the hub.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.hubdata import hub_rows, is_hub, parse_source, source_problems
+from gfn_runner.jsondata import Entry, json_entries
+from gfn_runner.paths import FOLDER, LocalPath
 
+# A key of the config that names one of these files.
+DataPath = Annotated[str, LocalPath()]
 _MOST_SHOWN = 20
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,15 @@ class Row:
 
     Attributes:
         source: the file, or the data set of the hub.
-        line: on which it begins, from 1; in a data set its number.
+        line: on which it begins, from 1; see ``unit``.
         values: by field; an optional field that the row lacks is absent.
+        unit: what ``line`` counts: ``line``, ``row`` of a data set, ``entry`` of a list on one line.
     """
 
     source: str
     line: int
     values: Mapping[str, Any]
+    unit: str = "line"
 
     def __getitem__(self, field: str) -> Any:
         return self.values[field]
@@ -51,7 +58,7 @@ class Row:
     @property
     def where(self) -> str:
         """The place as messages name it."""
-        return f"{self.source}, {'row' if is_hub(self.source) else 'line'} {self.line}"
+        return f"{self.source}, {self.unit} {self.line}"
 
     def at(self, field: str) -> str:
         """The place of one field as messages name it."""
@@ -87,14 +94,16 @@ def read_text(path: str | Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise UserError.one(str(path), f"cannot be read: {error}", "a readable file") from error
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")
+        text = data.decode("utf-8").removeprefix("\ufeff")
+        return text if "\n" in text else text.replace("\r", "\n")
     except UnicodeDecodeError:
         raise_all(list(_undecodable(str(path), data)))
         raise
 
 
 def _undecodable(source: str, data: bytes) -> Iterator[Problem]:
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    end = b"\n" if b"\n" in data else b"\r"
+    for number, line in enumerate(data.split(end), start=1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
@@ -124,7 +133,9 @@ def duplicate_problems(rows: Sequence[Row], key: Key, what: str = "entry") -> It
     for row in rows:
         earlier = first.setdefault(key(row), row)
         if earlier is not row:
-            same = earlier.where if earlier.source != row.source else f"line {earlier.line}"
+            same = (
+                earlier.where if earlier.source != row.source else f"{earlier.unit} {earlier.line}"
+            )
             yield Problem(row.where, f"the same {what} as {same}", f"each {what} once")
 
 
@@ -181,11 +192,16 @@ def read_prompts(path: str, *, unique: bool = True) -> list[Row]:
     problems: list[Problem] = []
     if is_hub(path):
         column = parse_source(path).column or "prompt"
-        records, problems = _validated(path, enumerate(hub_rows(path), 1), {column: str}, (), False)
-        texts = [(row.line, row[column]) for row in records]
+        rows, problems = _validated(path, _hub_entries(path), {column: str}, (), False)
+        rows = [dataclasses.replace(row, values={"prompt": row[column]}) for row in rows]
     else:
-        texts = [(n, line) for n, line in enumerate(read_text(path).split("\n"), start=1)]
-    rows = [Row(path, n, {"prompt": text.rstrip()}) for n, text in texts if text.strip()]
+        lines = enumerate(read_text(path).split("\n"), start=1)
+        rows = [Row(path, n, {"prompt": line}) for n, line in lines]
+    rows = [
+        dataclasses.replace(row, values={"prompt": row["prompt"].rstrip()})
+        for row in rows
+        if row["prompt"].strip()
+    ]
     key = (lambda row: row["prompt"]) if unique else None
     return _checked_rows(path, rows, problems, key, "prompt")
 
@@ -199,7 +215,9 @@ def read_table(
     delimiter: str | None = None,
     *,
     optional: Sequence[str] = (),
+    other_columns: Sequence[str] = (),
     header: bool = True,
+    check: Check | None = None,
     key: Key | None = None,
     what: str = "row",
 ) -> list[Row]:
@@ -212,9 +230,13 @@ def read_table(
     Args:
         path: a file or ``hub:owner/name:split``.
         columns: must be there and hold something in each row.
-        delimiter: one character; ``None`` takes a tab for ``.tsv`` and ``.tab``, else a comma.
+        delimiter: one character; ``None`` takes a tab for ``.tsv`` and ``.tab``, else a comma. Where the
+            header lacks columns then, and only one of comma, semicolon, tab and bar finds them, it is
+            that one.
         optional: columns that may be missing or empty; an empty cell is absent from its row.
+        other_columns: in place of ``columns``, where the header has all of these; rows then have them.
         header: whether the first row names the columns; else they are ``columns`` in that order.
+        check: what is wrong with a row that has all its cells.
         key: what may not occur in two rows.
         what: name of a row for messages.
 
@@ -224,14 +246,23 @@ def read_table(
     if is_hub(path):
         fields: dict[str, Any] = {**dict.fromkeys(columns, str), **dict.fromkeys(optional, str)}
         _no_column(path)
-        rows, problems = _validated(path, enumerate(hub_rows(path), 1), fields, optional, False)
-        rows = [Row(path, r.line, {k: v.strip() for k, v in r.values.items()}) for r in rows]
+        rows, problems = _validated(path, _hub_entries(path), fields, optional, False)
+        rows = [
+            dataclasses.replace(row, values={k: v.strip() for k, v in row.values.items()})
+            for row in rows
+        ]
         problems += [p for row in rows for p in _empty_cells(row, columns)]
         return _checked_rows(path, rows, problems, key, what)
-    lines, problems = _cells(path, delimiter)
+    text = read_text(path)
+    if delimiter is None:
+        forms = [columns, *([other_columns] if other_columns else [])]
+        delimiter = _delimiter(path, text, forms if header else [])
+    lines, problems = _cells(path, text, delimiter)
     names = list(columns)
     if header and lines:
         names = [name.strip() for name in lines.pop(0)[1]]
+        if other_columns and set(other_columns) <= set(names):
+            columns = other_columns
         raise_all([*problems, *_header_problems(path, names, columns)])
     rows = []
     for number, cells in lines:
@@ -241,19 +272,36 @@ def read_table(
         whole = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
         kept = {n: v for n, v in whole.items() if n in columns or (n in optional and v)}
         rows.append(Row(path, number, kept))
-        problems += _empty_cells(rows[-1], columns)
+        empty = list(_empty_cells(rows[-1], columns))
+        problems += empty or (check(rows[-1]) if check else ())
     return _checked_rows(path, rows, problems, key, what)
 
 
-def _cells(path: str, delimiter: str | None) -> tuple[list[tuple[int, list[str]]], list[Problem]]:
+def _delimiter(path: str, text: str, forms: Sequence[Sequence[str]]) -> str:
+    """The one that the file's name says, unless only another one finds all columns of a form."""
+    named = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
+    header = next((line for line in text.splitlines() if line.strip()), "")
+
+    def finds(delimiter: str) -> bool:
+        names = {name.strip().strip('"').strip() for name in header.split(delimiter)}
+        return any(set(form) <= names for form in forms)
+
+    others = [other for other in _DELIMITERS if other != named and finds(other)]
+    return others[0] if len(others) == 1 and not finds(named) else named
+
+
+def _cells(
+    path: str, text: str, delimiter: str
+) -> tuple[list[tuple[int, list[str]]], list[Problem]]:
     """Rows of cells with the line each begins on, and where the file is no table."""
-    if delimiter is None:
-        delimiter = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    text = io.StringIO(read_text(path), newline="")
+    csv.field_size_limit(
+        max(csv.field_size_limit(), len(text))
+    )  # 131 072 characters, unless raised
+    file = io.StringIO(text, newline="")
     if delimiter == "\t":
-        reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     else:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
     lines: list[tuple[int, list[str]]] = []
     begun = 1
     try:
@@ -272,6 +320,10 @@ def _cells(path: str, delimiter: str | None) -> tuple[list[tuple[int, list[str]]
 
 
 def _header_problems(path: str, names: Sequence[str], columns: Sequence[str]) -> Iterator[Problem]:
+    if len(columns) > 1 and not set(columns) & set(names):
+        missing = f"no columns {', '.join(columns)}"
+        yield Problem(f"{path}, line 1", missing, f"columns: {', '.join(names)}")
+        return
     for name in columns:
         if name not in names:
             near = process.extractOne(name, names, score_cutoff=60)
@@ -311,7 +363,7 @@ def read_records(
     key: Key | None = None,
     what: str = "record",
 ) -> list[Row]:
-    """Objects of a JSONL file, one a line.
+    """Objects of a file: one a line (JSONL), or all in one JSON list.
 
     Args:
         path: a file or ``hub:owner/name:split``.
@@ -328,47 +380,28 @@ def read_records(
     """
     if is_hub(path):
         _no_column(path)
-        objects: Iterable[tuple[int, Any]] = enumerate(hub_rows(path), 1)
         allow_unknown = True
-    else:
-        objects = _objects(path)
+    objects = read_entries(path)
     rows, problems = _validated(path, objects, fields, optional, not allow_unknown, check)
     return _checked_rows(path, rows, problems, key, what)
 
 
-class _TwiceError(ValueError):
-    """A field stands twice in one object, and JSON would take the last."""
+def read_entries(path: str) -> list[Entry]:
+    """What stands in a file of JSON objects, or in a data set of the hub, unchecked.
+
+    Raises:
+        UserError: if it cannot be read, or is of another form altogether.
+    """
+    return _hub_entries(path) if is_hub(path) else json_entries(path, read_text(path))
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise _TwiceError(name)
-    return dict(pairs)
-
-
-def _objects(path: str) -> Iterator[tuple[int, Any]]:
-    """What each line holds; a problem where it is no JSON."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            yield number, json.loads(line, object_pairs_hook=_once)
-        except _TwiceError as error:
-            yield number, Problem(f"{where}, field {error}", "given twice", "each field once")
-        except json.JSONDecodeError as error:
-            fix = "one object a line, no list around them" if line.strip() in "[{" else ""
-            reason = f"not JSON: {error.msg}, at column {error.colno}"
-            yield number, Problem(where, reason, "a JSON object on one line", fix)
-        except (ValueError, RecursionError) as error:  # thousands of digits, deep nesting
-            yield number, Problem(where, str(error), "a JSON object on one line")
+def _hub_entries(path: str) -> list[Entry]:
+    return [Entry("row", number, row) for number, row in enumerate(hub_rows(path), start=1)]
 
 
 def _validated(
     source: str,
-    objects: Iterable[tuple[int, Any]],
+    objects: Iterable[Entry],
     fields: Mapping[str, Any],
     optional: Sequence[str],
     strict: bool,
@@ -376,10 +409,12 @@ def _validated(
 ) -> tuple[list[Row], list[Problem]]:
     """Rows of the objects that hold, and what is wrong with the others."""
     adapters = {name: TypeAdapter(kind) for name, kind in fields.items()}
+    context = {} if is_hub(source) else {FOLDER: Path(source).expanduser().parent}
     rows: list[Row] = []
     problems: list[Problem] = []
-    for number, given in objects:
-        row = Row(source, number, {})
+    for entry in objects:
+        given = entry.value
+        row = Row(source, entry.number, {}, entry.unit)
         if isinstance(given, Problem):
             problems.append(given)
             continue
@@ -397,14 +432,15 @@ def _validated(
                 continue
             try:
                 # As JSON: there, strict types know lists and objects by their form.
-                values[name] = adapter.validate_json(json.dumps(given[name]), strict=True)
+                text = json.dumps(given[name])
+                values[name] = adapter.validate_json(text, strict=True, context=context)
             except ValidationError as error:
                 wrong += [_explained(row, name, fields[name], e) for e in error.errors()]
             except (TypeError, ValueError) as error:  # a data set may hold images and dates
                 wrong.append(Problem(row.at(name), str(error), _kind_name(fields[name])))
         problems += wrong
         if not wrong:
-            rows.append(Row(source, number, values))
+            rows.append(dataclasses.replace(row, values=values))
             problems += check(rows[-1]) if check else ()
     return rows, problems
 

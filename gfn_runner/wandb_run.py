@@ -38,6 +38,7 @@ _SERIES = (
 # So long may one table take that a server has to agree to; the next one would take as long.
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server
+_LONGEST_TAG = 64  # characters
 _ID_FILE = ".wandb_id.json"  # in a run's folder
 
 
@@ -189,7 +190,7 @@ def _start(
         entity=options.entity,
         group=options.group or sweep_of(folder),
         job_type=job_type,
-        tags=sorted({*options.tags, *tags}),
+        tags=sorted(map(short_tag, {*options.tags, *tags})),
         id=run_id(folder),
         mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
         config=config,
@@ -210,6 +211,14 @@ def _start(
     for name in _SERIES:
         run.define_metric(f"{name}/*", step_metric=STEP)
     return WandbRun(run, folder)
+
+
+def short_tag(tag: str) -> str:
+    """A tag as W&B takes it; of a longer one the beginning, and a hash by which two stay two."""
+    if len(tag) <= _LONGEST_TAG:
+        return tag
+    digest = f"{derived_seed('tag', tag):016x}"[:8]
+    return f"{tag[: _LONGEST_TAG - len(digest) - 1]}-{digest}"
 
 
 def run_id(folder: Path) -> str:

@@ -37,6 +37,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.output import print_everywhere
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.trajectories import Trajectories
 
@@ -412,4 +413,5 @@ def start_section() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfn_runner.output import print_everywhere
+
 WIDTHS = (1280, 390)
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -199,4 +201,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     raise SystemExit(main())

@@ -27,6 +27,7 @@ from pathlib import Path
 from results import ROOT, same_run
 
 from gfn_runner.environment import threads_each
+from gfn_runner.output import print_everywhere
 
 
 @dataclass(frozen=True)
@@ -258,4 +259,5 @@ def short(path: Path | str) -> str:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

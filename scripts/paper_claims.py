@@ -23,6 +23,7 @@ from results import ROOT
 from scipy.stats import t as student
 
 from gfn_runner.errors import UserError
+from gfn_runner.output import print_everywhere
 from gfn_runner.report.names import is_share
 from gfn_runner.report.runs import Run, read_run
 from gfn_runner.report.summary import spread
@@ -368,4 +369,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

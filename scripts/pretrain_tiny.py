@@ -18,6 +18,7 @@ from pathlib import Path
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.lm.tiny.card import model_card
 from gfn_runner.lm.tiny.pretrain import PretrainSettings, pretrain
+from gfn_runner.output import print_everywhere
 from gfn_runner.report.skill import measure_skill, measure_tasks
 
 
@@ -63,4 +64,5 @@ def finish(folder: Path, n_questions: int) -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -25,6 +25,7 @@ import yaml
 from scipy.stats import t as student
 
 from gfn_runner.environment import cores
+from gfn_runner.output import print_everywhere
 from gfn_runner.report.figures import draw_all
 from gfn_runner.tasks.arithmetic import Arithmetic
 
@@ -70,7 +71,7 @@ def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
         # Of other settings: a number of one run may not stand under the command of another.
         folder.rename(folder.with_name(f"{folder.name}-other-{int(time.time())}"))
     if done.is_file():
-        commit = json.loads((folder / "environment.json").read_text())["git"]["commit"]
+        commit = json.loads((folder / "environment.json").read_text("utf-8"))["git"]["commit"]
         print(f"{folder} is finished already, at commit {commit}", flush=True)
     else:
         command = [sys.executable, "-m", "gfn_runner", *overrides, f"hydra.run.dir={folder}"]
@@ -186,4 +187,5 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from results import ROOT, write_block
 
+from gfn_runner.output import print_everywhere
+
 GIB = 2**30
 
 
@@ -186,4 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

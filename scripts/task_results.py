@@ -23,6 +23,7 @@ from typing import Any
 from results import ROOT, run_once, spread, write_block
 
 from gfn_runner.environment import cores, threads_each
+from gfn_runner.output import print_everywhere
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.table import row_labels
 
@@ -258,4 +259,5 @@ def write_prompts(stories: Path, path: Path, n: int = 400) -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gfn_runner.output import print_everywhere
+
 STEP = "trainer/global_step"
 MISSING = (
     "wandb_dashboard: wandb-workspaces is missing, which describes W&B's workspaces and reports; "
@@ -287,4 +289,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     raise SystemExit(main())

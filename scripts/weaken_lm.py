@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
+from gfn_runner.output import print_everywhere
 
 WEIGHTS = "model.safetensors"
 
@@ -62,4 +63,5 @@ def weaken(noise: float, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    print_everywhere()
     main()

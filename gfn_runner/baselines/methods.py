@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.paths import LocalPath
 from gfn_runner.randomness import rng_for
 from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
@@ -201,7 +202,7 @@ class SFT(Baseline):
         n_samples: of that policy, for each training condition.
     """
 
-    samples_of: str | None = None
+    samples_of: Annotated[str, LocalPath()] | None = None
     n_samples: Annotated[int, Field(ge=1)] = 4
 
     label: ClassVar[str] = "SFT"

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
+from gfn_runner.paths import LocalPath
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
@@ -58,7 +59,7 @@ class LMSettings:
             gradient is needed; lower it when memory runs out.
     """
 
-    name: str = EMBEDDED
+    name: Annotated[str, LocalPath((EMBEDDED,))] = EMBEDDED
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "4bit"] = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"

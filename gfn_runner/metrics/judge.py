@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.paths import LocalPath
 
 KEY = "callbacks.evaluation.judge"
 PROMPTS = Path(__file__).parent / "prompts"
@@ -48,7 +49,7 @@ class JudgeSettings:
 
     base_url: str
     model: str
-    prompt_file: str = "continuation.txt"
+    prompt_file: Annotated[str, LocalPath()] = "continuation.txt"
     api_key_env: str | None = None
     max_samples: Annotated[int, Field(ge=1)] = 100
     timeout: Annotated[float, Field(gt=0)] = 60.0

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as record
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.paths import LocalPath
 
 # A pattern that backtracks without end would hold a run up for ever.
 MATCH_SECONDS = 2.0
@@ -26,12 +27,13 @@ class LabelDemand:
     """A factor p(label | text) ** weight of a classifier.
 
     Attributes:
-        name: folder or hub id of a sequence classifier.
+        name: folder or hub id of a sequence classifier; a relative folder is looked for beside the
+            file that names it, then in the working directory.
         label: one of its labels, by name or number.
         weight: exponent of the factor.
     """
 
-    name: str
+    name: Annotated[str, LocalPath()]
     label: str
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 

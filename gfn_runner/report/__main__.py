@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.output import print_everywhere
 from gfn_runner.report.compose import compose, notes
 from gfn_runner.report.page_files import write_pages
 from gfn_runner.report.pages import markdown
@@ -23,6 +24,7 @@ _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and a screen of text at mistakes; what was there then stays."""
     given = list(sys.argv[1:] if argv is None else argv)
+    print_everywhere()
     arguments = _parser().parse_args(given)
     try:
         if arguments.pages:

@@ -8,7 +8,6 @@ right-hand side of every step is a tool's observation.
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -21,13 +20,12 @@ from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.expressions import Expression, draw_expression, question
-from gfn_runner.hubdata import hub_rows, is_hub
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, ReferenceSample, Task, TaskData
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import path_problems, read_text
+from gfn_runner.textdata import DataPath, path_problems, read_entries
 from gfn_runner.tools import Calculator, Tool
 from gfn_runner.types import Condition, Term
 
@@ -50,9 +48,9 @@ class ArithmeticData:
         train_operands, test_operands: numbers of operands of generated questions.
     """
 
-    rationales: str | None = None
-    answers: str | None = None
-    test: tuple[str, ...] = ()
+    rationales: DataPath | None = None
+    answers: DataPath | None = None
+    test: tuple[DataPath, ...] = ()
     n_rationales: Annotated[int, Field(ge=1)] = 50
     n_answers: Annotated[int, Field(ge=0)] = 1000
     n_test: Annotated[int, Field(ge=1)] = 500
@@ -426,7 +424,7 @@ def _distinct(
 
 
 def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[Expression, str]]:
-    """Read a JSON list of questions, or a data set of them.
+    """Read questions: a JSON list of objects, one object a line, or a data set.
 
     Args:
         path: a file or ``hub:owner/name:split``; each entry has ``str_query`` and ``num_sol``.
@@ -440,8 +438,11 @@ def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[E
     """
     problems: list[Problem] = []
     questions = []
-    for line, entry in _json_entries(path):
-        where = f"{path}, {'row' if is_hub(str(path)) else 'line'} {line}"
+    for row in read_entries(str(path)):
+        where, entry = f"{path}, {row.unit} {row.number}", row.value
+        if isinstance(entry, Problem):
+            problems.append(entry)
+            continue
         wanted = {"str_query": str, "num_sol": int} | ({"str_rationale": str} if rationale else {})
         wrong = list(_field_problems(entry, wanted, where))
         if not wrong:
@@ -476,28 +477,3 @@ def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator
             yield Problem(f"{where}, field {field}", "missing", _KINDS[kind])
         elif not isinstance(value, kind) or isinstance(value, bool):
             yield Problem(f"{where}, field {field}", f"given {value!r}", _KINDS[kind])
-
-
-def _json_entries(path: str | Path) -> list[tuple[int, Any]]:
-    """Entries of a JSON list with the line each begins on; of a data set with their number."""
-    if is_hub(str(path)):
-        return list(enumerate(hub_rows(str(path)), 1))
-    try:
-        text = read_text(path)
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError.one(
-            f"{path}, line {error.lineno}", f"not JSON: {error.msg}", "a JSON list of objects"
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
-        raise UserError.one(str(path), str(error), "a JSON list of objects") from error
-    if not isinstance(entries, list):
-        raise UserError.one(str(path), f"a JSON {type(entries).__name__}", "a list of objects")
-    decoder, at, located = json.JSONDecoder(), text.index("[") + 1, []
-    for _ in entries:
-        while text[at] in " \t\r\n,":
-            at += 1
-        line = text.count("\n", 0, at) + 1
-        entry, at = decoder.raw_decode(text, at)
-        located.append((line, entry))
-    return located

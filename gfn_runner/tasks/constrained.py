@@ -29,7 +29,7 @@ from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.tasks.datasets import draw_distinct
 from gfn_runner.tasks.measures import label_probability, per_group, satisfied
-from gfn_runner.textdata import Row, held_out, path_problems, read_records
+from gfn_runner.textdata import DataPath, Row, held_out, path_problems, read_records
 from gfn_runner.types import Condition, Term
 
 FIELDS: dict[str, Any] = {
@@ -57,8 +57,8 @@ class ConstrainedData:
         n_train, n_test: generated lists of one to three words.
     """
 
-    train: str | None = None
-    test: str | None = None
+    train: DataPath | None = None
+    test: DataPath | None = None
     n_train: Annotated[int, Field(ge=1)] = 8000
     n_test: Annotated[int, Field(ge=1)] = 50
 

@@ -29,7 +29,7 @@ from gfn_runner.tasks.datasets import (
     shortfall,
 )
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import read_prompts
+from gfn_runner.textdata import DataPath, read_prompts
 from gfn_runner.types import Condition, Term
 
 
@@ -44,8 +44,8 @@ class PromptData:
             each kind of text.
     """
 
-    prompts: str | None = None
-    test: str | None = None
+    prompts: DataPath | None = None
+    test: DataPath | None = None
     n_train: Annotated[int, Field(ge=1)] = 4000
     n_test: Annotated[int, Field(ge=1)] = 25
 

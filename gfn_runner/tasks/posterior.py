@@ -30,7 +30,7 @@ from gfn_runner.tasks.measures import (
     per_group,
     satisfied,
 )
-from gfn_runner.textdata import Row, held_out, path_problems, raise_all, read_records
+from gfn_runner.textdata import DataPath, Row, held_out, path_problems, raise_all, read_records
 from gfn_runner.types import Condition, Term
 
 _NO_BOUND = 1_000_000
@@ -64,8 +64,8 @@ class PosteriorData:
         held_out: share of ``train`` that is kept out of training and evaluated instead.
     """
 
-    train: str | None = None
-    evaluation: str | None = None
+    train: DataPath | None = None
+    evaluation: DataPath | None = None
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 

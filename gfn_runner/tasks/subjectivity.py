@@ -31,7 +31,7 @@ from gfn_runner.tasks.base import (
     TaskData,
 )
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import Row, path_problems, raise_all, read_records
+from gfn_runner.textdata import DataPath, Row, path_problems, raise_all, read_records
 from gfn_runner.types import Condition, Term
 
 _FIELDS: dict[str, type] = {"text": str, "label": int, "label_text": str}
@@ -50,8 +50,8 @@ class SubjectivityData:
         n_test: reviews to evaluate on; ``None`` for all of a file, or 500 generated ones.
     """
 
-    train: str | None = None
-    test: str | None = None
+    train: DataPath | None = None
+    test: DataPath | None = None
     n_train: Annotated[int, Field(ge=1)] = 50
     n_test: Annotated[int, Field(ge=1)] | None = None
 

@@ -21,7 +21,7 @@ from gfn_runner.randomness import rng_for
 from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
 from gfn_runner.tasks.datasets import Files, draw_distinct, file_problems
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import Row, read_table
+from gfn_runner.textdata import DataPath, Row, read_table
 from gfn_runner.types import Condition, Term
 
 _N_SENTENCES = len(velan.VERBS) * len(velan.NOUNS) * len(velan.ADJECTIVES) * (len(velan.NOUNS) - 1)
@@ -39,8 +39,8 @@ class TranslationData:
         n_train, n_test: how many of each, the first ones of a file.
     """
 
-    pairs: str | None = None
-    test: str | None = None
+    pairs: DataPath | None = None
+    test: DataPath | None = None
     n_train: Annotated[int, Field(ge=1)] = 3000
     n_test: Annotated[int, Field(ge=1)] = 50
 

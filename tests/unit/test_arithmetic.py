@@ -414,9 +414,9 @@ def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
     ("content", "where", "what"),
     [
         ('[{"a": 1},\n {"b" 2}]', ", line 2", "not JSON"),
-        ("", ", line 1", "not JSON"),
-        ("{}", "", "a JSON dict"),
-        ("3", "", "a JSON int"),
+        ("", "", "no question in it"),
+        ('{\n"str_query": "1"}', ", line 1", "over several lines"),
+        ("3", ", line 1", "an entry is 3"),
         ("[]", "", "no question in it"),
         ("[" * 100_000, "", "recursion"),
         ("[" + "9" * 5000 + "]", "", "digits"),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,16 @@ from gfn_runner.overrides import by_itself, kept_overrides
 from gfn_runner.resuming import Start, held, is_held, newest_unfinished, seconds_before, start_of
 from gfn_runner.settings import CheckpointSettings
 
-CONFIG: Any = SimpleNamespace(total_steps=10, baseline=None)
+
+@dataclass
+class Config:
+    """What of a run's config is looked at."""
+
+    baseline: Any = None
+    total_steps: int = 10
+
+
+CONFIG: Any = Config()
 
 
 def leave(folder: Path, overrides: list[str], steps: int | None = None) -> Path:
@@ -67,7 +77,7 @@ def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
 
 
 def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path):
-    config: Any = SimpleNamespace(total_steps=10, baseline=SimpleNamespace(lightning_module=None))
+    config: Any = Config(baseline=SimpleNamespace(lightning_module=None))
     lines = ["task=arithmetic", "baseline=prompting"]
     leave(tmp_path / "2026-01-01/10-00-00", lines, steps=0)
     assert newest_unfinished(tmp_path, config, lines) is None

@@ -219,7 +219,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
         "minutes": (time.time() - start) / 60,
     }
     record = {"settings": asdict(settings), **facts}
-    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return facts
 
 

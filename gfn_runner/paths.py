@@ -1,0 +1,73 @@
+"""Settings that may name a local file or folder, which a config holds as absolute paths."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+# Key of pydantic's validation context: the folder of the file that a value stands in.
+FOLDER = "folder"
+
+
+@dataclass(frozen=True)
+class LocalPath:
+    """Marks a text of the settings that may be a local path: ``Annotated[str, LocalPath()]``.
+
+    Validation makes it absolute if a file or folder of that name exists, or if it is written as a path
+    (``./x``, ``../x``, ``~/x``). Anything else, such as a hub id, stays as it is. A config that is used
+    from another directory then means the same files.
+
+    Attributes:
+        words: values with a meaning of their own, whatever lies in the directory.
+    """
+
+    words: tuple[str, ...] = ()
+
+    def absolute(self, text: str, folder: Path | None = None) -> str:
+        """The absolute path that a text means, or the text.
+
+        Args:
+            text: as it was given.
+            folder: where a relative path is looked for before the working directory.
+        """
+        if text in self.words:
+            return text
+        path = Path(os.path.expanduser(text))
+        if folder is not None and os.path.exists(folder / path):
+            return str((folder / path).absolute())
+        is_path = text.startswith((".", "/", "~")) or (text != "" and os.path.exists(path))
+        # Not resolved: a link that is set to a newer folder later is meant to lead there.
+        return str(path.absolute()) if is_path else text
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def validate(value: str, info: ValidationInfo) -> str:
+            return self.absolute(value, (info.context or {}).get(FOLDER))
+
+        return core_schema.with_info_after_validator_function(validate, handler(source))
+
+
+def local_paths(settings: Any, prefix: str = "") -> Iterator[tuple[str, LocalPath, Any]]:
+    """Every key below a settings object that may name a local path: key, mark and value."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from local_paths(value, f"{prefix}{field.name}.")
+        elif (mark := _mark(hints[field.name])) is not None:
+            yield f"{prefix}{field.name}", mark, value
+
+
+def _mark(hint: Any) -> LocalPath | None:
+    """The mark of a type, or of a part of it (``X | None``, ``tuple[X, ...]``)."""
+    own = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, LocalPath)]
+    parts = (_mark(part) for part in get_args(hint))
+    return next(iter(own), None) or next((mark for mark in parts if mark is not None), None)
