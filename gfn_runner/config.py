@@ -299,10 +299,12 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     if "callbacks" in parts:
         yield from parts["callbacks"].replay.problems()
         yield from parts["callbacks"].evaluation.problems()
-    if {"objective", "sampling"} <= parts.keys():
-        yield from _too_few_samples(parts["objective"], parts["sampling"])
-    if {"objective", "task"} <= parts.keys():
-        yield from _no_credit(parts["objective"], parts["task"])
+    if {"objective", "sampling", "baseline"} <= parts.keys():
+        # A baseline balances no φ: it has an objective of its own.
+        trains = parts["objective"] if parts["baseline"] is None else parts["baseline"]
+        yield from _too_few_samples(trains, parts["sampling"])
+        if "task" in parts and parts["baseline"] is None:
+            yield from _no_credit(parts["objective"], parts["sampling"], parts["task"])
     if {"trainer", "lm", "em"} <= parts.keys() and parts["trainer"].shards:
         yield from _sharding_problems(parts["lm"], parts["em"])
     if "mode" in parts:
@@ -347,25 +349,29 @@ def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:
         yield Problem(where, f"given 'fsdp' with em.rounds={em.rounds}", without + "or em.rounds=0")
 
 
-def _too_few_samples(objective: Objective, sampling: SamplingSettings) -> Iterator[Problem]:
-    if objective.needs_pairs_between and sampling.samples < 2:
+def _too_few_samples(trains: Objective | Baseline, sampling: SamplingSettings) -> Iterator[Problem]:
+    if trains.needs_pairs_between and sampling.samples < 2:
+        is_objective = isinstance(trains, Objective)
+        other = "an objective of one trajectory (subtb, db, tb)" if is_objective else "baseline=ppo"
         yield Problem(
             "sampling.samples",
-            f"given {sampling.samples}, but objective {type(objective).__name__} compares "
-            "different trajectories of one condition",
-            "at least 2, or an objective of one trajectory (subtb, db, tb)",
+            f"given {sampling.samples}, but {'objective' if is_objective else 'baseline'} "
+            f"{type(trains).__name__} compares different trajectories of one condition",
+            f"at least 2, or {other}",
         )
 
 
-def _no_credit(objective: Objective, task: Task) -> Iterator[Problem]:
-    if objective.group == "trajectory" and task.min_len > 0:
+def _no_credit(objective: Objective, sampling: SamplingSettings, task: Task) -> Iterator[Problem]:
+    between = objective.pairs_between and sampling.samples > 1
+    if objective.needs_prefixes and not between and task.min_len > 0:
+        given, allowed = type(objective).__name__, "(joint, vargrad, tb)"
+        if objective.pairs_between:
+            given, allowed = f"{given} with sampling.samples={sampling.samples}", "and 2 samples"
         yield Problem(
             "task.min_len",
-            f"given {task.min_len}, but objective {type(objective).__name__} compares states of one "
-            "trajectory only: tokens before the first state at which a string may end would never "
-            "be trained",
-            "0 with this objective, or an objective with one log Z per condition (joint, vargrad, "
-            "tb)",
+            f"given {task.min_len}, but objective {given} compares states of one trajectory only: "
+            "tokens before the first state at which a string may end would never be trained",
+            f"0 with this objective, or an objective with one log Z per condition {allowed}",
         )
 
 

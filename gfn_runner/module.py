@@ -82,6 +82,7 @@ class GFlowNetModule(L.LightningModule):
         if objective.needs_log_z:
             # NaN marks a condition that was never visited.
             self.log_z = nn.Parameter(torch.full((len(conditions),), float("nan")))
+            self._log_z_in_step: set[int] = set()  # places whose log Z is in the step's loss
 
     # -- training -----------------------------------------------------------------------------
 
@@ -180,9 +181,10 @@ class GFlowNetModule(L.LightningModule):
     ) -> Tensor | None:
         """Learned log Z of the batch's conditions, begun at the mean terminal φ when first sampled.
 
-        A replay draw may come before that. It is measured against its own mean, and begins nothing:
-        one demonstration's φ is no estimate of log Z. Nor does a mean that is not finite: the step is
-        skipped, and the condition stays unvisited.
+        A batch that begins it takes it as a constant: the gradient at the mean would be rounding noise,
+        of which Adam makes a whole step. A replay draw may come before that. It is measured against its
+        own mean, and begins nothing: one demonstration's φ is no estimate of log Z. Nor does a mean that
+        is not finite: the step is skipped, and the condition stays unvisited.
         """
         if not self.objective.needs_log_z:
             return None
@@ -192,16 +194,22 @@ class GFlowNetModule(L.LightningModule):
             trajectories.condition_B == torch.arange(len(conditions), device=self.device)[:, None]
         )
         mean_C = (phi_B * rows_CB).sum(dim=1) / rows_CB.sum(dim=1).clamp(min=1)
-        unvisited_C = self.log_z.detach()[place_C].isnan()
-        begun_C = unvisited_C & mean_C.isfinite() & (not from_replay)
-        self._begin_log_z(place_C[begun_C].tolist(), mean_C[begun_C].tolist())
-        return torch.where(self.log_z.detach()[place_C].isnan(), mean_C, self.log_z[place_C])
+        known_C = ~self.log_z.detach()[place_C].isnan()
+        begun_C = ~known_C & mean_C.isfinite() & (not from_replay)
+        self._begin_log_z(
+            place_C[known_C].tolist(), place_C[begun_C].tolist(), mean_C[begun_C].tolist()
+        )
+        # Other ranks may have begun some of them too.
+        now_C = self.log_z.detach()[place_C]
+        constant_C = torch.where(now_C.isnan(), mean_C, now_C)
+        return torch.where(known_C, self.log_z[place_C], constant_C)
 
     @torch.no_grad()
-    def _begin_log_z(self, places: list[int], means: list[float]) -> None:
-        """Begin the log Z of conditions that are sampled for the first time, on all ranks."""
+    def _begin_log_z(self, known: list[int], places: list[int], means: list[float]) -> None:
+        """Begin log Z at ``places``, on all ranks; and note where any rank's loss has a known one."""
         begun: dict[int, list[float]] = {}
-        for own in gathered(list(zip(places, means, strict=True))):
+        for in_step, own in gathered((known, list(zip(places, means, strict=True)))):
+            self._log_z_in_step.update(in_step)
             for place, mean in own:
                 begun.setdefault(place, []).append(mean)
         for place, values in begun.items():
@@ -287,17 +295,24 @@ class GFlowNetModule(L.LightningModule):
             None if normalisers_N.isfinite().all() else f"what the policy says at {self._probe!r}"
         )
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """An optimizer step; log Z moves for the conditions of the step only.
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Between the backward pass and the optimizer: what training steps have begun is in log Z."""
+        if self.objective.needs_log_z:
+            self._log_z_before_C = self.log_z.detach().clone()
 
-        Adam's momentum would go on moving the others, and spread nothing but NaN among those that
-        were never visited.
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """An optimizer step; log Z moves for the conditions in the step's loss only.
+
+        Adam's momentum would go on moving the others.
         """
-        before_C = self.log_z.detach().clone() if self.objective.needs_log_z else None
         super().optimizer_step(*args, **kwargs)
-        if before_C is not None and self.log_z.grad is not None:
-            with torch.no_grad():
-                self.log_z.copy_(torch.where(self.log_z.grad != 0, self.log_z, before_C))
+        if not self.objective.needs_log_z:
+            return
+        moves_C = torch.zeros_like(self.log_z, dtype=torch.bool)
+        moves_C[list(self._log_z_in_step)] = True
+        self._log_z_in_step.clear()
+        with torch.no_grad():
+            self.log_z.copy_(torch.where(moves_C, self.log_z, self._log_z_before_C))
 
     # -- evaluation ---------------------------------------------------------------------------
 

@@ -76,6 +76,11 @@ class Objective(ABC):
     needs_pairs_between: ClassVar[bool] = False
     needs_prefixes: ClassVar[bool] = True
 
+    @property
+    def pairs_between(self) -> bool:
+        """Whether different trajectories of one condition form pairs, where there are any."""
+        return self.group == "condition"
+
     def counted_BS(self, terminable_BS: Tensor, length_B: Tensor) -> Tensor:
         """States whose φ takes part: those where a string may end, or only where it did."""
         if self.needs_prefixes:
@@ -218,6 +223,10 @@ class JointBalance(Objective):
     between: Annotated[float, Field(ge=0)] = 1.0
 
     group: ClassVar[Literal["trajectory", "condition"]] = "condition"
+
+    @property
+    def pairs_between(self) -> bool:
+        return self.between > 0
 
     def pair_weights(self, members: Members) -> Tensor:
         same_GMM = members.row_GM[:, :, None] == members.row_GM[:, None, :]

@@ -60,9 +60,11 @@ class Baseline(ABC):
         lightning_module: import path of the module that trains it; ``None`` where nothing is trained.
         row_maker: import path of what draws its rows where nothing is trained, called with a
             :class:`Drawing` and the settings.
+        needs_pairs_between: whether a condition with a single trajectory teaches nothing.
     """
 
     label: ClassVar[str]
+    needs_pairs_between: ClassVar[bool] = False
     lightning_module: ClassVar[str | None] = None
     row_maker: ClassVar[str | None] = None
 
@@ -293,4 +295,5 @@ class GRPO(PolicyGradient):
     kl_weight: Annotated[float, Field(ge=0)] = 0.04
 
     label: ClassVar[str] = "GRPO"
+    needs_pairs_between: ClassVar[bool] = True
     lightning_module: ClassVar[str | None] = "gfn_runner.finetuning.policy_gradient.GRPOModule"

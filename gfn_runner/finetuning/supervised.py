@@ -14,6 +14,7 @@ from gfn_runner.baselines.direct import answer_directly, answers_directly
 from gfn_runner.baselines.methods import SFT
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy, score_suffixes
+from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.phi import phi, terminal_states
 from gfn_runner.posterior.reward import terminal_log_reward
@@ -84,7 +85,7 @@ class SupervisedModule(GFlowNetModule):
                 )
             with self.phases("policy"):
                 scores = score_policy(self.lm, prompts, trajectories, rule)
-            loss = cross_entropy(scores, trajectories)
+            loss = cross_entropy(scores, trajectories, rule)
             output = step_output(
                 conditions, trajectories, log_reward_BS, scores, self.reward_temperature
             )
@@ -132,14 +133,16 @@ class SupervisedModule(GFlowNetModule):
             )
 
 
-def cross_entropy(scores: PolicyScores, trajectories: Trajectories) -> Tensor:
+def cross_entropy(scores: PolicyScores, trajectories: Trajectories, rule: StringRule) -> Tensor:
     """−log q of strings and their ends, in nats a chosen token.
 
     A tool's tokens and an end that is forced are not chosen: they have log q = 0 and do not count.
     """
     ends_B1 = trajectories.length_B[:, None]
     log_stop_B = scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
-    chosen = trajectories.is_action_BT.sum() + (log_stop_B != 0).sum()
+    # Not by log q: that of an end which is all but certain rounds to 0 too.
+    forced_B = rule.forced_BS(trajectories).gather(1, ends_B1)[:, 0]
+    chosen = trajectories.is_action_BT.sum() + (~forced_B).sum()
     return -(scores.log_pf_BT.sum() + log_stop_B.sum()) / chosen.clamp(min=1)
 
 

@@ -48,6 +48,9 @@ def test_all_mistakes_are_reported_at_once():
     [
         (["task.min_len=30"], "task.min_len"),
         (["objective=vargrad", "sampling.samples=1"], "sampling.samples"),
+        (["baseline=grpo", "callbacks/replay=off", "sampling.samples=1"], "sampling.samples"),
+        (["objective=joint", "sampling.samples=1", "task.min_len=5"], "task.min_len"),
+        (["objective=joint", "objective.between=0", "task.min_len=5"], "task.min_len"),
         (["objective=subtb", "task.min_len=5"], "task.min_len"),
         (["sampling.conditions=0"], "sampling.conditions"),
         (["sampling.min_temperature=3"], "sampling.min_temperature"),
@@ -82,6 +85,20 @@ def test_impossible_values_are_refused(argv, where):
     found = problems(*argv)
     assert where in found
     assert found[where].allowed or found[where].fix
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *([f"objective={name}"] for name in ("tb", "joint", "subtb", "db")),
+        ["objective=tb", "task.min_len=5"],
+        ["baseline=ppo", "callbacks/replay=off"],
+        ["baseline=sft", "callbacks/replay=off", "objective=vargrad"],  # the baseline has its own loss
+    ],
+    ids=" ".join,
+)
+def test_one_sample_is_enough_for_what_compares_no_trajectories(argv):
+    checked([*argv, "sampling.samples=1"])
 
 
 def test_a_value_from_a_yaml_is_located(tmp_path, monkeypatch):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy
@@ -23,13 +27,15 @@ from tests.tiny_models import tiny_lm
 TASK = Infilling(max_len=4, template="{beginning}{ending}:")
 
 
-def small_module(objective: Objective, conditions: list[Condition]) -> GFlowNetModule:
+def small_module(
+    objective: Objective, conditions: list[Condition], samples: int = 6
+) -> GFlowNetModule:
     return GFlowNetModule(
         TASK,
         tiny_lm(adapter="random"),
         objective,
         conditions=conditions,
-        sampling=SamplingSettings(samples=6),
+        sampling=SamplingSettings(samples=samples),
         optim=OptimSettings(),
         evaluation=EvaluationSettings(),
         max_steps=1,
@@ -103,3 +109,105 @@ def test_weights_moments_and_logits_that_are_not_finite_are_named():
     optimizer.state.clear()
     module.log_z.data.fill_(torch.inf)
     assert module.not_finite() == "log_z"
+
+
+class Steps(L.LightningDataModule):
+    """Batches as given, one after the other."""
+
+    def __init__(self, batches: list[list[Condition]]):
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self) -> DataLoader:
+        batches = [Batch(conditions, index) for index, conditions in enumerate(self.batches)]
+        return DataLoader(batches, batch_size=None, num_workers=0)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        return batch
+
+
+class Losses(L.Callback):
+    """Loss and mean terminal φ by condition of every batch, and log Z after each optimizer step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.means: list[list[float]] = []
+        self.log_z: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.losses.append(outputs["loss"].item())
+        output = outputs["output"]
+        phi_B = output.phi_BS.gather(1, output.trajectories.length_B[:, None])[:, 0]
+        places = range(len(output.conditions))
+        self.means.append(
+            [phi_B[output.trajectories.condition_B == place].mean().item() for place in places]
+        )
+        if len(self.log_z) < trainer.global_step:
+            self.log_z.append(module.log_z.tolist())
+
+
+def balanced(
+    batches: list[list[int]], samples: int, accumulate: int = 1, others: Sequence[float] = (0.0,) * 4
+) -> Losses:
+    """Trajectory balance on batches of numbered conditions; ``others`` is added to log Z's gradient.
+
+    Every batch gets another reward: where the same strings are drawn again, φ differs all the same.
+    """
+    conditions = [TASK._condition("a b.", "c.", f"d{n}.") for n in range(4)]
+    module = small_module(TrajectoryBalance(log_z_lr=0.05), conditions, samples)
+    module.optim = OptimSettings(warmup=0)
+    own, number = module.log_reward, itertools.count()
+    module.log_reward = lambda c, t: own(c, t) + 100 * next(number)  # type: ignore[method-assign]
+    module.log_z.register_hook(lambda gradient_C: gradient_C + torch.tensor(others))
+    seen = Losses()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[seen],
+        enable_progress_bar=False, enable_model_summary=False, max_epochs=1, log_every_n_steps=1,
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    trainer.fit(module, Steps([[conditions[n] for n in batch] for batch in batches]))
+    return seen
+
+
+def nan_at(values: list[float]) -> list[int]:
+    return [place for place, value in enumerate(values) if math.isnan(value)]
+
+
+@pytest.mark.parametrize("samples", [1, 6])
+def test_log_z_begins_at_the_first_step_and_moves_in_the_steps_of_its_condition(samples):
+    """However large the gradient is that rounding leaves of a mean's: exactly 0 with one sample."""
+    seen = balanced([[0, 1], [0, 2], [0, 1]], samples)
+    assert [nan_at(values) for values in seen.log_z] == [[2, 3], [3], [3]]
+    first, second, third = seen.log_z
+    # At the mean itself: its gradient is 0, or rounding noise that Adam would make a step of 0.05 of.
+    assert first[:2] == pytest.approx(seen.means[0], abs=1e-3)
+    assert second[2] == pytest.approx(seen.means[1][1], abs=1e-3)
+    # Adam moves log Z by about its rate, and only where a step has it in its loss.
+    assert 0.01 < abs(second[0] - first[0]) < 0.2 and second[1] == first[1]
+    assert third[2] == second[2] and 0.01 < abs(third[1] - second[1]) < 0.2
+    assert min(seen.losses[1:]) > 1e-6
+
+
+def test_one_sample_a_condition_trains_by_trajectory_balance():
+    first, *others = balanced([[0, 1]] * 4, samples=1).losses
+    assert first == 0 and min(others) > 1e-6, "φ itself is the first value of log Z"
+
+
+def test_the_conditions_of_every_batch_of_a_step_belong_to_it():
+    seen = balanced([[0], [1], [1], [2]], samples=1, accumulate=2)
+    first, second = seen.log_z
+    assert nan_at(first) == [2, 3] and nan_at(second) == [3]
+    assert second[0] == first[0] and 0.01 < abs(second[1] - first[1]) < 0.2
+    # The second batch of a step finds what the first has begun.
+    twice = balanced([[0], [0]], samples=1, accumulate=2)
+    assert twice.losses[1] > 1e-6
+
+
+def test_what_other_ranks_have_in_their_loss_moves_here_too(monkeypatch):
+    """Gradients are averaged over ranks, and so log Z must move alike on all of them."""
+    theirs = iter([([], [(3, -7.0)]), ([3], [])])
+    monkeypatch.setattr("gfn_runner.module.gathered", lambda own: [own, next(theirs)])
+    seen = balanced([[0], [0]], samples=1, others=(0.0, 0.0, 1.0, 1.0))
+    first, second = seen.log_z
+    assert first[3] == -7.0 and nan_at(first) == nan_at(second) == [1, 2]
+    assert -7.2 < second[3] < -7.01

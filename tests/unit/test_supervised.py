@@ -12,7 +12,7 @@ from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.objectives import VarGradTB
 from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.tasks.base import Task, TaskData
-from gfn_runner.trajectories import Batch, Trajectories
+from gfn_runner.trajectories import Batch, PolicyScores, Trajectories
 from gfn_runner.types import Condition, Term
 
 from ..tiny_models import tiny_lm
@@ -68,7 +68,7 @@ def test_the_loss_is_transformers_own_over_string_and_end():
     rule, prompt = StringRule(2, 0, 9), (0, 1)
     strings = [(0, 0, 1), (1,)]
     rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0, 0])
-    found = cross_entropy(score_policy(lm, [prompt], rows, rule), rows)
+    found = cross_entropy(score_policy(lm, [prompt], rows, rule), rows, rule)
     ids = torch.tensor([[0, 1, 0, 0, 1, 2], [0, 1, 1, 2, 0, 0]])
     labels = torch.tensor([[-100, -100, 0, 0, 1, 2], [-100, -100, 1, 2, -100, -100]])
     expected = lm.model(input_ids=ids, labels=labels).loss
@@ -82,10 +82,19 @@ def test_a_tools_tokens_are_not_learnt():
     told = Trajectories.from_rows([(0, 1)], [[True, False]], [0])
     scores = score_policy(lm, [(0,)], plain, rule)
     both = -(scores.log_pf_BT.sum() + scores.log_pf_stop_BS[0, 2]) / 3
-    torch.testing.assert_close(cross_entropy(scores, plain), both)
+    torch.testing.assert_close(cross_entropy(scores, plain, rule), both)
     scores = score_policy(lm, [(0,)], told, rule)
     one = -(scores.log_pf_BT[0, 0] + scores.log_pf_stop_BS[0, 2]) / 2
-    torch.testing.assert_close(cross_entropy(scores, told), one)
+    torch.testing.assert_close(cross_entropy(scores, told, rule), one)
+
+
+def test_an_end_that_is_all_but_certain_counts_and_a_forced_one_does_not():
+    rows = Trajectories.from_rows([(0,)], [[True]], [0])
+    scores = PolicyScores(
+        torch.tensor([[-1.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    )
+    assert cross_entropy(scores, rows, StringRule(2, 0, 9)).item() == 0.5
+    assert cross_entropy(scores, rows, StringRule(2, 0, 1)).item() == 1.0
 
 
 def learnt(module, condition, steps: int) -> float:
@@ -138,7 +147,7 @@ def test_a_policy_of_another_run_is_imitated(tmp_path):
     prompts = [module.lm.encode_prompt("ab")]
     with torch.no_grad():
         mean = {
-            name: cross_entropy(score_policy(lm, prompts, rows, module.rule), rows).item()
+            name: cross_entropy(score_policy(lm, prompts, rows, module.rule), rows, module.rule).item()
             for name, lm in {"teacher": teacher, "student": module.lm}.items()
         }
     assert mean["teacher"] < mean["student"] - 0.05
