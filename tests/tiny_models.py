@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -48,6 +48,37 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi": _COMMON,
 }
 
+# A bias by distance, which some find from the mask: packed scoring is wrong for them.
+ALIBI: dict[str, dict[str, Any]] = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": N_POSITIONS},
+    "falcon": _COMMON | {"alibi": True, "new_decoder_architecture": False},
+}
+
+# With attention windows or chunks of 16 tokens, in every layer or in every other one.
+WINDOW = 16
+_GROUPED = _COMMON | {"num_key_value_heads": 2, "head_dim": 8}
+_SLIDING = _GROUPED | {"sliding_window": WINDOW}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_MIXED = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+WINDOWED: dict[str, dict[str, Any]] = {
+    "mistral": _SLIDING,
+    "gemma2": _SLIDING | _MIXED | {"query_pre_attn_scalar": 8},
+    "gemma3_text": _SLIDING | _MIXED | {"query_pre_attn_scalar": 8},
+    "qwen2": _SLIDING | {"use_sliding_window": True, "max_window_layers": 1},
+    "phi3": _SLIDING,
+    "gpt_oss": _SLIDING | _MIXED | _EXPERTS,
+    "llama4_text": _GROUPED
+    | _EXPERTS
+    | {"attention_chunk_size": WINDOW, "intermediate_size_mlp": 48, "num_experts_per_tok": 1}
+    | {"layer_types": ["chunked_attention", "full_attention"], "interleave_moe_layer_step": 2},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
+    | {"max_position_embeddings": N_POSITIONS, "window_size": WINDOW}
+    | {"attention_types": [[["global", "local"], 1]]},
+    "cohere2": _SLIDING | _MIXED | {"logit_scale": 1.0},
+    "olmo3": _SLIDING | _MIXED,
+}
+
 
 def character_tokenizer(characters: str = CHARACTERS, **special: str) -> PreTrainedTokenizerFast:
     """Every character is a token, in the order given; the special tokens come behind them."""
@@ -65,7 +96,7 @@ def random_model(architecture: str, vocab_size: int, seed: int = 0, **options: A
     """A model of random weights; the same for the same arguments."""
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     # Learned positions and tied embeddings are drawn at this scale too.
-    settings = {"initializer_range": 0.3} | ARCHITECTURES[architecture] | special | options
+    settings = {"initializer_range": 0.3} | ARCHITECTURES.get(architecture, {}) | special | options
     config = AutoConfig.for_model(architecture, vocab_size=vocab_size, **settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -87,20 +118,22 @@ def tiny_lm(
     adapter: str = "none",
     seed: int = 0,
     rank: int = 4,
+    config: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> LanguageModel:
     """A random language model over ``characters``.
 
     Args:
-        architecture: key of ``ARCHITECTURES``.
+        architecture: model type of transformers.
         characters: its tokens.
         adapter: ``none``, ``fresh`` (B = 0: the policy is the base model) or ``random``.
         seed: of the weights.
         rank: of the adapter.
+        config: entries of the model's config beside those of ``ARCHITECTURES``.
         options: of :class:`LanguageModel`.
     """
     tokenizer = character_tokenizer(characters)
-    model = random_model(architecture, len(tokenizer), seed)
+    model = random_model(architecture, len(tokenizer), seed, **(config or {}))
     if adapter != "none":
         model = with_adapter(model, LoraSettings(rank=rank, alpha=rank), seed)
     if adapter == "random":

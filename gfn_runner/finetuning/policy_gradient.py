@@ -226,7 +226,7 @@ class PPOModule(PolicyGradientModule):
     ) -> tuple[PolicyScores, Tensor | None]:
         with self.lm.final_states() as read:
             prompt = self.lm.prefill(prompts).select(trajectories.condition_B)
-            logits_BSV = trunk_logits(self.lm, prompt, trajectories.token_BT)
+            logits_BSV = trunk_logits(self.lm, prompt, trajectories.token_BT, trajectories.length_B)
         first_B1H = read[0][:, -1:][trajectories.condition_B]
         state_BSH = torch.cat([first_B1H, *read[1:]], dim=1).float()
         log_pf_BT, log_pf_stop_BS = string_log_probs(logits_BSV, trajectories, self.rule)

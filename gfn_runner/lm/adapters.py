@@ -53,7 +53,19 @@ def lora_config(model: Any, options: LoraSettings) -> Any:
         lora_alpha=options.alpha,
         lora_dropout=0.0,
         target_modules=targets,
+        exclude_modules=_routers(model) or None,
         task_type="CAUSAL_LM",
+    )
+
+
+def _routers(model: Any) -> list[str]:
+    """Linear layers that give more than a product, which PEFT cannot add to, such as Llama 4's routers."""
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and type(module).__name__.endswith("Router")
+        }
     )
 
 

@@ -19,8 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import explained_adapter, explained_targets, lora_config, seeded
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
+from gfn_runner.lm.limits import context_length, rope_limit
+from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.settings import LoraSettings
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
@@ -80,16 +83,21 @@ class LanguageModel(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         _fuse_gelu(model)
+        keep_fp32_logits(model)
         # Transformers' models have more than nn.Module's interface.
         self.model: Any = model
         self.tokenizer = tokenizer
         self.packed_rewards = packed_rewards
+        # Tokens up to which packed scoring has been compared, by lm.packing.
+        self.packing_compared = 0
+        self.window_logged = False
         self.max_tokens_per_forward = max_tokens_per_forward
         self.recompute_above = recompute_above
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
+        self._rope_limit = rope_limit(model.config)
         self._encoded: dict[tuple[str, str], tuple[int, ...]] = {}
         self.m_steps = 0
         self._bare = False
@@ -120,10 +128,7 @@ class LanguageModel(nn.Module):
     @property
     def context_length(self) -> int | None:
         """Longest sequence in tokens, or ``None`` if the model states none."""
-        config = self.model.config
-        return getattr(config, "max_position_embeddings", None) or getattr(
-            config, "n_positions", None
-        )
+        return context_length(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -266,7 +271,7 @@ class LanguageModel(nn.Module):
         """
         if mask.ndim == 4:
             # Additive, since not every attention implementation takes a boolean 4-D mask.
-            dtype = prompt.last_logits_NV.dtype
+            dtype = self.model.get_input_embeddings().weight.dtype
             closed = torch.finfo(dtype).min
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, closed)
         else:
@@ -276,8 +281,13 @@ class LanguageModel(nn.Module):
         )
         return output.logits
 
-    def whole_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of right-padded rows in one plain forward without a cache. Shape (N, T, V)."""
+    def whole_logits(self, rows: Sequence[Sequence[int]], first: int = 0) -> Tensor:
+        """Logits of right-padded rows in one plain forward without a cache. Shape (N, T − first, V).
+
+        Args:
+            rows: token ids.
+            first: position of the first logits that are wanted; those of long contexts take memory.
+        """
         longest = max(map(len, rows))
         token_NT = torch.zeros(len(rows), longest, dtype=torch.long)
         mask_NT = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -286,9 +296,18 @@ class LanguageModel(nn.Module):
             mask_NT[row, : len(ids)] = 1
         position_NT = torch.arange(longest).expand_as(token_NT)
         arrays = (array.to(self.device) for array in (token_NT, mask_NT, position_NT))
-        return self._forward(*arrays, use_cache=False).logits
+        keep = {"logits_to_keep": longest - first} if self._keeps_logits else {}
+        return self._forward(*arrays, use_cache=False, **keep).logits[:, first - longest :]
 
     def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
+        if self._rope_limit is not None and int(position_NQ.max()) >= self._rope_limit:
+            raise UserError.one(
+                "lm.name",
+                f"a sequence of {int(position_NQ.max()) + 1} tokens, and above {self._rope_limit} this "
+                "model's RoPE (longrope) depends on the longest sequence of a batch",
+                f"context, sample and suffix together at most {self._rope_limit} tokens",
+                "shorter prompts, a smaller task.max_len / task.eval_max_len, or another model",
+            )
         if self._takes_positions:
             options["position_ids"] = position_NQ
         if self.lockstep is not None:

@@ -1,13 +1,12 @@
 """Log-probability of every prefix with a suffix behind it: packed into one forward, or one by one.
 
 ``packed_prefixes`` scores all prefixes of a row in one forward: the suffix hangs after every prefix
-as a branch of a tree. ``plain_prefixes`` runs one forward a prefix and no cache; it is the reference
-that the packed way is tested against, and the fallback for models that take no 4-D mask.
+as a branch of a tree. ``plain_prefixes`` runs one forward for each length and no cache; it is the
+reference that other ways are compared with.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +18,6 @@ from gfn_runner.lm.pieces import Ids, used_conditions, wider
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import Trajectories
-
-logger = logging.getLogger(__name__)
 
 
 def packed_prefixes(
@@ -49,13 +46,13 @@ def packed_prefixes(
             float("-inf"),
         )
         for index_N in torch.arange(len(trajectories), device=lm.device).split(
-            max(1, _logits_at_once(lm.device) // (lm.vocab_size * max(1, n_read)))
+            max(1, logits_at_once(lm.device) // (lm.vocab_size * max(1, n_read)))
         )
     ]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _logits_at_once(device: torch.device) -> int:
+def logits_at_once(device: torch.device) -> int:
     """Numbers that a forward without gradients may have as logits: 128 MiB on a CPU, 2 GiB on a GPU."""
     return 1 << (25 if device.type == "cpu" else 29)
 
@@ -199,19 +196,21 @@ def plain_prefixes(
             condition = int(trajectories.condition_B[row])
             prefix = trajectories.token_BT[row, :state].tolist()
             strings.append((contexts[condition], prefix, suffixes[condition]))
-        logits_NTV = lm.whole_logits([[*c, *z, *s] for c, z, s in strings])
+        first = min(len(context) for context, _, _ in strings) - 1
+        logits_NTV = lm.whole_logits([[*c, *z, *s] for c, z, s in strings], first)
         for number, row in enumerate(alive):
             is_action = trajectories.is_action_BT[row, :state].tolist()
-            result_BS[row, state] = _plain_sum(logits_NTV[number], strings[number], is_action, rule)
+            context, *rest = strings[number]
+            logits_TV = logits_NTV[number, len(context) - 1 - first :]
+            result_BS[row, state] = _plain_sum(logits_TV, *rest, is_action, rule)
     return result_BS
 
 
 def _plain_sum(
-    logits_TV: Tensor, string: tuple[Ids, Ids, Ids], is_action: Sequence[bool], rule: StringRule
+    logits_TV: Tensor, prefix: Ids, suffix: Ids, is_action: Sequence[bool], rule: StringRule
 ) -> Tensor:
-    """Log-probability of one prefix and its suffix, token by token."""
-    context, prefix, suffix = string
-    total, n_actions, at = torch.zeros((), device=logits_TV.device), 0, len(context) - 1
+    """Log-probability of one prefix and its suffix, token by token; logits from the first of them on."""
+    total, n_actions, at = torch.zeros((), device=logits_TV.device), 0, 0
     for token, chosen in zip(prefix, is_action, strict=True):
         if chosen:
             may_stop = torch.tensor([n_actions >= rule.min_len], device=logits_TV.device)
@@ -225,33 +224,3 @@ def _plain_sum(
             total = total + logits_TV[at].float().log_softmax(dim=-1)[token]
         at += 1
     return total
-
-
-def packing_works(lm: LanguageModel) -> bool:
-    """Whether this model is scored by the packed way; decided once for each model.
-
-    With ``packed_rewards="auto"`` a small made-up string is scored both ways, and the packed way is
-    taken only if the two agree (within 1e-3 nats in fp32, within 0.5 in half precision).
-    """
-    if lm.packed_rewards != "auto":
-        return lm.packed_rewards == "always"
-    rule = StringRule(terminator=1, min_len=0, max_len=4)
-    trajectories = Trajectories.from_rows([[2, 3, 4], [4]], [[True] * 3, [True]], [0, 1], lm.device)
-    arguments = ([[2, 5, 3, 4], [6, 2]], [[1, 3, 2], [1, 4]], trajectories, rule)
-    tolerance = 1e-3 if next(lm.model.parameters()).dtype == torch.float32 else 0.5
-    try:
-        with torch.no_grad(), lm.reference():
-            packed_BS = packed_prefixes(lm, *arguments)
-            plain_BS = plain_prefixes(lm, *arguments)
-        finite = plain_BS.isfinite()
-        gap = (packed_BS - plain_BS)[finite].abs().max().item()
-        works = gap <= tolerance
-        reason = f"it differs by {gap:.2g} nats"
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        works, reason = False, str(error).splitlines()[0]
-    if not works:
-        logger.warning(
-            "packed scoring is off for this model (%s); rewards take one forward a prefix", reason
-        )
-    lm.packed_rewards = "always" if works else "never"
-    return works

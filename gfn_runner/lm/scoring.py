@@ -1,4 +1,4 @@
-"""Log-probabilities of given strings: the policy's with gradients, and a term's for every prefix."""
+"""Log-probabilities of given strings: the policy's, and a term's of whole strings, with gradients if enabled."""
 
 from __future__ import annotations
 
@@ -13,20 +13,32 @@ from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.merging import folded
 from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
 from gfn_runner.lm.policy import LanguageModel, PromptCache
-from gfn_runner.lm.prefixes import packed_prefixes, packing_works, padded_suffixes, plain_prefixes
+from gfn_runner.lm.prefixes import padded_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import PolicyScores, Trajectories
 
 
-def trunk_logits(lm: LanguageModel, prompt: PromptCache, token_BT: Tensor) -> Tensor:
-    """Logits after the prompt and after each token. Shape (B, S, V). The cache grows."""
+def trunk_logits(
+    lm: LanguageModel, prompt: PromptCache, token_BT: Tensor, length_B: Tensor
+) -> Tensor:
+    """Logits after the prompt and after each token. Shape (B, S, V). The cache grows.
+
+    Args:
+        lm: the model.
+        prompt: changed in place.
+        token_BT: right-padded.
+        length_B: tokens of each row.
+    """
     first_B1V = prompt.last_logits_NV[:, None]
     if token_BT.shape[1] == 0:
         return first_B1V
     steps_T = torch.arange(token_BT.shape[1], device=token_BT.device)
     # Padding is at the right of a causal trunk: nothing that counts can see it.
     mask = torch.cat([prompt.mask_NP, torch.ones_like(token_BT, dtype=torch.bool)], dim=1)
-    position_BT = prompt.length_N[:, None] + steps_T
+    # Nor may it ask for positions that a model does not have.
+    position_BT = prompt.length_N[:, None] + torch.minimum(
+        steps_T, (length_B[:, None] - 1).clamp(min=0)
+    )
     return torch.cat([first_B1V, lm.extend(prompt, token_BT, mask, position_BT)], dim=1)
 
 
@@ -53,7 +65,8 @@ def score_policy(
             token_NT = (
                 rows.token_BT if lm.lockstep is None else wider(rows.token_BT, max(1, width), 0)
             )
-            logits_NSV = trunk_logits(lm, prompt.select(rows.condition_B), token_NT)
+            selected = prompt.select(rows.condition_B)
+            logits_NSV = trunk_logits(lm, selected, token_NT, rows.length_B)
             states = rows.token_BT.shape[1] + 1
             log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV[:, :states], rows, rule)
             log_pf_stop_NS = log_pf_stop_NS.masked_fill(rule.forced_BS(rows), 0.0)
@@ -109,39 +122,6 @@ def score_suffixes(
 
 
 @torch.no_grad()
-def score_prefixes(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
-    """log p(z_1..z_i suffix | context) for every prefix. Shape (B, S), nats.
-
-    A tool's tokens are conditioned on and not scored. The tokens of z are normalised over what the
-    rule allows, a suffix that starts with the terminator likewise; later suffix tokens over the
-    whole vocabulary. States at which a string cannot end get −inf.
-    """
-    packs = packing_works(lm)
-    score = packed_prefixes if packs else plain_prefixes
-    longest = max(map(len, suffixes))
-    around = max(len(c) + len(s) for c, s in zip(contexts, suffixes, strict=True))
-
-    def tokens(length: int) -> int:
-        branches = max(0, length - rule.min_len) + 1
-        return length + branches * longest if packs else around + length
-
-    states = trajectories.token_BT.shape[1] + 1
-    pieces, places = [], []
-    again = sum(map(len, contexts))
-    for index_N, rows in by_length(trajectories, tokens, lm.max_tokens_per_forward, again):
-        piece_NS = score(lm, contexts, suffixes, rows, rule)
-        pieces.append(wider(piece_NS, states, float("-inf")))
-        places.append(index_N)
-    return in_order(pieces, places)
-
-
-@torch.no_grad()
 def score_strings(
     lm: LanguageModel,
     contexts: Sequence[Ids],
@@ -176,29 +156,39 @@ def _whole_strings(
         lm.max_tokens_per_forward,
         sum(map(len, contexts)),
     ):
-        string_N, end_N = _whole_piece(lm, contexts, suffixes, rows, rule)
+        rows, (asked, ends_in) = used_conditions(rows, contexts, suffixes)
+        string_N, end_N = whole_rows(lm, lm.prefill(asked), ends_in, rows, rule)
         strings.append(string_N)
         ends.append(end_N)
         places.append(index_N)
     return in_order(strings, places), in_order(ends, places)
 
 
-def _whole_piece(
+def whole_rows(
     lm: LanguageModel,
-    contexts: Sequence[Ids],
+    prompts: PromptCache,
     suffixes: Sequence[Ids],
     trajectories: Trajectories,
     rule: StringRule,
 ) -> tuple[Tensor, Tensor]:
-    trajectories, (contexts, suffixes) = used_conditions(trajectories, contexts, suffixes)
+    """log p(z | context) of the actions and log p(suffix | context z), in one forward. Shapes (B,).
+
+    Args:
+        lm: as it is switched now.
+        prompts: the contexts, which have been read; they stay as they are.
+        suffixes: one a context.
+        trajectories: ``condition_B`` indexes the contexts.
+        rule: of the strings.
+    """
     suffix_BM, mask_BM = padded_suffixes(suffixes, trajectories, lm.device)
     n_suffix, states = suffix_BM.shape[1], trajectories.token_BT.shape[1] + 1
     # The suffix stands right behind each row's own end; its last token is only predicted, never read.
     place_BM = trajectories.length_B[:, None] + torch.arange(n_suffix, device=lm.device)
     joined_BT = torch.nn.functional.pad(trajectories.token_BT, (0, n_suffix))
     joined_BT = joined_BT.scatter(1, place_BM, suffix_BM)[:, :-1]
-    prompt = lm.prefill(contexts).select(trajectories.condition_B)
-    logits_BSV = trunk_logits(lm, prompt, joined_BT)
+    n_read_B = trajectories.length_B + mask_BM.sum(dim=1) - 1
+    prompt = prompts.select(trajectories.condition_B)
+    logits_BSV = trunk_logits(lm, prompt, joined_BT, n_read_B)
     log_p_BT, _ = string_log_probs(logits_BSV[:, :states], trajectories, rule)
     index_BMV = place_BM[..., None].expand(-1, -1, logits_BSV.shape[-1])
     logits_BMV = logits_BSV.gather(1, index_BMV)

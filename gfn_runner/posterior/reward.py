@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.scoring import score_prefixes, score_strings
+from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.scoring import score_strings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition, Term

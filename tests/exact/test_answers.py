@@ -10,7 +10,8 @@ import torch
 from gfn_runner import em
 from gfn_runner.em import answer_loss, m_step, m_step_line
 from gfn_runner.errors import UserError
-from gfn_runner.lm.scoring import score_policy, score_prefixes, score_suffixes
+from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.objectives import JointBalance

@@ -10,8 +10,10 @@ import torch
 from gfn_runner.lm import merging, pieces, prefixes
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.pieces import by_length, length_buckets
-from gfn_runner.lm.prefixes import packed_prefixes, packing_works, plain_prefixes
-from gfn_runner.lm.scoring import score_policy, score_prefixes
+from gfn_runner.lm.packing import packs
+from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
+from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.trajectories import Trajectories
 
@@ -98,7 +100,7 @@ def test_rows_that_share_a_forward_change_nothing(lm, case, monkeypatch):
     whole_BS = packed_prefixes(*arguments)
     forwards = []
     rows_of = prefixes._packed_rows
-    monkeypatch.setattr(prefixes, "_logits_at_once", lambda device: 1)
+    monkeypatch.setattr(prefixes, "logits_at_once", lambda device: 1)
     monkeypatch.setattr(
         prefixes, "_packed_rows", lambda *given: forwards.append(len(given[3])) or rows_of(*given)
     )
@@ -197,7 +199,9 @@ def test_pieces_change_nothing(lm, way, monkeypatch):
 
 def test_auto_takes_the_packed_way(lm, monkeypatch):
     monkeypatch.setattr(lm, "packed_rewards", "auto")
-    assert packing_works(lm) and lm.packed_rewards == "always"
+    monkeypatch.setattr(lm, "packing_compared", 0)
+    assert packs(lm, CONTEXTS, SUFFIXES, trajectories()) and lm.packing_compared == 32
+    assert packs(lm, [*CONTEXTS, (3,) * 40], SUFFIXES, trajectories()) and lm.packing_compared == 64
 
 
 def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):

@@ -1,0 +1,76 @@
+"""Lengths that a model's config states: its context, its attention window, and where its RoPE changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+# Keys at a distance, or in another chunk, that some layer of the model does not see. ``index_topk`` is
+# the number of keys that sparse attention chooses.
+_WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "sliding_windows",
+    "attention_chunk_size",
+    "attention_window_size",
+    "window_size",
+    "local_attention",
+    "index_topk",
+)
+
+
+def context_length(config: Any) -> int | None:
+    """Longest sequence in tokens, or ``None`` if the config states none."""
+    text = _text(config)
+    stated = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    lengths = [length for length in (stated, rope_limit(config)) if length]
+    return min(lengths, default=None)
+
+
+def attention_window(config: Any) -> int | None:
+    """Fewest keys that a layer attends to, in tokens, or ``None`` if every layer sees all.
+
+    A sequence of at most as many tokens is attended to in full. A window that the config states and no
+    layer uses counts too: to take it for one costs time and no correctness.
+    """
+    text = _text(config)
+    values = [number for name in _WINDOWS for number in _numbers(getattr(text, name, None))]
+    return min((value for value in values if value > 0), default=None)
+
+
+def counts_places(config: Any) -> bool:
+    """Whether a window counts the places of tokens in the input and not their positions.
+
+    GPT-Neo's does: its local layers have a band of their own beside the mask, which branches do not fit.
+    """
+    return hasattr(_text(config), "attention_layers")
+
+
+def rope_limit(config: Any) -> int | None:
+    """Length in tokens above which RoPE rotates every position otherwise, or ``None``.
+
+    RoPE of type ``longrope`` has two sets of frequencies and chooses by the longest sequence of a
+    forward: a token's probability then depends on what else is read with it. ``dynamic`` changes above
+    the context length, which no sequence may exceed anyway.
+    """
+    parameters = getattr(_text(config), "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    limits = [
+        one["original_max_position_embeddings"]
+        for one in (parameters, *nested)
+        if one.get("rope_type") == "longrope" and one.get("original_max_position_embeddings")
+    ]
+    return min(limits, default=None)
+
+
+def _text(config: Any) -> Any:
+    """Of a model for texts and images, the part for texts."""
+    return config.get_text_config(decoder=True)
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from _numbers(entry)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value

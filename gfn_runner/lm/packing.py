@@ -1,0 +1,225 @@
+"""Log-probability of every prefix: which way it is computed, and whether that way is right for a model.
+
+Packed (:mod:`gfn_runner.lm.prefixes`) is the fastest, with a 4-D attention mask, which transformers takes as
+it is: no layer applies its own window to it, and some models add a bias of their own that does not know
+of branches. So it is taken only where no window is exceeded and where it agrees with plain forwards.
+Elsewhere every prefix takes a row of its own, as a whole string behind a cached context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfn_runner.lm.limits import attention_window, context_length, counts_places
+from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.prefixes import logits_at_once, packed_prefixes, plain_prefixes
+from gfn_runner.lm.scoring import whole_rows
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.trajectories import Trajectories
+
+logger = logging.getLogger(__name__)
+
+# Packed scoring may differ from plain scoring by so many times what rounding changes, and always by so
+# many nats. In bfloat16 right models were seen at 0.2 to 0.7 times, wrong ones at 3.6 and more.
+_ROUNDING, _NATS = 1.5, 1e-3
+
+
+@torch.no_grad()
+def score_prefixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """log p(z_1..z_i suffix | context) for every prefix. Shape (B, S), nats.
+
+    A tool's tokens are conditioned on and not scored. The tokens of z are normalised over what the
+    rule allows, a suffix that starts with the terminator likewise; later suffix tokens over the
+    whole vocabulary. States at which a string cannot end get −inf.
+    """
+    if not packs(lm, contexts, suffixes, trajectories):
+        return separate_prefixes(lm, contexts, suffixes, trajectories, rule)
+    longest = max(map(len, suffixes))
+
+    def tokens(length: int) -> int:
+        return length + (max(0, length - rule.min_len) + 1) * longest
+
+    states = trajectories.token_BT.shape[1] + 1
+    pieces, places = [], []
+    again = sum(map(len, contexts))
+    for index_N, rows in by_length(trajectories, tokens, lm.max_tokens_per_forward, again):
+        piece_NS = packed_prefixes(lm, contexts, suffixes, rows, rule)
+        pieces.append(wider(piece_NS, states, float("-inf")))
+        places.append(index_N)
+    return in_order(pieces, places)
+
+
+@torch.no_grad()
+def separate_prefixes(
+    lm: LanguageModel,
+    contexts: Sequence[Ids],
+    suffixes: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+) -> Tensor:
+    """As :func:`score_prefixes`, each prefix with its suffix in a row of its own; contexts run once.
+
+    Masks are those that sampling and policy use too, so windows, chunks and biases are the model's own.
+    """
+    terminable_BS = rule.terminable_BS(trajectories)
+    result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
+    row_N, state_N = terminable_BS.nonzero(as_tuple=True)
+    if not len(row_N):
+        return result_BS
+    trajectories, (contexts, suffixes) = used_conditions(trajectories, contexts, suffixes)
+    prefixes = _prefixes(trajectories, row_N, state_N)
+    prompts = lm.prefill(contexts)
+    around, longest = max(map(len, contexts)), max(map(len, suffixes))
+    logits = logits_at_once(lm.device) // lm.vocab_size
+
+    def tokens(length: int) -> int:
+        # Either the keys or the logits take the memory.
+        read = length + longest
+        return max(around + read, read * lm.max_tokens_per_forward // max(1, logits))
+
+    pieces, places = [], []
+    for index_M, rows in by_length(prefixes, tokens, lm.max_tokens_per_forward):
+        string_M, suffix_M = whole_rows(lm, prompts, suffixes, rows, rule)
+        pieces.append(string_M + suffix_M)
+        places.append(index_M)
+    result_BS[row_N, state_N] = in_order(pieces, places)
+    return result_BS
+
+
+def _prefixes(trajectories: Trajectories, row_N: Tensor, state_N: Tensor) -> Trajectories:
+    """The first ``state_N`` tokens of the rows ``row_N``."""
+    rows = trajectories.rows(row_N)
+    steps_T = torch.arange(rows.token_BT.shape[1], device=row_N.device)
+    kept_NT = steps_T < state_N[:, None]
+    return Trajectories(
+        rows.token_BT * kept_NT, state_N, rows.is_action_BT & kept_NT, rows.condition_B
+    )
+
+
+def packs(
+    lm: LanguageModel, contexts: Sequence[Ids], suffixes: Sequence[Ids], trajectories: Trajectories
+) -> bool:
+    """Whether these strings are scored packed.
+
+    With ``packed_rewards="auto"`` packed scoring is compared with plain forwards first, for a model once
+    for every power of two that the length of a sequence reaches.
+    """
+    if lm.packed_rewards == "never":
+        return False
+    length = max(map(len, contexts)) + trajectories.token_BT.shape[1] + max(map(len, suffixes)) - 1
+    window = attention_window(lm.model.config)
+    if window is not None and (length > window or counts_places(lm.model.config)):
+        _say_window(lm, window, length)
+        return False
+    if lm.packed_rewards == "auto" and length > lm.packing_compared:
+        lm.packing_compared = _compared_length(lm, length, window)
+        _compare(lm, lm.packing_compared)
+    return lm.packed_rewards != "never"
+
+
+def _say_window(lm: LanguageModel, window: int, length: int) -> None:
+    if not lm.window_logged:
+        logger.info(
+            "packed scoring is off for sequences of %d tokens (the model has an attention window of %d): "
+            "rewards take one row a prefix",
+            length,
+            window,
+        )
+    lm.window_logged = True
+
+
+def _compared_length(lm: LanguageModel, length: int, window: int | None) -> int:
+    """The next power of two, as far as context and window allow."""
+    limits = [context_length(lm.model.config), window, 1 << max(5, (length - 1).bit_length())]
+    return min(limit for limit in limits if limit)
+
+
+def _compare(lm: LanguageModel, length: int) -> None:
+    """Turn packed scoring off for this model unless it agrees with plain forwards up to a length.
+
+    It agrees if it differs by no more than rounding does, which is measured: by how much plain scores
+    change with embeddings that are changed by up to one unit in their last place.
+    """
+    gaps, changes = [], []
+    try:
+        with torch.no_grad(), lm.reference():
+            for arguments in _probes(lm, length):
+                plain_BS = plain_prefixes(lm, *arguments)
+                packed_BS = packed_prefixes(lm, *arguments)
+                with _other_rounding(lm):
+                    rounded_BS = plain_prefixes(lm, *arguments)
+                finite_BS = plain_BS.isfinite()
+                gaps.append((packed_BS - plain_BS)[finite_BS].abs().max())
+                changes.append((rounded_BS - plain_BS)[finite_BS].abs().max())
+        gap, rounding = (torch.stack(values).max().item() for values in (gaps, changes))
+        works = gap <= max(_NATS, _ROUNDING * rounding)  # false for NaN
+        reason = f"it differs by {gap:.2g} nats, rounding by {rounding:.2g}"
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        works, reason = False, str(error).splitlines()[0]
+    if not works:
+        lm.packed_rewards = "never"
+        logger.warning(
+            "packed scoring is off for this model (%s): rewards take one row a prefix", reason
+        )
+
+
+@contextlib.contextmanager
+def _other_rounding(lm: LanguageModel) -> Iterator[None]:
+    """Within it every number of the embeddings is off by up to one unit in its last place."""
+    generator = torch.Generator().manual_seed(1)
+
+    def off(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        units = 2 * torch.rand(output.shape, generator=generator) - 1
+        factor = 1 + torch.finfo(output.dtype).eps * units.to(output.device)
+        return (output.float() * factor).to(output.dtype)
+
+    hook = lm.model.get_input_embeddings().register_forward_hook(off)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+Probe = tuple[list[list[int]], list[list[int]], Trajectories, StringRule]
+
+
+def _probes(lm: LanguageModel, length: int) -> list[Probe]:
+    """Random strings between contexts and suffixes: several short ones, and one sequence of ``length``."""
+    generator = torch.Generator().manual_seed(0)
+    closed = set(lm.tokenizer.all_special_ids)
+    open_V = [token for token in range(lm.vocab_size) if token not in closed] or [0]
+
+    def ids(n: int) -> list[int]:
+        return [open_V[i] for i in torch.randint(len(open_V), (n,), generator=generator).tolist()]
+
+    def probe(
+        n_contexts: Sequence[int], n_tokens: Sequence[int], n_suffixes: Sequence[int]
+    ) -> Probe:
+        rule = StringRule(open_V[0], 0, max(n_tokens))
+        # A string ends at its terminator: it holds none.
+        strings = [
+            [token if token != open_V[0] else open_V[-1] for token in ids(n)] for n in n_tokens
+        ]
+        actions = [[True] * n for n in n_tokens]
+        rows = Trajectories.from_rows(strings, actions, list(range(len(strings))), lm.device)
+        return [ids(n) for n in n_contexts], [ids(n) for n in n_suffixes], rows, rule
+
+    most = max(1, length // 3)
+    sizes = [min(most, n) for n in (9, 4, 6, 2, 8, 3)], [min(most, n) for n in (6, 3, 5, 6, 1, 4)]
+    n_string, n_suffix = min(most, 6), min(most, 3)
+    long = max(1, length - n_string - n_suffix)
+    short = probe(*sizes, [min(most, n) for n in (3, 2, 3, 1, 3, 2)])
+    return [short, probe([long], [n_string], [n_suffix])]
