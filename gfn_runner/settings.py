@@ -211,8 +211,9 @@ class EvaluationSettings:
         singles_during: the same on the way; ``None`` for as many.
         batch: conditions evaluated at once.
         rows: strings drawn at once; bounds memory.
-        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
-            encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
+        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), ``minilm``
+            (all-MiniLM-L6-v2 from a package, offline), or a sentence encoder's path or hub id (the
+            paper's: sentence-transformers/all-mpnet-base-v2).
         bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
         judge: a language model that rates samples in the final evaluation; ``None`` for none.
         baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
