@@ -32,6 +32,7 @@ _FIXED = (
     "objective._target_",
     "baseline",
     "lm.name",
+    "lm.gguf_file",
     "lm.lora",
     "seed",
     "sampling.conditions",
