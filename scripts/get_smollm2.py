@@ -199,8 +199,8 @@ library_name: transformers
   values exactly. They are not the weights of the original: its log-probabilities differ somewhat.
 - **Model**: Llama, 30 layers, width 576, 9 heads on 3 of keys and values, vocabulary 49,152, tied
   embeddings, 8,192 positions.
-- **Checked after the conversion**: weights and logits equal those of the GGUF file read by transformers, bit
-  for bit; embeddings are tied; tokens, special tokens, end of text and chat template are those of the file.
+- **Checked after the conversion**: weights and logits equal those of the GGUF file read by transformers,
+  bit for bit; embeddings are tied; tokens, special tokens, end of text and chat template are the file's.
 
 Written by `scripts/get_smollm2.py`; `{CHECKSUMS}` holds size and SHA-256 of every file.
 """,

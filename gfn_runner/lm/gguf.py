@@ -86,7 +86,7 @@ def loading_options(gguf_file: str | None) -> dict[str, Any]:
 
 
 def model_options(gguf_file: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` of a model, all of whose weights are to be tensors of its dtype."""
+    """Arguments of ``from_pretrained`` of a model whose weights are to be tensors of its dtype."""
     import transformers
 
     options = loading_options(gguf_file)

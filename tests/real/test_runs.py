@@ -1,4 +1,4 @@
-"""Runs on real weights: a listed posterior is learnt, a resumed run is the same, plain PEFT reads the adapter."""
+"""Runs on real weights: a listed posterior, a resumed run, an adapter read by plain PEFT."""
 
 from __future__ import annotations
 

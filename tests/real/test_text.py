@@ -88,7 +88,9 @@ def test_the_chat_template_is_the_models_own(lm):
     tokenizer = lm.tokenizer
     text = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     assert text.startswith("<|im_start|>system\n")
-    assert text.endswith(f"<|im_start|>user\n{MESSAGES[0]['content']}<|im_end|>\n<|im_start|>assistant\n")
+    assert text.endswith(
+        f"<|im_start|>user\n{MESSAGES[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+    )
     given = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
     assert lm.encode_prompt(text) == tuple(given)
 

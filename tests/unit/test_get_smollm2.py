@@ -145,7 +145,7 @@ def test_a_wrong_conversion_is_refused_with_what_differs(wheel, expected, tmp_pa
         converted(model, gguf, folder)
 
     monkeypatch.setattr(get_smollm2, "compare", tampered)
-    with pytest.raises(SystemExit, match="differs from .* in: weights, .*end of text"):
+    with pytest.raises(SystemExit, match=r"differs from .* in: weights, .*end of text"):
         call(monkeypatch, tmp_path / "small", "--wheel", wheel)
     assert not (tmp_path / "small").exists()
 

@@ -1,4 +1,4 @@
-"""GGUF files by ``lm.gguf_file``: the same model as transformers', and a clear refusal of what is not readable."""
+"""GGUF files by ``lm.gguf_file``: what transformers reads of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def test_the_adapter_is_trained_saved_and_read_by_plain_peft(folder, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
-        torch.testing.assert_close(
-            plain(torch.tensor(ids)).logits, expected, atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(plain(torch.tensor(ids)).logits, expected, atol=1e-5, rtol=1e-5)
     again = load(settings(folder), adapter=tmp_path / "adapter")
     with torch.no_grad():
         torch.testing.assert_close(again.whole_logits(ids), expected, atol=1e-5, rtol=1e-5)
@@ -143,7 +141,9 @@ def test_rope_that_is_said_not_to_be_scaled_is_read(tmp_path):
 def test_without_the_package_the_command_that_installs_it_is_said(folder, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest)
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "gguf" else find(name, *rest),
     )
     problem = refusal(settings(folder))
     assert problem.fix == "pip install 'gfn-runner[gguf]'"
