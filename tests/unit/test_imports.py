@@ -86,7 +86,8 @@ ONLY = {
     "lm.encoding": {"errors"},
     "lm.policy": {"lm.adapters", "lm.encoding", "lm.settings"},
     "lm.adapters": {"errors", "lm.settings"},
-    "lm.loading": {"errors", "lm.adapters", "lm.policy", "lm.settings"},
+    "lm.gguf": {"errors"},
+    "lm.loading": {"errors", "lm", "lm.adapters", "lm.gguf", "lm.policy", "lm.settings"},
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
@@ -263,7 +264,7 @@ def test_only_lm_knows_transformers_and_peft():
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
         "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy",
-        "lm.checks", "lm.classifier", "lm.encoder",
+        "lm.checks", "lm.classifier", "lm.encoder", "lm.gguf",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 

@@ -1,0 +1,149 @@
+"""GGUF files: what of one transformers can read, and what is refused before weights load."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gfn_runner.errors import UserError
+
+KEY = "lm.gguf_file"
+
+
+def refuse_unreadable(source: str, name: str) -> None:
+    """Read a GGUF file's header and refuse what would be read wrongly or not at all.
+
+    Args:
+        source: the model's folder or hub id.
+        name: of the file there.
+
+    Raises:
+        UserError: if the file is not to be had, is no GGUF file or cut off, if transformers knows no such
+            architecture, or if the file scales RoPE, which transformers would silently leave out.
+    """
+    from gguf import GGUFReader
+
+    file = _file(source, name)
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise UserError.one(KEY, f"{file} is no GGUF file", "a file that begins with GGUF")
+    try:
+        reader = GGUFReader(file)
+        architecture = str(reader.fields["general.architecture"].contents())
+    except Exception as error:  # the reader trusts the file's own lengths: anything may be raised
+        raise UserError.one(
+            KEY,
+            f"{file} cannot be read ({type(error).__name__}): it is cut off or damaged",
+            "a whole GGUF file",
+            "download it again",
+        ) from error
+    known = readable_architectures()
+    if _plain(architecture) not in map(_plain, known):
+        raise UserError.one(
+            KEY,
+            f"{file.name} is of architecture {architecture!r}, which transformers cannot read from GGUF",
+            ", ".join(known),
+            "the model's folder in Hugging Face format, without lm.gguf_file",
+        )
+    scaled = _rope_scaling(reader)
+    # Of this architecture transformers reads the scaling.
+    if scaled and _plain(architecture) != "gptoss":
+        raise UserError.one(
+            KEY,
+            f"{file.name} scales RoPE ({scaled}), which transformers does not read from GGUF: its "
+            "log-probabilities would be wrong",
+            "a GGUF file without RoPE scaling",
+            "the model's folder in Hugging Face format, without lm.gguf_file",
+        )
+
+
+def readable_architectures() -> Sequence[str]:
+    """Architectures of causal language models that transformers reads from GGUF, as it calls them."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = set(reading.GGUF_SUPPORTED_ARCHITECTURES)
+    try:
+        # A second reader, in newer versions of transformers.
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+
+        names |= set(GGUF_CONFIG_ARCHS)
+    except ImportError:
+        pass
+    # The library's list holds sections of a file, too.
+    models = {_plain(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    return sorted(
+        name for name in names if _plain(name) in models or f"{_plain(name)}text" in models
+    )
+
+
+def loading_options(gguf_file: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` of config and tokenizer."""
+    return {} if gguf_file is None else {"gguf_file": gguf_file}
+
+
+def model_options(gguf_file: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` of a model whose weights are to be tensors of its dtype."""
+    import transformers
+
+    options = loading_options(gguf_file)
+    # Newer versions may keep the file's blocks, which cannot be trained through.
+    kind = getattr(transformers, "GgufConfig", None)
+    if options and kind is not None:
+        options["quantization_config"] = kind(gguf_file=gguf_file, dequantize=True)
+    return options
+
+
+@contextlib.contextmanager
+def no_bar(gguf_file: str | None) -> Iterator[None]:
+    """Without transformers' progress bar of a GGUF file, which no setting switches off."""
+    if gguf_file is None:
+        yield
+    else:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+
+
+def without_quantization(model: Any) -> None:
+    """Let a model whose weights are dequantized no longer call itself quantized: it can be saved then."""
+    for owner, name in (
+        (model.config, "quantization_config"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    model.is_quantized = False
+
+
+def _file(source: str, name: str) -> Path:
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(source, name)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError.one(
+            KEY, f"cannot get {name!r} of {source}: {reason}", "a GGUF file of lm.name"
+        ) from error
+    return Path(str(path))
+
+
+def _rope_scaling(reader: Any) -> str:
+    """How a file scales RoPE; empty if it does not."""
+    for key, field in reader.fields.items():
+        plain = "none" if key.endswith(".rope.scaling.type") else 1.0
+        if key.endswith((".rope.scaling.type", ".rope.scaling.factor", ".rope.scale_linear")):
+            value = field.contents()
+            if value != plain:
+                return f"{key} = {value}"
+    factors = [t.name for t in reader.tensors if t.name.startswith(("rope_freqs", "rope_factors"))]
+    return factors[0] if factors else ""
+
+
+def _plain(architecture: str) -> str:
+    """llama.cpp's spelling and transformers' are the same but for marks: qwen2moe, qwen2_moe."""
+    return architecture.lower().replace("_", "").replace("-", "")

@@ -1,0 +1,193 @@
+"""GGUF files by ``lm.gguf_file``: what transformers reads of them, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.checks import text_problems
+from gfn_runner.lm.gguf import readable_architectures
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.settings import SMOLLM2, SMOLLM2_HUB, LMSettings, LoraSettings, model_folder
+
+from ..tiny_gguf import write_gguf
+
+FILE = "tiny.gguf"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a GGUF file and nothing else."""
+    folder = tmp_path_factory.mktemp("gguf")
+    write_gguf(folder / FILE)
+    return folder
+
+
+def settings(folder: Path | str, file: str | None = FILE, **more: object) -> LMSettings:
+    options = {"device": "cpu", "lora": LoraSettings(rank=2, alpha=2)} | more
+    return LMSettings(name=str(folder), gguf_file=file, **options)
+
+
+def checked(options: LMSettings) -> list[Problem]:
+    """What both checks say: without torch, and with config and tokenizer."""
+    problems = list(options.problems())
+    return problems or list(text_problems(options, ".", [("prompt", "in 7", "")], 5))
+
+
+def refusal(options: LMSettings) -> Problem:
+    with pytest.raises(UserError) as caught:
+        raise UserError(checked(options) or ["nothing"])
+    (problem,) = caught.value.problems
+    return problem
+
+
+def test_the_model_is_the_one_that_transformers_reads(folder):
+    assert checked(settings(folder)) == []
+    lm = load(settings(folder), adapter=False)
+    same = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    ids = list(lm.encode_prompt("in 7 in 12"))
+    with torch.no_grad():
+        expected = same(torch.tensor([ids])).logits
+        torch.testing.assert_close(lm.whole_logits([ids]), expected, atol=1e-6, rtol=0)
+    assert {parameter.dtype for parameter in lm.model.parameters()} == {torch.float32}
+    assert lm.decode(lm.encode(" 7")) == " 7" and len(lm.encode(" 7")) == 1
+
+
+def test_the_adapter_is_trained_saved_and_read_by_plain_peft(folder, tmp_path):
+    lm = load(settings(folder))
+    ids = [list(lm.encode_prompt("in 7 in 12"))]
+    lm.whole_logits(ids).logsumexp(dim=-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in lm.trainable().values())
+    with torch.no_grad():
+        for name, parameter in lm.trainable().items():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+        expected = lm.whole_logits(ids)
+    lm.save_adapter(tmp_path / "adapter")
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(plain(torch.tensor(ids)).logits, expected, atol=1e-5, rtol=1e-5)
+    again = load(settings(folder), adapter=tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(again.whole_logits(ids), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_of_gguf_can_be_saved_as_any_other(folder, tmp_path):
+    lm = load(settings(folder), adapter=False)
+    lm.model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, weight in lm.model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+
+
+def test_an_architecture_that_is_not_read_is_refused_with_those_that_are(tmp_path):
+    write_gguf(tmp_path / FILE, architecture="rwkv6")
+    problem = refusal(settings(tmp_path))
+    assert problem.where == "lm.gguf_file" and "'rwkv6'" in problem.what
+    assert {"llama", "qwen2", "gemma3"} <= set(problem.allowed.split(", "))
+
+
+def test_the_list_holds_architectures_of_causal_language_models_only():
+    names = readable_architectures()
+    assert {"llama", "mistral", "phi3"} <= set(names)
+    assert not {"general", "tokenizer", "t5"} & set(names)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20, 2_000, -1_000])
+def test_a_file_that_is_cut_off_is_one_problem(folder, tmp_path, kept):
+    whole = (folder / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[:kept])
+    problem = refusal(settings(tmp_path))
+    assert problem.where == "lm.gguf_file"
+    assert "is no GGUF file" in problem.what or "cut off or damaged" in problem.what
+
+
+def test_another_kind_of_file_is_one_problem(tmp_path):
+    (tmp_path / FILE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "is no GGUF file" in refusal(settings(tmp_path)).what
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"rope_freqs": True},
+        {"rope__scaling__type": "yarn"},
+        {"rope__scaling__factor": 8.0},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_scaled_rope_which_transformers_leaves_out_is_refused(tmp_path, more):
+    write_gguf(tmp_path / FILE, **more)
+    problem = refusal(settings(tmp_path))
+    assert problem.where == "lm.gguf_file" and "scales RoPE" in problem.what
+
+
+def test_rope_that_is_said_not_to_be_scaled_is_read(tmp_path):
+    write_gguf(tmp_path / FILE, rope__scaling__type="none", rope__scaling__factor=1.0)
+    assert checked(settings(tmp_path)) == []
+
+
+def test_without_the_package_the_command_that_installs_it_is_said(folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "gguf" else find(name, *rest),
+    )
+    problem = refusal(settings(folder))
+    assert problem.fix == "pip install 'gfn-runner[gguf]'"
+
+
+def test_a_name_that_is_wrong_is_refused_before_anything_is_read(folder, tmp_path):
+    problem = refusal(settings(folder, "other.gguf"))
+    assert problem.where == "lm.gguf_file" and problem.allowed == FILE
+    assert refusal(settings(tmp_path / "nowhere")).where == "lm.name"
+    found = {p.where: p for p in settings(folder, quantization="4bit").problems()}
+    assert "dequantized" in found["lm.quantization"].what
+    # The file by itself, and a folder of nothing else: the way to say it is told.
+    problem = refusal(settings(folder / FILE, None))
+    assert problem.fix == f"lm.name={folder} lm.gguf_file={FILE}"
+    problem = refusal(settings(folder, None))
+    assert problem.fix.startswith(f"lm.gguf_file={FILE}")
+
+
+def test_a_hub_id_is_asked_for_the_file(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file: asked.append((name, file))
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    class Hub:
+        def model_info(self, name: str, **_: object) -> None:
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    with pytest.raises(UserError, match="no network"):
+        checked(settings("somebody/model-GGUF"))
+    assert asked == [("somebody/model-GGUF", FILE)]
+
+
+def test_smollm2_that_was_not_made_is_one_problem_with_the_command(tmp_path, monkeypatch):
+    folder = tmp_path / "smollm2"
+    monkeypatch.setattr("gfn_runner.lm.settings.SMOLLM2_FOLDER", folder)
+    monkeypatch.setitem(model_folder.__globals__["_NAMED"], SMOLLM2, folder)
+    options = LMSettings(name=SMOLLM2)
+    (problem,) = options.problems()
+    assert problem.where == "lm.name" and "make smollm2" in problem.fix
+    assert SMOLLM2_HUB in problem.allowed
+    # From any working directory.
+    monkeypatch.chdir(tmp_path)
+    assert model_folder(SMOLLM2) == folder
+    assert list(dataclasses.replace(options, name="embedded").problems()) == []
