@@ -31,7 +31,8 @@ def write_gguf(
         architecture: what the file says that it is.
         special: tokens that are no text; the first begins a text, the second ends it.
         quantized: matrices are Q4_1.
-        more: numbers and texts of further metadata; dots as ``__``. ``rope_freqs=True`` is a tensor.
+        more: numbers and texts of further metadata; dots as ``__``. ``rope_freqs=True`` is a tensor,
+            ``lacks`` the name of one that is left out.
     """
     writer = GGUFWriter(file, architecture)
     tokens = [*special, *_bytes(), "Ġ7", "in"]
@@ -55,6 +56,7 @@ def write_gguf(
     writer.add_eos_token_id(1)
     writer.add_pad_token_id(1)
     writer.add_chat_template(TEMPLATE)
+    lacks = more.pop("lacks", None)
     has_factors = more.pop("rope_freqs", False)
     for key, value in more.items():
         name = key.replace("__", ".")
@@ -62,6 +64,8 @@ def write_gguf(
         add(f"{architecture}.{name}", value)
     draw = np.random.default_rng(0)
     for name, shape in _shapes(len(tokens)).items():
+        if name == lacks:
+            continue
         values = draw.normal(0.0 if len(shape) > 1 else 1.0, 0.2, shape).astype(np.float32)
         if quantized and len(shape) > 1:
             kind = GGMLQuantizationType.Q4_1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,20 @@ def refuse_unreadable(source: str, name: str) -> None:
             "log-probabilities would be wrong",
             "a GGUF file without RoPE scaling",
             "the model's folder in Hugging Face format, without lm.gguf_file",
+        )
+
+
+def refuse_missing(name: str, weights: Collection[str]) -> None:
+    """Refuse a file without some of the model's weights: transformers would draw them at random.
+
+    Raises:
+        UserError: if there are such.
+    """
+    if weights:
+        raise UserError.one(
+            KEY,
+            f"{name} lacks {len(weights)} of the model's weights, e.g. {min(weights)}",
+            "a whole GGUF file of a model that transformers reads",
         )
 
 

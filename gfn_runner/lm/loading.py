@@ -45,8 +45,13 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         if options.quantization == "4bit":
             extra |= _four_bit(dtype)
         with gguf.no_bar(options.gguf_file):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=getattr(torch, dtype), **extra
+            model: Any
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                **extra,
             )
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
@@ -56,6 +61,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
             "embedded, a folder in Hugging Face format, or a hub id that can be reached",
         ) from error
     if options.gguf_file is not None:
+        gguf.refuse_missing(options.gguf_file, found["missing_keys"])
         gguf.without_quantization(model)
     if options.quantization == "none":
         model = model.to(device)

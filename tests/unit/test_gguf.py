@@ -17,8 +17,10 @@ from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.gguf import readable_architectures
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.settings import SMOLLM2, SMOLLM2_HUB, LMSettings, LoraSettings, model_folder
+from gfn_runner.tasks.random_number import RandomNumber
+from gfn_runner.tasks.rule import string_rule
 
-from ..tiny_gguf import write_gguf
+from ..tiny_gguf import SPECIAL, write_gguf
 
 FILE = "tiny.gguf"
 
@@ -136,6 +138,22 @@ def test_scaled_rope_which_transformers_leaves_out_is_refused(tmp_path, more):
 def test_rope_that_is_said_not_to_be_scaled_is_read(tmp_path):
     write_gguf(tmp_path / FILE, rope__scaling__type="none", rope__scaling__factor=1.0)
     assert checked(settings(tmp_path)) == []
+
+
+def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path):
+    write_gguf(tmp_path / FILE, lacks="blk.1.ffn_up.weight")
+    with pytest.raises(UserError, match=r"lacks 1 of .*layers\.1\.mlp\.up_proj") as caught:
+        load(settings(tmp_path))
+    assert caught.value.problems[0].where == "lm.gguf_file"
+
+
+def test_a_special_token_without_an_embedding_is_no_token_of_the_rule(tmp_path):
+    """transformers adds one to byte-level tokenizers of files that do not have it."""
+    write_gguf(tmp_path / FILE, special=SPECIAL[:3])
+    lm = load(settings(tmp_path), adapter=False)
+    assert len(lm.tokenizer) > lm.vocab_size
+    rule = string_rule(lm, RandomNumber(), 5)
+    assert rule.allowed_V is not None and len(rule.allowed_V) == lm.vocab_size
 
 
 def test_without_the_package_the_command_that_installs_it_is_said(folder, monkeypatch):
