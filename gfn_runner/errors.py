@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 _LONGEST = 600  # characters; a message may quote a text of the user's, of any length
 
 

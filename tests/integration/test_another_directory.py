@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import gfn_runner
 from gfn_runner.commandline import checked
+from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.resuming import start_of
@@ -99,9 +100,19 @@ def test_it_is_resumed_from_another_directory(trained, monkeypatch):
     assert prepared.jobs[0].lm.name == str(here / "mymodel")
     checkpoint = start_of(prepared.jobs[0], Path(run)).checkpoint
     assert checkpoint is not None and checkpoint.parent == Path(run) / "checkpoints"
+    # The whole place was moved, and is named anew.
+    saved, moved = here / "run/config.yaml", there / "moved"
+    shutil.copytree(EMBEDDED_FOLDER, moved / "mymodel")
+    text = saved.read_text("utf-8")
+    saved.write_text(text.replace(str(here / "mymodel"), "/gone/mymodel"), "utf-8")
+    prepared = checked([f"resume={run}", "trainer.max_steps=3", f"lm.name={moved / 'mymodel'}"])
+    assert start_of(prepared.jobs[0], Path(run)).checkpoint is not None
+    saved.write_text(text.replace(str(here / "mymodel"), "/gone/other"), "utf-8")
+    with pytest.raises(UserError, match=r"lm\.name"):
+        start_of(prepared.jobs[0], Path(run))
+    saved.write_text(text, "utf-8")
     # As runs from before had them, in their own directory.
     monkeypatch.chdir(here)
-    file = here / "run/config.yaml"
-    file.write_text(file.read_text("utf-8").replace(f"{here}/", ""), "utf-8")
+    saved.write_text(text.replace(f"{here}/", ""), "utf-8")
     prepared = checked(["resume=run", "trainer.max_steps=3"])
     assert start_of(prepared.jobs[0], Path("run")).checkpoint is not None
