@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LONGEST = 600  # characters; a message may quote a text of the user's, of any length
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -25,10 +27,16 @@ class Problem:
     source: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}"]
+        lines = [f"{_shortened(self.where)}: {_shortened(self.what)}"]
         labelled = (("set in", self.source), ("allowed", self.allowed), ("fix", self.fix))
         lines += [f"    {label}: {text}" for label, text in labelled if text]
         return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end, which says what is wrong with the text in the middle."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 class UserError(Exception):

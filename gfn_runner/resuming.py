@@ -231,15 +231,32 @@ def _saved_config(file: Path) -> dict[str, Any]:
 
 
 def _make_paths_absolute(saved: dict[str, Any], config: RunConfig) -> None:
-    """Local paths of a saved config as a config of today holds them: older runs have relative ones."""
-    for key, mark, _ in local_paths(config):
+    """Local paths of a saved config as a config of today holds them.
+
+    Older runs have relative ones; and what is gone from its place has moved to where it is given now, if
+    it has kept its name.
+    """
+    for key, mark, now in local_paths(config):
         parent, _, name = key.rpartition(".")
         section = _at(saved, parent)
         before = section.get(name) if isinstance(section, dict) else None
         if isinstance(before, str):
-            section[name] = mark.absolute(before)
+            section[name] = _as_now(mark.absolute(before), now)
         elif isinstance(before, list):
-            section[name] = [mark.absolute(str(item)) for item in before]
+            texts = [mark.absolute(str(item)) for item in before]
+            given = now if len(now) == len(texts) else texts
+            section[name] = [_as_now(*pair) for pair in zip(texts, given, strict=True)]
+
+
+def _as_now(before: str, now: str | None) -> str:
+    moved = (
+        now is not None
+        and Path(before).is_absolute()
+        and Path(before).name == Path(now).name
+        and Path(now).exists()
+        and not Path(before).exists()
+    )
+    return now if moved and now is not None else before
 
 
 def _at(tree: Any, key: str) -> Any:

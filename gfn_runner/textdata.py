@@ -320,7 +320,7 @@ def _cells(
 
 
 def _header_problems(path: str, names: Sequence[str], columns: Sequence[str]) -> Iterator[Problem]:
-    if len(columns) > 1 and not set(columns) & set(names):
+    if len(names) == 1 < len(columns) and names[0] not in columns:
         missing = f"no columns {', '.join(columns)}"
         yield Problem(f"{path}, line 1", missing, f"columns: {', '.join(names)}")
         return

@@ -88,7 +88,14 @@ def run_once(folder: Path, overrides: list[str]) -> dict[str, Any]:
 def same_run(folder: Path, overrides: list[str]) -> bool:
     """Whether a finished run was asked for by the same overrides."""
     said = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
-    return sorted(said) == sorted(overrides)
+    return sorted(map(_with_whole_path, said)) == sorted(map(_with_whole_path, overrides))
+
+
+def _with_whole_path(line: str) -> str:
+    """A line as a run keeps it: local paths, which are relative to ``ROOT``, are absolute."""
+    key, _, value = line.partition("=")
+    bare = value.strip("'")
+    return f"{key}={ROOT / bare}" if bare and (ROOT / bare).exists() else line
 
 
 def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from types import SimpleNamespace
 from typing import Annotated
@@ -98,6 +99,16 @@ def test_paths_of_a_config(written, tmp_path, monkeypatch):
     assert "split" in first.what and "gfn-runner[hub-data]" in second.fix
 
 
+def test_lines_may_end_in_carriage_returns_alone(written):
+    assert [r["prompt"] for r in read_prompts(written("one\rtwo\r"))] == ["one", "two"]
+    table = written("text,n\rone,1\rtwo,2\r")
+    assert [(r.line, r["text"]) for r in read_table(table, ("text",))] == [(2, "one"), (3, "two")]
+    lines = written('{"prompt": "a", "terms": []}\r{"prompt": "b", "terms": []}')
+    assert [r["prompt"] for r in records(lines)] == ["a", "b"]
+    found = problems_of(read_prompts, written(b"one\r\xff\r"))
+    assert found[0].where.endswith("line 2")
+
+
 # -- prompts ----------------------------------------------------------------------------------------
 
 
@@ -127,6 +138,30 @@ def test_a_table(written):
         (5, {"text": "d"}),
     ]
     assert rows[1].get("label") is None
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t", ","])
+@pytest.mark.parametrize("name", ["data.csv", "data.tsv"])
+def test_the_delimiter_is_the_one_that_finds_the_columns(written, delimiter, name):
+    text = "id;text;label\n1;a, b;x\n".replace(";", delimiter).replace("a, b", "a b")
+    (row,) = read_table(written(text, name), ("text", "label"))
+    assert dict(row.values) == {"text": "a b", "label": "x"}
+
+
+def test_a_delimiter_that_is_not_clear_or_that_is_given_is_kept(written):
+    path = written("text;a|text\n1;2|3\n", "data.csv")
+    (problem,) = problems_of(read_table, path, ("text",))
+    assert "no column text" in problem.what
+    path = written("id;text\n1;a\n", "data.csv")
+    assert problems_of(read_table, path, ("text",), ",")
+    (problem,) = problems_of(read_table, written("a b\n", "data.csv"), ("text", "label"))
+    assert problem.what == "no columns text, label"
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.tsv"])
+def test_a_long_field(written, name):
+    (row,) = read_table(written("text\n" + "x" * 200_000, name), ("text",))
+    assert len(row["text"]) == 200_000
 
 
 def test_a_tab_separated_table_has_no_quoting(written):
@@ -208,6 +243,36 @@ def test_a_record_that_is_wrong_is_named_with_line_and_field(written, line, fiel
     assert problem.where == f"{path}, line 2{field}"
     assert what in problem.what and problem.allowed
     assert len(str(problem)) < 500
+
+
+def test_one_list_of_records(written):
+    good = [{"prompt": "a ] , [ b", "terms": []}, {"prompt": "c", "terms": []}]
+    assert [r["prompt"] for r in records(written(json.dumps(good)))] == ["a ] , [ b", "c"]
+    rows = records(written("\n" + json.dumps(good, indent=1)))
+    assert [(r.line, r["prompt"]) for r in rows] == [(3, "a ] , [ b"), (7, "c")]
+    twice = '{"prompt": "b", "prompt": "b", "terms": []}'
+    one_line = f'[{{"prompt": "a", "terms": []}}, 3, {twice}, {{"prompt": "a", "terms": []}}]'
+    path = written(one_line)
+    found = problems_of(records, path, key=lambda row: row["prompt"], what="prompt")
+    assert [p.where.removeprefix(f"{path}, ") for p in found] == [
+        "entry 2", "entry 3, field prompt", "entry 4",
+    ]  # fmt: skip
+    assert found[-1].what == "the same prompt as entry 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ('[\n{"prompt": "a", "terms": []}\n{"prompt": "b", "terms": []}]', 3, "not JSON"),
+        ('\n{\n"prompt": "a",\n"terms": []\n}\n', 2, "an object over several lines"),
+        ("[" * 100_000, 0, "recursion"),
+    ],
+)
+def test_a_file_of_another_form_is_one_mistake(written, text, line, what):
+    path = written(text)
+    (problem,) = problems_of(records, path)
+    assert problem.where == (f"{path}, line {line}" if line else path)
+    assert what in problem.what and "one list" in problem.allowed
 
 
 def test_a_field_that_is_misspelt_gets_a_suggestion(written):

@@ -12,7 +12,15 @@ import pytest
 from gfn_runner import app, wandb_run
 from gfn_runner.randomness import derived_seed
 from gfn_runner.settings import LoggerSettings
-from gfn_runner.wandb_run import STEP, WandbRun, run_id, start_wandb, sweep_of, sync_command
+from gfn_runner.wandb_run import (
+    STEP,
+    WandbRun,
+    run_id,
+    short_tag,
+    start_wandb,
+    sweep_of,
+    sync_command,
+)
 
 # -- starting ---------------------------------------------------------------------------------------
 
@@ -78,17 +86,31 @@ def test_a_start_that_fails_is_tried_offline_and_then_given_up(started, monkeypa
     assert "W&B does not start offline" in caplog.text and "and more" not in caplog.text
 
 
+def test_long_tags_are_cut_and_stay_different():
+    long = ["x" * 64, "x" * 65, "x" * 65 + "a", "x" * 65 + "b"]
+    short = [short_tag(tag) for tag in long]
+    assert short[0] == long[0] and len(set(short)) == 4
+    assert {len(tag) for tag in short} == {64} and short == [short_tag(tag) for tag in long]
+
+
+@pytest.mark.parametrize("project", ["team/mine", "a:b", "50%", "x" * 129, ""])
+def test_a_project_that_wandb_would_refuse(project):
+    (problem,) = LoggerSettings(project=project).problems()
+    assert problem.where == "logger.project" and "/ \\ # ? % :" in problem.allowed
+    assert not list(LoggerSettings(project="My project (2), \u03c6" + "x" * 100).problems())
+
+
 def test_a_real_run_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "multirun" / "2026-01-31" / "12-00-00" / "3"
     folder.mkdir(parents=True)
     (folder.parent / "multirun.yaml").touch()
     options = LoggerSettings(project="p", tags=("mine",))
-    tags = ("arithmetic", "SubTB")
+    tags = ("arithmetic", "SubTB", short_tag("y" * 100))
     parts = []
     for group in (None, "by hand"):
         options = LoggerSettings(project="p", tags=("mine",), group=group)
-        own = start_wandb(options, folder, {"seed": 3}, job_type="ppo", tags=tags)
+        own = start_wandb(options, folder, {"seed": 3}, job_type="ppo", tags=(*tags[:2], "y" * 100))
         try:
             run = own.run
             assert run.name == "2026-01-31/12-00-00/3" and run.config["seed"] == 3

@@ -1,0 +1,114 @@
+"""Local paths of a config: absolute, whatever directory it is used from later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from gfn_runner.commandline import checked
+from gfn_runner.lm.settings import EMBEDDED_FOLDER
+from gfn_runner.overrides import absolute_lines
+from gfn_runner.paths import LocalPath, local_paths
+from gfn_runner.resuming import newest_unfinished
+from gfn_runner.tasks.posterior import Posterior
+
+RECORD = {"prompt": "a", "constraint": {"classifier": {"name": "labels", "label": "good"}}}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The working directory, with a model, data and a folder called like a word of the settings."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "mymodel").symlink_to(EMBEDDED_FOLDER)
+    (here / "embedded").mkdir()
+    (here / "own.jsonl").write_text(json.dumps({"prompt": "a", "terms": [{"context": "a"}]}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+def test_what_is_a_path_and_what_is_none(place, monkeypatch):
+    path = LocalPath(("embedded",))
+    assert path.absolute("mymodel") == path.absolute("./mymodel/") == str(place / "mymodel")
+    monkeypatch.setenv("HOME", str(place))
+    assert path.absolute("~/mymodel") == str(place / "mymodel")
+    # Nothing lies there: a path by its form, a hub id, a word, a data set, no name at all.
+    assert path.absolute("./none") == str(place / "none")
+    for name in ("gpt2", "owner/model", "embedded", "hub:owner/name:train", "", "x" * 5000):
+        assert path.absolute(name) == name
+
+
+def test_every_key_that_names_a_path_is_stored_absolute(place):
+    lines = [
+        "task=posterior", "task.data.train=own.jsonl", "lm.name=mymodel",
+        "callbacks.evaluation.encoder=mymodel", "callbacks.evaluation.bertscore=mymodel",
+    ]  # fmt: skip
+    config = checked(lines).jobs[0]
+    saved = config.as_dict()
+    assert saved["task"]["data"]["train"] == str(place / "own.jsonl")
+    assert saved["lm"]["name"] == str(place / "mymodel")
+    assert saved["callbacks"]["evaluation"]["encoder"] == str(place / "mymodel")
+    marked = {key for key, _, _ in local_paths(config)}
+    assert {"lm.name", "task.data.evaluation", "callbacks.evaluation.bertscore"} <= marked
+    # A folder of that name does not take the place of the embedded model.
+    assert checked(["lm.name=embedded"]).jobs[0].lm.name == "embedded"
+
+
+def test_lines_mean_the_same_from_another_directory(place, tmp_path, monkeypatch):
+    (place / "m2").symlink_to(EMBEDDED_FOLDER)
+    model, data = place / "mymodel", place / "own.jsonl"
+    found = checked(["-m", "task=posterior", "task.data.train=own.jsonl", "lm.name=mymodel,m2"])
+    assert f"task.data.train='{data}'" in found.argv
+    assert f"lm.name='{model}','{place / 'm2'}'" in found.argv
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = checked(found.argv)
+    assert again.argv == found.argv
+    assert [job.lm.name for job in again.jobs] == [str(model), str(place / "m2")]
+
+
+def test_a_path_of_a_yaml_file_gets_a_line_of_its_own(place):
+    (place / "conf/lm").mkdir(parents=True)
+    (place / "conf/lm/mine.yaml").write_text("name: mymodel\n")
+    found = checked(["--config-dir", "conf", "lm=mine", "seed=1"])
+    assert found.argv[-1] == f"++lm.name='{place / 'mymodel'}'"
+    assert "lm=mine" in found.argv and "seed=1" in found.argv
+
+
+def test_lines_without_a_path_stay_as_they_were_written(place):
+    lines = ["+x='a b'", "lm.name=gpt2", "task.data.test=[]", "~task.data.train", "n=1,2"]
+    paths = [("lm.name", LocalPath(), "gpt2"), ("task.data.test", LocalPath(), ())]
+    assert absolute_lines(lines, paths) == lines
+
+
+def test_lists_of_paths(place):
+    paths = [("t", LocalPath(), (str(place / "own.jsonl"), "hub:a:b"))]
+    line = f"++t=['{place / 'own.jsonl'}','hub:a:b']"
+    assert absolute_lines(["++t=[own.jsonl,'hub:a:b']"], paths) == [line]
+    assert absolute_lines([], paths) == [line]
+
+
+@pytest.mark.parametrize("at_file", [True, False])
+def test_a_classifier_of_a_line_is_looked_for_beside_its_file_first(
+    place, tmp_path, monkeypatch, at_file
+):
+    folder = tmp_path / "data"
+    (folder / "labels" if at_file else place / "labels").mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    (folder / "own.jsonl").write_text(json.dumps(RECORD))
+    data = Posterior(data={"train": "../data/own.jsonl"}).load(0)
+    found = data.train[0].facts["demand"].classifier.name
+    assert found == str((place / "../data/labels" if at_file else place / "labels").absolute())
+
+
+def test_a_run_from_before_goes_on_where_its_relative_paths_lead_to_the_same(place, tmp_path):
+    config = checked(["lm.name=mymodel"]).jobs[0]
+    folder = tmp_path / "runs/2026-01-01/10-00-00"
+    folder.mkdir(parents=True)
+    (folder / "overrides.yaml").write_text("- task=arithmetic\n- lm.name=mymodel\n")
+    lines = ["task=arithmetic", f"lm.name='{place / 'mymodel'}'"]
+    assert newest_unfinished(tmp_path / "runs", config, lines) == folder
+    other = dataclasses.replace(config)
+    assert newest_unfinished(tmp_path / "runs", other, ["task=arithmetic", "lm.name=gpt2"]) is None
