@@ -80,7 +80,11 @@ ONLY = {
     "lm.settings": {"errors"},
     "lm.encoder": {"errors", "lm.settings"},
     "lm.encoding": {"errors"},
-    "lm.policy": {"lm.adapters", "lm.encoding", "lm.settings"},
+    "lm.limits": set(),
+    "lm.output_layer": set(),
+    "lm.policy": {
+        "errors", "lm.adapters", "lm.encoding", "lm.limits", "lm.output_layer", "lm.settings",
+    },
     "lm.adapters": {"errors", "lm.settings"},
     "lm.loading": {"errors", "lm.adapters", "lm.policy", "lm.settings"},
     "lm.vocabulary": {"trajectories"},
@@ -103,6 +107,10 @@ ONLY = {
         "lm.log_probs", "lm.merging", "lm.pieces", "lm.policy", "lm.prefixes", "lm.vocabulary",
         "trajectories", "types",
     },
+    "lm.packing": {
+        "lm.limits", "lm.pieces", "lm.policy", "lm.prefixes", "lm.scoring", "lm.vocabulary",
+        "trajectories",
+    },
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),
     "lm.tiny.stories": set(),
@@ -114,7 +122,9 @@ ONLY = {
     "lm.classifier": {"errors", "lm.checks", "lm.loading", "lm.settings"},
     "posterior.demands": {"errors"},
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
-    "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types"},
+    "posterior.reward": {
+        "lm.packing", "lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types",
+    },
     "tasks.base": {"errors", "tools", "types"},
     "em": {
         "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "ranks",
