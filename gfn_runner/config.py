@@ -349,16 +349,14 @@ def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:
         yield Problem(where, f"given 'fsdp' with em.rounds={em.rounds}", without + "or em.rounds=0")
 
 
-def _precision_problems(
-    mode: Mode, lm: LMSettings, baseline: Baseline | None
-) -> Iterator[Problem]:
+def _precision_problems(mode: Mode, lm: LMSettings, baseline: Baseline | None) -> Iterator[Problem]:
     trains = baseline is None or baseline.lightning_module is not None
     if mode == "train" and trains and lm.dtype == "float16":
         yield Problem(
             "lm.dtype",
             "given 'float16' for training: small gradients become 0, as losses are not scaled",
-            "auto, float32, bfloat16; float16 with mode=sample, predict, evaluate and with baselines that "
-            "train nothing",
+            "auto, float32, bfloat16; float16 with mode=sample, predict, evaluate and with baselines "
+            "that train nothing",
             "lm.dtype=bfloat16",
         )
 

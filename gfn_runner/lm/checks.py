@@ -11,7 +11,7 @@ from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.limits import context_length, rope_limit
+from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
 
 _MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
@@ -58,11 +58,8 @@ def text_problems(
     longest = context_length(config)
     if longest:
         limit = f"the model's context of {longest}"
-        if longest == rope_limit(config):
-            limit = (
-                f"{longest}, above which this model's RoPE (longrope) depends on the longest sequence of a "
-                "batch: sampler and reward would speak of different distributions"
-            )
+        if why := same_up_to(config).get(longest):
+            limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
         yield from _too_long(tokenizer, strings, max_len, longest, limit)
     yield from _out_of_reach(tokenizer, listed, listed_max_len)
     if required and n_terminator == 1:

@@ -108,7 +108,7 @@ ONLY = {
         "trajectories", "types",
     },
     "lm.packing": {
-        "lm.limits", "lm.pieces", "lm.policy", "lm.prefixes", "lm.scoring", "lm.vocabulary",
+        "errors", "lm.limits", "lm.pieces", "lm.policy", "lm.prefixes", "lm.scoring", "lm.vocabulary",
         "trajectories",
     },
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from gfn_runner.errors import UserError
 from gfn_runner.lm.checks import text_problems
-from gfn_runner.lm.limits import attention_window, context_length, rope_limit
+from gfn_runner.lm.limits import attention_window, context_length, same_up_to
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
@@ -44,9 +44,9 @@ def longrope() -> LanguageModel:
 
 def test_what_configs_state():
     phi = AutoConfig.for_model("phi3", **LONGROPE)
-    assert (context_length(phi), rope_limit(phi), attention_window(phi)) == (24, 24, None)
+    assert (context_length(phi), list(same_up_to(phi)), attention_window(phi)) == (24, [24], None)
     gpt2 = AutoConfig.for_model("gpt2", n_positions=64)
-    assert (context_length(gpt2), rope_limit(gpt2), attention_window(gpt2)) == (64, None, None)
+    assert (context_length(gpt2), same_up_to(gpt2), attention_window(gpt2)) == (64, {}, None)
     both = AutoConfig.for_model("gemma3", text_config={"sliding_window": 32})
     assert attention_window(both) == 32
     off = AutoConfig.for_model("qwen2", use_sliding_window=False, sliding_window=32)
@@ -54,7 +54,9 @@ def test_what_configs_state():
     nested = {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 8}}
     config = SimpleNamespace(rope_parameters=nested)
     config.get_text_config = lambda decoder: config
-    assert rope_limit(config) == context_length(config) == 8
+    assert list(same_up_to(config)) == [8] and context_length(config) == 8
+    sparse = AutoConfig.for_model("deepseek_v32", index_topk=16)
+    assert list(same_up_to(sparse)) == [16] and context_length(sparse) == 16
 
 
 @pytest.mark.parametrize(("context", "fits"), [("a" * 10, True), ("a" * 20, False)])
@@ -76,7 +78,7 @@ def test_below_the_limit_all_ways_agree_and_above_it_none_is_computed():
     arguments = ([tuple(range(1, 16)), (5, 6)], [(DOT, 9), (DOT, 9, 8, 7, 6)], rows, rule)
     plain_BS = plain_prefixes(lm, *arguments)
     torch.testing.assert_close(score_prefixes(lm, *arguments), plain_BS, atol=1e-4, rtol=0)
-    with pytest.raises(UserError, match="above 24 this model's RoPE"):
+    with pytest.raises(UserError, match="above 24 this model cannot be sampled and scored alike"):
         lm.whole_logits([[1] * 25])
 
 
