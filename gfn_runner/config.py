@@ -309,6 +309,8 @@ def _value_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _sharding_problems(parts["lm"], parts["em"])
     if "mode" in parts:
         yield from _mode_problems(parts)
+    if {"mode", "lm", "baseline"} <= parts.keys():
+        yield from _precision_problems(parts["mode"], parts["lm"], parts["baseline"])
 
 
 def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
@@ -347,6 +349,18 @@ def _sharding_problems(lm: LMSettings, em: EMSettings) -> Iterator[Problem]:
         yield Problem(where, "given 'fsdp' with lm.recompute_above", without + "or null for it")
     if em.rounds:
         yield Problem(where, f"given 'fsdp' with em.rounds={em.rounds}", without + "or em.rounds=0")
+
+
+def _precision_problems(mode: Mode, lm: LMSettings, baseline: Baseline | None) -> Iterator[Problem]:
+    trains = baseline is None or baseline.lightning_module is not None
+    if mode == "train" and trains and lm.dtype == "float16":
+        yield Problem(
+            "lm.dtype",
+            "given 'float16' for training: small gradients become 0, as losses are not scaled",
+            "auto, float32, bfloat16; float16 with mode=sample, predict, evaluate and with baselines "
+            "that train nothing",
+            "lm.dtype=bfloat16",
+        )
 
 
 def _too_few_samples(trains: Objective | Baseline, sampling: SamplingSettings) -> Iterator[Problem]:

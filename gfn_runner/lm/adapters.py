@@ -59,7 +59,7 @@ def lora_config(model: Any, options: LoraSettings) -> Any:
 
 
 def _routers(model: Any) -> list[str]:
-    """Linear layers that give more than a product, which PEFT cannot add to, such as Llama 4's routers."""
+    """Linear layers that give more than a product, to which PEFT cannot add, as Llama 4's routers."""
     return sorted(
         {
             name.rsplit(".", 1)[-1]

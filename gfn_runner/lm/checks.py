@@ -12,6 +12,7 @@ from rapidfuzz import process
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm import gguf
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
+from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
 
 _MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
@@ -55,11 +56,12 @@ def text_problems(
         )
     for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
         yield from _target_problems(key, adapter, config)
-    longest = getattr(config, "max_position_embeddings", None) or getattr(
-        config, "n_positions", None
-    )
+    longest = context_length(config)
     if longest:
-        yield from _too_long(tokenizer, strings, max_len, longest)
+        limit = f"the model's context of {longest}"
+        if why := same_up_to(config).get(longest):
+            limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
+        yield from _too_long(tokenizer, strings, max_len, longest, limit)
     yield from _out_of_reach(tokenizer, listed, listed_max_len)
     if required and n_terminator == 1:
         closed = set(tokenizer.all_special_ids)
@@ -220,7 +222,11 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
 
 
 def _too_long(
-    tokenizer: Any, strings: Sequence[tuple[str, str, str]], max_len: int, longest: int
+    tokenizer: Any,
+    strings: Sequence[tuple[str, str, str]],
+    max_len: int,
+    longest: int,
+    limit: str,
 ) -> Iterator[Problem]:
     # A token has at least one byte, so most texts need no tokenizing.
     suspects = [s for s in strings if len((s[1] + s[2]).encode("utf-8")) + max_len + 1 > longest]
@@ -231,11 +237,11 @@ def _too_long(
             too_long.append((n_tokens, name))
     if too_long:
         worst, worst_name = max(too_long)
-        others = f" ({len(too_long) - 1} more are too long)" if len(too_long) > 1 else ""
+        others = f"; {len(too_long) - 1} more are too long" if len(too_long) > 1 else ""
         yield Problem(
             "task",
             f"{worst_name} is {worst} tokens long; with {max_len} sampled tokens that is more than "
-            f"the model's context of {longest}{others}",
+            f"{limit}{others}",
             f"context, sample and suffix together at most {longest} tokens",
             "fewer examples (task.n_demonstrations, callbacks.evaluation.baseline_shots), a smaller "
             "task.max_len / task.eval_max_len, or another model",

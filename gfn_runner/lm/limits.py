@@ -1,12 +1,11 @@
-"""Lengths that a model's config states: its context, its attention window, and where its RoPE changes."""
+"""Lengths that a model's config states: its context, its attention window, and where it changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-# Keys at a distance, or in another chunk, that some layer of the model does not see. ``index_topk`` is
-# the number of keys that sparse attention chooses.
+# Numbers of keys that a layer sees at most, the last ones or those of a chunk.
 _WINDOWS = (
     "sliding_window",
     "sliding_window_size",
@@ -15,7 +14,6 @@ _WINDOWS = (
     "attention_window_size",
     "window_size",
     "local_attention",
-    "index_topk",
 )
 
 
@@ -23,8 +21,7 @@ def context_length(config: Any) -> int | None:
     """Longest sequence in tokens, or ``None`` if the config states none."""
     text = _text(config)
     stated = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    lengths = [length for length in (stated, rope_limit(config)) if length]
-    return min(lengths, default=None)
+    return min((length for length in (stated, *same_up_to(config)) if length), default=None)
 
 
 def attention_window(config: Any) -> int | None:
@@ -46,21 +43,26 @@ def counts_places(config: Any) -> bool:
     return hasattr(_text(config), "attention_layers")
 
 
-def rope_limit(config: Any) -> int | None:
-    """Length in tokens above which RoPE rotates every position otherwise, or ``None``.
+def same_up_to(config: Any) -> dict[int, str]:
+    """Lengths in tokens up to which a token's probability depends on the text before it alone, and why.
 
     RoPE of type ``longrope`` has two sets of frequencies and chooses by the longest sequence of a
-    forward: a token's probability then depends on what else is read with it. ``dynamic`` changes above
-    the context length, which no sequence may exceed anyway.
+    forward. Sparse attention that chooses ``index_topk`` keys was seen to choose others in a padded
+    batch. (RoPE of type ``dynamic`` changes above the context length, which no sequence may exceed.)
     """
-    parameters = getattr(_text(config), "rope_parameters", None) or {}
+    text = _text(config)
+    parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
-    limits = [
-        one["original_max_position_embeddings"]
+    found = {
+        one[
+            "original_max_position_embeddings"
+        ]: "its RoPE (longrope) depends on the longest sequence"
         for one in (parameters, *nested)
         if one.get("rope_type") == "longrope" and one.get("original_max_position_embeddings")
-    ]
-    return min(limits, default=None)
+    }
+    if getattr(text, "index_topk", None):
+        found[text.index_topk] = "its sparse attention (index_topk) depends on the padding"
+    return found
 
 
 def _text(config: Any) -> Any:

@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
 def _product(left_NH: Tensor, weight_VH: Tensor) -> Tensor:
     if left_NH.device.type == "cuda":
         return torch.mm(left_NH, weight_VH.T, out_dtype=torch.float32)
-    # Other devices have no such product: the weights are in fp32 for some tokens of the vocabulary at once.
+    # Other devices have no such product: weights are in fp32 for some tokens of the vocabulary at once.
     result_NV = left_NH.new_empty(len(left_NH), len(weight_VH), dtype=torch.float32)
     left_NH, start = left_NH.float(), 0
     for piece_MH in weight_VH.split(max(1, _AT_ONCE // weight_VH.shape[1])):

@@ -1,8 +1,8 @@
 """Log-probability of every prefix: which way it is computed, and whether that way is right for a model.
 
-Packed (:mod:`gfn_runner.lm.prefixes`) is the fastest, with a 4-D attention mask, which transformers takes as
-it is: no layer applies its own window to it, and some models add a bias of their own that does not know
-of branches. So it is taken only where no window is exceeded and where it agrees with plain forwards.
+Packed (:mod:`gfn_runner.lm.prefixes`) is the fastest. It has a 4-D attention mask, which transformers
+takes as it is: no layer applies its own window to it, and some models add a bias of their own that does
+not know of branches. So it is taken only within the window and where it agrees with plain forwards.
 Elsewhere every prefix takes a row of its own, as a whole string behind a cached context.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gfn_runner.errors import UserError
 from gfn_runner.lm.limits import attention_window, context_length, counts_places
 from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
 from gfn_runner.lm.policy import LanguageModel
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Packed scoring may differ from plain scoring by so many times what rounding changes, and always by so
 # many nats. In bfloat16 right models were seen at 0.2 to 0.7 times, wrong ones at 3.6 and more.
 _ROUNDING, _NATS = 1.5, 1e-3
+# What a cache gives is refused only if it is wrong beyond doubt.
+_WRONG, _WRONG_NATS = 5.0, 0.05
 
 
 @torch.no_grad()
@@ -121,16 +124,16 @@ def packs(
         return False
     length = max(map(len, contexts)) + trajectories.token_BT.shape[1] + max(map(len, suffixes)) - 1
     window = attention_window(lm.model.config)
-    if window is not None and (length > window or counts_places(lm.model.config)):
+    fits = window is None or (length <= window and not counts_places(lm.model.config))
+    if not fits:
         _say_window(lm, window, length)
-        return False
-    if lm.packed_rewards == "auto" and length > lm.packing_compared:
-        lm.packing_compared = _compared_length(lm, length, window)
-        _compare(lm, lm.packing_compared)
-    return lm.packed_rewards != "never"
+    if lm.packed_rewards == "auto" and length > lm.compared[fits]:
+        lm.compared[fits] = _compared_length(lm, length, window if fits else None)
+        _compare(lm, lm.compared[fits], packed=fits)
+    return fits and lm.packed_rewards != "never"
 
 
-def _say_window(lm: LanguageModel, window: int, length: int) -> None:
+def _say_window(lm: LanguageModel, window: int | None, length: int) -> None:
     if not lm.window_logged:
         logger.info(
             "packed scoring is off for sequences of %d tokens (the model has an attention window of %d): "
@@ -147,33 +150,53 @@ def _compared_length(lm: LanguageModel, length: int, window: int | None) -> int:
     return min(limit for limit in limits if limit)
 
 
-def _compare(lm: LanguageModel, length: int) -> None:
+def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     """Turn packed scoring off for this model unless it agrees with plain forwards up to a length.
 
     It agrees if it differs by no more than rounding does, which is measured: by how much plain scores
     change with embeddings that are changed by up to one unit in their last place.
+
+    Args:
+        lm: the model.
+        length: of the longest sequence, tokens.
+        packed: whether packed scoring is compared; prefixes in rows of their own always are.
+
+    Raises:
+        UserError: if those are wrong as well, and with them samples and the policy.
     """
-    gaps, changes = [], []
-    try:
-        with torch.no_grad(), lm.reference():
-            for arguments in _probes(lm, length):
-                plain_BS = plain_prefixes(lm, *arguments)
-                packed_BS = packed_prefixes(lm, *arguments)
-                with _other_rounding(lm):
-                    rounded_BS = plain_prefixes(lm, *arguments)
-                finite_BS = plain_BS.isfinite()
-                gaps.append((packed_BS - plain_BS)[finite_BS].abs().max())
-                changes.append((rounded_BS - plain_BS)[finite_BS].abs().max())
-        gap, rounding = (torch.stack(values).max().item() for values in (gaps, changes))
-        works = gap <= max(_NATS, _ROUNDING * rounding)  # false for NaN
-        reason = f"it differs by {gap:.2g} nats, rounding by {rounding:.2g}"
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        works, reason = False, str(error).splitlines()[0]
+    with torch.no_grad(), lm.reference():
+        probes = _probes(lm, length)
+        plain = [plain_prefixes(lm, *arguments) for arguments in probes]
+        with _other_rounding(lm):
+            rounded = [plain_prefixes(lm, *arguments) for arguments in probes]
+        rounding = _largest_gap(rounded, plain)
+        separate = _largest_gap([separate_prefixes(lm, *arguments) for arguments in probes], plain)
+        if not separate <= max(_WRONG_NATS, _WRONG * rounding):  # NaN too
+            raise UserError.one(
+                "lm.name",
+                f"log-probabilities from this model's cache differ by {separate:.2g} nats from those of "
+                f"a plain forward at {length} tokens, where rounding changes {rounding:.2g}",
+                "an architecture of docs/models.md",
+            )
+        try:
+            ways = [packed_prefixes(lm, *arguments) for arguments in probes if packed]
+            gap = _largest_gap(ways, plain) if packed else 0.0
+            works = gap <= max(_NATS, _ROUNDING * rounding)
+            reason = f"it differs by {gap:.2g} nats, rounding by {rounding:.2g}"
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            works, reason = False, str(error).splitlines()[0]
     if not works:
         lm.packed_rewards = "never"
         logger.warning(
             "packed scoring is off for this model (%s): rewards take one row a prefix", reason
         )
+
+
+def _largest_gap(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
+    """Nats; NaN if any is NaN."""
+    pairs = zip(found, plain, strict=True)
+    gaps_N = torch.cat([(own - right)[right.isfinite()] for own, right in pairs])
+    return gaps_N.abs().max().item()
 
 
 @contextlib.contextmanager
@@ -197,7 +220,7 @@ Probe = tuple[list[list[int]], list[list[int]], Trajectories, StringRule]
 
 
 def _probes(lm: LanguageModel, length: int) -> list[Probe]:
-    """Random strings between contexts and suffixes: several short ones, and one sequence of ``length``."""
+    """Random strings between contexts and suffixes: short ones, and one sequence of ``length``."""
     generator = torch.Generator().manual_seed(0)
     closed = set(lm.tokenizer.all_special_ids)
     open_V = [token for token in range(lm.vocab_size) if token not in closed] or [0]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import explained_adapter, explained_targets, lora_config, seeded
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.limits import context_length, rope_limit
+from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.settings import LoraSettings
 
@@ -88,8 +88,8 @@ class LanguageModel(nn.Module):
         self.model: Any = model
         self.tokenizer = tokenizer
         self.packed_rewards = packed_rewards
-        # Tokens up to which packed scoring has been compared, by lm.packing.
-        self.packing_compared = 0
+        # Tokens up to which lm.packing has compared scores with plain forwards: packed ones, others.
+        self.compared = {True: 0, False: 0}
         self.window_logged = False
         self.max_tokens_per_forward = max_tokens_per_forward
         self.recompute_above = recompute_above
@@ -97,7 +97,7 @@ class LanguageModel(nn.Module):
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
-        self._rope_limit = rope_limit(model.config)
+        self._same_up_to = min(same_up_to(model.config).items(), default=None)
         self._encoded: dict[tuple[str, str], tuple[int, ...]] = {}
         self.m_steps = 0
         self._bare = False
@@ -295,24 +295,33 @@ class LanguageModel(nn.Module):
             token_NT[row, : len(ids)] = torch.tensor(list(ids))
             mask_NT[row, : len(ids)] = 1
         position_NT = torch.arange(longest).expand_as(token_NT)
-        arrays = (array.to(self.device) for array in (token_NT, mask_NT, position_NT))
+        token_NT, mask_NT, position_NT = (
+            a.to(self.device) for a in (token_NT, mask_NT, position_NT)
+        )
         keep = {"logits_to_keep": longest - first} if self._keeps_logits else {}
-        return self._forward(*arrays, use_cache=False, **keep).logits[:, first - longest :]
+        output = self._forward(token_NT, mask_NT, position_NT, use_cache=False, **keep)
+        return output.logits[:, first - longest :]
 
     def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
-        if self._rope_limit is not None and int(position_NQ.max()) >= self._rope_limit:
-            raise UserError.one(
-                "lm.name",
-                f"a sequence of {int(position_NQ.max()) + 1} tokens, and above {self._rope_limit} this "
-                "model's RoPE (longrope) depends on the longest sequence of a batch",
-                f"context, sample and suffix together at most {self._rope_limit} tokens",
-                "shorter prompts, a smaller task.max_len / task.eval_max_len, or another model",
-            )
+        if self._same_up_to is not None:
+            self._check_length(int(position_NQ.max()) + 1, *self._same_up_to)
         if self._takes_positions:
             options["position_ids"] = position_NQ
         if self.lockstep is not None:
             self.lockstep.announce()
         return self.model(input_ids=token_NQ, attention_mask=mask, **options)
+
+    @staticmethod
+    def _check_length(given: int, limit: int, why: str) -> None:
+        """A prompt that a trained policy is asked with has not been checked before."""
+        if given > limit:
+            raise UserError.one(
+                "lm.name",
+                f"a sequence of {given} tokens, and above {limit} this model cannot be sampled and "
+                f"scored alike: {why} of a batch",
+                f"context, sample and suffix together at most {limit} tokens",
+                "shorter prompts, a smaller task.max_len / task.eval_max_len, or another model",
+            )
 
     def in_step(self) -> contextlib.AbstractContextManager[None]:
         """Within it ranks that share weights may run different numbers of forwards without gradients.

@@ -200,9 +200,9 @@ def plain_prefixes(
         logits_NTV = lm.whole_logits([[*c, *z, *s] for c, z, s in strings], first)
         for number, row in enumerate(alive):
             is_action = trajectories.is_action_BT[row, :state].tolist()
-            context, *rest = strings[number]
+            context, prefix, suffix = strings[number]
             logits_TV = logits_NTV[number, len(context) - 1 - first :]
-            result_BS[row, state] = _plain_sum(logits_TV, *rest, is_action, rule)
+            result_BS[row, state] = _plain_sum(logits_TV, prefix, suffix, is_action, rule)
     return result_BS
 
 

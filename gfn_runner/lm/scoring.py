@@ -1,4 +1,4 @@
-"""Log-probabilities of given strings: the policy's, and a term's of whole strings, with gradients if enabled."""
+"""Log-probabilities of given strings: the policy's and a term's, with gradients if enabled."""
 
 from __future__ import annotations
 

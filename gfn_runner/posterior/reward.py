@@ -13,8 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_strings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import Trajectories

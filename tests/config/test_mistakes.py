@@ -61,6 +61,8 @@ def test_all_mistakes_are_reported_at_once():
         (["task.data.rationales=/no/file.json"], "task.data.rationales"),
         (["lm.device=cuda"], "lm.device"),
         (["lm.dtype=float8"], "lm.dtype"),
+        (["lm.dtype=float16"], "lm.dtype"),
+        (["lm.dtype=float16", "baseline=sft"], "lm.dtype"),
         (["trainer.devices=2", "trainer.strategy=fsdp", "lm.quantization=4bit"], "trainer.strategy"),
         (["task=subjectivity", "trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy"),
         (["lm.quantization=4bit"], "lm.quantization"),

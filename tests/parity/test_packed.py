@@ -9,10 +9,9 @@ import torch
 
 from gfn_runner.lm import merging, pieces, prefixes
 from gfn_runner.lm.log_probs import string_log_probs
+from gfn_runner.lm.packing import packs, score_prefixes
 from gfn_runner.lm.pieces import by_length, length_buckets
-from gfn_runner.lm.packing import packs
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
-from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.trajectories import Trajectories
@@ -199,9 +198,9 @@ def test_pieces_change_nothing(lm, way, monkeypatch):
 
 def test_auto_takes_the_packed_way(lm, monkeypatch):
     monkeypatch.setattr(lm, "packed_rewards", "auto")
-    monkeypatch.setattr(lm, "packing_compared", 0)
-    assert packs(lm, CONTEXTS, SUFFIXES, trajectories()) and lm.packing_compared == 32
-    assert packs(lm, [*CONTEXTS, (3,) * 40], SUFFIXES, trajectories()) and lm.packing_compared == 64
+    monkeypatch.setattr(lm, "compared", {True: 0, False: 0})
+    assert packs(lm, CONTEXTS, SUFFIXES, trajectories()) and lm.compared[True] == 32
+    assert packs(lm, [*CONTEXTS, (3,) * 40], SUFFIXES, trajectories()) and lm.compared[True] == 64
 
 
 def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.errors import UserError
 from gfn_runner.lm import packing
 from gfn_runner.lm.packing import packs, score_prefixes
 from gfn_runner.lm.policy import LanguageModel
@@ -16,6 +17,7 @@ from ..tiny_models import (
     ALIBI,
     ARCHITECTURES,
     CHARACTERS,
+    WINDOWED,
     character_tokenizer,
     random_model,
     tiny_lm,
@@ -75,6 +77,29 @@ def test_lengths_of_the_run_are_compared(monkeypatch, caplog):
     assert packs(lm, CONTEXTS, SUFFIXES, ROWS) and len(read) == n, "compared once"
     assert not packs(lm, [(5,) * 35], SUFFIXES[:1], ROWS) and max(read) > 40
     assert "packed scoring is off" in caplog.text
+
+
+def test_what_was_compared_beyond_a_window_says_nothing_of_packing(monkeypatch):
+    right = packing.packed_prefixes
+    monkeypatch.setattr(packing, "packed_prefixes", lambda *a: right(*a) + 1)
+    lm = tiny_lm("mistral", config=WINDOWED["mistral"], packed_rewards="auto")
+    assert not packs(lm, [(5,) * 30], SUFFIXES[:1], ROWS) and lm.packed_rewards == "auto"
+    assert not packs(lm, [(5,) * 5], SUFFIXES[:1], ROWS) and lm.packed_rewards == "never"
+
+
+def test_a_model_whose_cache_is_wrong_is_refused(monkeypatch):
+    """As Moshi's beyond its window: no way of scoring agrees with what is sampled."""
+    lm = tiny_lm("llama", packed_rewards="auto")
+    prefill = lm.prefill
+
+    def forgetful(prompts):
+        prompt = prefill(prompts)
+        prompt.cache.layers[0].keys = prompt.cache.layers[0].keys.flip(2)
+        return prompt
+
+    monkeypatch.setattr(lm, "prefill", forgetful)
+    with pytest.raises(UserError, match="nats from those of a plain forward at 32 tokens"):
+        packs(lm, CONTEXTS, SUFFIXES, ROWS)
 
 
 @pytest.mark.parametrize("vocabulary", ["ab.", ".a"])

@@ -84,7 +84,11 @@ ONLY = {
     "lm.settings": {"errors", "paths"},
     "lm.encoder": {"errors", "lm.settings"},
     "lm.encoding": {"errors"},
-    "lm.policy": {"lm.adapters", "lm.encoding", "lm.settings"},
+    "lm.limits": set(),
+    "lm.output_layer": set(),
+    "lm.policy": {
+        "errors", "lm.adapters", "lm.encoding", "lm.limits", "lm.output_layer", "lm.settings",
+    },
     "lm.adapters": {"errors", "lm.settings"},
     "lm.gguf": {"errors"},
     "lm.loading": {"errors", "lm", "lm.adapters", "lm.gguf", "lm.policy", "lm.settings"},
@@ -108,6 +112,10 @@ ONLY = {
         "lm.log_probs", "lm.merging", "lm.pieces", "lm.policy", "lm.prefixes", "lm.vocabulary",
         "trajectories", "types",
     },
+    "lm.packing": {
+        "errors", "lm.limits", "lm.pieces", "lm.policy", "lm.prefixes", "lm.scoring", "lm.vocabulary",
+        "trajectories",
+    },
     "lm.tiny.sums": {"expressions", "lm.tiny.sentences"},
     "lm.tiny.sentences": set(),
     "lm.tiny.stories": set(),
@@ -119,7 +127,9 @@ ONLY = {
     "lm.classifier": {"errors", "lm.checks", "lm.loading", "lm.settings"},
     "posterior.demands": {"errors", "paths"},
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
-    "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types"},
+    "posterior.reward": {
+        "lm.packing", "lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types",
+    },
     "tasks.base": {"errors", "tools", "types"},
     "em": {
         "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "ranks",

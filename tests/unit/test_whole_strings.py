@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gfn_runner.evaluation import base_log_likelihood, draw_many, string_scores
-from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_strings
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
