@@ -10,10 +10,11 @@ from typing import Any
 from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.architecture import causal_auto_class, context_length, kind_problems
+from gfn_runner.lm.checkpoint_files import quantization_problems
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
-from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
-
-_MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
+from gfn_runner.lm.loading import lm_source
+from gfn_runner.lm.settings import MODELS, LMSettings, LoraSettings, model_folder
 
 
 def text_problems(
@@ -54,9 +55,7 @@ def text_problems(
         )
     for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
         yield from _target_problems(key, adapter, config)
-    longest = getattr(config, "max_position_embeddings", None) or getattr(
-        config, "n_positions", None
-    )
+    longest = context_length(config)
     if longest:
         yield from _too_long(tokenizer, strings, max_len, longest)
     yield from _out_of_reach(tokenizer, listed, listed_max_len)
@@ -143,21 +142,22 @@ def _unwritable(
 
 
 def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    folder = model_folder(options.name)
-    source = options.name if folder is None else str(folder.absolute())
-    if folder is None:
-        must_be_at_hand(source, "lm.name", _MODELS, "lm.name=/path/to/model for a folder")
-    try:
-        return AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError.one(
-            "lm.name",
-            f"cannot read config and tokenizer of {options.name!r}: {reason}",
-            _MODELS,
-        ) from error
+    """Config and tokenizer of a model that can be loaded, as far as kind and weights' names show it."""
+    source = lm_source(options)
+    if model_folder(options.name) is None:
+        must_be_at_hand(source.path, "lm.name", MODELS, "lm.name=/path/to/model for a folder")
+    config = source.config()
+    problems = [
+        *kind_problems(config, repr(options.name), "lm.name"),
+        *quantization_problems(
+            config.to_dict(), repr(options.name), "lm.name", options.quantization
+        ),
+    ]
+    if not problems:
+        problems += source.weights_problems(causal_auto_class(config), config)
+    if problems:
+        raise UserError(problems)
+    return config, source.tokenizer()
 
 
 def must_be_at_hand(name: str, key: str, allowed: str, fix: str = "") -> None:
@@ -185,12 +185,11 @@ def must_be_at_hand(name: str, key: str, allowed: str, fix: str = "") -> None:
 def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
     """Adapted layers that the model does not have; asked of a model without memory."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     if not adapter.targets:
         return
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = causal_auto_class(config).from_config(config)
     full = [name for name, module in model.named_modules() if not list(module.children())]
     known = sorted({name.rsplit(".", 1)[-1] for name in full if "." in name})
     for place, target in enumerate(adapter.targets):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gfn_runner.errors import UserError
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.checkpoint_files import quantization_problems
+from gfn_runner.lm.pretrained import Source, quiet_loading
 from gfn_runner.lm.settings import ENCODER_KEY
 
 EXTRA = "pip install 'gfn-runner[embeddings]'"
+_ALLOWED = (
+    "words (needs no model), a folder in Hugging Face format, or a hub id that can be reached"
+)
 
 
 class SentenceTransformerEncoder:
@@ -44,9 +49,7 @@ class MeanPoolingEncoder:
         positions = getattr(model.config, "max_position_embeddings", None) or 512
         self.max_tokens = min(tokenizer.model_max_length, positions)
         tokenizer.padding_side = "right"
-        if tokenizer.pad_token is None:
-            # Any token will do: padding is masked.
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        _pad_with_a_row(tokenizer, model)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -85,44 +88,63 @@ def load_sentence_model(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = _source(name)
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        return _with_sentence_transformers(source, device)
+    return _with_transformers(source, device)
+
+
+def encoder_problems(name: str) -> Iterator[Problem]:
+    """What is wrong with the folder of a sentence model; its config and tokenizer are read, no weights."""
+    from transformers import AutoModel
+
+    try:
+        source = _source(name)
+        if (Path(source.path) / "config.json").is_file():
+            config = source.config()
+            yield from quantization_problems(config.to_dict(), repr(name), ENCODER_KEY, "none")
+            source.tokenizer()
+            yield from source.weights_problems(AutoModel, config)
+    except UserError as error:
+        yield from error.problems
+
+
+def _source(name: str) -> Source:
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or path.is_dir()
-    # Absolute: "./mpnet" must not become a hub id.
-    source = str(path.absolute()) if looks_like_path else name
     if looks_like_path and not path.is_dir():
-        raise UserError.one(ENCODER_KEY, f"no folder {path}", _allowed())
-    try:
-        if importlib.util.find_spec("sentence_transformers") is not None:
-            return _with_sentence_transformers(name, source, device)
-        return _with_transformers(name, source, device)
-    except (OSError, ValueError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError.one(
-            ENCODER_KEY, f"cannot load {name!r}: {first_line}", _allowed()
-        ) from error
+        raise UserError.one(ENCODER_KEY, f"no folder {path}", _ALLOWED)
+    # Absolute: "./mpnet" must not become a hub id.
+    return Source(name, str(path.absolute()) if looks_like_path else name, ENCODER_KEY, _ALLOWED)
 
 
-def _allowed() -> str:
-    return (
-        "words (needs no model), a folder in Hugging Face format, or a hub id that can be reached"
-    )
-
-
-def _with_sentence_transformers(name: str, source: str, device: str) -> SentenceTransformerEncoder:
+def _with_sentence_transformers(source: Source, device: str) -> SentenceTransformerEncoder:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformerEncoder(name, SentenceTransformer(source, device=device))
+    with source.explained("weights"), quiet_loading():
+        model = SentenceTransformer(source.path, device=device, trust_remote_code=False)
+    return SentenceTransformerEncoder(source.name, model)
 
 
-def _with_transformers(name: str, source: str, device: str) -> MeanPoolingEncoder:
-    from transformers import AutoModel, AutoTokenizer
+def _with_transformers(source: Source, device: str) -> MeanPoolingEncoder:
+    from transformers import AutoModel
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model: Any = AutoModel.from_pretrained(source, dtype=torch.float32)
-    _refuse_other_pooling(name, source)
+    config, tokenizer = source.config(), source.tokenizer()
+    model = source.model(AutoModel, config, dtype=torch.float32)
+    with source.explained("config"):
+        _refuse_other_pooling(source.name, source.path)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
-    return MeanPoolingEncoder(name, model.to(device).eval(), tokenizer)
+    return MeanPoolingEncoder(source.name, model.to(device).eval(), tokenizer)
+
+
+def _pad_with_a_row(tokenizer: Any, model: Any) -> None:
+    """Any token will do: padding is masked. But the embeddings need to have a row for it."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    if tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
 
 
 def _refuse_other_pooling(name: str, source: str) -> None:
@@ -140,7 +162,7 @@ def _refuse_other_pooling(name: str, source: str) -> None:
             ENCODER_KEY,
             f"{name!r} is not pooled by the mean, but has {', '.join(sorted({*others, *modes}))}, "
             "and the package sentence-transformers is not installed",
-            _allowed(),
+            _ALLOWED,
             EXTRA,
         )
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
+from gfn_runner.lm.architecture import causal_auto_class
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LMSettings, model_folder
+from gfn_runner.lm.pretrained import Source
+from gfn_runner.lm.settings import MODELS, LMSettings, model_folder
 
 
 def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
@@ -25,31 +26,18 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
     Raises:
         UserError: if the model cannot be found or read.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    folder = model_folder(options.name)
-    # Absolute: "./gpt2" must not become the hub id "gpt2".
-    source = options.name if folder is None else str(folder.absolute())
+    source = lm_source(options)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = options.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        extra = _four_bit(dtype) if options.quantization == "4bit" else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=getattr(torch, dtype), **extra
-        )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError.one(
-            "lm.name",
-            f"cannot load {options.name!r}: {first_line}",
-            "embedded, a folder in Hugging Face format, or a hub id that can be reached",
-        ) from error
+    config, tokenizer = source.config(), source.tokenizer()
+    extra = _four_bit(dtype) if options.quantization == "4bit" else {}
+    model = source.model(
+        causal_auto_class(config), config, dtype=getattr(torch, dtype), **extra
+    )
     if options.quantization == "none":
         model = model.to(device)
     model.eval()
@@ -66,12 +54,12 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
     )
 
 
-def without_dropout(config: Any) -> Any:
-    """Set every dropout probability of a model's config to 0."""
-    for name, value in vars(config).items():
-        if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config
+def lm_source(options: LMSettings) -> Source:
+    """Where the language model is read from."""
+    folder = model_folder(options.name)
+    # Absolute: "./gpt2" must not become the hub id "gpt2".
+    path = options.name if folder is None else str(folder.absolute())
+    return Source(options.name, path, "lm.name", MODELS)
 
 
 def _four_bit(dtype: str) -> dict[str, Any]:

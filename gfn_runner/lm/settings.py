@@ -12,12 +12,14 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
+from gfn_runner.lm.checkpoint_files import checkpoint_problems
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
 # The encoder of texts that needs no model: hashed word counts.
 WORDS = "words"
 ENCODER_KEY = "callbacks.evaluation.encoder"
+MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
 # True while a config is checked for another machine, whose devices are not known here.
 ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
 
@@ -91,7 +93,7 @@ class LMSettings:
                 )
         folder = model_folder(self.name)
         if folder is not None:
-            yield from _folder_problems(folder)
+            yield from _folder_problems(folder, self.quantization)
 
 
 def _cuda_is_available() -> bool:
@@ -110,12 +112,14 @@ def model_folder(name: str) -> Path | None:
     return path if looks_like_path else None
 
 
-def _folder_problems(folder: Path) -> Iterator[Problem]:
+def _folder_problems(folder: Path, quantization: str) -> Iterator[Problem]:
     if not folder.is_dir():
         yield Problem("lm.name", f"no folder {folder}", "a model folder or a hub id")
         return
     if not (folder / "config.json").is_file():
         yield Problem("lm.name", f"{folder} has no config.json", "a folder in Hugging Face format")
+    else:
+        yield from checkpoint_problems(folder, "lm.name", quantization=quantization)
     tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     if not any((folder / name).is_file() for name in tokenizer_files):
         yield Problem(
@@ -135,3 +139,6 @@ def sentence_model_problems(name: str) -> Iterator[Problem]:
             f"no folder {path}",
             "words, the folder of a sentence model, or its hub id",
         )
+    # Older sentence models have their transformer in a folder of its own.
+    if path.is_dir() and (path / "config.json").is_file():
+        yield from checkpoint_problems(path, ENCODER_KEY)
