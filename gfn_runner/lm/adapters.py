@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,24 @@ def _lora_config(model: Any, options: LoraSettings) -> Any:
         lora_alpha=options.alpha,
         lora_dropout=0.0,
         target_modules=targets,
-        # Towers of a multimodal model have linear layers of the same names.
-        exclude_modules=outside_the_language_model(model),
+        exclude_modules=_never_adapted(model),
         task_type="CAUSAL_LM",
     )
+
+
+def _never_adapted(model: Any) -> str | None:
+    """Pattern of names of layers that are linear, or called as one that is adapted, and are left alone."""
+    # Towers of a multimodal model have linear layers of the same names.
+    patterns = [outside_the_language_model(model)]
+    # A router that is a linear layer gives a tuple, to which PEFT cannot add.
+    routers = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "Router" in type(module).__name__
+    }
+    if routers:
+        patterns.append(rf".*\.(?:{'|'.join(map(re.escape, sorted(routers)))})")
+    return "|".join(pattern for pattern in patterns if pattern) or None
 
 
 def _output_layer(model: Any) -> str:

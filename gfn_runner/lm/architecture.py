@@ -121,6 +121,8 @@ def outside_the_language_model(model: Any) -> str | None:
 
     ``None`` for a model of text alone.
     """
+    if text_config(model.config) is model.config:
+        return None
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     named = {name: module for name, module in model.named_modules() if name}
     path = next((name for name, module in named.items() if module is decoder), None)

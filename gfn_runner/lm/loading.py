@@ -9,6 +9,7 @@ import torch
 
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
 from gfn_runner.lm.architecture import causal_auto_class
+from gfn_runner.lm.forward_check import check_forwards
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.pretrained import Source
 from gfn_runner.lm.settings import MODELS, LMSettings, model_folder
@@ -24,7 +25,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         seed: of the adapter's A.
 
     Raises:
-        UserError: if the model cannot be found or read.
+        UserError: if the model cannot be found or read, or is no causal language model.
     """
     source = lm_source(options)
     device = options.device
@@ -45,13 +46,15 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         model = with_saved_adapter(model, adapter)
     elif adapter:
         model = with_adapter(model, options.lora, seed)
-    return LanguageModel(
+    lm = LanguageModel(
         model,
         tokenizer,
         packed_rewards=options.packed_rewards,
         max_tokens_per_forward=options.max_tokens_per_forward,
         recompute_above=options.recompute_above,
     )
+    check_forwards(lm, options.name)
+    return lm
 
 
 def lm_source(options: LMSettings) -> Source:

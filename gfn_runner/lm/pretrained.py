@@ -186,8 +186,8 @@ def _reason(part: str, error: Exception) -> tuple[str, str]:
     transformers = version("transformers")
     if "trust_remote_code" in text:
         return (
-            "it needs Python code that comes with the model (auto_map in config.json), which is "
-            f"never run; transformers {transformers} has no class of its own for it",
+            "it needs Python code that comes with the model (auto_map), which is never run; "
+            f"transformers {transformers} has no class of its own for it",
             "a checkpoint of the same model that transformers itself can read",
         )
     if "does not recognize this architecture" in text:
