@@ -60,7 +60,7 @@ def _lora_config(model: Any, options: LoraSettings) -> Any:
 
 
 def _never_adapted(model: Any) -> str | None:
-    """Pattern of names of layers that are linear, or called as one that is adapted, and are left alone."""
+    """Pattern of the names of linear layers that get no adapter; ``None`` if there are none."""
     # Towers of a multimodal model have linear layers of the same names.
     patterns = [outside_the_language_model(model)]
     # A router that is a linear layer gives a tuple, to which PEFT cannot add.

@@ -1,4 +1,4 @@
-"""What a config tells of a model's kind: decoder or not, its text part, what is set off before it is made."""
+"""What a config tells of a model: its kind, its text part, its context; dropout and padding set off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from gfn_runner.errors import Problem
 
-CAUSAL = "a decoder-only language model whose layers are attention, e.g. Llama, Qwen2, Mistral or GPT-2"
+CAUSAL = (
+    "a decoder-only language model whose layers are attention, e.g. Llama, Qwen2, Mistral or GPT-2"
+)
 # Layers whose cache is a state or a summary of all earlier tokens, by transformers' names of layer types.
 _STATE = re.compile("linear|mamba|conv|hybrid|recurrent|compressed")
 
@@ -59,7 +61,7 @@ def _parts(config: Any) -> Iterator[Any]:
 
 
 def causal_auto_class(config: Any) -> Any:
-    """The class of transformers that loads this model for text: causal LM, else image and text to text."""
+    """The class that loads this model for text: causal LM, or else image and text to text."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     causal = type(config) in AutoModelForCausalLM._model_mapping
@@ -90,7 +92,9 @@ def _no_causal_lm(config: Any) -> str | None:
         )
     masked = type(config) in AutoModelForMaskedLM._model_mapping
     if masked and not getattr(config, "is_decoder", False):
-        return "an encoder, which sees the tokens on both sides and has no probability of a next token"
+        return (
+            "an encoder, which sees the tokens on both sides and has no probability of a next token"
+        )
     if type(config) not in causal_auto_class(config)._model_mapping:
         return "no language model: transformers has no class for it that predicts a next token"
     if getattr(text_config(config), "use_bidirectional_attention", None) in (True, "all"):
@@ -110,9 +114,7 @@ def _no_cache(config: Any) -> str | None:
             "which cannot leave out padding or be scored at several ends at once"
         )
     if "past_key_values" not in inspect.signature(kind.forward).parameters:
-        return (
-            "a model without a cache of keys and values, which sampling and scoring start from"
-        )
+        return "a model without a cache of keys and values, which sampling and scoring start from"
     return None
 
 

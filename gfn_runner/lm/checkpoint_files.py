@@ -1,4 +1,4 @@
-"""Files of a model folder, read without torch: Git LFS pointers, truncated weights, missing shards, config.json."""
+"""Files of a model folder, read without torch: config.json, missing or truncated weights, pointers."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def checkpoint_problems(folder: Path, key: str, *, quantization: str = "none") -
     for path in weights:
         reason = None if path.name in pointers else _damage(path)
         if reason:
-            yield Problem(
-                key, f"{path} {reason}", "a whole file of weights", "download it again"
-            )
+            yield Problem(key, f"{path} {reason}", "a whole file of weights", "download it again")
 
 
 def _config_file_problems(folder: Path, key: str, quantization: str) -> Iterator[Problem]:
@@ -85,21 +83,15 @@ def quantization_problems(
     if not isinstance(found, Mapping):
         return
     method = str(found.get("quant_method") or ("bitsandbytes" if _bits(found) else "unknown"))
+    fix = "the model's checkpoint without quantization"
+    if key == "lm.name":
+        fix += ", with lm.quantization=4bit if memory is short"
     if method == "bitsandbytes":
         method = f"bitsandbytes {_bits(found)}"
-        if found.get("load_in_4bit"):
-            if quantization == "4bit":
-                return
+        if found.get("load_in_4bit") and quantization == "4bit":
+            return
+        if found.get("load_in_4bit") and key == "lm.name":
             fix = "lm.quantization=4bit, which reads such a checkpoint"
-        else:
-            fix = "the model's checkpoint without quantization, with lm.quantization=4bit if memory is short"
-    else:
-        fix = (
-            "the model's checkpoint without quantization (float32, bfloat16 or float16), with "
-            "lm.quantization=4bit if memory is short"
-        )
-    if key != "lm.name":
-        fix = "the model's checkpoint without quantization (float32, bfloat16 or float16)"
     yield Problem(
         key,
         f"the weights of {name} are quantized already ({method}), which is not supported",
@@ -122,7 +114,9 @@ def _weight_files(folder: Path) -> tuple[list[Path], list[str]]:
             if _is_pointer(index):
                 return [index], []
             try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                shards = sorted(
+                    set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                )
             except (ValueError, KeyError, AttributeError, TypeError, OSError):
                 return [index], []
             present = [folder / shard for shard in shards if (folder / shard).exists()]
@@ -131,7 +125,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _no_weights(folder: Path, key: str) -> Problem:
-    allowed = "a folder that also holds model.safetensors, its shards with their index, or pytorch_model.bin"
+    allowed = "a folder with model.safetensors, or its shards and their index, or pytorch_model.bin"
     if (folder / "adapter_config.json").exists():
         return Problem(
             key,
@@ -160,7 +154,7 @@ def _damage(path: Path) -> str | None:
             return f"is truncated: it ends after {size} bytes within a zip archive" if cut else None
         n_header = int.from_bytes(start, "little")
         if len(start) < 8 or n_header > min(size - 8, _LONGEST_HEADER):
-            return f"is no safetensors file, or is truncated: its header does not fit into {size} bytes"
+            return f"is truncated: its header does not fit into {size} bytes"
         try:
             header = json.loads(file.read(n_header))
             ends = [

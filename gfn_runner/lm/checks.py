@@ -153,7 +153,7 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
             config.to_dict(), repr(options.name), "lm.name", options.quantization
         ),
     ]
-    if not problems:
+    if not problems and not hasattr(config, "quantization_config"):
         problems += source.weights_problems(causal_auto_class(config), config)
     if problems:
         raise UserError(problems)

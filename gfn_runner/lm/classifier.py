@@ -11,8 +11,8 @@ from rapidfuzz import process
 from torch import Tensor
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.checks import must_be_at_hand
 from gfn_runner.lm.checkpoint_files import checkpoint_problems, quantization_problems
+from gfn_runner.lm.checks import must_be_at_hand
 from gfn_runner.lm.pretrained import Source
 from gfn_runner.lm.settings import model_folder
 
@@ -181,4 +181,3 @@ def _no_label(where: str, label: str, known: Sequence[str]) -> Problem:
         f"{', '.join(known)}, or a number from 0 to {len(known) - 1}",
         f"did you mean {near[0]}?" if near else "",
     )
-

@@ -95,7 +95,7 @@ def load_sentence_model(
 
 
 def encoder_problems(name: str) -> Iterator[Problem]:
-    """What is wrong with the folder of a sentence model; its config and tokenizer are read, no weights."""
+    """What is wrong with the folder of a sentence model; no weights are read."""
     from transformers import AutoModel
 
     try:

@@ -30,7 +30,14 @@ def check_forwards(lm: LanguageModel, name: str) -> None:
         return
     try:
         apart = _apart(lm, ids)
-    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as error:
         what = f"it cannot be run with left padding and a cache: {type(error).__name__}: {error}"
     else:
         dtype = next(lm.model.parameters()).dtype
@@ -68,7 +75,10 @@ def _alone(lm: LanguageModel, ids: list[int], n_last: int) -> Tensor:
     ends = range(len(ids) - n_last + 1, len(ids) + 1)
     return torch.stack(
         [
-            lm.model(input_ids=torch.tensor([ids[:end]], device=lm.device)).logits[0, -1].float().softmax(-1)
+            lm.model(input_ids=torch.tensor([ids[:end]], device=lm.device))
+            .logits[0, -1]
+            .float()
+            .softmax(-1)
             for end in ends
         ]
     )

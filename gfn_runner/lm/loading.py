@@ -36,9 +36,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         dtype = "float32" if device == "cpu" else "bfloat16"
     config, tokenizer = source.config(), source.tokenizer()
     extra = _four_bit(dtype) if options.quantization == "4bit" else {}
-    model = source.model(
-        causal_auto_class(config), config, dtype=getattr(torch, dtype), **extra
-    )
+    model = source.model(causal_auto_class(config), config, dtype=getattr(torch, dtype), **extra)
     if options.quantization == "none":
         model = model.to(device)
     model.eval()

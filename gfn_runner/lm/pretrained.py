@@ -1,4 +1,4 @@
-"""Config, tokenizer and weights by transformers: without their code, and what it raises as one problem."""
+"""Config, tokenizer and weights by transformers, never by a model's own code; errors as one problem."""
 
 from __future__ import annotations
 

@@ -77,12 +77,19 @@ ONLY = {
     "metrics.judge": {"errors"},
     "metrics.distribution": set(),
     "metrics.predictive": set(),
-    "lm.settings": {"errors"},
-    "lm.encoder": {"errors", "lm.settings"},
+    "lm.checkpoint_files": {"errors"},
+    "lm.settings": {"errors", "lm.checkpoint_files"},
+    "lm.architecture": {"errors"},
+    "lm.pretrained": {"errors", "lm.architecture"},
+    "lm.encoder": {"errors", "lm.checkpoint_files", "lm.pretrained", "lm.settings"},
     "lm.encoding": {"errors"},
-    "lm.policy": {"lm.adapters", "lm.encoding", "lm.settings"},
-    "lm.adapters": {"errors", "lm.settings"},
-    "lm.loading": {"errors", "lm.adapters", "lm.policy", "lm.settings"},
+    "lm.policy": {"lm.adapters", "lm.architecture", "lm.encoding", "lm.settings"},
+    "lm.adapters": {"errors", "lm.architecture", "lm.settings"},
+    "lm.forward_check": {"errors", "lm.architecture", "lm.policy"},
+    "lm.loading": {
+        "lm.adapters", "lm.architecture", "lm.forward_check", "lm.policy", "lm.pretrained",
+        "lm.settings",
+    },
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
@@ -111,7 +118,9 @@ ONLY = {
     "lm.tiny.reviews": set(),
     "lm.tiny.numbers": set(),
     "lm.tiny.judge": {"lm.tiny", "lm.tiny.news", "lm.tiny.sentences", "lm.tiny.stories"},
-    "lm.classifier": {"errors", "lm.checks", "lm.loading", "lm.settings"},
+    "lm.classifier": {
+        "errors", "lm.checkpoint_files", "lm.checks", "lm.pretrained", "lm.settings",
+    },
     "posterior.demands": {"errors"},
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
     "posterior.reward": {"lm.policy", "lm.scoring", "lm.vocabulary", "trajectories", "types"},
@@ -259,7 +268,7 @@ def test_only_lm_knows_transformers_and_peft():
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
         "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy",
-        "lm.checks", "lm.classifier", "lm.encoder",
+        "lm.architecture", "lm.classifier", "lm.encoder", "lm.pretrained",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 

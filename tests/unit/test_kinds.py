@@ -152,7 +152,9 @@ UNTOLD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("model_type", UNTOLD)
 def test_a_model_that_takes_no_account_of_padding_is_refused(model_type, tmp_path):
     settings = saved(tmp_path, made(model_type, UNTOLD[model_type]))
-    with pytest.raises(UserError, match=rf"lm\.name: .*\({model_type}\) is not supported.*variation"):
+    with pytest.raises(
+        UserError, match=rf"lm\.name: .*\({model_type}\) is not supported.*variation"
+    ):
         load(settings)
 
 
@@ -298,7 +300,9 @@ def test_an_adapted_output_layer_leaves_the_experts_theirs(model_type, tmp_path)
     settings = LoraSettings(rank=2, alpha=2, output_layer=True)
     headed = with_adapter(made(model_type, options), settings, 0).eval()
     assert adapted(headed) == adapted(plain) | {"lm_head"}
-    assert ("experts" in " ".join(adapted(plain))) == (model_type in ("mixtral", "qwen3_moe", "olmoe"))
+    assert ("experts" in " ".join(adapted(plain))) == (
+        model_type in ("mixtral", "qwen3_moe", "olmoe")
+    )
 
     ids = [3, 4, 5, 6]
     base = logits(made(model_type, options), ids)

@@ -1,4 +1,4 @@
-"""Model folders that cannot be loaded: one problem at the key that names them, before a run folder is made."""
+"""Model folders that cannot be loaded: one problem at their key, before a run folder is made."""
 
 from __future__ import annotations
 
