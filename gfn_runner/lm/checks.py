@@ -10,7 +10,7 @@ from typing import Any
 from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.architecture import causal_auto_class, context_length, kind_problems
+from gfn_runner.lm.architecture import causal_auto_class, context_length, kind_problems, text_config
 from gfn_runner.lm.checkpoint_files import quantization_problems
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.loading import lm_source
@@ -55,6 +55,9 @@ def text_problems(
         )
     for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
         yield from _target_problems(key, adapter, config)
+    yield from _without_a_row(
+        tokenizer, getattr(text_config(config), "vocab_size", None), terminator, strings, listed
+    )
     longest = context_length(config)
     if longest:
         yield from _too_long(tokenizer, strings, max_len, longest)
@@ -71,6 +74,33 @@ def text_problems(
 
         for words in required:
             yield from _unwritable(tokenizer, words, closed, spellings)
+
+
+def _without_a_row(
+    tokenizer: Any,
+    rows: int | None,
+    terminator: str,
+    strings: Sequence[tuple[str, str, str]],
+    listed: Sequence[str],
+) -> Iterator[Problem]:
+    """Texts that hold a token of the tokenizer which the model has no embedding for."""
+    added = tokenizer.get_added_vocab() if rows is not None else {}
+    missing = {text: token for text, token in added.items() if token >= (rows or 0)}
+    if not missing:
+        return
+    places = [("task.terminator", "the terminator", terminator)]
+    places += [("task", name, context + suffix) for name, context, suffix in strings]
+    places += [("task", f"the string {text!r}", text) for text in listed]
+    for special, token in missing.items():
+        for key, name, text in places:
+            if special in text:
+                yield Problem(
+                    key,
+                    f"{name} holds {special!r}, which is token {token} of the tokenizer, but the model "
+                    f"has embeddings for {rows} tokens",
+                    "texts without it, or a model and a tokenizer that fit",
+                )
+                break
 
 
 def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterator[Problem]:

@@ -121,8 +121,16 @@ def _source(name: str) -> Source:
 def _with_sentence_transformers(source: Source, device: str) -> SentenceTransformerEncoder:
     from sentence_transformers import SentenceTransformer
 
+    options: dict[str, Any] = {}
+    if (Path(source.path) / "config.json").is_file():
+        pad = getattr(source.config(), "pad_token_id", None)
+        options["config_kwargs"] = {"pad_token_id": pad}
     with source.explained("weights"), quiet_loading():
-        model = SentenceTransformer(source.path, device=device, trust_remote_code=False)
+        model = SentenceTransformer(source.path, device=device, trust_remote_code=False, **options)
+    for module in model.modules():
+        if hasattr(module, "get_input_embeddings"):
+            _pad_with_a_row(model.tokenizer, module)
+            break
     return SentenceTransformerEncoder(source.name, model)
 
 

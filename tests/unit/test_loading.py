@@ -40,6 +40,27 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole_classifier(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = character_tokenizer()
+    config = AutoConfig.for_model(
+        "llama", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_labels=2,
+        num_hidden_layers=1, num_attention_heads=2, pad_token_id=None,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    random_bert().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def model(whole, tmp_path) -> Path:
     folder = tmp_path / "model"
@@ -281,28 +302,49 @@ def test_a_padding_token_without_an_embedding_changes_nothing(whole, model):
     torch.testing.assert_close(found.last_logits_NV, expected.last_logits_NV)
 
 
-# -- classifiers and sentence encoders --------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def whole_classifier(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("classifier")
-    tokenizer = character_tokenizer()
-    config = AutoConfig.for_model(
-        "llama", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_labels=2,
-        num_hidden_layers=1, num_attention_heads=2, pad_token_id=None,
-    )  # fmt: skip
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+@pytest.mark.parametrize("package", [True, False])
+def test_an_encoder_whose_padding_token_has_no_embedding(
+    package, whole_encoder, tmp_path, monkeypatch
+):
+    if package:
+        pytest.importorskip("sentence_transformers")
+    else:
+        monkeypatch.setattr("gfn_runner.lm.encoder.importlib.util.find_spec", lambda name: None)
+    folder = tmp_path / "folder"
+    shutil.copytree(whole_encoder, folder)
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
     tokenizer.save_pretrained(folder)
-    return folder
+    config_with(pad_token_id=tokenizer.pad_token_id)(folder)
+    texts = ["the cat sat on the mat .", "a dog"]
+    expected, found = (
+        load_sentence_model(str(f), device="cpu").encode(texts) for f in (whole_encoder, folder)
+    )
+    torch.testing.assert_close(found, expected)
 
 
-@pytest.fixture(scope="module")
-def whole_encoder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    random_bert().save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return folder
+# -- texts with tokens that the model has no row for -------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["terminator", "prompt", "suffix", "listed"])
+def test_a_text_with_a_token_that_has_no_embedding(where, model):
+    character_tokenizer(CHARACTERS, pad_token="<pad>").save_pretrained(model)
+    settings = LMSettings(name=str(model), device="cpu")
+    text = "a<pad>b"
+    strings = {"prompt": ("the prompt of x", text, ""), "suffix": ("the prompt of x", "a", text)}
+    found = text_problems(
+        settings,
+        "<pad>" if where == "terminator" else "\n",
+        [strings[where]] if where in strings else [],
+        8,
+        listed=[text] if where == "listed" else [],
+        listed_max_len=8,
+    )
+    key = "task.terminator" if where == "terminator" else "task"
+    only(list(found), key, "'<pad>'", f"the model has embeddings for {len(CHARACTERS)} tokens")
+
+
+# -- classifiers and sentence encoders --------------------------------------------------------------
 
 
 SHARED = [
