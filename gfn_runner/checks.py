@@ -9,6 +9,8 @@ from gfn_runner.config import RunConfig
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.checks import RequiredWords, text_problems
 from gfn_runner.lm.classifier import label_problems
+from gfn_runner.lm.encoder import encoder_problems
+from gfn_runner.lm.settings import WORDS
 from gfn_runner.posterior.constraints import demand_of
 from gfn_runner.posterior.demands import Demand
 
@@ -63,6 +65,8 @@ def check_texts(config: RunConfig) -> None:
         )
     )
     problems += _classifier_problems(demands)
+    encoder = config.callbacks.evaluation.encoder
+    problems += [] if encoder == WORDS else encoder_problems(encoder)
     if problems:
         raise UserError(problems)
 

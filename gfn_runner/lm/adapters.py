@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from gfn_runner.errors import UserError
+from gfn_runner.lm.architecture import outside_the_language_model
 from gfn_runner.lm.settings import LoraSettings
 
 
@@ -37,55 +38,46 @@ def explained_adapter(folder: Path) -> Iterator[None]:
 def with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
     from peft import get_peft_model
 
-    with seeded(seed), explained_targets(model, options, "lm.lora.targets"):
-        return get_peft_model(model, lora_config(model, options))
+    with seeded(seed), lora_config(model, options, "lm.lora.targets") as config:
+        return get_peft_model(model, config)
 
 
-def lora_config(model: Any, options: LoraSettings) -> Any:
+def _lora_config(model: Any, options: LoraSettings) -> Any:
     from peft import LoraConfig
 
-    targets: list[str] | str = list(options.targets) if options.targets else "all-linear"
-    if options.output_layer:
-        # PEFT's "all-linear" leaves the output layer out.
-        targets = sorted({*(options.targets or _linear_layers(model)), _output_layer(model)})
+    targets: list[str] | str = "all-linear"
+    if options.targets:
+        head = {_output_layer(model)} if options.output_layer else set()
+        targets = sorted({*options.targets, *head})
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=0.0,
         target_modules=targets,
-        exclude_modules=_routers(model) or None,
+        exclude_modules=_never_adapted(model),
         task_type="CAUSAL_LM",
     )
 
 
-def _routers(model: Any) -> list[str]:
-    """Linear layers that give more than a product, to which PEFT cannot add, as Llama 4's routers."""
-    return sorted(
-        {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and type(module).__name__.endswith("Router")
-        }
-    )
-
-
-def _linear_layers(model: Any) -> set[str]:
-    """What linear layers are called, without the path to them; those of an adapter do not count."""
-    from transformers.pytorch_utils import Conv1D
-
-    names = [
-        name.removesuffix(".base_layer")
+def _never_adapted(model: Any) -> str | None:
+    """Pattern of the names of linear layers that get no adapter; ``None`` if there are none."""
+    # Towers of a multimodal model have linear layers of the same names.
+    patterns = [outside_the_language_model(model)]
+    # A router that is a linear layer gives a tuple, to which PEFT cannot add.
+    routers = {
+        name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
-    ]
-    return {name.rsplit(".", 1)[-1] for name in names}
+        if isinstance(module, torch.nn.Linear) and "Router" in type(module).__name__
+    }
+    if routers:
+        patterns.append(rf".*\.(?:{'|'.join(map(re.escape, sorted(routers)))})")
+    return "|".join(pattern for pattern in patterns if pattern) or None
 
 
 def _output_layer(model: Any) -> str:
-    """What the layer that gives the logits is called, without the path to it."""
+    """The name of the layer that gives the logits."""
     layer = model.get_output_embeddings()
-    name = next(name for name, module in model.named_modules() if module is layer)
-    return name.removesuffix(".base_layer").rsplit(".", 1)[-1]
+    return next(name for name, module in model.named_modules() if module is layer)
 
 
 @contextlib.contextmanager
@@ -97,10 +89,24 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained_targets(model: Any, options: LoraSettings, key: str) -> Iterator[None]:
-    """Say which layers there are where none is called as ``options.targets`` say."""
+def lora_config(model: Any, options: LoraSettings, key: str) -> Iterator[Any]:
+    """PEFT's settings of an adapter, to be added within it.
+
+    Args:
+        model: of transformers, or of PEFT if it has an adapter already.
+        options: of the adapter.
+        key: of the config that names the layers, for messages.
+
+    Raises:
+        UserError: with the layers that there are, if none is called as ``options.targets`` say.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    config = _lora_config(base, options)
+    if options.output_layer and not options.targets:
+        # PEFT's "all-linear" takes every linear layer, and the experts of a mixture, but this one.
+        base.get_output_embeddings = lambda: None
     try:
-        yield
+        yield config
     except ValueError as error:
         names = sorted(
             {
@@ -114,3 +120,5 @@ def explained_targets(model: Any, options: LoraSettings, key: str) -> Iterator[N
             f"no layer is called any of {list(options.targets or ())}",
             ", ".join(names),
         ) from error
+    finally:
+        base.__dict__.pop("get_output_embeddings", None)

@@ -11,11 +11,12 @@ from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm import gguf
+from gfn_runner.lm.architecture import causal_auto_class, kind_problems, text_config
+from gfn_runner.lm.checkpoint_files import quantization_problems
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.limits import context_length, same_up_to
-from gfn_runner.lm.settings import LMSettings, LoraSettings, model_folder
-
-_MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
+from gfn_runner.lm.loading import lm_source
+from gfn_runner.lm.settings import MODELS, LMSettings, LoraSettings, model_folder
 
 
 def text_problems(
@@ -56,6 +57,9 @@ def text_problems(
         )
     for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
         yield from _target_problems(key, adapter, config)
+    yield from _without_a_row(
+        tokenizer, getattr(text_config(config), "vocab_size", None), terminator, strings, listed
+    )
     longest = context_length(config)
     if longest:
         limit = f"the model's context of {longest}"
@@ -75,6 +79,33 @@ def text_problems(
 
         for words in required:
             yield from _unwritable(tokenizer, words, closed, spellings)
+
+
+def _without_a_row(
+    tokenizer: Any,
+    rows: int | None,
+    terminator: str,
+    strings: Sequence[tuple[str, str, str]],
+    listed: Sequence[str],
+) -> Iterator[Problem]:
+    """Texts that hold a token of the tokenizer which the model has no embedding for."""
+    added = tokenizer.get_added_vocab() if rows is not None else {}
+    missing = {text: token for text, token in added.items() if token >= (rows or 0)}
+    if not missing:
+        return
+    places = [("task.terminator", "the terminator", terminator)]
+    places += [("task", name, context + suffix) for name, context, suffix in strings]
+    places += [("task", f"the string {text!r}", text) for text in listed]
+    for special, token in missing.items():
+        for key, name, text in places:
+            if special in text:
+                yield Problem(
+                    key,
+                    f"{name} holds {special!r}, which is token {token} of the tokenizer, but the model "
+                    f"has embeddings for {rows} tokens",
+                    "texts without it, or a model and a tokenizer that fit",
+                )
+                break
 
 
 def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterator[Problem]:
@@ -146,26 +177,25 @@ def _unwritable(
 
 
 def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    folder = model_folder(options.name)
-    source = options.name if folder is None else str(folder.absolute())
-    if folder is None:
+    """Config and tokenizer of a model that can be loaded, as far as kind and weights' names show it."""
+    source = lm_source(options)
+    if model_folder(options.name) is None:
         fix = "lm.name=/path/to/model for a folder"
-        must_be_at_hand(source, "lm.name", _MODELS, fix, options.gguf_file or "config.json")
+        must_be_at_hand(source.path, "lm.name", MODELS, fix, options.gguf_file or "config.json")
     if options.gguf_file is not None:
-        gguf.refuse_unreadable(source, options.gguf_file)
-    extra = gguf.loading_options(options.gguf_file)
-    try:
-        config = AutoConfig.from_pretrained(source, **extra)
-        return config, AutoTokenizer.from_pretrained(source, **extra)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError.one(
-            "lm.name",
-            f"cannot read config and tokenizer of {options.name!r}: {reason}",
-            _MODELS,
-        ) from error
+        gguf.refuse_unreadable(source.path, options.gguf_file)
+    config = source.config()
+    problems = list(kind_problems(config, repr(options.name), "lm.name"))
+    # The weights of a GGUF file are dequantized; it says itself which it lacks.
+    if options.gguf_file is None:
+        problems += quantization_problems(
+            config.to_dict(), repr(options.name), "lm.name", options.quantization
+        )
+        if not problems and not hasattr(config, "quantization_config"):
+            problems += source.weights_problems(causal_auto_class(config), config)
+    if problems:
+        raise UserError(problems)
+    return config, source.tokenizer()
 
 
 def must_be_at_hand(
@@ -202,12 +232,11 @@ def must_be_at_hand(
 def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
     """Adapted layers that the model does not have; asked of a model without memory."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     if not adapter.targets:
         return
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = causal_auto_class(config).from_config(config)
     full = [name for name, module in model.named_modules() if not list(module.children())]
     known = sorted({name.rsplit(".", 1)[-1] for name in full if "." in name})
     for place, target in enumerate(adapter.targets):

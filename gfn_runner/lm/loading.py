@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from gfn_runner.errors import UserError
-from gfn_runner.lm import gguf
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
+from gfn_runner.lm.architecture import causal_auto_class
+from gfn_runner.lm.forward_check import check_forwards
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LMSettings, model_folder
+from gfn_runner.lm.pretrained import Source
+from gfn_runner.lm.settings import MODELS, LMSettings, model_folder
 
 
 def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
@@ -24,45 +25,18 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         seed: of the adapter's A.
 
     Raises:
-        UserError: if the model cannot be found or read.
+        UserError: if the model cannot be found or read, or is no causal language model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    folder = model_folder(options.name)
-    # Absolute: "./gpt2" must not become the hub id "gpt2".
-    source = options.name if folder is None else str(folder.absolute())
+    source = lm_source(options)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = options.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    try:
-        named = gguf.loading_options(options.gguf_file)
-        config = without_dropout(AutoConfig.from_pretrained(source, **named))
-        tokenizer = AutoTokenizer.from_pretrained(source, **named)
-        extra = gguf.model_options(options.gguf_file)
-        if options.quantization == "4bit":
-            extra |= _four_bit(dtype)
-        with gguf.no_bar(options.gguf_file):
-            model: Any
-            model, found = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=config,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-                **extra,
-            )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError.one(
-            "lm.name",
-            f"cannot load {options.name!r}: {first_line}",
-            "embedded, a folder in Hugging Face format, or a hub id that can be reached",
-        ) from error
-    if options.gguf_file is not None:
-        gguf.refuse_missing(options.gguf_file, found["missing_keys"])
-        gguf.without_quantization(model)
+    config, tokenizer = source.config(), source.tokenizer()
+    extra = _four_bit(dtype) if options.quantization == "4bit" else {}
+    model = source.model(causal_auto_class(config), config, dtype=getattr(torch, dtype), **extra)
     if options.quantization == "none":
         model = model.to(device)
     model.eval()
@@ -70,21 +44,23 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         model = with_saved_adapter(model, adapter)
     elif adapter:
         model = with_adapter(model, options.lora, seed)
-    return LanguageModel(
+    lm = LanguageModel(
         model,
         tokenizer,
         packed_rewards=options.packed_rewards,
         max_tokens_per_forward=options.max_tokens_per_forward,
         recompute_above=options.recompute_above,
     )
+    check_forwards(lm, options.name)
+    return lm
 
 
-def without_dropout(config: Any) -> Any:
-    """Set every dropout probability of a model's config to 0."""
-    for name, value in vars(config).items():
-        if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config
+def lm_source(options: LMSettings) -> Source:
+    """Where the language model is read from."""
+    folder = model_folder(options.name)
+    # Absolute: "./gpt2" must not become the hub id "gpt2".
+    path = options.name if folder is None else str(folder.absolute())
+    return Source(options.name, path, "lm.name", MODELS, options.gguf_file)
 
 
 def _four_bit(dtype: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.adapters import explained_adapter, explained_targets, lora_config, seeded
+from gfn_runner.lm.adapters import explained_adapter, lora_config, seeded
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.output_layer import keep_fp32_logits
@@ -132,7 +132,8 @@ class LanguageModel(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        return self.model.get_input_embeddings().weight.shape[0]
+        """Number of logits; a model may have embeddings of further tokens that it only reads."""
+        return self.model.get_output_embeddings().weight.shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -227,8 +228,8 @@ class LanguageModel(nn.Module):
             UserError: if no layer is called as ``options.targets`` say.
         """
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        with seeded(seed), explained_targets(self.model, options, "em.lora.targets"):
-            self.model.add_adapter(_ANSWERS, lora_config(self.model, options))
+        with seeded(seed), lora_config(self.model, options, "em.lora.targets") as config:
+            self.model.add_adapter(_ANSWERS, config)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(wanted.get(name, False))
 

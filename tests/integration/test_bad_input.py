@@ -39,11 +39,10 @@ def test_a_model_folder_without_a_tokenizer(tmp_path):
     assert "has no tokenizer" in refused(tmp_path, f"lm.name={folder}")
 
 
-def test_a_prompt_longer_than_the_context_is_found_before_weights_load(tmp_path):
-    folder = model_copy(tmp_path, without="model.safetensors")
-    # Without weights anything later than the check would fail in another way.
-    lines = (f"lm.name={folder}", "task.data.n_rationales=60")
-    text = refused(tmp_path, *lines, "callbacks.evaluation.baseline_shots=[40]")
+def test_a_prompt_longer_than_the_context_is_found_before_weights_load(tmp_path, monkeypatch):
+    monkeypatch.setattr("gfn_runner.build.load", lambda *_, **__: pytest.fail("weights load"))
+    lines = ("task.data.n_rationales=60", "callbacks.evaluation.baseline_shots=[40]")
+    text = refused(tmp_path, *lines)
     assert "40-shot prompt" in text and "context of 512" in text
 
 
@@ -95,7 +94,17 @@ def test_another_architecture_in_a_local_folder(tmp_path):
 
 def test_a_run_that_fails_says_why_in_its_log_and_a_report_repeats_it(tmp_path, finished):
     """Whoever looks through the folders of a sweep has no terminal of it."""
-    model = model_copy(tmp_path, without="model.safetensors")
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=514, hidden_size=32, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32, initializer_range=0.5, is_decoder=True,
+    )  # fmt: skip
+    model = tmp_path / "model"
+    # Only its forwards show that it takes no account of padding.
+    RobertaForCausalLM(config).save_pretrained(model)
+    tokenizer.save_pretrained(model)
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "gfn_runner", *SMALL, f"lm.name={model}"]
     result = subprocess.run(

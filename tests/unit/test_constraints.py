@@ -40,13 +40,13 @@ def lm():
 
 def make_classifier(folder, architecture: str = "llama", **options):
     tokenizer = character_tokenizer()
+    labels = {"id2label": LABELS, "label2id": {name: place for place, name in LABELS.items()}}
     config = AutoConfig.for_model(
         architecture, vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=0, eos_token_id=0,
-        id2label=LABELS, label2id={name: place for place, name in LABELS.items()},
         **({"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5}
            if architecture != "gpt2" else {"n_embd": 16, "n_layer": 1, "n_head": 2}),
-        **options,
+        **(labels | options),
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -149,15 +149,13 @@ def test_what_is_wrong_with_a_classifier_is_said_before_its_weights_load(judge, 
     (problem,) = label_problems(str(tmp_path), [("x", "a")])
     assert "no config.json" in problem.what and "sequence classifier" in problem.allowed
     (tmp_path / "config.json").write_text("{")
-    (problem,) = label_problems(str(tmp_path), [("x", "a")])
-    assert "its config cannot be read" in problem.what
+    problem, _ = label_problems(str(tmp_path), [("x", "a")])
+    assert "config.json cannot be read as JSON" in problem.what
 
 
 def test_a_model_with_one_logit_is_no_classifier(tmp_path):
-    tokenizer = character_tokenizer()
-    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), num_labels=1)
-    config.save_pretrained(tmp_path)
-    (problem,) = label_problems(str(tmp_path), [("x", "LABEL_0")])
+    folder = make_classifier(tmp_path, id2label={0: "score"}, label2id={"score": 0})
+    (problem,) = label_problems(folder, [("x", "LABEL_0")])
     assert "at least two labels" in problem.allowed
 
 

@@ -81,17 +81,24 @@ ONLY = {
     "metrics.judge": {"errors", "paths"},
     "metrics.distribution": set(),
     "metrics.predictive": set(),
-    "lm.settings": {"errors", "paths"},
-    "lm.encoder": {"errors", "lm.settings"},
+    "lm.checkpoint_files": {"errors"},
+    "lm.settings": {"errors", "lm.checkpoint_files", "paths"},
+    "lm.architecture": {"errors"},
+    "lm.gguf": {"errors"},
+    "lm.pretrained": {"errors", "lm", "lm.architecture", "lm.gguf"},
+    "lm.encoder": {"errors", "lm.checkpoint_files", "lm.pretrained", "lm.settings"},
     "lm.encoding": {"errors"},
-    "lm.limits": set(),
+    "lm.limits": {"lm.architecture"},
     "lm.output_layer": set(),
     "lm.policy": {
         "errors", "lm.adapters", "lm.encoding", "lm.limits", "lm.output_layer", "lm.settings",
     },
-    "lm.adapters": {"errors", "lm.settings"},
-    "lm.gguf": {"errors"},
-    "lm.loading": {"errors", "lm", "lm.adapters", "lm.gguf", "lm.policy", "lm.settings"},
+    "lm.adapters": {"errors", "lm.architecture", "lm.settings"},
+    "lm.forward_check": {"errors", "lm.architecture", "lm.policy"},
+    "lm.loading": {
+        "lm.adapters", "lm.architecture", "lm.forward_check", "lm.policy", "lm.pretrained",
+        "lm.settings",
+    },
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
     "lm.merging": set(),
@@ -124,7 +131,9 @@ ONLY = {
     "lm.tiny.reviews": set(),
     "lm.tiny.numbers": set(),
     "lm.tiny.judge": {"lm.tiny", "lm.tiny.news", "lm.tiny.sentences", "lm.tiny.stories"},
-    "lm.classifier": {"errors", "lm.checks", "lm.loading", "lm.settings"},
+    "lm.classifier": {
+        "errors", "lm.checkpoint_files", "lm.checks", "lm.pretrained", "lm.settings",
+    },
     "posterior.demands": {"errors", "paths"},
     "posterior.constraints": {"lm.classifier", "lm.policy", "posterior.demands", "types"},
     "posterior.reward": {
@@ -274,7 +283,7 @@ def test_only_lm_knows_transformers_and_peft():
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
         "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy",
-        "lm.checks", "lm.classifier", "lm.encoder", "lm.gguf",
+        "lm.architecture", "lm.classifier", "lm.encoder", "lm.gguf", "lm.pretrained",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 

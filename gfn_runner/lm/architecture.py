@@ -1,0 +1,133 @@
+"""What a config tells of a model: its kind, its text part, its context; dropout and padding set off."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gfn_runner.errors import Problem
+
+CAUSAL = (
+    "a decoder-only language model whose layers are attention, e.g. Llama, Qwen2, Mistral or GPT-2"
+)
+# Layers whose cache is a state or a summary of all earlier tokens, by transformers' names of layer types.
+_STATE = re.compile("linear|mamba|conv|hybrid|recurrent|compressed")
+
+
+def text_config(config: Any) -> Any:
+    """The part of a config that speaks of text: the config itself, but for multimodal models."""
+    return config.get_text_config(decoder=True)
+
+
+def without_dropout(config: Any) -> Any:
+    """Set every dropout probability of a model's config to 0, those of its parts too."""
+    for part in _parts(config):
+        for name, value in vars(part).items():
+            if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return config
+
+
+def without_missing_pad(config: Any) -> Any:
+    """Forget a padding token that has no row in the embeddings: the model could not be made.
+
+    Here rows are padded with token 0, and padding is masked.
+    """
+    for part in _parts(config):
+        pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
+            try:
+                part.pad_token_id = None
+            except Exception:  # this config's own validation asks for a token
+                part.pad_token_id = 0
+    return config
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    from transformers import PretrainedConfig
+
+    yield config
+    for value in list(vars(config).values()):
+        if isinstance(value, PretrainedConfig):
+            yield from _parts(value)
+
+
+def causal_auto_class(config: Any) -> Any:
+    """The class that loads this model for text: causal LM, or else image and text to text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    multimodal = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if multimodal and not causal else AutoModelForCausalLM
+
+
+def kind_problems(config: Any, name: str, key: str) -> Iterator[Problem]:
+    """A model that is no causal language model with a cache of keys and values, seen by its config.
+
+    Args:
+        config: of transformers.
+        name: of the model, for messages.
+        key: the config key that names it.
+    """
+    reason = _no_causal_lm(config) or _no_cache(config)
+    if reason is not None:
+        yield Problem(key, f"{name} ({config.model_type}) is {reason}", CAUSAL)
+
+
+def _no_causal_lm(config: Any) -> str | None:
+    from transformers import AutoModelForMaskedLM
+
+    if config.is_encoder_decoder or text_config(config).is_encoder_decoder:
+        return (
+            "an encoder–decoder model: an encoder reads the prompt, so a string cannot be scored as "
+            "the prompt's continuation"
+        )
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    if masked and not getattr(config, "is_decoder", False):
+        return (
+            "an encoder, which sees the tokens on both sides and has no probability of a next token"
+        )
+    if type(config) not in causal_auto_class(config)._model_mapping:
+        return "no language model: transformers has no class for it that predicts a next token"
+    if getattr(text_config(config), "use_bidirectional_attention", None) in (True, "all"):
+        return "a model with bidirectional attention, which has no probability of a next token"
+    return None
+
+
+def _no_cache(config: Any) -> str | None:
+    kind = causal_auto_class(config)._model_mapping[type(config)]
+    layers = getattr(text_config(config), "layer_types", None)
+    # A class of hybrid models may have a member whose layers are all attention.
+    state = sorted({layer for layer in layers or () if _STATE.search(layer)})
+    if state or (not layers and getattr(kind, "_is_stateful", False)):
+        with_layers = f" (layers of type {', '.join(state)})" if state else ""
+        return (
+            f"a recurrent or hybrid model{with_layers}: its layers keep a state of all earlier tokens, "
+            "which cannot leave out padding or be scored at several ends at once"
+        )
+    if "past_key_values" not in inspect.signature(kind.forward).parameters:
+        return "a model without a cache of keys and values, which sampling and scoring start from"
+    return None
+
+
+def outside_the_language_model(model: Any) -> str | None:
+    """Pattern of the names of modules that are neither text decoder nor output layer.
+
+    ``None`` for a model of text alone.
+    """
+    if text_config(model.config) is model.config:
+        return None
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    named = {name: module for name, module in model.named_modules() if name}
+    path = next((name for name, module in named.items() if module is decoder), None)
+    others = [name for name in named if path and not _within(name, path)]
+    if path is None or all(_within(path, name) or named[name] is head for name in others):
+        return None
+    output = next((name for name, module in named.items() if module is head), path)
+    return rf"(?!(?:{re.escape(path)}|{re.escape(output)})(?:\.|$)).*"
+
+
+def _within(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")

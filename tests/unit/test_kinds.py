@@ -1,0 +1,321 @@
+"""Which kinds of models are refused for what they are, and which load for text although they are more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from gfn_runner.errors import UserError
+from gfn_runner.lm.adapters import with_adapter
+from gfn_runner.lm.architecture import kind_problems, without_dropout
+from gfn_runner.lm.checks import text_problems
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.merging import merged
+from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.settings import LMSettings, LoraSettings
+from gfn_runner.lm.vocabulary import StringRule
+
+from ..tiny_models import N_POSITIONS, as_trajectories, character_tokenizer
+
+CHARACTERS = "\n 0123456789,abcdefghijklmnop"
+V = len(CHARACTERS)
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "initializer_range": 0.3}
+TEXT: dict[str, Any] = SPECIAL | {
+    "vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "max_position_embeddings": N_POSITIONS,
+}  # fmt: skip
+VISION = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "image_size": 8, "patch_size": 4,
+}  # fmt: skip
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+
+
+def made(model_type: str, options: dict[str, Any], auto: Any = AutoModelForCausalLM) -> Any:
+    """A random model; the same for the same arguments."""
+    config = AutoConfig.for_model(model_type, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = auto.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def saved(folder: Path, model: Any) -> LMSettings:
+    model.save_pretrained(folder)
+    character_tokenizer(CHARACTERS).save_pretrained(folder)
+    return LMSettings(name=str(folder), device="cpu", lora=LoraSettings(rank=2, alpha=2))
+
+
+def adapted(model: Any) -> set[str]:
+    """Names of layers and parameters that an adapter trains."""
+    names = (name for name, p in model.named_parameters() if p.requires_grad)
+    return {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in names}
+
+
+def with_random_adapter(model: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def logits(model: Any, ids: list[int]) -> Tensor:
+    return model(input_ids=torch.tensor([ids])).logits[0]
+
+
+# -- refused by their config ------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "bert": ({}, "an encoder, "),
+    "modernbert": ({}, "an encoder, "),
+    "roberta": ({}, "an encoder, "),
+    "t5": ({}, "an encoder–decoder model"),
+    "bart": ({}, "an encoder–decoder model"),
+    "whisper": ({}, "an encoder–decoder model"),
+    "vit": ({}, "no language model"),
+    "mamba": ({}, "recurrent or hybrid model (layers of type linear_attention)"),
+    "mamba2": ({}, "recurrent or hybrid"),
+    "rwkv": ({}, "recurrent or hybrid"),
+    "xlstm": ({}, "recurrent or hybrid"),
+    "jamba": ({}, "layers of type linear_attention"),
+    "qwen3_next": ({}, "layers of type linear_attention"),
+    "qwen3_5": ({}, "layers of type linear_attention"),
+    "recurrent_gemma": ({}, "recurrent or hybrid"),
+    "falcon_h1": ({}, "layers of type hybrid"),
+    "bamba": ({}, "recurrent or hybrid"),
+    "granitemoehybrid": ({}, "layers of type linear_attention"),
+    "lfm2": ({"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "type conv"),
+    "minimax": ({}, "layers of type linear_attention"),
+    "openai-gpt": ({}, "without a cache"),
+    "xlnet": ({}, "without a cache"),
+    "paligemma": ({}, "bidirectional attention"),
+    "gemma3_text": ({"use_bidirectional_attention": True}, "bidirectional attention"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_a_model_of_another_kind_is_refused_by_its_config(model_type):
+    options, told = REFUSED[model_type]
+    (problem,) = kind_problems(AutoConfig.for_model(model_type, **options), "x", "lm.name")
+    assert problem.where == "lm.name" and f"({model_type}) is " in problem.what
+    assert told in problem.what and "decoder-only" in problem.allowed
+
+
+ACCEPTED = (
+    "llama", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "phi3", "mistral",
+    "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_oss",
+    "llama4", "llava", "qwen2_vl", "mistral3", "idefics3", "olmo2", "cohere2", "stablelm", "smollm3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ACCEPTED)
+def test_decoders_are_accepted(model_type):
+    assert not list(kind_problems(AutoConfig.for_model(model_type), "x", "lm.name"))
+
+
+def test_the_kind_is_said_before_weights_are_looked_at(tmp_path):
+    AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    with pytest.raises(UserError) as caught:
+        list(text_problems(LMSettings(name=str(tmp_path)), "\n", [], 8))
+    (problem,) = caught.value.problems
+    assert problem.where == "lm.name" and "encoder–decoder" in problem.what
+
+
+# -- refused when they are loaded: their config does not tell -----------------------------------------
+
+_WITHOUT_HEADS = {k: v for k, v in TEXT.items() if k not in ("num_key_value_heads", "head_dim")}
+UNTOLD: dict[str, dict[str, Any]] = {
+    # Its positions begin behind those of padding.
+    "roberta": _WITHOUT_HEADS | {"is_decoder": True, "pad_token_id": 1},
+    # Learned positions, and no position ids.
+    "trocr": SPECIAL | {
+        "vocab_size": V, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 48, "max_position_embeddings": N_POSITIONS, "init_std": 0.3,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", UNTOLD)
+def test_a_model_that_takes_no_account_of_padding_is_refused(model_type, tmp_path):
+    settings = saved(tmp_path, made(model_type, UNTOLD[model_type]))
+    with pytest.raises(
+        UserError, match=rf"lm\.name: .*\({model_type}\) is not supported.*variation"
+    ):
+        load(settings)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"),
+    [
+        ("bert", _WITHOUT_HEADS | {"is_decoder": True}),
+        # A hybrid kind whose layers are all attention, as the small ones of Granite 4.
+        ("granitemoehybrid", TEXT | {
+            "layer_types": ["full_attention"] * 2, "num_local_experts": 0,
+            "shared_intermediate_size": 48, "mamba_n_heads": 4, "mamba_d_head": 16,
+        }),
+    ],
+)  # fmt: skip
+def test_members_of_other_kinds_that_are_causal_decoders_load(model_type, options, tmp_path):
+    model = made(model_type, options)
+    settings = saved(tmp_path, model)
+    assert not list(text_problems(settings, "\n", [], 8))
+    agrees(load(settings), model)
+
+
+# -- multimodal models, for text --------------------------------------------------------------------
+
+MULTIMODAL: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "text_config": TEXT | {"sliding_window": 64},
+        "vision_config": VISION, "mm_tokens_per_image": 1, "image_token_index": V - 1,
+    },
+    "llava": {
+        "text_config": TEXT | {"model_type": "llama"},
+        "vision_config": VISION | {"model_type": "clip_vision_model", "attention_dropout": 0.1},
+        "image_token_index": V - 1,
+    },
+    "qwen2_vl": {
+        "text_config": TEXT | {"rope_parameters": MROPE, "attention_dropout": 0.1},
+        "vision_config": {
+            "depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4,
+        },
+        "image_token_id": V - 1, "video_token_id": V - 2, "vision_start_token_id": V - 3,
+    },
+    "mistral3": {
+        "text_config": TEXT | {"model_type": "mistral"},
+        "vision_config": VISION | {"model_type": "pixtral"}, "image_token_index": V - 1,
+    },
+    "llama4": {
+        "text_config": TEXT | {
+            "num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48,
+        },
+        "vision_config": VISION | {
+            "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16,
+        },
+    },
+    "idefics3": {
+        "text_config": TEXT | {"model_type": "llama"},
+        "vision_config": VISION, "image_token_id": V - 1, "scale_factor": 2,
+    },
+    # More embeddings than logits.
+    "mllama": {
+        "text_config": TEXT | {"cross_attention_layers": [1]},
+        "vision_config": VISION | {
+            "vision_output_dim": 32, "num_global_layers": 1, "attention_heads": 2,
+            "intermediate_layers_indices": [0], "max_num_tiles": 1,
+            "supported_aspect_ratios": [[1, 1]],
+        },
+    },
+}  # fmt: skip
+
+
+def agrees(lm: LanguageModel, model: Any) -> None:
+    """``lm`` gives what the model gives of text alone; batched, padded, cached and packed too."""
+    rows = [[3, 4, 5, 6, 2], [7, 8, 9]]
+    whole_NTV = lm.whole_logits(rows)
+    for row, ids in enumerate(rows):
+        torch.testing.assert_close(whole_NTV[row, : len(ids)], logits(model, ids))
+    with_random_adapter(lm.model)
+    prompt = lm.prefill(rows)
+    expected = torch.stack([logits(lm.model, ids)[-1] for ids in rows])
+    torch.testing.assert_close(prompt.last_logits_NV, expected, atol=1e-4, rtol=1e-4)
+    rule = StringRule(0, 0, 3)
+    strings = as_trajectories([(5, 9, 2), (3,)])
+    score = []
+    for lm.packed_rewards in ("auto", "never"):
+        score.append(score_prefixes(lm, [rows[0]], [(4, 0)], strings, rule))
+    torch.testing.assert_close(*score, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", MULTIMODAL)
+def test_a_multimodal_model_loads_for_text(model_type, tmp_path):
+    model = made(model_type, MULTIMODAL[model_type], AutoModelForImageTextToText)
+    settings = saved(tmp_path / "model", model)
+    assert not list(settings.problems())
+    (problem,) = text_problems(settings, "\n", [("it", "a" * 60, "")], 8)
+    assert f"the model's context of {N_POSITIONS}" in problem.what
+    lm = load(settings)
+    assert lm.context_length == N_POSITIONS and lm.vocab_size == V
+    agrees(lm, model)
+    lm.save_adapter(tmp_path / "adapter")
+    base = lm.model.get_base_model()
+    # Whoever reads the adapter needs no more than the model and PEFT.
+    plain = type(base).from_pretrained(tmp_path / "model")
+    read = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(logits(read, [1, 2, 3]), logits(lm.model, [1, 2, 3]))
+
+
+@pytest.mark.parametrize("targets", [None, ("q_proj", "fc1", "o_proj")])
+@pytest.mark.parametrize("output_layer", [False, True])
+@pytest.mark.parametrize("model_type", ["gemma3", "llava", "idefics3"])
+def test_the_adapter_is_in_the_language_model_only(model_type, targets, output_layer):
+    model = made(model_type, MULTIMODAL[model_type], AutoModelForImageTextToText)
+    options = LoraSettings(rank=2, alpha=2, targets=targets, output_layer=output_layer)
+    layers = adapted(with_adapter(model, options, 0))
+    part = "model.text_model." if model_type == "idefics3" else "model.language_model."
+    assert {name for name in layers if not name.startswith(part)} == (
+        {"lm_head"} if output_layer else set()
+    )
+    assert len(layers) == 2 * (7 if targets is None else 2) + output_layer
+
+
+def test_dropout_is_switched_off_in_every_part():
+    options = {
+        "text_config": {"attention_dropout": 0.1, "hidden_dropout": 0.2},
+        "vision_config": {"attention_dropout": 0.3},
+    }
+    config = without_dropout(AutoConfig.for_model("llava", **options))
+    assert config.text_config.attention_dropout == config.vision_config.attention_dropout == 0.0
+
+
+# -- mixtures of experts ----------------------------------------------------------------------------
+
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_an_adapted_output_layer_leaves_the_experts_theirs(model_type, tmp_path):
+    options = TEXT | MIXTURES[model_type]
+    plain = with_adapter(made(model_type, options), LoraSettings(rank=2, alpha=2), 0)
+    settings = LoraSettings(rank=2, alpha=2, output_layer=True)
+    headed = with_adapter(made(model_type, options), settings, 0).eval()
+    assert adapted(headed) == adapted(plain) | {"lm_head"}
+    assert ("experts" in " ".join(adapted(plain))) == (
+        model_type in ("mixtral", "qwen3_moe", "olmoe")
+    )
+
+    ids = [3, 4, 5, 6]
+    base = logits(made(model_type, options), ids)
+    torch.testing.assert_close(logits(headed, ids), base)
+    with_random_adapter(headed)
+    changed = logits(headed, ids)
+    lm = LanguageModel(headed, None)
+    with merged(headed):
+        torch.testing.assert_close(logits(headed, ids), changed, atol=1e-4, rtol=1e-4)
+    lm.add_answer_adapter(settings, 1)
+    with lm.reference():
+        torch.testing.assert_close(logits(headed, ids), base)
+    lm.save_adapter(tmp_path)
+    read = PeftModel.from_pretrained(made(model_type, options), str(tmp_path)).eval()
+    assert adapted(headed) == adapted(plain) | {"lm_head"}
+    torch.testing.assert_close(logits(read, ids), changed)

@@ -1,0 +1,390 @@
+"""Model folders that cannot be loaded: one problem at their key, before a run folder is made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from gfn_runner import app
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.checks import text_problems
+from gfn_runner.lm.classifier import classifier, label_problems
+from gfn_runner.lm.encoder import encoder_problems, load_sentence_model
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.settings import ENCODER_KEY, LMSettings, sentence_model_problems
+
+from ..tiny_encoders import random_bert, word_tokenizer
+from ..tiny_models import character_tokenizer, random_model
+
+CHARACTERS = "\n 0123456789,.abcdefghijklmnopqrstuvwxyz"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
+SPOKEN = "this code ran"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A folder that can be loaded."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = character_tokenizer(CHARACTERS)
+    random_model("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_classifier(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = character_tokenizer()
+    config = AutoConfig.for_model(
+        "llama", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_labels=2,
+        num_hidden_layers=1, num_attention_heads=2, pad_token_id=None,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    random_bert().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(whole, tmp_path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    return folder
+
+
+def refused(folder: Path, tmp_path: Path, capsys, *lines: str) -> str:
+    """What the program says of ``lm.name=folder``, on one line; it has made no folder."""
+    output = tmp_path / "runs"
+    with pytest.raises(SystemExit) as stopped:
+        app.main(["task=random_number", f"lm.name={folder}", f"output={output}", *lines])
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and not output.exists()
+    assert "nothing was started" in told.err
+    assert "Traceback" not in told.err and SPOKEN not in told.err + told.out
+    assert told.err.count("lm.name: ") == 1
+    return " ".join(told.err.split())
+
+
+# -- how a folder is broken, and what is said of it -------------------------------------------------
+
+
+def config_with(**values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        config = json.loads(path.read_text()) | values
+        path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+    return change
+
+
+def text_in(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_in_the_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def cut_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save({"weight": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def without_a_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": names[0], "b": names[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def only_an_adapter(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def newer_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": {"type": "New"}}))
+
+
+def own_code(folder: Path) -> None:
+    auto_map = {"AutoConfig": "code.MyConfig", "AutoModelForCausalLM": "code.MyModel"}
+    config_with(model_type="mine", auto_map=auto_map)(folder)
+    (folder / "code.py").write_text(f"print({SPOKEN!r})\n")
+
+
+def own_tokenizer_code(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    auto_map = {"AutoTokenizer": ["code.MyTokenizer", None]}
+    config = json.loads(path.read_text()) | {"tokenizer_class": "MyTokenizer", "auto_map": auto_map}
+    path.write_text(json.dumps(config))
+    (folder / "code.py").write_text(f"print({SPOKEN!r})\n")
+
+
+def quantized(**values: object) -> Callable[[Path], None]:
+    return config_with(quantization_config=values)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "LFS weights": (text_in("model.safetensors", POINTER), ("Git LFS pointer", "lfs pull")),
+    "LFS tokenizer": (text_in("tokenizer.json", POINTER), ("tokenizer.json", "lfs pull")),
+    "LFS config": (text_in("config.json", POINTER), ("config.json", "lfs pull")),
+    "cut": (cut, ("model.safetensors is truncated: it has ", "download it again")),
+    "cut header": (cut_in_the_header, ("is truncated: its header", "download it again")),
+    "empty": (text_in("model.safetensors", ""), ("0 bytes", "download it again")),
+    "cut pickle": (cut_pickle, ("pytorch_model.bin is truncated", "download it again")),
+    "shard": (without_a_shard, ("lacks model-00002-of-00002.safetensors", "download")),
+    "index": (
+        lambda f: (f / "model.safetensors").rename(f / "a") and text_in(
+            "model.safetensors.index.json", "[]")(f),
+        ("model.safetensors.index.json is no index",),
+    ),
+    "none": (lambda f: (f / "model.safetensors").unlink(), ("has no weights",)),
+    "adapter": (only_an_adapter, ("holds an adapter", "the base model")),
+    "shape": (
+        config_with(intermediate_size=64),
+        ("layers.0.mlp.down_proj.weight has shape (32, 48), the config asks for (32, 64); 5 more",
+         "of one model"),
+    ),
+    "layers": (config_with(num_hidden_layers=3), ("lack", "layers.2.", "random", "download")),
+    "other model": (config_with(model_type="gpt2"), ("lack", "random", "of one model")),
+    "no JSON": (text_in("config.json", '{"a": '), ("cannot be read as JSON", "download it again")),
+    "list": (text_in("config.json", "[1]"), ("holds no JSON object", "model_type")),
+    "no model_type": (config_with(model_type=None), ("has no model_type", "add the model_type")),
+    "unknown model_type": (
+        config_with(model_type="llama9"),
+        ("'llama9'", f"transformers {version('transformers')}", "pip install --upgrade"),
+    ),
+    "type": (config_with(hidden_size="big"), ("hidden_size", "expected int")),
+    "activation": (config_with(hidden_act="sillu"), ("unknown value 'sillu'", "config.json")),
+    "tokenizer": (
+        newer_tokenizer,
+        ("cannot parse its tokenizer.json", version("tokenizers"), "pip install --upgrade"),
+    ),
+    "code": (own_code, ("Python code", "never run", "transformers itself can read")),
+    "tokenizer code": (own_tokenizer_code, ("cannot read the tokenizer", "Python code", "never run")),
+    "GPTQ": (quantized(quant_method="gptq", bits=4), ("(gptq)", "without quantization")),
+    "AWQ": (quantized(quant_method="awq"), ("(awq)", "without quantization")),
+    "FP8": (quantized(quant_method="fp8"), ("(fp8)", "without quantization")),
+    "MXFP4": (quantized(quant_method="mxfp4"), ("(mxfp4)", "without quantization")),
+    "compressed": (
+        quantized(quant_method="compressed-tensors"), ("(compressed-tensors)", "lm.quantization"),
+    ),
+    "4-bit": (
+        quantized(quant_method="bitsandbytes", load_in_4bit=True),
+        ("bitsandbytes 4-bit", "fix: lm.quantization=4bit"),
+    ),
+    "8-bit": (
+        quantized(quant_method="bitsandbytes", load_in_8bit=True),
+        ("bitsandbytes 8-bit", "without quantization"),
+    ),
+}  # fmt: skip
+
+
+def only(problems: list[Problem], where: str, *words: str) -> None:
+    (problem,) = problems
+    assert problem.where == where
+    assert all(word in str(problem) for word in words), str(problem)
+
+
+def problems(folder: Path, **options: str) -> list[Problem]:
+    """Of ``lm.name=folder``, in the program's two steps."""
+    settings = LMSettings(name=str(folder), device="cpu", **options)
+    found = list(settings.problems())
+    if not found:
+        try:
+            found = list(text_problems(settings, "\n", [], 8))
+        except UserError as error:
+            found = error.problems
+    return found
+
+
+@pytest.fixture
+def no_code(monkeypatch, capsys):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    yield
+    told = capsys.readouterr()
+    assert SPOKEN not in told.out + told.err
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_folder_that_cannot_be_loaded_is_one_problem(how, model, no_code):
+    change, told = BROKEN[how]
+    change(model)
+    only(problems(model), "lm.name", *told)
+
+
+@pytest.mark.parametrize("how", ["cut", "shape"])
+def test_the_program_makes_no_folder(how, model, tmp_path, capsys):
+    change, told = BROKEN[how]
+    change(model)
+    text = refused(model, tmp_path, capsys)
+    assert all(words in text for words in told), text
+
+
+@pytest.mark.parametrize("how", ["LFS weights", "GPTQ"])
+def test_a_dry_run_sees_what_files_and_headers_show(how, model, tmp_path, capsys):
+    change, told = BROKEN[how]
+    change(model)
+    text = refused(model, tmp_path, capsys, "dry_run=true")
+    assert all(words in text for words in told), text
+
+
+def test_a_whole_folder_and_one_of_shards_are_accepted(model):
+    settings = LMSettings(name=str(model), device="cpu")
+    assert not list(settings.problems())
+    load(settings).model.get_base_model().save_pretrained(model, max_shard_size="5KB")
+    (model / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(model.glob("model-*.safetensors"))) > 1
+    assert not list(settings.problems())
+
+
+def test_loading_itself_refuses_what_a_check_before_it_has_not_seen(model):
+    config_with(num_hidden_layers=3)(model)
+    with pytest.raises(UserError, match=r"lm\.name: .* lack .*layers\.2\."):
+        load(LMSettings(name=str(model), device="cpu"))
+
+
+def test_code_that_a_known_architecture_does_not_need_is_not_run(model, no_code):
+    config_with(auto_map={"AutoModelForCausalLM": "code.MyModel"})(model)
+    (model / "code.py").write_text(f"print({SPOKEN!r})\n")
+    load(LMSettings(name=str(model), device="cpu"))
+
+
+def test_the_program_ends_without_a_traceback(model, tmp_path):
+    own_code(model)
+    command = [sys.executable, "-m", "gfn_runner", "task=random_number", f"lm.name={model}"]
+    result = subprocess.run(
+        [*command, f"output={tmp_path / 'runs'}"],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120,
+        cwd=Path(app.__file__).parent.parent,
+    )  # fmt: skip
+    assert result.returncode == 2 and not (tmp_path / "runs").exists()
+    assert "lm.name: " in result.stderr and "Traceback" not in result.stderr
+    assert SPOKEN not in result.stdout + result.stderr
+
+
+# -- a padding token without a row in the embeddings ------------------------------------------------
+
+
+def test_a_padding_token_without_an_embedding_changes_nothing(whole, model):
+    tokenizer = character_tokenizer(CHARACTERS, pad_token="<pad>")
+    tokenizer.save_pretrained(model)
+    config_with(pad_token_id=len(CHARACTERS))(model)
+    plain, padded = (load(LMSettings(name=str(f), device="cpu")) for f in (whole, model))
+    assert padded.tokenizer.pad_token_id == padded.vocab_size == len(CHARACTERS)
+    prompts = [[1, 2, 3, 4], [5]]
+    expected, found = plain.prefill(prompts), padded.prefill(prompts)
+    torch.testing.assert_close(found.last_logits_NV, expected.last_logits_NV)
+
+
+@pytest.mark.parametrize("package", [True, False])
+def test_an_encoder_whose_padding_token_has_no_embedding(
+    package, whole_encoder, tmp_path, monkeypatch
+):
+    if package:
+        pytest.importorskip("sentence_transformers")
+    else:
+        monkeypatch.setattr("gfn_runner.lm.encoder.importlib.util.find_spec", lambda name: None)
+    folder = tmp_path / "folder"
+    shutil.copytree(whole_encoder, folder)
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    tokenizer.save_pretrained(folder)
+    config_with(pad_token_id=tokenizer.pad_token_id)(folder)
+    texts = ["the cat sat on the mat .", "a dog"]
+    expected, found = (
+        load_sentence_model(str(f), device="cpu").encode(texts) for f in (whole_encoder, folder)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+# -- texts with tokens that the model has no row for -------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["terminator", "prompt", "suffix", "listed"])
+def test_a_text_with_a_token_that_has_no_embedding(where, model):
+    character_tokenizer(CHARACTERS, pad_token="<pad>").save_pretrained(model)
+    settings = LMSettings(name=str(model), device="cpu")
+    text = "a<pad>b"
+    strings = {"prompt": ("the prompt of x", text, ""), "suffix": ("the prompt of x", "a", text)}
+    found = text_problems(
+        settings,
+        "<pad>" if where == "terminator" else "\n",
+        [strings[where]] if where in strings else [],
+        8,
+        listed=[text] if where == "listed" else [],
+        listed_max_len=8,
+    )
+    key = "task.terminator" if where == "terminator" else "task"
+    only(list(found), key, "'<pad>'", f"the model has embeddings for {len(CHARACTERS)} tokens")
+
+
+# -- classifiers and sentence encoders --------------------------------------------------------------
+
+
+SHARED = [
+    "LFS weights", "cut", "shard", "none", "shape", "no JSON", "unknown model_type", "tokenizer",
+    "code", "GPTQ", "4-bit",
+]  # fmt: skip
+
+
+def broken(whole: Path, tmp_path: Path, how: str) -> tuple[Path, str]:
+    folder = tmp_path / "folder"
+    shutil.copytree(whole, folder)
+    change, told = BROKEN[how]
+    change(folder)
+    return folder, "do not fit" if how == "shape" else told[0]
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_a_classifier_that_cannot_be_loaded(how, whole_classifier, tmp_path):
+    folder, told = broken(whole_classifier, tmp_path, how)
+    told = "bitsandbytes 4-bit" if how == "4-bit" else told
+    only(list(label_problems(str(folder), [])), f"classifier {folder}", told)
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_a_sentence_encoder_that_cannot_be_loaded(how, whole_encoder, tmp_path):
+    folder, told = broken(whole_encoder, tmp_path, how)
+    found = list(sentence_model_problems(str(folder))) or list(encoder_problems(str(folder)))
+    only(found, ENCODER_KEY, told)
+    with pytest.raises(UserError, match=ENCODER_KEY):
+        load_sentence_model(str(folder), device="cpu")
+
+
+def test_a_base_model_is_no_classifier(whole):
+    only(
+        list(label_problems(str(whole), [])), f"classifier {whole}", "score.weight",
+        "it would be random", "of another task",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="it would be random"):
+        classifier(str(whole))
+
+
+def test_a_classifier_is_no_language_model(whole_classifier):
+    only(problems(whole_classifier), "lm.name", "lack", "lm_head.weight", "of another task")
