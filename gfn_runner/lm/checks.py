@@ -14,6 +14,7 @@ from gfn_runner.lm.architecture import causal_auto_class, context_length, kind_p
 from gfn_runner.lm.checkpoint_files import quantization_problems
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.loading import lm_source
+from gfn_runner.lm.pretrained import dequantized
 from gfn_runner.lm.settings import MODELS, LMSettings, LoraSettings, model_folder
 
 
@@ -183,8 +184,9 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
             config.to_dict(), repr(options.name), "lm.name", options.quantization
         ),
     ]
-    if not problems and not hasattr(config, "quantization_config"):
-        problems += source.weights_problems(causal_auto_class(config), config)
+    further = dequantized(config)
+    if not problems and (further or not hasattr(config, "quantization_config")):
+        problems += source.weights_problems(causal_auto_class(config), config, **further)
     if problems:
         raise UserError(problems)
     return config, source.tokenizer()
