@@ -83,6 +83,8 @@ def quantization_problems(
     if not isinstance(found, Mapping):
         return
     method = str(found.get("quant_method") or ("bitsandbytes" if _bits(found) else "unknown"))
+    if method == "mxfp4" and key == "lm.name" and quantization == "none":
+        return  # it is read in lm.dtype
     fix = "the model's checkpoint without quantization"
     if key == "lm.name":
         fix += ", with lm.quantization=4bit if memory is short"

@@ -16,6 +16,7 @@ from gfn_runner.lm.checkpoint_files import quantization_problems
 from gfn_runner.lm.encoding import continuation_ids, prompt_ids
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.loading import lm_source
+from gfn_runner.lm.pretrained import dequantized
 from gfn_runner.lm.settings import MODELS, LMSettings, LoraSettings, model_folder
 
 
@@ -191,8 +192,9 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
         problems += quantization_problems(
             config.to_dict(), repr(options.name), "lm.name", options.quantization
         )
-        if not problems and not hasattr(config, "quantization_config"):
-            problems += source.weights_problems(causal_auto_class(config), config)
+        further = dequantized(config)
+        if not problems and (further or not hasattr(config, "quantization_config")):
+            problems += source.weights_problems(causal_auto_class(config), config, **further)
     if problems:
         raise UserError(problems)
     return config, source.tokenizer()

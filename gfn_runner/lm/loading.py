@@ -11,7 +11,7 @@ from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
 from gfn_runner.lm.architecture import causal_auto_class
 from gfn_runner.lm.forward_check import check_forwards
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.pretrained import Source
+from gfn_runner.lm.pretrained import Source, dequantized
 from gfn_runner.lm.settings import MODELS, LMSettings, model_folder
 
 
@@ -35,7 +35,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     config, tokenizer = source.config(), source.tokenizer()
-    extra = _four_bit(dtype) if options.quantization == "4bit" else {}
+    extra = _four_bit(dtype) if options.quantization == "4bit" else dequantized(config)
     model = source.model(causal_auto_class(config), config, dtype=getattr(torch, dtype), **extra)
     if options.quantization == "none":
         model = model.to(device)

@@ -172,6 +172,16 @@ class Source:
             ) from error
 
 
+def dequantized(config: Any) -> dict[str, Any]:
+    """Options of ``from_pretrained`` that read MXFP4 weights, those of gpt-oss, in the model's dtype."""
+    from transformers import Mxfp4Config
+
+    found = getattr(config, "quantization_config", None)
+    if not isinstance(found, dict) or found.get("quant_method") != "mxfp4":
+        return {}
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
 def _missing(model: Any, names: Any) -> list[str]:
     """Missing parameters that matter: neither those beside the text's, nor the pooler's."""
     import re

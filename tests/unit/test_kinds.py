@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -319,3 +322,45 @@ def test_an_adapted_output_layer_leaves_the_experts_theirs(model_type, tmp_path)
     read = PeftModel.from_pretrained(made(model_type, options), str(tmp_path)).eval()
     assert adapted(headed) == adapted(plain) | {"lm_head"}
     torch.testing.assert_close(logits(read, ids), changed)
+
+
+def in_mxfp4(folder: Path) -> dict[str, Tensor]:
+    """Put random MXFP4 numbers in the experts' place; the values that they stand for."""
+    generator = torch.Generator().manual_seed(0)
+    e2m1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    e2m1 = torch.cat([e2m1, -e2m1])
+    tensors, expected = load_file(folder / "model.safetensors"), {}
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        shape = (experts, outputs, inputs // 32)
+        code = torch.randint(0, 16, (*shape, 32), generator=generator)
+        scale = torch.randint(120, 126, shape, generator=generator)
+        value = e2m1[code] * 2.0 ** (scale - 127)[..., None]
+        expected[name] = value.reshape(experts, outputs, inputs).transpose(1, 2)
+        # Two numbers a byte, the first in its lower half; one scale for 32 numbers.
+        tensors[f"{name}_blocks"] = (code[..., 0::2] | (code[..., 1::2] << 4)).to(torch.uint8)
+        tensors[f"{name}_scales"] = scale.to(torch.uint8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    kept = [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": kept}
+    (folder / "config.json").write_text(json.dumps(config))
+    return expected
+
+
+def test_experts_in_mxfp4_are_read_in_the_models_dtype(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 64}
+    settings = saved(tmp_path, made("gpt_oss", TEXT | MIXTURES["gpt_oss"] | sizes))
+    expected = in_mxfp4(tmp_path)
+    assert not list(settings.problems()) and not list(text_problems(settings, "\n", [], 8))
+    parameters = dict(load(settings).model.get_base_model().named_parameters())
+    assert len(expected) == 4
+    for name, values in expected.items():
+        torch.testing.assert_close(parameters[name].data, values)
+    told = [str(p) for p in replace(settings, quantization="4bit").problems()]
+    assert any("(mxfp4)" in line for line in told)

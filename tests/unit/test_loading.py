@@ -190,7 +190,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "GPTQ": (quantized(quant_method="gptq", bits=4), ("(gptq)", "without quantization")),
     "AWQ": (quantized(quant_method="awq"), ("(awq)", "without quantization")),
     "FP8": (quantized(quant_method="fp8"), ("(fp8)", "without quantization")),
-    "MXFP4": (quantized(quant_method="mxfp4"), ("(mxfp4)", "without quantization")),
     "compressed": (
         quantized(quant_method="compressed-tensors"), ("(compressed-tensors)", "lm.quantization"),
     ),
