@@ -370,7 +370,7 @@ def logits_section(arguments: argparse.Namespace) -> Iterator[str]:
     gib = {kind: memory_of(functools.partial(step, 0), device) for kind, step in steps.items()}
     yield "### Logits of bfloat16 weights"
     yield ""
-    yield f"{model}, {name} ({shape.conditions} × {shape.samples}), float32 logits against bfloat16: "
+    yield f"{model}, {name} ({shape.conditions} × {shape.samples}), float32 logits against bfloat16:"
     yield f"{_with_range(ratio(seconds['float32'], seconds['bfloat16']))} times the step, peak memory"
     yield f"{gib['float32']:.2f} in place of {gib['bfloat16']:.2f} GiB."
     yield ""

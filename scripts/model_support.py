@@ -83,8 +83,8 @@ FULL: dict[str, dict[str, Any]] = {
         _HEADS,
     ),
     **_each(
-        "dots1 ernie4_5_moe flex_olmo glm4_moe granitemoe granitemoeshared hunyuan_v1_moe hy_v3 jetmoe "
-        "laguna mellum minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open aria_text "
+        "ernie4_5_moe flex_olmo glm4_moe granitemoe granitemoeshared hunyuan_v1_moe hy_v3 jetmoe "
+        "minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open aria_text "
         "minimax_m3_vl_text",
         _EXPERTS,
     ),
@@ -119,7 +119,8 @@ SLIDING: dict[str, dict[str, Any]] = {
     **WINDOWED,
     **_each("cwm exaone4 granite_swa ministral starcoder2 vaultgemma", _HEADS | _WINDOWS),
     **_each(
-        "afmoe beam exaone_moe flint granitemoe_swa kolibri1 laguna mellum mimo_v2_flash mixtral phimoe",
+        "afmoe beam dots1 exaone_moe flint granitemoe_swa kolibri1 laguna mellum mimo_v2_flash mixtral "
+        "phimoe",
         _EXPERTS | _WINDOWS,
     ),
     **_each("gemma4_unified_text smollm3", _HEADS | _WINDOWS | _MIXED),
@@ -168,7 +169,7 @@ def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
         policy=max(policy_gap(lm, contexts, rows), sampling_gap(lm, contexts, strings)),
         prefixes=prefixes,
         packed=packs(lm, contexts, SUFFIXES, rows),
-        windowed=attention_window(lm.model.config) is not None,
+        windowed=attention_window(lm.model.config) == WINDOW,
     )
 
 
