@@ -132,8 +132,10 @@ def packs(
     if not fits:
         _say_window(lm, window, length)
     if lm.packed_rewards == "auto" and length > lm.compared[fits]:
-        lm.compared[fits] = _compared_length(lm, length, window if fits else None)
-        _compare(lm, lm.compared[fits], packed=fits)
+        compared = _compared_length(lm, length, window if fits else None)
+        # The longest context and the longest suffix may be of two conditions, and exceed it together.
+        lm.compared[fits] = max(compared, length)
+        _compare(lm, compared, packed=fits)
     return fits and lm.packed_rewards != "never"
 
 
