@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import platform
 import random
 import statistics
@@ -33,6 +34,7 @@ from gfn_runner.environment import cores
 from gfn_runner.expressions import draw_expression, question
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.log_probs import chosen_log_probs
+from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.settings import LMSettings
@@ -41,7 +43,7 @@ from gfn_runner.output import print_everywhere
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.trajectories import Trajectories
 
-SECTIONS = ["steps", "recompute", "scoring", "growth", "precision", "buffer", "start"]
+SECTIONS = ["steps", "recompute", "scoring", "growth", "precision", "logits", "buffer", "start"]
 # The larger models are measured on one condition: the plain way takes one at a time anyway. On a CPU
 # they have fewer samples of it where the shape has many: the plain way would take a quarter of an hour.
 ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
@@ -76,6 +78,7 @@ def main() -> None:
         "scoring": lambda: scoring_section(lm, arguments.repeats),
         "growth": lambda: growth_section(arguments),
         "precision": lambda: precision_section(arguments),
+        "logits": lambda: logits_section(arguments),
         "buffer": lambda: buffer_section(lm, arguments),
         "start": start_section,
     }
@@ -348,6 +351,29 @@ def precision_section(arguments: argparse.Namespace) -> Iterator[str]:
     yield f"log p of {len(rows)} worked sums of {lengths} under the embedded model,"
     yield "error of bfloat16 weights against float32, nats a string, median: summed in"
     yield f"float32, as the program does, {told[0]}; logits normalised and summed in bfloat16 {told[1]}."
+    yield ""
+
+
+def logits_section(arguments: argparse.Namespace) -> Iterator[str]:
+    """Time and memory of a step whose bfloat16 weights give logits in float32."""
+    model, name = "gpt2", "continuation"
+    shape = dataclasses.replace(SHAPES[name], conditions=1, samples=8)
+    steps = {}
+    for kind in ("float32", "bfloat16"):
+        lm = make_lm(model, arguments.device)
+        lm.model.to(torch.bfloat16)
+        keep_fp32_logits(lm.model)
+        if kind == "bfloat16":
+            del lm.model.get_output_embeddings().forward
+        steps[kind] = OurStep(lm, shape)
+    seconds = alternating(steps, arguments.repeats)
+    device = torch.device(arguments.device)
+    gib = {kind: memory_of(functools.partial(step, 0), device) for kind, step in steps.items()}
+    yield "### Logits of bfloat16 weights"
+    yield ""
+    yield f"{model}, {name} ({shape.conditions} × {shape.samples}), float32 logits against bfloat16:"
+    yield f"{_with_range(ratio(seconds['float32'], seconds['bfloat16']))} times the step, peak memory"
+    yield f"{gib['float32']:.2f} in place of {gib['bfloat16']:.2f} GiB."
     yield ""
 
 

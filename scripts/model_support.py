@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import ROOT, write_block
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gfn_runner.lm.cache import make_roomy  # noqa: E402
-from gfn_runner.lm.limits import attention_window  # noqa: E402
-from gfn_runner.lm.packing import packs, score_prefixes  # noqa: E402
-from gfn_runner.lm.policy import LanguageModel  # noqa: E402
-from gfn_runner.lm.prefixes import plain_prefixes  # noqa: E402
-from gfn_runner.lm.scoring import score_policy  # noqa: E402
-from gfn_runner.lm.vocabulary import StringRule  # noqa: E402
-from gfn_runner.trajectories import Trajectories  # noqa: E402
-from tests.tiny_models import ALIBI, CHARACTERS, WINDOW, WINDOWED, tiny_lm  # noqa: E402
+from gfn_runner.lm.cache import make_roomy
+from gfn_runner.lm.limits import attention_window
+from gfn_runner.lm.packing import packs, score_prefixes
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.prefixes import plain_prefixes
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.trajectories import Trajectories
+from tests.tiny_models import ALIBI, CHARACTERS, WINDOW, WINDOWED, tiny_lm
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 WRONG = 1e-3  # nats
 DOT, V = CHARACTERS.index("."), len(CHARACTERS)
 RULE = StringRule(DOT, 0, 8)
@@ -84,8 +83,8 @@ FULL: dict[str, dict[str, Any]] = {
         _HEADS,
     ),
     **_each(
-        "dots1 ernie4_5_moe flex_olmo glm4_moe granitemoe granitemoeshared hunyuan_v1_moe hy_v3 jetmoe "
-        "laguna mellum minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open aria_text "
+        "ernie4_5_moe flex_olmo glm4_moe granitemoe granitemoeshared hunyuan_v1_moe hy_v3 jetmoe "
+        "minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open aria_text "
         "minimax_m3_vl_text",
         _EXPERTS,
     ),
@@ -120,7 +119,8 @@ SLIDING: dict[str, dict[str, Any]] = {
     **WINDOWED,
     **_each("cwm exaone4 granite_swa ministral starcoder2 vaultgemma", _HEADS | _WINDOWS),
     **_each(
-        "afmoe beam exaone_moe flint granitemoe_swa kolibri1 laguna mellum mimo_v2_flash mixtral phimoe",
+        "afmoe beam dots1 exaone_moe flint granitemoe_swa kolibri1 laguna mellum mimo_v2_flash mixtral "
+        "phimoe",
         _EXPERTS | _WINDOWS,
     ),
     **_each("gemma4_unified_text smollm3", _HEADS | _WINDOWS | _MIXED),
@@ -169,7 +169,7 @@ def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
         policy=max(policy_gap(lm, contexts, rows), sampling_gap(lm, contexts, strings)),
         prefixes=prefixes,
         packed=packs(lm, contexts, SUFFIXES, rows),
-        windowed=attention_window(lm.model.config) is not None,
+        windowed=attention_window(lm.model.config) == WINDOW,
     )
 
 
@@ -277,10 +277,7 @@ def main() -> None:
             "not right:", one.name, one.tokens, one.error or f"{one.policy:.2g} {one.prefixes:.2g}"
         )
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        body = "\n".join(["", *lines, ""])
-        arguments.write.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+        write_block(arguments.write, "measured", "\n".join(lines))
     sys.exit(bool(wrong))
 
 

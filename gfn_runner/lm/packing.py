@@ -9,6 +9,7 @@ Elsewhere every prefix takes a row of its own, as a whole string behind a cached
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 _ROUNDING, _NATS = 1.5, 1e-3
 # What a cache gives is refused only if it is wrong beyond doubt.
 _WRONG, _WRONG_NATS = 5.0, 0.05
+
+# Contexts, suffixes, strings and their rule.
+Probe = tuple[list[list[int]], list[list[int]], Trajectories, StringRule]
 
 
 @torch.no_grad()
@@ -128,8 +132,10 @@ def packs(
     if not fits:
         _say_window(lm, window, length)
     if lm.packed_rewards == "auto" and length > lm.compared[fits]:
-        lm.compared[fits] = _compared_length(lm, length, window if fits else None)
-        _compare(lm, lm.compared[fits], packed=fits)
+        compared = _compared_length(lm, length, window if fits else None)
+        # The longest context and the longest suffix may be of two conditions, and exceed it together.
+        lm.compared[fits] = max(compared, length)
+        _compare(lm, compared, packed=fits)
     return fits and lm.packed_rewards != "never"
 
 
@@ -167,22 +173,21 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     with torch.no_grad(), lm.reference():
         probes = _probes(lm, length)
         plain = [plain_prefixes(lm, *arguments) for arguments in probes]
-        with _other_rounding(lm):
-            rounded = [plain_prefixes(lm, *arguments) for arguments in probes]
-        rounding = _largest_gap(rounded, plain)
+        rounding = functools.cache(lambda: _rounding(lm, probes, plain))
         separate = _largest_gap([separate_prefixes(lm, *arguments) for arguments in probes], plain)
-        if not separate <= max(_WRONG_NATS, _WRONG * rounding):  # NaN too
+        # NaN is below nothing.
+        if not (separate <= _WRONG_NATS or separate <= _WRONG * rounding()):
             raise UserError.one(
                 "lm.name",
                 f"log-probabilities from this model's cache differ by {separate:.2g} nats from those of "
-                f"a plain forward at {length} tokens, where rounding changes {rounding:.2g}",
+                f"a plain forward at {length} tokens, where rounding changes {rounding():.2g}",
                 "an architecture of docs/models.md",
             )
         try:
             ways = [packed_prefixes(lm, *arguments) for arguments in probes if packed]
             gap = _largest_gap(ways, plain) if packed else 0.0
-            works = gap <= max(_NATS, _ROUNDING * rounding)
-            reason = f"it differs by {gap:.2g} nats, rounding by {rounding:.2g}"
+            works = gap <= _NATS or gap <= _ROUNDING * rounding()
+            reason = "" if works else f"it differs by {gap:.2g} nats, rounding by {rounding():.2g}"
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             works, reason = False, str(error).splitlines()[0]
     if not works:
@@ -190,6 +195,12 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
         logger.warning(
             "packed scoring is off for this model (%s): rewards take one row a prefix", reason
         )
+
+
+def _rounding(lm: LanguageModel, probes: Sequence[Probe], plain: Sequence[Tensor]) -> float:
+    """By how much plain scores change with other rounding, nats."""
+    with _other_rounding(lm):
+        return _largest_gap([plain_prefixes(lm, *arguments) for arguments in probes], plain)
 
 
 def _largest_gap(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
@@ -214,9 +225,6 @@ def _other_rounding(lm: LanguageModel) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-Probe = tuple[list[list[int]], list[list[int]], Trajectories, StringRule]
 
 
 def _probes(lm: LanguageModel, length: int) -> list[Probe]:

@@ -63,8 +63,9 @@ class LMSettings:
         quantization: ``4bit`` needs bitsandbytes and a CUDA device.
         device: ``auto`` takes CUDA where there is one.
         lora: the adapter.
-        packed_rewards: score all prefixes in one forward; ``auto`` tries it once against the plain
-            way and falls back where the model cannot do it.
+        packed_rewards: score all prefixes in one forward; ``auto`` compares it with plain forwards
+            first and gives every prefix a row of its own where they differ. Beyond an attention window
+            every choice does.
         recompute_above: tokens of a step's strings above which their activations and logits are not kept
             for the backward pass but computed again there, in pieces of about as many tokens: less
             memory, a second forward. ``None`` keeps them always.

@@ -201,6 +201,8 @@ def test_auto_takes_the_packed_way(lm, monkeypatch):
     monkeypatch.setattr(lm, "compared", {True: 0, False: 0})
     assert packs(lm, CONTEXTS, SUFFIXES, trajectories()) and lm.compared[True] == 32
     assert packs(lm, [*CONTEXTS, (3,) * 40], SUFFIXES, trajectories()) and lm.compared[True] == 64
+    packs(lm, [*CONTEXTS, (3,) * 60], SUFFIXES, trajectories())
+    assert lm.compared[True] == 60 + 5 + 4 - 1, "beyond the context of 64, and not compared again"
 
 
 def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):
