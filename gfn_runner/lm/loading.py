@@ -9,6 +9,7 @@ import torch
 
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
+from gfn_runner.lm.chat import ChatTemplate
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LMSettings, model_folder
 
@@ -63,6 +64,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         packed_rewards=options.packed_rewards,
         max_tokens_per_forward=options.max_tokens_per_forward,
         recompute_above=options.recompute_above,
+        chat=ChatTemplate.read(options.chat_template),
     )
 
 
