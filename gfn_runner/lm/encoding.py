@@ -48,7 +48,7 @@ def _spellings(tokenizer: Any, text: str, plain: tuple[int, ...]) -> Iterator[tu
     for before in _BEFORE:
         first = _ids(tokenizer, before, special=False)
         whole = _ids(tokenizer, before + text, special=False)
-        if first and whole[: len(first)] == first:
+        if first and len(whole) > len(first) and whole[: len(first)] == first:
             yield whole[len(first) :]
 
 

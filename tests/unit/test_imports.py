@@ -96,7 +96,8 @@ ONLY = {
     },
     "lm.sharding": {"lm.policy", "ranks"},
     "lm.sampling": {
-        "lm.cache", "lm.decoding", "lm.encoding", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
+        "lm.cache", "lm.decoding", "lm.encoding", "lm.merging", "lm.policy", "lm.vocabulary", "tools",
+        "trajectories",
     },
     "lm.pieces": {"trajectories"},
     "lm.prefixes": {"lm.log_probs", "lm.pieces", "lm.policy", "lm.vocabulary", "trajectories"},
