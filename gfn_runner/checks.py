@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gfn_runner.baselines.prompting import few_shot_conditions
 from gfn_runner.config import RunConfig
@@ -13,6 +13,7 @@ from gfn_runner.lm.encoder import encoder_problems
 from gfn_runner.lm.settings import WORDS
 from gfn_runner.posterior.constraints import demand_of
 from gfn_runner.posterior.demands import Demand
+from gfn_runner.types import Chat, Condition
 
 
 def check_texts(config: RunConfig) -> None:
@@ -57,9 +58,12 @@ def check_texts(config: RunConfig) -> None:
             task.terminator,
             strings,
             longest,
+            role=task.terminator_role,
+            chats=list(_chats((*data.train, *data.evaluation))),
             required=required,
             listed=_listed(config),
             listed_max_len=shortest,
+            written=[text for c in data.train for text in c.demonstrations],
             forbidden=task.forbidden_texts(),
             further_adapters=further,
         )
@@ -69,6 +73,19 @@ def check_texts(config: RunConfig) -> None:
     problems += [] if encoder == WORDS else encoder_problems(encoder)
     if problems:
         raise UserError(problems)
+
+
+def _chats(conditions: Iterable[Condition]) -> Iterator[tuple[str, Chat]]:
+    """Different chats among prompts and contexts, each with the field that it stands in."""
+    known: set[str] = set()
+    for condition in conditions:
+        line = condition.facts.get("line", f"condition {condition.key!r}")
+        texts = {"messages": condition.prompt}
+        texts |= {f"terms[{k}].messages": term.context for k, term in enumerate(condition.terms)}
+        for field, text in texts.items():
+            if isinstance(text, Chat) and text not in known:
+                known.add(text)
+                yield f"{line}, field {field}", text
 
 
 def _listed(config: RunConfig) -> list[str]:

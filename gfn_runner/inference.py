@@ -10,7 +10,8 @@ Trains nothing and writes nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from gfn_runner.randomness import torch_generator_for
 from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.rule import string_rule
 from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.types import Chat, Condition
+
+Prompt = str | Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class Policy:
         policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
         return policy
 
-    def condition(self, prompt: str) -> Condition | None:
+    def condition(self, prompt: Prompt) -> Condition | None:
         """The posterior that belongs to a prompt, if the task can tell."""
+        prompt = _as_read(prompt)
         if self._known is None:
             data = self.task.load(self.seed)
             self._known = {c.prompt: c for c in (*data.evaluation, *data.train)}
@@ -103,16 +107,21 @@ class Policy:
 
     @torch.no_grad()
     def sample(
-        self, prompt: str, n: int = 10, *, temperature: float = 1.0, seed: int | None = None
+        self, prompt: Prompt, n: int = 10, *, temperature: float = 1.0, seed: int | None = None
     ) -> list[Sample]:
         """Draw ``n`` strings.
 
         Args:
-            prompt: what the policy reads, written as in training.
+            prompt: what the policy reads, written as in training: a text, or messages of a chat, each
+                with ``role`` and ``content`` (as a list, or as JSON). The chat template is training's.
             n: how many.
             temperature: of the draw; 1 is the policy itself, 0 greedy.
             seed: of the draw; the run's own if none is given.
+
+        Raises:
+            UserError: if the chat template refuses the messages.
         """
+        prompt = _as_read(prompt)
         condition = self.condition(prompt)
         trajectories = self._draw(prompt, n, temperature, seed)
         prompts = [self.lm.encode_prompt(prompt)]
@@ -128,7 +137,7 @@ class Policy:
 
     @torch.no_grad()
     def predict(
-        self, prompt: str, answers: Sequence[str], n: int = 10, *, seed: int | None = None
+        self, prompt: Prompt, answers: Sequence[str], n: int = 10, *, seed: int | None = None
     ) -> dict[str, float]:
         """The posterior predictive over given answers, by Bayesian model average.
 
@@ -136,7 +145,7 @@ class Policy:
         normalised over ``answers`` in the end: a Z that makes all of them improbable says little.
 
         Args:
-            prompt: what the policy reads, written as in training.
+            prompt: as for :meth:`sample`.
             answers: at least two different texts, as the task writes them.
             n: number of strings Z.
             seed: of the draw.
@@ -151,6 +160,7 @@ class Policy:
             raise UserError.one(
                 "answers", f"given {list(answers)}", "at least two different answers"
             )
+        prompt = _as_read(prompt)
         condition = self.condition(prompt)
         suffixes = [self.task.answer_suffix(answer) for answer in answers]
         unknown = [a for a, suffix in zip(answers, suffixes, strict=True) if suffix is None]
@@ -188,6 +198,18 @@ class Policy:
             temperature=temperature,
             tool=self.task.tool(),
         )
+
+
+def _as_read(prompt: Prompt) -> str:
+    """A prompt as conditions have it: a text, or a chat where messages are given."""
+    if not isinstance(prompt, str):
+        return Chat.of(prompt)
+    if isinstance(prompt, Chat) or not prompt.lstrip().startswith("["):
+        return prompt
+    try:
+        return Chat.of(json.loads(prompt)) if prompt.strip("[] \n") else prompt
+    except (ValueError, TypeError, KeyError):
+        return prompt
 
 
 def adapter_folder(folder: Path) -> Path:

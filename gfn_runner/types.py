@@ -6,9 +6,29 @@ State ``i`` of a trajectory is its prefix of ``i`` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+
+class Chat(str):
+    """Messages of a conversation in place of a text; the model's chat template makes a text of them.
+
+    As a string it is a JSON list of objects with ``role`` and ``content``, so that it can stand wherever
+    a prompt is shown, stored or compared.
+    """
+
+    @classmethod
+    def of(cls, messages: Sequence[Mapping[str, str]]) -> Chat:
+        """The chat of some messages, the first one first."""
+        plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+        return cls(json.dumps(plain, ensure_ascii=False))
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Each with ``role`` and ``content``."""
+        return json.loads(self)
 
 
 @dataclass(frozen=True)
@@ -16,7 +36,7 @@ class Term:
     """One factor of a posterior: ``p_LM(z suffix | context) ** weight``.
 
     Attributes:
-        context: text before the sampled string.
+        context: text before the sampled string, or a :class:`Chat`.
         suffix: text after it. The empty suffix stands for the terminator.
         weight: exponent of the factor.
         rivals: other suffixes, over which this one is to win.
@@ -37,7 +57,7 @@ class Condition:
 
     Attributes:
         key: unique name, stable between runs (the replay buffer is kept by it).
-        prompt: what the policy reads before it samples.
+        prompt: what the policy reads before it samples: a text, or a :class:`Chat`.
         terms: the factors of the reward.
         demonstrations: strings that are known to be good; they seed the replay buffer.
         answer: what a right sample leads to, in the task's own form; ``None`` if unknown.

@@ -94,7 +94,7 @@ def character_tokenizer(characters: str = CHARACTERS, **special: str) -> PreTrai
 
 def random_model(architecture: str, vocab_size: int, seed: int = 0, **options: Any) -> Any:
     """A model of random weights; the same for the same arguments."""
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     # Learned positions and tied embeddings are drawn at this scale too.
     settings = {"initializer_range": 0.3} | ARCHITECTURES.get(architecture, {}) | special | options
     config = AutoConfig.for_model(architecture, vocab_size=vocab_size, **settings)

@@ -6,7 +6,6 @@ import logging
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -26,6 +25,8 @@ from gfn_runner.types import Condition
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 16  # conditions scored together
+# Token ids of strings that a model wrote, by condition key.
+Written = dict[str, tuple[tuple[int, ...], ...]]
 
 
 class ReplayCallback(L.Callback):
@@ -65,25 +66,23 @@ class ReplayCallback(L.Callback):
     def _fill(self, module: GFlowNetModule) -> None:
         # A resumed run has its buffer back by now.
         if self.active and self.options.seed_demonstrations and not len(self.buffer):
-            seeds = [c for c in self._with_samples(module) if c.demonstrations]
+            written = self._written(module)
+            seeds = [c for c in self.conditions.values() if c.demonstrations or written.get(c.key)]
             for start in range(0, len(seeds), _AT_ONCE):
-                self._seed(module, seeds[start : start + _AT_ONCE])
+                self._seed(module, seeds[start : start + _AT_ONCE], written)
         elif self.m_steps != module.lm.m_steps:
             self._rescore(module)
 
-    def _with_samples(self, module: GFlowNetModule) -> list[Condition]:
-        """The conditions, with the demonstrations that the base model is to write for them."""
+    def _written(self, module: GFlowNetModule) -> Written:
+        """The demonstrations that the base model writes for the conditions, by condition key."""
         conditions = list(self.conditions.values())
         asked = [(c, module.task.demonstration_prompt(c)) for c in conditions]
-        texts: dict[str, tuple[str, ...]] = {}
+        written: Written = {}
         for start in range(0, len(asked), _AT_ONCE):
             part = {c.key: prompt for c, prompt in asked[start : start + _AT_ONCE] if prompt}
             generator = torch_generator_for(module.lm.device, "write", self.seed, start)
-            texts |= written_demonstrations(module.lm, part, module.rule, generator)
-        return [
-            replace(c, demonstrations=(*c.demonstrations, *texts.get(c.key, ())))
-            for c in conditions
-        ]
+            written |= written_demonstrations(module.lm, part, module.rule, generator)
+        return written
 
     @torch.no_grad()
     def _rescore(self, module: GFlowNetModule) -> None:
@@ -109,8 +108,8 @@ class ReplayCallback(L.Callback):
             self._store(conditions, trajectories, rewards_BS, read_BS, stored)
 
     @torch.no_grad()
-    def _seed(self, module: GFlowNetModule, conditions: list[Condition]) -> None:
-        trajectories, n_unfit = fitting_demonstrations(module, conditions)
+    def _seed(self, module: GFlowNetModule, conditions: list[Condition], written: Written) -> None:
+        trajectories, n_unfit = fitting_demonstrations(module, conditions, written)
         if n_unfit:
             logger.warning(
                 "%d of %d demonstrations are no strings of the policy's (task.min_len = %d, "
@@ -232,8 +231,11 @@ def written_demonstrations(
     asked: Mapping[str, DemonstrationPrompt],
     rule: StringRule,
     generator: torch.Generator,
-) -> dict[str, tuple[str, ...]]:
-    """Different texts that the bare base model writes, by condition key; in the order of their draw.
+) -> Written:
+    """Strings of different texts that the bare base model writes; in the order of their draw.
+
+    They are the tokens that the model wrote: those that the tokenizer would write the text with may be
+    far less probable.
 
     Args:
         lm: its adapters do not take part.
@@ -249,34 +251,52 @@ def written_demonstrations(
         rows = sample(lm, prompts, most, rule, generator)
     written = {}
     for place, (key, a) in enumerate(asked.items()):
-        samples = [lm.decode(rows.ids(place * most + number)) for number in range(a.n)]
-        found = [re.match(a.keep, text) for text in samples]
-        written[key] = tuple(dict.fromkeys(m.group() for m in found if m and m.group()))
+        kept: dict[str, tuple[int, ...]] = {}
+        for ids in (rows.ids(place * most + number) for number in range(a.n)):
+            found = re.match(a.keep, lm.decode(ids))
+            if found and found.group():
+                kept.setdefault(found.group(), _beginning(lm, ids, found.group()))
+        written[key] = tuple(kept.values())
     return written
 
 
+def _beginning(lm: LanguageModel, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """The first tokens of a string, which are ``text``; its usual ones if it ends within a token."""
+    for n in range(len(ids), 0, -1):
+        if lm.decode(ids[:n]) == text:
+            return tuple(ids[:n])
+    return lm.encode(text)
+
+
 def fitting_demonstrations(
-    module: GFlowNetModule, conditions: Sequence[Condition]
+    module: GFlowNetModule, conditions: Sequence[Condition], written: Written | None = None
 ) -> tuple[Trajectories, int]:
     """Demonstrations that the policy could write, a tool's answers put in, and how many it could not.
 
-    The latter are not to be scored: they may be longer than the model's context.
+    The latter are not to be scored: they may be longer than the model's context. Those in ``written`` are
+    taken beside the conditions' own.
     """
-    trajectories, rule = _demonstrations(module, conditions), module.rule
+    trajectories, rule = _demonstrations(module, conditions, written or {}), module.rule
     fits_B = rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])[:, 0]
     fits_B = fits_B & (rule.n_actions_BS(trajectories)[:, -1] <= rule.max_len)
     return trajectories.rows(fits_B.nonzero()[:, 0]), int((~fits_B).sum())
 
 
-def _demonstrations(module: GFlowNetModule, conditions: Sequence[Condition]) -> Trajectories:
+def _demonstrations(
+    module: GFlowNetModule, conditions: Sequence[Condition], written: Written
+) -> Trajectories:
     tool = module.task.tool()
     rows = [
-        (*with_tool(module.lm, text, tool), place)
+        (*with_tool(module.lm, given, tool), place)
         for place, condition in enumerate(conditions)
-        for text in condition.demonstrations
+        for given in _known(condition, written)
     ]
     tokens, actions, places = zip(*rows, strict=True)
     return Trajectories.from_rows(tokens, actions, places, module.lm.device)
+
+
+def _known(condition: Condition, written: Written) -> list[str | tuple[int, ...]]:
+    return [*condition.demonstrations, *written.get(condition.key, ())]
 
 
 def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,12 +12,26 @@ from rapidfuzz import process
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm import gguf
 from gfn_runner.lm.architecture import causal_auto_class, kind_problems, text_config
+from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.checkpoint_files import quantization_problems
-from gfn_runner.lm.encoding import continuation_ids, prompt_ids
+from gfn_runner.lm.encoding import (
+    changed_start,
+    continuation_ids,
+    ids_holding,
+    special_ids,
+    unheld_problems,
+)
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.loading import lm_source
 from gfn_runner.lm.pretrained import dequantized
-from gfn_runner.lm.settings import MODELS, LMSettings, LoraSettings, model_folder
+from gfn_runner.lm.settings import (
+    CHAT_TEMPLATE_KEY,
+    MODELS,
+    LMSettings,
+    LoraSettings,
+    model_folder,
+)
+from gfn_runner.types import Chat
 
 
 def text_problems(
@@ -26,9 +40,12 @@ def text_problems(
     strings: Sequence[tuple[str, str, str]],
     max_len: int,
     *,
+    role: str | None = None,
+    chats: Sequence[tuple[str, Chat]] = (),
     required: Sequence[RequiredWords] = (),
     listed: Sequence[str] = (),
     listed_max_len: int = 0,
+    written: Sequence[str] = (),
     forbidden: Sequence[str] = (),
     further_adapters: Mapping[str, LoraSettings] | None = None,
 ) -> Iterator[Problem]:
@@ -36,50 +53,109 @@ def text_problems(
 
     Args:
         options: the model; only its config and tokenizer are read.
-        terminator: must be one token.
+        terminator: must be one token, if there is no ``role``.
         strings: name, context and suffix of everything that is to be scored or sampled.
         max_len: actions that may stand between context and suffix.
+        role: of the terminator, in place of its text.
+        chats: messages that the chat template must take, each with its place.
         required: words that strings must hold.
         listed: whole strings, none of more than ``listed_max_len`` tokens.
-        forbidden: texts whose tokens may not be written.
+        written: other strings that the policy is to learn from.
+        forbidden: texts that no token may hold.
         further_adapters: others than the policy's, by config key.
 
     Raises:
         UserError: if config or tokenizer cannot be read.
     """
     config, tokenizer = _config_and_tokenizer(options)
-    n_terminator = len(continuation_ids(tokenizer, terminator))
-    if n_terminator != 1:
-        pieces = tokenizer.convert_ids_to_tokens(list(continuation_ids(tokenizer, terminator)))
-        yield Problem(
-            "task.terminator",
-            f"given {terminator!r}, which is {n_terminator} tokens of this model: {pieces}",
-            "a text that is exactly one token behind other text",
-        )
     for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
         yield from _target_problems(key, adapter, config)
+    special = special_ids(tokenizer, config, _generation_config(options))
+    try:
+        template = ChatTemplate.read(options.chat_template)
+        refused = list(_refused(tokenizer, template, chats))
+        yield from refused
+        terminator = terminator_text(tokenizer, template, terminator, role, special)
+    except UserError as error:
+        yield from error.problems
+        return
+    unfit = list(_terminator_problems(tokenizer, terminator))
+    yield from unfit
     yield from _without_a_row(
         tokenizer, getattr(text_config(config), "vocab_size", None), terminator, strings, listed
     )
     longest = context_length(config)
-    if longest:
+    # What is refused has no length.
+    if longest and not refused:
         limit = f"the model's context of {longest}"
         if why := same_up_to(config).get(longest):
             limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
-        yield from _too_long(tokenizer, strings, max_len, longest, limit)
+        yield from _too_long(tokenizer, template, strings, max_len, longest, limit)
+    yield from unheld_problems(tokenizer, forbidden)
+    suffixes = [suffix for _, _, suffix in strings]
+    yield from _changed(tokenizer, (terminator, *suffixes, *listed, *written))
     yield from _out_of_reach(tokenizer, listed, listed_max_len)
-    if required and n_terminator == 1:
-        closed = set(tokenizer.all_special_ids)
-        for text in (terminator, *forbidden):
-            closed.update(continuation_ids(tokenizer, text))
+    if required and not unfit:
+        closed = {*special, *ids_holding(tokenizer, forbidden)}
+        closed.update(continuation_ids(tokenizer, terminator))
+        yield from _unwritable_words(tokenizer, required, closed)
 
-        # Thousands of conditions may ask for the same few words.
-        @cache
-        def spellings(word: str) -> list[tuple[int, ...]]:
-            return _spellings(tokenizer, word)
 
-        for words in required:
-            yield from _unwritable(tokenizer, words, closed, spellings)
+def _unwritable_words(
+    tokenizer: Any, required: Sequence[RequiredWords], closed: set[int]
+) -> Iterator[Problem]:
+    # Thousands of conditions may ask for the same few words.
+    @cache
+    def spellings(word: str) -> list[tuple[int, ...]]:
+        return _spellings(tokenizer, word)
+
+    for words in required:
+        yield from _unwritable(tokenizer, words, closed, spellings)
+
+
+def _terminator_problems(tokenizer: Any, terminator: str) -> Iterator[Problem]:
+    ids = continuation_ids(tokenizer, terminator)
+    if len(ids) != 1:
+        pieces = tokenizer.convert_ids_to_tokens(list(ids))
+        yield Problem(
+            "task.terminator",
+            f"given {terminator!r}, which is {len(ids)} tokens of this model: {pieces}",
+            "a text that is exactly one token behind other text",
+        )
+
+
+def _refused(
+    tokenizer: Any, template: ChatTemplate, chats: Sequence[tuple[str, Chat]]
+) -> Iterator[Problem]:
+    """Messages that the chat template does not take, or the first ones if there is no template."""
+    if template.of_texts:
+        template.prompt_ids(tokenizer, "a text")
+    for where, chat in chats:
+        try:
+            template.prompt_ids(tokenizer, chat)
+        except UserError as error:
+            (problem,) = error.problems
+            if problem.where == CHAT_TEMPLATE_KEY:
+                yield replace(problem, where=where)
+                return
+            yield replace(problem, where=where)
+
+
+def _changed(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
+    """Texts whose first white space this tokenizer cannot write in the middle of a string."""
+    # It depends on how a text begins, so one of each beginning is enough.
+    beginnings = {text[: len(text) - len(text.lstrip()) + 1]: text for text in texts}
+    for text in beginnings.values():
+        read = changed_start(tokenizer, text)
+        if read is None:
+            continue
+        yield Problem(
+            "lm.name",
+            f"this model's tokenizer cannot write {text[:40]!r} in the middle of a string: it is "
+            f"read back as {read[:40]!r}",
+            "a tokenizer that keeps white space, or suffixes and strings that it reads back",
+        )
+        return
 
 
 def _without_a_row(
@@ -200,6 +276,16 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
     return config, source.tokenizer()
 
 
+def _generation_config(options: LMSettings) -> Any:
+    """``None`` where the model comes without one."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(lm_source(options).path)
+    except (OSError, ValueError):
+        return None
+
+
 def must_be_at_hand(
     name: str, key: str, allowed: str, fix: str = "", file: str = "config.json"
 ) -> None:
@@ -254,16 +340,24 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
 
 def _too_long(
     tokenizer: Any,
+    template: ChatTemplate,
     strings: Sequence[tuple[str, str, str]],
     max_len: int,
     longest: int,
     limit: str,
 ) -> Iterator[Problem]:
-    # A token has at least one byte, so most texts need no tokenizing.
-    suspects = [s for s in strings if len((s[1] + s[2]).encode("utf-8")) + max_len + 1 > longest]
+    # A token has at least one byte, so most texts need no tokenizing; a template adds to them.
+    around = template.length(tokenizer) + max_len + 1
+    suspects = [
+        s
+        for s in strings
+        if isinstance(s[1], Chat) or len((s[1] + s[2]).encode("utf-8")) + around > longest
+    ]
     too_long: list[tuple[int, str]] = []
     for name, context, suffix in suspects:
-        n_tokens = len(prompt_ids(tokenizer, context)) + len(continuation_ids(tokenizer, suffix))
+        n_tokens = len(template.prompt_ids(tokenizer, context)) + len(
+            continuation_ids(tokenizer, suffix)
+        )
         if n_tokens + max_len > longest:
             too_long.append((n_tokens, name))
     if too_long:

@@ -9,6 +9,7 @@ import torch
 
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
 from gfn_runner.lm.architecture import causal_auto_class
+from gfn_runner.lm.chat import ChatTemplate
 from gfn_runner.lm.forward_check import check_forwards
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.pretrained import Source, dequantized
@@ -50,6 +51,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         packed_rewards=options.packed_rewards,
         max_tokens_per_forward=options.max_tokens_per_forward,
         recompute_above=options.recompute_above,
+        chat=ChatTemplate.read(options.chat_template),
     )
     check_forwards(lm, options.name)
     return lm

@@ -230,7 +230,7 @@ def _other_rounding(lm: LanguageModel) -> Iterator[None]:
 def _probes(lm: LanguageModel, length: int) -> list[Probe]:
     """Random strings between contexts and suffixes: short ones, and one sequence of ``length``."""
     generator = torch.Generator().manual_seed(0)
-    closed = set(lm.tokenizer.all_special_ids)
+    closed = lm.special_ids
     open_V = [token for token in range(lm.vocab_size) if token not in closed] or [0]
 
     def ids(n: int) -> list[int]:

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import inspect
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,16 @@ from torch import Tensor, nn
 
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import explained_adapter, lora_config, seeded
-from gfn_runner.lm.encoding import continuation_ids, prompt_ids
+from gfn_runner.lm.chat import ChatTemplate, terminator_text
+from gfn_runner.lm.encoding import (
+    continuation_ids,
+    continuation_text,
+    special_ids,
+)
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.settings import LoraSettings
+from gfn_runner.types import Chat
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
 _POLICY, _ANSWERS = "default", "answers"
@@ -77,6 +83,7 @@ class LanguageModel(nn.Module):
         packed_rewards: str = "always",
         max_tokens_per_forward: int = 32768,
         recompute_above: int | None = None,
+        chat: ChatTemplate | None = None,
     ):
         super().__init__()
         for module in model.modules():
@@ -93,12 +100,14 @@ class LanguageModel(nn.Module):
         self.window_logged = False
         self.max_tokens_per_forward = max_tokens_per_forward
         self.recompute_above = recompute_above
+        self.chat = chat or ChatTemplate()
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
         self._same_up_to = min(same_up_to(model.config).items(), default=None)
-        self._encoded: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._encoded: dict[str, tuple[int, ...]] = {}
+        self._prompts: dict[tuple[bool, str], tuple[int, ...]] = {}
         self.m_steps = 0
         self._bare = False
         self.lockstep: Any = None
@@ -107,23 +116,34 @@ class LanguageModel(nn.Module):
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text in the middle of a string; see :func:`continuation_ids`."""
-        return self._encode(text, continuation_ids)
+        if text not in self._encoded:
+            self._encoded[text] = continuation_ids(self.tokenizer, text)
+        return self._encoded[text]
 
-    def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text at the start of a string; see :func:`prompt_ids`."""
-        return self._encode(text, prompt_ids)
+    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a prompt or context, a text or a ``Chat``, at the start of a string.
 
-    def _encode(self, text: str, how: Callable[[Any, str], tuple[int, ...]]) -> tuple[int, ...]:
-        key = (text, how.__name__)
-        if key not in self._encoded:
-            self._encoded[key] = how(self.tokenizer, text)
-        return self._encoded[key]
+        Raises:
+            UserError: as :meth:`ChatTemplate.prompt_ids`.
+        """
+        key = (isinstance(prompt, Chat), prompt)
+        if key not in self._prompts:
+            self._prompts[key] = self.chat.prompt_ids(self.tokenizer, prompt)
+        return self._prompts[key]
+
+    def terminator_text(self, terminator: str, role: str | None) -> str:
+        """The text of ⊤; see :func:`terminator_text`."""
+        return terminator_text(self.tokenizer, self.chat, terminator, role, self.special_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, spaces as they are."""
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        """Text of token ids in the middle of a string; see :func:`continuation_text`."""
+        return continuation_text(self.tokenizer, ids)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are signs to the model and no text; see :func:`special_ids`."""
+        configs = (self.model.config, getattr(self.model, "generation_config", None))
+        return special_ids(self.tokenizer, *configs)
 
     @property
     def context_length(self) -> int | None:

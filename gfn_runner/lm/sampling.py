@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from gfn_runner.lm.encoding import token_texts
 from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
@@ -258,27 +259,27 @@ def _trigger_ids(lm: LanguageModel, tool: Tool) -> frozenset[int]:
     if tool.trigger not in known:
         known[tool.trigger] = frozenset(
             token
-            for token in range(lm.vocab_size)
-            if lm.decode([token]).rstrip().endswith(tool.trigger)
+            for token, text in enumerate(token_texts(lm.tokenizer))
+            if text.rstrip().endswith(tool.trigger)
         )
     return known[tool.trigger]
 
 
 def with_tool(
-    lm: LanguageModel, text: str, tool: Tool | None
+    lm: LanguageModel, given: str | Sequence[int], tool: Tool | None
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Tokens of a given string and which of them are actions.
+    """Tokens of a given string, a text or tokens, and which of them are actions.
 
     With a tool, the string is read as its author wrote it, without the tool's answers; they are put
     in where the tool would have answered.
     """
+    ids = lm.encode(given) if isinstance(given, str) else tuple(given)
     if tool is None:
-        ids = lm.encode(text)
         return ids, (True,) * len(ids)
     tokens: list[int] = []
     actions: list[bool] = []
     triggers = _trigger_ids(lm, tool)
-    for token in lm.encode(text):
+    for token in ids:
         tokens.append(token)
         actions.append(True)
         if token in triggers:

@@ -22,6 +22,9 @@ SMOLLM2 = "smollm2"
 SMOLLM2_FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "models" / SMOLLM2
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _NAMED = {EMBEDDED: EMBEDDED_FOLDER, SMOLLM2: SMOLLM2_FOLDER}
+# Choices of ``lm.chat_template`` that are no file.
+TEMPLATE_OFF, OWN_TEMPLATE = "off", "tokenizer"
+CHAT_TEMPLATE_KEY = "lm.chat_template"
 # The encoder of texts that needs no model: hashed word counts.
 WORDS = "words"
 # all-MiniLM-L6-v2 from a package that holds its weights: a sentence encoder without a hub.
@@ -69,6 +72,9 @@ class LMSettings:
         recompute_above: tokens of a step's strings above which their activations and logits are not kept
             for the backward pass but computed again there, in pieces of about as many tokens: less
             memory, a second forward. ``None`` keeps them always.
+        chat_template: whether prompts and contexts that are texts go through a chat template, each as one
+            message of the user's: ``off``, ``tokenizer`` (its own template) or a Jinja file. Messages
+            always do: through the file if one is named, else the tokenizer's own.
         max_tokens_per_forward: rows are cut into pieces of at most this many tokens where no
             gradient is needed; lower it when memory runs out.
     """
@@ -80,6 +86,7 @@ class LMSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lora: LoraSettings = Field(default_factory=LoraSettings)
     packed_rewards: Literal["auto", "always", "never"] = "auto"
+    chat_template: Annotated[str, LocalPath((TEMPLATE_OFF, OWN_TEMPLATE))] = TEMPLATE_OFF
     max_tokens_per_forward: Annotated[int, Field(ge=128)] = 32768
     recompute_above: Annotated[int, Field(ge=1)] | None = None
 
@@ -105,6 +112,15 @@ class LMSettings:
                     "given '4bit', which needs a CUDA device, and none is in use",
                     "none",
                 )
+        if (
+            self.chat_template not in (TEMPLATE_OFF, OWN_TEMPLATE)
+            and not Path(self.chat_template).expanduser().is_file()
+        ):
+            yield Problem(
+                CHAT_TEMPLATE_KEY,
+                f"no file {self.chat_template}",
+                f"{TEMPLATE_OFF}, {OWN_TEMPLATE} or a Jinja file",
+            )
         folder = model_folder(self.name)
         if self.gguf_file is not None:
             yield from _gguf_problems(self, folder)

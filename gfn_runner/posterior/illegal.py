@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from gfn_runner.lm.encoding import ids_holding
 from gfn_runner.types import Condition
 
 if TYPE_CHECKING:
@@ -46,9 +47,5 @@ def illegal_ids(lm: LanguageModel, texts: tuple[str, ...]) -> frozenset[int]:
     """Tokens whose text holds one of ``texts``."""
     known = _FOUND.setdefault(lm, {})
     if texts not in known:
-        known[texts] = frozenset(
-            token
-            for token in range(lm.vocab_size)
-            if any(text in lm.decode([token]) for text in texts)
-        )
+        known[texts] = ids_holding(lm.tokenizer, texts)
     return known[texts]

@@ -11,7 +11,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -133,6 +133,9 @@ class Task(ABC):
 
     Attributes:
         terminator: text of ⊤; one token of the model in use.
+        terminator_role: ⊤ by its role in place of its text: ``end_of_turn``, the special token that the
+            model's chat template writes after an assistant's message, or ``end_of_text``, the tokenizer's
+            end-of-sequence token. ``terminator`` is a text like any other then. ``None``: by its text.
         min_len, max_len: bounds on actions in training. A minimum above 0 leaves the first tokens
             without credit under the purely within-trajectory objectives.
         eval_max_len: upper bound in evaluation.
@@ -150,6 +153,7 @@ class Task(ABC):
     """
 
     terminator: str = "."
+    terminator_role: Literal["end_of_turn", "end_of_text"] | None = None
     min_len: Annotated[int, Field(ge=0)] = 0
     max_len: Annotated[int, Field(ge=1)] = 30
     eval_max_len: Annotated[int, Field(ge=1)] = 30
@@ -182,6 +186,11 @@ class Task(ABC):
                 f"at least {self.min_len}",
             )
 
+    @property
+    def closed_text(self) -> str:
+        """The text that no string may hold, since it ends one; empty where that is a special token."""
+        return self.terminator if self.terminator_role is None else ""
+
     def tool(self) -> Tool | None:
         """The tool that answers while the policy writes, if any."""
         return None
@@ -191,7 +200,7 @@ class Task(ABC):
         return ()
 
     def forbidden_texts(self) -> Sequence[str]:
-        """Texts whose tokens may not be written."""
+        """Texts that no token of a sample may hold; see ``lm.encoding.ids_holding``."""
         return ()
 
     def targets(self, condition: Condition) -> Sequence[str]:

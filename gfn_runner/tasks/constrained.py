@@ -72,7 +72,8 @@ class Constrained(Task):
         prompt_template: what the policy reads; ``{words}`` stands for the words, with commas.
         context: what the reward's language model reads instead.
         penalty: nats for each demand that a text does not meet.
-        forbidden: texts whose tokens may not be written.
+        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
+            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
 
     data: ConstrainedData = Field(default_factory=ConstrainedData)
@@ -161,7 +162,7 @@ class Constrained(Task):
             )
         if prompt is not None and not prompt.strip():
             yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
-        yield from demand.problems(row.at, self.terminator, min(self.max_len, self.eval_max_len))
+        yield from demand.problems(row.at, self.closed_text, min(self.max_len, self.eval_max_len))
 
     def _row_prompt(self, row: Row) -> str:
         return row.get("prompt") or self._prompt(row.get("words", ()))

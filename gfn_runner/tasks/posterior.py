@@ -1,8 +1,8 @@
 """A user's own posterior: strings in proportion to weighted language-model terms and demands.
 
 Each line of a JSONL file is one posterior: the prompt that the policy reads, the terms
-``p_LM(z suffix | context) ** weight`` and what is demanded of the text. docs/own_posterior.md has a
-worked example.
+``p_LM(z suffix | context) ** weight`` and what is demanded of the text. Prompts and contexts are texts,
+or messages for a chat model. docs/own_posterior.md has worked examples.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -31,23 +31,36 @@ from gfn_runner.tasks.measures import (
     satisfied,
 )
 from gfn_runner.textdata import DataPath, Row, held_out, path_problems, raise_all, read_records
-from gfn_runner.types import Condition, Term
+from gfn_runner.types import Chat, Condition, Term
 
 _NO_BOUND = 1_000_000
 EXAMPLE = Path(__file__).parent / "examples" / "posterior.jsonl"
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class TermRecord:
-    """One factor ``p_LM(z suffix | context) ** weight`` as a line states it; see ``Term``."""
+class MessageRecord:
+    """One message of a conversation as a line states it."""
 
-    context: str
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class TermRecord:
+    """One factor ``p_LM(z suffix | context) ** weight`` as a line states it; see ``Term``.
+
+    The context is a text or messages.
+    """
+
+    context: str | None = None
+    messages: tuple[MessageRecord, ...] | None = None
     suffix: str = ""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 FIELDS: dict[str, Any] = {
     "prompt": str,
+    "messages": tuple[MessageRecord, ...],
     "terms": tuple[TermRecord, ...],
     "constraint": Demand,
     "demonstrations": tuple[str, ...],
@@ -76,7 +89,8 @@ class Posterior(Task):
     Attributes:
         data: the posteriors.
         penalty: nats for each demand that a text does not meet.
-        forbidden: texts whose tokens may not be written.
+        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
+            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
 
     data: PosteriorData = Field(default_factory=PosteriorData)
@@ -136,20 +150,19 @@ class Posterior(Task):
         return TaskData(train, evaluation)
 
     def _read(self, path: str) -> list[Row]:
-        optional = ("terms", "constraint", "demonstrations")
+        optional = ("prompt", "messages", "terms", "constraint", "demonstrations")
         # The policy sees the prompt only: it cannot have two posteriors.
         return read_records(
             path,
             FIELDS,
             optional=optional,
             check=self._row_problems,
-            key=lambda row: row["prompt"],
+            key=_prompt,
             what="prompt",
         )
 
     def _row_problems(self, row: Row) -> Iterator[Problem]:
-        if not row["prompt"].strip():
-            yield Problem(row.at("prompt"), f"given {row['prompt']!r}", "a text")
+        yield from _prompt_problems(row)
         terms, demand = row.get("terms"), row.get("constraint")
         if not terms and demand is None:
             yield Problem(
@@ -159,6 +172,9 @@ class Posterior(Task):
             )
         if terms and all(term.weight == 0 for term in terms):
             yield Problem(row.at("terms"), "every weight is 0", "at least one weight that is not 0")
+        for place, term in enumerate(terms or ()):
+            where = f"terms[{place}]."
+            yield from _messages_problems(row, where, "context", term.context, term.messages)
         if demand is not None:
             if demand.is_empty:
                 yield Problem(
@@ -166,12 +182,49 @@ class Posterior(Task):
                 )
             shortest = min(self.max_len, self.eval_max_len)
             at = "constraint.{}".format
-            yield from demand.problems(lambda f: row.at(at(f)), self.terminator, shortest)
-        yield from _demonstration_problems(row, demand, self.terminator)
+            yield from demand.problems(lambda f: row.at(at(f)), self.closed_text, shortest)
+        yield from _demonstration_problems(row, demand, self.closed_text)
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Per group, what is demanded; shares in 0..1, see ``tasks/measures.py``."""
         return per_group(samples, satisfied, label_probability)
+
+
+def _prompt_problems(row: Row) -> Iterator[Problem]:
+    prompt = row.get("prompt")
+    if prompt is not None and not prompt.strip():
+        yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
+    yield from _messages_problems(row, "", "prompt", prompt, row.get("messages"))
+
+
+def _messages_problems(
+    row: Row,
+    inside: str,
+    other: str,
+    text: str | None,
+    messages: Sequence[MessageRecord] | None,
+) -> Iterator[Problem]:
+    """What is wrong with messages, or with the text (field ``other``) that may stand in their place."""
+    if text is not None and messages is not None:
+        yield Problem(row.at(f"{inside}messages"), f"given beside {other}", "one of the two")
+    elif text is None and messages is None:
+        yield Problem(row.at(f"{inside}{other}"), "missing", "a text, or messages")
+    elif messages is not None:
+        if not messages:
+            yield Problem(row.at(f"{inside}messages"), "none", "at least one message of the user's")
+        elif messages[-1].role != "user":
+            yield Problem(
+                row.at(f"{inside}messages[{len(messages) - 1}].role"),
+                f"given {messages[-1].role!r} for the last message, which the policy answers",
+                "user",
+            )
+
+
+def _read_by_policy(text: str | None, messages: Sequence[MessageRecord] | None) -> str:
+    """A prompt or context: its text, or the chat of its messages."""
+    if messages is None:
+        return text or ""
+    return Chat.of([{"role": m.role, "content": m.content} for m in messages])
 
 
 def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) -> Iterator[Problem]:
@@ -181,7 +234,7 @@ def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) ->
         where = row.at(f"demonstrations[{place}]")
         if not text.strip():
             yield Problem(where, f"given {text!r}", "a text, as the policy should write it")
-        elif text.endswith(terminator):
+        elif terminator and text.endswith(terminator):
             yield Problem(
                 where,
                 f"{text!r} ends in task.terminator = {terminator!r}, which is written behind it anyway",
@@ -193,29 +246,37 @@ def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) ->
 
 def _two_posteriors(train: Sequence[Row], evaluation: Sequence[Row]) -> Iterator[Problem]:
     """Prompts that both files have, with different terms or demands."""
-    known = {row["prompt"]: row for row in train}
+    known = {_prompt(row): row for row in train}
     for row in evaluation:
-        other = known.get(row["prompt"])
+        other = known.get(_prompt(row))
         if other is not None and any(
             row.get(field) != other.get(field) for field in ("terms", "constraint")
         ):
             yield Problem(
-                row.at("prompt"),
+                row.at("prompt" if row.get("messages") is None else "messages"),
                 f"the same prompt as in {other.where}, with another posterior",
                 "one posterior for each prompt",
             )
 
 
+def _prompt(row: Row) -> str:
+    return _read_by_policy(row.get("prompt"), row.get("messages"))
+
+
 def _condition(row: Row) -> Condition:
-    terms = tuple(Term(t.context, t.suffix, t.weight) for t in row.get("terms") or ())
-    facts: dict[str, Any] = {"where": row.where}
+    prompt = _prompt(row)
+    terms = tuple(
+        Term(_read_by_policy(t.context, t.messages), t.suffix, t.weight)
+        for t in row.get("terms") or ()
+    )
+    facts: dict[str, Any] = {"line": row.where, "where": row.where}
     if row.get("constraint") is not None:
         facts |= {DEMAND: row["constraint"], "where": row.at("constraint")}
     return Condition(
-        key=row["prompt"],
-        prompt=row["prompt"],
+        key=str(prompt),
+        prompt=prompt,
         # Without terms the constraint narrows the language model's own continuations.
-        terms=terms or (Term(row["prompt"]),),
+        terms=terms or (Term(prompt),),
         demonstrations=row.get("demonstrations", ()),
         facts=facts,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gfn_runner.errors import UserError
+from gfn_runner.lm.encoding import ids_holding
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.tasks.base import Task
@@ -11,22 +12,23 @@ from gfn_runner.tasks.base import Task
 def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
     """The task's rule for strings in the model's tokens.
 
-    Special tokens are never written, nor is any token of the task's forbidden texts.
+    Special tokens are never written, nor is any token that holds one of the task's forbidden texts; the
+    terminator always may be.
 
     Raises:
-        UserError: if the terminator is not one token.
+        UserError: if the terminator is not one token, or the model has none of the task's role.
     """
-    ids = lm.encode(task.terminator)
+    terminator = lm.terminator_text(task.terminator, task.terminator_role)
+    ids = lm.encode(terminator)
     if len(ids) != 1:
         raise UserError.one(
             "task.terminator",
-            f"given {task.terminator!r}, which is {len(ids)} tokens of this model",
+            f"given {terminator!r}, which is {len(ids)} tokens of this model",
             "a text that is exactly one token, such as '.'",
         )
-    forbidden = set(lm.tokenizer.all_special_ids)
-    for text in task.forbidden_texts():
-        forbidden.update(lm.encode(text))
-    # A model may have more logits than the tokenizer has entries.
+    closed = lm.special_ids | ids_holding(lm.tokenizer, task.forbidden_texts())
+    # A model may have more logits than the tokenizer has entries, and fewer.
+    forbidden = {token for token in closed if token < lm.vocab_size}
     forbidden.update(range(len(lm.tokenizer), lm.vocab_size))
     allowed_V = allowed_mask(lm.vocab_size, sorted(forbidden), ids[0])
     return StringRule(ids[0], task.min_len, max_len, allowed_V)

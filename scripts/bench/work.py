@@ -129,7 +129,12 @@ def make_lm(name: str, device: str, **config: Any) -> LanguageModel:
 
     options = CONFIGS[name] | config
     full = AutoConfig.for_model(
-        **options, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0
+        **options,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=TERMINATOR,
+        eos_token_id=TERMINATOR,
     )
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with torch.random.fork_rng(devices=[]), torch.device(device):

@@ -62,4 +62,5 @@ def test_words_that_the_tokenizer_cannot_write_are_refused_before_weights_load(
 
 def test_the_document_shows_the_example():
     text = (Path(__file__).resolve().parents[2] / "docs" / "own_posterior.md").read_text("utf-8")
-    assert EXAMPLE.read_text(encoding="utf-8") in text
+    for example in (EXAMPLE, EXAMPLE.with_name("chat.jsonl")):
+        assert example.read_text(encoding="utf-8") in text

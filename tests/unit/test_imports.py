@@ -90,14 +90,16 @@ ONLY = {
     "lm.encoding": {"errors"},
     "lm.limits": {"lm.architecture"},
     "lm.output_layer": set(),
+    "lm.chat": {"errors", "lm.encoding", "lm.settings", "types"},
     "lm.policy": {
-        "errors", "lm.adapters", "lm.encoding", "lm.limits", "lm.output_layer", "lm.settings",
+        "errors", "lm.adapters", "lm.chat", "lm.encoding", "lm.limits", "lm.output_layer",
+        "lm.settings", "types",
     },
     "lm.adapters": {"errors", "lm.architecture", "lm.settings"},
     "lm.forward_check": {"errors", "lm.architecture", "lm.policy"},
     "lm.loading": {
-        "lm.adapters", "lm.architecture", "lm.forward_check", "lm.policy", "lm.pretrained",
-        "lm.settings",
+        "lm.adapters", "lm.architecture", "lm.chat", "lm.forward_check", "lm.policy",
+        "lm.pretrained", "lm.settings",
     },
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
@@ -111,7 +113,8 @@ ONLY = {
     },
     "lm.sharding": {"lm.policy", "ranks"},
     "lm.sampling": {
-        "lm.cache", "lm.decoding", "lm.merging", "lm.policy", "lm.vocabulary", "tools", "trajectories",
+        "lm.cache", "lm.decoding", "lm.encoding", "lm.merging", "lm.policy", "lm.vocabulary", "tools",
+        "trajectories",
     },
     "lm.pieces": {"trajectories"},
     "lm.prefixes": {"lm.log_probs", "lm.pieces", "lm.policy", "lm.vocabulary", "trajectories"},
@@ -283,7 +286,7 @@ def test_only_lm_knows_transformers_and_peft():
     lm = {name for name in MODULES if room(name) == "lm" and libraries(name) & MODEL_LIBRARIES}
     assert lm == {
         "lm.adapters", "lm.cache", "lm.decoding", "lm.loading", "lm.merging", "lm.policy",
-        "lm.architecture", "lm.classifier", "lm.encoder", "lm.gguf", "lm.pretrained",
+        "lm.architecture", "lm.checks", "lm.classifier", "lm.encoder", "lm.gguf", "lm.pretrained",
         "lm.tiny.pretrain", "lm.tiny.tokenizer",
     }  # fmt: skip
 

@@ -90,7 +90,7 @@ def test_held_out_and_a_file_of_its_own(file):
     ("change", "field", "what"),
     [
         ({"prompt": "  "}, "prompt", "given '  '"),
-        ({"prompt": None}, "prompt", "given None"),
+        ({"prompt": None}, "prompt", "missing"),
         ({"terms": []}, "terms", "no constraint either"),
         ({"terms": None}, "terms", "no constraint either"),
         ({"terms": [{"context": "c", "weight": 0}]}, "terms", "every weight is 0"),

@@ -13,6 +13,8 @@ from gfn_runner.callbacks.replay import (
     fitting_demonstrations,
     written_demonstrations,
 )
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.objectives import JointBalance
@@ -23,7 +25,8 @@ from gfn_runner.tools import Calculator
 from gfn_runner.trajectories import Batch, PolicyScores, StepOutput, Trajectories
 from gfn_runner.types import Condition, Term
 
-from ..tiny_models import CHARACTERS, tiny_lm
+from ..tiny_models import CHARACTERS, random_model, tiny_lm
+from ..tokenizer_kinds import metaspace
 
 DOT = CHARACTERS.index(".")
 TEXTS = {"a": ("abc", "1+2"), "b": ("ddd",), "c": (), "d": ("1+1=2,3",)}
@@ -317,3 +320,28 @@ def test_the_base_model_writes_demonstrations_where_the_task_asks_for_them():
     by_policy = written_demonstrations(module.lm, *arguments, generator)
     generator.manual_seed(0)
     assert by_policy == written_demonstrations(tiny_lm("gpt2"), *arguments, generator)
+
+
+def test_what_the_model_wrote_enters_the_buffer_in_its_own_tokens(monkeypatch):
+    module, replay = fake_module(), callback()
+    ids = (*module.lm.encode("a"), *module.lm.encode("b"))
+    monkeypatch.setattr(replay, "_written", lambda module: {"c": (ids,)})
+    # As if the tokenizer had one token for the same text.
+    monkeypatch.setitem(module.lm._encoded, "ab", module.lm.encode("c"))
+    replay.on_fit_start(None, module)
+    (entry,) = replay.buffer.entries("c")
+    assert entry.tokens == ids
+
+
+@pytest.mark.parametrize("keep", ["(?s).*", "[^ ]* ?[^ ]*"])
+def test_written_demonstrations_are_no_less_probable_than_what_was_drawn(keep):
+    tokenizer = metaspace("always")
+    lm = LanguageModel(random_model("llama", len(tokenizer), seed=1), tokenizer)
+    rule = StringRule(lm.encode(".")[0], 0, 8)
+    asked = {"x": DemonstrationPrompt("The cat", 40, keep)}
+    (kept,) = written_demonstrations(lm, asked, rule, torch.Generator().manual_seed(0)).values()
+    drawn = sample(lm, [lm.encode_prompt("The cat")], 40, rule, torch.Generator().manual_seed(0))
+    beginnings = {tuple(drawn.ids(row)[:n]) for row in range(40) for n in range(1, 9)}
+    assert kept and set(kept) <= beginnings
+    # Most of a random model's strings are spelled as no tokenizer would.
+    assert any(lm.encode(lm.decode(ids)) != ids for ids in kept)
