@@ -6,7 +6,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install arithmetic smoke test test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install arithmetic smoke test gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,8 +28,11 @@ smoke: install ## the same in half a minute, with a few questions
 test: install ## all tests; no download, no GPU
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
 
-test-gpu: install ## the tests that need a CUDA device
-	$(RUN) -m pytest -q -m gpu $(ARGS)
+gpu-check: ## on a machine with CUDA: its tests, benchmark and a short training, 8 minutes at most (PYTHON=… with torch)
+	$(PYTHON) scripts/gpu_check.py $(ARGS)
+
+test-gpu: ## its tests alone
+	$(PYTHON) scripts/gpu_check.py --parts tests $(ARGS)
 
 check-pages: install ## reports in a headless Chromium, with screenshots (ARGS='outputs/…/report.html …')
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'
