@@ -426,8 +426,8 @@ def threads_section(repeats: int, conditions: int = 2) -> Iterator[str]:
     yield ""
     samples = SHAPES["arithmetic"].samples
     yield f"A step of the arithmetic shape ({conditions} × {samples}), embedded model: each way in a"
-    yield "process of its own, by turns, with the machine to itself (quiet) and beside one other process that"
-    yield "keeps a core busy. Ratios of seconds to those of the program's way; above 1 is slower."
+    yield "process of its own, by turns, with the machine to itself (quiet) and beside one other process"
+    yield "that keeps a core busy. Ratios of seconds to those of the program's way; above 1 is slower."
     yield ""
     yield "| threads that wait are | quiet, s | quiet, ratio | busy, s | busy, ratio |"
     yield "|---|---|---|---|---|"
