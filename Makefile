@@ -6,7 +6,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install arithmetic smoke smollm2 test test-real test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install arithmetic smoke smollm2 test test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -34,8 +34,11 @@ smollm2: install ## a real pretrained model: get SmolLM2-135M-Instruct and conve
 test-real: install ## the tests on SmolLM2, after make smollm2 (6 minutes on two cores at most)
 	OMP_NUM_THREADS=2 $(RUN) -m pytest -q -m real tests/real $(ARGS)
 
-test-gpu: install ## the tests that need a CUDA device
-	$(RUN) -m pytest -q -m gpu $(ARGS)
+gpu-check: ## on a machine with CUDA: its tests, benchmark and a short training, 8 minutes at most (PYTHON=… with torch)
+	$(PYTHON) scripts/gpu_check.py $(ARGS)
+
+test-gpu: ## its tests alone
+	$(PYTHON) scripts/gpu_check.py --parts tests $(ARGS)
 
 check-pages: install ## reports in a headless Chromium, with screenshots (ARGS='outputs/…/report.html …')
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'

@@ -30,6 +30,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "waiting": {name: os.environ[name] for name in _WAITING if name in os.environ},
         "packages": {name: _version(name) for name in _PACKAGES},
         "command": sys.argv,
     }
@@ -101,3 +102,18 @@ def threads_each(processes: int) -> int:
     Threads that take turns on a core wait for each other: a step takes many times as long.
     """
     return max(1, cores() // processes)
+
+
+# What the user may have said about threads that wait: OpenMP's own word, and those of its libraries.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def sleep_while_waiting() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user has said how they wait.
+
+    By default they spin, which takes the cores from the very threads that they wait for as soon as
+    another process needs one (docs/benchmarks.md, "Threads"). The OpenMP library reads the variable when
+    torch is imported, and processes that are started inherit it; after the import nothing is changed.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -27,6 +27,7 @@ from bench.floor import Floor
 from bench.measure import alternating, memory_of, peak_memory, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
+from bench.threads import measured
 from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
 from results import ROOT, write_block
 
@@ -44,6 +45,7 @@ from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.trajectories import Trajectories
 
 SECTIONS = ["steps", "recompute", "scoring", "growth", "precision", "logits", "buffer", "start"]
+SECTIONS += ["threads"]
 # The larger models are measured on one condition: the plain way takes one at a time anyway. On a CPU
 # they have fewer samples of it where the shape has many: the plain way would take a quarter of an hour.
 ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
@@ -57,7 +59,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--write", type=Path, help="in place of the device's page in docs/")
     parser.add_argument("--conditions", type=int, help="in place of the shape's")
     parser.add_argument(
         "--memory", choices=["ours", "plain"], help="print GiB of one step and stop"
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--recompute-above", type=int, help="tokens, of that step")
     parser.add_argument("--grown", nargs=2, metavar=("SIZE", "VALUE"), help="of that step")
     arguments = parser.parse_args()
+    arguments.write = arguments.write or default_page(arguments.device)
     if arguments.memory:
         print(one_memory(arguments))
         return
@@ -81,11 +84,17 @@ def main() -> None:
         "logits": lambda: logits_section(arguments),
         "buffer": lambda: buffer_section(lm, arguments),
         "start": start_section,
+        "threads": lambda: threads_section(arguments.repeats),
     }
     for name, section in sections.items():
-        if name in arguments.sections:
+        if name in arguments.sections and not (name == "threads" and arguments.device == "cuda"):
             write(arguments, name, section())
     print(f"written to {arguments.write}")
+
+
+def default_page(device: str) -> Path:
+    """Where a device's sections are."""
+    return ROOT / "docs" / ("benchmarks.md" if device == "cpu" else "benchmarks_gpu.md")
 
 
 def write(arguments: argparse.Namespace, name: str, lines: Iterator[str]) -> None:
@@ -435,6 +444,28 @@ def start_section() -> Iterator[str]:
     yield "### Start"
     yield ""
     yield f"`python -m gfn_runner dry_run=true`: {statistics.median(seconds[1:]):.1f} s."
+    yield ""
+
+
+def threads_section(repeats: int, conditions: int = 2) -> Iterator[str]:
+    """Ways for torch's threads to wait, alone and beside one busy process."""
+    seconds = measured(repeats, conditions)
+    yield "### Threads"
+    yield ""
+    samples = SHAPES["arithmetic"].samples
+    yield f"A step of the arithmetic shape ({conditions} × {samples}), embedded model: each way in a"
+    yield "process of its own, by turns, with the machine to itself (quiet) and beside one other process"
+    yield "that keeps a core busy. Ratios of seconds to those of the program's way; above 1 is slower."
+    yield ""
+    yield "| threads that wait are | quiet, s | quiet, ratio | busy, s | busy, ratio |"
+    yield "|---|---|---|---|---|"
+    own = next(iter(seconds["quiet"]))
+    for name in seconds["quiet"]:
+        cells = [name]
+        for case in ("quiet", "busy"):
+            cells.append(f"{statistics.median(seconds[case][name]):.2f}")
+            cells.append(_with_range(ratio(seconds[case][name], seconds[case][own])))
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 

@@ -11,12 +11,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
+from bench import threads
 from bench.floor import Floor
 from bench.measure import alternating, memory_of, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.work import TERMINATOR, Shape, make_lm
-from benchmark import GROWN, ONE_CONDITION, ROOT, SECTIONS, grown
+from benchmark import GROWN, ONE_CONDITION, SECTIONS, default_page, grown
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.posterior.reward import log_reward
@@ -91,9 +92,12 @@ def test_a_step_of_each_and_its_phases(lm):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_page_has_a_place_for_every_section(device):
-    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    page = default_page(device).read_text(encoding="utf-8")
     models = ["embedded", "gpt2"] if device == "cpu" else ["embedded", *ONE_CONDITION]
-    for name in [*models, *SECTIONS[1:]]:
+    sections = (
+        SECTIONS[1:] if device == "cpu" else [*SECTIONS[1:-1], "check"]
+    )  # threads are a CPU's
+    for name in [*models, *sections]:
         assert page.count(f"<!-- {device} {name} -->") == 1, name
         assert page.count(f"<!-- /{device} {name} -->") == 1, name
 
@@ -122,3 +126,39 @@ def test_ratios_and_slopes():
     assert turns == [("a", 0), "b", ("a", 1), "b", ("a", 2), "b"] and len(seconds["a"]) == 2
     assert ratio([4.0, 9.0, 1.0], [2.0, 3.0, 1.0]) == (2.0, 1.0, 3.0)
     assert slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+def test_ways_to_wait_are_measured_by_turns_alone_and_beside_a_busy_process(monkeypatch):
+    """And each in a process with that way alone in its environment."""
+    asked = []
+
+    class Stepper:
+        def __init__(self, way, conditions):
+            self.way = way
+
+        def __call__(self):
+            asked.append((self.way["OMP_WAIT_POLICY"], len(others)))
+            return float(len(asked))
+
+        def close(self):
+            asked.append("closed")
+
+    others = []
+
+    class Busy:
+        def __enter__(self):
+            others.append(0)
+
+        def __exit__(self, *_):
+            others.pop()
+
+    monkeypatch.setattr(threads, "Stepper", Stepper)
+    monkeypatch.setattr(threads, "busy", Busy)
+    seconds = threads.measured(2, 1, {w: {"OMP_WAIT_POLICY": w} for w in "ab"})
+    turns = [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert asked == [("a", 0), ("b", 0), *turns, *turns, "closed", "closed"]
+    assert seconds == {
+        "quiet": {"a": [3.0, 7.0], "b": [4.0, 8.0]},
+        "busy": {"a": [5.0, 9.0], "b": [6.0, 10.0]},
+    }
+    assert next(iter(threads.WAYS.values())) == {"OMP_WAIT_POLICY": "PASSIVE"}
