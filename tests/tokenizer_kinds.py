@@ -17,10 +17,14 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SPECIAL = ["<s>", "</s>", "<unk>"]
 
 
-def _finished(tokenizer: Tokenizer, trainer: Any) -> PreTrainedTokenizerFast:
+def _finished(tokenizer: Tokenizer, trainer: Any, **options: Any) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(LINES, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        **options,
     )
 
 
@@ -35,7 +39,9 @@ def byte_level(*, add_prefix_space: bool) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    return _finished(tokenizer, _bpe_trainer(initial_alphabet=alphabet))
+    # transformers sets the pre-tokenizer's option to its own.
+    options = {"add_prefix_space": add_prefix_space}
+    return _finished(tokenizer, _bpe_trainer(initial_alphabet=alphabet), **options)
 
 
 def metaspace(scheme: str, *, split: bool = True, unigram: bool = False) -> PreTrainedTokenizerFast:
