@@ -210,7 +210,10 @@ class EvaluationSettings:
         singles: samples per condition at temperature 1.
         singles_during: the same on the way; ``None`` for as many.
         batch: conditions evaluated at once.
-        rows: strings drawn at once; bounds memory.
+        rows: strings drawn at once, at most.
+        memory_gib: GiB that they may need; where a string needs more than ``memory_gib`` / ``rows``, fewer
+            are drawn at once. A string needs 24 bytes for every token of the vocabulary, and twice the keys
+            and values of prompt and ``task.eval_max_len`` tokens.
         encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), or a sentence
             encoder's path or hub id (the paper's: sentence-transformers/all-mpnet-base-v2).
         bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
@@ -233,6 +236,7 @@ class EvaluationSettings:
     singles_during: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 25
     rows: Annotated[int, Field(ge=1)] = 2048
+    memory_gib: Annotated[float, Field(gt=0)] = 2.0
     encoder: str = "words"
     bertscore: str | None = None
     judge: JudgeSettings | None = None

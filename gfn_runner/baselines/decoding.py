@@ -51,8 +51,8 @@ def _decoder(drawing: Drawing, options: Decoding, name: str) -> Decode:
     if name == "top_k":
         return lambda prompts, n, g: truncated_sample(lm, prompts, n, rule, g, top_k=options.top_k)
     at = {"greedy": 0.0, "sampling": 1.0, "tempered": options.temperature}[name]
-    most = drawing.options.rows
-    return lambda prompts, n, g: draw_many(lm, task, rule, prompts, n, most, g, temperature=at)
+    how = drawing.options
+    return lambda prompts, n, g: draw_many(lm, task, rule, prompts, [at] * n, how, g)
 
 
 def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajectories]:

@@ -93,7 +93,11 @@ def test_impossible_values_are_refused(argv, where):
         *([f"objective={name}"] for name in ("tb", "joint", "subtb", "db")),
         ["objective=tb", "task.min_len=5"],
         ["baseline=ppo", "callbacks/replay=off"],
-        ["baseline=sft", "callbacks/replay=off", "objective=vargrad"],  # the baseline has its own loss
+        [
+            "baseline=sft",
+            "callbacks/replay=off",
+            "objective=vargrad",
+        ],  # the baseline has its own loss
     ],
     ids=" ".join,
 )

@@ -85,6 +85,7 @@ ONLY = {
     "lm.loading": {"errors", "lm.adapters", "lm.policy", "lm.settings"},
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
+    "lm.memory": set(),
     "lm.merging": set(),
     "lm.log_probs": {"lm.vocabulary", "trajectories"},
     "lm.decoding": {

@@ -147,7 +147,10 @@ class Losses(L.Callback):
 
 
 def balanced(
-    batches: list[list[int]], samples: int, accumulate: int = 1, others: Sequence[float] = (0.0,) * 4
+    batches: list[list[int]],
+    samples: int,
+    accumulate: int = 1,
+    others: Sequence[float] = (0.0,) * 4,
 ) -> Losses:
     """Trajectory balance on batches of numbered conditions; ``others`` is added to log Z's gradient.
 

@@ -147,7 +147,9 @@ def test_a_policy_of_another_run_is_imitated(tmp_path):
     prompts = [module.lm.encode_prompt("ab")]
     with torch.no_grad():
         mean = {
-            name: cross_entropy(score_policy(lm, prompts, rows, module.rule), rows, module.rule).item()
+            name: cross_entropy(
+                score_policy(lm, prompts, rows, module.rule), rows, module.rule
+            ).item()
             for name, lm in {"teacher": teacher, "student": module.lm}.items()
         }
     assert mean["teacher"] < mean["student"] - 0.05
