@@ -19,6 +19,7 @@ from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.ranks import gathered, own_share, rank, world
 from gfn_runner.settings import EvaluationSettings
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
@@ -38,6 +39,7 @@ def draw_answers(
     *,
     temperature: float = 1.0,
     draw: Draw | None = None,
+    name: str = "evaluation",
 ) -> list[ConditionSamples]:
     """Sample each condition as the model is switched now, and score the singles.
 
@@ -51,6 +53,7 @@ def draw_answers(
         temperature: of the singles. Their log q stays the one at temperature 1.
         draw: of votes and singles, in place of sampling token by token; it may give other numbers of
             strings than it is asked for.
+        name: of what is drawn, for the lines of the log.
     """
     results: list[ConditionSamples] = []
     if world() > 1:
@@ -58,10 +61,12 @@ def draw_answers(
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch_generator_for(generator.device, "share", drawn, rank())
     own = own_share(conditions)
-    with lm.in_step():
+    with lm.in_step(), Count(name, len(own)) as count:
         for start in range(0, len(own), options.batch):
             part = own[start : start + options.batch]
+            count.part = part[0].group
             results += _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
+            count.advance(len(part))
     return [samples for share in gathered(results) for samples in share]
 
 

@@ -20,6 +20,7 @@ from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.ranks import gathered, is_first, rank, world
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import DemonstrationPrompt
 from gfn_runner.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
 from gfn_runner.types import Condition
@@ -66,8 +67,10 @@ class ReplayCallback(L.Callback):
         # A resumed run has its buffer back by now.
         if self.active and self.options.seed_demonstrations and not len(self.buffer):
             seeds = [c for c in self._with_samples(module) if c.demonstrations]
-            for start in range(0, len(seeds), _AT_ONCE):
-                self._seed(module, seeds[start : start + _AT_ONCE])
+            with Count("rewards of demonstrations", len(seeds)) as count:
+                for start in range(0, len(seeds), _AT_ONCE):
+                    self._seed(module, seeds[start : start + _AT_ONCE])
+                    count.advance(len(seeds[start : start + _AT_ONCE]))
         elif self.m_steps != module.lm.m_steps:
             self._rescore(module)
 
@@ -76,10 +79,13 @@ class ReplayCallback(L.Callback):
         conditions = list(self.conditions.values())
         asked = [(c, module.task.demonstration_prompt(c)) for c in conditions]
         texts: dict[str, tuple[str, ...]] = {}
-        for start in range(0, len(asked), _AT_ONCE):
-            part = {c.key: prompt for c, prompt in asked[start : start + _AT_ONCE] if prompt}
-            generator = torch_generator_for(module.lm.device, "write", self.seed, start)
-            texts |= written_demonstrations(module.lm, part, module.rule, generator)
+        with Count("demonstrations by the base model", len(asked)) as count:
+            for start in range(0, len(asked), _AT_ONCE):
+                own = asked[start : start + _AT_ONCE]
+                part = {c.key: prompt for c, prompt in own if prompt}
+                generator = torch_generator_for(module.lm.device, "write", self.seed, start)
+                texts |= written_demonstrations(module.lm, part, module.rule, generator)
+                count.advance(len(own))
         return [
             replace(c, demonstrations=(*c.demonstrations, *texts.get(c.key, ())))
             for c in conditions
