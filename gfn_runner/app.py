@@ -307,8 +307,9 @@ def train_and_evaluate(
             known = {name: value for name, value in start.finished.items() if value is not None}
             return optimized_value(config.optimized_metric, config.default_metric, known)
         from gfn_runner.callbacks.preemption import usr2_spares
+        from gfn_runner.status_lines import silent
 
-        with usr2_spares():
+        with usr2_spares(), silent(config.callbacks.progress.show == "none"):
             return _train_and_evaluate(config, folder, start.checkpoint, started)
 
 

@@ -28,6 +28,7 @@ from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.ranks import from_first, is_first
 from gfn_runner.settings import EMSettings
+from gfn_runner.status_lines import Count
 from gfn_runner.tools import Tool
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
@@ -100,7 +101,7 @@ def m_step(
     parameters = lm.answer_parameters()
     optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
     skips = _Skips(number, most_non_finite)
-    with _unfrozen(parameters):
+    with _unfrozen(parameters), Count(f"M-step {number}", options.m_steps, "steps") as count:
         for step in range(options.m_steps):
             rng = rng_for("m-step", seed, number, step)
             drawn = rng.choices(pool, [c.weight for c in pool], k=options.m_batch)
@@ -113,6 +114,7 @@ def m_step(
             # All ranks make one step: the first one's word counts.
             if skips.passes(step, from_first(_non_finite(drawn, loss_B.tolist(), norm))):
                 optimizer.step()
+            count.advance()
     lm.m_steps = number
     return {
         "loss_before": before,

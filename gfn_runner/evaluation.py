@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gfn_runner.lm.memory import row_bytes
 from gfn_runner.lm.pieces import row_slices
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
@@ -18,6 +19,7 @@ from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for
 from gfn_runner.ranks import gathered, own_share, rank, world
 from gfn_runner.settings import EvaluationSettings
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
@@ -37,6 +39,7 @@ def draw_answers(
     *,
     temperature: float = 1.0,
     draw: Draw | None = None,
+    name: str = "evaluation",
 ) -> list[ConditionSamples]:
     """Sample each condition as the model is switched now, and score the singles.
 
@@ -50,6 +53,7 @@ def draw_answers(
         temperature: of the singles. Their log q stays the one at temperature 1.
         draw: of votes and singles, in place of sampling token by token; it may give other numbers of
             strings than it is asked for.
+        name: of what is drawn, for the lines of the log.
     """
     results: list[ConditionSamples] = []
     if world() > 1:
@@ -57,10 +61,12 @@ def draw_answers(
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch_generator_for(generator.device, "share", drawn, rank())
     own = own_share(conditions)
-    with lm.in_step():
+    with lm.in_step(), Count(name, len(own)) as count:
         for start in range(0, len(own), options.batch):
             part = own[start : start + options.batch]
+            count.part = part[0].group
             results += _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
+            count.advance(len(part))
     return [samples for share in gathered(results) for samples in share]
 
 
@@ -76,15 +82,21 @@ def _draw_batch(
     draw: Draw | None,
 ) -> list[ConditionSamples]:
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-
-    def drawn_at(n: int, at: float) -> Trajectories:
-        if draw is not None:
-            return draw(conditions, n, at, generator)
-        return draw_many(lm, task, rule, prompts, n, options.rows, generator, temperature=at)
-
-    votes = drawn_at(options.votes, options.vote_temperature) if options.votes else None
-    singles = drawn_at(options.singles, temperature)
-    greedy = _greedy(lm, task, rule, prompts) if task.draws_greedy else None
+    n_greedy = int(task.draws_greedy)
+    if draw is None:
+        numbers = (options.votes, options.singles, n_greedy)
+        at = (options.vote_temperature, temperature, 0.0)
+        votes, singles, greedy = draw_kinds(
+            lm, task, rule, prompts, numbers, at, options, generator
+        )
+    else:
+        votes = singles = greedy = None
+        if options.votes:
+            votes = draw(conditions, options.votes, options.vote_temperature, generator)
+        singles = draw(conditions, options.singles, temperature, generator)
+        if n_greedy:
+            greedy = draw_many(lm, task, rule, prompts, [0.0], options, generator)
+    assert singles is not None  # there is always one
     vote_texts = _texts(lm, votes, len(conditions))
     single_texts = _texts(lm, singles, len(conditions))
     greedy_texts = _texts(lm, greedy, len(conditions))
@@ -112,14 +124,6 @@ def _draw_batch(
     return [with_support(lm, task, rule, samples) for samples in drawn]
 
 
-def _greedy(
-    lm: LanguageModel, task: Task, rule: StringRule, prompts: Sequence[Sequence[int]]
-) -> Trajectories:
-    """One string for each prompt at temperature 0, where a generator decides nothing."""
-    generator = torch.Generator(lm.device)
-    return sample(lm, prompts, 1, rule, generator, temperature=0.0, tool=task.tool())
-
-
 def with_support(
     lm: LanguageModel, task: Task, rule: StringRule, samples: ConditionSamples
 ) -> ConditionSamples:
@@ -138,26 +142,60 @@ def with_support(
     )
 
 
+def draw_kinds(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    prompts: Sequence[Sequence[int]],
+    numbers: Sequence[int],
+    temperatures: Sequence[float],
+    options: EvaluationSettings,
+    generator: torch.Generator,
+) -> list[Trajectories | None]:
+    """``numbers[k]`` strings for each prompt at ``temperatures[k]``; ``None`` for none of them.
+
+    They are drawn together, so that each prompt is read once.
+    """
+    kinds = [k for k, n in enumerate(numbers) for _ in range(n)]
+    at = [temperatures[k] for k in kinds]
+    rows = draw_many(lm, task, rule, prompts, at, options, generator)
+    kind_B = torch.tensor(kinds, device=lm.device).repeat(len(prompts))
+    return [rows.rows(kind_B == k) if n else None for k, n in enumerate(numbers)]
+
+
 def draw_many(
     lm: LanguageModel,
     task: Task,
     rule: StringRule,
     prompts: Sequence[Sequence[int]],
-    n_samples: int,
-    rows: int,
+    temperatures: Sequence[float],
+    options: EvaluationSettings,
     generator: torch.Generator,
-    *,
-    temperature: float = 1.0,
 ) -> Trajectories:
-    """``n_samples`` strings for each prompt, at most about ``rows`` at once."""
-    at_once = max(1, rows // len(prompts))
+    """For each prompt one string at each of the temperatures, in their order.
+
+    As many at once as ``options`` allow; at least one of each prompt.
+    """
+    at_once = max(1, rows_at_once(lm, rule, max(map(len, prompts)), options) // len(prompts))
     parts = []
-    for start in range(0, n_samples, at_once):
-        n = min(at_once, n_samples - start)
+    for start in range(0, len(temperatures), at_once):
+        at = temperatures[start : start + at_once]
+        at_B = torch.tensor(at, device=lm.device).repeat(len(prompts))
         parts.append(
-            sample(lm, prompts, n, rule, generator, temperature=temperature, tool=task.tool())
+            sample(lm, prompts, len(at), rule, generator, temperature=at_B, tool=task.tool())
         )
     return parts[0] if len(parts) == 1 else Trajectories.concatenated(parts)
+
+
+def rows_at_once(
+    lm: LanguageModel, rule: StringRule, prompt_tokens: int, options: EvaluationSettings
+) -> int:
+    """Strings drawn at once: ``options.rows``, or fewer where they would need more than its memory.
+
+    The number follows from model, prompts and rule alone, so that every machine draws the same samples.
+    """
+    row = row_bytes(lm.model, lm.vocab_size, prompt_tokens + rule.max_len)
+    return max(1, min(options.rows, int(options.memory_gib * 2**30 / row)))
 
 
 def string_scores(
@@ -230,18 +268,23 @@ def with_answers(
     if not any(choices):
         return list(drawn)
     conditions = [samples.condition for samples in drawn]
-
-    def answers(strings: Trajectories) -> list[list[list[float]]]:
-        return answer_log_probs(lm, rule, conditions, choices, strings)
-
+    groups: list[tuple[str, Trajectories | None]] = [("answer_log_probs", singles)]
+    if task.votes_by_answer:
+        groups += [("vote_answer_log_probs", votes), ("greedy_answer_log_probs", greedy)]
+    known = [(name, strings) for name, strings in groups if strings is not None]
+    # Together: a prompt is read once, and a string that was drawn in two ways is scored once.
+    together = Trajectories.concatenated([strings for _, strings in known])
+    rows = answer_log_probs(lm, rule, conditions, choices, together)
     columns: dict[str, Sequence[Any]] = {
-        "choices": [tuple(answer for _, answer in own) for own in pairs],
-        "answer_log_probs": answers(singles),
+        "choices": [tuple(answer for _, answer in own) for own in pairs]
     }
-    if task.votes_by_answer and votes is not None:
-        columns["vote_answer_log_probs"] = answers(votes)
-    if task.votes_by_answer and greedy is not None:
-        columns["greedy_answer_log_probs"] = [rows[0] for rows in answers(greedy)]
+    ends = [0] * len(drawn)
+    for name, strings in known:
+        counts = strings.condition_B.bincount(minlength=len(drawn)).tolist()
+        columns[name] = [own[end : end + n] for own, end, n in zip(rows, ends, counts, strict=True)]
+        ends = [end + n for end, n in zip(ends, counts, strict=True)]
+    if "greedy_answer_log_probs" in columns:
+        columns["greedy_answer_log_probs"] = [own[0] for own in columns["greedy_answer_log_probs"]]
     return [
         dataclasses.replace(samples, **{name: own[place] for name, own in columns.items()})
         for place, samples in enumerate(drawn)

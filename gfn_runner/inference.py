@@ -22,13 +22,13 @@ import yaml
 from gfn_runner.config import RunConfig, check
 from gfn_runner.em import load_answers
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation import answer_log_probs, policy_log_probs
+from gfn_runner.evaluation import answer_log_probs, draw_many, policy_log_probs
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.sampling import sample
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.posterior.reward import string_log_reward
 from gfn_runner.randomness import torch_generator_for
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.rule import string_rule
 from gfn_runner.trajectories import Trajectories
@@ -61,8 +61,16 @@ class Policy:
         task: what it was trained for.
     """
 
-    def __init__(self, lm: LanguageModel, task: Task, *, seed: int = 0):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        task: Task,
+        *,
+        seed: int = 0,
+        drawing: EvaluationSettings | None = None,
+    ):
         self.lm, self.task, self.seed = lm, task, seed
+        self.drawing = drawing or EvaluationSettings()
         self.rule = string_rule(lm, task, task.eval_max_len)
         self._known: dict[str, Condition] | None = None
 
@@ -88,7 +96,7 @@ class Policy:
         options = dataclasses.replace(config.lm, **chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
-        policy = cls(lm, config.task, seed=config.seed)
+        policy = cls(lm, config.task, seed=config.seed, drawing=config.callbacks.evaluation)
         policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
         return policy
 
@@ -189,15 +197,8 @@ class Policy:
         name = self.seed if seed is None else seed
         generator = torch_generator_for(self.lm.device, "use", name, prompt)
         prompts = [self.lm.encode_prompt(prompt)]
-        return sample(
-            self.lm,
-            prompts,
-            n,
-            self.rule,
-            generator,
-            temperature=temperature,
-            tool=self.task.tool(),
-        )
+        at = [temperature] * n
+        return draw_many(self.lm, self.task, self.rule, prompts, at, self.drawing, generator)
 
 
 def _as_read(prompt: Prompt) -> str:

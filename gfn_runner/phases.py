@@ -24,7 +24,7 @@ LOWER = {
     "policy": f"set or lower lm.recompute_above; or {_BATCH}; lm.dtype=bfloat16 helps too",
     "objective": _BATCH,
     "backward": f"set or lower lm.recompute_above; or {_BATCH}; lm.dtype=bfloat16 helps too",
-    "evaluation": "lower callbacks.evaluation.rows, callbacks.evaluation.batch or "
+    "evaluation": "lower callbacks.evaluation.memory_gib, callbacks.evaluation.batch or "
     "lm.max_tokens_per_forward",
 }
 _MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")

@@ -114,7 +114,13 @@ def _evaluated(config: RunConfig, experiment: Experiment) -> dict[str, float]:
     generator = torch_generator_for(module.lm.device, "e-step", config.seed, module.lm.m_steps)
     conditions = limited(config.data.evaluation, options.final)
     samples = draw_answers(
-        module.lm, config.task, module.evaluation_rule, conditions, options, generator
+        module.lm,
+        config.task,
+        module.evaluation_rule,
+        conditions,
+        options,
+        generator,
+        name="evaluation before the M-step",
     )
     measured = measure(
         config.task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def use(config: RunConfig) -> None:
     from gfn_runner.build import quiet
 
     quiet()
+    # Hydra, which sets up a run's log, has no part in this.
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("gfn_runner").setLevel(logging.INFO)
     if config.mode == "evaluate":
         _evaluate(config, folder)
         return
@@ -66,13 +70,15 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.randomness import torch_generator_for
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import result_table
+    from gfn_runner.status_lines import silent
     from gfn_runner.wandb_run import start_wandb
 
     check_texts(config)
     policy, options = Policy.of(config, run), config.callbacks.evaluation
     conditions = limited(config.data.evaluation, options.final)
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
-    samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
+    with silent(config.callbacks.progress.show == "none"):
+        samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
     temperature = config.callbacks.tempering(config.total_steps)
     measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
     measured |= OptionalMeasures(options)(samples)

@@ -63,7 +63,9 @@ TASKS: dict[str, Shown] = {
     ),
     **{
         f"subjectivity, {n} examples": Shown(
-            ("task=subjectivity", f"task.data.n_train={n}"), _LABELS, "accuracy"
+            ("task=subjectivity", f"task.data.n_train={n}", "callbacks.evaluation.final=500"),
+            _LABELS,
+            "accuracy",
         )
         for n in (10, 20, 50)
     },
@@ -97,6 +99,7 @@ REAL: dict[str, tuple[str, ...]] = {
             "task.data.train={shared}/data/subj/train.jsonl",
             "task.data.test={shared}/data/subj/test.jsonl",
             "task.data.n_test=1000",
+            "callbacks.evaluation.final=null",
             # Behind three examples the longest reviews would not fit the model's context.
             "callbacks.evaluation.baseline_shots=[0,1]",
             f"task.data.n_train={n}",

@@ -23,20 +23,30 @@ def decoder_rows(drawing: Drawing, options: Decoding) -> Rows:
     """Every decoder's row, and with ``_x<compute>`` behind its name that with more compute."""
     for name in options.decoders:
         decode = _decoder(drawing, options, name)
-        yield name, _drawn(drawing, name, _plain(drawing, decode, name == "greedy"))
+        yield name, _drawn(drawing, name, name, _plain(drawing, decode, name == "greedy"))
         # More of what is always the same string would be the same string.
         if options.compute > 1 and name != "greedy":
             best = _likeliest(drawing, decode, options.compute)
-            yield f"{name}_x{options.compute}", _drawn(drawing, name, best)
+            row = f"{name}_x{options.compute}"
+            yield row, _drawn(drawing, name, row, best)
 
 
 def _drawn(
-    drawing: Drawing, name: str, draw: Callable[..., Trajectories]
+    drawing: Drawing, name: str, row: str, draw: Callable[..., Trajectories]
 ) -> list[ConditionSamples]:
     d = drawing
     generator = torch_generator_for(d.lm.device, "decoding", name, d.seed)
     with d.lm.base():
-        return draw_answers(d.lm, d.task, d.rule, d.conditions, d.options, generator, draw=draw)
+        return draw_answers(
+            d.lm,
+            d.task,
+            d.rule,
+            d.conditions,
+            d.options,
+            generator,
+            draw=draw,
+            name=f"evaluation, {row}",
+        )
 
 
 def _decoder(drawing: Drawing, options: Decoding, name: str) -> Decode:
@@ -51,8 +61,8 @@ def _decoder(drawing: Drawing, options: Decoding, name: str) -> Decode:
     if name == "top_k":
         return lambda prompts, n, g: truncated_sample(lm, prompts, n, rule, g, top_k=options.top_k)
     at = {"greedy": 0.0, "sampling": 1.0, "tempered": options.temperature}[name]
-    most = drawing.options.rows
-    return lambda prompts, n, g: draw_many(lm, task, rule, prompts, n, most, g, temperature=at)
+    how = drawing.options
+    return lambda prompts, n, g: draw_many(lm, task, rule, prompts, [at] * n, how, g)
 
 
 def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajectories]:

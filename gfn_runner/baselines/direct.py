@@ -10,6 +10,7 @@ from gfn_runner.baselines.prompting import few_shot_conditions
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import ConditionSamples, Task
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition
@@ -46,18 +47,21 @@ def answer_directly(
         answer are the same.
     """
     results = []
-    for start in range(0, len(conditions), batch):
-        part = conditions[start : start + batch]
-        prompted = few_shot_conditions(task, part, shots, seed)
-        contexts = [lm.encode_prompt(condition.prompt) for condition in prompted]
-        choices = [[lm.encode(text) for text in task.direct_choices(c)] for c in part]
-        none: list[tuple[()]] = [()] * len(part)
-        empty = Trajectories.from_rows(none, none, range(len(part)), lm.device)
-        columns = [
-            score_suffixes(lm, contexts, texts, empty, rule) for texts in zip(*choices, strict=True)
-        ]
-        rows = torch.stack(columns, dim=1).tolist()
-        results += [_as_samples(c, row) for c, row in zip(part, rows, strict=True)]
+    with Count(f"evaluation, direct_{shots}_shot", len(conditions)) as count:
+        for start in range(0, len(conditions), batch):
+            part = conditions[start : start + batch]
+            prompted = few_shot_conditions(task, part, shots, seed)
+            contexts = [lm.encode_prompt(condition.prompt) for condition in prompted]
+            choices = [[lm.encode(text) for text in task.direct_choices(c)] for c in part]
+            none: list[tuple[()]] = [()] * len(part)
+            empty = Trajectories.from_rows(none, none, range(len(part)), lm.device)
+            columns = [
+                score_suffixes(lm, contexts, texts, empty, rule)
+                for texts in zip(*choices, strict=True)
+            ]
+            rows = torch.stack(columns, dim=1).tolist()
+            results += [_as_samples(c, row) for c, row in zip(part, rows, strict=True)]
+            count.advance(len(part))
     return results
 
 

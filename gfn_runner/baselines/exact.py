@@ -39,7 +39,16 @@ def exact_rows(drawing: Drawing, options: Exact) -> Rows:
 
     generator = torch_generator_for(d.lm.device, "exact", d.seed)
     with d.lm.base():
-        drawn = draw_answers(d.lm, d.task, d.rule, d.conditions, d.options, generator, draw=draw)
+        drawn = draw_answers(
+            d.lm,
+            d.task,
+            d.rule,
+            d.conditions,
+            d.options,
+            generator,
+            draw=draw,
+            name="evaluation, exact",
+        )
     yield "exact", [_with_density(samples, d.temperature) for samples in drawn]
 
 

@@ -51,5 +51,15 @@ def prompt_base_model(
     prompted = few_shot_conditions(task, conditions, shots, seed)
     named = () if temperature == 1.0 else (temperature,)
     generator = torch_generator_for(lm.device, "prompting", seed, shots, *named)
+    name = f"base_at_T{temperature:g}" if named else f"base_{shots}_shot"
     with lm.base():
-        return draw_answers(lm, task, rule, prompted, options, generator, temperature=temperature)
+        return draw_answers(
+            lm,
+            task,
+            rule,
+            prompted,
+            options,
+            generator,
+            temperature=temperature,
+            name=f"evaluation, {name}",
+        )

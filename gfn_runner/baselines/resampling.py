@@ -53,7 +53,9 @@ def _draws(drawing: Drawing, conditions: Sequence[Condition], n: int) -> list[Co
     d, many = drawing, dataclasses.replace(drawing.options, singles=n, votes=0)
     generator = torch_generator_for(d.lm.device, "resampling", d.seed)
     with d.lm.base():
-        return draw_answers(d.lm, d.task, d.rule, conditions, many, generator)
+        return draw_answers(
+            d.lm, d.task, d.rule, conditions, many, generator, name="evaluation, resampling"
+        )
 
 
 def resampled_rows(drawing: Drawing, options: Resampling) -> Rows:

@@ -12,7 +12,9 @@ from gfn_runner.measures import measure
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.ranks import from_first
 from gfn_runner.schedules import Schedule
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.trajectories import Batch
 
 
 class EvaluationCallback(L.Callback):
@@ -35,6 +37,7 @@ class EvaluationCallback(L.Callback):
         self.samples: list[ConditionSamples] = []
         self.metrics: dict[str, float] = {}
         self.final = False
+        self._count: Count | None = None
 
     def lacks(self, step: int) -> bool:
         """Whether the evaluation of a step that has been made is missing; every rank has to call it."""
@@ -58,19 +61,47 @@ class EvaluationCallback(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self.samples = []
+        what = "final evaluation" if self.final else f"evaluation at step {trainer.global_step}"
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning's own name
+        self._count = Count(what, len(data.evaluation_conditions()))
+        self._count.__enter__()
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        module: GFlowNetModule,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._count is not None:
+            self._count.part = batch.conditions[0].group
 
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
         module: GFlowNetModule,
         outputs: list[ConditionSamples],
-        batch: Any,
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         self.samples += outputs
+        if self._count is not None:
+            self._count.advance(len(batch.conditions))
+
+    def on_exception(
+        self, trainer: L.Trainer, module: GFlowNetModule, exception: BaseException
+    ) -> None:
+        self._stop_counting()
+
+    def _stop_counting(self) -> None:
+        if self._count is not None:
+            self._count.__exit__()
+            self._count = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        self._stop_counting()
         self.metrics = measure(
             module.task,
             self.samples,

@@ -15,6 +15,7 @@ from gfn_runner.callbacks.progress_bar import FittedLine
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.module import GFlowNetModule
 from gfn_runner.settings import ProgressSettings
+from gfn_runner.status_lines import EVERY, duration, silence
 
 # The most important first: a narrow terminal has no room for the last ones.
 _SHOWN = {
@@ -50,6 +51,7 @@ class StepProgress(L.Callback):
         self._task: Any = None
         self._shown_step = -1
         self._first_step, self._started = 0, 0.0
+        self._clock, self._said = time.perf_counter, 0.0
 
     @property
     def draws_bars(self) -> bool:
@@ -57,13 +59,15 @@ class StepProgress(L.Callback):
         return automatic or self.options.show == "bar"
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        self._first_step, self._started = trainer.global_step, time.perf_counter()
+        self._first_step, self._started = trainer.global_step, self._clock()
+        self._said = self._started
         if self.draws_bars:
             self._bars = Progress(FittedLine(), console=self.console)
             self._task = self._bars.add_task(
                 "training", total=trainer.max_steps, completed=trainer.global_step, scalars=()
             )
             self._bars.start()
+            silence(+1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,17 +89,22 @@ class StepProgress(L.Callback):
             self._say("  ".join([f"step {step}/{trainer.max_steps}", *scalars, seconds, left]))
 
     def _is_due(self, step: int) -> bool:
-        """Of a run that goes on, the first step too: else it would look for long as if it did not."""
-        return step == self._first_step + 1 or step % self.options.every == 0
+        """Of a run that goes on, the first step too: else it would look for long as if it did not.
+
+        And where steps are slow, whichever ends half a minute after the newest line.
+        """
+        is_late = self._clock() - self._said >= EVERY
+        return step == self._first_step + 1 or step % self.options.every == 0 or is_late
 
     def _seconds_left(self, step: int, max_steps: int) -> float:
         """At the pace since training began (or went on), evaluations included."""
         done = step - self._first_step
-        return (max_steps - step) * (time.perf_counter() - self._started) / max(1, done)
+        return (max_steps - step) * (self._clock() - self._started) / max(1, done)
 
     def _say(self, line: str) -> None:
         # Soft: otherwise rich breaks lines at 80 columns where there is no terminal.
         self.console.print(line, soft_wrap=True, markup=False)
+        self._said = self._clock()
 
     def on_validation_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if self._bars is not None:
@@ -120,11 +129,4 @@ class StepProgress(L.Callback):
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+            silence(-1)

@@ -19,6 +19,7 @@ from gfn_runner.module import GFlowNetModule
 from gfn_runner.randomness import rng_for, torch_generator_for
 from gfn_runner.ranks import gathered, is_first, rank, world
 from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import DemonstrationPrompt
 from gfn_runner.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
 from gfn_runner.types import Condition
@@ -68,8 +69,11 @@ class ReplayCallback(L.Callback):
         if self.active and self.options.seed_demonstrations and not len(self.buffer):
             written = self._written(module)
             seeds = [c for c in self.conditions.values() if c.demonstrations or written.get(c.key)]
-            for start in range(0, len(seeds), _AT_ONCE):
-                self._seed(module, seeds[start : start + _AT_ONCE], written)
+            with Count("rewards of demonstrations", len(seeds)) as count:
+                for start in range(0, len(seeds), _AT_ONCE):
+                    own = seeds[start : start + _AT_ONCE]
+                    self._seed(module, own, written)
+                    count.advance(len(own))
         elif self.m_steps != module.lm.m_steps:
             self._rescore(module)
 
@@ -78,10 +82,13 @@ class ReplayCallback(L.Callback):
         conditions = list(self.conditions.values())
         asked = [(c, module.task.demonstration_prompt(c)) for c in conditions]
         written: Written = {}
-        for start in range(0, len(asked), _AT_ONCE):
-            part = {c.key: prompt for c, prompt in asked[start : start + _AT_ONCE] if prompt}
-            generator = torch_generator_for(module.lm.device, "write", self.seed, start)
-            written |= written_demonstrations(module.lm, part, module.rule, generator)
+        with Count("demonstrations by the base model", len(asked)) as count:
+            for start in range(0, len(asked), _AT_ONCE):
+                own = asked[start : start + _AT_ONCE]
+                part = {c.key: prompt for c, prompt in own if prompt}
+                generator = torch_generator_for(module.lm.device, "write", self.seed, start)
+                written |= written_demonstrations(module.lm, part, module.rule, generator)
+                count.advance(len(own))
         return written
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from gfn_runner.module import GFlowNetModule
 from gfn_runner.phi import phi, terminal_states
 from gfn_runner.posterior.reward import terminal_log_reward
 from gfn_runner.randomness import rng_for, torch_generator_for
+from gfn_runner.status_lines import Count
 from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.trajectories import Batch, PolicyScores, StepOutput, Trajectories
 from gfn_runner.types import Condition
@@ -53,7 +54,8 @@ class SupervisedModule(GFlowNetModule):
         """What the policy of an adapter writes for every training condition."""
         n = self.baseline.n_samples
         written: dict[str, list[_String]] = {}
-        with self.lm.in_step(), self.lm.adapter_of(adapter):
+        count = Count("strings of the other run's policy", len(self.conditions))
+        with self.lm.in_step(), self.lm.adapter_of(adapter), count:
             for start in range(0, len(self.conditions), _AT_ONCE):
                 part = self.conditions[start : start + _AT_ONCE]
                 prompts = [self.lm.encode_prompt(condition.prompt) for condition in part]
@@ -65,6 +67,7 @@ class SupervisedModule(GFlowNetModule):
                         (rows.ids(row), rows.is_action_BT[row, : len(rows.ids(row))].tolist())
                         for row in own
                     ]
+                count.advance(len(part))
         return written
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

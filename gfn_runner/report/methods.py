@@ -25,6 +25,7 @@ _NO_EFFECT = (
     "lm.max_tokens_per_forward", "lm.recompute_above", "callbacks.progress", "callbacks.checkpoint",
     "callbacks.health", "callbacks.report", "callbacks.evaluation.every", "callbacks.evaluation.during",
     "callbacks.evaluation.singles_during", "callbacks.evaluation.batch", "callbacks.evaluation.rows",
+    "callbacks.evaluation.memory_gib",
     "callbacks.evaluation.baseline_shots", "callbacks.evaluation.baseline_temperatures",
 )  # fmt: skip
 # What has no effect on rows without training, and what on those of a trained policy.

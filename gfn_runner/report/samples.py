@@ -102,7 +102,15 @@ def write_demonstrations(
     log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
     options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
-    drawn = draw_answers(module.lm, module.task, module.evaluation_rule, chosen, options, generator)
+    drawn = draw_answers(
+        module.lm,
+        module.task,
+        module.evaluation_rule,
+        chosen,
+        options,
+        generator,
+        name="samples beside demonstrations",
+    )
     places = trajectories.condition_B.tolist()
     records = []
     for place, sample in enumerate(drawn):

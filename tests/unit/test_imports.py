@@ -33,7 +33,7 @@ ORDER = (
     {"lm"},
     {"posterior", "metrics"},
     {"tasks"},
-    {"settings"},
+    {"settings", "status_lines"},
     {"evaluation", "wandb_run"},
     {"baselines", "em", "measures", "optional_measures"},
     {"data", "module"},
@@ -103,6 +103,7 @@ ONLY = {
     },
     "lm.vocabulary": {"trajectories"},
     "lm.cache": set(),
+    "lm.memory": set(),
     "lm.merging": set(),
     "lm.log_probs": {"lm.vocabulary", "trajectories"},
     "lm.decoding": {
@@ -145,9 +146,10 @@ ONLY = {
     "tasks.base": {"errors", "tools", "types"},
     "em": {
         "errors", "lm.policy", "lm.sampling", "lm.scoring", "lm.vocabulary", "randomness", "ranks",
-        "settings", "tools", "trajectories", "types",
+        "settings", "status_lines", "tools", "trajectories", "types",
     },
     "phases": {"errors"},
+    "status_lines": {"ranks"},
     "ranks": {"errors"},
     "report.runs": {"errors", "json_lines", "schedules"},
     "report.methods": {"report.runs", "report.table"},

@@ -70,6 +70,24 @@ def last_line(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip("\r\n ").splitlines()[-1]
 
 
+def test_slow_steps_have_a_line_of_their_own_after_half_a_minute():
+    shown = Shown(terminal=False, every=100)
+    # A step looks at the clock when it ends, and once more when it has said something.
+    now = iter(range(0, 10_000, 20))
+    shown.progress._clock = lambda: float(next(now))
+    lines = [line for line in shown.train(evaluated_at=()).splitlines() if line.startswith("step")]
+    assert len(lines) >= 3
+
+
+def test_bars_silence_the_log_while_they_are_drawn(monkeypatch):
+    changes: list[int] = []
+    monkeypatch.setattr(progress, "silence", changes.append)
+    Shown(terminal=False).train()
+    assert changes == []
+    Shown(terminal=True).train()
+    assert changes == [1, -1]
+
+
 def test_without_a_terminal_there_are_plain_lines():
     text = Shown(terminal=False).train()
     lines = text.splitlines()

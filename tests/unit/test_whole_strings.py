@@ -11,6 +11,7 @@ from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_strings
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.settings import EvaluationSettings
 from gfn_runner.tasks.random_number import RandomNumber
 from gfn_runner.trajectories import Trajectories
 from gfn_runner.types import Condition, Term
@@ -53,7 +54,8 @@ def test_concatenated_sorts_by_condition_and_keeps_order():
 def test_chunks_draw_as_many_of_each_condition():
     lm, generator = tiny_lm(), torch.Generator().manual_seed(0)
     task = RandomNumber()
-    rows = draw_many(lm, task, RULE, [[2], [3]], 7, 4, generator)
+    few = EvaluationSettings(rows=4)
+    rows = draw_many(lm, task, RULE, [[2], [3]], [1.0] * 7, few, generator)
     assert rows.condition_B.tolist() == [0] * 7 + [1] * 7
 
 

@@ -1,0 +1,31 @@
+"""Long work of a run says how far it is; see also the unit tests, which turn the clock."""
+
+from __future__ import annotations
+
+from gfn_runner.status_lines import Count
+
+from .conftest import run
+
+
+def test_all_of_a_run_that_prints_nothing_else_is_counted(tmp_path, monkeypatch):
+    begun: list[tuple[Count, bool]] = []
+    enter = Count.__enter__
+
+    def entered(self: Count) -> Count:
+        begun.append((self, Count._open is None))
+        return enter(self)
+
+    monkeypatch.setattr(Count, "__enter__", entered)
+    monkeypatch.setattr(Count, "_silent", 0)
+    # A test's config shows nothing, and counts all the same.
+    run(tmp_path / "run", "trainer.max_steps=2", "callbacks.evaluation.every=2")
+    assert [count.what for count, speaks in begun if speaks] == [
+        "demonstrations by the base model",
+        "rewards of demonstrations",
+        "evaluation at step 2",
+        "final evaluation",
+        "samples beside demonstrations",
+        "evaluation, base_0_shot",
+    ]
+    assert all(count.done == count.total > 0 for count, _ in begun)
+    assert Count._open is None and not Count._silent

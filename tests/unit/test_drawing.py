@@ -1,0 +1,96 @@
+"""What an evaluation draws: prompts read once, temperatures by kind, a bound on memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from gfn_runner import evaluation
+from gfn_runner.evaluation import draw_answers, draw_kinds, draw_many, rows_at_once
+from gfn_runner.lm.memory import row_bytes
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.settings import EvaluationSettings
+from tests.tiny_models import random_model
+
+from .test_baselines import CONDITIONS, drawing
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def counted_draws(monkeypatch) -> list[int]:
+    """Rows of every call of ``sample``."""
+    drawn: list[int] = []
+
+    def counted(lm, prompts, n, *rest, **options):
+        drawn.append(n * len(prompts))
+        return sample(lm, prompts, n, *rest, **options)
+
+    monkeypatch.setattr(evaluation, "sample", counted)
+    return drawn
+
+
+def test_votes_samples_and_the_greedy_one_read_a_prompt_once(monkeypatch):
+    d = drawing()
+    monkeypatch.setattr(type(d.task), "draws_greedy", True)
+    drawn = counted_draws(monkeypatch)
+    (first, second) = draw_answers(d.lm, d.task, d.rule, CONDITIONS, d.options, generator())
+    assert drawn == [2 * (d.options.votes + d.options.singles + 1)]
+    for samples in (first, second):
+        assert len(samples.votes) == d.options.votes and len(samples.singles) == d.options.singles
+        assert samples.greedy is not None
+
+
+def test_every_kind_has_its_own_temperature():
+    """By frequencies: at temperature 0.3 the likeliest first token is drawn far more often than at 3."""
+    d, n = drawing(), 300
+    prompts = [d.lm.encode_prompt(c.prompt) for c in CONDITIONS]
+    cold, hot, greedy, none = draw_kinds(
+        d.lm, d.task, d.rule, prompts, (n, n, 2, 0), (0.02, 3.0, 0.0, 1.0), d.options, generator()
+    )
+    assert none is None
+    alone = sample(d.lm, prompts, 1, d.rule, generator(), temperature=0.0)
+    assert [tuple(greedy.ids(row)) for row in range(4)] == [
+        tuple(alone.ids(place)) for place in (0, 0, 1, 1)
+    ]
+    for place in (0, 1):
+        likeliest = tuple(alone.ids(place))
+        shares = [
+            sum(tuple(rows.ids(row)) == likeliest for row in range(place * n, (place + 1) * n)) / n
+            for rows in (cold, hot)
+        ]
+        assert shares[0] > 0.9 > 0.6 > shares[1]
+        assert (cold.condition_B == place).sum() == (hot.condition_B == place).sum() == n
+
+
+def test_rows_at_once_follow_from_vocabulary_cache_and_memory(monkeypatch):
+    d, settings = drawing(), EvaluationSettings(rows=50)
+    rule = StringRule(2, 0, 6)
+    row = row_bytes(d.lm.model, d.lm.vocab_size, 10 + 6)
+    assert rows_at_once(d.lm, rule, 10, settings) == 50
+    half = dataclasses.replace(settings, memory_gib=20.5 * row / 2**30)
+    assert rows_at_once(d.lm, rule, 10, half) == 20
+    assert rows_at_once(d.lm, rule, 10_000, half) < 20
+    assert rows_at_once(d.lm, rule, 10, dataclasses.replace(settings, memory_gib=1e-12)) == 1
+    drawn = counted_draws(monkeypatch)
+    prompts = [[0] * 10, [1] * 10]
+    rows = draw_many(d.lm, d.task, rule, prompts, [1.0] * 25, half, generator())
+    assert drawn == [20, 20, 10] and len(rows) == 50
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_cache_of_a_row_is_as_large_as_it_is_counted(architecture):
+    """Keys and values that the model itself leaves behind, against the estimate without the logits."""
+    model, tokens = random_model(architecture, 11), 7
+    cache = model(
+        input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=True
+    ).past_key_values
+    held = sum(
+        t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values)
+    )
+    assert row_bytes(model, 0, tokens) == 2 * held
+    assert row_bytes(model, 1000, tokens) == 2 * held + 24 * 1000

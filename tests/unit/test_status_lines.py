@@ -1,0 +1,164 @@
+"""A line every half minute of long work, by a clock that the test turns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from gfn_runner import status_lines
+from gfn_runner.baselines.methods import Decoding, Exact, Prompting, Resampling
+from gfn_runner.baselines.rows import made_rows
+from gfn_runner.em import m_step
+from gfn_runner.settings import EMSettings
+from gfn_runner.status_lines import EVERY, Count, duration, silent
+from gfn_runner.types import Condition, Term
+
+from .test_baselines import drawing
+
+
+class Clock:
+    """Seconds since some moment; the work of :meth:`working` takes them."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Iterator[Clock]:
+    turned = Clock()
+    # No thread: a test calls ``speak`` itself, with waits that turn the clock.
+    monkeypatch.setattr(status_lines.threading.Thread, "start", lambda self: None)
+    monkeypatch.setattr(Count, "_left", float("-inf"))
+    monkeypatch.setattr(Count, "_spoken", float("-inf"))
+    yield turned
+    assert Count._open is None
+
+
+def work(clock: Clock, count: Count, seconds_each: float) -> None:
+    """Do all of a count, item by item, while it speaks."""
+    began = clock.now
+
+    def wait(seconds: float) -> bool:
+        clock.now = min(clock.now + seconds, began + count.total * seconds_each)
+        done = int((clock.now - began) / seconds_each)
+        count.advance(done - count.done)
+        return count.done == count.total
+
+    with count:
+        count.speak(wait)
+    clock.now = began + count.total * seconds_each
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == status_lines.__name__]
+
+
+def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(clock, caplog):
+    caplog.set_level(logging.INFO)
+    count = Count("final evaluation", 10, clock=clock)
+    count.part = "3_operands"
+    work(clock, count, seconds_each=12.0)
+    assert said(caplog) == [
+        "final evaluation (3_operands): 2 of 10 conditions, 2 min left",
+        "final evaluation (3_operands): 5 of 10 conditions, 1 min left",
+        "final evaluation (3_operands): 7 of 10 conditions, 39 s left",
+    ]
+
+
+def test_nothing_done_yet_has_no_time_left(clock, caplog):
+    caplog.set_level(logging.INFO)
+    work(clock, Count("M-step 1", 1, "steps", clock=clock), seconds_each=70.0)
+    assert said(caplog) == ["M-step 1: 0 of 1 steps"] * 2
+
+
+def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
+    """Nine rows of 20 s each: none of them alone lasts for half a minute."""
+    caplog.set_level(logging.INFO)
+    moments = [clock.now]
+    say = status_lines.logger.info
+    status_lines.logger.info = lambda *a: (moments.append(clock.now), say(*a))  # type: ignore[method-assign]
+    try:
+        for row in range(9):
+            work(clock, Count(f"row {row}", 4, clock=clock), seconds_each=5.0)
+    finally:
+        del status_lines.logger.info
+    moments.append(clock.now)
+    assert len(said(caplog)) == 5
+    assert max(b - a for a, b in pairwise(moments)) <= EVERY
+    # Much later the half minute begins anew.
+    clock.now += 1000
+    work(clock, Count("later", 4, clock=clock), seconds_each=5.0)
+    assert len(said(caplog)) == 5
+
+
+def test_inner_counts_other_ranks_and_bars_say_nothing(clock, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    started: list[Count] = []
+    monkeypatch.setattr(
+        status_lines.threading,
+        "Thread",
+        lambda target, **_: started.append(target.__self__) or Idle(),
+    )
+    with Count("outer", 2, clock=clock) as outer, Count("inner", 1, clock=clock):
+        assert started == [outer]
+    monkeypatch.setattr(status_lines, "is_first", lambda: False)
+    with Count("rank 1", 2, clock=clock):
+        assert started == [outer]
+    with silent():
+        work(clock, Count("behind a bar", 4, clock=clock), seconds_each=60.0)
+    assert not said(caplog)
+
+
+class Idle:
+    """A thread that does not run."""
+
+    def start(self) -> None:
+        pass
+
+
+def test_the_thread_ends_with_its_count():
+    with Count("short", 1) as count:
+        pass
+    assert count._end.is_set() and Count._open is None
+
+
+@pytest.fixture
+def counts(monkeypatch) -> list[Count]:
+    """All that are begun, in their order."""
+    begun: list[Count] = []
+    enter = Count.__enter__
+    monkeypatch.setattr(Count, "__enter__", lambda self: begun.append(self) or enter(self))
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("baseline", "expected"),
+    [
+        (Prompting(shots=(0,)), ["base_0_shot"]),
+        (Decoding(decoders=("greedy", "sampling"), compute=2), ["greedy", "sampling", "sampling_x2"]),
+        (Resampling(draws=(2, 4)), ["resampling"]),
+        (Exact(), ["exact"]),
+    ],
+)  # fmt: skip
+def test_rows_without_training_are_counted_to_their_end(baseline, expected, counts):
+    d = drawing()
+    list(made_rows(d, baseline))
+    assert [c.what for c in counts] == [f"evaluation, {name}" for name in expected]
+    assert all(c.done == c.total == len(d.conditions) for c in counts)
+
+
+def test_an_m_step_is_counted_by_its_steps(counts):
+    d = drawing()
+    asked = [Condition("one", "ba", (Term("ba", "a."),))]
+    m_step(d.lm, asked, d.rule, EMSettings(m_steps=3, m_batch=2), tool=None, seed=0)
+    assert [(c.what, c.done, c.total, c.unit) for c in counts] == [("M-step 1", 3, 3, "steps")]
+
+
+def test_units_of_time():
+    assert [duration(s) for s in (40, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]
