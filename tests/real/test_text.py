@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.lm.chat import ChatTemplate
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.random_number import RandomNumber
 from gfn_runner.tasks.rule import string_rule
+from gfn_runner.types import Chat
 
 pytestmark = pytest.mark.real
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
@@ -43,7 +45,7 @@ def test_no_special_token_may_be_written(lm):
 
 
 def test_no_special_token_is_written_where_the_model_wants_to(lm):
-    """Behind an answer the chat model writes the end of its turn with near certainty."""
+    """After an answer the chat model writes the end of its turn with near certainty."""
     text = lm.tokenizer.apply_chat_template(
         [*MESSAGES, {"role": "assistant", "content": "Paris."}], tokenize=False
     )
@@ -83,8 +85,7 @@ def test_what_is_sampled_is_read_back(lm):
     assert own >= 32
 
 
-def test_the_chat_template_is_the_models_own(lm):
-    """The ids that the template gives are those of its text; the prompt ends where the answer begins."""
+def test_messages_go_through_the_models_own_chat_template(lm):
     tokenizer = lm.tokenizer
     text = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     assert text.startswith("<|im_start|>system\n")
@@ -92,14 +93,18 @@ def test_the_chat_template_is_the_models_own(lm):
         f"<|im_start|>user\n{MESSAGES[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
     )
     given = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
-    assert lm.encode_prompt(text) == tuple(given)
+    assert lm.encode_prompt(Chat.of(MESSAGES)) == tuple(given)
+    # With lm.chat_template=tokenizer a plain prompt is the user's message.
+    of_texts = ChatTemplate.read("tokenizer").prompt_ids(tokenizer, MESSAGES[0]["content"])
+    assert of_texts == tuple(given)
+    assert lm.encode_prompt(MESSAGES[0]["content"]) != tuple(given)
 
 
-def test_through_the_chat_template_it_answers(lm):
-    tokenizer = lm.tokenizer
-    ids = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
-    rule = StringRule(tokenizer.eos_token_id, 0, 8)
+def test_through_the_chat_template_it_answers_and_ends_its_turn(lm):
+    rule = string_rule(lm, RandomNumber(terminator_role="end_of_turn"), 8)
+    assert lm.decode([rule.terminator]) == "<|im_end|>"
+    prompts = [lm.encode_prompt(Chat.of(MESSAGES))]
     with lm.reference():
-        answer = sample(lm, [tuple(ids)], 1, rule, torch.Generator(), temperature=0.0)
+        answer = sample(lm, prompts, 1, rule, torch.Generator(), temperature=0.0)
     assert "Paris" in lm.decode(answer.ids(0))
     assert answer.length_B.item() < 8, "the end of the turn ends the string"
