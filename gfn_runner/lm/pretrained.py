@@ -165,7 +165,7 @@ class Source:
 
 def dequantized(config: Any) -> dict[str, Any]:
     """Options of ``from_pretrained`` that read MXFP4 weights, those of gpt-oss, in the model's dtype."""
-    from transformers import Mxfp4Config
+    from transformers.utils.quantization_config import Mxfp4Config
 
     found = getattr(config, "quantization_config", None)
     if not isinstance(found, dict) or found.get("quant_method") != "mxfp4":
