@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LoraSettings
+from gfn_runner.lm.settings import EMBEDDED_FOLDER, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.trajectories import Trajectories
 
@@ -109,6 +110,20 @@ def random_model(architecture: str, vocab_size: int, seed: int = 0, **options: A
                 elif "lm_head" in name or "embed_out" in name:
                     parameter.mul_(2.0)
     return model.eval()
+
+
+def save_model_that_ignores_padding(folder: Path) -> None:
+    """A model folder that only shows that it cannot be used when the model runs."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    config = AutoConfig.for_model(
+        "roberta", vocab_size=len(tokenizer), max_position_embeddings=514, hidden_size=32,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, initializer_range=0.5,
+        is_decoder=True,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def tiny_lm(

@@ -14,6 +14,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.report.runs import read_runs
 
+from ..tiny_models import save_model_that_ignores_padding
 from .conftest import SMALL, run
 
 
@@ -94,17 +95,8 @@ def test_another_architecture_in_a_local_folder(tmp_path):
 
 def test_a_run_that_fails_says_why_in_its_log_and_a_report_repeats_it(tmp_path, finished):
     """Whoever looks through the folders of a sweep has no terminal of it."""
-    from transformers import AutoTokenizer, RobertaConfig, RobertaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    config = RobertaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=514, hidden_size=32, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=32, initializer_range=0.5, is_decoder=True,
-    )  # fmt: skip
     model = tmp_path / "model"
-    # Only its forwards show that it takes no account of padding.
-    RobertaForCausalLM(config).save_pretrained(model)
-    tokenizer.save_pretrained(model)
+    save_model_that_ignores_padding(model)
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "gfn_runner", *SMALL, f"lm.name={model}"]
     result = subprocess.run(

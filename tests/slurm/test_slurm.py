@@ -12,6 +12,7 @@ import pytest
 
 from gfn_runner.resuming import held
 
+from ..tiny_models import save_model_that_ignores_padding
 from .conftest import fields, slurm, until
 
 pytestmark = pytest.mark.slurm
@@ -156,25 +157,16 @@ def test_where_the_first_of_two_processes_fails_early_the_other_does_not_wait_fo
 
 
 def test_a_run_that_fails_says_why_and_the_other_ends_well(start, tmp_path):
-    sweep = start("trainer.max_steps=2", "seed=0", f"lm.name=embedded,{empty_model(tmp_path)}")
+    save_model_that_ignores_padding(tmp_path / "model")
+    sweep = start("trainer.max_steps=2", "seed=0", f"lm.name=embedded,{tmp_path / 'model'}")
     assert sweep.ends() == 1
     ok, failed = sweep.jobs()
     assert (ok["state"], failed["state"]) == ("ok", "failed")
-    assert "lm.name: cannot load" in failed["why"]
+    assert "is not supported" in failed["why"]
     assert fields(failed["job_id"])["JobState"] == "FAILED", "for SLURM too"
-    assert "#1 failed: lm.name: cannot load" in sweep.said
+    assert "#1 failed: lm.name: " in sweep.said
     assert "1 of 2 runs are ok" in sweep.said
     assert "failed" in (sweep.folder / "sweep.md").read_text()
-
-
-def empty_model(tmp_path):
-    """The embedded model's folder without its weights: what only shows when they are loaded."""
-    from gfn_runner.lm.settings import EMBEDDED_FOLDER
-
-    folder = tmp_path / "model"
-    shutil.copytree(EMBEDDED_FOLDER, folder)
-    (folder / "model.safetensors").unlink()
-    return folder
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
