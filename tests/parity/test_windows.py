@@ -109,6 +109,7 @@ def test_packing_stops_at_the_window(lm, caplog):
     assert packed == (lm.model.config.model_type != "gpt_neo")
     lm.window_logged = False
     assert lm.packed_rewards == "auto"
+    caplog.clear()
     with caplog.at_level("INFO", "gfn_runner"):
         assert not packs(lm, [(5,) * WINDOW], [(3, 4)], short)
         assert not packs(lm, [(5,) * WINDOW], [(3, 4)], short)

@@ -36,6 +36,8 @@ def clock(monkeypatch) -> Iterator[Clock]:
     monkeypatch.setattr(status_lines.threading.Thread, "start", lambda self: None)
     monkeypatch.setattr(Count, "_left", float("-inf"))
     monkeypatch.setattr(Count, "_spoken", float("-inf"))
+    # A run that another test cut off may have left a bar on the screen.
+    monkeypatch.setattr(Count, "_silent", 0)
     yield turned
     assert Count._open is None
 
