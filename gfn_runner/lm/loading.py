@@ -45,14 +45,15 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         if options.quantization == "4bit":
             extra |= _four_bit(dtype)
         with gguf.no_bar(options.gguf_file):
-            model: Any
-            model, found = AutoModelForCausalLM.from_pretrained(
+            # With output_loading_info it gives a pair, of which its annotation says nothing.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
                 **extra,
             )
+        model, found = loaded
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError.one(
