@@ -32,7 +32,7 @@ smollm2: install ## a real pretrained model: get SmolLM2-135M-Instruct and conve
 	$(RUN) scripts/get_smollm2.py $(ARGS)
 
 test-real: install ## the tests on SmolLM2, after make smollm2 (6 minutes on two cores at most)
-	OMP_NUM_THREADS=2 $(RUN) -m pytest -q -m real tests/real $(ARGS)
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -q -m real tests/real $(ARGS)
 
 gpu-check: ## on a machine with CUDA: its tests, benchmark and a short training, 8 minutes at most (PYTHON=… with torch)
 	$(PYTHON) scripts/gpu_check.py $(ARGS)

@@ -19,6 +19,9 @@ def _the_model_is_there():
 @pytest.fixture(autouse=True)
 def one_thread():
     """In place of that of all tests: a large model is faster on more than one; OMP_NUM_THREADS says."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def test_a_posterior_over_20_listed_strings_is_learnt(trained):
     before, after = metrics["base_0_shot/exact_tv/numbers"], metrics["final/exact_tv/numbers"]
     print(f"total variation {before:.3f} before, {after:.3f} after")
     assert before > 0.9
-    # 24 steps were seen to reach 0.58.
+    # 0.14 was seen, and 0.58 after 24 steps.
     assert after < 0.6
     assert metrics["final/invalid_share/numbers"] < 0.2
 
@@ -94,6 +94,8 @@ def test_a_resumed_run_is_the_straight_one_bit_for_bit(tmp_path):
         "callbacks.evaluation.baseline_shots=[]",
         "callbacks.checkpoint.every=1",
         "callbacks.replay.probability=0.5",
+        # With two even straight runs differ, by the order of sums in the backward pass.
+        "trainer.threads=1",
     ]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     run(straight, *short, "trainer.max_steps=4")
