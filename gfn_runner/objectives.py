@@ -203,7 +203,7 @@ class TrajectoryBalance(Objective):
             raise ValueError("trajectory balance with a learned log Z needs log_z_C")
         phi_B = phi_BS.gather(1, length_B[:, None])[:, 0]
         ended_B = terminable_BS.gather(1, length_B[:, None])[:, 0]
-        loss_B = self.regression(phi_B - log_z_C[condition_B]) * ended_B
+        loss_B = self.regression(phi_B - log_z_C.index_select(0, condition_B)) * ended_B
         return loss_B.sum() / ended_B.sum().clamp(min=1)
 
 

@@ -1,4 +1,4 @@
-"""A cache that grows into spare room instead of being copied for each token; no gradients."""
+"""Caches of keys and values: rows of one, and spare room to grow into instead of a copy for each token."""
 
 from __future__ import annotations
 
@@ -56,3 +56,17 @@ def make_roomy(cache: Any) -> None:
             roomy = RoomyLayer()
             roomy.__dict__.update(layer.__dict__)
             cache.layers[place] = roomy
+
+
+def select_rows(cache: Any, index_B: Tensor) -> None:
+    """Keep the rows ``index_B`` of a cache, with repetition; changes it in place, gradients flow.
+
+    transformers indexes by a tensor. Its backward pass adds the gradients of a repeated row in an order
+    that threads decide, so that two equal runs would differ by rounding.
+    """
+    for layer in cache.layers:
+        if type(layer).batch_select_indices is not DynamicLayer.batch_select_indices:
+            layer.batch_select_indices(index_B)
+        elif layer.get_seq_length() > 0:
+            layer.keys = layer.keys.index_select(0, index_B)
+            layer.values = layer.values.index_select(0, index_B)

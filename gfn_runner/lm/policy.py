@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import explained_adapter, lora_config, seeded
+from gfn_runner.lm.cache import select_rows
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.encoding import (
     continuation_ids,
@@ -60,8 +61,9 @@ class PromptCache:
         """Rows ``index_B``, with repetition. Leaves this cache as it is; gradients flow."""
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        cache.batch_select_indices(index_B)
-        return PromptCache(cache, self.mask_NP[index_B], self.last_logits_NV[index_B])
+        select_rows(cache, index_B)
+        last_logits_BV = self.last_logits_NV.index_select(0, index_B)
+        return PromptCache(cache, self.mask_NP[index_B], last_logits_BV)
 
 
 class LanguageModel(nn.Module):

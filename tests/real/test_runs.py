@@ -94,8 +94,6 @@ def test_a_resumed_run_is_the_straight_one_bit_for_bit(tmp_path):
         "callbacks.evaluation.baseline_shots=[]",
         "callbacks.checkpoint.every=1",
         "callbacks.replay.probability=0.5",
-        # With two even straight runs differ, by the order of sums in the backward pass.
-        "trainer.threads=1",
     ]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     run(straight, *short, "trainer.max_steps=4")

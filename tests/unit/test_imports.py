@@ -92,7 +92,7 @@ ONLY = {
     "lm.output_layer": set(),
     "lm.chat": {"errors", "lm.encoding", "lm.settings", "types"},
     "lm.policy": {
-        "errors", "lm.adapters", "lm.chat", "lm.encoding", "lm.limits", "lm.output_layer",
+        "errors", "lm.adapters", "lm.cache", "lm.chat", "lm.encoding", "lm.limits", "lm.output_layer",
         "lm.settings", "types",
     },
     "lm.adapters": {"errors", "lm.architecture", "lm.settings"},

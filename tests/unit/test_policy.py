@@ -268,6 +268,14 @@ def test_padding_of_prompts_changes_nothing(lm):
     torch.testing.assert_close(alone.last_logits_NV[0], whole_V, atol=1e-4, rtol=0)
 
 
+def test_gradients_of_repeated_rows_are_added_in_one_order():
+    """Indexing by a tensor adds them as threads come: equal runs would differ by rounding."""
+    prompt = tiny_lm("llama", adapter="random").prefill(ROWS).select(torch.tensor([0, 0, 1]))
+    arrays = [prompt.last_logits_NV]
+    arrays += [array for layer in prompt.cache.layers for array in (layer.keys, layer.values)]
+    assert {array.grad_fn.name() for array in arrays} == {"IndexSelectBackward0"}
+
+
 def test_gradients_flow_through_a_selected_cache(lm):
     prompt = lm.prefill(ROWS).select(torch.tensor([0, 0, 1]))
     mask = torch.cat([prompt.mask_NP, torch.ones(3, 1, dtype=torch.bool)], dim=1)
