@@ -1,4 +1,4 @@
-"""Caches of keys and values: rows of one, and spare room to grow into instead of a copy for each token."""
+"""Caches of keys and values: rows of one, and spare room to grow into, where each token would take a copy."""
 
 from __future__ import annotations
 
