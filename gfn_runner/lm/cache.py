@@ -1,4 +1,4 @@
-"""Caches of keys and values: rows of one, and spare room to grow into, where each token would take a copy."""
+"""Caches of keys and values: rows of one, and spare room to grow into without copies."""
 
 from __future__ import annotations
 
