@@ -244,14 +244,7 @@ def read_table(
         UserError: with all mistakes.
     """
     if is_hub(path):
-        fields: dict[str, Any] = {**dict.fromkeys(columns, str), **dict.fromkeys(optional, str)}
-        _no_column(path)
-        rows, problems = _validated(path, _hub_entries(path), fields, optional, False)
-        rows = [
-            dataclasses.replace(row, values={k: v.strip() for k, v in row.values.items()})
-            for row in rows
-        ]
-        problems += [p for row in rows for p in _empty_cells(row, columns)]
+        rows, problems = _hub_table(path, columns, optional)
         return _checked_rows(path, rows, problems, key, what)
     text = read_text(path)
     if delimiter is None:
@@ -275,6 +268,20 @@ def read_table(
         empty = list(_empty_cells(rows[-1], columns))
         problems += empty or (check(rows[-1]) if check else ())
     return _checked_rows(path, rows, problems, key, what)
+
+
+def _hub_table(
+    path: str, columns: Sequence[str], optional: Sequence[str]
+) -> tuple[list[Row], list[Problem]]:
+    """Rows of a data set of the hub, and what is wrong with them."""
+    fields: dict[str, Any] = {**dict.fromkeys(columns, str), **dict.fromkeys(optional, str)}
+    _no_column(path)
+    rows, problems = _validated(path, _hub_entries(path), fields, optional, False)
+    rows = [
+        dataclasses.replace(row, values={k: v.strip() for k, v in row.values.items()})
+        for row in rows
+    ]
+    return rows, problems + [p for row in rows for p in _empty_cells(row, columns)]
 
 
 def _delimiter(path: str, text: str, forms: Sequence[Sequence[str]]) -> str:

@@ -84,13 +84,8 @@ def text_problems(
     yield from _without_a_row(
         tokenizer, getattr(text_config(config), "vocab_size", None), terminator, strings, listed
     )
-    longest = context_length(config)
-    # What is refused has no length.
-    if longest and not refused:
-        limit = f"the model's context of {longest}"
-        if why := same_up_to(config).get(longest):
-            limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
-        yield from _too_long(tokenizer, template, strings, max_len, longest, limit)
+    if not refused:  # what is refused has no length
+        yield from _too_long(config, tokenizer, template, strings, max_len)
     yield from unheld_problems(tokenizer, forbidden)
     suffixes = [suffix for _, _, suffix in strings]
     yield from _changed(tokenizer, (terminator, *suffixes, *listed, *written))
@@ -339,13 +334,18 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
 
 
 def _too_long(
+    config: Any,
     tokenizer: Any,
     template: ChatTemplate,
     strings: Sequence[tuple[str, str, str]],
     max_len: int,
-    longest: int,
-    limit: str,
 ) -> Iterator[Problem]:
+    longest = context_length(config)
+    if not longest:
+        return
+    limit = f"the model's context of {longest}"
+    if why := same_up_to(config).get(longest):
+        limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
     # A token has at least one byte, so most texts need no tokenizing; a template adds to them.
     around = template.length(tokenizer) + max_len + 1
     suspects = [
