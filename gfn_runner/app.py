@@ -23,7 +23,7 @@ from gfn_runner.commandline import (
     with_folder,
 )
 from gfn_runner.config import AUTO, RunConfig
-from gfn_runner.environment import sleep_while_waiting
+from gfn_runner.environment import spin_briefly
 from gfn_runner.errors import NotBegun, Problem, UserError
 from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
 from gfn_runner.output import print_everywhere, refuse_undecodable
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and one screen of text if the command line holds a mistake."""
-    sleep_while_waiting()
+    spin_briefly()
     arguments = list(sys.argv[1:] if argv is None else argv)
     print_everywhere()
     try:

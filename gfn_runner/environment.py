@@ -108,12 +108,17 @@ def threads_each(processes: int) -> int:
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def sleep_while_waiting() -> None:
-    """Let torch's threads sleep while they wait for each other, unless the user has said how they wait.
+# GNU's OpenMP spins 300,000 times by default, and so often where it knows of more threads than cores.
+_SPINS = "1000"
 
-    By default they spin, which takes the cores from the very threads that they wait for as soon as
-    another process needs one (docs/benchmarks.md, "Threads"). The OpenMP library reads the variable when
-    torch is imported, and processes that are started inherit it; after the import nothing is changed.
+
+def spin_briefly() -> None:
+    """Let torch's threads spin only briefly while they wait, unless the user has set how they wait.
+
+    A long spin takes the cores from the very threads that are waited for as soon as another process
+    needs one; without any spin a small model is slower on a quiet machine (docs/benchmarks.md,
+    "Threads"). The OpenMP library reads the variable when torch is imported, and processes that are
+    started inherit it; after the import nothing is changed.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = _SPINS

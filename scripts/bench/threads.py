@@ -20,9 +20,9 @@ SCRIPTS = Path(__file__).resolve().parent.parent
 WAITING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # The program's own way first: the others are told as ratios to it.
 WAYS: dict[str, dict[str, str]] = {
-    "asleep (the program's)": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "spinning (OpenMP's default)": {},
-    "spinning briefly (GOMP_SPINCOUNT=1000)": {"GOMP_SPINCOUNT": "1000"},
+    "spin briefly (GOMP_SPINCOUNT=1000, the program's)": {"GOMP_SPINCOUNT": "1000"},
+    "sleep (OMP_WAIT_POLICY=PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin (OpenMP's default)": {},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 

@@ -52,24 +52,24 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 @pytest.mark.parametrize("given", [{}, *({name: "7"} for name in WAITING)])
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch, given):
+def test_threads_spin_briefly_unless_the_user_has_set_how_they_wait(monkeypatch, given):
     for name in WAITING:
         monkeypatch.setenv(name, "")  # to be as it was afterwards
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    environment.sleep_while_waiting()
+    environment.spin_briefly()
     assert not os.environ.keys() & (set(WAITING) - given.keys()), "torch has read it already"
     monkeypatch.delitem(sys.modules, "torch")
-    environment.sleep_while_waiting()
+    environment.spin_briefly()
     found = {name: os.environ[name] for name in WAITING if name in os.environ}
-    assert found == (given or {"OMP_WAIT_POLICY": "PASSIVE"})
+    assert found == (given or {"GOMP_SPINCOUNT": "1000"})
 
 
 def test_the_program_says_how_threads_wait_before_torch_is_imported(tmp_path):
     """Seen at the moment of the import, by a torch that is put in front of the real one."""
     (tmp_path / "torch.py").write_text(
-        "import os, sys\nsys.exit('policy ' + os.environ.get('OMP_WAIT_POLICY', 'unset'))\n"
+        "import os, sys\nsys.exit('spins ' + os.environ.get('GOMP_SPINCOUNT', 'unset'))\n"
     )
     clean = {name: value for name, value in os.environ.items() if name not in WAITING}
     paths = [str(tmp_path), str(Path(app.__file__).parents[1])]
@@ -80,7 +80,7 @@ def test_the_program_says_how_threads_wait_before_torch_is_imported(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "policy PASSIVE" in done.stderr, done.stderr
+    assert "spins 1000" in done.stderr, done.stderr
 
 
 def test_memory_of_host_and_gpu_is_told_apart(monkeypatch):
