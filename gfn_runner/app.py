@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gfn_runner.commandline import (
+from gfn_runner.cli.compose import (
     CONF,
     OVERRIDES_FILE,
     Checked,
@@ -22,14 +22,9 @@ from gfn_runner.commandline import (
     chosen_task,
     with_folder,
 )
-from gfn_runner.config import AUTO, RunConfig
-from gfn_runner.environment import spin_briefly
-from gfn_runner.errors import NotBegun, Problem, UserError
-from gfn_runner.files import tell_once, try_to_write, write_whole, writing_to
-from gfn_runner.output import print_everywhere, refuse_undecodable
-from gfn_runner.overrides import absolute_lines, kept_overrides
-from gfn_runner.paths import local_paths
-from gfn_runner.ranks import (
+from gfn_runner.cli.overrides import absolute_lines, kept_overrides
+from gfn_runner.config.validation import AUTO, RunConfig
+from gfn_runner.distributed.ranks import (
     from_first,
     gathered,
     is_first,
@@ -37,15 +32,20 @@ from gfn_runner.ranks import (
     started_rank,
     together,
 )
+from gfn_runner.errors import NotBegun, Problem, UserError
+from gfn_runner.runtime.environment import spin_briefly
+from gfn_runner.runtime.files import tell_once, try_to_write, write_whole, writing_to
+from gfn_runner.runtime.local_paths import local_paths
+from gfn_runner.runtime.terminal import print_everywhere, refuse_undecodable
 
 if TYPE_CHECKING:
     import torch
 
     from gfn_runner.build import Experiment
+    from gfn_runner.cli.resume import Start
+    from gfn_runner.data.samples import ConditionSamples
     from gfn_runner.report.states import Word
-    from gfn_runner.resuming import Start
     from gfn_runner.sweeps.record import Sweep
-    from gfn_runner.tasks.base import ConditionSamples
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ def _in_folder(prepared: Checked) -> list[str]:
 
 def _sweep(arguments: list[str], pages: bool) -> None:
     """All runs of a sweep, then table and page of them. Exits with 1 if one has not ended well."""
-    from gfn_runner.launching.launch import Refused, opened
-    from gfn_runner.launching.signals import ends_when_told
+    from gfn_runner.sweeps.launching.launch import Refused, opened
+    from gfn_runner.sweeps.launching.signals import ends_when_told
     from gfn_runner.sweeps.table import show_sweep
 
     done = False
@@ -185,7 +185,7 @@ def _unfinished(prepared: Checked) -> Path | None:
     config = prepared.jobs[0]
     if prepared.multirun or prepared.parent is None or config.resume != AUTO:
         return None
-    from gfn_runner.resuming import newest_unfinished
+    from gfn_runner.cli.resume import newest_unfinished
 
     lines = [word for word in prepared.argv if not word.startswith("-")]
     kept = kept_overrides(lines, chosen_task(lines))
@@ -194,14 +194,14 @@ def _unfinished(prepared: Checked) -> Path | None:
 
 def _use(config: RunConfig) -> None:
     """A finished run's policy at work."""
-    from gfn_runner.use import use
+    from gfn_runner.cli.policy_modes import use
 
     use(config)
 
 
 def _check_texts(jobs: Sequence[RunConfig]) -> None:
     """Every job's texts with its tokenizer, before a folder is made."""
-    from gfn_runner.checks import check_texts
+    from gfn_runner.config.tokenizer_checks import check_texts
 
     problems: dict[str, Problem] = {}
     # Jobs of a sweep mostly share model and texts; a seed changes which examples, not how long.
@@ -289,7 +289,7 @@ def train_and_evaluate(
     started, start, file = _Clock(), None, None
     with contextlib.ExitStack() as stack:
         if not started_rank(config.trainer.processes):
-            from gfn_runner.resuming import held
+            from gfn_runner.cli.resume import held
 
             assert folder is not None  # the first process makes it
             stack.enter_context(
@@ -307,7 +307,7 @@ def train_and_evaluate(
             known = {name: value for name, value in start.finished.items() if value is not None}
             return optimized_value(config.optimized_metric, config.default_metric, known)
         from gfn_runner.callbacks.preemption import usr2_spares
-        from gfn_runner.status_lines import silent
+        from gfn_runner.runtime.status import silent
 
         with usr2_spares(), silent(config.callbacks.progress.show == "none"):
             return _train_and_evaluate(config, folder, start.checkpoint, started)
@@ -315,8 +315,8 @@ def train_and_evaluate(
 
 def _prepared(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Start:
     """Check what needs model or folder, and write down what the run is."""
-    from gfn_runner.checks import check_texts
-    from gfn_runner.resuming import start_of
+    from gfn_runner.cli.resume import start_of
+    from gfn_runner.config.tokenizer_checks import check_texts
 
     holds_run = (folder / OVERRIDES_FILE).exists()
     with _refused() if holds_run else contextlib.nullcontext():
@@ -341,7 +341,7 @@ def _refused() -> Iterator[None]:
 
 def _say_finished(config: RunConfig, folder: Path) -> None:
     """Of a run that has nothing left to do; a page that an interruption has cost is made up for."""
-    from gfn_runner.resuming import other_settings
+    from gfn_runner.cli.resume import other_settings
 
     print(f"finished before, not run again: {folder}", flush=True)
     others = other_settings(config, folder)
@@ -358,9 +358,9 @@ def _train_and_evaluate(
     config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clock
 ) -> float | None:
     from gfn_runner.build import build
-    from gfn_runner.environment import count_gpu_memory
-    from gfn_runner.phases import explained
     from gfn_runner.rounds import train
+    from gfn_runner.runtime.environment import count_gpu_memory
+    from gfn_runner.runtime.phases import explained
 
     count_gpu_memory()
     experiment = build(config, folder)
@@ -408,8 +408,8 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     """Leave the resolved config, the overrides and the environment in the folder."""
     import yaml
 
-    from gfn_runner.environment import environment
-    from gfn_runner.resuming import BEGUN
+    from gfn_runner.cli.resume import BEGUN
+    from gfn_runner.runtime.environment import environment
 
     text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
     write_whole(folder / "config.yaml", text)
@@ -426,8 +426,8 @@ def _evaluate(
     config: RunConfig, experiment: Experiment, folder: Path, trained: bool
 ) -> dict[str, float]:
     """Final evaluation of what was trained and of the rows below it; writes ``samples*.jsonl``."""
-    from gfn_runner.measures import measure
-    from gfn_runner.optional_measures import OptionalMeasures
+    from gfn_runner.evaluation.measure import measure
+    from gfn_runner.evaluation.optional import OptionalMeasures
     from gfn_runner.report.samples import write_demonstrations, write_sample_table, write_samples
     from gfn_runner.report.table import row_labels
 
@@ -478,7 +478,7 @@ def _rows(
     """What stands below a policy, or what a baseline does that trains none."""
     from gfn_runner.baselines.methods import Drawing
     from gfn_runner.baselines.rows import baseline_rows, made_rows
-    from gfn_runner.evaluation import limited
+    from gfn_runner.evaluation.draw import limited
 
     module, options = experiment.module, config.callbacks.evaluation
     conditions = limited(experiment.data.evaluation_conditions(), options.baseline_limit)
@@ -512,8 +512,8 @@ def _run_facts(
     config: RunConfig, folder: Path, started: _Clock, steps: int, device: torch.device
 ) -> dict[str, float]:
     """How long the run took and how much memory; of several processes the largest of each."""
-    from gfn_runner.environment import peak_gpu_memory_gib, peak_memory_gib
-    from gfn_runner.resuming import seconds_before
+    from gfn_runner.cli.resume import seconds_before
+    from gfn_runner.runtime.environment import peak_gpu_memory_gib, peak_memory_gib
 
     on_gpu = [gib for gib in gathered(peak_gpu_memory_gib(device)) if gib is not None]
     facts = {
@@ -529,7 +529,7 @@ def _run_facts(
 def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float | None:
     from rich.console import Console
 
-    from gfn_runner.loggers import jsonable
+    from gfn_runner.loggers.json_lines import jsonable
     from gfn_runner.report.figures import draw_all
     from gfn_runner.report.headline import memory_at_most, optimized_value
     from gfn_runner.report.table import result_table

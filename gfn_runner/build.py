@@ -20,32 +20,32 @@ from lightning.pytorch.profilers import (
     SimpleProfiler,
 )
 
+from gfn_runner.algorithms.em import load_answers
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.health import HealthCallback
 from gfn_runner.callbacks.live_report import LiveReport
 from gfn_runner.callbacks.preemption import PreemptionCallback
 from gfn_runner.callbacks.progress import StepProgress
-from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.callbacks.reward_tempering import TemperingCallback
 from gfn_runner.callbacks.satisfaction import SatisfactionCallback
-from gfn_runner.callbacks.tempering import TemperingCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.callbacks.wandb_media import WandbMedia
-from gfn_runner.config import RunConfig
-from gfn_runner.data import ConditionData
-from gfn_runner.em import load_answers
+from gfn_runner.config.schemas import TrainerSettings
+from gfn_runner.config.validation import RunConfig
+from gfn_runner.data.datamodule import ConditionData
+from gfn_runner.distributed.ranks import cluster_environment, is_first
+from gfn_runner.distributed.sharding import leave_to_shards, shard
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.sharding import leave_to_shards, shard
-from gfn_runner.loggers import JsonLinesLogger, WandbScalars
+from gfn_runner.loggers.json_lines import JsonLinesLogger, WandbScalars
+from gfn_runner.loggers.wandb_run import WandbRun, start_wandb
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives import VarGradTB
-from gfn_runner.phases import explained
-from gfn_runner.ranks import cluster_environment, is_first
+from gfn_runner.objectives.losses import VarGradTB
 from gfn_runner.report.evaluation_line import evaluation_line
 from gfn_runner.report.live import LivePages
-from gfn_runner.settings import TrainerSettings
-from gfn_runner.wandb_run import WandbRun, start_wandb
+from gfn_runner.runtime.phases import explained
 
 
 @dataclass(frozen=True)

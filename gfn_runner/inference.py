@@ -19,20 +19,20 @@ from typing import Any
 import torch
 import yaml
 
-from gfn_runner.config import RunConfig, check
-from gfn_runner.em import load_answers
+from gfn_runner.algorithms.em import load_answers
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.config.validation import RunConfig, check
+from gfn_runner.data.conditions import Chat, Condition
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation import answer_log_probs, draw_many, policy_log_probs
+from gfn_runner.evaluation.draw import answer_log_probs, draw_many, policy_log_probs
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.metrics.predictive import posterior_predictive
-from gfn_runner.posterior.reward import string_log_reward
-from gfn_runner.randomness import torch_generator_for
-from gfn_runner.settings import EvaluationSettings
+from gfn_runner.rewards.reward import string_log_reward
+from gfn_runner.runtime.seeds import torch_generator_for
 from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Chat, Condition
+from gfn_runner.tasks.string_rule import string_rule
 
 Prompt = str | Sequence[Mapping[str, str]]
 

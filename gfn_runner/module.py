@@ -14,23 +14,24 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from gfn_runner.algorithms.schedules import warmup_factor
+from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
+from gfn_runner.distributed.ranks import gathered, is_first
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation import draw_answers
+from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import NonFiniteLogits, sample
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.objectives import Objective
-from gfn_runner.phases import Phases
-from gfn_runner.phi import phi
-from gfn_runner.posterior.reward import log_reward, terminal_log_reward
-from gfn_runner.randomness import rng_for, torch_generator_for
-from gfn_runner.ranks import gathered, is_first
-from gfn_runner.schedules import warmup_factor
-from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
-from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.trajectories import Batch, StepOutput, Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.objectives.losses import Objective
+from gfn_runner.objectives.phi import phi
+from gfn_runner.rewards.reward import log_reward, terminal_log_reward
+from gfn_runner.runtime.phases import Phases
+from gfn_runner.runtime.seeds import rng_for, torch_generator_for
+from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.string_rule import string_rule
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gfn_runner.algorithms.em import m_step, m_step_line, read_record, save_answers
 from gfn_runner.build import Experiment
 from gfn_runner.callbacks.checkpoint import newest_checkpoint
-from gfn_runner.config import RunConfig
-from gfn_runner.em import m_step, m_step_line, read_record, save_answers
+from gfn_runner.config.validation import RunConfig
+from gfn_runner.distributed.ranks import is_first, same_as_first
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation import draw_answers, limited
-from gfn_runner.json_lines import read_metrics
-from gfn_runner.measures import measure
-from gfn_runner.randomness import torch_generator_for
-from gfn_runner.ranks import is_first, same_as_first
+from gfn_runner.evaluation.draw import draw_answers, limited
+from gfn_runner.evaluation.measure import measure
+from gfn_runner.runtime.json_lines import read_metrics
+from gfn_runner.runtime.seeds import torch_generator_for
 
 logger = logging.getLogger(__name__)
 

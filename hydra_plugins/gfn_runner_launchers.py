@@ -19,7 +19,7 @@ class HereLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from gfn_runner.launching.launch import launch
+        from gfn_runner.sweeps.launching.launch import launch
 
         return launch(self, job_overrides, initial_job_idx)
 
@@ -38,7 +38,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
         def launch(
             self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
         ) -> Sequence[JobReturn]:
-            from gfn_runner.launching.launch import launch
+            from gfn_runner.sweeps.launching.launch import launch
 
             return launch(self, job_overrides, initial_job_idx)
 
@@ -46,8 +46,8 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
         """Several runs at a time on this machine."""
 
         def __call__(self, *arguments: Any) -> JobReturn:
-            from gfn_runner.launching.signals import ends_when_told
-            from gfn_runner.ranks import end_with_parent
+            from gfn_runner.distributed.ranks import end_with_parent
+            from gfn_runner.sweeps.launching.signals import ends_when_told
 
             end_with_parent()
             # submitit ignores SIGTERM. A run that does not train has nothing to save: it ends at once.
@@ -73,7 +73,7 @@ if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
 
             from optuna.exceptions import ExperimentalWarning
 
-            from gfn_runner.search import search
+            from gfn_runner.sweeps.search import search
 
             # conf/hydra/sweeper/search.yaml has chosen it, and Optuna's version is pinned.
             warnings.filterwarnings("ignore", "``multivariate`` option", ExperimentalWarning)

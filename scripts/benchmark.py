@@ -31,8 +31,9 @@ from bench.threads import measured
 from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
 from results import ROOT, write_block
 
-from gfn_runner.environment import cores
-from gfn_runner.expressions import draw_expression, question
+from gfn_runner.data.expressions import draw_expression, question
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.log_probs import chosen_log_probs
 from gfn_runner.lm.output_layer import keep_fp32_logits
@@ -40,9 +41,8 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.output import print_everywhere
-from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.trajectories import Trajectories
+from gfn_runner.runtime.environment import cores
+from gfn_runner.runtime.terminal import print_everywhere
 
 SECTIONS = ["steps", "recompute", "scoring", "growth", "precision", "logits", "buffer", "start"]
 SECTIONS += ["threads"]

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.output import print_everywhere
+from gfn_runner.runtime.terminal import print_everywhere
 
 WIDTHS = (1280, 390)
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -21,6 +21,7 @@ from results import ROOT, write_block
 
 sys.path.insert(0, str(ROOT))
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.cache import make_roomy
 from gfn_runner.lm.limits import attention_window
 from gfn_runner.lm.packing import packs, score_prefixes
@@ -28,7 +29,6 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 from tests.tiny_models import ALIBI, CHARACTERS, WINDOW, WINDOWED, tiny_lm
 
 WRONG = 1e-3  # nats

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from results import ROOT, same_run
 
-from gfn_runner.environment import threads_each
-from gfn_runner.output import print_everywhere
+from gfn_runner.runtime.environment import threads_each
+from gfn_runner.runtime.terminal import print_everywhere
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from results import ROOT
 from scipy.stats import t as student
 
 from gfn_runner.errors import UserError
-from gfn_runner.output import print_everywhere
 from gfn_runner.report.names import is_share
 from gfn_runner.report.runs import Run, read_run
 from gfn_runner.report.summary import spread
+from gfn_runner.runtime.terminal import print_everywhere
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.lm.tiny.card import model_card
 from gfn_runner.lm.tiny.pretrain import PretrainSettings, pretrain
-from gfn_runner.output import print_everywhere
 from gfn_runner.report.skill import measure_skill, measure_tasks
+from gfn_runner.runtime.terminal import print_everywhere
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from typing import Any
 import yaml
 from scipy.stats import t as student
 
-from gfn_runner.environment import cores
-from gfn_runner.output import print_everywhere
 from gfn_runner.report.figures import draw_all
-from gfn_runner.tasks.arithmetic import Arithmetic
+from gfn_runner.runtime.environment import cores
+from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ["joint=objective=joint"]
@@ -127,7 +127,7 @@ def page(results: dict[str, list[dict[str, Any]]], seeds: list[int]) -> str:
         lines.append(row(f"**{name}**", runs, "final"))
     shots = sorted({int(m[1]) for key in first[0] if (m := re.match(r"base_(\d+)_shot/", key))})
     lines += [row(f"base model, {k}-shot", first, f"base_{k}_shot") for k in shots]
-    lines += [reference_line(r.label, r.values) for r in Arithmetic().reference_rows()]
+    lines += [reference_line(r.label, r.values) for r in IntegerArithmetic().reference_rows()]
     lines += [
         "",
         "† A different model on other questions; printed in the paper's table.",
@@ -155,7 +155,7 @@ def write_readme(path: Path, runs: list[dict[str, Any]]) -> None:
             spread([100 * run[f"{prefix}/{metric}/{group}"] for run in runs]) for group in GROUPS
         ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    for reference in Arithmetic().reference_rows():
+    for reference in IntegerArithmetic().reference_rows():
         if reference.label.endswith(("0-shot", "GFlowNet")) and "10" not in reference.label:
             cells = [f"{100 * reference.values[f'vote_accuracy/{group}']:.1f}" for group in GROUPS]
             lines.append(f"| *the paper's {reference.label}, vote* † | {' | '.join(cells)} |")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from results import ROOT, write_block
 
-from gfn_runner.output import print_everywhere
+from gfn_runner.runtime.terminal import print_everywhere
 
 GIB = 2**30
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from results import ROOT, run_once, spread, write_block
 
-from gfn_runner.environment import cores, threads_each
-from gfn_runner.output import print_everywhere
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.table import row_labels
+from gfn_runner.runtime.environment import cores, threads_each
+from gfn_runner.runtime.terminal import print_everywhere
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gfn_runner.output import print_everywhere
+from gfn_runner.runtime.terminal import print_everywhere
 
 STEP = "trainer/global_step"
 MISSING = (

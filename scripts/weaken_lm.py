@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.output import print_everywhere
+from gfn_runner.runtime.terminal import print_everywhere
 
 WEIGHTS = "model.safetensors"
 

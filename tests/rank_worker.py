@@ -12,20 +12,25 @@ from typing import Any
 import lightning as L
 import torch
 
-import gfn_runner.objectives
+import gfn_runner.objectives.losses
 from gfn_runner.build import quiet, several
-from gfn_runner.data import ConditionData
-from gfn_runner.evaluation import draw_answers
-from gfn_runner.lm.sharding import leave_to_shards, shard
+from gfn_runner.config.schemas import (
+    EvaluationSettings,
+    OptimSettings,
+    SamplingSettings,
+    TrainerSettings,
+)
+from gfn_runner.data.datamodule import ConditionData
+from gfn_runner.data.samples import TaskData
+from gfn_runner.distributed.ranks import cluster_environment, gathered, is_first, together
+from gfn_runner.distributed.sharding import leave_to_shards, shard
+from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.ranks import cluster_environment, gathered, is_first, together
-from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings, TrainerSettings
-from gfn_runner.tasks.base import TaskData
-from gfn_runner.tasks.infilling import Infilling
+from gfn_runner.tasks.infilling import StoryInfilling
 from tests.tiny_models import tiny_lm
 
 STEPS = 3
-_TASK = Infilling(max_len=4, template="{beginning}{ending}:")
+_TASK = StoryInfilling(max_len=4, template="{beginning}{ending}:")
 CONDITIONS = [_TASK._condition(beginning, "c.", "d.") for beginning in ("a b.", "b.", "c a.", "d.")]
 
 
@@ -34,7 +39,7 @@ def small_module(objective: str) -> GFlowNetModule:
     return GFlowNetModule(
         _TASK,
         tiny_lm(adapter="random"),
-        getattr(gfn_runner.objectives, objective)(),
+        getattr(gfn_runner.objectives.losses, objective)(),
         conditions=CONDITIONS,
         sampling=SamplingSettings(samples=5),
         optim=OptimSettings(lr=0.01, warmup=0),

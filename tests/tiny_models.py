@@ -12,11 +12,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import EMBEDDED_FOLDER, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 CHARACTERS = ".,=+- 0123456789abcdefghij?:QA"
 N_POSITIONS = 64

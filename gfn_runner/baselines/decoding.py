@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gfn_runner.baselines.methods import Decoding, Drawing, Rows
-from gfn_runner.evaluation import draw_answers, draw_many
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.evaluation.draw import draw_answers, draw_many
 from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
-from gfn_runner.posterior.reward import string_log_reward
-from gfn_runner.randomness import torch_generator_for
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.rewards.reward import string_log_reward
+from gfn_runner.runtime.seeds import torch_generator_for
 
 # (token ids of prompts, strings for each, generator) → strings
 Decode = Callable[[Sequence[Sequence[int]], int, torch.Generator], Trajectories]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from gfn_runner.baselines.prompting import few_shot_conditions
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.status_lines import Count
-from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.runtime.status import Count
+from gfn_runner.tasks.base import Task
 
 
 def answers_directly(task: Task, conditions: Sequence[Condition]) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from gfn_runner.baselines.methods import Drawing, Exact, Rows
-from gfn_runner.evaluation import draw_answers, string_scores
-from gfn_runner.randomness import torch_generator_for
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.evaluation.draw import draw_answers, string_scores
+from gfn_runner.runtime.seeds import torch_generator_for
 
 
 def exact_rows(drawing: Drawing, options: Exact) -> Rows:

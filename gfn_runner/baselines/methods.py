@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.paths import LocalPath
-from gfn_runner.randomness import rng_for
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.types import Condition
+from gfn_runner.runtime.local_paths import LocalPath
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 
 if TYPE_CHECKING:
     from gfn_runner.lm.policy import LanguageModel
@@ -208,7 +209,7 @@ class SFT(Baseline):
     n_samples: Annotated[int, Field(ge=1)] = 4
 
     label: ClassVar[str] = "SFT"
-    lightning_module: ClassVar[str | None] = "gfn_runner.finetuning.supervised.SupervisedModule"
+    lightning_module: ClassVar[str | None] = "gfn_runner.algorithms.sft.SupervisedModule"
 
     def problems(self) -> Iterator[Problem]:
         if self.samples_of is not None and not (Path(self.samples_of) / "adapter").is_dir():
@@ -280,7 +281,7 @@ class PPO(PolicyGradient):
     value_lr: Annotated[float, Field(gt=0)] = 1e-3
 
     label: ClassVar[str] = "PPO"
-    lightning_module: ClassVar[str | None] = "gfn_runner.finetuning.policy_gradient.PPOModule"
+    lightning_module: ClassVar[str | None] = "gfn_runner.algorithms.policy_gradient.PPOModule"
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -296,4 +297,4 @@ class GRPO(PolicyGradient):
 
     label: ClassVar[str] = "GRPO"
     needs_pairs_between: ClassVar[bool] = True
-    lightning_module: ClassVar[str | None] = "gfn_runner.finetuning.policy_gradient.GRPOModule"
+    lightning_module: ClassVar[str | None] = "gfn_runner.algorithms.policy_gradient.GRPOModule"

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from gfn_runner.baselines.methods import Drawing, Resampling, Rows
-from gfn_runner.evaluation import draw_answers
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.randomness import rng_for, torch_generator_for
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.types import Condition
+from gfn_runner.runtime.seeds import rng_for, torch_generator_for
+from gfn_runner.tasks.base import Task
 
 
 def resample_base_model(

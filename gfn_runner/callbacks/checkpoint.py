@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from gfn_runner.config.schemas import CheckpointSettings
+from gfn_runner.distributed.ranks import barrier, from_first, is_first
 from gfn_runner.errors import UserError
-from gfn_runner.files import sync, sync_folder
-from gfn_runner.json_lines import LineAppender
-from gfn_runner.ranks import barrier, from_first, is_first
-from gfn_runner.settings import CheckpointSettings
+from gfn_runner.runtime.files import sync, sync_folder
+from gfn_runner.runtime.json_lines import LineAppender
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"

@@ -7,14 +7,14 @@ from typing import Any
 
 import lightning as L
 
-from gfn_runner.json_lines import read_metrics
-from gfn_runner.measures import measure
+from gfn_runner.algorithms.schedules import Schedule
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import Batch
+from gfn_runner.distributed.ranks import from_first
+from gfn_runner.evaluation.measure import measure
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.ranks import from_first
-from gfn_runner.schedules import Schedule
-from gfn_runner.status_lines import Count
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.trajectories import Batch
+from gfn_runner.runtime.json_lines import read_metrics
+from gfn_runner.runtime.status import Count
 
 
 class EvaluationCallback(L.Callback):

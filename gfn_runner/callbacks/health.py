@@ -11,10 +11,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from gfn_runner.config.schemas import HealthSettings
+from gfn_runner.distributed.ranks import gathered, is_first
 from gfn_runner.errors import UserError
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.ranks import gathered, is_first
-from gfn_runner.settings import HealthSettings
 
 logger = logging.getLogger(__name__)
 

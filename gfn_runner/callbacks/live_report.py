@@ -8,10 +8,10 @@ from typing import Protocol
 import lightning as L
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.config.schemas import ReportSettings
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.distributed.ranks import is_first
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.ranks import is_first
-from gfn_runner.settings import ReportSettings
-from gfn_runner.tasks.base import ConditionSamples
 
 
 class Pages(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import lightning as L
 
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
-from gfn_runner.ranks import gathered, is_first, rank
+from gfn_runner.distributed.ranks import gathered, is_first, rank
 
 logger = logging.getLogger(__name__)
 # Where ranks have received different ones, the first of these counts.

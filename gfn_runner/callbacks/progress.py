@@ -13,9 +13,9 @@ from rich.progress import Progress
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.progress_bar import FittedLine
 from gfn_runner.callbacks.training_log import TrainingLog
+from gfn_runner.config.schemas import ProgressSettings
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.settings import ProgressSettings
-from gfn_runner.status_lines import EVERY, duration, silence
+from gfn_runner.runtime.status import EVERY, duration, silence
 
 # The most important first: a narrow terminal has no room for the last ones.
 _SHOWN = {

@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 
+from gfn_runner.config.schemas import HealthSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.trajectories import Batch, StepOutput
+from gfn_runner.distributed.ranks import gathered, is_first
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.posterior.reward import CheckableConstraint
-from gfn_runner.ranks import gathered, is_first
-from gfn_runner.settings import HealthSettings
-from gfn_runner.trajectories import Batch, StepOutput
-from gfn_runner.types import Condition
+from gfn_runner.rewards.reward import CheckableConstraint
 
 logger = logging.getLogger(__name__)
 

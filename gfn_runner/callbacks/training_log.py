@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from gfn_runner.callbacks.health import HealthCallback
-from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.data.trajectories import StepOutput, Trajectories
+from gfn_runner.distributed.ranks import gathered
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.phi import log_z_bound, phi_spread, terminal_states
-from gfn_runner.ranks import gathered
-from gfn_runner.trajectories import StepOutput, Trajectories
+from gfn_runner.objectives.phi import log_z_bound, phi_spread, terminal_states
 
 
 class TrainingLog(L.Callback):

@@ -15,12 +15,12 @@ import lightning as L
 import torch
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
-from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import StepOutput
+from gfn_runner.loggers.wandb_run import STEP, WandbRun
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.settings import LoggerSettings
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.trajectories import StepOutput
-from gfn_runner.wandb_run import STEP, WandbRun
 
 _PER_CONDITION = 3
 COLUMNS = ("step", "set", "prompt", "sample", "log R", "log q", "phi")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gfn_runner.data.conditions import Chat
 from gfn_runner.errors import UserError
 from gfn_runner.lm.encoding import prompt_ids
 from gfn_runner.lm.settings import CHAT_TEMPLATE_KEY, OWN_TEMPLATE, TEMPLATE_OFF
-from gfn_runner.types import Chat
 
 ROLE_KEY = "task.terminator_role"
 END_OF_TURN, END_OF_TEXT = "end_of_turn", "end_of_text"

@@ -9,6 +9,7 @@ from typing import Any
 
 from rapidfuzz import process
 
+from gfn_runner.data.conditions import Chat
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm import gguf
 from gfn_runner.lm.architecture import causal_auto_class, kind_problems, text_config
@@ -31,7 +32,6 @@ from gfn_runner.lm.settings import (
     LoraSettings,
     model_folder,
 )
-from gfn_runner.types import Chat
 
 
 def text_problems(

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 
 @torch.no_grad()

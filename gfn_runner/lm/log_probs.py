@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 
 def _numbers_at_once(device: torch.device) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.limits import attention_window, context_length, counts_places
 from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
@@ -24,7 +25,6 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import logits_at_once, packed_prefixes, plain_prefixes
 from gfn_runner.lm.scoring import whole_rows
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 logger = logging.getLogger(__name__)
 

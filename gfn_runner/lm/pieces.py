@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gfn_runner.trajectories import Trajectories
+from gfn_runner.data.trajectories import Trajectories
 
 Ids = Sequence[int]
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfn_runner.data.conditions import Chat
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import explained_adapter, lora_config, seeded
 from gfn_runner.lm.cache import select_rows
@@ -31,7 +32,6 @@ from gfn_runner.lm.encoding import (
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.settings import LoraSettings
-from gfn_runner.types import Chat
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
 _POLICY, _ANSWERS = "default", "answers"
@@ -74,7 +74,7 @@ class LanguageModel(nn.Module):
     Attributes:
         m_steps: number of M-steps that the answer adapter has seen; 0 without one. Log-rewards of
             another number belong to another posterior.
-        lockstep: of ranks that share the weights (:mod:`gfn_runner.lm.sharding`); ``None`` otherwise.
+        lockstep: of ranks that share the weights (``distributed.sharding``); ``None`` otherwise.
     """
 
     def __init__(

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.pieces import Ids, used_conditions, wider
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 
 def packed_prefixes(

@@ -9,12 +9,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.encoding import token_texts
 from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel, PromptCache
+from gfn_runner.lm.tools import Tool
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.tools import Tool
-from gfn_runner.trajectories import Trajectories
 
 # Finding a tool's triggers decodes the whole vocabulary: once for a model and a trigger.
 _TRIGGERS: WeakKeyDictionary[LanguageModel, dict[str, frozenset[int]]] = WeakKeyDictionary()

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gfn_runner.data.trajectories import PolicyScores, Trajectories
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.merging import folded
 from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
 from gfn_runner.lm.policy import LanguageModel, PromptCache
 from gfn_runner.lm.prefixes import padded_suffixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import PolicyScores, Trajectories
 
 
 def trunk_logits(

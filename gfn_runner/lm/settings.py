@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem
 from gfn_runner.lm.checkpoint_files import checkpoint_problems
-from gfn_runner.paths import LocalPath
+from gfn_runner.runtime.local_paths import LocalPath
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"

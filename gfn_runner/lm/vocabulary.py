@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gfn_runner.trajectories import Trajectories
+from gfn_runner.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.paths import LocalPath
+from gfn_runner.runtime.local_paths import LocalPath
 
 KEY = "callbacks.evaluation.judge"
 PROMPTS = Path(__file__).parent / "prompts"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.output import print_everywhere
 from gfn_runner.report.compose import compose, notes
 from gfn_runner.report.page_files import write_pages
 from gfn_runner.report.pages import markdown
 from gfn_runner.report.runs import Run, find_runs, read_runs
 from gfn_runner.report.summary import Section, sections
 from gfn_runner.report.web import html_page
+from gfn_runner.runtime.terminal import print_everywhere
 
 _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 

@@ -25,7 +25,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gfn_runner.json_lines import read_metrics
 from gfn_runner.metrics.distribution import importance_bound, mean_phi
 from gfn_runner.report.comparison import value_bars
 from gfn_runner.report.equal_compute import chosen_from, drawn, groups_of, metric_of_one, policies
@@ -33,6 +32,7 @@ from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, standard_error
+from gfn_runner.runtime.json_lines import read_metrics
 
 _MOST_DOTS = 3000
 _CLOCKS: Mapping[str | None, str] = {

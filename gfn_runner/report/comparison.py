@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gfn_runner.json_lines import read_lines
 from gfn_runner.report.table import row_labels, shown_number
+from gfn_runner.runtime.json_lines import read_lines
 
 
 def number_histogram(folder: Path, final: Mapping[str, float]) -> Figure | None:

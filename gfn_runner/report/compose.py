@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title
@@ -23,7 +24,6 @@ from gfn_runner.report.summary import (
     task_of,
 )
 from gfn_runner.report.table import PUBLISHED, shown_number
-from gfn_runner.tasks.base import ReferenceRow
 
 
 def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:

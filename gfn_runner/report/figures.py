@@ -17,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gfn_runner.json_lines import read_lines, read_metrics
 from gfn_runner.report.charts import can_be_log, log_floor
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.table import row_labels
+from gfn_runner.runtime.json_lines import read_lines, read_metrics
 
 
 def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Path]:

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gfn_runner.config.schemas import ReportSettings
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
-from gfn_runner.json_lines import write_lines
 from gfn_runner.report.history import History
 from gfn_runner.report.run_page import NEWEST, PAGE, write_run_page
 from gfn_runner.report.runs import read_run
@@ -18,8 +19,7 @@ from gfn_runner.report.samples import sample_record
 from gfn_runner.report.states import Word
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.report.sweeps import Sweep, is_sweep
-from gfn_runner.settings import ReportSettings
-from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.runtime.json_lines import write_lines
 
 logger = logging.getLogger(__name__)
 # Of an evaluation set, and of a condition: as many as a page shows, and more.

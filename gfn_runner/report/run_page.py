@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.json_lines import read_lines
-from gfn_runner.overrides import by_itself
+from gfn_runner.cli.overrides import by_itself
 from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.history import History
 from gfn_runner.report.names import column_title, is_share
@@ -37,6 +36,7 @@ from gfn_runner.report.states import PATIENCE, State, Word, duration, state_of
 from gfn_runner.report.sweeps import is_sweep
 from gfn_runner.report.table import row_labels, shown_number
 from gfn_runner.report.web import html_page, write_page
+from gfn_runner.runtime.json_lines import read_lines
 
 PAGE = "report.html"
 NEWEST = "samples_newest.jsonl"

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import yaml
 
+from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.json_lines import read_lines
-from gfn_runner.schedules import Schedule
+from gfn_runner.runtime.json_lines import read_lines
 
 Status = Literal["finished", "unfinished", "failed"]
 _LOG_LINES = 5

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from gfn_runner.callbacks.replay import fitting_demonstrations
-from gfn_runner.evaluation import draw_answers
-from gfn_runner.json_lines import write_lines
+from gfn_runner.callbacks.replay_buffer import fitting_demonstrations
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.distributed.ranks import is_first
+from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.randomness import torch_generator_for
-from gfn_runner.ranks import is_first
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.runtime.json_lines import write_lines
+from gfn_runner.runtime.seeds import torch_generator_for
 
 _MOST_CONDITIONS = 64
 _MOST_SINGLES = 1000

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
 from gfn_runner.report.equal_compute import chosen_from
 from gfn_runner.report.methods import Method
@@ -14,8 +16,7 @@ from gfn_runner.report.names import is_share
 from gfn_runner.report.pages import Table
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, task_of
-from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.types import Condition
+from gfn_runner.tasks.base import Task
 
 _HEADER = (
     "condition",

@@ -6,19 +6,20 @@ import dataclasses
 from typing import Any
 
 from gfn_runner.baselines.prompting import prompt_base_model
-from gfn_runner.evaluation import limited
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.evaluation.draw import limited
+from gfn_runner.evaluation.measure import measure
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.settings import LMSettings
-from gfn_runner.measures import measure
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.arithmetic import Arithmetic
-from gfn_runner.tasks.base import ConditionSamples, Task
-from gfn_runner.tasks.constrained import Constrained
-from gfn_runner.tasks.continuation import Continuation
+from gfn_runner.tasks.arithmetic import IntegerArithmetic
+from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.constrained import ConstrainedGeneration
+from gfn_runner.tasks.continuation import SentenceContinuation
 from gfn_runner.tasks.contrastive import Contrastive
-from gfn_runner.tasks.infilling import Infilling
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.tasks.rule import string_rule
+from gfn_runner.tasks.infilling import StoryInfilling
+from gfn_runner.tasks.random_number import RandomNumbers
+from gfn_runner.tasks.string_rule import string_rule
 from gfn_runner.tasks.translation import Translation
 
 
@@ -37,7 +38,7 @@ def measure_skill(
         number of operands ``vote``, ``single`` and ``chain`` (share of right chains among
         the single samples that begin one), all in 0..1.
     """
-    task = Arithmetic(max_len=36, eval_max_len=36)
+    task = IntegerArithmetic(max_len=36, eval_max_len=36)
     lm = load(LMSettings(name=name), adapter=False)
     rule = string_rule(lm, task, task.eval_max_len)
     options = EvaluationSettings(singles=4)
@@ -79,12 +80,12 @@ def _chains(samples: list[ConditionSamples]) -> dict[str, float | None]:
 
 
 _TASKS: dict[Task, tuple[str, ...]] = {
-    RandomNumber(): ("invalid_share", "kl", "kl_floor"),
-    Continuation(): ("log_likelihood", "diversity", "grammatical_share"),
+    RandomNumbers(): ("invalid_share", "kl", "kl_floor"),
+    SentenceContinuation(): ("log_likelihood", "diversity", "grammatical_share"),
     Contrastive(): ("specific_share", "grammatical_share"),
     Translation(): ("right_share", "found_share"),
-    Constrained(): ("satisfied_share",),
-    Infilling(): ("fits_both_share", "fits_beginning_share", "fits_ending_share"),
+    ConstrainedGeneration(): ("satisfied_share",),
+    StoryInfilling(): ("fits_both_share", "fits_beginning_share", "fits_ending_share"),
 }
 
 
@@ -104,7 +105,7 @@ def measure_tasks(name: str, *, seed: int = 0) -> dict[str, dict[str, float]]:
     for task, wanted in _TASKS.items():
         rule = string_rule(lm, task, task.eval_max_len)
         own = options
-        if isinstance(task, RandomNumber):
+        if isinstance(task, RandomNumbers):
             own = dataclasses.replace(options, singles=20_000)
         conditions = task.load(seed).evaluation
         samples = prompt_base_model(lm, task, rule, conditions, own, shots=0, seed=seed)

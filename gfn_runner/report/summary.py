@@ -14,13 +14,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from gfn_runner.cli.overrides import by_itself, is_of_sweep
+from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.errors import UserError
-from gfn_runner.overrides import by_itself, is_of_sweep
 from gfn_runner.report.methods import Method, methods_of
 from gfn_runner.report.names import Name, column_title, is_share, name_of, spoken
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import shown_number
-from gfn_runner.tasks.base import ReferenceRow, Task
+from gfn_runner.tasks.base import Task
 
 _MOST_NAMED = 5
 _BESIDE_HEADLINE = ("log_reward", "diversity", "phi_spread")

@@ -9,10 +9,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from gfn_runner.config import validated
+from gfn_runner.config.validation import validated
+from gfn_runner.distributed.ranks import Processes
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.settings import ELSEWHERE
-from gfn_runner.ranks import Processes
 from gfn_runner.sweeps import slurm
 from gfn_runner.sweeps.settings import HereSettings, LauncherSettings, LocalSettings, SlurmSettings
 

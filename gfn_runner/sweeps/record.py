@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.files import write_whole
+from gfn_runner.runtime.files import write_whole
 
 logger = logging.getLogger(__name__)
 RECORD = "sweep.json"

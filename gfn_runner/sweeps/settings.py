@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.distributed.ranks import Processes
 from gfn_runner.errors import Problem
-from gfn_runner.ranks import Processes
 
 _KEY = "hydra.launcher"
 

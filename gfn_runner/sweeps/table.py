@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gfn_runner.files import write_whole
 from gfn_runner.report.table import is_share, rounded, shown_number
+from gfn_runner.runtime.files import write_whole
 from gfn_runner.sweeps.record import Job, Sweep
 
 _STYLES = {"ok": "green", "waiting": "dim", "submitted": "dim", "running": "dim"}

@@ -18,16 +18,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.expressions import Expression, draw_expression, question
+from gfn_runner.data.readers import DataPath, path_problems, read_entries
+from gfn_runner.data.samples import ConditionSamples, ReferenceRow, ReferenceSample, TaskData
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.expressions import Expression, draw_expression, question
+from gfn_runner.lm.tools import Calculator, Tool
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
-from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, ReferenceSample, Task, TaskData
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import DataPath, path_problems, read_entries
-from gfn_runner.tools import Calculator, Tool
-from gfn_runner.types import Condition, Term
 
 _QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
 _KINDS = {str: "a text", int: "a whole number"}
@@ -59,7 +60,7 @@ class ArithmeticData:
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Arithmetic(Task):
+class IntegerArithmetic(Task):
     """Settings of the task.
 
     Attributes:

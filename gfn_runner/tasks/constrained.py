@@ -16,21 +16,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.readers import DataPath, Row, held_out, path_problems, read_records
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.splits import draw_distinct
+from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.tiny.sentences import is_sentence, word_lists
-from gfn_runner.posterior.constraints import (
+from gfn_runner.rewards.constraints import (
     DEMAND,
     PENALTY,
     DemandConstraint,
     LabelConstraint,
 )
-from gfn_runner.posterior.demands import Demand, LabelDemand
-from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import draw_distinct
+from gfn_runner.rewards.demands import Demand, LabelDemand
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.measures import label_probability, per_group, satisfied
-from gfn_runner.textdata import DataPath, Row, held_out, path_problems, read_records
-from gfn_runner.types import Condition, Term
 
 FIELDS: dict[str, Any] = {
     "words": tuple[str, ...],
@@ -64,7 +65,7 @@ class ConstrainedData:
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Constrained(Task):
+class ConstrainedGeneration(Task):
     """Settings of the task.
 
     Attributes:

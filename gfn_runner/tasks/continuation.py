@@ -15,22 +15,23 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.errors import Problem
-from gfn_runner.lm.tiny import news, stories
-from gfn_runner.lm.tiny.judge import is_sentence
-from gfn_runner.posterior.illegal import IllegalTokens
-from gfn_runner.posterior.validator import Validator, validator_problems
-from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import (
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.readers import DataPath, read_prompts
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.splits import (
     Files,
     draw_distinct,
     file_problems,
     shortfall,
 )
+from gfn_runner.data.synthetic import news, stories
+from gfn_runner.data.synthetic.judge import is_sentence
+from gfn_runner.errors import Problem
+from gfn_runner.rewards.illegal import IllegalTokens
+from gfn_runner.rewards.validator import Validator, validator_problems
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import DataPath, read_prompts
-from gfn_runner.types import Condition, Term
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -51,7 +52,7 @@ class PromptData:
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Continuation(Task):
+class SentenceContinuation(Task):
     """Settings of the task.
 
     Attributes:
@@ -59,7 +60,7 @@ class Continuation(Task):
         illegal: texts that no token of a sample should hold.
         illegal_penalty: nats for each such token.
         validator: import path of a function from a text to a truth value that a sample should
-            satisfy (``gfn_runner.lm.tiny.judge.is_sentence`` knows the embedded model's grammar);
+            satisfy (``gfn_runner.data.synthetic.judge.is_sentence`` knows the embedded model's grammar);
             ``None`` for none.
         validator_penalty: nats for a text that does not.
     """

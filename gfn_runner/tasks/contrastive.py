@@ -13,16 +13,16 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Term
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.synthetic import news
 from gfn_runner.errors import Problem
-from gfn_runner.lm.tiny import news
-from gfn_runner.tasks.base import ConditionSamples, TaskData
-from gfn_runner.tasks.continuation import Continuation
-from gfn_runner.types import Term
+from gfn_runner.tasks.continuation import SentenceContinuation
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Contrastive(Continuation):
-    """Settings of the task, beside those of ``Continuation``.
+class Contrastive(SentenceContinuation):
+    """Settings of the task, beside those of ``SentenceContinuation``.
 
     Attributes:
         alpha: weight of log p(Z | X), above 0.

@@ -16,19 +16,20 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.errors import Problem
-from gfn_runner.lm.tiny import stories
-from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
-from gfn_runner.tasks.datasets import (
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.readers import DataPath, Row, read_table
+from gfn_runner.data.samples import ConditionSamples, ReferenceRow, TaskData
+from gfn_runner.data.splits import (
     Files,
     draw_distinct,
     file_problems,
     shortfall,
 )
+from gfn_runner.data.synthetic import stories
+from gfn_runner.errors import Problem
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import DataPath, Row, read_table
-from gfn_runner.types import Condition, Term
 
 _COLUMNS = tuple(f"sentence{number}" for number in range(1, 6))
 _ENDINGS = ("RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2")
@@ -55,7 +56,7 @@ class StoryData:
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Infilling(Task):
+class StoryInfilling(Task):
     """Settings of the task.
 
     Attributes:

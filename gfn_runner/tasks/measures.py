@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.metrics.accuracy import proportion
-from gfn_runner.posterior.constraints import LabelConstraint, demand_of
-from gfn_runner.tasks.base import ConditionSamples
+from gfn_runner.rewards.constraints import LabelConstraint, demand_of
 
 Measure = Callable[[Sequence[ConditionSamples]], Mapping[str, float]]
 

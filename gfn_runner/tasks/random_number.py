@@ -15,6 +15,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples, ReferenceRow, TaskData
 from gfn_runner.errors import Problem
 from gfn_runner.metrics.distribution import (
     empirical,
@@ -22,15 +24,14 @@ from gfn_runner.metrics.distribution import (
     kl_divergence,
     total_variation,
 )
-from gfn_runner.posterior.table import TableFactor
-from gfn_runner.tasks.base import ConditionSamples, ReferenceRow, Task, TaskData
-from gfn_runner.types import Condition
+from gfn_runner.rewards.table import TableFactor
+from gfn_runner.tasks.base import Task
 
 Family = Literal["uniform", "binomial", "poisson", "geometric", "zipf", "normal"]
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
-class RandomNumber(Task):
+class RandomNumbers(Task):
     """Settings of the task.
 
     Attributes:

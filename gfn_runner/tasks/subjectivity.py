@@ -18,21 +18,16 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.readers import DataPath, Row, path_problems, raise_all, read_records
+from gfn_runner.data.samples import ConditionSamples, DemonstrationPrompt, ReferenceRow, TaskData
+from gfn_runner.data.synthetic.reviews import draw_review
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.tiny.reviews import draw_review
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
-from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import (
-    ConditionSamples,
-    DemonstrationPrompt,
-    ReferenceRow,
-    Task,
-    TaskData,
-)
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import DataPath, Row, path_problems, raise_all, read_records
-from gfn_runner.types import Condition, Term
 
 _FIELDS: dict[str, type] = {"text": str, "label": int, "label_text": str}
 _GENERATED_TEST = 500

@@ -15,14 +15,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.readers import DataPath, Row, read_table
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.splits import Files, draw_distinct, file_problems
+from gfn_runner.data.synthetic import velan
 from gfn_runner.errors import Problem
-from gfn_runner.lm.tiny import velan
-from gfn_runner.randomness import rng_for
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.datasets import Files, draw_distinct, file_problems
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.measures import per_group
-from gfn_runner.textdata import DataPath, Row, read_table
-from gfn_runner.types import Condition, Term
 
 _N_SENTENCES = len(velan.VERBS) * len(velan.NOUNS) * len(velan.ADJECTIVES) * (len(velan.NOUNS) - 1)
 

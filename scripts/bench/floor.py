@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bench.ours import synchronise
 from bench.work import Shape
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.trajectories import Trajectories
 
 
 class Floor:

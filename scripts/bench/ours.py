@@ -13,13 +13,13 @@ import torch
 
 from bench.work import Shape, make_conditions, make_task
 from gfn_runner import module as module_file
-from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner.callbacks.replay_buffer import ReplayCallback
 from gfn_runner.callbacks.training_log import measures
+from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.data.replay_buffer import ReplaySettings
+from gfn_runner.data.trajectories import Batch, Trajectories
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.objectives import JointBalance, Objective
-from gfn_runner.replay import ReplaySettings
-from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
-from gfn_runner.trajectories import Batch, Trajectories
+from gfn_runner.objectives.losses import JointBalance, Objective
 
 PHASES = ("sample", "reward", "policy", "objective", "backward", "optimizer", "buffer", "log")
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bench.ours import synchronise
 from bench.work import TERMINATOR, Shape, make_conditions, make_task
+from gfn_runner.data.trajectories import PolicyScores, Trajectories
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.objectives import JointBalance
-from gfn_runner.phi import phi
-from gfn_runner.trajectories import PolicyScores, Trajectories
+from gfn_runner.objectives.losses import JointBalance
+from gfn_runner.objectives.phi import phi
 
 
 class PlainStep:

@@ -11,12 +11,13 @@ import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LMSettings, LoraSettings
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.types import Condition, Term
+from gfn_runner.tasks.base import Task
 
 TERMINATOR = 1
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
 from gfn_runner.lm import settings as lm_settings
-from gfn_runner.objectives import JointBalance, SubTB
+from gfn_runner.objectives.losses import JointBalance, SubTB
 
 N_YAMLS = 99
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
@@ -98,7 +98,7 @@ def test_a_task_may_choose_its_em_and_the_command_line_chooses_last():
 
 
 def test_the_resolved_config_leads_to_itself(tmp_path):
-    from gfn_runner.config import check
+    from gfn_runner.config.validation import check
 
     config = compose_and_check("task=arithmetic_tool", "objective=tb", "task.max_len=21")
     again = check(config.as_dict())

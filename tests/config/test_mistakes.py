@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gfn_runner.app import main
-from gfn_runner.commandline import checked
+from gfn_runner.cli.compose import checked
 from gfn_runner.errors import Problem, UserError
 
 
@@ -67,7 +67,7 @@ def test_all_mistakes_are_reported_at_once():
         (["task=subjectivity", "trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy"),
         (["lm.quantization=4bit"], "lm.quantization"),
         (["callbacks.tempering.end=0"], "callbacks.tempering.end"),
-        (["objective._target_=gfn_runner.tasks.arithmetic.Arithmetic"], "objective._target_"),
+        (["objective._target_=gfn_runner.tasks.arithmetic.IntegerArithmetic"], "objective._target_"),
         (["task._target_=nowhere.Nothing"], "task._target_"),
         (["task=subjectivity", "task.answer='; so {label}.'"], "task.answer"),
         (["task=subjectivity", "task.data.train=/no/file.jsonl"], "task.data.train"),
@@ -108,8 +108,8 @@ def test_one_sample_is_enough_for_what_compares_no_trajectories(argv):
 
 
 def test_a_value_from_a_yaml_is_located(tmp_path, monkeypatch):
-    from gfn_runner.commandline import CONF
-    from gfn_runner.sources import Sources
+    from gfn_runner.cli.compose import CONF
+    from gfn_runner.cli.sources import Sources
 
     source = Sources(CONF, {"optim": "adamw", "experiment": "paper/arithmetic"}, ["seed"])
     line = (CONF / "optim" / "adamw.yaml").read_text().splitlines().index
@@ -125,10 +125,10 @@ def test_a_sweep_is_checked_in_every_job():
 
 
 def test_a_zero_condition_task_is_refused(monkeypatch):
-    from gfn_runner.tasks.arithmetic import Arithmetic
-    from gfn_runner.tasks.base import TaskData
+    from gfn_runner.data.samples import TaskData
+    from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
-    monkeypatch.setattr(Arithmetic, "load", lambda self, seed: TaskData([], []))
+    monkeypatch.setattr(IntegerArithmetic, "load", lambda self, seed: TaskData([], []))
     assert "zero training conditions" in problems("seed=0")["task.data"].what
 
 
@@ -164,7 +164,7 @@ def test_the_check_imports_nothing_heavy():
     import sys
 
     code = (
-        "import sys; from gfn_runner.commandline import checked; checked(['seed=1']);"
+        "import sys; from gfn_runner.cli.compose import checked; checked(['seed=1']);"
         "print([m for m in ('lightning', 'transformers', 'peft', 'wandb') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

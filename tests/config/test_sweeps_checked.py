@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from gfn_runner import commandline
-from gfn_runner.commandline import CONF, checked
+from gfn_runner.cli import compose as commandline
+from gfn_runner.cli.compose import CONF, checked
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.sweeps.record import Job, Sweep
 

@@ -7,19 +7,19 @@ import math
 import pytest
 import torch
 
-from gfn_runner import em
-from gfn_runner.em import answer_loss, m_step, m_step_line
+from gfn_runner.algorithms import em
+from gfn_runner.algorithms.em import answer_loss, m_step, m_step_line
+from gfn_runner.config.schemas import EMSettings, em_problems
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.objectives import JointBalance
-from gfn_runner.phi import phi
-from gfn_runner.posterior.reward import log_reward
-from gfn_runner.settings import EMSettings, em_problems
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.objectives.losses import JointBalance
+from gfn_runner.objectives.phi import phi
+from gfn_runner.rewards.reward import log_reward
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
 

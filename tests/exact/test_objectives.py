@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from gfn_runner.objectives import (
+from gfn_runner.data.trajectories import PolicyScores, Trajectories
+from gfn_runner.objectives.losses import (
     DetailedBalance,
     JointBalance,
     Regression,
@@ -16,8 +17,7 @@ from gfn_runner.objectives import (
     TrajectoryBalance,
     VarGradTB,
 )
-from gfn_runner.phi import log_z_bound, phi, phi_spread
-from gfn_runner.trajectories import PolicyScores, Trajectories
+from gfn_runner.objectives.phi import log_z_bound, phi, phi_spread
 
 OBJECTIVES = {
     "subtb": SubTB(),

@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from gfn_runner.objectives import JointBalance
-from gfn_runner.posterior.reward import log_reward
+from gfn_runner.data.conditions import Condition
+from gfn_runner.objectives.losses import JointBalance
+from gfn_runner.rewards.reward import log_reward
 from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.constrained import Constrained, ConstrainedData
-from gfn_runner.tasks.posterior import Posterior, PosteriorData
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Condition
+from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
+from gfn_runner.tasks.string_rule import string_rule
+from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
 from .test_objectives import Space, assert_exact, train
@@ -23,7 +23,7 @@ PENALTY = 5.0
 LENGTHS = {"max_len": 3, "eval_max_len": 3}
 
 
-def posterior_task(folder) -> Posterior:
+def posterior_task(folder) -> UserPosterior:
     lines = [
         {
             "prompt": "ab",
@@ -35,17 +35,17 @@ def posterior_task(folder) -> Posterior:
     ]
     (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     data = PosteriorData(train=str(folder / "own.jsonl"))
-    return Posterior(data=data, penalty=PENALTY, **LENGTHS)
+    return UserPosterior(data=data, penalty=PENALTY, **LENGTHS)
 
 
-def constrained_task(folder) -> Constrained:
+def constrained_task(folder) -> ConstrainedGeneration:
     lines = [{"words": ["a", "b"]}, {"words": ["a"], "max_words": 1}]
     for name in ("train", "test"):
         (folder / name).write_text("\n".join(map(json.dumps, lines)))
         lines = [{"words": ["b"]}]
     data = ConstrainedData(train=str(folder / "train"), test=str(folder / "test"))
     options = {"prompt_template": "{words} ", "context": "b ", "forbidden": ()}
-    return Constrained(data=data, penalty=PENALTY, **options, **LENGTHS)
+    return ConstrainedGeneration(data=data, penalty=PENALTY, **options, **LENGTHS)
 
 
 def violations(text: str, prompt: str) -> int:

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.objectives import JointBalance, SubTB
-from gfn_runner.phi import phi
-from gfn_runner.posterior.reward import log_reward, string_log_reward, terminal_log_reward
-from gfn_runner.tasks.arithmetic import Arithmetic, ArithmeticData
+from gfn_runner.objectives.losses import JointBalance, SubTB
+from gfn_runner.objectives.phi import phi
+from gfn_runner.rewards.reward import log_reward, string_log_reward, terminal_log_reward
+from gfn_runner.tasks.arithmetic import ArithmeticData, IntegerArithmetic
 from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.continuation import Continuation, PromptData
+from gfn_runner.tasks.continuation import PromptData, SentenceContinuation
 from gfn_runner.tasks.contrastive import Contrastive
-from gfn_runner.tasks.infilling import Infilling, StoryData
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.tasks.rule import string_rule
+from gfn_runner.tasks.infilling import StoryData, StoryInfilling
+from gfn_runner.tasks.random_number import RandomNumbers
+from gfn_runner.tasks.string_rule import string_rule
 from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
 from gfn_runner.tasks.translation import Translation, TranslationData
 
@@ -58,7 +58,7 @@ class Toy:
 def random_number(folder) -> Toy:
     table = {" 0": 0.09, " 1": 0.42, " 2": 0.49}  # (0.3 + 0.7)²
     return Toy(
-        RandomNumber(
+        RandomNumbers(
             prompt="n:",
             low=0,
             high=2,
@@ -82,7 +82,7 @@ def prompts(folder) -> PromptData:
 def continuation(folder) -> Toy:
     (folder / "toy_judge.py").write_text("def well_ended(text):\n    return text.endswith('a')\n")
     return Toy(
-        Continuation(
+        SentenceContinuation(
             data=prompts(folder), max_len=3, illegal=("b", "z"), illegal_penalty=1.25,
             validator="toy_judge.well_ended", validator_penalty=0.75,
         ),
@@ -122,7 +122,7 @@ def infilling(folder) -> Toy:
         (folder / name).write_text(f"{header}\n{row}\n")
     data = StoryData(str(folder / "train.csv"), str(folder / "test.csv"))
     return Toy(
-        Infilling(data=data, template="{ending}|{beginning}|", max_len=3),
+        StoryInfilling(data=data, template="{ending}|{beginning}|", max_len=3),
         "ab |.",
         # The policy reads the end first; the reward reads the story in its order.
         lambda log_p, z: [log_p("a. bb. b a.", z + ". ab.")],
@@ -172,7 +172,7 @@ def arithmetic(folder) -> Toy:
     # The other question with a rationale, worked out; then the one that is asked.
     context = "Question: 3 - 1 = ? Answer: 3 - 1 = 2. The answer is 2.\nQuestion: 1 + 2 = ? Answer:"
     return Toy(
-        Arithmetic(data=data, n_demonstrations=1, max_len=2),
+        IntegerArithmetic(data=data, n_demonstrations=1, max_len=2),
         "".join(sorted({*context, *" 4"})),
         lambda log_p, z: [log_p(context, z + ". The answer is 3.")],
         lambda terms, z: terms[0],
@@ -246,7 +246,7 @@ def test_the_log_reward_of_every_string_is_its_formula(toy, packed):
 def test_two_tables_behind_one_prompt_are_two_posteriors():
     lm = tiny_lm(characters=" 012n:.")
     for parameter in (0.7, 0.2):
-        task = RandomNumber(
+        task = RandomNumbers(
             prompt="n:", low=0, high=1, distribution="binomial", parameter=parameter, max_len=2
         )
         rows = as_trajectories([lm.encode(" 0"), lm.encode(" 1")])

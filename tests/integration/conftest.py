@@ -8,7 +8,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from gfn_runner.app import train_and_evaluate
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
 
 SMALL = [
     "experiment=tiny/smoke",

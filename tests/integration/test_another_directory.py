@@ -16,11 +16,11 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 import gfn_runner
-from gfn_runner.commandline import checked
+from gfn_runner.cli.compose import checked
+from gfn_runner.cli.resume import start_of
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.resuming import start_of
 
 PROMPT = "Sentence: The old farmer"
 LINES = [

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from gfn_runner.commandline import CONF
+from gfn_runner.cli.compose import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from gfn_runner.report.runs import read_runs

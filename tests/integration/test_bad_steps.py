@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from gfn_runner.callbacks.health import HealthCallback
+from gfn_runner.config.schemas import HealthSettings
 from gfn_runner.errors import UserError
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.settings import HealthSettings
 
 from .conftest import run
 

@@ -16,15 +16,15 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
-from gfn_runner import em as em_module
 from gfn_runner import rounds
+from gfn_runner.algorithms import em as em_module
+from gfn_runner.algorithms.em import _samples as em_samples
+from gfn_runner.algorithms.em import read_record
 from gfn_runner.app import train_and_evaluate
 from gfn_runner.callbacks import evaluation
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.progress import StepProgress
-from gfn_runner.commandline import CONF, check_lines
-from gfn_runner.em import _samples as em_samples
-from gfn_runner.em import read_record
+from gfn_runner.cli.compose import CONF, check_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = [

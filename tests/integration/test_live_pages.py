@@ -12,8 +12,8 @@ import pytest
 from gfn_runner import app
 from gfn_runner.callbacks import live_report
 from gfn_runner.callbacks.live_report import LiveReport
+from gfn_runner.config.schemas import ReportSettings
 from gfn_runner.report import live
-from gfn_runner.settings import ReportSettings
 
 from .conftest import SMALL, run
 

@@ -9,9 +9,9 @@ import pytest
 from hydra import initialize_config_dir
 
 from gfn_runner.app import train_and_evaluate
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
 from gfn_runner.errors import UserError
-from gfn_runner.tasks.posterior import EXAMPLE
+from gfn_runner.tasks.user_posterior import EXAMPLE
 
 SMALL = [
     "experiment=tiny/smoke",

@@ -80,7 +80,7 @@ def test_a_sweep_of_fifty_runs(chromium, tmp_path):
 def test_the_report_across_runs(chromium, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs/a")
-    make_run(tmp_path / "runs/b", objective={"_target_": "gfn_runner.objectives.SubTB"})
+    make_run(tmp_path / "runs/b", objective={"_target_": "gfn_runner.objectives.losses.SubTB"})
     main(["runs"])
     assert check_pages.check(chromium, tmp_path / "report/report.html") == []
 

@@ -16,8 +16,8 @@ from hydra import initialize_config_dir
 from transformers import AutoTokenizer
 
 from gfn_runner.app import train_and_evaluate
-from gfn_runner.commandline import CONF, check_lines
-from gfn_runner.config import RunConfig
+from gfn_runner.cli.compose import CONF, check_lines
+from gfn_runner.config.validation import RunConfig
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 from tests.tiny_models import random_model
 

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from gfn_runner.app import main
-from gfn_runner.commandline import new_folder
+from gfn_runner.cli.compose import new_folder
 from gfn_runner.errors import UserError
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
 
@@ -66,13 +66,13 @@ def test_every_optimizer_step_has_a_record(finished):
 
 
 def test_samples_can_be_judged_again(finished):
-    from gfn_runner.tasks.arithmetic import Arithmetic
+    from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
     samples = lines_of(finished / "samples.jsonl")
     metrics = json.loads((finished / "metrics.json").read_text())
     assert len(samples) == 6
     singles = [
-        Arithmetic.read_answer(text) == record["answer"]
+        IntegerArithmetic.read_answer(text) == record["answer"]
         for record in samples
         if record["group"] == "4_operands"
         for text in record["singles"]

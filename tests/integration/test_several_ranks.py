@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from gfn_runner.evaluation import string_scores
+from gfn_runner.data.trajectories import Batch, Trajectories
+from gfn_runner.distributed.ranks import _free_port
+from gfn_runner.evaluation.draw import string_scores
 from gfn_runner.inference import Policy
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.ranks import _free_port
-from gfn_runner.trajectories import Batch, Trajectories
 from tests.rank_worker import CONDITIONS, STEPS, small_module
 
 from .conftest import SMALL, run
@@ -188,6 +188,6 @@ def second_rank(folder: Path) -> int:
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = place.read_bytes().decode().split("\0")
-            if "gfn_runner.rank" in words and str(folder / "config.yaml") in words:
+            if "gfn_runner.distributed.worker" in words and str(folder / "config.yaml") in words:
                 return int(place.parent.name)
     raise AssertionError("there is no second process")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gfn_runner.status_lines import Count
+from gfn_runner.runtime.status import Count
 
 from .conftest import run
 

@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from safetensors.torch import load_file
 
 from gfn_runner.app import main, train_and_evaluate
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 

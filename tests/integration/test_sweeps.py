@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gfn_runner.commandline import CONF
-from gfn_runner.launching.processes import gpus_of
+from gfn_runner.cli.compose import CONF
+from gfn_runner.cli.resume import held, is_held
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.resuming import held, is_held
+from gfn_runner.sweeps.launching.processes import gpus_of
 
 from ..hearing import hear
 from ..tiny_models import save_model_that_ignores_padding

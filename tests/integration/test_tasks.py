@@ -10,8 +10,8 @@ import torch
 from hydra import initialize_config_dir
 
 from gfn_runner.app import main, train_and_evaluate
-from gfn_runner.checks import check_texts
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
+from gfn_runner.config.tokenizer_checks import check_texts
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 from gfn_runner.lm.loading import load

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gfn_runner.app import main
-from gfn_runner.commandline import checked
+from gfn_runner.cli.compose import checked
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 

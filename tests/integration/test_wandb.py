@@ -17,7 +17,7 @@ import torch
 
 from gfn_runner.app import main
 from gfn_runner.callbacks.wandb_media import COLUMNS
-from gfn_runner.wandb_run import STEP
+from gfn_runner.loggers.wandb_run import STEP
 
 from ..fake_wandb import fake_wandb
 from .conftest import run
@@ -243,10 +243,10 @@ import json, logging, sys, time
 from pathlib import Path
 logging.basicConfig(format="%(message)s")
 from gfn_runner.callbacks.wandb_media import add_results, add_samples
-from gfn_runner.settings import LoggerSettings
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.types import Condition
-from gfn_runner.wandb_run import start_wandb
+from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.conditions import Condition
+from gfn_runner.loggers.wandb_run import start_wandb
 
 folder = Path(sys.argv[1])
 options = LoggerSettings(wandb="online", finish_timeout=3)
@@ -294,7 +294,7 @@ def test_a_server_that_vanishes_costs_seconds_once_and_is_spoken_of_once(tmp_pat
 
 
 def test_a_server_that_was_never_there_makes_the_run_an_offline_one(tmp_path):
-    code = "from gfn_runner import wandb_run; wandb_run._INIT_TIMEOUT_S = 3.0\n" + RUN
+    code = "from gfn_runner.loggers import wandb_run; wandb_run._INIT_TIMEOUT_S = 3.0\n" + RUN
     variables = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],

@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.settings import LMSettings
-from gfn_runner.tasks.arithmetic import Arithmetic
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.trajectories import Trajectories
+from gfn_runner.tasks.arithmetic import IntegerArithmetic
+from gfn_runner.tasks.string_rule import string_rule
 
 from ..integration.conftest import run
 
@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_cpu():
     found = []
     for device in ("cpu", DEVICE):
         lm = load(LMSettings(dtype="float32", device=device))
-        rule = string_rule(lm, Arithmetic(), 30)
+        rule = string_rule(lm, IntegerArithmetic(), 30)
         prompts = [lm.encode_prompt(text) for text in PROMPTS]
         suffixes = [lm.encode(f". The answer is {answer}.") for answer in (-2, -3)]
         ids = [lm.encode(text) for text, _ in TEXTS]
@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_cpu():
 @torch.no_grad()
 def test_samples_can_be_drawn_and_made_again():
     lm = load(LMSettings(dtype="float32", device=DEVICE))
-    rule = string_rule(lm, Arithmetic(), 12)
+    rule = string_rule(lm, IntegerArithmetic(), 12)
     prompts = [lm.encode_prompt(text) for text in PROMPTS]
 
     def drawn(seed: int) -> list[list[int]]:

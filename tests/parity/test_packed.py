@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import merging, pieces, prefixes
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.packing import packs, score_prefixes
@@ -14,7 +15,6 @@ from gfn_runner.lm.pieces import by_length, length_buckets
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import ARCHITECTURES, CHARACTERS, N_POSITIONS, random_model, tiny_lm
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm import packing
 from gfn_runner.lm.packing import packs, score_prefixes
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import (
     ALIBI,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.limits import attention_window
 from gfn_runner.lm.packing import packs, score_prefixes, separate_prefixes
 from gfn_runner.lm.policy import LanguageModel
@@ -12,7 +13,6 @@ from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import CHARACTERS, WINDOW, WINDOWED, at_end, tiny_lm
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gfn_runner.app import train_and_evaluate
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
 from gfn_runner.inference import Policy
 
 pytestmark = pytest.mark.real

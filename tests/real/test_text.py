@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.data.conditions import Chat
 from gfn_runner.lm.chat import ChatTemplate
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Chat
+from gfn_runner.tasks.random_number import RandomNumbers
+from gfn_runner.tasks.string_rule import string_rule
 
 pytestmark = pytest.mark.real
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
@@ -39,7 +39,7 @@ def test_the_special_tokens_are_those_of_the_model(lm):
 
 
 def test_no_special_token_may_be_written(lm):
-    rule = string_rule(lm, RandomNumber(), 5)
+    rule = string_rule(lm, RandomNumbers(), 5)
     assert rule.allowed_V is not None
     assert not rule.allowed_V[sorted(special_ids(lm))].any()
 
@@ -50,7 +50,7 @@ def test_no_special_token_is_written_where_the_model_wants_to(lm):
         [*MESSAGES, {"role": "assistant", "content": "Paris."}], tokenize=False
     )
     text = text.removesuffix("<|im_end|>\n")
-    rule = string_rule(lm, RandomNumber(), 5)
+    rule = string_rule(lm, RandomNumbers(), 5)
     prompts = [lm.encode_prompt(text)]
     with lm.reference(), torch.no_grad():
         logits_V = lm.prefill(prompts).last_logits_NV[0]
@@ -101,7 +101,7 @@ def test_messages_go_through_the_models_own_chat_template(lm):
 
 
 def test_through_the_chat_template_it_answers_and_ends_its_turn(lm):
-    rule = string_rule(lm, RandomNumber(terminator_role="end_of_turn"), 8)
+    rule = string_rule(lm, RandomNumbers(terminator_role="end_of_turn"), 8)
     assert lm.decode([rule.terminator]) == "<|im_end|>"
     prompts = [lm.encode_prompt(Chat.of(MESSAGES))]
     with lm.reference():

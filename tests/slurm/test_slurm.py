@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gfn_runner.resuming import held
+from gfn_runner.cli.resume import held
 
 from ..tiny_models import save_model_that_ignores_padding
 from .conftest import fields, slurm, until

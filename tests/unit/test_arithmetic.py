@@ -10,26 +10,26 @@ import re
 import pytest
 from scipy.stats import binomtest
 
+from gfn_runner.data.expressions import Expression, is_held_out, question
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
-from gfn_runner.expressions import Expression, is_held_out, question
+from gfn_runner.lm.tools import Calculator
 from gfn_runner.metrics.accuracy import proportion
 from gfn_runner.tasks.arithmetic import (
-    Arithmetic,
     ArithmeticData,
+    IntegerArithmetic,
     parse_question,
     read_questions,
 )
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tools import Calculator
 
 from ..tiny_models import signed_sum
 
-read_answer = Arithmetic.read_answer
+read_answer = IntegerArithmetic.read_answer
 
 
 @pytest.fixture(scope="module")
 def data():
-    return Arithmetic().load(0)
+    return IntegerArithmetic().load(0)
 
 
 # -- generated questions ----------------------------------------------------------------------------
@@ -89,11 +89,11 @@ def test_worked_examples_are_others_with_a_rationale_and_right(data):
 
 
 def test_examples_are_fixed_per_question_and_differ_between_questions(data):
-    again = Arithmetic().load(0)
+    again = IntegerArithmetic().load(0)
     assert [c.terms for c in again.train] == [c.terms for c in data.train]
     assert [c.terms for c in again.evaluation] == [c.terms for c in data.evaluation]
     # Also where other questions come and go around them.
-    fewer = Arithmetic(data=ArithmeticData(n_answers=10, n_test=20)).load(0)
+    fewer = IntegerArithmetic(data=ArithmeticData(n_answers=10, n_test=20)).load(0)
     by_key = {c.key: c.terms for c in (*data.train, *data.evaluation)}
     shared = [c for c in (*fewer.train, *fewer.evaluation) if c.key in by_key]
     assert len(shared) >= 80 and all(by_key[c.key] == c.terms for c in shared)
@@ -102,7 +102,7 @@ def test_examples_are_fixed_per_question_and_differ_between_questions(data):
 
 
 def test_seeds_change_training_and_leave_the_test_questions(data):
-    other = Arithmetic().load(1)
+    other = IntegerArithmetic().load(1)
     assert [c.key for c in other.evaluation] == [c.key for c in data.evaluation]
     shared = {c.key for c in other.train[:50]} & {c.key for c in data.train[:50]}
     assert len(shared) < 10
@@ -113,7 +113,7 @@ def test_numbers_of_operands_and_of_questions_are_settings():
     options = ArithmeticData(
         n_rationales=6, n_answers=0, n_test=4, train_operands=(2, 5), test_operands=(6,)
     )
-    data = Arithmetic(data=options, n_demonstrations=0).load(0)
+    data = IntegerArithmetic(data=options, n_demonstrations=0).load(0)
     assert [len(c.facts["expression"].operands) for c in data.train] == [2, 5] * 3
     assert [c.group for c in data.evaluation] == ["6_operands"] * 4
     assert all(c.terms[0].context == c.prompt for c in data.train)
@@ -122,23 +122,25 @@ def test_numbers_of_operands_and_of_questions_are_settings():
 def test_where_there_are_few_questions_none_is_asked_twice():
     """Two operands make few expressions: drawn twice, many would be the same."""
     options = ArithmeticData(n_rationales=60, n_answers=60, train_operands=(2,), n_test=2)
-    data = Arithmetic(data=options).load(0)
+    data = IntegerArithmetic(data=options).load(0)
     assert len({c.key for c in data.train}) == len(data.train) == 120
 
 
 def test_weight_0_leaves_questions_without_a_rationale_out():
-    data = Arithmetic(answers_weight=0, data=ArithmeticData(n_answers=20, n_test=2)).load(0)
+    data = IntegerArithmetic(answers_weight=0, data=ArithmeticData(n_answers=20, n_test=2)).load(0)
     assert len(data.train) == 50 and all(c.demonstrations for c in data.train)
 
 
 def test_more_questions_than_there_are_is_an_error():
     with pytest.raises(UserError, match=r"found only 1.. different questions with \[2\]"):
-        Arithmetic(data=ArithmeticData(n_rationales=300, train_operands=(2,), n_test=1)).load(0)
+        IntegerArithmetic(
+            data=ArithmeticData(n_rationales=300, train_operands=(2,), n_test=1)
+        ).load(0)
 
 
 def test_with_the_calculator_demonstrations_leave_the_right_sides_to_it():
-    task = Arithmetic(calculator=True, data=ArithmeticData(n_answers=10, n_test=2))
-    assert isinstance(task.tool(), Calculator) and Arithmetic().tool() is None
+    task = IntegerArithmetic(calculator=True, data=ArithmeticData(n_answers=10, n_test=2))
+    assert isinstance(task.tool(), Calculator) and IntegerArithmetic().tool() is None
     for condition in task.load(0).train[:50]:
         (text,) = condition.demonstrations
         assert re.fullmatch(r" -?\d+ [+-] \d =(, -?\d+ [+-] \d =)+", text)
@@ -151,14 +153,14 @@ def test_with_the_calculator_demonstrations_leave_the_right_sides_to_it():
 def test_the_few_shot_prompt_holds_as_many_other_examples(data):
     condition = data.train[0]
     for shots in (0, 1, 10):
-        prompt = Arithmetic().few_shot_prompt(condition, shots, random.Random(0))
+        prompt = IntegerArithmetic().few_shot_prompt(condition, shots, random.Random(0))
         *examples, last = prompt.split("\n")
         assert len(examples) == shots == len(set(examples)) and last == condition.prompt
         assert condition.prompt not in "".join(examples)
 
 
 def test_problems_of_settings():
-    bad = Arithmetic(
+    bad = IntegerArithmetic(
         n_demonstrations=8,
         min_len=9,
         max_len=4,
@@ -170,7 +172,7 @@ def test_problems_of_settings():
         "task.data.test_operands",
         "task.data.answers",
     }
-    assert not list(Arithmetic().problems())
+    assert not list(IntegerArithmetic().problems())
 
 
 # -- answers ----------------------------------------------------------------------------------------
@@ -237,7 +239,7 @@ def test_parse_question_refuses_what_is_none(text):
 
 
 def samples(body: str, votes, singles, log_reward=(), group="3_operands") -> ConditionSamples:
-    task = Arithmetic(data=ArithmeticData(n_test=1))
+    task = IntegerArithmetic(data=ArithmeticData(n_test=1))
     words = body.split()
     expression = Expression(tuple(map(int, words[::2])), tuple(words[1::2]))
     condition = task._condition(expression, [], 0, group=group)
@@ -259,7 +261,7 @@ def test_metrics_of_samples_made_by_hand():
         samples("9 - 9 + 1", ["?", ""], ["1", "", "", ""], [-5.0, -5.0, -5.0, -7.0]),
         samples("1 + 1 + 1 + 1", ["4"], ["4"], group="4_operands"),
     ]
-    found = Arithmetic().metrics(rows)
+    found = IntegerArithmetic().metrics(rows)
     vote = binomtest(1, 3).proportion_ci(method="wilson")
     # 2 + 3 + 1 of 12 singles are 1.5 of 3 questions.
     single = proportion(1.5, 3)
@@ -282,18 +284,18 @@ def test_metrics_of_samples_made_by_hand():
     assert four["vote_accuracy"] == four["single_accuracy"] == four["n_questions"] == 1
     assert four["right_rationale"] == 0
     assert len(found) == len(expected) + len(four)
-    assert Arithmetic().metrics([]) == {}
+    assert IntegerArithmetic().metrics([]) == {}
     # The average is over p(Y | X Z), which may overrule how many samples lead to an answer.
     one = samples("1 + 1 + 1", ["3"], ["4", "4", "3"])
     one = dataclasses.replace(one, choices=(4, 3))
     weighed = dataclasses.replace(one, answer_log_probs=[[-3.0, -2.0], [-3.0, -2.0], [-9.0, -0.1]])
-    assert Arithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 1
+    assert IntegerArithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 1
     weighed = dataclasses.replace(one, answer_log_probs=[[-0.1, -9.0]] * 3)
-    assert Arithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 0
+    assert IntegerArithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 0
 
 
 def test_every_published_row_has_every_group():
-    for row in Arithmetic().reference_rows():
+    for row in IntegerArithmetic().reference_rows():
         assert set(row.values) == {f"vote_accuracy/{n}_operands" for n in (3, 4, 5)}
         assert all(0 < value < 1 for value in row.values.values()) and "GPT-J" in row.label
 
@@ -340,7 +342,7 @@ def files(tmp_path):
 
 
 def test_files_are_read_without_duplicates_and_overlaps(files):
-    data = Arithmetic(n_demonstrations=2, data=ArithmeticData(**files)).load(0)
+    data = IntegerArithmetic(n_demonstrations=2, data=ArithmeticData(**files)).load(0)
     assert [c.key for c in data.train] == [
         "1 + 2 + 3", "9 - 1 - 1", "4 - 4 - 4", "5 + 5 + 5", "3 - 1 + 1 - 2",
     ]  # fmt: skip
@@ -362,13 +364,15 @@ def test_files_are_read_without_duplicates_and_overlaps(files):
 
 def test_files_are_cut_at_the_numbers_asked_for(files):
     options = ArithmeticData(**files, n_rationales=2, n_answers=1, n_test=1)
-    data = Arithmetic(n_demonstrations=1, data=options).load(0)
+    data = IntegerArithmetic(n_demonstrations=1, data=options).load(0)
     assert [c.key for c in data.train] == ["1 + 2 + 3", "9 - 1 - 1", "5 + 5 + 5"]
     assert [c.group for c in data.evaluation] == ["3_operands", "4_operands", "5_operands"]
 
 
 def test_files_with_the_calculator(files):
-    data = Arithmetic(n_demonstrations=2, calculator=True, data=ArithmeticData(**files)).load(0)
+    data = IntegerArithmetic(
+        n_demonstrations=2, calculator=True, data=ArithmeticData(**files)
+    ).load(0)
     assert [c.demonstrations for c in data.train[:3]] == [
         (" 1 + 2 =, 3 + 3 =",),
         (" 9 - 1 =, 8 - 1 =",),
@@ -378,7 +382,7 @@ def test_files_with_the_calculator(files):
 
 def test_too_few_rationales_outside_the_test_sets(files):
     with pytest.raises(UserError, match=r"(?s)task.data.rationales.*has 3 questions outside"):
-        Arithmetic(n_demonstrations=3, data=ArithmeticData(**files)).load(0)
+        IntegerArithmetic(n_demonstrations=3, data=ArithmeticData(**files)).load(0)
 
 
 def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
@@ -456,6 +460,6 @@ def test_the_greedy_rationale_has_an_accuracy_of_its_own():
         dataclasses.replace(samples("1 + 2 + 3", [], [" 6"]), greedy=greedy)
         for greedy in (" 1 + 2 = 3, 3 + 3 = 6", " 1 + 2 = 4", " who knows", " 6")
     ]
-    assert Arithmetic().metrics(rows)["greedy_accuracy/3_operands"] == 0.5
+    assert IntegerArithmetic().metrics(rows)["greedy_accuracy/3_operands"] == 0.5
     undrawn = [dataclasses.replace(row, greedy=None) for row in rows]
-    assert "greedy_accuracy/3_operands" not in Arithmetic().metrics(undrawn)
+    assert "greedy_accuracy/3_operands" not in IntegerArithmetic().metrics(undrawn)

@@ -13,12 +13,13 @@ from gfn_runner.baselines.exact import exact_rows
 from gfn_runner.baselines.methods import Decoding, Drawing, Exact, Prompting, Resampling
 from gfn_runner.baselines.resampling import resampled_rows
 from gfn_runner.baselines.rows import made_rows, shot_rows
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import UserError
-from gfn_runner.posterior.reward import string_log_reward
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.base import Task, TaskData
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Condition, Term
+from gfn_runner.rewards.reward import string_log_reward
+from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.string_rule import string_rule
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
 
@@ -144,7 +145,7 @@ def test_decoders_and_their_larger_selves():
 
 
 def decoded_by_policy(d: Drawing) -> list[float]:
-    from gfn_runner.evaluation import draw_answers
+    from gfn_runner.evaluation.draw import draw_answers
 
     return draw_answers(
         d.lm, d.task, d.rule, CONDITIONS[:1], d.options, torch.Generator().manual_seed(0),

@@ -20,7 +20,7 @@ from bench.work import TERMINATOR, Shape, make_lm
 from benchmark import GROWN, ONE_CONDITION, SECTIONS, default_page, grown
 
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.posterior.reward import log_reward
+from gfn_runner.rewards.reward import log_reward
 
 SHAPE = Shape(2, 3, 2, 4, 6, 5, 3)
 SMALL = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40, "n_positions": 64}

@@ -9,21 +9,21 @@ import torch
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
-from gfn_runner.checks import check_texts
-from gfn_runner.commandline import checked
+from gfn_runner.cli.compose import checked
+from gfn_runner.config.tokenizer_checks import check_texts
+from gfn_runner.data.conditions import Chat, Condition, Term
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation import policy_log_probs
+from gfn_runner.evaluation.draw import policy_log_probs
 from gfn_runner.inference import Policy
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.encoding import special_ids
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LMSettings
-from gfn_runner.posterior.reward import string_log_reward
-from gfn_runner.tasks.posterior import Posterior, PosteriorData
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Chat, Condition, Term
+from gfn_runner.rewards.reward import string_log_reward
+from gfn_runner.tasks.string_rule import string_rule
+from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
 
 from ..tiny_models import character_tokenizer, random_model
 from ..tokenizer_kinds import byte_level, metaspace
@@ -126,7 +126,7 @@ def test_the_terminator_by_its_role(template, role, found, spaced):
     special = special_ids(tokenizer)
     assert terminator_text(tokenizer, ChatTemplate(), ".", role, special) == found
     lm = LanguageModel(random_model("llama", len(tokenizer)), tokenizer)
-    rule = string_rule(lm, Posterior(terminator_role=role), 5)
+    rule = string_rule(lm, UserPosterior(terminator_role=role), 5)
     assert rule.terminator == tokenizer.convert_tokens_to_ids(found)
     assert rule.allowed_V[rule.terminator]
     assert not rule.allowed_V[list(special - {rule.terminator})].any()
@@ -154,8 +154,8 @@ def lines(path, *records) -> str:
     return str(file)
 
 
-def own(file: str, **options) -> Posterior:
-    return Posterior(data=PosteriorData(train=file), **options)
+def own(file: str, **options) -> UserPosterior:
+    return UserPosterior(data=PosteriorData(train=file), **options)
 
 
 def test_a_line_with_messages_becomes_a_condition(tmp_path):

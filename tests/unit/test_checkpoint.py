@@ -18,8 +18,8 @@ from gfn_runner.callbacks.checkpoint import (
     checkpoint_damage,
     newest_checkpoint,
 )
+from gfn_runner.config.schemas import CheckpointSettings
 from gfn_runner.errors import UserError
-from gfn_runner.settings import CheckpointSettings
 
 
 def write(folder: Path, step: int) -> Path:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from gfn_runner.data.conditions import Term
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
-from gfn_runner.posterior.demands import Demand
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tasks.constrained import Constrained, ConstrainedData
-from gfn_runner.types import Term
+from gfn_runner.rewards.demands import Demand
+from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def file(tmp_path):
     return write
 
 
-def task(train=None, test=None, **options) -> Constrained:
-    return Constrained(data=ConstrainedData(train=train, test=test), **options)
+def task(train=None, test=None, **options) -> ConstrainedGeneration:
+    return ConstrainedGeneration(data=ConstrainedData(train=train, test=test), **options)
 
 
 def problems(path: str, **options):
@@ -33,13 +33,13 @@ def problems(path: str, **options):
 
 
 def test_generated_lists_are_as_many_as_asked_for_and_share_none():
-    data = Constrained().load(0)
+    data = ConstrainedGeneration().load(0)
     assert len(data.train) == 8000 and len(data.evaluation) == 50 and not data.notes
     train = {frozenset(c.facts["demand"].words) for c in data.train}
     test = {frozenset(c.facts["demand"].words) for c in data.evaluation}
     assert len(train) == 8000 and len(test) == 50 and not train & test
     assert {c.group for c in data.evaluation} == {"1_words", "2_words", "3_words"}
-    again, other = Constrained().load(0), Constrained().load(1)
+    again, other = ConstrainedGeneration().load(0), ConstrainedGeneration().load(1)
     assert [c.key for c in again.train] == [c.key for c in data.train]
     assert [c.key for c in other.train] != [c.key for c in data.train]
     assert [c.key for c in other.evaluation] == [c.key for c in data.evaluation]
@@ -47,7 +47,7 @@ def test_generated_lists_are_as_many_as_asked_for_and_share_none():
 
 def test_more_lists_than_there_are():
     with pytest.raises(UserError, match="given 40000 word lists, but only"):
-        Constrained(data=ConstrainedData(n_train=40_000)).load(0)
+        ConstrainedGeneration(data=ConstrainedData(n_train=40_000)).load(0)
 
 
 def test_the_policy_is_told_the_words_and_the_reward_is_not(file):
@@ -65,7 +65,7 @@ def test_the_policy_is_told_the_words_and_the_reward_is_not(file):
     groups = [c.group for c in (first, second, third)]
     assert groups == ["2_words", "no_words", "1_words"]
     assert first.facts["where"] == f"{path}, line 1, field words"
-    other = Constrained(prompt_template="[{words}]", context="Say:").load(0).train[0]
+    other = ConstrainedGeneration(prompt_template="[{words}]", context="Say:").load(0).train[0]
     assert other.prompt.startswith("[") and other.terms == (Term("Say:"),)
 
 
@@ -108,14 +108,14 @@ def test_a_wrong_record_is_named_with_its_field(file, record, place, what):
 
 
 def test_settings_that_cannot_be():
-    (problem,) = Constrained(prompt_template="Sentence:").problems()
+    (problem,) = ConstrainedGeneration(prompt_template="Sentence:").problems()
     assert problem.where == "task.prompt_template" and "0 times" in problem.what
     found = {p.where for p in task("none", "none").problems()}
     assert found == {"task.data.train", "task.data.test"}
 
 
 def test_the_posterior_of_a_typed_prompt():
-    constrained = Constrained()
+    constrained = ConstrainedGeneration()
     condition = constrained.condition_for("Words: fox, ice cream. Sentence:", 0)
     assert condition.facts["demand"].words == ("fox", "ice cream")
     assert condition.terms == (Term("Sentence:"),)
@@ -126,13 +126,14 @@ def test_the_posterior_of_a_typed_prompt():
 
 def test_metrics_per_number_of_words():
     one, two = (
-        Constrained().condition_for(f"Words: {words}. Sentence:", 0) for words in ("a", "a, b")
+        ConstrainedGeneration().condition_for(f"Words: {words}. Sentence:", 0)
+        for words in ("a", "a, b")
     )
     samples = [
         ConditionSamples(one, [], [" a", " A b"], [-1, -3], [-1, -1]),
         ConditionSamples(two, [], [" a", " a"], [-2, -2], [-1, -1]),
     ]
-    metrics = Constrained().metrics(samples)
+    metrics = ConstrainedGeneration().metrics(samples)
     assert metrics["satisfied_share/1_words"] == 1 and metrics["satisfied_share/2_words"] == 0
     low, high = (metrics[f"satisfied_share_{end}/1_words"] for end in ("low", "high"))
     assert 0 <= low < high == 1

@@ -11,17 +11,17 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from gfn_runner.callbacks.satisfaction import SatisfactionCallback
+from gfn_runner.config.schemas import HealthSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import StepOutput, Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm import classifier as classifier_module
 from gfn_runner.lm.classifier import classifier, label_problems
-from gfn_runner.posterior.constraints import DemandConstraint, LabelConstraint
-from gfn_runner.posterior.demands import Demand, LabelDemand
-from gfn_runner.posterior.reward import BatchedConstraint, CheckableConstraint
-from gfn_runner.settings import HealthSettings
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tasks.constrained import Constrained
-from gfn_runner.trajectories import StepOutput, Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.rewards.constraints import DemandConstraint, LabelConstraint
+from gfn_runner.rewards.demands import Demand, LabelDemand
+from gfn_runner.rewards.reward import BatchedConstraint, CheckableConstraint
+from gfn_runner.tasks.constrained import ConstrainedGeneration
 
 from ..tiny_models import character_tokenizer, tiny_lm
 
@@ -218,7 +218,7 @@ def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
         {"words": ["ab"], "classifier": asked},
     ]
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    task = Constrained(data={"train": str(path), "test": str(path)}, penalty=5.0)
+    task = ConstrainedGeneration(data={"train": str(path), "test": str(path)}, penalty=5.0)
     glad, both = task.load(0).evaluation
     assert glad.group == "no_words" and both.group == "1_words"
     log_p = plain_log_prob(judge, "cd", 1)
@@ -242,4 +242,4 @@ def test_a_classifier_alone_does_not_tell_the_policy_what_is_asked(tmp_path):
     path = tmp_path / "lists.jsonl"
     path.write_text('{"classifier": {"name": "n", "label": "l"}}', encoding="utf-8")
     with pytest.raises(UserError, match="line 1, field prompt"):
-        Constrained(data={"train": str(path), "test": str(path)}).load(0)
+        ConstrainedGeneration(data={"train": str(path), "test": str(path)}).load(0)

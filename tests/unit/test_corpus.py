@@ -9,16 +9,16 @@ from itertools import islice
 
 import pytest
 
-from gfn_runner.expressions import Expression, draw_expression, is_held_out
-from gfn_runner.lm.tiny.corpus import WRITERS, documents, named_documents
-from gfn_runner.lm.tiny.sums import (
+from gfn_runner.data.expressions import Expression, draw_expression, is_held_out
+from gfn_runner.data.synthetic.corpus import WRITERS, documents, named_documents
+from gfn_runner.data.synthetic.sums import (
     N_OPERANDS,
     STYLE_PERSISTENCE,
     STYLES,
     answer_line,
     habitual_answer,
 )
-from gfn_runner.tasks.arithmetic import Arithmetic
+from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 N = 16_000
 LINE = re.compile(
@@ -88,7 +88,7 @@ def test_nothing_held_out_is_asked(pages):
     assert len(asked) > 10_000
     assert not [e for e in asked if is_held_out(e)]
     # The task's own test questions are of the held-out side, hence none of these.
-    tests = {c.facts["expression"] for c in Arithmetic().load(0).evaluation}
+    tests = {c.facts["expression"] for c in IntegerArithmetic().load(0).evaluation}
     assert len(tests) == 1500 and not tests & asked
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from gfn_runner.evaluation import policy_log_probs
+from gfn_runner.evaluation.draw import policy_log_probs
 from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask

@@ -7,8 +7,8 @@ import pytest
 from gfn_runner.errors import UserError
 from gfn_runner.lm.checks import RequiredWords, text_problems
 from gfn_runner.lm.settings import LMSettings
-from gfn_runner.posterior import demands
-from gfn_runner.posterior.demands import Demand, LabelDemand, required_characters
+from gfn_runner.rewards import demands
+from gfn_runner.rewards.demands import Demand, LabelDemand, required_characters
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gfn_runner.build import matmul_precision
+from gfn_runner.config.schemas import TrainerSettings
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import log_probs
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.sampling import _Batch, _draw, sample
+from gfn_runner.lm.tools import Tool
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.settings import TrainerSettings
-from gfn_runner.tools import Tool
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import CHARACTERS, tiny_lm
 

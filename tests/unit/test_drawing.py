@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from gfn_runner import evaluation
-from gfn_runner.evaluation import draw_answers, draw_kinds, draw_many, rows_at_once
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.evaluation import draw as evaluation
+from gfn_runner.evaluation.draw import draw_answers, draw_kinds, draw_many, rows_at_once
 from gfn_runner.lm.memory import row_bytes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.settings import EvaluationSettings
 from tests.tiny_models import random_model
 
 from .test_baselines import CONDITIONS, drawing

@@ -22,8 +22,8 @@ from gfn_runner.lm.encoding import (
 )
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.settings import LMSettings
-from gfn_runner.tasks.posterior import Posterior
-from gfn_runner.tasks.rule import string_rule
+from gfn_runner.tasks.string_rule import string_rule
+from gfn_runner.tasks.user_posterior import UserPosterior
 
 from ..tiny_models import character_tokenizer, random_model
 from ..tokenizer_kinds import EXACT, LINES, byte_level, lower_case, stripping, word_piece
@@ -163,7 +163,7 @@ def test_no_special_token_can_be_written(terminator, open_mark):
     lm = chat_lm()
     names = {*lm.tokenizer.all_special_tokens, *MARKS}
     assert {"<s>", "</s>", "<unk>", *MARKS} == names
-    rule = string_rule(lm, Posterior(terminator=terminator), 5)
+    rule = string_rule(lm, UserPosterior(terminator=terminator), 5)
     closed = {i for i, is_open in enumerate(rule.allowed_V.tolist()) if not is_open}
     special = set(lm.tokenizer.convert_tokens_to_ids(list(names - open_mark)))
     # What the model's config calls an end is one, whatever the tokenizer says; rows of the embedding
@@ -177,14 +177,14 @@ def test_no_special_token_can_be_written(terminator, open_mark):
 
 def test_no_token_that_holds_a_forbidden_text_can_be_written():
     lm = chat_lm()
-    rule = string_rule(lm, Posterior(forbidden=("\n", "tea")), 5)
+    rule = string_rule(lm, UserPosterior(forbidden=("\n", "tea")), 5)
     texts = token_texts(lm.tokenizer)
     holding = {i for i, text in enumerate(texts) if "\n" in text or "tea" in text}
     assert {"\n", "cat\ndog", " tea", "tea\n"} <= {texts[token] for token in holding}
     assert holding == ids_holding(lm.tokenizer, ["\n", "tea"])
     assert not rule.allowed_V[list(holding)].any()
     # Nothing closes the terminator, and the letters of a word stay open.
-    ending = string_rule(lm, Posterior(terminator="\n", forbidden=("\n",)), 5)
+    ending = string_rule(lm, UserPosterior(terminator="\n", forbidden=("\n",)), 5)
     assert ending.allowed_V[ending.terminator] and rule.allowed_V[lm.encode("t")[0]]
 
 

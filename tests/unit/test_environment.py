@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gfn_runner import app, environment
+from gfn_runner import app
 from gfn_runner.report.headline import direction_of, memory_at_most
+from gfn_runner.runtime import environment
 
 
 def git(folder, *words):
@@ -100,7 +101,7 @@ def test_memory_of_host_and_gpu_is_told_apart(monkeypatch):
 def test_a_run_writes_the_largest_gpu_memory_of_its_processes(monkeypatch, tmp_path):
     config = SimpleNamespace(seed=3)
     monkeypatch.setattr(app, "gathered", lambda own: [own, own if own is None else own + 1])
-    monkeypatch.setattr("gfn_runner.resuming.seconds_before", lambda folder: 0.0)
+    monkeypatch.setattr("gfn_runner.cli.resume.seconds_before", lambda folder: 0.0)
     for gib, written in ((None, None), (2.5, 3.5)):
         monkeypatch.setattr(environment, "peak_gpu_memory_gib", lambda device, gib=gib: gib)
         facts = app._run_facts(config, tmp_path, app._Clock(), 4, torch.device("cpu"))

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from gfn_runner.expressions import Expression, draw_expression, is_held_out, question
+from gfn_runner.data.expressions import Expression, draw_expression, is_held_out, question
 
 from ..tiny_models import signed_sum
 

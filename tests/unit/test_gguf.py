@@ -17,8 +17,8 @@ from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.gguf import readable_architectures
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.settings import SMOLLM2, SMOLLM2_HUB, LMSettings, LoraSettings, model_folder
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.tasks.rule import string_rule
+from gfn_runner.tasks.random_number import RandomNumbers
+from gfn_runner.tasks.string_rule import string_rule
 
 from ..tiny_gguf import SPECIAL, write_gguf
 
@@ -152,7 +152,7 @@ def test_a_special_token_without_an_embedding_is_no_token_of_the_rule(tmp_path):
     write_gguf(tmp_path / FILE, special=SPECIAL[:3])
     lm = load(settings(tmp_path), adapter=False)
     assert len(lm.tokenizer) > lm.vocab_size
-    rule = string_rule(lm, RandomNumber(), 5)
+    rule = string_rule(lm, RandomNumbers(), 5)
     assert rule.allowed_V is not None and len(rule.allowed_V) == lm.vocab_size
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from gfn_runner.lm.tiny import news, numbers, reviews, sentences, stories, velan
-from gfn_runner.lm.tiny.judge import is_sentence
+from gfn_runner.data.synthetic import news, numbers, reviews, sentences, stories, velan
+from gfn_runner.data.synthetic.judge import is_sentence
 
 
 @pytest.fixture

@@ -21,13 +21,13 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
 
-from gfn_runner import environment
 from gfn_runner.app import _effect, _sweep
-from gfn_runner.commandline import CONF
+from gfn_runner.cli.compose import CONF
 from gfn_runner.errors import UserError
-from gfn_runner.launching import cluster, processes
-from gfn_runner.launching.launch import Refused, launch, opened
+from gfn_runner.runtime import environment
 from gfn_runner.sweeps import record, slurm
+from gfn_runner.sweeps.launching import cluster, processes
+from gfn_runner.sweeps.launching.launch import Refused, launch, opened
 from gfn_runner.sweeps.record import Job, Sweep
 
 SMALL = ("experiment=tiny/smoke", "trainer.threads=1")
@@ -134,7 +134,7 @@ def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch,
     jobs = [Job(n, [f"seed={n}"], str(n), "ok", metrics={"kl": 0.5}) for n in range(2)]
     Sweep(tmp_path, ["hydra/sweeper=search"], jobs, searches=True).write()
     monkeypatch.setattr("gfn_runner.app._start_hydra", lambda arguments: None)
-    monkeypatch.setattr("gfn_runner.launching.launch._current", [])
+    monkeypatch.setattr("gfn_runner.sweeps.launching.launch._current", [])
     _sweep(["-m", f"hydra.sweep.dir='{tmp_path}'"], pages=False)
     assert "2 of 2 runs are ok (2 had finished before)" in capsys.readouterr().out
     assert json.loads((tmp_path / "sweep.json").read_text())["searches"] is False

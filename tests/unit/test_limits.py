@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.limits import attention_window, context_length, same_up_to
@@ -16,7 +17,6 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import log_probs
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.trajectories import Trajectories
 
 V = 11
 

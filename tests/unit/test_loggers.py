@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import torch
 
-from gfn_runner.json_lines import read_metrics
-from gfn_runner.loggers import JsonLinesLogger, WandbScalars, jsonable
+from gfn_runner.loggers.json_lines import JsonLinesLogger, WandbScalars, jsonable
+from gfn_runner.runtime.json_lines import read_metrics
 
 
 def test_a_line_that_a_crash_has_cut_off_costs_no_other(tmp_path):

@@ -14,21 +14,22 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from gfn_runner import optional_measures as optional
 from gfn_runner.baselines.methods import Drawing
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.baselines.rows import baseline_rows
-from gfn_runner.evaluation import draw_answers, policy_log_probs
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.evaluation import optional
+from gfn_runner.evaluation.draw import draw_answers, policy_log_probs
+from gfn_runner.evaluation.measure import measure
+from gfn_runner.evaluation.optional import OptionalMeasures
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.measures import measure
 from gfn_runner.metrics.overlap import bleu, gleu
-from gfn_runner.optional_measures import OptionalMeasures
-from gfn_runner.posterior.reward import log_reward
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.base import ConditionSamples, Task, TaskData
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.tasks.rule import string_rule
-from gfn_runner.types import Condition, Term
+from gfn_runner.rewards.reward import log_reward
+from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.random_number import RandomNumbers
+from gfn_runner.tasks.string_rule import string_rule
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
 
@@ -315,8 +316,8 @@ def test_nothing_is_measured_that_was_not_asked_for():
 # -- baselines -------------------------------------------------------------------------------------
 
 
-def number_task(**options) -> RandomNumber:
-    return RandomNumber(
+def number_task(**options) -> RandomNumbers:
+    return RandomNumbers(
         prompt="n:", low=0, high=2, distribution="binomial", parameter=0.7,
         max_len=2, eval_max_len=2, **options,
     )  # fmt: skip

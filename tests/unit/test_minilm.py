@@ -8,12 +8,12 @@ import socket
 import pytest
 import torch
 
+from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.errors import UserError
 from gfn_runner.lm.encoder import MeanPoolingEncoder
 from gfn_runner.lm.settings import sentence_model_problems
 from gfn_runner.metrics.diversity import embedding_diversity
 from gfn_runner.metrics.encoders import load_encoder
-from gfn_runner.settings import EvaluationSettings
 
 # The example of sentence-transformers' quickstart, with the cosines that it prints for this model.
 TEXTS = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gfn_runner import measures
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
-from gfn_runner.measures import measure
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tasks.continuation import Continuation
-from gfn_runner.types import Condition, Term
+from gfn_runner.evaluation import measure as measures
+from gfn_runner.evaluation.measure import measure
+from gfn_runner.tasks.continuation import SentenceContinuation
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +44,11 @@ def test_the_rest_is_measured_and_it_is_said_once(monkeypatch, caplog):
 
     monkeypatch.setattr(measures, "load_encoder", cannot)
     for _ in range(3):
-        found = measure(Continuation(), samples(), encoder="a/b")
+        found = measure(SentenceContinuation(), samples(), encoder="a/b")
     assert "diversity/news" not in found
     assert found["unique/news"] == 1.0 and found["log_pf/news"] == -1.5
     assert asked == ["a/b"] and caplog.text.count("no network") == 1
     assert "`diversity` is left out" in caplog.text
     # Another one is asked for anew.
     monkeypatch.undo()
-    assert "diversity/news" in measure(Continuation(), samples(), encoder="words")
+    assert "diversity/news" in measure(SentenceContinuation(), samples(), encoder="words")

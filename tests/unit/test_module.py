@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.trajectories import Batch
 from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives import JointBalance, Objective, TrajectoryBalance, VarGradTB
-from gfn_runner.phi import phi
-from gfn_runner.posterior.reward import log_reward
-from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
-from gfn_runner.tasks.infilling import Infilling
-from gfn_runner.trajectories import Batch
-from gfn_runner.types import Condition
+from gfn_runner.objectives.losses import JointBalance, Objective, TrajectoryBalance, VarGradTB
+from gfn_runner.objectives.phi import phi
+from gfn_runner.rewards.reward import log_reward
+from gfn_runner.tasks.infilling import StoryInfilling
 from tests.tiny_models import tiny_lm
 
-TASK = Infilling(max_len=4, template="{beginning}{ending}:")
+TASK = StoryInfilling(max_len=4, template="{beginning}{ending}:")
 
 
 def small_module(

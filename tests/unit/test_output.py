@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import gfn_runner
-from gfn_runner.commandline import CONF
+from gfn_runner.cli.compose import CONF
 
 ENCODINGS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
@@ -30,7 +30,7 @@ def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[b
 @pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
 def test_every_character_can_be_printed(environment):
     code = (
-        "import sys; from gfn_runner.output import print_everywhere; print_everywhere()\n"
+        "import sys; from gfn_runner.runtime.terminal import print_everywhere; print_everywhere()\n"
         "print('\\u03c6 \\u22121.5 \\u8a9e \\udcff'); print('\\u03c6', file=sys.stderr)"
     )
     done = called("-c", code, **environment)

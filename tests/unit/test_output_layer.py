@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import output_layer
 from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
 

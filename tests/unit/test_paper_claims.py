@@ -25,7 +25,7 @@ BELOW = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT, lower=True)
 def leave(folder: Path, method: str, seed: int, metrics: dict[str, float] | None) -> None:
     run = folder / "arithmetic" / method / f"seed{seed}"
     run.mkdir(parents=True)
-    task = {"_target_": "gfn_runner.tasks.arithmetic.Arithmetic"}
+    task = {"_target_": "gfn_runner.tasks.arithmetic.IntegerArithmetic"}
     (run / "config.yaml").write_text(yaml.safe_dump({"task": task, "seed": seed}))
     (run / "environment.json").write_text(json.dumps({"git": {"commit": "c" * 40}, "threads": 1}))
     if metrics is not None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import initialize_config_dir
 
-from gfn_runner.commandline import CONF, check_lines
+from gfn_runner.cli.compose import CONF, check_lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

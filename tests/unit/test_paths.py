@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from gfn_runner.commandline import checked
+from gfn_runner.cli.compose import checked
+from gfn_runner.cli.overrides import absolute_lines
+from gfn_runner.cli.resume import newest_unfinished
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.overrides import absolute_lines
-from gfn_runner.paths import LocalPath, local_paths
-from gfn_runner.resuming import newest_unfinished
-from gfn_runner.tasks.posterior import Posterior
+from gfn_runner.runtime.local_paths import LocalPath, local_paths
+from gfn_runner.tasks.user_posterior import UserPosterior
 
 RECORD = {"prompt": "a", "constraint": {"classifier": {"name": "labels", "label": "good"}}}
 
@@ -98,7 +98,7 @@ def test_a_classifier_of_a_line_is_looked_for_beside_its_file_first(
     (folder / "labels" if at_file else place / "labels").mkdir(parents=True)
     folder.mkdir(exist_ok=True)
     (folder / "own.jsonl").write_text(json.dumps(RECORD))
-    data = Posterior(data={"train": "../data/own.jsonl"}).load(0)
+    data = UserPosterior(data={"train": "../data/own.jsonl"}).load(0)
     found = data.train[0].facts["demand"].classifier.name
     assert found == str((place / "../data/labels" if at_file else place / "labels").absolute())
 

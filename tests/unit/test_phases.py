@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gfn_runner.errors import UserError
-from gfn_runner.phases import LOWER, Phases
+from gfn_runner.runtime.phases import LOWER, Phases
 
 
 def test_seconds_add_up_until_they_are_taken():

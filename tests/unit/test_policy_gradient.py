@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from gfn_runner.baselines.methods import GRPO, PPO
-from gfn_runner.finetuning.policy_gradient import (
+from gfn_runner.algorithms.policy_gradient import (
     GRPOModule,
     PPOModule,
     chosen_log_probs,
@@ -17,13 +16,15 @@ from gfn_runner.finetuning.policy_gradient import (
     group_advantages,
     whitened,
 )
+from gfn_runner.baselines.methods import GRPO, PPO
+from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import TaskData
+from gfn_runner.data.trajectories import Batch, Trajectories
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.objectives import VarGradTB
-from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
-from gfn_runner.tasks.base import Task, TaskData
-from gfn_runner.trajectories import Batch, Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.objectives.losses import VarGradTB
+from gfn_runner.tasks.base import Task
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
 

@@ -7,12 +7,12 @@ from importlib.resources import files
 
 import pytest
 
+from gfn_runner.data.conditions import Term
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
 from gfn_runner.metrics.accuracy import proportion
-from gfn_runner.posterior.demands import Demand
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tasks.posterior import EXAMPLE, Posterior, PosteriorData
-from gfn_runner.types import Term
+from gfn_runner.rewards.demands import Demand
+from gfn_runner.tasks.user_posterior import EXAMPLE, PosteriorData, UserPosterior
 
 GOOD = {"prompt": "a", "terms": [{"context": "c"}]}
 
@@ -27,9 +27,9 @@ def file(tmp_path):
     return write
 
 
-def task(train: str | None, **options) -> Posterior:
+def task(train: str | None, **options) -> UserPosterior:
     data = {k: options.pop(k) for k in ("evaluation", "held_out") if k in options}
-    return Posterior(data=PosteriorData(train=train, **data), **options)
+    return UserPosterior(data=PosteriorData(train=train, **data), **options)
 
 
 def problems(train: str, **options):
@@ -64,10 +64,10 @@ def test_a_line_becomes_a_condition(file):
 
 def test_the_example_is_in_the_package_and_can_be_read():
     assert files("gfn_runner").joinpath("tasks/examples/posterior.jsonl").is_file()
-    data = Posterior(max_len=20, eval_max_len=20).load(0)
+    data = UserPosterior(max_len=20, eval_max_len=20).load(0)
     assert len(data.train) == len(EXAMPLE.read_text().splitlines()) == len(data.evaluation) >= 5
     assert len({len(c.terms) for c in data.train}) > 1
-    assert not list(Posterior().problems())
+    assert not list(UserPosterior().problems())
 
 
 def test_held_out_and_a_file_of_its_own(file):
@@ -164,7 +164,7 @@ def test_metrics(file):
         ConditionSamples(first, [], [" a w", " a w ", " v", "w"], [-1, -2, -3, -4], [-2] * 4),
         ConditionSamples(second, [], ["x", "y"], [-5, -3], [-1, -3]),
     ]
-    metrics = Posterior().metrics(samples)
+    metrics = UserPosterior().metrics(samples)
     # Only the condition that demands something is a trial, and three quarters of it a success.
     assert metrics["satisfied_share/seen"] == 0.75
     low, high = (metrics[f"satisfied_share_{end}/seen"] for end in ("low", "high"))
@@ -172,5 +172,5 @@ def test_metrics(file):
     assert (low, high) == pytest.approx((wilson.low, wilson.high))
     assert low < 0.75 < high < 1
     assert "label_probability/seen" not in metrics
-    assert Posterior().metrics([]) == {}
-    assert "satisfied_share/seen" not in Posterior().metrics(samples[1:])
+    assert UserPosterior().metrics([]) == {}
+    assert "satisfied_share/seen" not in UserPosterior().metrics(samples[1:])

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from gfn_runner.callbacks import progress
 from gfn_runner.callbacks.progress import StepProgress, duration
+from gfn_runner.config.schemas import ProgressSettings
 from gfn_runner.report.evaluation_line import evaluation_line
-from gfn_runner.settings import ProgressSettings
 
 LATEST = {
     "train/loss": 12.5,

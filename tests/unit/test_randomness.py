@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gfn_runner.randomness import derived_seed, rng_for, torch_generator_for
+from gfn_runner.runtime.seeds import derived_seed, rng_for, torch_generator_for
 
 SEED = 6519852188717331505
 

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
-from gfn_runner import app, data, ranks
-from gfn_runner.callbacks import replay as replay_module
-from gfn_runner.callbacks.replay import ReplayCallback
+from gfn_runner import app
+from gfn_runner.callbacks import replay_buffer as replay_module
+from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.data import datamodule as data
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.distributed import ranks
 from gfn_runner.errors import UserError
-from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.types import Condition, Term
 
 KEYS = [f"question {number}" for number in range(11)]
 CONDITIONS = [Condition(k, k, (Term(k),), weight=float(i < 9)) for i, k in enumerate(KEYS)]
@@ -55,7 +57,7 @@ def test_every_key_has_one_rank_whatever_the_order(play, world):
 def test_the_assignment_is_the_same_in_every_process(play):
     play(1, 3)
     code = (
-        "from gfn_runner import ranks; ranks.rank = lambda: 1; ranks.world = lambda: 3; "
+        "from gfn_runner.distributed import ranks; ranks.rank = lambda: 1; ranks.world = lambda: 3; "
         f"print(ranks.own_keys({KEYS!r}))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

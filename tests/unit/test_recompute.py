@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.trajectories import Trajectories
 from tests.tiny_models import tiny_lm
 
 PROMPTS = [[3, 4, 5], [6, 7]]

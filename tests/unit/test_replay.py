@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
 
 
 def entry(tokens, score: float, *, is_action=None) -> Entry:

@@ -8,22 +8,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gfn_runner.callbacks.replay import (
+from gfn_runner.callbacks.replay_buffer import (
     ReplayCallback,
     fitting_demonstrations,
     written_demonstrations,
 )
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.replay_buffer import Entry, ReplaySettings
+from gfn_runner.data.samples import DemonstrationPrompt
+from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.settings import LoraSettings
+from gfn_runner.lm.tools import Calculator
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.objectives import JointBalance
-from gfn_runner.posterior.reward import log_reward
-from gfn_runner.replay import Entry, ReplaySettings
-from gfn_runner.tasks.base import DemonstrationPrompt
-from gfn_runner.tools import Calculator
-from gfn_runner.trajectories import Batch, PolicyScores, StepOutput, Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.objectives.losses import JointBalance
+from gfn_runner.rewards.reward import log_reward
 
 from ..tiny_models import CHARACTERS, random_model, tiny_lm
 from ..tokenizer_kinds import metaspace

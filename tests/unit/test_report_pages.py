@@ -14,8 +14,10 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
+from gfn_runner.config.schemas import ReportSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
-from gfn_runner.json_lines import write_lines
 from gfn_runner.report import live, run_page, web
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.charts import MOST_POINTS, Curve, log_ticks, number, svg, thinned, ticks
@@ -29,11 +31,9 @@ from gfn_runner.report.states import duration, failure, state_of
 from gfn_runner.report.sweep_page import colors_of, write_sweep_page
 from gfn_runner.report.sweeps import Sweep
 from gfn_runner.report.web import html_page, write_page
-from gfn_runner.settings import ReportSettings
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.types import Condition
+from gfn_runner.runtime.json_lines import write_lines
 
-ARITHMETIC = "gfn_runner.tasks.arithmetic.Arithmetic"
+ARITHMETIC = "gfn_runner.tasks.arithmetic.IntegerArithmetic"
 PROMPTING = "gfn_runner.baselines.methods.Prompting"
 FAILED = (
     "ERROR gfn_runner.app: the run has failed: Traceback (most recent call last):\n"
@@ -93,7 +93,7 @@ def make_run(folder, *, steps=6, wanted=6, finished=True, overrides=(), **config
     folder.mkdir(parents=True)
     whole = {
         "task": {"_target_": ARITHMETIC},
-        "objective": {"_target_": "gfn_runner.objectives.JointBalance"},
+        "objective": {"_target_": "gfn_runner.objectives.losses.JointBalance"},
         "lm": {"name": "embedded", "lora": {"rank": 4}},
         "trainer": {"max_steps": wanted},
         "callbacks": {
@@ -204,8 +204,8 @@ def test_curves_say_what_was_logged(tmp_path):
     assert "other: 1 at 6" in speed  # the top of all areas
 
 
-CONTINUATION = "gfn_runner.tasks.continuation.Continuation"
-POSTERIOR = "gfn_runner.tasks.posterior.Posterior"
+CONTINUATION = "gfn_runner.tasks.continuation.SentenceContinuation"
+POSTERIOR = "gfn_runner.tasks.user_posterior.UserPosterior"
 
 
 @pytest.mark.parametrize("task", [ARITHMETIC, CONTINUATION, POSTERIOR])
@@ -222,7 +222,7 @@ def test_what_a_task_puts_first_is_drawn_once_and_with_its_unit(tmp_path, task):
 
 def test_every_task_has_words_for_its_headline():
     for name in (
-        "arithmetic", "subjectivity", "posterior", "constrained", "random_number", "continuation",
+        "arithmetic", "subjectivity", "user_posterior", "constrained", "random_number", "continuation",
         "infilling", "contrastive", "translation",
     ):  # fmt: skip
         module = importlib.import_module(f"gfn_runner.tasks.{name}")
@@ -682,7 +682,7 @@ def make_search(folder, *states, searches=True):
 def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
     folder = make_search(tmp_path / "s", ("ok", 0.5), ("ok", 0.25), ("failed", None))
     for n in range(3):
-        make_run(folder / str(n), task={"_target_": "gfn_runner.tasks.random_number.RandomNumber"})
+        make_run(folder / str(n), task={"_target_": "gfn_runner.tasks.random_number.RandomNumbers"})
     LivePages(folder / "2", ReportSettings(pause=0)).begun()
     page = (folder / "report.html").read_text()
     assert "Best of the search so far: run 1, exact_kl 0.25." in page

@@ -10,16 +10,16 @@ import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
-from gfn_runner.json_lines import read_lines
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples, ReferenceRow
 from gfn_runner.report import figures
 from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.samples import write_sample_table, write_samples
 from gfn_runner.report.table import result_table, row_labels
-from gfn_runner.tasks.base import ConditionSamples, ReferenceRow
-from gfn_runner.tasks.continuation import Continuation
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.types import Condition
+from gfn_runner.runtime.json_lines import read_lines
+from gfn_runner.tasks.continuation import SentenceContinuation
+from gfn_runner.tasks.random_number import RandomNumbers
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_rows_stand_in_their_order_whatever_that_of_the_metrics():
     assert row_labels({"final/a": 0.0}) == {"final": "this run"}
 
 
-class Shown(Continuation):
+class Shown(SentenceContinuation):
     headline = ("good_share", "vote_accuracy", "nats")
 
     def reference_rows(self):
@@ -111,7 +111,7 @@ def test_the_table_is_printed_with_its_caption_and_unit():
     # The number of random_number comes from the authors' notebook.
     assert "or its published code's" in text and "printed in the paper" not in text
     with console.capture() as captured:
-        console.print(result_table(RandomNumber(), {"final/kl/numbers": 0.5}))
+        console.print(result_table(RandomNumbers(), {"final/kl/numbers": 0.5}))
     assert "%" not in captured.get()
 
 
@@ -170,7 +170,7 @@ NUMBERS = {"final/kl/numbers": 0.1, "base_0_shot/kl/numbers": 0.5}
 
 
 def number_samples(folder, prefix: str, name: str, *texts: str) -> None:
-    task = RandomNumber(prefix=prefix, low=3, high=5)
+    task = RandomNumbers(prefix=prefix, low=3, high=5)
     condition = task.load(0).evaluation[0]
     drawn = ConditionSamples(condition, (), texts, (0.0,) * len(texts), (0.0,) * len(texts))
     write_samples(folder / name, [drawn])

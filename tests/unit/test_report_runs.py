@@ -14,7 +14,6 @@ import yaml
 import gfn_runner.tasks.arithmetic
 import gfn_runner.tasks.translation
 from gfn_runner.errors import UserError
-from gfn_runner.json_lines import write_lines
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.across import calibration, compute, draw, evidence, histograms
 from gfn_runner.report.across import likelihood_against_diversity as likelihood
@@ -26,12 +25,13 @@ from gfn_runner.report.runs import find_runs, read_run, read_runs
 from gfn_runner.report.side_by_side import sample_table
 from gfn_runner.report.summary import cell, commands, sections, spread
 from gfn_runner.report.web import html_page
+from gfn_runner.runtime.json_lines import write_lines
 
-ARITHMETIC = "gfn_runner.tasks.arithmetic.Arithmetic"
-CONTINUATION = "gfn_runner.tasks.continuation.Continuation"
-NUMBERS = "gfn_runner.tasks.random_number.RandomNumber"
-JOINT = {"_target_": "gfn_runner.objectives.JointBalance", "between": 1.0}
-SUBTB = {"_target_": "gfn_runner.objectives.SubTB", "lam": 0.9}
+ARITHMETIC = "gfn_runner.tasks.arithmetic.IntegerArithmetic"
+CONTINUATION = "gfn_runner.tasks.continuation.SentenceContinuation"
+NUMBERS = "gfn_runner.tasks.random_number.RandomNumbers"
+JOINT = {"_target_": "gfn_runner.objectives.losses.JointBalance", "between": 1.0}
+SUBTB = {"_target_": "gfn_runner.objectives.losses.SubTB", "lam": 0.9}
 
 
 @pytest.fixture(autouse=True)
@@ -386,12 +386,12 @@ def test_the_old_numbers_of_a_resumed_run_are_not_averaged(tmp_path):
     assert [cell(m, "vote_accuracy/3_operands") for m in section.methods] == ["50.0"]
 
 
-class Arithmetic(gfn_runner.tasks.arithmetic.Arithmetic):
+class IntegerArithmetic(gfn_runner.tasks.arithmetic.IntegerArithmetic):
     """Another class of the same name."""
 
 
 def test_two_classes_of_one_name_keep_their_sections_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(gfn_runner.tasks.translation, "Own", Arithmetic, raising=False)
+    monkeypatch.setattr(gfn_runner.tasks.translation, "Own", IntegerArithmetic, raising=False)
     own = "gfn_runner.tasks.translation.Own"
     make_run(tmp_path / "a", accuracy(0.5))
     make_run(tmp_path / "b", accuracy(0.5), task=own)
@@ -471,9 +471,9 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
 
 
 def test_a_sample_is_judged_by_the_task_where_it_can(tmp_path):
-    from gfn_runner.tasks.arithmetic import Arithmetic
+    from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
-    condition = Arithmetic().load(0).evaluation[0]
+    condition = IntegerArithmetic().load(0).evaluation[0]
     steps = " " + condition.facts["expression"].steps()
     folder = make_run(tmp_path / "a", accuracy(0.5, 0.1))
     for name, text in (("samples", steps), ("samples_base_0_shot", " 1 + 1 = 3")):

@@ -22,22 +22,22 @@ from typing import Any
 import pytest
 import yaml
 
-from gfn_runner import resuming
 from gfn_runner.app import main
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
-from gfn_runner.commandline import checked
+from gfn_runner.cli import resume as resuming
+from gfn_runner.cli.compose import checked
+from gfn_runner.cli.overrides import by_itself, kept_overrides
+from gfn_runner.cli.resume import Start, held, is_held, newest_unfinished, seconds_before, start_of
+from gfn_runner.config.schemas import CheckpointSettings
 from gfn_runner.errors import UserError
-from gfn_runner.files import tell_once, write_whole, writing_to
-from gfn_runner.json_lines import (
+from gfn_runner.runtime.files import tell_once, write_whole, writing_to
+from gfn_runner.runtime.json_lines import (
     LineAppender,
     keep_lines,
     read_lines,
     read_metrics,
     write_lines,
 )
-from gfn_runner.overrides import by_itself, kept_overrides
-from gfn_runner.resuming import Start, held, is_held, newest_unfinished, seconds_before, start_of
-from gfn_runner.settings import CheckpointSettings
 
 
 @dataclass
@@ -280,7 +280,7 @@ def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
 def test_two_processes_do_not_write_into_one_folder(tmp_path):
     folder = tmp_path / "run"
     code = (
-        "import sys, time; from pathlib import Path; from gfn_runner.resuming import held\n"
+        "import sys, time; from pathlib import Path; from gfn_runner.cli.resume import held\n"
         "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(99)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)

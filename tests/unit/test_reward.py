@@ -7,13 +7,19 @@ import math
 import pytest
 import torch
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.objectives import DetailedBalance, JointBalance, SubTB, TrajectoryBalance, VarGradTB
-from gfn_runner.phi import phi
-from gfn_runner.posterior.reward import log_reward
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.objectives.losses import (
+    DetailedBalance,
+    JointBalance,
+    SubTB,
+    TrajectoryBalance,
+    VarGradTB,
+)
+from gfn_runner.objectives.phi import phi
+from gfn_runner.rewards.reward import log_reward
 
 from ..tiny_models import CHARACTERS, all_strings, as_trajectories, at_end, tiny_lm
 
@@ -208,7 +214,7 @@ def test_the_policy_is_on_again_behind_a_failure(lm, monkeypatch):
     prompts = [lm.encode_prompt(c.prompt) for c in CONDITIONS]
     before = score_policy(lm, prompts, rows_of(lm), rule())
     with monkeypatch.context() as patch:
-        patch.setattr("gfn_runner.posterior.reward.score_prefixes", lambda *_: 1 / 0)
+        patch.setattr("gfn_runner.rewards.reward.score_prefixes", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             log_reward(lm, CONDITIONS, rows_of(lm), rule())
     after = score_policy(lm, prompts, rows_of(lm), rule())

@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.cache import make_roomy
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.tools import Calculator
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.tools import Calculator
-from gfn_runner.trajectories import Trajectories
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from gfn_runner.schedules import Schedule, warmup_factor
+from gfn_runner.algorithms.schedules import Schedule, warmup_factor
 
 SHAPES = ["linear", "cosine", "geometric"]
 

@@ -15,7 +15,7 @@ from gfn_runner.report.headline import direction_of, headline_numbers, optimized
 
 optuna = pytest.importorskip("optuna")
 
-from gfn_runner.search import _batches  # noqa: E402  it needs optuna
+from gfn_runner.sweeps.search import _batches  # noqa: E402  it needs optuna
 
 SPACE = ["x=interval(0.0, 1.0)", "kind=choice(a,b)", "seed=3"]
 
@@ -44,7 +44,7 @@ class Launcher:
 def searched(folder, launcher, n_trials, seed=0):
     from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 
-    from gfn_runner.search import search
+    from gfn_runner.sweeps.search import search
 
     sweeper = OptunaSweeperImpl(
         sampler=partial(optuna.samplers.TPESampler, n_startup_trials=2),
@@ -112,14 +112,14 @@ def test_a_search_in_which_nothing_works_ends(tmp_path, capsys):
 def test_a_search_warns_of_nothing_that_its_own_config_has_chosen(monkeypatch):
     from hydra import compose, initialize_config_dir
 
-    import gfn_runner.search
-    from gfn_runner.commandline import CONF
+    import gfn_runner.sweeps.search
+    from gfn_runner.cli.compose import CONF
     from hydra_plugins.gfn_runner_launchers import SearchSweeper
 
     def draws(*arguments):
         optuna.samplers.TPESampler(multivariate=True)
 
-    monkeypatch.setattr(gfn_runner.search, "search", draws)
+    monkeypatch.setattr(gfn_runner.sweeps.search, "search", draws)
     sweeper = SearchSweeper.__new__(SearchSweeper)
     sweeper.sweeper, sweeper.seed = None, 0
     with warnings.catch_warnings(record=True) as caught:

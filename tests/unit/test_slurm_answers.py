@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from gfn_runner.ranks import Processes
+from gfn_runner.distributed.ranks import Processes
 from gfn_runner.sweeps import check, slurm
 from gfn_runner.sweeps.settings import LocalSettings, SlurmSettings
 

@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import pytest
 
-from gfn_runner import status_lines
+from gfn_runner.algorithms.em import m_step
 from gfn_runner.baselines.methods import Decoding, Exact, Prompting, Resampling
 from gfn_runner.baselines.rows import made_rows
-from gfn_runner.em import m_step
-from gfn_runner.settings import EMSettings
-from gfn_runner.status_lines import EVERY, Count, duration, silent
-from gfn_runner.types import Condition, Term
+from gfn_runner.config.schemas import EMSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.runtime import status as status_lines
+from gfn_runner.runtime.status import EVERY, Count, duration, silent
 
 from .test_baselines import drawing
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
 from gfn_runner.metrics.accuracy import proportion
-from gfn_runner.tasks.base import ConditionSamples
 from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
-from gfn_runner.types import Condition
 
 GOOD = [("plot one", 0), ("so dull", 1), ("plot two", 0), ("so fine", 1)]
 LABELS = ("objective", "subjective")
@@ -79,7 +79,7 @@ def test_the_template_is_a_setting():
 
 
 def test_the_generated_reviews_are_asked_as_the_corpus_asks():
-    from gfn_runner.lm.tiny.reviews import label_suffix, review_prompt
+    from gfn_runner.data.synthetic.reviews import label_suffix, review_prompt
 
     condition = Subjectivity().load(0).train[0]
     assert condition.prompt == review_prompt(condition.key)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfn_runner.algorithms.sft import SupervisedModule, cross_entropy
 from gfn_runner.baselines.methods import SFT
-from gfn_runner.finetuning.supervised import SupervisedModule, cross_entropy
+from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import TaskData
+from gfn_runner.data.trajectories import Batch, PolicyScores, Trajectories
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.objectives import VarGradTB
-from gfn_runner.settings import EvaluationSettings, OptimSettings, SamplingSettings
-from gfn_runner.tasks.base import Task, TaskData
-from gfn_runner.trajectories import Batch, PolicyScores, Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.objectives.losses import VarGradTB
+from gfn_runner.tasks.base import Task
 
 from ..tiny_models import tiny_lm
 

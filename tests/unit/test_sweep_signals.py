@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gfn_runner.launching import processes
-from gfn_runner.launching.signals import deaf, ends_when_told, undisturbed
+from gfn_runner.sweeps.launching import processes
+from gfn_runner.sweeps.launching.signals import deaf, ends_when_told, undisturbed
 
 from ..hearing import hear
 

@@ -9,19 +9,19 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.synthetic import news, stories, velan
+from gfn_runner.data.synthetic.judge import is_sentence
 from gfn_runner.errors import UserError
-from gfn_runner.lm.tiny import news, stories, velan
-from gfn_runner.lm.tiny.judge import is_sentence
 from gfn_runner.metrics.distribution import expected_empirical_kl
-from gfn_runner.posterior.illegal import IllegalTokens
-from gfn_runner.posterior.validator import Validator
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.tasks.continuation import Continuation
+from gfn_runner.rewards.illegal import IllegalTokens
+from gfn_runner.rewards.validator import Validator
+from gfn_runner.tasks.continuation import SentenceContinuation
 from gfn_runner.tasks.contrastive import Contrastive
-from gfn_runner.tasks.infilling import Infilling
-from gfn_runner.tasks.random_number import RandomNumber
+from gfn_runner.tasks.infilling import StoryInfilling
+from gfn_runner.tasks.random_number import RandomNumbers
 from gfn_runner.tasks.translation import Translation
-from gfn_runner.types import Condition, Term
 
 COLUMNS = [f"sentence{number}" for number in range(1, 6)]
 
@@ -55,10 +55,10 @@ def story_rows(n: int, first: int = 0) -> str:
 
 # Task, its setting for a file, rows of a file, name of the evaluation set.
 KINDS = {
-    "continuation": (Continuation, "prompts", prompts, "prompts", ".txt"),
+    "continuation": (SentenceContinuation, "prompts", prompts, "prompts", ".txt"),
     "contrastive": (Contrastive, "prompts", prompts, "prompts", ".txt"),
     "translation": (Translation, "pairs", pairs, "sentences", ".tsv"),
-    "infilling": (Infilling, "stories", story_rows, "stories", ".csv"),
+    "infilling": (StoryInfilling, "stories", story_rows, "stories", ".csv"),
 }
 
 
@@ -136,7 +136,7 @@ def test_a_row_twice_is_named_with_both_lines(kind, written):
     text = rows(3)
     text += text.splitlines()[-1] + "\n"
     last = len(text.splitlines())
-    if Kind in (Continuation, Contrastive):
+    if Kind in (SentenceContinuation, Contrastive):
         # Web text repeats itself.
         path = written("data" + suffix, text)
         data = Kind(data={key: path, "n_test": 1}).load(0)
@@ -182,9 +182,9 @@ def test_generated_data_are_evaluated_on_a_file(kind, written):
 
 def test_what_is_tested_leaves_generated_training_data(written):
     numbers = {"n_train": 20, "n_test": 3}
-    drawn = Continuation(data=numbers).load(0)
+    drawn = SentenceContinuation(data=numbers).load(0)
     path = written("t.txt", f"{drawn.train[4].prompt}\nanother one\n")
-    data = Continuation(data=numbers | {"test": path}).load(0)
+    data = SentenceContinuation(data=numbers | {"test": path}).load(0)
     assert keys(data.train) == [key for key in keys(drawn.train) if key != drawn.train[4].key]
     assert keys(data.evaluation) == [drawn.train[4].key, "another one"]
 
@@ -198,7 +198,7 @@ def test_numbers_of_rows_are_at_least_1(kind):
 # -- generated data, whatever the task -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("Kind", [Continuation, Translation, Infilling])
+@pytest.mark.parametrize("Kind", [SentenceContinuation, Translation, StoryInfilling])
 def test_generated_data_are_as_many_as_asked_for_and_disjoint(Kind):
     task = Kind(data={"n_train": 30, "n_test": 8})
     data, other = task.load(0), task.load(1)
@@ -211,7 +211,7 @@ def test_generated_data_are_as_many_as_asked_for_and_disjoint(Kind):
     assert keys(other.train) != keys(data.train) == keys(task.load(0).train)
 
 
-@pytest.mark.parametrize("Kind", [Continuation, Translation])
+@pytest.mark.parametrize("Kind", [SentenceContinuation, Translation])
 def test_where_chance_would_repeat_them_nothing_is_trained_on_that_is_evaluated(Kind):
     data = Kind(data={"n_train": 1000, "n_test": 400}).load(0)
     assert len(data.train) == len({*keys(data.train)} - {*keys(data.evaluation)}) == 1000
@@ -221,7 +221,7 @@ def test_where_there_are_few_stories_none_is_trained_on_that_is_evaluated(monkey
     rng = random.Random(0)
     few = [stories.draw_story(rng) for _ in range(40)]
     monkeypatch.setattr(stories, "draw_story", lambda rng: rng.choice(few))
-    data = Infilling(data={"n_train": 20, "n_test": 15}).load(0)
+    data = StoryInfilling(data={"n_train": 20, "n_test": 15}).load(0)
     assert len({*keys(data.train), *keys(data.evaluation)}) == 35
 
 
@@ -238,14 +238,14 @@ def test_more_sentences_than_the_toy_language_has_are_refused():
 
 def test_blank_lines_are_no_prompts_and_spaces_at_the_right_are_dropped(written):
     path = written("p.txt", "\ufeff one  \r\n\r\n   \ntwo\n\n")
-    data = Continuation(data={"prompts": path, "test": written("t.txt", "three")}).load(0)
+    data = SentenceContinuation(data={"prompts": path, "test": written("t.txt", "three")}).load(0)
     assert keys(data.train) == [" one", "two"]
     assert data.train[0] == Condition(" one", " one", (Term(" one"),))
     assert data.evaluation[0].facts == {}
 
 
 def test_generated_prompts_are_of_both_kinds_and_end_where_a_sentence_does():
-    data = Continuation(data={"n_train": 60, "n_test": 10}).load(0)
+    data = SentenceContinuation(data={"n_train": 60, "n_test": 10}).load(0)
     assert {c.group for c in data.evaluation} == {"stories", "news"}
     for condition in (*data.train, *data.evaluation):
         is_news = condition.prompt.startswith("Topic:")
@@ -258,12 +258,12 @@ def test_generated_prompts_are_of_both_kinds_and_end_where_a_sentence_does():
 
 
 def test_constraints_are_those_of_the_settings():
-    assert Continuation().constraints() == [IllegalTokens(("\n", '"', "http", "www"), 50.0)]
-    task = Continuation(illegal=(), validator="keyword.iskeyword", validator_penalty=3.0)
+    assert SentenceContinuation().constraints() == [IllegalTokens(("\n", '"', "http", "www"), 50.0)]
+    task = SentenceContinuation(illegal=(), validator="keyword.iskeyword", validator_penalty=3.0)
     assert task.constraints() == [Validator("keyword.iskeyword", 3.0)]
-    assert Continuation(illegal=()).constraints() == []
+    assert SentenceContinuation(illegal=()).constraints() == []
     with pytest.raises(ValidationError):
-        Continuation(illegal=("",))
+        SentenceContinuation(illegal=("",))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +276,12 @@ def test_constraints_are_those_of_the_settings():
     ],
 )
 def test_a_validator_that_is_no_function(path, why):
-    assert why in problems_of(Continuation(validator=path))["task.validator"]
-    assert not problems_of(Continuation(validator="keyword.iskeyword"))
+    assert why in problems_of(SentenceContinuation(validator=path))["task.validator"]
+    assert not problems_of(SentenceContinuation(validator="keyword.iskeyword"))
 
 
 def test_a_prompt_that_was_typed_has_the_posterior_of_a_file():
-    condition = Continuation().condition_for("a prompt ", 0)
+    condition = SentenceContinuation().condition_for("a prompt ", 0)
     assert condition.prompt == "a prompt" and condition.terms == (Term("a prompt"),)
     condition = Contrastive(alpha=3.0, neutral_context="").condition_for("a prompt", 0)
     assert condition.terms == (Term("a prompt", weight=3.0), Term("", weight=-0.5))
@@ -293,7 +293,7 @@ def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
 
 
 def test_shares_of_legal_and_of_grammatical_samples():
-    task = Continuation(illegal=("|", "www"))
+    task = SentenceContinuation(illegal=("|", "www"))
     story = stories.middles(
         stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
     )
@@ -426,7 +426,7 @@ def test_shares_of_right_translations_and_of_those_that_were_found():
 def test_a_story_is_cut_into_its_ends_and_its_middle(written):
     path = written("s.csv", ",".join(COLUMNS) + '\nA b.,"C, d.",E!,F g.,H.\n')
     files = {"stories": path, "test": written("t.csv", story_rows(1))}
-    (condition,) = Infilling(data=files, demonstrate=True).load(0).train
+    (condition,) = StoryInfilling(data=files, demonstrate=True).load(0).train
     assert condition.key == "A b. C, d. E! … H."
     assert condition.prompt == "Beginning: A b. C, d. E!\nEnding: H.\nMiddle:"
     # The terminator begins the suffix: it is the middle's own full stop.
@@ -434,23 +434,25 @@ def test_a_story_is_cut_into_its_ends_and_its_middle(written):
     assert condition.demonstrations == (" F g",) and condition.facts["references"] == ("F g",)
     assert condition.facts["beginning"] == "A b. C, d. E!" and condition.facts["ending"] == "H."
     assert "plot" not in condition.facts
-    plain = Infilling(data=files).load(0)
+    plain = StoryInfilling(data=files).load(0)
     assert not any(c.demonstrations for c in (*plain.train, *plain.evaluation))
 
 
 def test_only_training_stories_are_demonstrated():
-    data = Infilling(demonstrate=True, data={"n_train": 5, "n_test": 5}).load(0)
+    data = StoryInfilling(demonstrate=True, data={"n_train": 5, "n_test": 5}).load(0)
     assert all(len(c.demonstrations) == 1 for c in data.train)
     assert not any(c.demonstrations for c in data.evaluation)
 
 
 def test_an_empty_ending_and_a_missing_sentence(written):
     text = ",".join(COLUMNS) + "\na.,b.,c.,d.,\na.,b.,,d.,e.\n"
-    message = refused(Infilling(data={"stories": written("s.csv", text)}))
+    message = refused(StoryInfilling(data={"stories": written("s.csv", text)}))
     assert "line 2, field sentence5: empty" in message
     assert "line 3, field sentence3: empty" in message
     text = "sentence1,sentence2,sentence3,sentence4,end\na,b,c,d,e\n"
-    assert "no column sentence5" in refused(Infilling(data={"stories": written("t.csv", text)}))
+    assert "no column sentence5" in refused(
+        StoryInfilling(data={"stories": written("t.csv", text)})
+    )
 
 
 def test_the_columns_of_the_story_cloze_test(written):
@@ -460,11 +462,11 @@ def test_the_columns_of_the_story_cloze_test(written):
     )
     path = written("s.csv", header + "i,A.,B.,C.,D.,E.,F.,2\nj,a.,b.,c.,d.,e.,f.,1\n")
     files = {"stories": path, "test": written("t.csv", story_rows(1))}
-    first, second = Infilling(data=files).load(0).train
+    first, second = StoryInfilling(data=files).load(0).train
     assert first.terms == (Term("A. B. C.", ". F."),) and first.facts["references"] == ("D",)
     assert second.facts["ending"] == "e."
     path = written("s.csv", header + "i,A.,B.,C.,D.,E.,F.,0\nj,a.,b.,,d.,e.,f.,1\n")
-    message = refused(Infilling(data={"stories": path}))
+    message = refused(StoryInfilling(data={"stories": path}))
     assert "line 2, field AnswerRightEnding: given '0'" in message
     assert "line 3, field InputSentence3: empty" in message
 
@@ -473,19 +475,19 @@ def test_stories_with_the_same_ends_are_the_same(written):
     """Their middles may differ: the posterior is of the ends."""
     text = ",".join(COLUMNS) + "\na,b,c,one,e\na,b,c,two,e\n"
     assert "the same story as line 2" in refused(
-        Infilling(data={"stories": written("s.csv", text)})
+        StoryInfilling(data={"stories": written("s.csv", text)})
     )
 
 
 @pytest.mark.parametrize("slot", ["{beginning}", "{ending}"])
 def test_a_template_without_one_of_its_slots(slot):
     other = {"{beginning}": "{ending}", "{ending}": "{beginning}"}[slot]
-    (problem,) = Infilling(template=f"Story: {other}").problems()
+    (problem,) = StoryInfilling(template=f"Story: {other}").problems()
     assert problem.where == "task.template" and slot in problem.allowed
 
 
 def test_generated_stories_carry_their_plot():
-    data = Infilling(data={"n_train": 20, "n_test": 5}).load(0)
+    data = StoryInfilling(data={"n_train": 20, "n_test": 5}).load(0)
     assert {c.group for c in data.evaluation} == {"stories"}
     for condition in (*data.train, *data.evaluation):
         facts = condition.facts
@@ -508,7 +510,7 @@ def test_shares_of_samples_that_fit_each_end():
         samples(Condition("f", "f", (), group="stories"), "The uncle gave her a kite"),
         samples(Condition("g", "g", (), group="file"), "x"),
     ]
-    assert Infilling().metrics(drawn) == {
+    assert StoryInfilling().metrics(drawn) == {
         "fits_both_share/stories": pytest.approx(1 / 4),
         "fits_beginning_share/stories": pytest.approx(3 / 4),
         "fits_ending_share/stories": pytest.approx(2 / 4),
@@ -531,7 +533,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_distribution_is_scipys_cut_to_its_range(name):
     parameter, mass = FAMILIES[name]
-    task = RandomNumber(low=LOW, high=HIGH, distribution=name, parameter=parameter)
+    task = RandomNumbers(low=LOW, high=HIGH, distribution=name, parameter=parameter)
     found = task.probabilities()
     known = [mass(k) for k in range(LOW, HIGH + 1)]
     assert list(found) == list(range(LOW, HIGH + 1)) and not problems_of(task)
@@ -540,12 +542,12 @@ def test_a_distribution_is_scipys_cut_to_its_range(name):
 
 
 def test_negative_numbers_are_numbers():
-    task = RandomNumber(low=-2, high=1, prefix="")
+    task = RandomNumbers(low=-2, high=1, prefix="")
     assert task.support(task.load(0).train[0]) == ["-2", "-1", "0", "1"]
 
 
 def test_the_condition_is_the_same_in_training_and_evaluation():
-    task = RandomNumber(low=0, high=2, distribution="binomial", parameter=0.7, penalty=2.0)
+    task = RandomNumbers(low=0, high=2, distribution="binomial", parameter=0.7, penalty=2.0)
     data = task.load(0)
     (train,), (evaluation,) = data.train, data.evaluation
     assert evaluation.group == "numbers" and train.group == "train" and train.terms == ()
@@ -579,7 +581,7 @@ def test_the_condition_is_the_same_in_training_and_evaluation():
     ],
 )
 def test_impossible_settings_are_named(options, where):
-    task = RandomNumber(**({"max_len": 5} | options))
+    task = RandomNumbers(**({"max_len": 5} | options))
     assert {problem.where for problem in task.problems()} == {where}
 
 
@@ -587,11 +589,11 @@ def test_impossible_settings_are_named(options, where):
 @pytest.mark.parametrize("name", ["parameter", "penalty"])
 def test_numbers_of_the_settings_are_positive_and_finite(name, value):
     with pytest.raises(ValidationError, match=name):
-        RandomNumber(distribution="poisson", **{name: value})
+        RandomNumbers(distribution="poisson", **{name: value})
 
 
 def test_distances_are_of_the_valid_numbers():
-    task = RandomNumber(low=0, high=2, distribution="binomial", parameter=0.7)
+    task = RandomNumbers(low=0, high=2, distribution="binomial", parameter=0.7)
     (condition,) = task.load(0).evaluation
     drawn = samples(condition, " 2", " 2", " 1", "2", " 3", " 2", " 1", "", " 1", " 2")
     measured = task.metrics([drawn])
@@ -622,7 +624,7 @@ def test_lines_of_one_source_are_translations_of_it(written):
 
 @pytest.mark.parametrize("template", ["{ending}|{beginning}|", "{beginning}: {ending} {beginning}"])
 def test_the_posterior_of_a_story_that_was_typed(template):
-    task = Infilling(template=template)
+    task = StoryInfilling(template=template)
     known = task._condition("A b. C.", "D.", "E (f).")
     typed = task.condition_for(known.prompt, 0)
     assert typed is not None and typed.prompt == known.prompt and typed.terms == known.terms

@@ -12,15 +12,15 @@ import pytest
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as record
 
-from gfn_runner.errors import Problem, UserError
-from gfn_runner.hubdata import HubSource, parse_source
-from gfn_runner.textdata import (
+from gfn_runner.data.hub import HubSource, parse_source
+from gfn_runner.data.readers import (
     duplicate_problems,
     path_problems,
     read_prompts,
     read_records,
     read_table,
 )
+from gfn_runner.errors import Problem, UserError
 
 
 @record(frozen=True, config=ConfigDict(extra="forbid"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from gfn_runner.data.synthetic.corpus import SECOND_PHASE, documents
 from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.lm.tiny.corpus import SECOND_PHASE, documents
 from gfn_runner.lm.tiny.pretrain import (
     PretrainSettings,
     held_out_loss,

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from gfn_runner.expressions import draw_expression
-from gfn_runner.tools import Calculator
+from gfn_runner.data.expressions import draw_expression
+from gfn_runner.lm.tools import Calculator
 
 answer = Calculator().answer
 

@@ -9,10 +9,10 @@ import torch
 
 from gfn_runner.callbacks import training_log
 from gfn_runner.callbacks.training_log import TrainingLog
-from gfn_runner.phases import Phases
-from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.trajectories import PolicyScores, StepOutput, Trajectories
-from gfn_runner.types import Condition
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.trajectories import PolicyScores, StepOutput, Trajectories
+from gfn_runner.runtime.phases import Phases
 
 
 def output(*lengths: int) -> StepOutput:

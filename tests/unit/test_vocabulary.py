@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
-from gfn_runner.trajectories import Trajectories
 
 V, END = 6, 5
 

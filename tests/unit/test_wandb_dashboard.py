@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gfn_runner.wandb_run import STEP
+from gfn_runner.loggers.wandb_run import STEP
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))

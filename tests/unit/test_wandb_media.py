@@ -15,12 +15,12 @@ from gfn_runner.callbacks.wandb_media import (
     strings,
     table_rows,
 )
-from gfn_runner.replay import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.settings import LoggerSettings
-from gfn_runner.tasks.base import ConditionSamples
-from gfn_runner.trajectories import PolicyScores, StepOutput, Trajectories
-from gfn_runner.types import Condition
-from gfn_runner.wandb_run import STEP, WandbRun
+from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.trajectories import PolicyScores, StepOutput, Trajectories
+from gfn_runner.loggers.wandb_run import STEP, WandbRun
 
 INF = math.inf
 

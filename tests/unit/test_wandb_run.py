@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gfn_runner import app, wandb_run
-from gfn_runner.randomness import derived_seed
-from gfn_runner.settings import LoggerSettings
-from gfn_runner.wandb_run import (
+from gfn_runner import app
+from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner.loggers import wandb_run
+from gfn_runner.loggers.wandb_run import (
     STEP,
     WandbRun,
     run_id,
@@ -21,6 +21,7 @@ from gfn_runner.wandb_run import (
     sweep_of,
     sync_command,
 )
+from gfn_runner.runtime.seeds import derived_seed
 
 # -- starting ---------------------------------------------------------------------------------------
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gfn_runner.evaluation import base_log_likelihood, draw_many, string_scores
+from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.data.conditions import Condition, Term
+from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.evaluation.draw import base_log_likelihood, draw_many, string_scores
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_strings
 from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.settings import EvaluationSettings
-from gfn_runner.tasks.random_number import RandomNumber
-from gfn_runner.trajectories import Trajectories
-from gfn_runner.types import Condition, Term
+from gfn_runner.tasks.random_number import RandomNumbers
 from tests.tiny_models import tiny_lm
 
 RULE = StringRule(terminator=1, min_len=0, max_len=3)
@@ -53,7 +53,7 @@ def test_concatenated_sorts_by_condition_and_keeps_order():
 
 def test_chunks_draw_as_many_of_each_condition():
     lm, generator = tiny_lm(), torch.Generator().manual_seed(0)
-    task = RandomNumber()
+    task = RandomNumbers()
     few = EvaluationSettings(rows=4)
     rows = draw_many(lm, task, RULE, [[2], [3]], [1.0] * 7, few, generator)
     assert rows.condition_B.tolist() == [0] * 7 + [1] * 7
@@ -61,7 +61,7 @@ def test_chunks_draw_as_many_of_each_condition():
 
 def test_a_repeated_string_has_one_score():
     lm = tiny_lm()
-    task = RandomNumber()
+    task = RandomNumbers()
     condition = task.load(0).train[0]
     generator = torch.Generator().manual_seed(0)
     prompt = lm.encode_prompt(condition.prompt)

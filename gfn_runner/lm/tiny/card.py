@@ -19,11 +19,11 @@ train, evaluate and be tested without a download. It is no general language mode
 ## How it was made
 
 `make tiny-lm` (`scripts/pretrain_tiny.py`), from nothing but a corpus that
-`gfn_runner/lm/tiny/corpus.py` writes by rules (seed {seed}): {steps:,} optimizer steps of Muon (blocks,
-peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}), then {second_steps:,} at
-{second_rate} of these rates on a mixture with more word lists. {tokens:,} tokens, {second_tokens:,} of
-them in the second phase; {minutes:.0f} minutes on two CPU cores. Held-out loss on the first mixture, in
-nats a token: {first_loss:.3f} behind the first phase, {loss:.3f} behind the second.
+`gfn_runner/data/synthetic/corpus.py` writes by rules (seed {seed}): {steps:,} optimizer steps of Muon
+(blocks, peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}), then
+{second_steps:,} at {second_rate} of these rates on a mixture with more word lists. {tokens:,} tokens,
+{second_tokens:,} of them in the second phase; {minutes:.0f} minutes on two CPU cores.
+Held-out loss on the first mixture, in nats a token: {first_loss:.3f} behind the first phase, {loss:.3f} behind the second.
 
 | documents | share of tokens | in the second phase | what they are |
 |---|---|---|---|

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gfn_runner.lm.tiny.corpus import SECOND_PHASE, documents, named_documents
+from gfn_runner.data.synthetic.corpus import SECOND_PHASE, documents, named_documents
 from gfn_runner.lm.tiny.tokenizer import train_tokenizer
 
 _SECOND_SEED = 77  # added to the seed: documents that the first phase has not seen

@@ -7,7 +7,7 @@ from itertools import islice
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from gfn_runner.lm.tiny.corpus import documents
+from gfn_runner.data.synthetic.corpus import documents
 
 BOS, PAD = "<|endoftext|>", "<|pad|>"
 # A number keeps its sign and its leading space (" -6"); an operator stands alone (" -", " 8").

@@ -1,0 +1,290 @@
+"""The M-step of EM: the answer model learns to answer behind the policy's samples; trains no policy.
+
+Hu et al. 2024 (arXiv:2310.04363), section 3.2: GFlowNet training is the E-step, in which the policy
+learns to sample Z ~ p(Z | X, Y); the M-step raises log p(Y | X Z) for those Z. The model that the reward
+speaks of is then the base model with an adapter of its own, the answer adapter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gfn_runner.config.schemas import EMSettings
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.distributed.ranks import from_first, is_first
+from gfn_runner.errors import UserError
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.scoring import score_suffixes
+from gfn_runner.lm.tools import Tool
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.runtime.seeds import rng_for, torch_generator_for
+from gfn_runner.runtime.status import Count
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "answer_adapter"
+_BEFORE = f"{FOLDER}.old"  # the one before, while a new one takes its place
+_RECORD = "em.json"
+_MOST_MEASURED = 64
+_MOST_NAMED = 5
+_GRAD_CLIP = 1.0
+
+
+def answer_loss(
+    lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
+) -> Tensor:
+    """Mean of −log p(Y | X Z) over the strings Z, in nats, under the model as it is switched now.
+
+    X and Y are context and suffix of the condition's first term.
+    """
+    return _answer_losses(lm, conditions, trajectories, rule).mean()
+
+
+def _answer_losses(
+    lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
+) -> Tensor:
+    """−log p(Y | X Z) of every string Z, nats. Shape (B,)."""
+    contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
+    suffixes = [lm.encode(condition.terms[0].suffix) for condition in conditions]
+    return -score_suffixes(lm, contexts, suffixes, trajectories, rule)
+
+
+def m_step(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    rule: StringRule,
+    options: EMSettings,
+    *,
+    tool: Tool | None,
+    seed: int,
+    most_non_finite: int = 1,
+) -> dict[str, float]:
+    """Train the answer adapter on pairs of answer and fresh sample; the policy stays as it is.
+
+    A step whose loss or gradient is not finite moves nothing, as in training.
+
+    Args:
+        lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
+        conditions: drawn by their weight, with repetition.
+        rule: of the strings.
+        options: steps, rate, adapter.
+        tool: of the task.
+        seed: of the run.
+        most_non_finite: steps in a row that are skipped end the run when they are so many; 0 for never.
+
+    Returns:
+        ``loss_before`` and ``loss_after`` in nats an answer, of the same samples; ``skipped`` steps.
+
+    Raises:
+        UserError: at that many steps in a row, naming their conditions.
+    """
+    if not lm.has_answer_adapter:
+        lm.add_answer_adapter(options.lora, seed)
+    number = lm.m_steps + 1
+    pool = [condition for condition in conditions if condition.weight > 0]
+    measured = rng_for("m-step", seed, number).sample(pool, min(len(pool), _MOST_MEASURED))
+    known = _samples(lm, measured, rule, tool, "m-step", seed, number)
+    before = _measured_loss(lm, measured, known, rule)
+    parameters = lm.answer_parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
+    skips = _Skips(number, most_non_finite)
+    with _unfrozen(parameters), Count(f"M-step {number}", options.m_steps, "steps") as count:
+        for step in range(options.m_steps):
+            rng = rng_for("m-step", seed, number, step)
+            drawn = rng.choices(pool, [c.weight for c in pool], k=options.m_batch)
+            strings = _samples(lm, drawn, rule, tool, "m-step", seed, number, step)
+            with lm.reference():
+                loss_B = _answer_losses(lm, drawn, strings, rule)
+            optimizer.zero_grad()
+            loss_B.mean().backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
+            # All ranks make one step: the first one's word counts.
+            if skips.passes(step, from_first(_non_finite(drawn, loss_B.tolist(), norm))):
+                optimizer.step()
+            count.advance()
+    lm.m_steps = number
+    return {
+        "loss_before": before,
+        "loss_after": _measured_loss(lm, measured, known, rule),
+        "skipped": float(skips.n),
+    }
+
+
+def m_step_line(measured: Mapping[str, float]) -> str:
+    """What :func:`m_step` has measured, in words: ``loss 6.661 → 5.204 nats an answer``."""
+    skipped = round(measured["skipped"])
+    words = f"loss {measured['loss_before']:.4g} → {measured['loss_after']:.4g} nats an answer"
+    return words + (f", steps skipped: {skipped}" if skipped else "")
+
+
+def _samples(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    rule: StringRule,
+    tool: Tool | None,
+    *name: object,
+) -> Trajectories:
+    """One string of the policy's for each condition."""
+    generator = torch_generator_for(lm.device, *name)
+    prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
+    return sample(lm, prompts, 1, rule, generator, tool=tool)
+
+
+@torch.no_grad()
+def _measured_loss(
+    lm: LanguageModel, conditions: Sequence[Condition], strings: Trajectories, rule: StringRule
+) -> float:
+    with lm.reference():
+        return answer_loss(lm, conditions, strings, rule).item()
+
+
+class _unfrozen:
+    """Within it parameters take gradients; behind it they are frozen and hold none."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]):
+        self.parameters = parameters
+
+    def __enter__(self) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
+@dataclass
+class _Skips:
+    """Steps of an M-step that were skipped: in all, and what was wrong with those in a row."""
+
+    m_step: int
+    most: int
+    n: int = 0
+    in_a_row: list[str] = field(default_factory=list)
+
+    def passes(self, step: int, problem: str | None) -> bool:
+        """Whether the optimizer may make a step.
+
+        Raises:
+            UserError: if it may not, and that for the last time.
+        """
+        if problem is None:
+            self.in_a_row = []
+            return True
+        self.n += 1
+        self.in_a_row.append(f"step {step + 1}: {problem}")
+        place = f"M-step {self.m_step}, optimizer step {step + 1}"
+        if is_first():
+            logger.warning("%s is skipped: %s", place, problem)
+        if len(self.in_a_row) == self.most:
+            raise _too_many(place, self.in_a_row)
+        return False
+
+
+def _non_finite(
+    conditions: Sequence[Condition], losses: Sequence[float], norm: float
+) -> str | None:
+    """What is not finite in a step, and the conditions of it; ``None`` where all is."""
+    bad = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
+    if bad:
+        # A condition may be drawn twice.
+        keys = dict.fromkeys(conditions[place].key for place in bad)
+        return f"the loss of condition {_named(keys)} is {losses[bad[0]]}"
+    if not math.isfinite(norm):
+        keys = dict.fromkeys(condition.key for condition in conditions)
+        return f"the gradient is not finite; the step's conditions are {_named(keys)}"
+    return None
+
+
+def _named(keys: Iterable[str]) -> str:
+    shown = list(keys)
+    more = " …" if len(shown) > _MOST_NAMED else ""
+    return ", ".join(map(repr, shown[:_MOST_NAMED])) + more
+
+
+def _too_many(place: str, in_a_row: Sequence[str]) -> UserError:
+    most = len(in_a_row)
+    what = ". ".join(in_a_row[-_MOST_NAMED:])
+    return UserError.one(
+        place,
+        what if most == 1 else f"{most} steps in a row are not finite. {what}",
+        "finite losses and gradients; fewer in a row than callbacks.health.most_non_finite",
+        "lower em.m_lr, use lm.dtype=float32 or bfloat16; "
+        "resume=<run folder> makes the M-step again",
+    )
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run's folder says of its newest M-step.
+
+    Attributes:
+        m_steps: how many were made.
+        metrics: what was measured around it, with the prefixes ``e_step/`` and ``m_step/``.
+    """
+
+    m_steps: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) -> None:
+    """Put the answer adapter and its record into a run's folder, both or neither.
+
+    The one before goes last: whenever this is interrupted, the folder holds the old one or the new one.
+    """
+    unfinished, place, before = folder / f"{FOLDER}.part", folder / FOLDER, folder / _BEFORE
+    shutil.rmtree(unfinished, ignore_errors=True)
+    lm.save_answer_adapter(unfinished)
+    record = {"m_steps": lm.m_steps, "metrics": dict(metrics)}
+    (unfinished / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _sync(unfinished)
+    if place.is_dir():
+        shutil.rmtree(before, ignore_errors=True)
+        place.rename(before)
+    unfinished.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that the files of a folder survive a crash of the machine."""
+    for path in folder.iterdir():
+        with path.open("rb") as file, contextlib.suppress(OSError):
+            os.fsync(file.fileno())
+
+
+def _saved(folder: Path) -> Path:
+    """Where the answer adapter of a run's folder lies, if there is one."""
+    place = folder / FOLDER
+    return place if place.is_dir() else folder / _BEFORE
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a run's folder; of no M-step where there is none."""
+    file = _saved(folder) / _RECORD
+    if not file.is_file():
+        return Record()
+    return Record(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def load_answers(lm: LanguageModel, folder: Path) -> None:
+    """Give the model the answer adapter of a run's folder, if there is one."""
+    record = read_record(folder)
+    if record.m_steps:
+        lm.load_answer_adapter(_saved(folder), record.m_steps)

@@ -1,0 +1,319 @@
+"""Replay: fills the buffer with fresh trajectories and puts draws on batches; knows no loss."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.datamodule import own_conditions
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.samples import DemonstrationPrompt
+from gfn_runner.data.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
+from gfn_runner.distributed.ranks import gathered, is_first, rank, world
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sampling import sample, with_tool
+from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.module import GFlowNetModule
+from gfn_runner.runtime.seeds import rng_for, torch_generator_for
+from gfn_runner.runtime.status import Count
+
+logger = logging.getLogger(__name__)
+_AT_ONCE = 16  # conditions scored together
+# Token ids of strings that a model wrote, by condition key.
+Written = dict[str, tuple[tuple[int, ...], ...]]
+
+
+class ReplayCallback(L.Callback):
+    """Owns the buffer.
+
+    On a replay step the batch keeps its conditions as far as they have strings; the others give way
+    to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
+    many conditions. A condition gives at most ``n_samples`` strings, each once.
+
+    Every rank has the buffer of its own conditions. A checkpoint holds all of them together: a run
+    may go on with another number of ranks.
+
+    Attributes:
+        buffer: strings by condition key.
+        conditions: of this rank, by key.
+    """
+
+    def __init__(
+        self, options: ReplaySettings, conditions: Sequence[Condition], n_samples: int, seed: int
+    ):
+        self.options, self.n_samples, self.seed = options, n_samples, seed
+        self.buffer = ReplayBuffer(options)
+        self._all: dict[str, Condition] = {c.key: c for c in conditions}
+        self.conditions = {c.key: c for c in own_conditions(conditions)}
+        # M-steps of the model whose log-rewards are stored.
+        self.m_steps = 0
+
+    @property
+    def active(self) -> bool:
+        return self.options.probability > 0
+
+    def on_fit_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
+        with module.lm.in_step():
+            self._fill(module)
+        self.m_steps = module.lm.m_steps
+
+    def _fill(self, module: GFlowNetModule) -> None:
+        # A resumed run has its buffer back by now.
+        if self.active and self.options.seed_demonstrations and not len(self.buffer):
+            written = self._written(module)
+            seeds = [c for c in self.conditions.values() if c.demonstrations or written.get(c.key)]
+            with Count("rewards of demonstrations", len(seeds)) as count:
+                for start in range(0, len(seeds), _AT_ONCE):
+                    own = seeds[start : start + _AT_ONCE]
+                    self._seed(module, own, written)
+                    count.advance(len(own))
+        elif self.m_steps != module.lm.m_steps:
+            self._rescore(module)
+
+    def _written(self, module: GFlowNetModule) -> Written:
+        """The demonstrations that the base model writes for the conditions, by condition key."""
+        conditions = list(self.conditions.values())
+        asked = [(c, module.task.demonstration_prompt(c)) for c in conditions]
+        written: Written = {}
+        with Count("demonstrations by the base model", len(asked)) as count:
+            for start in range(0, len(asked), _AT_ONCE):
+                own = asked[start : start + _AT_ONCE]
+                part = {c.key: prompt for c, prompt in own if prompt}
+                generator = torch_generator_for(module.lm.device, "write", self.seed, start)
+                written |= written_demonstrations(module.lm, part, module.rule, generator)
+                count.advance(len(own))
+        return written
+
+    @torch.no_grad()
+    def _rescore(self, module: GFlowNetModule) -> None:
+        """Give every string its log-reward under the answer model of now.
+
+        The strings themselves stay worth having: most of what was good is good still, log q is computed
+        anew whenever they are used, and what was found once need not be found again.
+        """
+        old, self.buffer = self.buffer, ReplayBuffer(self.options)
+        keys = old.keys()
+        for start in range(0, len(keys), _AT_ONCE):
+            conditions = [self.conditions[key] for key in keys[start : start + _AT_ONCE]]
+            rows = [(e, at) for at, c in enumerate(conditions) for e in old.entries(c.key)]
+            trajectories = Trajectories.from_rows(
+                [entry.tokens for entry, _ in rows],
+                [entry.is_action for entry, _ in rows],
+                [at for _, at in rows],
+                module.lm.device,
+            )
+            stored = [entry.step for entry, _ in rows]
+            rewards_BS = module.log_reward(conditions, trajectories)
+            read_BS = _read(module, trajectories)
+            self._store(conditions, trajectories, rewards_BS, read_BS, stored)
+
+    @torch.no_grad()
+    def _seed(self, module: GFlowNetModule, conditions: list[Condition], written: Written) -> None:
+        trajectories, n_unfit = fitting_demonstrations(module, conditions, written)
+        if n_unfit:
+            logger.warning(
+                "%d of %d demonstrations are no strings of the policy's (task.min_len = %d, "
+                "task.max_len = %d, no task.terminator within) and do not enter the replay buffer",
+                n_unfit,
+                n_unfit + len(trajectories),
+                module.rule.min_len,
+                module.rule.max_len,
+            )
+        if len(trajectories):
+            rewards_BS = module.log_reward(conditions, trajectories)
+            read_BS, stored = _read(module, trajectories), [0] * len(trajectories)
+            self._store(conditions, trajectories, rewards_BS, read_BS, stored)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
+    ) -> None:
+        # All ranks draw or all replay: one that samples takes longer, and the others would wait for it.
+        turn = rng_for("replay", self.seed, batch.index // world())
+        if not self.active or turn.random() >= self.options.probability:
+            return
+        rng = turn if rank() == 0 else rng_for("replay", self.seed, batch.index, "rank", rank())
+        # Where only different trajectories are compared, a single string gives no loss.
+        known = self.buffer.keys(at_least=2 if module.objective.needs_pairs_between else 1)
+        if not known:
+            return
+        batch.conditions = self._with_strings(batch.conditions, set(known), rng)
+        tokens, actions, rewards, places = [], [], [], []
+        for place, condition in enumerate(batch.conditions):
+            for entry in self.buffer.sample(condition.key, self.n_samples, rng):
+                tokens.append(entry.tokens)
+                actions.append(entry.is_action)
+                rewards.append(entry.log_reward)
+                places.append(place)
+        trajectories = Trajectories.from_rows(tokens, actions, places, module.lm.device)
+        batch.replay = ReplayDraw(trajectories, _padded(rewards, module.lm.device))
+
+    def _with_strings(
+        self, conditions: list[Condition], known: set[str], rng: random.Random
+    ) -> list[Condition]:
+        kept = [condition for condition in conditions if condition.key in known]
+        others = sorted(known - {condition.key for condition in kept})
+        wanted = min(len(conditions) - len(kept), len(others))
+        return kept + [self.conditions[key] for key in rng.sample(others, wanted)]
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: GFlowNetModule,
+        outputs: dict[str, Any],
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        output: StepOutput = outputs["output"]
+        if self.active and not output.from_replay:
+            now = [trainer.global_step] * len(output.trajectories)
+            self._store(
+                output.conditions,
+                output.trajectories,
+                output.log_reward_BS,
+                output.scores.terminable_BS,
+                now,
+            )
+
+    def _store(
+        self,
+        conditions: Sequence[Condition],
+        trajectories: Trajectories,
+        log_reward_BS: torch.Tensor,
+        read_BS: torch.Tensor,
+        stored: Sequence[int],
+    ) -> None:
+        """Offer every row; ``stored`` are the optimizer steps from which its age is counted.
+
+        A row is left out if a log-reward that the objective reads (``read_BS``) is not finite: a step
+        that drew it would be skipped.
+        """
+        sound_B = (log_reward_BS.isfinite() | ~read_BS).all(dim=1)
+        columns = zip(
+            trajectories.token_BT.tolist(),
+            trajectories.is_action_BT.tolist(),
+            log_reward_BS.tolist(),
+            trajectories.length_B.tolist(),
+            trajectories.condition_B.tolist(),
+            stored,
+            sound_B.tolist(),
+            strict=True,
+        )
+        for tokens, actions, rewards, length, place, step, sound in columns:
+            if not sound:
+                continue
+            entry = Entry(
+                tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1]), step
+            )
+            self.buffer.add(conditions[place].key, entry)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all ranks together; every rank has to call it."""
+        whole = ReplayBuffer(self.options)
+        for state in gathered(self.buffer.state_dict()):
+            whole.merge(state)
+        return {"buffer": whole.state_dict(), "m_steps": self.m_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what belongs to this rank's conditions."""
+        self.buffer.load_state_dict(state["buffer"])
+        self.m_steps = state.get("m_steps", 0)
+        for key in set(self.buffer.keys()) - self.conditions.keys():
+            if key not in self._all and is_first():
+                logger.warning(
+                    "replay buffer: condition %r is not in this run's data; dropped", key
+                )
+            self.buffer.drop(key)
+
+
+@torch.no_grad()
+def written_demonstrations(
+    lm: LanguageModel,
+    asked: Mapping[str, DemonstrationPrompt],
+    rule: StringRule,
+    generator: torch.Generator,
+) -> Written:
+    """Strings of different texts that the bare base model writes; in the order of their draw.
+
+    They are the tokens that the model wrote: those that the tokenizer would write the text with may be
+    far less probable.
+
+    Args:
+        lm: its adapters do not take part.
+        asked: prompt, number of samples and what is kept of each, by condition key.
+        rule: what may be written, and how long.
+        generator: of the model's device.
+    """
+    if not asked:
+        return {}
+    prompts = [lm.encode_prompt(a.prompt) for a in asked.values()]
+    most = max(a.n for a in asked.values())
+    with lm.base():
+        rows = sample(lm, prompts, most, rule, generator)
+    written = {}
+    for place, (key, a) in enumerate(asked.items()):
+        kept: dict[str, tuple[int, ...]] = {}
+        for ids in (rows.ids(place * most + number) for number in range(a.n)):
+            found = re.match(a.keep, lm.decode(ids))
+            if found and found.group():
+                kept.setdefault(found.group(), _beginning(lm, ids, found.group()))
+        written[key] = tuple(kept.values())
+    return written
+
+
+def _beginning(lm: LanguageModel, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """The first tokens of a string, which are ``text``; its usual ones if it ends within a token."""
+    for n in range(len(ids), 0, -1):
+        if lm.decode(ids[:n]) == text:
+            return tuple(ids[:n])
+    return lm.encode(text)
+
+
+def fitting_demonstrations(
+    module: GFlowNetModule, conditions: Sequence[Condition], written: Written | None = None
+) -> tuple[Trajectories, int]:
+    """Demonstrations that the policy could write, a tool's answers put in, and how many it could not.
+
+    The latter are not to be scored: they may be longer than the model's context. Those in ``written`` are
+    taken beside the conditions' own.
+    """
+    trajectories, rule = _demonstrations(module, conditions, written or {}), module.rule
+    fits_B = rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])[:, 0]
+    fits_B = fits_B & (rule.n_actions_BS(trajectories)[:, -1] <= rule.max_len)
+    return trajectories.rows(fits_B.nonzero()[:, 0]), int((~fits_B).sum())
+
+
+def _demonstrations(
+    module: GFlowNetModule, conditions: Sequence[Condition], written: Written
+) -> Trajectories:
+    tool = module.task.tool()
+    rows = [
+        (*with_tool(module.lm, given, tool), place)
+        for place, condition in enumerate(conditions)
+        for given in _known(condition, written)
+    ]
+    tokens, actions, places = zip(*rows, strict=True)
+    return Trajectories.from_rows(tokens, actions, places, module.lm.device)
+
+
+def _known(condition: Condition, written: Written) -> list[str | tuple[int, ...]]:
+    return [*condition.demonstrations, *written.get(condition.key, ())]
+
+
+def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:
+    """States whose log-reward the objective reads. Shape (B, S)."""
+    terminable_BS = module.rule.terminable_BS(trajectories)
+    return module.objective.counted_BS(terminable_BS, trajectories.length_B)
+
+
+def _padded(rewards: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
+    """Log-rewards of prefixes, −inf at padding. Shape (B, S)."""
+    longest = max(map(len, rewards))
+    rows = [[*row, *[float("-inf")] * (longest - len(row))] for row in rewards]
+    return torch.tensor(rows, device=device)

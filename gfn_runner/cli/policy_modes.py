@@ -1,0 +1,101 @@
+"""``mode=sample``, ``predict`` and ``evaluate``: a finished run's policy at work; trains nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gfn_runner.config.validation import RunConfig
+from gfn_runner.inference import Policy, adapter_folder
+
+
+def use(config: RunConfig) -> None:
+    """Do what ``config.mode`` says with the policy of ``config.run``, and print the result.
+
+    Raises:
+        UserError: if the run has no policy yet, or the task cannot do it.
+    """
+    folder = Path(str(config.run)).expanduser()
+    adapter_folder(folder)
+    from gfn_runner.build import quiet
+
+    quiet()
+    # Hydra, which sets up a run's log, has no part in this.
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("gfn_runner").setLevel(logging.INFO)
+    if config.mode == "evaluate":
+        _evaluate(config, folder)
+        return
+    policy = Policy.of(config, folder)
+    console = Console()
+    if config.mode == "sample":
+        console.print(_samples(policy, str(config.prompt), config.n), soft_wrap=True)
+    else:
+        shares = policy.predict(str(config.prompt), config.answers, config.n)
+        console.print(_answers(shares, config.n), soft_wrap=True)
+
+
+def _samples(policy: Policy, prompt: str, n: int) -> Table:
+    table = Table("log R", "log q", "sample", box=SIMPLE_HEAD, pad_edge=False)
+    table.caption = "log R untempered and log q at temperature 1, in nats"
+    for sample in sorted(policy.sample(prompt, n), key=lambda s: -s.log_q):
+        reward = "" if sample.log_reward is None else f"{sample.log_reward:.2f}"
+        table.add_row(reward, f"{sample.log_q:.2f}", repr(sample.text))
+    return table
+
+
+def _answers(shares: Mapping[str, float], n: int) -> Table:
+    table = Table("answer", "probability", box=SIMPLE_HEAD, pad_edge=False)
+    table.caption = f"posterior predictive: mean over {n} samples, normalised over these answers"
+    for answer, share in sorted(shares.items(), key=lambda pair: -pair[1]):
+        table.add_row(answer, f"{share:.4f}")
+    return table
+
+
+def _evaluate(config: RunConfig, run: Path) -> None:
+    """The final evaluation again, perhaps of other data; into a new folder inside the run's."""
+    from gfn_runner.callbacks.wandb_media import add_results, add_samples
+    from gfn_runner.cli.compose import new_folder
+    from gfn_runner.config.tokenizer_checks import check_texts
+    from gfn_runner.evaluation.draw import draw_answers, limited
+    from gfn_runner.evaluation.measure import measure
+    from gfn_runner.evaluation.optional import OptionalMeasures
+    from gfn_runner.loggers.json_lines import jsonable
+    from gfn_runner.loggers.wandb_run import start_wandb
+    from gfn_runner.report.samples import write_samples
+    from gfn_runner.report.table import result_table
+    from gfn_runner.runtime.seeds import torch_generator_for
+    from gfn_runner.runtime.status import silent
+
+    check_texts(config)
+    policy, options = Policy.of(config, run), config.callbacks.evaluation
+    conditions = limited(config.data.evaluation, options.final)
+    generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
+    with silent(config.callbacks.progress.show == "none"):
+        samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
+    temperature = config.callbacks.tempering(config.total_steps)
+    measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
+    measured |= OptionalMeasures(options)(samples)
+    metrics = {f"final/{name}": value for name, value in measured.items()}
+    folder = new_folder(run / "evaluations")
+    write_samples(folder / "samples.jsonl", samples)
+    flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
+    (folder / "metrics.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
+    console = Console()
+    console.print(result_table(config.task, metrics))
+    console.print(f"everything is in {folder}", soft_wrap=True)
+    wandb_run = start_wandb(
+        config.logger, folder, config.as_dict(), job_type="evaluate", tags=config.tags
+    )
+    if wandb_run is not None:
+        steps = config.total_steps
+        rows = config.logger.sample_rows
+        add_samples(wandb_run, rows, "final", samples, steps, temperature)
+        add_results(wandb_run, folder, metrics, steps)
+        wandb_run.finish()

@@ -1,0 +1,1 @@
+"""Schemas of a run and their validation."""

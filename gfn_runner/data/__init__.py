@@ -1,0 +1,1 @@
+"""Conditions, trajectories and batches; readers of users' files; the replay buffer."""

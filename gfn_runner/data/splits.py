@@ -1,0 +1,124 @@
+"""Training and test entries of a task: the one rule for files, and for what is drawn; knows no task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.readers import Row, held_out, path_problems
+from gfn_runner.data.samples import TaskData
+from gfn_runner.errors import Problem
+from gfn_runner.runtime.seeds import rng_for
+
+Entry = TypeVar("Entry")
+Key = TypeVar("Key", bound=Hashable)
+
+
+def file_problems(name: str, train: str | None, test: str | None) -> Iterator[Problem]:
+    """What is wrong with the files of ``task.data.<name>`` and ``task.data.test``, seen unopened."""
+    for key, path in ((name, train), ("test", test)):
+        if path is not None:
+            yield from path_problems(f"task.data.{key}", path)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a task's rows come from, and how a row becomes a condition.
+
+    Attributes:
+        train, test: paths or ``None``.
+        n_train, n_test: how many of each at most, the first ones.
+        read: of a path; raises ``UserError`` at malformed input.
+        key: by which a row is known again in the other file.
+        condition: of a row in the evaluation set of a name, or in ``train``.
+        what: plural name of the rows, for notes.
+        group: name of the evaluation set.
+    """
+
+    train: str | None
+    test: str | None
+    n_train: int
+    n_test: int
+    read: Callable[[str], list[Row]]
+    key: Callable[[Row], Hashable]
+    condition: Callable[[Row, str], Condition]
+    what: str
+    group: str
+
+    def load(self, generate: Callable[[], TaskData]) -> TaskData:
+        """Conditions to train and to evaluate on, none in both, and what a person should know.
+
+        Without a training file they are generated, and evaluated on the test file where there is one.
+        Without a test file ``n_test`` rows of the training file, at most half, are kept out at random,
+        the same for every seed. What is in the test file leaves training.
+        """
+        if self.train is None:
+            return self._tested(generate()) if self.test is not None else generate()
+        rows, notes = first_of_each(self.read(self.train), self.key, self.what)
+        if self.test is None:
+            share = min(0.5, self.n_test / len(rows))
+            rows, kept_out = held_out(rows, share, rng_for(self.what, "held out"))
+            evaluated = [self.condition(row, self.group) for row in kept_out[: self.n_test]]
+            return TaskData(self._to_train(rows), evaluated, notes)
+        rows_of_test, test_notes = first_of_each(self.read(self.test), self.key, self.what)
+        taken = set(map(self.key, rows_of_test))
+        kept = [row for row in rows if self.key(row) not in taken]
+        notes += test_notes
+        if len(kept) < len(rows):
+            notes += (f"{len(rows) - len(kept)} training {self.what} dropped: in the test file",)
+        evaluated = [self.condition(row, self.group) for row in rows_of_test[: self.n_test]]
+        return TaskData(self._to_train(kept), evaluated, notes)
+
+    def _to_train(self, rows: Sequence[Row]) -> list[Condition]:
+        return [self.condition(row, "train") for row in rows[: self.n_train]]
+
+    def _tested(self, data: TaskData) -> TaskData:
+        """Generated data, evaluated on the test file instead."""
+        rows, notes = first_of_each(self.read(str(self.test)), self.key, self.what)
+        evaluated = [self.condition(row, self.group) for row in rows]
+        taken = {condition.key for condition in evaluated}
+        kept = [condition for condition in data.train if condition.key not in taken]
+        return TaskData(kept, evaluated[: self.n_test], (*data.notes, *notes))
+
+
+def first_of_each(
+    rows: list[Row], key: Callable[[Row], Hashable], what: str
+) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows without repetitions, where a loader lets them pass, and a note on how many there were."""
+    kept: dict[Hashable, Row] = {}
+    for row in rows:
+        kept.setdefault(key(row), row)
+    n_repeated = len(rows) - len(kept)
+    if not n_repeated:
+        return rows, ()
+    return list(kept.values()), (f"{n_repeated} repeated {what} of {rows[0].source} dropped",)
+
+
+def shortfall(key: str, n_found: int, n_wanted: int) -> tuple[str, ...]:
+    """A note where a grammar has fewer different entries than ``key`` asks for."""
+    if n_found >= n_wanted:
+        return ()
+    return (f"{key}: given {n_wanted}, but only {n_found} different ones were found",)
+
+
+def draw_distinct(
+    draw: Callable[[], Entry], key: Callable[[Entry], Key], n: int, taken: set[Key]
+) -> dict[Key, Entry]:
+    """``n`` different entries outside ``taken``, by key; fewer where a grammar has no more.
+
+    Args:
+        draw: one entry.
+        key: by which entries are the same.
+        n: how many; up to 50 times as many are drawn.
+        taken: keys that may not be found.
+    """
+    found: dict[Key, Entry] = {}
+    for _ in range(50 * n):
+        entry = draw()
+        if key(entry) not in taken:
+            found.setdefault(key(entry), entry)
+        if len(found) == n:
+            break
+    return found

@@ -1,0 +1,194 @@
+"""What is computed with: trajectories, scores, batches, a step's output; knows no model and no file.
+
+Letters of shapes: as in ``types``. State ``i`` of a trajectory is its prefix of ``i`` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gfn_runner.data.conditions import Condition
+
+
+@dataclass
+class Trajectories:
+    """Sampled strings, padded at the right. A plain dataclass, so that Lightning can move it.
+
+    Attributes:
+        token_BT: token ids; anything beyond the length.
+        length_B: tokens, the terminator not counted.
+        is_action_BT: whether the policy chose the token; ``False`` for a tool's tokens and padding.
+        condition_B: row's index into the batch's conditions.
+    """
+
+    token_BT: Tensor
+    length_B: Tensor
+    is_action_BT: Tensor
+    condition_B: Tensor
+
+    def __len__(self) -> int:
+        return self.token_BT.shape[0]
+
+    @property
+    def token_mask_BT(self) -> Tensor:
+        """``True`` where a row has a token."""
+        steps_T = torch.arange(self.token_BT.shape[1], device=self.token_BT.device)
+        return steps_T < self.length_B[:, None]
+
+    @property
+    def state_mask_BS(self) -> Tensor:
+        """``True`` where a row has a state: the empty prefix up to the whole string."""
+        steps_S = torch.arange(self.token_BT.shape[1] + 1, device=self.token_BT.device)
+        return steps_S <= self.length_B[:, None]
+
+    def rows(self, index: Tensor | slice) -> Trajectories:
+        """The rows ``index`` selects; padding beyond the longest of them is dropped."""
+        length_B = self.length_B[index]
+        longest = int(length_B.max()) if length_B.numel() else 0
+        return Trajectories(
+            self.token_BT[index, :longest],
+            length_B,
+            self.is_action_BT[index, :longest],
+            self.condition_B[index],
+        )
+
+    def distinct(self) -> tuple[Trajectories, Tensor]:
+        """Each string once per condition, and for every row (B,) the place of its string among them."""
+        places: dict[tuple[int, ...], int] = {}
+        first: list[int] = []
+        inverse = []
+        columns = (self.token_BT, self.length_B, self.condition_B)
+        for row, (ids, length, condition) in enumerate(
+            zip(*(c.tolist() for c in columns), strict=True)
+        ):
+            key = (condition, *ids[:length])
+            if key not in places:
+                places[key] = len(first)
+                first.append(row)
+            inverse.append(places[key])
+        device = self.token_BT.device
+        chosen = torch.tensor(first, dtype=torch.long, device=device)
+        return self.rows(chosen), torch.tensor(inverse, dtype=torch.long, device=device)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Trajectories]) -> Trajectories:
+        """All rows, those of one condition next to each other; order within a condition stays."""
+        longest = max(part.token_BT.shape[1] for part in parts)
+
+        def joined(name: str) -> Tensor:
+            columns = [getattr(part, name) for part in parts]
+            if columns[0].ndim == 2:
+                columns = [nn.functional.pad(c, (0, longest - c.shape[1])) for c in columns]
+            return torch.cat(columns)
+
+        order_B = joined("condition_B").sort(stable=True).indices
+        names = ("token_BT", "length_B", "is_action_BT", "condition_B")
+        return cls(*(joined(name)[order_B] for name in names))
+
+    def ids(self, row: int) -> list[int]:
+        """Token ids of one row, without padding."""
+        return self.token_BT[row, : int(self.length_B[row])].tolist()
+
+    def strings(self) -> list[list[int]]:
+        """Token ids of every row, without padding; asks the device twice, not twice a row."""
+        rows = zip(self.token_BT.tolist(), self.length_B.tolist(), strict=True)
+        return [ids[:length] for ids, length in rows]
+
+    @classmethod
+    def from_rows(
+        cls,
+        tokens: Sequence[Sequence[int]],
+        actions: Sequence[Sequence[bool]],
+        conditions: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> Trajectories:
+        """Pad ragged rows.
+
+        Args:
+            tokens: ids per row.
+            actions: whether the policy chose them, per row.
+            conditions: index of each row's condition.
+        """
+        longest = max(map(len, tokens), default=0)
+        token_BT = torch.zeros(len(tokens), longest, dtype=torch.long)
+        is_action_BT = torch.zeros(len(tokens), longest, dtype=torch.bool)
+        for row, (ids, chosen) in enumerate(zip(tokens, actions, strict=True)):
+            token_BT[row, : len(ids)] = torch.tensor(list(ids), dtype=torch.long)
+            is_action_BT[row, : len(ids)] = torch.tensor(list(chosen), dtype=torch.bool)
+        length_B = torch.tensor([len(ids) for ids in tokens], dtype=torch.long)
+        condition_B = torch.tensor(list(conditions), dtype=torch.long)
+        return cls(
+            token_BT.to(device),
+            length_B.to(device),
+            is_action_BT.to(device),
+            condition_B.to(device),
+        )
+
+
+@dataclass
+class PolicyScores:
+    """Log-probabilities of a policy on given trajectories, in nats, fp32.
+
+    Attributes:
+        log_pf_BT: log q(z_t | z_<t); 0 where the token is no action.
+        log_pf_stop_BS: log q(⊤ | z_≤i); 0 where stopping is forced.
+        terminable_BS: states at which the string may end; in a training step those of them that the
+            objective compares.
+    """
+
+    log_pf_BT: Tensor
+    log_pf_stop_BS: Tensor
+    terminable_BS: Tensor
+
+
+@dataclass
+class ReplayDraw:
+    """Trajectories out of the replay buffer with their stored, untempered log-rewards.
+
+    Attributes:
+        trajectories: the strings; ``condition_B`` indexes the batch's conditions.
+        log_reward_BS: nats, of every state that the objective compares; −inf at the others.
+    """
+
+    trajectories: Trajectories
+    log_reward_BS: Tensor
+
+
+@dataclass
+class Batch:
+    """What a training step gets: conditions, and a draw if the replay callback put one there.
+
+    Attributes:
+        conditions: different from each other.
+        index: number of the batch since the run began; all its randomness is derived from it.
+        replay: trajectories to train on instead of fresh ones.
+    """
+
+    conditions: list[Condition]
+    index: int = 0
+    replay: ReplayDraw | None = None
+
+
+@dataclass
+class StepOutput:
+    """What a training step leaves for the callbacks; everything detached.
+
+    Attributes:
+        conditions: of the batch.
+        trajectories, log_reward_BS, scores: as used in the loss; the log-reward is untempered.
+        phi_BS: φ of every state in nats; only terminable states mean something.
+        from_replay: whether the trajectories came from the buffer.
+        exploration_temperature: at which they were sampled; 1 is on-policy, NaN from the buffer.
+    """
+
+    conditions: list[Condition]
+    trajectories: Trajectories
+    log_reward_BS: Tensor
+    scores: PolicyScores
+    phi_BS: Tensor
+    from_replay: bool
+    exploration_temperature: float = 1.0

@@ -1,0 +1,1 @@
+"""Draw samples of a policy, compute metrics of them."""

@@ -1,0 +1,172 @@
+"""What every task is measured by beside its own metrics: likelihood, log Z, φ, diversity; draws nothing.
+
+All of it by evaluation set, in the samples at temperature 1:
+
+- ``log_likelihood`` mean log p_LM(z ⊤ | c) under the base model, c the context of the posterior's first
+  term, nats; ``…_max`` the best of a condition, averaged over conditions;
+- ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
+- ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
+  absent in the row that resamples, whose q is defined by R;
+- ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
+  as a share of the samples (in the row that resamples: as a share of its draws);
+- ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
+- ``bleu``, ``gleu`` of samples against references, where there are some;
+- for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
+  ``self_bleu``, ``unique`` share of different strings, within a condition. Without its encoder,
+  ``diversity`` is absent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.errors import UserError
+from gfn_runner.metrics.distribution import (
+    effective_sample_size,
+    importance_bound,
+    mean_phi,
+    phi_spread,
+)
+from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
+from gfn_runner.metrics.encoders import load_encoder
+from gfn_runner.metrics.overlap import bleu, gleu
+from gfn_runner.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+# Pairwise measures grow with the square of the samples.
+_MOST_TEXTS = 50
+_MOST_COMPARED = 10
+
+
+def measure(
+    task: Task,
+    samples: Sequence[ConditionSamples],
+    *,
+    temperature: float = 1.0,
+    encoder: str = "words",
+) -> dict[str, float]:
+    """The task's own metrics and those of every task, as ``<metric>/<evaluation set>``.
+
+    Args:
+        task: the task.
+        samples: of an evaluation; not empty.
+        temperature: reward temperature T that φ is formed with.
+        encoder: of texts; see ``EvaluationSettings``.
+    """
+    result: dict[str, float] = {}
+    for group in sorted({sample.condition.group for sample in samples}):
+        members = [sample for sample in samples if sample.condition.group == group]
+        own = _likelihoods(members) | _evidence(members, temperature)
+        own |= _exact(members, temperature) | _overlap(members)
+        if task.writes_text:
+            own |= _diversity(members, encoder)
+        result |= {f"{name}/{group}": value for name, value in own.items()}
+    # A task may mean something of its own by one of these names.
+    return result | task.metrics(samples)
+
+
+def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    columns: dict[str, list[Sequence[float]]] = {
+        "log_pf": [s.log_pf for s in samples],
+        "log_reward": [s.log_reward for s in samples],
+        "log_likelihood": [s.log_likelihood for s in samples],
+    }
+    result = {}
+    for name, values in columns.items():
+        # A string that was cut where it cannot end has probability 0.
+        finite = [list(filter(math.isfinite, own)) for own in values]
+        finite = [own for own in finite if own]
+        if finite:
+            result[name] = fmean(value for own in finite for value in own)
+            result[f"{name}_max"] = fmean(max(own) for own in finite)
+    return result
+
+
+def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
+    by_condition = []
+    for s in samples:
+        phi = [r / temperature - q for r, q in zip(s.log_reward, s.log_pf, strict=True)]
+        phi = list(filter(math.isfinite, phi))
+        if len(phi) > 1:
+            by_condition.append(phi)
+    if not by_condition:
+        return {}
+    mean_of: dict[str, Callable[[Any], float]] = {
+        "phi_spread": phi_spread,
+        "log_z": mean_phi,
+        "log_z_bound": importance_bound,
+        "ess": lambda phi: effective_sample_size(phi) / len(phi),
+    }
+    measured = {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
+    draws = [s.draws_ess for s in samples if s.draws_ess is not None]
+    if draws:
+        # Resampled strings have no weights of their own: φ is what the draws' estimate of log Z is, by
+        # definition and whatever they are worth. What they were drawn from had weights.
+        return {"log_z_bound": measured["log_z_bound"], "ess": fmean(draws)}
+    return measured
+
+
+def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
+    """Distances over all strings that matter. What q writes outside of them counts as wrong."""
+    distances = []
+    for s in samples:
+        if s.support_log_pf:
+            log_target = np.asarray(s.support_log_reward, dtype=np.float64) / temperature
+            log_target -= logsumexp(log_target)
+            log_q = np.asarray(s.support_log_pf, dtype=np.float64)
+            target, q = np.exp(log_target), np.exp(log_q)
+            outside = max(0.0, 1 - q.sum())
+            kl = float((target * (log_target - log_q)).sum())
+            distances.append((float(np.abs(q - target).sum() + outside) / 2, kl))
+    if not distances:
+        return {}
+    total_variations, divergences = zip(*distances, strict=True)
+    return {"exact_tv": fmean(total_variations), "exact_kl": fmean(divergences)}
+
+
+def _overlap(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    pairs = [
+        (text, s.condition.facts["references"])
+        for s in samples
+        if s.condition.facts.get("references")
+        for text in s.singles[:_MOST_COMPARED]
+    ]
+    if not pairs:
+        return {}
+    texts, references = zip(*pairs, strict=True)
+    return {"bleu": bleu(texts, references), "gleu": gleu(texts, references)}
+
+
+def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, float]:
+    texts = [list(s.singles)[:_MOST_TEXTS] for s in samples if len(s.singles) > 1]
+    if not texts:
+        return {}
+    loaded = _encoder(encoder)
+    diversity = {}
+    if loaded is not None:
+        diversity["diversity"] = fmean(embedding_diversity(own, loaded) for own in texts)
+    return diversity | {
+        "distinct_2": fmean(distinct_n(own, 2) for own in texts),
+        "self_bleu": fmean(self_bleu(own) for own in texts),
+        "unique": fmean(len(set(own)) / len(own) for own in texts),
+    }
+
+
+@lru_cache(maxsize=2)
+def _encoder(name: str) -> Any:
+    """The encoder; ``None``, with a line in the log, where it cannot be had. It is asked for once."""
+    try:
+        return load_encoder(name)
+    except UserError as error:
+        # A hub that cannot be reached is no reason to lose the training behind it.
+        logger.warning("%s\n    `diversity` is left out of this run's evaluations", error)
+        return None

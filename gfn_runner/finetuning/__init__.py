@@ -1,1 +1,0 @@
-"""Modules that train the adapter by other means than a balance objective, to be compared with."""

@@ -1,0 +1,1 @@
+"""Loggers: metrics.jsonl and W&B."""

@@ -1,0 +1,286 @@
+"""One W&B run: started, written to, ended; whatever fails there is said once, and training goes on.
+
+Nothing else in the package calls ``wandb.init``, ``log`` or ``finish``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner.runtime.files import write_whole
+from gfn_runner.runtime.seeds import derived_seed
+
+logger = logging.getLogger(__name__)
+
+STEP = "trainer/global_step"
+"""Optimizer steps: the x-axis of every series, under the name that Lightning gives it."""
+_SERIES = (
+    "train",
+    "seconds",
+    "eval",
+    "final",
+    "e_step",
+    "m_step",
+    "histogram",
+    "samples",
+    "figures",
+)
+# So long may one table take that a server has to agree to; the next one would take as long.
+_PATIENCE_S = 10.0
+_INIT_TIMEOUT_S = 20.0  # for a server
+_LONGEST_TAG = 64  # characters
+_ID_FILE = ".wandb_id.json"  # in a run's folder
+
+
+class WandbRun:
+    """A started run.
+
+    Attributes:
+        run: W&B's own.
+        folder: of our run; W&B's files are in ``wandb/`` there.
+    """
+
+    def __init__(self, run: Any, folder: Path):
+        self.run, self.folder = run, folder
+        self._given_up: set[str] = set()
+
+    @property
+    def offline(self) -> bool:
+        return bool(self.run.offline)
+
+    def attempt(self, what: str, action: Callable[[], object]) -> None:
+        """Do something with the run; if it fails, or a server lets it wait, that kind of thing ends here.
+
+        Args:
+            what: plural, for the message, such as ``"histograms"``; it names the kind.
+            action: all exceptions of it are caught.
+        """
+        if what in self._given_up:
+            return
+        started, reason = time.perf_counter(), ""
+        try:
+            with _own_files_in(self.folder / "wandb"):
+                action()
+        except Exception as error:  # whatever W&B raises, training goes on
+            reason = _first_line(error)
+        waited = time.perf_counter() - started
+        if not reason and waited > _PATIENCE_S and not self.offline:
+            reason = f"the server let the last of them wait for {waited:.0f} s"
+        if reason:
+            self._given_up.add(what)
+            logger.warning(
+                "W&B gets no more %s of this run (%s); training goes on, and metrics.jsonl and "
+                "samples.jsonl are complete",
+                what,
+                reason,
+            )
+
+    def log(self, what: str, values: Mapping[str, Any], step: int | None) -> None:
+        """Add to the history; ``what`` as in :meth:`attempt`."""
+        at = {} if step is None else {STEP: step}
+        self.attempt(what, lambda: self.run.log({**values, **at}))
+
+    def finish(self, *, failed: bool = False) -> None:
+        """End the run; says where it is, or how it can be sent."""
+        url, sent = ("", False) if self.offline else (self.run.url, True)
+        try:
+            self.run.finish(exit_code=int(failed))
+        except Exception as error:
+            logger.warning("W&B did not get all of this run (%s)", _first_line(error))
+            sent = False
+        if sent:
+            print(f"W&B: {url}", flush=True)
+        else:
+            print(f"to send the run to W&B: {sync_command(self.folder)}", flush=True)
+
+
+@contextlib.contextmanager
+def _own_files_in(folder: Path) -> Iterator[None]:
+    """W&B's copies of files that wait to be sent lie here, not in the user's home, unless told so."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+def sync_command(folder: Path) -> str:
+    """The command that sends what W&B's files in a run's folder hold, parts of a resumed run in turn."""
+    parts = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.name.split("run-")[1])
+    # Of a run that was begun online a part is here too, and passed over unless it is asked for.
+    begun_online = any(path.name.startswith("run-") for path in parts)
+    flags = ["--include-online"] if begun_online else []
+    return shlex.join(["wandb", "sync", *flags, *map(str, parts)])
+
+
+def start_wandb(
+    options: LoggerSettings,
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    job_type: str,
+    tags: Sequence[str],
+) -> WandbRun | None:
+    """A run of W&B, or ``None`` if it is off or cannot start. It never asks for anything.
+
+    Its id is derived from the folder, so that a resumed or requeued run continues its own.
+
+    Args:
+        options: of the run's section ``logger``.
+        folder: of the run.
+        config: plain containers.
+        job_type: ``train``, a baseline's name, or ``evaluate``.
+        tags: beside the user's.
+    """
+    mode = os.environ.get("WANDB_MODE", options.wandb)
+    if options.wandb == "off" or mode in ("disabled", "off"):
+        return None
+    if mode == "online" and not _has_credentials():
+        logger.warning(
+            "logger.wandb=online, but no W&B account is set up here (no WANDB_API_KEY, nothing in "
+            ".netrc): the run is written offline; the command at its end sends it later"
+        )
+        mode = "offline"
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            return _start(options, folder, config, job_type, tags, attempt)
+        except Exception as error:  # whatever W&B raises, training goes on
+            logger.warning("W&B does not start %s (%s)", attempt, _first_line(error))
+            _forget()
+    return None
+
+
+def _forget() -> None:
+    """End W&B's service: it takes the id of a start that has failed for one that is in use."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
+    # One that a parent process has started stays; this process gets one of its own.
+    os.environ.pop("WANDB_SERVICE", None)
+
+
+def _start(
+    options: LoggerSettings,
+    folder: Path,
+    config: dict[str, Any],
+    job_type: str,
+    tags: Sequence[str],
+    mode: str,
+) -> WandbRun:
+    import wandb
+
+    run = wandb.init(
+        name="/".join(folder.parts[-3:]),
+        dir=str(folder),
+        project=options.project,
+        entity=options.entity,
+        group=options.group or sweep_of(folder),
+        job_type=job_type,
+        tags=sorted(map(short_tag, {*options.tags, *tags})),
+        id=run_id(folder),
+        mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
+        config=config,
+        # Offline too: only then does `wandb sync` put a resumed run's second part behind the first.
+        resume="allow",
+        # A run before in this process must not get this one's values.
+        reinit="finish_previous",
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            # Offline there is nobody to wait for but a busy machine.
+            init_timeout=_INIT_TIMEOUT_S if mode == "online" else 90.0,
+            finish_timeout=options.finish_timeout,
+            finish_timeout_raises=True,
+        ),
+    )
+    run.define_metric(STEP)
+    for name in _SERIES:
+        run.define_metric(f"{name}/*", step_metric=STEP)
+    return WandbRun(run, folder)
+
+
+def short_tag(tag: str) -> str:
+    """A tag as W&B takes it; of a longer one the beginning, and a hash by which two stay two."""
+    if len(tag) <= _LONGEST_TAG:
+        return tag
+    digest = f"{derived_seed('tag', tag):016x}"[:8]
+    return f"{tag[: _LONGEST_TAG - len(digest) - 1]}-{digest}"
+
+
+def run_id(folder: Path) -> str:
+    """The id of a folder's run, 16 hexadecimal digits, kept in the folder.
+
+    A run that is moved goes on under its id; a copy, and a new run in an old one's place, have others.
+    """
+    path, here = folder / _ID_FILE, str(folder.resolve())
+    known = _kept_id(folder)
+    if known.get("folder") == here:
+        return known["id"]
+    moved = known and _kept_id(Path(known["folder"])).get("id") != known["id"]
+    # Before ids were kept they were made from the folder's name.
+    before = f"{derived_seed('wandb', folder.resolve()):016x}"
+    if moved:
+        own = known["id"]
+    elif any(folder.glob(f"wandb/*run-*-{before}")):
+        own = before
+    else:
+        own = uuid.uuid4().hex[:16]
+    try:
+        write_whole(path, json.dumps({"id": own, "folder": here}) + "\n")
+    except OSError as error:
+        logger.warning(
+            "%s cannot be written (%s): a resumed run will be another for W&B", path, error
+        )
+    return own
+
+
+def _kept_id(folder: Path) -> dict[str, str]:
+    """Id of a run, and the folder that it had when that was written; empty where nothing is kept."""
+    try:
+        known = json.loads((folder / _ID_FILE).read_text(encoding="utf-8"))
+        return {name: str(known[name]) for name in ("id", "folder")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def sweep_of(folder: Path) -> str | None:
+    """What the multirun that a run's folder belongs to is called, or ``None``.
+
+    ``<date>/<time>`` under a folder ``multirun``, else its folder's own name. Found by the files that lie
+    in the sweep's folder, so that a job that is resumed alone stays in its group.
+    """
+    for parent in folder.resolve().parents[:5]:
+        if any((parent / name).is_file() for name in ("multirun.yaml", "sweep.json")):
+            parts = parent.parts
+            if "multirun" in parts[:-1]:
+                last = len(parts) - 1 - parts[::-1].index("multirun")
+                return "/".join(parts[last + 1 :]) or parent.name
+            return parent.name
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _has_credentials() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb
+
+    return bool(wandb.api.api_key)

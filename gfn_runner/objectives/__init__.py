@@ -1,0 +1,1 @@
+"""φ and the losses on it: pure functions of tensors."""

@@ -1,0 +1,127 @@
+"""φ of every state, its groups and its spread: pure functions of tensors; knows no loss.
+
+For every state, φ_i = log R(z_≤i ⊤)/T − Σ_{k≤i} log q(z_k|z_<k) − log q(⊤|z_≤i). The policy is exact
+if and only if φ is one constant per condition, and then that constant is log Z.
+
+Letters of shapes: G groups, M members of the largest group; else as in ``types``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfn_runner.data.trajectories import PolicyScores
+
+
+def phi(scores: PolicyScores, log_reward_BS: Tensor, temperature: float) -> Tensor:
+    """φ of every state, in nats; 0 where the string cannot end.
+
+    Args:
+        scores: of the policy.
+        log_reward_BS: untempered log-rewards in nats.
+        temperature: reward temperature T; the only place where it enters.
+    """
+    log_pf_BT = scores.log_pf_BT
+    zero_B1 = log_pf_BT.new_zeros(log_pf_BT.shape[0], 1)
+    log_pf_prefix_BS = torch.cat([zero_B1, log_pf_BT.cumsum(dim=1)], dim=1)
+    tempered_BS = log_reward_BS.masked_fill(~scores.terminable_BS, 0.0) / temperature
+    phi_BS = tempered_BS - log_pf_prefix_BS - scores.log_pf_stop_BS
+    return phi_BS.masked_fill(~scores.terminable_BS, 0.0)
+
+
+@dataclass(frozen=True)
+class Members:
+    """φ of the states of each group, padded.
+
+    Attributes:
+        phi_GM: nats.
+        valid_GM: ``False`` at padding.
+        row_GM: trajectory that the state belongs to.
+        rank_GM: its place among the trajectory's terminable states, from 0.
+        is_terminal_GM: whether the trajectory ended there.
+        condition_G: index of the group's condition.
+    """
+
+    phi_GM: Tensor
+    valid_GM: Tensor
+    row_GM: Tensor
+    rank_GM: Tensor
+    is_terminal_GM: Tensor
+    condition_G: Tensor
+
+
+def group_states(
+    phi_BS: Tensor, terminable_BS: Tensor, length_B: Tensor, condition_B: Tensor, by: str
+) -> Members:
+    """Collect the terminable states of each trajectory (``by="trajectory"``) or condition.
+
+    A condition's trajectories need not be neighbours. Trajectories without a terminable state
+    drop out.
+    """
+    rows, states = phi_BS.shape
+    row_BS = torch.arange(rows, device=phi_BS.device)[:, None].expand(rows, states)
+    rank_BS = terminable_BS.long().cumsum(dim=1) - 1
+    terminal_BS = terminal_states(terminable_BS, length_B)
+    label_B = condition_B if by == "condition" else row_BS[:, 0]
+    group_B = label_B.unique(return_inverse=True)[1]
+    keep_BS = terminable_BS.flatten()
+    group_N = group_B[:, None].expand(rows, states).flatten()[keep_BS]
+    order_N = group_N.argsort(stable=True)
+    group_N = group_N[order_N]
+    counts_G = torch.bincount(group_N, minlength=int(group_B.max()) + 1)
+    starts_G = counts_G.cumsum(0) - counts_G
+    slot_N = torch.arange(len(group_N), device=phi_BS.device) - starts_G[group_N]
+    shape = (len(counts_G), int(counts_G.max()))
+
+    def padded(values_BS: Tensor) -> Tensor:
+        values_N = values_BS.flatten()[keep_BS][order_N]
+        return values_N.new_zeros(shape).index_put((group_N, slot_N), values_N)
+
+    valid_GM = padded(torch.ones_like(terminable_BS))
+    condition_GM = padded(condition_B[:, None].expand(rows, states).contiguous())
+    alive_G = counts_G > 0
+    return Members(
+        padded(phi_BS)[alive_G],
+        valid_GM[alive_G],
+        padded(row_BS.contiguous())[alive_G],
+        padded(rank_BS)[alive_G],
+        padded(terminal_BS)[alive_G],
+        condition_GM[alive_G, 0],
+    )
+
+
+def terminal_states(terminable_BS: Tensor, length_B: Tensor) -> Tensor:
+    """Of the states at which a string may end, the one at which it did. Shape (B, S)."""
+    state_S = torch.arange(terminable_BS.shape[1], device=terminable_BS.device)
+    return terminable_BS & (state_S == length_B[:, None])
+
+
+def phi_spread(phi_BS: Tensor, terminable_BS: Tensor, condition_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of φ over all terminable states of each condition, in nats.
+
+    Returns:
+        ``mean_C`` (the free estimate of log Z) and ``spread_C``, for the conditions that occur, in
+        the order of their index.
+    """
+    group_B = condition_B.unique(return_inverse=True)[1]
+    n_groups = int(group_B.max()) + 1
+    weight_BS = terminable_BS.float()
+    group_BS = group_B[:, None].expand_as(phi_BS)
+
+    def total(values_BS: Tensor) -> Tensor:
+        zero_C = phi_BS.new_zeros(n_groups)
+        return zero_C.index_add(0, group_BS.flatten(), (values_BS * weight_BS).flatten())
+
+    count_C = total(torch.ones_like(phi_BS)).clamp(min=1)
+    mean_C = total(phi_BS) / count_C
+    variance_C = total((phi_BS - mean_C[group_B][:, None]).square()) / count_C
+    return mean_C, variance_C.sqrt()
+
+
+def log_z_bound(phi_terminal_K: Tensor) -> Tensor:
+    """log mean exp φ over K on-policy samples: the importance-weighted lower bound on log Z."""
+    return phi_terminal_K.logsumexp(dim=0) - math.log(len(phi_terminal_K))

@@ -1,0 +1,213 @@
+"""What a text is asked to be: words in it, a pattern, a length; knows texts only, no model.
+
+A text is a string as the policy wrote it, without its terminator. Spaces around it do not count.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Annotated, Any
+
+import regex
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as record
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.local_paths import LocalPath
+
+# A pattern that backtracks without end would hold a run up for ever.
+MATCH_SECONDS = 2.0
+
+
+@record(frozen=True, config=ConfigDict(extra="forbid"))
+class LabelDemand:
+    """A factor p(label | text) ** weight of a classifier.
+
+    Attributes:
+        name: folder or hub id of a sequence classifier; a relative folder is looked for beside the
+            file that names it, then in the working directory.
+        label: one of its labels, by name or number.
+        weight: exponent of the factor.
+    """
+
+    name: Annotated[str, LocalPath()]
+    label: str
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+@record(frozen=True, config=ConfigDict(extra="forbid"))
+class Demand:
+    """What one condition asks of its strings.
+
+    Attributes:
+        words: each must occur as a whole word, in capitals or not; a word may hold spaces.
+        pattern: a regular expression that the whole text must match (``fullmatch``), in the syntax of
+            the library ``regex``, which takes that of ``re`` too.
+        min_words, max_words: bounds on the number of words, which are what spaces separate.
+        classifier: a label that the text should have, to a degree.
+    """
+
+    words: tuple[str, ...] = ()
+    pattern: str | None = None
+    min_words: Annotated[int, Field(ge=0)] | None = None
+    max_words: Annotated[int, Field(ge=0)] | None = None
+    classifier: LabelDemand | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing."""
+        return self == Demand()
+
+    @property
+    def is_checkable(self) -> bool:
+        """Whether it asks for words, a pattern or a length, which a text has or has not."""
+        asked = (self.pattern, self.min_words, self.max_words)
+        return bool(self.words) or any(value is not None for value in asked)
+
+    def missing(self, text: str) -> list[str]:
+        """The words that do not occur in a text."""
+        return [word for word in self.words if not _word(word).search(text)]
+
+    def violations(self, text: str) -> int:
+        """Missing words, plus 1 if the pattern does not match, plus 1 if the length is out of bounds.
+
+        Raises:
+            UserError: if the pattern takes more than two seconds on this text.
+        """
+        n_words = len(text.split())
+        too_short = self.min_words is not None and n_words < self.min_words
+        too_long = self.max_words is not None and n_words > self.max_words
+        unmatched = self.pattern is not None and not _matches(self.pattern, text.strip())
+        return len(self.missing(text)) + (too_short or too_long) + unmatched
+
+    def satisfied(self, text: str) -> bool:
+        """Whether words, pattern and length are as asked; says nothing of the classifier."""
+        return self.violations(text) == 0
+
+    def problems(
+        self, at: Callable[[str], str], terminator: str, max_len: int
+    ) -> Iterator[Problem]:
+        """Demands that no string can meet, as far as that is seen without a model.
+
+        Args:
+            at: the place of a field, for messages.
+            terminator: text of ⊤, which is never in a text that is judged.
+            max_len: most tokens of a string; a word has at least one.
+        """
+        yield from self._word_problems(at, max_len)
+        yield from self._length_problems(at, max_len)
+        if self.pattern is not None:
+            yield from _pattern_problems(self.pattern, at("pattern"), terminator)
+
+    def _word_problems(self, at: Callable[[str], str], max_len: int) -> Iterator[Problem]:
+        seen: dict[str, int] = {}
+        for place, word in enumerate(self.words):
+            folded = " ".join(word.casefold().split())
+            if not folded:
+                yield Problem(at(f"words[{place}]"), f"given {word!r}", "a word")
+            elif folded in seen:
+                earlier = f"the same as words[{seen[folded]}]"
+                yield Problem(at(f"words[{place}]"), f"{word!r} is {earlier}", "each word once")
+            seen.setdefault(folded, place)
+        n_words = len({part for word in seen for part in word.split()})
+        if n_words > max_len:
+            yield Problem(
+                at("words"),
+                f"{n_words} different words, but a string has at most {max_len} tokens",
+                f"at most {max_len} words",
+                "raise task.max_len and task.eval_max_len",
+            )
+        elif self.max_words is not None and n_words > self.max_words:
+            yield Problem(
+                at("max_words"),
+                f"given {self.max_words}, but {n_words} different words are required",
+                f"at least {n_words}",
+            )
+
+    def _length_problems(self, at: Callable[[str], str], max_len: int) -> Iterator[Problem]:
+        low, high = self.min_words, self.max_words
+        if low is not None and high is not None and low > high:
+            yield Problem(at("min_words"), f"given {low}, above max_words = {high}", f"0 to {high}")
+        if low is not None and low > max_len:
+            yield Problem(
+                at("min_words"),
+                f"given {low}, but a string has at most {max_len} tokens",
+                f"at most {max_len}",
+                "raise task.max_len and task.eval_max_len",
+            )
+
+
+@lru_cache(maxsize=4096)
+def _word(word: str) -> re.Pattern[str]:
+    parts = r"\s+".join(map(re.escape, word.split()))
+    return re.compile(rf"(?<!\w){parts}(?!\w)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> Any:
+    return regex.compile(pattern)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return _compiled(pattern).fullmatch(text, timeout=MATCH_SECONDS) is not None
+    except TimeoutError as error:
+        raise UserError.one(
+            f"the pattern {pattern!r}",
+            f"takes more than {MATCH_SECONDS:g} s on {text!r}",
+            "a pattern that is decided fast",
+            "no repetition inside a repetition of the same characters, such as (a+)+",
+        ) from error
+
+
+def _pattern_problems(pattern: str, where: str, terminator: str) -> Iterator[Problem]:
+    try:
+        _compiled(pattern)
+    except regex.error as error:
+        at = f", at character {error.pos + 1}" if error.pos is not None else ""
+        yield Problem(
+            where,
+            f"given {pattern!r}, which is no regular expression: {error.msg}{at}",
+            "a regular expression; a sign that stands for itself has a \\ before it",
+        )
+        return
+    except (RecursionError, OverflowError, MemoryError) as error:
+        yield Problem(where, f"too large: {error}", "a smaller regular expression")
+        return
+    if terminator.strip() in required_characters(pattern):
+        yield Problem(
+            where,
+            f"given {pattern!r}, which requires {terminator!r}; that ends a string, and a text is "
+            "judged without it",
+            f"a pattern without {terminator!r}, or with another task.terminator",
+        )
+
+
+def required_characters(pattern: str) -> set[str]:
+    """Signs, no letters, that every match of a pattern holds; empty where that is not clear."""
+    try:
+        # The parser of ``re`` has no public name. What it cannot read is left undecided.
+        tree = importlib.import_module("re._parser").parse(pattern)
+        return {sign for sign in _required(tree) if not sign.isalpha()}
+    except Exception:
+        return set()
+
+
+def _required(tree: Any) -> set[str]:
+    found: set[str] = set()
+    for operation, given in tree:
+        kind = str(operation)
+        if kind == "LITERAL":
+            found.add(chr(given))
+        elif kind == "SUBPATTERN":
+            found |= _required(given[-1])
+        elif kind == "ATOMIC_GROUP":
+            found |= _required(given)
+        elif kind.endswith("REPEAT") and given[0] >= 1:
+            found |= _required(given[2])
+        elif kind == "BRANCH":
+            found |= set.intersection(*map(_required, given[1]))
+    return found

@@ -1,0 +1,1 @@
+"""What a process needs around it: files, terminal, seeds, status lines."""

@@ -1,0 +1,283 @@
+"""A user's own posterior: strings in proportion to weighted language-model terms and demands.
+
+Each line of a JSONL file is one posterior: the prompt that the policy reads, the terms
+``p_LM(z suffix | context) ** weight`` and what is demanded of the text. Prompts and contexts are texts,
+or messages for a chat model. docs/own_posterior.md has worked examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.data.conditions import Chat, Condition, Term
+from gfn_runner.data.readers import DataPath, Row, held_out, path_problems, raise_all, read_records
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.errors import Problem
+from gfn_runner.rewards.constraints import (
+    DEMAND,
+    PENALTY,
+    DemandConstraint,
+    LabelConstraint,
+)
+from gfn_runner.rewards.demands import Demand
+from gfn_runner.runtime.seeds import rng_for
+from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.measures import (
+    label_probability,
+    per_group,
+    satisfied,
+)
+
+_NO_BOUND = 1_000_000
+EXAMPLE = Path(__file__).parent / "examples" / "posterior.jsonl"
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class MessageRecord:
+    """One message of a conversation as a line states it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class TermRecord:
+    """One factor ``p_LM(z suffix | context) ** weight`` as a line states it; see ``Term``.
+
+    The context is a text or messages.
+    """
+
+    context: str | None = None
+    messages: tuple[MessageRecord, ...] | None = None
+    suffix: str = ""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+FIELDS: dict[str, Any] = {
+    "prompt": str,
+    "messages": tuple[MessageRecord, ...],
+    "terms": tuple[TermRecord, ...],
+    "constraint": Demand,
+    "demonstrations": tuple[str, ...],
+}
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class PosteriorData:
+    """Where the posteriors come from.
+
+    Attributes:
+        train: JSONL file or ``hub:owner/name:split``; ``None`` takes the example of the package.
+        evaluation: likewise; ``None`` evaluates the posteriors that were trained on.
+        held_out: share of ``train`` that is kept out of training and evaluated instead.
+    """
+
+    train: DataPath | None = None
+    evaluation: DataPath | None = None
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class UserPosterior(Task):
+    """Settings of the task.
+
+    Attributes:
+        data: the posteriors.
+        penalty: nats for each demand that a text does not meet.
+        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
+            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
+    """
+
+    data: PosteriorData = Field(default_factory=PosteriorData)
+    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY
+    forbidden: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "posterior"
+    headline: ClassVar[tuple[str, ...]] = (
+        "satisfied_share",
+        "log_reward",
+        "phi_spread",
+        "log_z_bound",
+        "unique",
+    )
+    writes_text: ClassVar[bool] = True
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        for key in ("train", "evaluation"):
+            path = getattr(self.data, key)
+            if path is not None:
+                yield from path_problems(f"task.data.{key}", path)
+        if self.data.held_out and self.data.evaluation is not None:
+            yield Problem(
+                "task.data.held_out",
+                f"given {self.data.held_out} beside task.data.evaluation",
+                "one of the two",
+            )
+
+    def constraints(self) -> Sequence[Any]:
+        return (DemandConstraint(self.penalty), LabelConstraint())
+
+    def forbidden_texts(self) -> Sequence[str]:
+        return self.forbidden
+
+    def load(self, seed: int) -> TaskData:
+        """Read the posteriors. Evaluated ones are ``seen`` if they were trained on, else ``unseen``.
+
+        Raises:
+            UserError: naming file, line and field, for all malformed lines at once.
+        """
+        rows = self._read(self.data.train or str(EXAMPLE))
+        if self.data.evaluation is not None:
+            evaluated = self._read(self.data.evaluation)
+            raise_all(list(_two_posteriors(rows, evaluated)))
+        elif self.data.held_out:
+            rng = rng_for("posterior", "held out", seed)
+            rows, evaluated = held_out(rows, self.data.held_out, rng)
+        else:
+            evaluated = rows
+        train = [_condition(row) for row in rows]
+        prompts = {condition.prompt for condition in train}
+        evaluation = [
+            dataclasses.replace(c, group="seen" if c.prompt in prompts else "unseen")
+            for c in map(_condition, evaluated)
+        ]
+        return TaskData(train, evaluation)
+
+    def _read(self, path: str) -> list[Row]:
+        optional = ("prompt", "messages", "terms", "constraint", "demonstrations")
+        # The policy sees the prompt only: it cannot have two posteriors.
+        return read_records(
+            path,
+            FIELDS,
+            optional=optional,
+            check=self._row_problems,
+            key=_prompt,
+            what="prompt",
+        )
+
+    def _row_problems(self, row: Row) -> Iterator[Problem]:
+        yield from _prompt_problems(row)
+        terms, demand = row.get("terms"), row.get("constraint")
+        if not terms and demand is None:
+            yield Problem(
+                row.at("terms"),
+                "none, and no constraint either: nothing says what the posterior is",
+                "at least one term, or a constraint on p_LM(z | prompt)",
+            )
+        if terms and all(term.weight == 0 for term in terms):
+            yield Problem(row.at("terms"), "every weight is 0", "at least one weight that is not 0")
+        for place, term in enumerate(terms or ()):
+            where = f"terms[{place}]."
+            yield from _messages_problems(row, where, "context", term.context, term.messages)
+        if demand is not None:
+            if demand.is_empty:
+                yield Problem(
+                    row.at("constraint"), "asks for nothing", "a demand, or no constraint"
+                )
+            shortest = min(self.max_len, self.eval_max_len)
+            at = "constraint.{}".format
+            yield from demand.problems(lambda f: row.at(at(f)), self.closed_text, shortest)
+        yield from _demonstration_problems(row, demand, self.closed_text)
+
+    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        """Per group, what is demanded; shares in 0..1, see ``tasks/measures.py``."""
+        return per_group(samples, satisfied, label_probability)
+
+
+def _prompt_problems(row: Row) -> Iterator[Problem]:
+    prompt = row.get("prompt")
+    if prompt is not None and not prompt.strip():
+        yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
+    yield from _messages_problems(row, "", "prompt", prompt, row.get("messages"))
+
+
+def _messages_problems(
+    row: Row,
+    inside: str,
+    other: str,
+    text: str | None,
+    messages: Sequence[MessageRecord] | None,
+) -> Iterator[Problem]:
+    """What is wrong with messages, or with the text (field ``other``) that may stand in their place."""
+    if text is not None and messages is not None:
+        yield Problem(row.at(f"{inside}messages"), f"given beside {other}", "one of the two")
+    elif text is None and messages is None:
+        yield Problem(row.at(f"{inside}{other}"), "missing", "a text, or messages")
+    elif messages is not None:
+        if not messages:
+            yield Problem(row.at(f"{inside}messages"), "none", "at least one message of the user's")
+        elif messages[-1].role != "user":
+            yield Problem(
+                row.at(f"{inside}messages[{len(messages) - 1}].role"),
+                f"given {messages[-1].role!r} for the last message, which the policy answers",
+                "user",
+            )
+
+
+def _read_by_policy(text: str | None, messages: Sequence[MessageRecord] | None) -> str:
+    """A prompt or context: its text, or the chat of its messages."""
+    if messages is None:
+        return text or ""
+    return Chat.of([{"role": m.role, "content": m.content} for m in messages])
+
+
+def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) -> Iterator[Problem]:
+    # A demand that is broken itself (a pattern that is none) has a problem of its own.
+    judged = demand is not None and not any(demand.problems(str, "", _NO_BOUND))
+    for place, text in enumerate(row.get("demonstrations", ())):
+        where = row.at(f"demonstrations[{place}]")
+        if not text.strip():
+            yield Problem(where, f"given {text!r}", "a text, as the policy should write it")
+        elif terminator and text.endswith(terminator):
+            yield Problem(
+                where,
+                f"{text!r} ends in task.terminator = {terminator!r}, which is written behind it anyway",
+                "a text without it",
+            )
+        elif judged and demand is not None and not demand.satisfied(text):
+            yield Problem(where, f"{text!r} is not as the constraint demands", "one that is")
+
+
+def _two_posteriors(train: Sequence[Row], evaluation: Sequence[Row]) -> Iterator[Problem]:
+    """Prompts that both files have, with different terms or demands."""
+    known = {_prompt(row): row for row in train}
+    for row in evaluation:
+        other = known.get(_prompt(row))
+        if other is not None and any(
+            row.get(field) != other.get(field) for field in ("terms", "constraint")
+        ):
+            yield Problem(
+                row.at("prompt" if row.get("messages") is None else "messages"),
+                f"the same prompt as in {other.where}, with another posterior",
+                "one posterior for each prompt",
+            )
+
+
+def _prompt(row: Row) -> str:
+    return _read_by_policy(row.get("prompt"), row.get("messages"))
+
+
+def _condition(row: Row) -> Condition:
+    prompt = _prompt(row)
+    terms = tuple(
+        Term(_read_by_policy(t.context, t.messages), t.suffix, t.weight)
+        for t in row.get("terms") or ()
+    )
+    facts: dict[str, Any] = {"line": row.where, "where": row.where}
+    if row.get("constraint") is not None:
+        facts |= {DEMAND: row["constraint"], "where": row.at("constraint")}
+    return Condition(
+        key=str(prompt),
+        prompt=prompt,
+        # Without terms the constraint narrows the language model's own continuations.
+        terms=terms or (Term(prompt),),
+        demonstrations=row.get("demonstrations", ()),
+        facts=facts,
+    )
