@@ -23,7 +23,8 @@ train, evaluate and be tested without a download. It is no general language mode
 (blocks, peak learning rate {lr}) and AdamW (embeddings and norms, {embedding_lr}), then
 {second_steps:,} at {second_rate} of these rates on a mixture with more word lists. {tokens:,} tokens,
 {second_tokens:,} of them in the second phase; {minutes:.0f} minutes on two CPU cores.
-Held-out loss on the first mixture, in nats a token: {first_loss:.3f} behind the first phase, {loss:.3f} behind the second.
+Held-out loss on the first mixture, in nats a token: {first_loss:.3f} after the first phase,
+{loss:.3f} after the second.
 
 | documents | share of tokens | in the second phase | what they are |
 |---|---|---|---|
