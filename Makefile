@@ -1,12 +1,15 @@
-# What this project can do from a fresh checkout. `make help` lists it.
+# Targets for a fresh checkout. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
+# Two processes, as many as the smallest machines have cores. What needs more than a machine has a target below.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadgroup
+HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install arithmetic smoke smollm2 test test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 test test-all test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -19,56 +22,60 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $@
 
-arithmetic: install ## the main job: train, evaluate and report integer arithmetic (ARGS='seed=1 …')
+arithmetic: install ## train, evaluate and report integer arithmetic (5 minutes on two cores; ARGS='seed=1 …')
 	$(RUN) -m gfn_runner task=arithmetic $(ARGS)
 
-smoke: install ## the same in half a minute, with a few questions
+smoke: install ## the same with a few questions (half a minute)
 	$(RUN) -m gfn_runner experiment=tiny/smoke $(ARGS)
 
-test: install ## all tests; no download, no GPU
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m "not real" $(ARGS)
+test: install ## the tests, without further cases of what they cover; no download, no GPU (8 minutes on two cores at most)
+	$(PYTEST) -m "$(HERE) and not slow" $(ARGS)
 
-smollm2: install ## a real pretrained model: get SmolLM2-135M-Instruct and convert it (a minute, 93 MB; once)
+test-all: install ## the same with all cases, as CI runs it
+	$(PYTEST) -m "$(HERE)" $(ARGS)
+
+smollm2: install ## download and convert SmolLM2-135M-Instruct (a minute, 93 MB; once)
 	$(RUN) scripts/get_smollm2.py $(ARGS)
 
-test-real: install ## the tests on SmolLM2, after make smollm2 (6 minutes on two cores at most)
+test-real: install ## tests on SmolLM2, after make smollm2 (at most 6 minutes on two cores)
 	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -q -m real tests/real $(ARGS)
 
-gpu-check: ## on a machine with CUDA: its tests, benchmark and a short training, 8 minutes at most (PYTHON=… with torch)
+gpu-check: ## on a machine with CUDA: GPU tests, benchmark, a short training (at most 8 minutes; PYTHON=… with torch)
 	$(PYTHON) scripts/gpu_check.py $(ARGS)
 
-test-gpu: ## its tests alone
+test-gpu: ## GPU tests only
 	$(PYTHON) scripts/gpu_check.py --parts tests $(ARGS)
 
-check-pages: install ## reports in a headless Chromium, with screenshots (ARGS='outputs/…/report.html …')
+check-pages: install ## test report pages in a headless Chromium, with screenshots (ARGS='outputs/…/report.html …')
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[browser]'
 	$(RUN) -m pytest -q -m browser
 	$(if $(ARGS),$(RUN) scripts/check_pages.py --out screenshots $(ARGS))
 
-test-slurm: install ## the tests that need a SLURM: sets one up on this machine (Debian, root) and takes it down
+test-slurm: install ## SLURM tests: sets up a SLURM on this machine (Debian, root) and removes it afterwards
 	scripts/slurm_local.sh install
 	GFN_SLURM_TESTS=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m slurm tests/slurm $(ARGS); code=$$?; \
 	scripts/slurm_local.sh stop; exit $$code
 
-check: install ## format, lint and types
+check: install ## format, lint, types and import contracts
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
-format: install ## put the code into shape
+format: install ## format the code and fix lint
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-tiny-lm: install ## make the embedded base model again (about 70 minutes on two cores)
+tiny-lm: install ## pretrain the embedded base model again (about 70 minutes on two cores)
 	$(RUN) scripts/pretrain_tiny.py $(ARGS)
 
-results: install ## measure arithmetic again for docs/results.md and README: three seeds (25 minutes)
+results: install ## measure arithmetic for docs/results.md and README, three seeds (25 minutes)
 	$(RUN) scripts/results.py --readme $(ARGS)
 
-task-results: install ## measure all other tasks again for docs/results.md: three seeds (2 to 3 hours)
+task-results: install ## measure all other tasks for docs/results.md, three seeds (2 to 3 hours)
 	$(RUN) scripts/task_results.py $(ARGS)
 
-paper-tiny: install ## the paper's tables with all baselines on the embedded model, into docs/results/ (three hours on two cores)
+paper-tiny: install ## the paper's tables with all baselines on the embedded model, for docs/results/ (3 hours on two cores)
 	$(RUN) scripts/paper.py $(ARGS)
 
 paper-arithmetic paper-infilling paper-random-number paper-continuation: install
@@ -80,8 +87,11 @@ paper-subjectivity: install
 benchmark: install ## measure a training step against its floor and the plain way, for docs/benchmarks.md
 	$(RUN) scripts/benchmark.py $(ARGS)
 
+architecture: install ## draw the pictures of docs/architecture.md
+	$(RUN) scripts/draw_architecture.py
+
 wheel: install ## build a wheel into dist/
 	$(RUN) -m pip wheel --quiet --no-deps -w dist .
 
-clean: ## remove .venv and caches; outputs/ stays
+clean: ## remove .venv and caches; keeps outputs/
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

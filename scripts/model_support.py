@@ -22,7 +22,7 @@ from results import ROOT, write_block
 sys.path.insert(0, str(ROOT))
 
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.lm.cache import make_roomy
+from gfn_runner.lm.cache import reserve_capacity
 from gfn_runner.lm.limits import attention_window
 from gfn_runner.lm.packing import packs, score_prefixes
 from gfn_runner.lm.policy import LanguageModel
@@ -151,7 +151,7 @@ class Found:
 
 @torch.no_grad()
 def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
-    """Compare what a model gives behind contexts of ``n_context`` and of 3 tokens."""
+    """Compare what a model gives after contexts of ``n_context`` and of 3 tokens."""
     generator = torch.Generator().manual_seed(n_context)
 
     def ids(n: int) -> list[int]:
@@ -196,7 +196,7 @@ def sampling_gap(
     """Token by token through the cache that sampling uses."""
     first, gaps = [strings[0], strings[3]], []
     prompt = lm.prefill(contexts).select(torch.tensor([0, 1]))
-    make_roomy(prompt.cache)
+    reserve_capacity(prompt.cache)
     logits_BV, mask_BK, position_B = prompt.last_logits_NV, prompt.mask_NP, prompt.length_N
     plain = [plain_log_probs(lm, c, s) for c, s in zip(contexts, first, strict=True)]
     for step in range(len(first[0])):

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from results import ROOT, same_run
 
-from gfn_runner.runtime.environment import threads_each
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.environment import threads_per_process
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Table:
 
 
 NO_ROWS = (
-    "callbacks.evaluation.baseline_shots=[]",
-    "callbacks.evaluation.baseline_temperatures=[]",
+    "evaluation.baseline_shots=[]",
+    "evaluation.baseline_temperatures=[]",
 )
 _DRAWS = "baseline.draws=[1,2,4,8,16,32,64,128,256]"
 # The ratio of KL and reward is that of the default; the value loss is a hundred times as large.
@@ -59,7 +59,7 @@ _OF_GFLOWNET = "baseline.samples_of={runs}/gflownet/seed{seed}"
 def _subjectivity(n: int) -> Table:
     return Table(
         # Half of the generated reviews: five numbers of examples on all 500 do not go into three hours.
-        ("task=subjectivity", f"task.data.n_train={n}", "callbacks.evaluation.final=250", *NO_ROWS),
+        ("task=subjectivity", f"task.data.n_train={n}", "evaluation.final=250", *NO_ROWS),
         {
             "gflownet": (),
             "prompting": (
@@ -74,16 +74,16 @@ def _subjectivity(n: int) -> Table:
 
 TABLES: dict[str, Table] = {
     "arithmetic": Table(
-        ("task=arithmetic", "callbacks.evaluation.final=200", *NO_ROWS),
+        ("task=arithmetic", "evaluation.final=200", *NO_ROWS),
         {
             "gflownet": (),
-            "prompting": ("baseline=prompting", "callbacks.evaluation.baseline_limit=100"),
+            "prompting": ("baseline=prompting", "evaluation.baseline_limit=100"),
             "sft": ("baseline=sft",),
             "sft_on_gflownet": ("baseline=sft", _OF_GFLOWNET),
             "ppo": ("baseline=ppo",),
             "ppo_at_1": _PPO_AT_1,
             "grpo": ("baseline=grpo",),
-            "resampling": ("baseline=resampling", _DRAWS, "callbacks.evaluation.baseline_limit=50"),
+            "resampling": ("baseline=resampling", _DRAWS, "evaluation.baseline_limit=50"),
         },
         ("vote_accuracy", "single_accuracy", "log_reward", "phi_spread"),
     ),
@@ -111,7 +111,7 @@ TABLES: dict[str, Table] = {
     ),
     "continuation": Table(
         # Log-likelihoods differ from prompt to prompt: all methods have the same ones.
-        ("task=continuation", "callbacks.evaluation.final=15", *NO_ROWS),
+        ("task=continuation", "evaluation.final=15", *NO_ROWS),
         {
             "gflownet": (),
             "decoding": ("baseline=decoding",),
@@ -161,7 +161,7 @@ def make(name: str, arguments: argparse.Namespace) -> None:
             run_seeds(name, method, [seed], arguments)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        # Whoever waits for another stands behind it, so that it is never waited for in vain.
+        # A method is submitted after those it waits for: a pool of one job would wait forever otherwise.
         for method in sorted(own, key=lambda m: bool(teachers[m])):
             if teachers[method]:
                 jobs[method] = pool.submit(after, method)
@@ -185,7 +185,7 @@ def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.
         return
     sweep = [*lines[left[0]][:-1], f"seed={','.join(map(str, left))}"]
     places = [f"hydra.sweep.dir={short(folder)}", "hydra.sweep.subdir=seed${seed}"]
-    threads = threads_each(arguments.jobs)
+    threads = threads_per_process(arguments.jobs)
     attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {left}", threads)
 
 
@@ -253,11 +253,11 @@ def report(name: str, arguments: argparse.Namespace) -> None:
 
 
 def short(path: Path | str) -> str:
-    """As seen from the repository, where it lies within it: pages tell no one's home."""
+    """Relative to the repository, where it lies within it: pages name no home folder."""
     path = Path(path).resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

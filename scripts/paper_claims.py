@@ -3,7 +3,7 @@
     python scripts/paper_claims.py      # docs/results/README.md of what lies in outputs/paper
 
 A claim sets two methods beside each other in one metric, paired by seed. It holds, or is reversed, where
-the 95 % t-interval of the difference leaves out 0; else the seeds do not tell the two apart.
+the 95 % t-interval of the difference leaves out 0; else the seeds do not separate the two.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from paper import TABLES, short
-from results import ROOT
-from scipy.stats import t as student
+from results import ROOT, t_margin
 
 from gfn_runner.errors import UserError
 from gfn_runner.report.names import is_share
 from gfn_runner.report.runs import Run, read_run
 from gfn_runner.report.summary import spread
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ PPO = Side("PPO", "ppo")
 PPO_AT_1 = Side("PPO at scale 1", "ppo_at_1")
 GRPO = Side("GRPO", "grpo")
 ZERO_SHOT = Side("0-shot", "prompting", "base_0_shot")
-# Behind worked examples a task's base model writes a rationale, or answers at once (subjectivity).
+# After worked examples a task's base model writes a rationale, or answers at once (subjectivity).
 FEW_SHOT = Side("best few-shot", "prompting", r"(base|direct)_[1-9]\d*_shot")
 AT_EQUAL_COMPUTE = {
     n: [
@@ -156,10 +155,7 @@ class Found:
     @property
     def margin(self) -> float | None:
         """Half the 95 % t-interval of the mean difference; ``None`` of one seed."""
-        d = self.differences
-        if len(d) < 2:
-            return None
-        return float(student.ppf(0.975, len(d) - 1)) * stdev(d) / len(d) ** 0.5
+        return t_margin(self.differences) if len(self.differences) > 1 else None
 
     @property
     def verdict(self) -> str:
@@ -234,16 +230,16 @@ def found(folder: Path, claim: Claim) -> Found | None:
 def missing(folder: Path, table: str, seeds: Sequence[int]) -> list[str]:
     """Runs of methods at hand that have not finished or never begun, with the reason if one is known."""
     there = runs_of(folder, table)
-    said = []
+    lines = []
     for method in there:
         own = {run.seed: run for run in there[method]}
         for seed in sorted({*seeds, *own}):
             run = own.get(seed)
             if run is None:
-                said.append(f"{table}, {method}, seed {seed}: no run")
+                lines.append(f"{table}, {method}, seed {seed}: no run")
             elif run.status != "finished":
-                said.append(f"{table}, {method}, seed {seed}: {run.status}, {run.why}")
-    return said
+                lines.append(f"{table}, {method}, seed {seed}: {run.status}, {run.why}")
+    return lines
 
 
 def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int]) -> str:
@@ -369,5 +365,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

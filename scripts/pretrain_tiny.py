@@ -15,11 +15,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.lm.tiny.card import model_card
-from gfn_runner.lm.tiny.pretrain import PretrainSettings, pretrain
-from gfn_runner.report.skill import measure_skill, measure_tasks
-from gfn_runner.runtime.terminal import print_everywhere
+from pretraining.card import model_card
+from pretraining.skill import measure_skill, measure_tasks
+from pretraining.training import PretrainSettings, pretrain
+
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
 def main() -> None:
@@ -64,5 +65,5 @@ def finish(folder: Path, n_questions: int) -> None:
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

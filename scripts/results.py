@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from scipy.stats import t as student
+from scipy import stats
 
 from gfn_runner.report.figures import draw_all
 from gfn_runner.runtime.environment import cores
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.terminal import escape_unencodable_output
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def main() -> None:
                 arguments.folder / name / f"seed{seed}",
                 [
                     *overrides.split(","),
-                    f"callbacks.evaluation.final={QUESTIONS}",
+                    f"evaluation.final={QUESTIONS}",
                     f"seed={seed}",
                 ],
             )
@@ -195,11 +195,14 @@ def spread(values: list[float], digits: int = 1) -> str:
     mean = sum(values) / len(values)
     if len(values) < 2:
         return f"{mean:.{digits}f}"
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    half = student.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:.{digits}f} ± {t_margin(values):.{digits}f}"
+
+
+def t_margin(values: Sequence[float]) -> float:
+    """Half the 95 % t-interval of a mean, of two values or more."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

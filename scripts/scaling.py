@@ -8,12 +8,13 @@ Nothing is measured here; docs/benchmarks.md holds what was.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from results import ROOT, write_block
 
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 GIB = 2**30
 
@@ -182,11 +183,12 @@ def page() -> Iterator[str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     path = ROOT / "docs" / "scaling.md"
     write_block(path, "counted", "\n".join(page()))
     print(f"written to {path}")
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

@@ -86,6 +86,8 @@ MpiDefault=none
 KillWait=5
 OverTimeLimit=0
 DefMemPerCPU=512
+# Arrays of up to 39 jobs, so that a test can ask for more.
+MaxArraySize=40
 # A job that has ended is remembered for this long (seconds): here no accounting remembers it.
 MinJobAge=600
 NodeName=$host NodeAddr=127.0.0.1 CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 ThreadsPerCore=1 RealMemory=4096 State=UNKNOWN

@@ -24,8 +24,8 @@ from results import ROOT, run_once, spread, write_block
 
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.table import row_labels
-from gfn_runner.runtime.environment import cores, threads_each
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.environment import cores, threads_per_process
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ TASKS: dict[str, Shown] = {
     ),
     **{
         f"subjectivity, {n} examples": Shown(
-            ("task=subjectivity", f"task.data.n_train={n}", "callbacks.evaluation.final=500"),
+            ("task=subjectivity", f"task.data.n_train={n}", "evaluation.final=500"),
             _LABELS,
             "accuracy",
         )
@@ -99,9 +99,9 @@ REAL: dict[str, tuple[str, ...]] = {
             "task.data.train={shared}/data/subj/train.jsonl",
             "task.data.test={shared}/data/subj/test.jsonl",
             "task.data.n_test=1000",
-            "callbacks.evaluation.final=null",
-            # Behind three examples the longest reviews would not fit the model's context.
-            "callbacks.evaluation.baseline_shots=[0,1]",
+            "evaluation.final=null",
+            # After three examples the longest reviews would not fit the model's context.
+            "evaluation.baseline_shots=[0,1]",
             f"task.data.n_train={n}",
         )
         for n in (10, 20, 50)
@@ -150,7 +150,7 @@ def runs_of(name: str, arguments: argparse.Namespace) -> list[tuple[Path, list[s
 
 def run_shared(folder: Path, overrides: list[str], jobs: int) -> dict[str, Any]:
     """Metrics of a run that shares the cores with ``jobs`` - 1 others."""
-    threads = [f"trainer.threads={threads_each(jobs)}"] if jobs > 1 else []
+    threads = [f"num_threads={threads_per_process(jobs)}"] if jobs > 1 else []
     return run_once(folder, [*overrides, *threads])
 
 
@@ -262,5 +262,5 @@ def write_prompts(stories: Path, path: Path, n: int = 400) -> None:
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

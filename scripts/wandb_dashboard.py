@@ -1,4 +1,4 @@
-"""A W&B workspace and a report as code: made from one list of panels, saved there, or printed as JSON.
+"""A W&B workspace and a report as code, made from the panels of a run's page; saved, or printed as JSON.
 
     python scripts/wandb_dashboard.py --json                            # no account, no server
     python scripts/wandb_dashboard.py --entity me --project gfn_runner  # saves both and prints where
@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.report.names import is_share
+from gfn_runner.report.panels import SECTIONS, Panel, evaluated
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 STEP = "trainer/global_step"
 MISSING = (
@@ -27,144 +28,18 @@ NO_ACCOUNT = (
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One panel.
-
-    Attributes:
-        title: with the unit where there is one.
-        metrics: names as they are logged.
-        pattern: regular expression of more names, for metrics of which a task decides how many there
-            are; instead of ``metrics``.
-        kind: lines over optimizer steps; bars of last values; a table; pictures; areas that add up.
-        log: whether the y-axis is logarithmic.
-    """
-
-    title: str
-    metrics: tuple[str, ...] = ()
-    pattern: str | None = None
-    kind: Literal["lines", "bars", "table", "media", "areas"] = "lines"
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """Panels under one heading, and what the report says above them."""
-
-    name: str
-    words: str
-    panels: tuple[Panel, ...]
-
-
-_OPERANDS = (3, 4, 5)
-_PHASES = ("sample", "reward", "policy", "objective", "backward", "other")
-SECTIONS = (
-    Section(
-        "Reward and log-likelihood",
-        "What the policy writes, under the posterior (log R, untempered) and under the base model.",
-        (
-            Panel("log R in training (nats)", ("train/log_reward",)),
-            Panel("log R in evaluations (nats)", pattern="^eval/log_reward/.*"),
-            Panel("log-likelihood under the base model (nats)", pattern="^eval/log_likelihood/.*"),
-            Panel("loss (nats²)", ("train/loss",), log=True),
-            Panel("gradient's norm before clipping", ("train/grad_norm",), log=True),
-            Panel("length (tokens)", ("train/length",)),
-        ),
-    ),
-    Section(
-        "φ spread",
-        "Standard deviation of φ = log R/T − log q within a condition: 0 for an exact policy.",
-        (
-            Panel("all states (nats)", ("train/phi_spread", "train/phi_spread_max")),
-            Panel("whole strings (nats)", ("train/phi_spread_terminal",)),
-            Panel("evaluations (nats)", pattern="^eval/phi_spread/.*"),
-        ),
-    ),
-    Section(
-        "log Z",
-        "Mean terminal φ is log Z − KL(policy ‖ posterior); the bound lies between it and log Z.",
-        (
-            Panel("log Z and its bound (nats)", ("train/log_z", "train/log_z_bound")),
-            Panel("their gap (nats)", ("train/log_z_gap",)),
-            Panel("evaluations (nats)", pattern="^eval/log_z(_bound)?/.*"),
-        ),
-    ),
-    Section(
-        "Diversity",
-        "Entropy in training; of tasks that write text, how different the samples of a condition are.",
-        (
-            Panel("entropy −log q (nats)", ("train/entropy",)),
-            Panel("diversity of texts", pattern="^eval/(diversity|distinct_2|unique)/.*"),
-            Panel("self-BLEU of texts (low is diverse)", pattern="^eval/self_bleu/.*"),
-        ),
-    ),
-    Section(
-        "Accuracy",
-        "Shares of right answers by evaluation set; of arithmetic, by number of operands.",
-        (
-            Panel("majority of the votes", pattern="^eval/vote_accuracy/.*"),
-            Panel("single samples", pattern="^eval/single_accuracy/.*"),
-            Panel("Bayesian model average", pattern="^eval/predictive_accuracy/.*"),
-            *(
-                Panel(
-                    f"{n} operands, at the end",
-                    (
-                        f"final/vote_accuracy/{n}_operands",
-                        f"final/single_accuracy/{n}_operands",
-                    ),
-                    kind="bars",
-                )
-                for n in _OPERANDS
-            ),
-        ),
-    ),
-    Section(
-        "Replay buffer",
-        "How many strings it holds, for how long, and how often it is used.",
-        (
-            Panel("strings", ("train/buffer_size",)),
-            Panel("mean age (optimizer steps)", ("train/buffer_age",)),
-            Panel("share of batches from it", ("train/from_replay",)),
-        ),
-    ),
-    Section(
-        "Temperatures",
-        "T divides log R; the exploration temperature is 1 on-policy, and missing in replayed steps.",
-        (
-            Panel("reward temperature T", ("train/reward_temperature",)),
-            Panel("exploration temperature", ("train/exploration_temperature",)),
-            Panel("learning rate", ("train/lr",)),
-        ),
-    ),
-    Section(
-        "Samples",
-        "What was written in the newest and in the final evaluation, with log R, log q and φ.",
-        (
-            Panel("newest evaluation", ("samples/eval",), kind="table"),
-            Panel("final evaluation", ("samples/final",), kind="table"),
-            Panel("figures", ("figures/loss_and_reward", "figures/phi_spread"), kind="media"),
-        ),
-    ),
-    Section(
-        "Speed",
-        "Where a step's seconds go, and the tokens of strings trained on in each.",
-        (
-            Panel(
-                "seconds of a step by phase",
-                tuple(f"seconds/{phase}" for phase in _PHASES),
-                kind="areas",
-            ),
-            Panel("seconds of a step", ("train/seconds",)),
-            Panel("tokens per second", ("train/tokens_per_second",)),
-        ),
-    ),
-)
 _WIDTH, _HEIGHT, _COLUMNS = 8, 6, 24
 
 
 def panels() -> list[Panel]:
     """All panels, in their order."""
     return [panel for section in SECTIONS for panel in section.panels]
+
+
+def title(panel: Panel) -> str:
+    """With the unit; W&B shows shares as they are logged, from 0 to 1, not in %."""
+    shares = panel.is_evaluated and is_share(evaluated(panel.metrics[0]))
+    return panel.named.title if shares else panel.named.with_unit
 
 
 def workspace(entity: str, project: str, name: str) -> Any:
@@ -200,7 +75,7 @@ def report(entity: str, project: str, name: str, *, of_project: bool) -> Any:
         where: dict[str, Any] = {"entity": entity, "project": project} if of_project else {}
         drawn = [_drawn(panel, number) for number, panel in enumerate(section.panels)]
         grid = wr.PanelGrid(runsets=[wr.Runset(**where)], panels=drawn)
-        blocks += [wr.H2(section.name), wr.P(section.words), grid]
+        blocks += [wr.H2(section.name), wr.P(section.text), grid]
     return wr.Report(
         entity=entity,
         project=project,
@@ -212,7 +87,7 @@ def report(entity: str, project: str, name: str, *, of_project: bool) -> Any:
 
 
 def _drawn(panel: Panel, number: int = 0) -> Any:
-    """The panel in the library's words, at its place among those of a section."""
+    """The panel as the library's object, at its place among those of a section."""
     import wandb_workspaces.reports.v2 as wr
 
     per_row = _COLUMNS // _WIDTH
@@ -222,13 +97,13 @@ def _drawn(panel: Panel, number: int = 0) -> Any:
     if panel.kind == "table":
         return wr.WeavePanelSummaryTable(table_name=panel.metrics[0], layout=layout)
     if panel.kind == "media":
-        return wr.MediaBrowser(title=panel.title, media_keys=list(panel.metrics), layout=layout)
+        return wr.MediaBrowser(title=title(panel), media_keys=list(panel.metrics), layout=layout)
     if panel.kind == "bars":
-        return wr.BarPlot(title=panel.title, metrics=list(panel.metrics), layout=layout)
+        return wr.BarPlot(title=title(panel), metrics=list(panel.metrics), layout=layout)
     return wr.LinePlot(
-        title=panel.title,
+        title=title(panel),
         x=STEP,
-        y=list(panel.metrics),
+        y=[] if panel.pattern else list(panel.metrics),
         metric_regex=panel.pattern,
         log_y=panel.log or None,
         title_x="optimizer steps",
@@ -289,5 +164,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     raise SystemExit(main())

@@ -3,7 +3,7 @@
     python scripts/weaken_lm.py --noise 0.3 --folder outputs/weak_lm
     python scripts/paper.py --tables arithmetic --overrides lm.name=outputs/weak_lm …
 
-The embedded model was pretrained on worked sums and is nearly always right behind three of them: there
+The embedded model was pretrained on worked sums and is nearly always right after three of them: there
 is nothing left for a method to be better at. With noise it makes mistakes in every step
 (docs/comparison.md). The same noise and seed give the same model.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 WEIGHTS = "model.safetensors"
 
@@ -45,7 +45,7 @@ def weaken(noise: float, seed: int, folder: Path) -> None:
     Args:
         noise: standard deviation of the noise, as a multiple of that of the matrix's own entries.
         seed: of the noise.
-        folder: of the copy; without the model card, which speaks of the model as it was.
+        folder: of the copy; without the model card, which describes the model as it was.
     """
     weights = load_file(EMBEDDED_FOLDER / WEIGHTS)
     generator = torch.Generator().manual_seed(seed)
@@ -63,5 +63,5 @@ def weaken(noise: float, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print_everywhere()
+    escape_unencodable_output()
     main()

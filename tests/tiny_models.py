@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.adapters import with_adapter
+from gfn_runner.lm.model_config import LoraSettings
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import EMBEDDED_FOLDER, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 
 CHARACTERS = ".,=+- 0123456789abcdefghij?:QA"
@@ -82,7 +83,7 @@ WINDOWED: dict[str, dict[str, Any]] = {
 
 
 def character_tokenizer(characters: str = CHARACTERS, **special: str) -> PreTrainedTokenizerFast:
-    """Every character is a token, in the order given; the special tokens come behind them."""
+    """Every character is a token, in the order given; the special tokens come after them."""
     names = list(dict.fromkeys(special.values()))
     entries = [*characters, *names]
     tokenizer = Tokenizer(
@@ -152,12 +153,17 @@ def tiny_lm(
     if adapter != "none":
         model = with_adapter(model, LoraSettings(rank=rank, alpha=rank), seed)
     if adapter == "random":
-        generator = torch.Generator().manual_seed(seed + 1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+        draw_adapter(model, seed + 1)
     return LanguageModel(model, tokenizer, **options)
+
+
+@torch.no_grad()
+def draw_adapter(model: Any, seed: int = 1) -> None:
+    """Give a fresh adapter a random B, so that the policy is not the base model."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 def all_strings(vocab_size: int, rule: StringRule) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The M-step of EM: the answer model learns to answer behind the policy's samples; trains no policy.
+"""The M-step of EM: the answer model learns to answer after the policy's samples.
 
 Hu et al. 2024 (arXiv:2310.04363), section 3.2: GFlowNet training is the E-step, in which the policy
 learns to sample Z ~ p(Z | X, Y); the M-step raises log p(Y | X Z) for those Z. The model that the reward
@@ -13,25 +13,38 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
-from gfn_runner.config.schemas import EMSettings
 from gfn_runner.data.conditions import Condition
+from gfn_runner.data.tools import Tool
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.distributed.ranks import from_first, is_first
-from gfn_runner.errors import UserError
+from gfn_runner.distributed.ranks import (
+    all_gather,
+    broadcast,
+    compute_on_rank_zero,
+    is_rank_zero,
+    rank,
+    share_of_rank,
+    sum_gradients,
+    world,
+)
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.model_config import LoraSettings
+from gfn_runner.lm.pieces import row_slices
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_suffixes
-from gfn_runner.lm.tools import Tool
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
-from gfn_runner.runtime.status import Count
+from gfn_runner.runtime.status import ProgressLogger
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +54,38 @@ _RECORD = "em.json"
 _MOST_MEASURED = 64
 _MOST_NAMED = 5
 _GRAD_CLIP = 1.0
+
+
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class EMSettings:
+    """How often, and how, the answer model is trained.
+
+    Attributes:
+        rounds: of an E-step (``trainer.max_steps`` optimizer steps of GFlowNet training) and an M-step;
+            0 is GFlowNet training alone.
+        m_steps: optimizer steps of an M-step.
+        m_lr: their learning rate (AdamW, no weight decay).
+        m_batch: conditions of a step, each with a fresh sample of the policy.
+        lora: the answer adapter.
+    """
+
+    rounds: Annotated[int, Field(ge=0)] = 0
+    m_steps: Annotated[int, Field(ge=1)] = 100
+    m_lr: Annotated[float, Field(gt=0)] = 1e-4
+    m_batch: Annotated[int, Field(ge=1)] = 16
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+
+
+def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterator[Problem]:
+    """What an M-step cannot learn from."""
+    without = [c.key for c in conditions if not (c.terms and c.terms[0].suffix)]
+    if options.rounds and without:
+        yield Problem(
+            "em.rounds",
+            f"given {options.rounds}, but {len(without)} training conditions have no answer after "
+            f"their samples (the suffix of the first term), e.g. {without[0]!r}",
+            "0 for this task",
+        )
 
 
 def answer_loss(
@@ -74,7 +119,8 @@ def m_step(
 ) -> dict[str, float]:
     """Train the answer adapter on pairs of answer and fresh sample; the policy stays as it is.
 
-    A step whose loss or gradient is not finite moves nothing, as in training.
+    A step whose loss or gradient is not finite moves nothing, as in training. Ranks share out the
+    conditions of a step; each of them has to call it.
 
     Args:
         lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
@@ -101,18 +147,23 @@ def m_step(
     parameters = lm.answer_parameters()
     optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
     skips = _Skips(number, most_non_finite)
-    with _unfrozen(parameters), Count(f"M-step {number}", options.m_steps, "steps") as count:
+    with (
+        _unfrozen(parameters),
+        ProgressLogger(f"M-step {number}", options.m_steps, "steps") as count,
+    ):
         for step in range(options.m_steps):
             rng = rng_for("m-step", seed, number, step)
             drawn = rng.choices(pool, [c.weight for c in pool], k=options.m_batch)
-            strings = _samples(lm, drawn, rule, tool, "m-step", seed, number, step)
-            with lm.reference():
-                loss_B = _answer_losses(lm, drawn, strings, rule)
+            own = share_of_rank(drawn)
+            place = (step, rank()) if world() > 1 else (step,)
+            strings = _samples(lm, own, rule, tool, "m-step", seed, number, *place)
             optimizer.zero_grad()
-            loss_B.mean().backward()
+            losses = all_gather(_backward(lm, own, strings, rule, options.m_batch))
+            sum_gradients(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
-            # All ranks make one step: the first one's word counts.
-            if skips.passes(step, from_first(_non_finite(drawn, loss_B.tolist(), norm))):
+            problem = _non_finite(drawn, [loss for share in losses for loss in share], norm)
+            # Norms of ranks may differ by rounding: rank 0 decides.
+            if skips.passes(step, broadcast(problem)):
                 optimizer.step()
             count.advance()
     lm.m_steps = number
@@ -130,6 +181,41 @@ def m_step_line(measured: Mapping[str, float]) -> str:
     return words + (f", steps skipped: {skipped}" if skipped else "")
 
 
+def _backward(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    strings: Trajectories,
+    rule: StringRule,
+    n: int,
+) -> list[float]:
+    """Add the gradient of this rank's part of the mean loss, piece by piece.
+
+    So the activations of one piece are kept at a time.
+
+    Args:
+        lm: with the answer adapter.
+        conditions, strings: of this rank.
+        rule: of the strings.
+        n: strings of all ranks.
+
+    Returns:
+        The loss of each string, nats.
+    """
+    contexts = [len(lm.encode_prompt(c.terms[0].context)) for c in conditions]
+    suffixes = [len(lm.encode(c.terms[0].suffix)) for c in conditions]
+    around = max(contexts, default=0) + max(suffixes, default=0) + strings.token_BT.shape[1]
+    # Ranks that share weights run equally many forwards with gradients.
+    around = max(all_gather(around))
+    losses: list[float] = []
+    with lm.reference():
+        budget = lm.recompute_above or lm.max_tokens_per_forward
+        for rows in row_slices(len(strings), around, budget):
+            loss_N = _answer_losses(lm, conditions, strings.rows(rows), rule)
+            (loss_N.sum() / n).backward()
+            losses += loss_N.tolist()
+    return losses
+
+
 def _samples(
     lm: LanguageModel,
     conditions: Sequence[Condition],
@@ -140,19 +226,22 @@ def _samples(
     """One string of the policy's for each condition."""
     generator = torch_generator_for(lm.device, *name)
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-    return sample(lm, prompts, 1, rule, generator, tool=tool)
+    if not prompts:  # of fewer conditions than ranks
+        return Trajectories.from_rows([], [], [], lm.device)
+    with lm.in_step():
+        return sample(lm, prompts, 1, rule, generator, tool=tool)
 
 
 @torch.no_grad()
 def _measured_loss(
     lm: LanguageModel, conditions: Sequence[Condition], strings: Trajectories, rule: StringRule
 ) -> float:
-    with lm.reference():
+    with lm.in_step(), lm.reference():
         return answer_loss(lm, conditions, strings, rule).item()
 
 
 class _unfrozen:
-    """Within it parameters take gradients; behind it they are frozen and hold none."""
+    """Within it parameters take gradients; after it they are frozen and hold none."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]):
         self.parameters = parameters
@@ -188,7 +277,7 @@ class _Skips:
         self.n += 1
         self.in_a_row.append(f"step {step + 1}: {problem}")
         place = f"M-step {self.m_step}, optimizer step {step + 1}"
-        if is_first():
+        if is_rank_zero():
             logger.warning("%s is skipped: %s", place, problem)
         if len(self.in_a_row) == self.most:
             raise _too_many(place, self.in_a_row)
@@ -222,7 +311,7 @@ def _too_many(place: str, in_a_row: Sequence[str]) -> UserError:
     return UserError.one(
         place,
         what if most == 1 else f"{most} steps in a row are not finite. {what}",
-        "finite losses and gradients; fewer in a row than callbacks.health.most_non_finite",
+        "finite losses and gradients; fewer in a row than callbacks.non_finite_steps.max_in_a_row",
         "lower em.m_lr, use lm.dtype=float32 or bfloat16; "
         "resume=<run folder> makes the M-step again",
     )
@@ -284,7 +373,11 @@ def read_record(folder: Path) -> Record:
 
 
 def load_answers(lm: LanguageModel, folder: Path) -> None:
-    """Give the model the answer adapter of a run's folder, if there is one."""
-    record = read_record(folder)
-    if record.m_steps:
-        lm.load_answer_adapter(_saved(folder), record.m_steps)
+    """Give the model the answer adapter of a run's folder, if there is one; every rank has to call it."""
+
+    def found() -> tuple[Path, int]:
+        return _saved(folder), read_record(folder).m_steps
+
+    place, m_steps = compute_on_rank_zero(found)
+    if m_steps:
+        lm.load_answer_adapter(place, m_steps)

@@ -1,4 +1,4 @@
-"""Schedules: a number as a pure function of the optimizer step; nothing to save, nothing to resume."""
+"""Schedules of the reward temperature and of the learning rate, as functions of the optimizer step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -39,3 +41,32 @@ class Schedule:
 def warmup_factor(step: int, warmup: int) -> float:
     """Factor on the learning rate: 1/warmup at step 0 (never 0), 1 from step ``warmup − 1`` on."""
     return min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+
+
+def linear_schedule(
+    optimizer: Optimizer,
+    *,
+    warmup_steps: Annotated[int, Field(ge=0)] = 10,
+    decay: bool = False,
+    total_steps: int,
+    n_rounds: int = 1,
+) -> LambdaLR:
+    """Linear warm-up, then a constant learning rate or linear decay to 0: the config group ``scheduler``.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        warmup_steps: optimizer steps of warm-up, the first one at lr / warmup_steps.
+        decay: whether the rate falls to 0 at the last step.
+        total_steps: optimizer steps of a round.
+        n_rounds: of EM; the schedule restarts with every E-step.
+    """
+
+    def factor(step: int) -> float:
+        if n_rounds > 1:
+            step %= total_steps
+        if step < warmup_steps or not decay:
+            return warmup_factor(step, warmup_steps)
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return max(1.0 - done, 1e-3)
+
+    return LambdaLR(optimizer, factor)

@@ -1,66 +1,103 @@
-"""Supervised fine-tuning: the adapter learns to write given strings, or the right answer at once."""
+"""Supervised fine-tuning: cross-entropy of one known string a condition, or of the right answer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.baselines.direct import answer_directly, answers_directly
-from gfn_runner.baselines.methods import SFT
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
+from gfn_runner.errors import Problem
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.module import GFlowNetModule
 from gfn_runner.objectives.phi import phi, terminal_states
 from gfn_runner.rewards.reward import terminal_log_reward
+from gfn_runner.runtime.local_paths import LocalPath
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
-from gfn_runner.runtime.status import Count
+from gfn_runner.runtime.status import ProgressLogger
+
+if TYPE_CHECKING:
+    from gfn_runner.tasks.base import GFlowNetModule
 
 _AT_ONCE = 16  # conditions sampled together
 _String = tuple[Sequence[int], Sequence[bool]]
 
 
-class SupervisedModule(GFlowNetModule):
-    """Cross-entropy of one known string for each condition of a batch, drawn anew each time.
+class SFT(Algorithm):
+    """Supervised fine-tuning of the adapter on strings that are known to be good.
+
+    These are the task's own (``Task.targets``); or samples of a policy that another run has trained, one
+    prompt at a time. Where a task's answers can be given at once (a label right after the prompt), it is
+    the right answer that is learnt, and evaluation asks for it at once.
+
+    Args:
+        samples_of: folder of a finished run whose policy writes the strings; ``None`` for the task's own.
+        n_samples: of that policy, for each training condition.
 
     Attributes:
-        baseline: its settings.
-        written: strings of another run's policy by condition key, each with what of it the policy chose;
+        written: strings of the other run's policy by condition key, each with what of it the policy chose;
             empty where the task's own are learnt.
     """
 
+    label: ClassVar[str] = "SFT"
+
     def __init__(
-        self, *args: Any, conditions: list[Condition], baseline: SFT, **options: Any
+        self,
+        samples_of: Annotated[str, LocalPath()] | None = None,
+        n_samples: Annotated[int, Field(ge=1)] = 4,
     ) -> None:
-        super().__init__(*args, conditions=conditions, **options)
-        self.baseline, self.conditions = baseline, conditions
+        super().__init__()
+        self.samples_of, self.n_samples = samples_of, n_samples
         self.written: dict[str, list[_String]] = {}
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.baseline.samples_of is not None and not self.written:
-            self.written = self._written(Path(self.baseline.samples_of) / "adapter")
+    def problems(self) -> Iterator[Problem]:
+        if self.samples_of is not None and not (Path(self.samples_of) / "adapter").is_dir():
+            yield Problem(
+                "baseline.samples_of",
+                f"given {self.samples_of!r}, which holds no adapter/",
+                "the folder of a finished run that trained a policy",
+            )
+
+    def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
+        if not self.trained_on(task, data.train):
+            yield Problem(
+                "baseline",
+                f"sft, but task {task.name} knows no string to learn from",
+                "a task with demonstrations or references, or baseline.samples_of=<run folder>",
+            )
+
+    def trained_on(self, task: Task, conditions: Sequence[Condition]) -> Sequence[Condition]:
+        if self.samples_of is not None:
+            return conditions
+        return [c for c in conditions if task.direct_choices(c) or task.targets(c)]
+
+    def on_fit_start(self, module: GFlowNetModule) -> None:
+        if self.samples_of is not None and not self.written:
+            self.written = self._written(module, Path(self.samples_of) / "adapter")
 
     @torch.no_grad()
-    def _written(self, adapter: Path) -> dict[str, list[_String]]:
+    def _written(self, module: GFlowNetModule, adapter: Path) -> dict[str, list[_String]]:
         """What the policy of an adapter writes for every training condition."""
-        n = self.baseline.n_samples
+        n, lm = self.n_samples, module.lm
         written: dict[str, list[_String]] = {}
-        count = Count("strings of the other run's policy", len(self.conditions))
-        with self.lm.in_step(), self.lm.adapter_of(adapter), count:
-            for start in range(0, len(self.conditions), _AT_ONCE):
-                part = self.conditions[start : start + _AT_ONCE]
-                prompts = [self.lm.encode_prompt(condition.prompt) for condition in part]
-                generator = torch_generator_for(self.lm.device, "teacher", self.seed, start)
-                rows = sample(self.lm, prompts, n, self.rule, generator, tool=self.task.tool())
+        count = ProgressLogger("strings of the other run's policy", len(module.conditions))
+        with lm.in_step(), lm.adapter_of(adapter), count:
+            for start in range(0, len(module.conditions), _AT_ONCE):
+                part = module.conditions[start : start + _AT_ONCE]
+                generator = torch_generator_for(lm.device, "teacher", module.seed, start)
+                prompts = module.prompts(part)
+                rows = sample(lm, prompts, n, module.rule, generator, tool=module.tool())
                 for place, condition in enumerate(part):
                     own = range(place * n, (place + 1) * n)
                     written[condition.key] = [
@@ -70,70 +107,72 @@ class SupervisedModule(GFlowNetModule):
                 count.advance(len(part))
         return written
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        conditions = batch.conditions
-        if answers_directly(self.task, conditions) and not self.written:
-            with self.phases("policy"):
-                loss = self._answer_loss(conditions)
-            output = _nothing_written(conditions, self.lm.device)
-        else:
-            trajectories = self._strings(conditions, batch.index)
-            prompts = [self.lm.encode_prompt(condition.prompt) for condition in conditions]
-            # Long enough for the strings and one more token, so that their ends are learnt, not forced.
-            longest = int(trajectories.is_action_BT.sum(dim=1).max()) + 1
-            rule = dataclasses.replace(self.rule, max_len=max(self.rule.max_len, longest))
-            with self.phases("reward"):
-                log_reward_BS = terminal_log_reward(
-                    self.lm, conditions, trajectories, rule, self.task.constraints()
-                )
-            with self.phases("policy"):
-                scores = score_policy(self.lm, prompts, trajectories, rule)
-            loss = cross_entropy(scores, trajectories, rule)
-            output = step_output(
-                conditions, trajectories, log_reward_BS, scores, self.reward_temperature
+    def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
+        conditions, lm = batch.conditions, module.lm
+        if answers_directly(module, conditions) and not self.written:
+            with lm.in_step():
+                pass  # while other ranks score log R
+            with module.phases("policy"):
+                loss = answer_loss(module, conditions)
+            return {"loss": loss, "output": _nothing_written(conditions, lm.device)}
+        trajectories = self._strings(module, conditions, batch.index)
+        # Long enough for the strings and one more token, so that their ends are learnt, not forced.
+        longest = int(trajectories.is_action_BT.sum(dim=1).max()) + 1
+        rule = dataclasses.replace(module.rule, max_len=max(module.rule.max_len, longest))
+        with module.phases("reward"), lm.in_step():
+            log_reward_BS = terminal_log_reward(
+                lm, conditions, trajectories, rule, module.constraints()
             )
-        self.last_output = output
+        with module.phases("policy"):
+            scores = score_policy(lm, module.prompts(conditions), trajectories, rule)
+        loss = cross_entropy(scores, trajectories, rule)
+        output = step_output(
+            conditions, trajectories, log_reward_BS, scores, module.reward_temperature
+        )
         return {"loss": loss, "output": output}
 
-    def _strings(self, conditions: Sequence[Condition], index: int) -> Trajectories:
+    def _strings(
+        self, module: GFlowNetModule, conditions: Sequence[Condition], index: int
+    ) -> Trajectories:
         """One string for each condition."""
-        rng = rng_for("sft", self.seed, index)
+        rng = rng_for("sft", module.seed, index)
         rows = []
         for condition in conditions:
             if condition.key in self.written:
                 rows.append(rng.choice(self.written[condition.key]))
             else:
-                text = rng.choice(list(self.task.targets(condition)))
-                rows.append(with_tool(self.lm, text, self.task.tool()))
+                text = rng.choice(list(module.targets(condition)))
+                rows.append(with_tool(module.lm, text, module.tool()))
         tokens, actions = zip(*rows, strict=True)
-        return Trajectories.from_rows(tokens, actions, range(len(rows)), self.lm.device)
+        return Trajectories.from_rows(tokens, actions, range(len(rows)), module.lm.device)
 
-    def _answer_loss(self, conditions: Sequence[Condition]) -> Tensor:
-        """Mean −log p(right answer | prompt), nats an answer."""
-        prompts = [self.lm.encode_prompt(condition.prompt) for condition in conditions]
-        answers = [self.lm.encode(self.task.direct_choices(c)[self._right(c)]) for c in conditions]
-        none: list[tuple[()]] = [()] * len(conditions)
-        empty = Trajectories.from_rows(none, none, range(len(conditions)), self.lm.device)
-        return -score_suffixes(self.lm, prompts, answers, empty, self.rule).mean()
-
-    def _right(self, condition: Condition) -> int:
-        answers = [answer for _, answer in self.task.answer_choices(condition, ())]
-        return answers.index(condition.answer)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[ConditionSamples]:  # type: ignore[override]
+    def validation_step(self, module: GFlowNetModule, batch: Batch) -> list[ConditionSamples]:
         """Answers at once where they were learnt so; samples else."""
-        if not answers_directly(self.task, batch.conditions) or self.baseline.samples_of:
-            return super().validation_step(batch, batch_idx)
-        with self.phases("evaluation"):
-            return answer_directly(
-                self.lm,
-                self.task,
-                self.evaluation_rule,
-                batch.conditions,
-                shots=0,
-                batch=self.evaluation.batch,
-                seed=self.seed,
-            )
+        if not answers_directly(module, batch.conditions) or self.samples_of:
+            return super().validation_step(module, batch)
+        return answer_directly(
+            module.lm,
+            module,
+            module.evaluation_rule,
+            batch.conditions,
+            shots=0,
+            batch=module.evaluation.batch,
+            seed=module.seed,
+        )
+
+
+def answer_loss(module: GFlowNetModule, conditions: Sequence[Condition]) -> Tensor:
+    """Mean −log p(right answer | prompt), nats an answer."""
+
+    def right(condition: Condition) -> str:
+        answers = [answer for _, answer in module.answer_choices(condition, ())]
+        return module.direct_choices(condition)[answers.index(condition.answer)]
+
+    lm = module.lm
+    none: list[tuple[()]] = [()] * len(conditions)
+    empty = Trajectories.from_rows(none, none, range(len(conditions)), lm.device)
+    answers = [lm.encode(right(condition)) for condition in conditions]
+    return -score_suffixes(lm, module.prompts(conditions), answers, empty, module.rule).mean()
 
 
 def cross_entropy(scores: PolicyScores, trajectories: Trajectories, rule: StringRule) -> Tensor:
@@ -165,6 +204,7 @@ def step_output(
         log_pf_BT=scores.log_pf_BT.detach(),
         log_pf_stop_BS=scores.log_pf_stop_BS.detach(),
         terminable_BS=terminal_states(scores.terminable_BS, trajectories.length_B),
+        value_BS=None,
     )
     phi_BS = phi(detached, log_reward_BS, reward_temperature)
     return StepOutput(

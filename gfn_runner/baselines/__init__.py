@@ -1,1 +1,1 @@
-"""What a policy is compared with."""
+"""Rows to compare a policy with."""

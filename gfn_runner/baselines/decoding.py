@@ -1,71 +1,102 @@
-"""Rows of decoders of the base model, each with plain and with more compute; trains nothing."""
+"""Decoders of the base model, each also with more compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.methods import Decoding, Drawing, Rows
+from gfn_runner.baselines.base import Baseline, Drawing, Rows
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.evaluation.draw import draw_answers, draw_many
-from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
-from gfn_runner.rewards.reward import string_log_reward
-from gfn_runner.runtime.seeds import torch_generator_for
+from gfn_runner.data.samples import TaskData
+from gfn_runner.data.task import Task
+from gfn_runner.errors import Problem
 
-# (token ids of prompts, strings for each, generator) → strings
-Decode = Callable[[Sequence[Sequence[int]], int, torch.Generator], Trajectories]
+if TYPE_CHECKING:
+    import torch
 
+    from gfn_runner.data.trajectories import Trajectories
 
-def decoder_rows(drawing: Drawing, options: Decoding) -> Rows:
-    """Every decoder's row, and with ``_x<compute>`` behind its name that with more compute."""
-    for name in options.decoders:
-        decode = _decoder(drawing, options, name)
-        yield name, _drawn(drawing, name, name, _plain(drawing, decode, name == "greedy"))
-        # More of what is always the same string would be the same string.
-        if options.compute > 1 and name != "greedy":
-            best = _likeliest(drawing, decode, options.compute)
-            row = f"{name}_x{options.compute}"
-            yield row, _drawn(drawing, name, row, best)
+    # (token ids of prompts, strings for each, generator) → strings
+    Decode = Callable[[Sequence[Sequence[int]], int, torch.Generator], Trajectories]
+
+DECODERS = ("greedy", "beam", "diverse_beam", "sampling", "tempered", "nucleus", "top_k")
 
 
-def _drawn(
-    drawing: Drawing, name: str, row: str, draw: Callable[..., Trajectories]
-) -> list[ConditionSamples]:
-    d = drawing
-    generator = torch_generator_for(d.lm.device, "decoding", name, d.seed)
-    with d.lm.base():
-        return draw_answers(
-            d.lm,
-            d.task,
-            d.rule,
-            d.conditions,
-            d.options,
-            generator,
-            draw=draw,
-            name=f"evaluation, {row}",
-        )
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Decoding(Baseline):
+    """Decoders of the base model, each also with more compute.
 
+    A decoder with more compute draws ``compute`` times as many strings (or beams) and keeps the likeliest
+    different ones under log R.
 
-def _decoder(drawing: Drawing, options: Decoding, name: str) -> Decode:
-    lm, rule, task = drawing.lm, drawing.rule, drawing.task
-    if name == "beam":
-        return lambda prompts, n, _: beam_search(lm, prompts, n, rule)
-    if name == "diverse_beam":
-        penalty = options.diversity_penalty
-        return lambda prompts, n, _: diverse_beam_search(lm, prompts, n, rule, penalty=penalty)
-    if name == "nucleus":
-        return lambda prompts, n, g: truncated_sample(lm, prompts, n, rule, g, top_p=options.top_p)
-    if name == "top_k":
-        return lambda prompts, n, g: truncated_sample(lm, prompts, n, rule, g, top_k=options.top_k)
-    at = {"greedy": 0.0, "sampling": 1.0, "tempered": options.temperature}[name]
-    how = drawing.options
-    return lambda prompts, n, g: draw_many(lm, task, rule, prompts, [at] * n, how, g)
+    Attributes:
+        decoders: some of ``DECODERS``.
+        compute: how many times as many; 1 for no such rows.
+        temperature: of ``tempered``.
+        top_p, top_k: of ``nucleus`` and ``top_k``.
+        diversity_penalty: nats, of ``diverse_beam``, for every earlier group that chose the token
+            (Vijayakumar et al. 2016, arXiv:1610.02424); every group has one beam.
+    """
+
+    decoders: tuple[str, ...] = DECODERS
+    compute: Annotated[int, Field(ge=1)] = 5
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=1)] = 50
+    diversity_penalty: Annotated[float, Field(ge=0)] = 1.0
+
+    label: ClassVar[str] = "decoding"
+
+    def problems(self) -> Iterator[Problem]:
+        unknown = [name for name in self.decoders if name not in DECODERS]
+        if unknown or not self.decoders:
+            yield Problem(
+                "baseline.decoders", f"given {list(self.decoders)}", f"some of {list(DECODERS)}"
+            )
+
+    def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
+        if task.tool() is not None:
+            yield Problem(
+                "baseline",
+                f"decoding for task {task.name} with a tool, whose answers a decoder does not wait for",
+                "a task without a tool, e.g. task.calculator=false",
+            )
+
+    def rows(self, drawing: Drawing) -> Rows:
+        """Every decoder's row, and as ``<name>_x<compute>`` the one with more compute."""
+        for name in self.decoders:
+            decode = self._decoder(drawing, name)
+            seed = ("decoding", name, drawing.seed)
+            yield name, drawing.draw(name, *seed, draw=_plain(drawing, decode, name == "greedy"))
+            # More of what is always the same string would be the same string.
+            if self.compute > 1 and name != "greedy":
+                row = f"{name}_x{self.compute}"
+                best = _likeliest(drawing, decode, self.compute)
+                yield row, drawing.draw(row, *seed, draw=best)
+
+    def _decoder(self, d: Drawing, name: str) -> Decode:
+        from gfn_runner.evaluation.draw import draw_many
+        from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
+
+        lm, rule = d.lm, d.rule
+        if name == "beam":
+            return lambda prompts, n, _: beam_search(lm, prompts, n, rule)
+        if name == "diverse_beam":
+            penalty = self.diversity_penalty
+            return lambda prompts, n, _: diverse_beam_search(lm, prompts, n, rule, penalty=penalty)
+        if name in ("nucleus", "top_k"):
+            cut: Any = {"top_p": self.top_p} if name == "nucleus" else {"top_k": self.top_k}
+            return lambda prompts, n, g: truncated_sample(lm, prompts, n, rule, g, **cut)
+        at = {"greedy": 0.0, "sampling": 1.0, "tempered": self.temperature}[name]
+        return lambda prompts, n, g: draw_many(lm, d.task, rule, prompts, [at] * n, d.options, g)
 
 
 def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajectories]:
+    """As many strings as are asked for, or one."""
+
     def draw(
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
     ) -> Trajectories:
@@ -77,6 +108,9 @@ def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajec
 
 def _likeliest(drawing: Drawing, decode: Decode, compute: int) -> Callable[..., Trajectories]:
     """Of ``compute`` times as many strings the likeliest different ones under log R, n or fewer."""
+    import torch
+
+    from gfn_runner.rewards.reward import string_log_reward
 
     def draw(
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator

@@ -1,4 +1,4 @@
-"""A model that answers at once: the likeliest of the task's answers right after the prompt."""
+"""Direct answers: the likeliest of the task's answers right after the prompt, without a sample."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
-from gfn_runner.baselines.prompting import few_shot_conditions
+from gfn_runner.baselines.base import few_shot_conditions
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.runtime.status import Count
-from gfn_runner.tasks.base import Task
+from gfn_runner.runtime.status import ProgressLogger
 
 
 def answers_directly(task: Task, conditions: Sequence[Condition]) -> bool:
@@ -33,7 +33,7 @@ def answer_directly(
     batch: int,
     seed: int,
 ) -> list[ConditionSamples]:
-    """Score the task's direct choices behind ``shots`` labelled examples; nothing is sampled.
+    """Score the task's direct choices after ``shots`` labelled examples; nothing is sampled.
 
     Args:
         lm: answers as it is switched now: the bare base model within ``lm.base()``.
@@ -48,7 +48,7 @@ def answer_directly(
         answer are the same.
     """
     results = []
-    with Count(f"evaluation, direct_{shots}_shot", len(conditions)) as count:
+    with ProgressLogger(f"evaluation, direct_{shots}_shot", len(conditions)) as count:
         for start in range(0, len(conditions), batch):
             part = conditions[start : start + batch]
             prompted = few_shot_conditions(task, part, shots, seed)

@@ -1,65 +1,78 @@
-"""Samples of the true posterior, for tasks that list their strings: the ceiling of every method."""
+"""Samples of the true posterior, for tasks that list their strings."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.methods import Drawing, Exact, Rows
+from gfn_runner.baselines.base import Baseline, Drawing, Rows
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.evaluation.draw import draw_answers, string_scores
-from gfn_runner.runtime.seeds import torch_generator_for
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.task import Task
+from gfn_runner.errors import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+    from gfn_runner.data.trajectories import Trajectories
 
 
-def exact_rows(drawing: Drawing, options: Exact) -> Rows:
-    """One row, ``exact``: strings of the task's support in proportion to R^(1/T).
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Exact(Baseline):
+    """Samples of the true posterior, for tasks that can list their strings: the ceiling."""
 
-    log q of its samples is the posterior's, log R/T − log Z, with Z summed over the support.
-    """
-    d = drawing
+    label: ClassVar[str] = "exact"
 
-    def draw(
-        conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
-    ) -> Trajectories:
-        parts = []
-        for place, condition in enumerate(conditions):
-            listed = _support(d, condition)
-            log_reward_N, _, _ = string_scores(d.lm, d.task, d.rule, [condition], listed)
-            share_N = (log_reward_N.double() / d.temperature).softmax(dim=0)
-            chosen = torch.multinomial(share_N, n, replacement=True, generator=generator)
-            rows = listed.rows(chosen)
-            parts.append(
-                dataclasses.replace(rows, condition_B=torch.full_like(rows.condition_B, place))
+    def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
+        without = [c.key for c in data.evaluation if not task.support(c)]
+        if without:
+            yield Problem(
+                "baseline",
+                f"exact, but task {task.name} cannot list the strings of {len(without)} conditions, "
+                f"e.g. {without[0]!r}",
+                "a task that lists them (random_number), or baseline=resampling for the limit of many "
+                "draws",
             )
-        return Trajectories.concatenated(parts)
 
-    generator = torch_generator_for(d.lm.device, "exact", d.seed)
-    with d.lm.base():
-        drawn = draw_answers(
-            d.lm,
-            d.task,
-            d.rule,
-            d.conditions,
-            d.options,
-            generator,
-            draw=draw,
-            name="evaluation, exact",
+    def rows(self, drawing: Drawing) -> Rows:
+        """One row, ``exact``: strings of the task's support in proportion to R^(1/T).
+
+        log q of its samples is the posterior's, log R/T − log Z, with Z summed over the support.
+        """
+        drawn = drawing.draw("exact", "exact", drawing.seed, draw=partial(_draw, drawing))
+        yield "exact", [_with_density(samples, drawing.temperature) for samples in drawn]
+
+
+def _draw(
+    d: Drawing, conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
+) -> Trajectories:
+    """``n`` strings of the posterior of each condition; it has a temperature of its own."""
+    import torch
+
+    from gfn_runner.data.trajectories import Trajectories
+    from gfn_runner.evaluation.draw import string_scores, support_strings
+
+    parts = []
+    for place, condition in enumerate(conditions):
+        listed = support_strings(d.lm, d.task, condition)
+        log_reward_N, _, _ = string_scores(d.lm, d.task, d.rule, [condition], listed)
+        share_N = (log_reward_N.double() / d.temperature).softmax(dim=0)
+        chosen = torch.multinomial(share_N, n, replacement=True, generator=generator)
+        rows = listed.rows(chosen)
+        parts.append(
+            dataclasses.replace(rows, condition_B=torch.full_like(rows.condition_B, place))
         )
-    yield "exact", [_with_density(samples, d.temperature) for samples in drawn]
-
-
-def _support(d: Drawing, condition: Condition) -> Trajectories:
-    strings = [d.lm.encode(text) for text in d.task.support(condition)]
-    return Trajectories.from_rows(
-        strings, [(True,) * len(ids) for ids in strings], [0] * len(strings), d.lm.device
-    )
+    return Trajectories.concatenated(parts)
 
 
 def _with_density(samples: ConditionSamples, temperature: float) -> ConditionSamples:
+    import torch
+
     support_N = torch.tensor(samples.support_log_reward, dtype=torch.float64) / temperature
     log_z = float(support_N.logsumexp(dim=0))
     return dataclasses.replace(

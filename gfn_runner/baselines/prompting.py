@@ -1,66 +1,101 @@
-"""The base model behind worked examples or at another temperature, sampled like the policy."""
+"""The base model after worked examples, or at another temperature."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar
 
-from gfn_runner.config.schemas import EvaluationSettings
-from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.evaluation.draw import draw_answers
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.runtime.seeds import rng_for, torch_generator_for
-from gfn_runner.tasks.base import Task
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+
+from gfn_runner.baselines.base import Baseline, Drawing, Rows, few_shot_conditions
+from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.task import Task
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.seeds import rng_for
+
+logger = logging.getLogger(__name__)
 
 
-def few_shot_conditions(
-    task: Task, conditions: Sequence[Condition], shots: int, seed: int
-) -> list[Condition]:
-    """The conditions with ``shots`` worked examples in front of their prompts; 0 changes nothing."""
-    if shots == 0:
-        return list(conditions)
-    return [
-        dataclasses.replace(
-            condition,
-            prompt=task.few_shot_prompt(condition, shots, rng_for("shots", seed, condition.key)),
-        )
-        for condition in conditions
-    ]
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Prompting(Baseline):
+    """The base model after worked examples, drawn anew for each seed and question.
+
+    Attributes:
+        shots: numbers of examples; those that do not fit the model's context are left out, with a line
+            in the log.
+    """
+
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 3, 5, 10, 20)
+
+    label: ClassVar[str] = "prompting"
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.shots:
+            yield Problem("baseline.shots", "given none", "at least one number of examples")
+
+    def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
+        most = max(self.shots, default=0)
+        for condition in data.evaluation[: 1 if most else 0]:
+            try:
+                task.few_shot_prompt(condition, most, rng_for("check"))
+            except UserError as error:
+                yield from (dataclasses.replace(p, where="baseline.shots") for p in error.problems)
+
+    def rows(self, drawing: Drawing) -> Rows:
+        return shot_rows(drawing, self.shots)
 
 
 def prompt_base_model(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
-    *,
-    shots: int,
-    seed: int,
-    temperature: float = 1.0,
+    d: Drawing, *, shots: int = 0, temperature: float = 1.0
 ) -> list[ConditionSamples]:
-    """Sample the base model (adapter off); same numbers of samples and rule.
+    """Samples of the base model after worked examples.
 
     Args:
-        lm, task, rule, conditions, options: as for the policy.
+        d: as for the policy.
         shots: worked examples in front of each prompt.
-        seed: of examples and samples.
         temperature: of the singles, token by token.
     """
-    prompted = few_shot_conditions(task, conditions, shots, seed)
     named = () if temperature == 1.0 else (temperature,)
-    generator = torch_generator_for(lm.device, "prompting", seed, shots, *named)
-    name = f"base_at_T{temperature:g}" if named else f"base_{shots}_shot"
-    with lm.base():
-        return draw_answers(
-            lm,
-            task,
-            rule,
-            prompted,
-            options,
-            generator,
-            temperature=temperature,
-            name=f"evaluation, {name}",
-        )
+    return d.draw(
+        f"base_at_T{temperature:g}" if named else f"base_{shots}_shot",
+        *("prompting", d.seed, shots, *named),
+        conditions=few_shot_conditions(d.task, d.conditions, shots, d.seed),
+        temperature=temperature,
+    )
+
+
+def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
+    """A row for each number of worked examples; numbers that do not fit the context are left out."""
+    from gfn_runner.baselines.direct import answer_directly, answers_directly
+
+    at_once = answers_directly(d.task, d.conditions)
+    for k in shots:
+        too_long = _tokens_beyond_context(d, k)
+        if too_long:
+            logger.warning(
+                "no row of %d worked examples: a prompt with them is up to %d tokens too long",
+                k,
+                too_long,
+            )
+            continue
+        if at_once:
+            with d.lm.base():
+                answers = answer_directly(
+                    d.lm, d.task, d.rule, d.conditions, shots=k, batch=d.options.batch, seed=d.seed
+                )
+            yield f"direct_{k}_shot", answers
+        # Labelled examples show how to answer, and not how to write a sample.
+        if not (at_once and k):
+            yield f"base_{k}_shot", prompt_base_model(d, shots=k)
+
+
+def _tokens_beyond_context(d: Drawing, shots: int) -> int:
+    """Tokens by which the longest prompt and a string exceed the model's context; 0 if they fit."""
+    if d.lm.context_length is None:
+        return 0
+    prompted = few_shot_conditions(d.task, d.conditions, shots, d.seed)
+    longest = max(len(d.lm.encode_prompt(condition.prompt)) for condition in prompted)
+    return max(0, longest + d.rule.max_len + 1 - d.lm.context_length)

@@ -1,96 +1,83 @@
-"""Exact sampling in the limit: the base model's own samples, resampled by importance; trains nothing."""
+"""The base model's own draws, the best of n or some by importance."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar
 
-import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.methods import Drawing, Resampling, Rows
-from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.baselines.base import Baseline, Drawing, Rows
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.evaluation.draw import draw_answers
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.runtime.seeds import rng_for, torch_generator_for
-from gfn_runner.tasks.base import Task
+from gfn_runner.errors import Problem
+from gfn_runner.runtime.seeds import rng_for
 
 
-def resample_base_model(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
-    *,
-    seed: int,
-    temperature: float,
-) -> list[ConditionSamples]:
+@settings(frozen=True, config=ConfigDict(extra="forbid"))
+class Resampling(Baseline):
+    """What one would do without training: n draws of the base model, the best or some by importance.
+
+    Attributes:
+        draws: numbers n of draws per condition; each number uses the first n of the same draws.
+        answers_known: whether the posterior may use the answer of a test question (a rationale that
+            leads to the known answer, as in training). Off, it is p(Z ⊤ | X), which is all that one has
+            when the answer is asked for. It changes nothing where samples have no answer.
+    """
+
+    draws: tuple[Annotated[int, Field(ge=1)], ...] = (1, 4, 16, 64, 256)
+    answers_known: bool = False
+
+    label: ClassVar[str] = "resampling"
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.draws:
+            yield Problem("baseline.draws", "given none", "at least one number of draws")
+
+    def rows(self, drawing: Drawing) -> Rows:
+        """For every number n of draws: ``best_of_n``, the likeliest under R, and ``resampled_n``.
+
+        Of n draws, ``options.singles`` strings are kept by importance, and ``options.votes`` more for
+        the vote. Of the best there is one, which is the only vote.
+        """
+        d, asked = drawing, list(drawing.conditions)
+        if not self.answers_known:
+            asked = [d.task.without_answer(condition) for condition in asked]
+        drawn = _draws(d, asked, max(self.draws))
+        for n in self.draws:
+            first = [_some(samples, range(n)) for samples in drawn]
+            yield f"best_of_{n}", _of_conditions(d, asked, map(_best, first))
+            kept = (_kept(d, samples, votes=d.options.votes) for samples in first)
+            yield f"resampled_{n}", _of_conditions(d, asked, kept)
+
+
+def resample_base_model(d: Drawing) -> list[ConditionSamples]:
     """Draw ``options.resampled`` strings of the base model and keep some by R^(1/T) / p.
 
     Sampling importance resampling (Rubin 1987): as the number of draws grows, what is kept is
     distributed as the posterior. Kept with replacement: where few draws carry all the weight, there
     are few different strings, which is what their effective sample size says.
-
-    Args:
-        lm, task, rule, conditions: as for the policy.
-        options: ``singles`` strings are kept for each condition.
-        seed: of everything drawn.
-        temperature: reward temperature T.
     """
-    drawing = Drawing(lm, task, rule, conditions, options, seed, temperature)
-    drawn = _draws(drawing, conditions, options.resampled)
+    return [_kept(d, samples) for samples in _draws(d, d.conditions, d.options.resampled)]
+
+
+def _draws(d: Drawing, conditions: Sequence[Condition], n: int) -> list[ConditionSamples]:
+    """``n`` strings of the base model for each condition."""
+    options = dataclasses.replace(d.options, singles=n, votes=0)
+    return d.draw("resampling", "resampling", d.seed, conditions=conditions, options=options)
+
+
+def _of_conditions(
+    d: Drawing, asked: Sequence[Condition], samples: Iterable[ConditionSamples]
+) -> list[ConditionSamples]:
+    """Samples of the conditions as they are; log R and log q of another posterior are left out."""
     return [
-        _kept(samples, options.singles, seed=seed, temperature=temperature) for samples in drawn
+        s if c is a else dataclasses.replace(s, condition=c, log_reward=(), log_pf=())
+        for s, a, c in zip(samples, asked, d.conditions, strict=True)
     ]
-
-
-def _draws(drawing: Drawing, conditions: Sequence[Condition], n: int) -> list[ConditionSamples]:
-    """``n`` strings of the bare base model for each condition."""
-    d, many = drawing, dataclasses.replace(drawing.options, singles=n, votes=0)
-    generator = torch_generator_for(d.lm.device, "resampling", d.seed)
-    with d.lm.base():
-        return draw_answers(
-            d.lm, d.task, d.rule, conditions, many, generator, name="evaluation, resampling"
-        )
-
-
-def resampled_rows(drawing: Drawing, options: Resampling) -> Rows:
-    """For every number n of draws: ``best_of_n``, the likeliest under R, and ``resampled_n``.
-
-    What is kept of n draws are ``options.singles`` strings and ``options.votes`` more for the vote, by
-    importance; of the best there is one, which votes alone. All numbers share the same draws, of which
-    they use the first n: the rows differ by compute alone.
-    """
-    d, numbers = drawing, options.draws
-    asked = (
-        list(d.conditions)
-        if options.answers_known
-        else [d.task.without_answer(c) for c in d.conditions]
-    )
-    drawn = _draws(d, asked, max(numbers))
-
-    def told(samples: Sequence[ConditionSamples]) -> list[ConditionSamples]:
-        """Samples of the conditions as they are; log R of another posterior is none of theirs."""
-        return [
-            s if c is a else dataclasses.replace(s, condition=c, log_reward=(), log_pf=())
-            for s, a, c in zip(samples, asked, d.conditions, strict=True)
-        ]
-
-    for n in numbers:
-        first = [_some(samples, range(n)) for samples in drawn]
-        yield f"best_of_{n}", told([_best(samples) for samples in first])
-        kept = [
-            _kept(
-                s, d.options.singles, seed=d.seed, temperature=d.temperature, votes=d.options.votes
-            )
-            for s in first
-        ]
-        yield f"resampled_{n}", told(kept)
 
 
 def _best(samples: ConditionSamples) -> ConditionSamples:
@@ -130,17 +117,18 @@ def _some(samples: ConditionSamples, places: Sequence[int]) -> ConditionSamples:
     )
 
 
-def _kept(
-    samples: ConditionSamples, n: int, *, seed: int, temperature: float, votes: int = 0
-) -> ConditionSamples:
-    """``n`` singles and ``votes`` votes, drawn with replacement by R^(1/T) / p."""
+def _kept(d: Drawing, samples: ConditionSamples, *, votes: int = 0) -> ConditionSamples:
+    """``options.singles`` singles and ``votes`` votes, drawn with replacement by R^(1/T) / p."""
+    import torch
+
+    temperature = d.temperature
     phi_N = torch.tensor(samples.log_reward) / temperature - torch.tensor(samples.log_pf)
     phi_N = phi_N.masked_fill(~phi_N.isfinite(), -math.inf)
     if phi_N.isneginf().all():
         phi_N = torch.zeros_like(phi_N)
-    rng = rng_for("resampling", seed, samples.condition.key)
+    rng = rng_for("resampling", d.seed, samples.condition.key)
     weight_N = phi_N.double().softmax(dim=0)
-    chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=n)
+    chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=d.options.singles)
     voting = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=votes) if votes else []
     # The density of what is kept: that of the posterior, with Z as the draws estimate it.
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))

@@ -1,1 +1,1 @@
-"""Callbacks: each watches or steers training through Lightning hooks, and nothing else."""
+"""Lightning callbacks that watch or steer training."""

@@ -12,13 +12,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
+from pydantic import Field
 
-from gfn_runner.config.schemas import CheckpointSettings
-from gfn_runner.distributed.ranks import barrier, from_first, is_first
+from gfn_runner.distributed.ranks import barrier, broadcast, is_rank_zero
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import sync, sync_folder
 from gfn_runner.runtime.json_lines import LineAppender
@@ -31,7 +31,7 @@ _PAUSE = 1.0  # seconds before a file that could not be read is tried again
 
 
 class AdapterCheckpoint(L.Callback):
-    """Keeps the newest states: every ``every`` optimizer steps, at the end and at an interruption.
+    """Keeps the newest states: every ``every_n_steps`` optimizer steps, at the end and at an interruption.
 
     The newest, not the best by reward: a policy that collapses onto one string has the best mean
     reward. (Lightning's ``ModelCheckpoint`` keeps the last one under a fixed name by overwriting it;
@@ -42,14 +42,24 @@ class AdapterCheckpoint(L.Callback):
     training goes on, and the last good one stays. So it is where policy or optimizer are not finite.
     """
 
-    def __init__(self, options: CheckpointSettings, folder: Path):
-        self.options, self.folder = options, folder
+    def __init__(
+        self,
+        every_n_steps: Annotated[int, Field(ge=1)] = 50,
+        keep: Annotated[int, Field(ge=1)] = 2,
+    ) -> None:
+        self.every_n_steps, self.keep = every_n_steps, keep
+        self.folder = Path()
         self.saved_step = -1
-        self._told = False
+        self._step = 0  # optimizer steps at the end of the newest batch
+        self._warned = False
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The checkpoint that a run goes on from lies there.
-        self.saved_step = trainer.global_step if self._path(trainer.global_step).is_file() else -1
+        self._step = trainer.global_step
+        self.saved_step = self._step if self._path(self._step).is_file() else -1
 
     def on_train_batch_end(
         self,
@@ -59,12 +69,17 @@ class AdapterCheckpoint(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step > 0 and trainer.global_step % self.options.every == 0:
+        # Between the batches of a step gradients are accumulated, which no checkpoint holds: a save that
+        # has failed is not tried again there.
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        if self._step % self.every_n_steps == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         problem = self._problem(trainer)
-        if problem is not None and is_first():
+        if problem is not None and is_rank_zero():
             logger.warning(
                 "the state of step %d, the last one, is NOT saved: %s; a run that goes on does so from "
                 "the checkpoint before it, if there is one",
@@ -84,7 +99,7 @@ class AdapterCheckpoint(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         for lines in _appenders(trainer):
-            lines.take_back(checkpoint.get(_WAITING, []))
+            lines.restore_waiting(checkpoint.get(_WAITING, []))
 
     def save(self, trainer: L.Trainer) -> bool:
         """Write the state of this optimizer step, then remove what is older than is to be kept.
@@ -93,9 +108,9 @@ class AdapterCheckpoint(L.Callback):
             Whether the state of this step is on the disk.
         """
         problem = self._problem(trainer)
-        step, every = trainer.global_step, self.options.every
+        step, every = trainer.global_step, self.every_n_steps
         last = step >= trainer.max_steps  # the end of the training tries again, and tells
-        if problem is not None and not last and not self._told and is_first():
+        if problem is not None and not last and not self._warned and is_rank_zero():
             following = min((step // every + 1) * every, trainer.max_steps)
             logger.warning(
                 "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
@@ -103,7 +118,7 @@ class AdapterCheckpoint(L.Callback):
                 problem,
                 following,
             )
-        self._told = problem is not None and (self._told or not last)
+        self._warned = problem is not None and (self._warned or not last)
         return problem is None
 
     def _problem(self, trainer: L.Trainer) -> str | None:
@@ -112,9 +127,11 @@ class AdapterCheckpoint(L.Callback):
             return None
         module: Any = trainer.lightning_module
         # Of a policy that is broken nothing can go on, and good states would have to go for it.
-        broken = from_first(module.not_finite())
+        broken = broadcast(module.not_finite())
         problem = (
-            self._write(trainer) if broken is None else f"{broken} is not finite: lower optim.lr"
+            self._write(trainer)
+            if broken is None
+            else f"{broken} is not finite: lower optimizer.lr"
         )
         if problem is None:
             self.saved_step = trainer.global_step
@@ -126,12 +143,12 @@ class AdapterCheckpoint(L.Callback):
             lines.save()  # what led here is on the disk before the checkpoint is
         trainer.save_checkpoint(self._path(trainer.global_step))
         problem = None
-        if is_first():
+        if is_rank_zero():
             problem = _written(trainer).problem
             if problem is None:
                 self._remove_old()
         # Whoever looks for the newest one next finds this.
-        problem = from_first(problem)
+        problem = broadcast(problem)
         barrier()
         return problem
 
@@ -140,7 +157,7 @@ class AdapterCheckpoint(L.Callback):
 
     def _remove_old(self) -> None:
         """Remove what is older than is to be kept, and what a killed process had half written."""
-        old = sorted(self.folder.glob(_PATTERN))[: -self.options.keep]
+        old = sorted(self.folder.glob(_PATTERN))[: -self.keep]
         for path in [*old, *self.folder.glob(f"step-*{_UNFINISHED}")]:
             try:
                 path.unlink(missing_ok=True)
@@ -156,7 +173,7 @@ def _appenders(trainer: L.Trainer) -> list[LineAppender]:
 
 def _written(trainer: L.Trainer) -> DurableCheckpointIO:
     writer = trainer.strategy.checkpoint_io
-    assert isinstance(writer, DurableCheckpointIO)  # build.py puts it there
+    assert isinstance(writer, DurableCheckpointIO)  # train.py puts it there
     return writer
 
 
@@ -271,7 +288,7 @@ def _read_otherwise(content: BinaryIO, records: Sequence[zipfile.ZipInfo]) -> st
     kind = getattr(torch._C, "PyTorchFileReader", None)
     if kind is None:
         return None  # a private name: where torch has given it up, Python's own check has to do
-    content.seek(0)  # it takes what is behind for the whole
+    content.seek(0)  # it takes what follows for the whole
     reader = kind(content)
     for record in records:
         found = reader.get_record(record.filename.partition("/")[2])

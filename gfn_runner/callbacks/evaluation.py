@@ -1,20 +1,22 @@
-"""Evaluation: collects what validation drew, asks the task for metrics and logs them; no sampling."""
+"""Evaluation: collects what validation drew, computes the task's metrics and logs them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
+from pydantic import Field
 
-from gfn_runner.algorithms.schedules import Schedule
+from gfn_runner.callbacks.lookup import find_callback
+from gfn_runner.callbacks.reward_tempering import RewardTempering
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import Batch
-from gfn_runner.distributed.ranks import from_first
+from gfn_runner.distributed.ranks import compute_on_rank_zero
 from gfn_runner.evaluation.measure import measure
-from gfn_runner.module import GFlowNetModule
 from gfn_runner.runtime.json_lines import read_metrics
-from gfn_runner.runtime.status import Count
+from gfn_runner.runtime.status import ProgressLogger
+from gfn_runner.tasks.base import GFlowNetModule
 
 
 class EvaluationCallback(L.Callback):
@@ -23,36 +25,39 @@ class EvaluationCallback(L.Callback):
     A checkpoint of a step comes before the evaluation of that step: a signal need not wait for it. A run
     that goes on from there evaluates first if ``metrics.jsonl`` has no evaluation of the step.
 
+    Args:
+        every_n_steps: optimizer steps between evaluations; 0 for none during training.
+
     Attributes:
-        every: optimizer steps between evaluations; 0 for none.
-        tempering: reward temperature by optimizer step.
-        lines: ``metrics.jsonl`` of the run.
         samples: what was drawn in it.
         metrics: the task's metrics of it, names without a prefix.
-        final: whether it is the one after training.
     """
 
-    def __init__(self, every: int, tempering: Schedule, lines: Path) -> None:
-        self.every, self.tempering, self.lines = every, tempering, lines
+    def __init__(self, every_n_steps: Annotated[int, Field(ge=0)] = 50) -> None:
+        self.every_n_steps = every_n_steps
         self.samples: list[ConditionSamples] = []
         self.metrics: dict[str, float] = {}
-        self.final = False
-        self._count: Count | None = None
+        self._count: ProgressLogger | None = None
 
-    def lacks(self, step: int) -> bool:
+    def lacks(self, trainer: L.Trainer) -> bool:
         """Whether the evaluation of a step that has been made is missing; every rank has to call it."""
-        if step == 0 or self.every == 0 or step % self.every:
+        step, every = trainer.global_step, self.every_n_steps
+        if step == 0 or every == 0 or step % every:
             return False
-        records = read_metrics(self.lines)
-        made = any(r["step"] == step and any(n.startswith("eval/") for n in r) for r in records)
-        return not from_first(made)
+
+        def made() -> bool:
+            records = read_metrics(Path(trainer.default_root_dir) / "metrics.jsonl")
+            return any(r["step"] == step and any(n.startswith("eval/") for n in r) for r in records)
+
+        return not compute_on_rank_zero(made)
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        step = trainer.global_step
-        if not self.lacks(step):
+        if not self.lacks(trainer):
             return
-        # As behind the step that came before the interruption.
-        module.reward_temperature = self.tempering(step - 1)
+        # As after the step before the interruption.
+        tempering = find_callback(trainer, RewardTempering)
+        if tempering is not None:
+            module.reward_temperature = tempering.schedule(trainer.global_step - 1)
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         trainer.validating = True
@@ -61,9 +66,9 @@ class EvaluationCallback(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self.samples = []
-        what = "final evaluation" if self.final else f"evaluation at step {trainer.global_step}"
+        what = "final evaluation" if module.final else f"evaluation at step {trainer.global_step}"
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning's own name
-        self._count = Count(what, len(data.evaluation_conditions()))
+        self._count = ProgressLogger(what, len(data.evaluation_conditions()))
         self._count.__enter__()
 
     def on_validation_batch_start(
@@ -103,13 +108,13 @@ class EvaluationCallback(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._stop_counting()
         self.metrics = measure(
-            module.task,
+            module,
             self.samples,
             temperature=module.reward_temperature,
             encoder=module.evaluation.encoder,
         )
         # The final evaluation is of more conditions: another series than the ones on the way.
-        prefix = "final" if self.final else "eval"
+        prefix = "final" if module.final else "eval"
         named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)

@@ -1,4 +1,4 @@
-"""Signals: a run that is told to stop saves its state at the end of the step, then obeys."""
+"""Signals: a run that is to stop saves its state at the end of the step, then ends."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
-from gfn_runner.distributed.ranks import gathered, is_first, rank
+from gfn_runner.callbacks.lookup import find_callback
+from gfn_runner.distributed.ranks import all_gather, is_rank_zero, rank
 
 logger = logging.getLogger(__name__)
 # Where ranks have received different ones, the first of these counts.
@@ -28,7 +28,7 @@ _WAIT_FOR_END = 300  # seconds that a rank waits to be ended with its job
 
 
 class PreemptionCallback(L.Callback):
-    """Watches for signals while a run trains, and belongs behind the checkpoint.
+    """Watches for signals while a run trains, and comes after the checkpoint.
 
     - SIGUSR2 saves. Where a launcher listens to it (submitit: the job goes back into SLURM's queue), it
       gets the signal then; else training goes on.
@@ -38,12 +38,12 @@ class PreemptionCallback(L.Callback):
     - SIGHUP (its terminal is closed) saves and ends the run with exit code 129; not under ``nohup``.
 
     It is enough that one rank of several receives the signal. A signal in an evaluation on the way ends
-    the run behind the batch that is being drawn; the evaluation is made anew when the run goes on. One
-    that comes while it is measured, or while the last checkpoint is written, is obeyed behind that.
+    the run after the batch that is being drawn; the evaluation is made anew when the run goes on. One
+    that comes while it is measured, or while the last checkpoint is written, takes effect after that.
     """
 
-    def __init__(self, checkpoint: AdapterCheckpoint, folder: Path):
-        self.checkpoint, self.folder = checkpoint, folder
+    def __init__(self) -> None:
+        self.checkpoint: AdapterCheckpoint | None = None
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._launcher: Any = None
@@ -54,19 +54,20 @@ class PreemptionCallback(L.Callback):
         return bool(self._before)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self.checkpoint = find_callback(trainer, AdapterCheckpoint)
         # Lightning puts handlers of its own in between.
         self._launcher = signal.getsignal(signal.SIGUSR2)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.received, self._step = None, trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._note) for n in _WATCHED if not _is_deaf(n)}
+            self._before = {n: signal.signal(n, self._note) for n in _WATCHED if not _is_ignored(n)}
 
     def _note(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT:
             if self.received == signal.SIGINT:
                 raise KeyboardInterrupt
-            if is_first():
+            if is_rank_zero():
                 os.write(2, _SECOND)  # print is not safe within a handler
         if number != signal.SIGUSR2 or self.received is None:  # to save only takes no end back
             self.received = signal.Signals(number)
@@ -95,7 +96,7 @@ class PreemptionCallback(L.Callback):
 
     def _received(self) -> signal.Signals | None:
         """What any rank has received; every rank has to call it."""
-        found = set(gathered(self.received))
+        found = set(all_gather(self.received))
         return next((number for number in _WATCHED if number in found), None)
 
     def _obey(self, trainer: L.Trainer, number: signal.Signals | None) -> None:
@@ -103,15 +104,15 @@ class PreemptionCallback(L.Callback):
             return
         if self.received == number:  # else another has come meanwhile
             self.received = None
-        saved = self.checkpoint.save(trainer)
-        if is_first():
+        saved = self.checkpoint is not None and self.checkpoint.save(trainer)
+        if is_rank_zero():
             state = "saved" if saved else "could NOT be saved"
             logger.warning(
                 "%s: the state of step %d is %s; `python -m gfn_runner resume=%s` goes on",
                 number.name,
                 trainer.global_step,
                 state,
-                self.folder,
+                trainer.default_root_dir,
             )
         requeues = callable(self._launcher)
         if number == signal.SIGUSR2 and not requeues:
@@ -141,8 +142,8 @@ class PreemptionCallback(L.Callback):
         self._before = {}
 
 
-def _is_deaf(number: signal.Signals) -> bool:
-    """Whether what a terminal sends is not for this process: it runs behind ``&``, or under ``nohup``."""
+def _is_ignored(number: signal.Signals) -> bool:
+    """Whether what a terminal sends is not for this process: it runs with ``&``, or under ``nohup``."""
     of_terminal = number in (signal.SIGINT, signal.SIGHUP)
     return of_terminal and signal.getsignal(number) is signal.SIG_IGN
 

@@ -1,21 +1,23 @@
-"""Progress: rich bars in a terminal, plain lines elsewhere; measures nothing."""
+"""Progress: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
+from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.callbacks.progress_bar import FittedLine
 from gfn_runner.callbacks.training_log import TrainingLog
-from gfn_runner.config.schemas import ProgressSettings
-from gfn_runner.module import GFlowNetModule
-from gfn_runner.runtime.status import EVERY, duration, silence
+from gfn_runner.distributed.ranks import is_rank_zero
+from gfn_runner.report.evaluation_line import evaluation_line
+from gfn_runner.runtime.status import EVERY, duration, mute_progress_lines
+from gfn_runner.tasks.base import GFlowNetModule
 
 # The most important first: a narrow terminal has no room for the last ones.
 _SHOWN = {
@@ -30,22 +32,24 @@ _SHOWN = {
 class StepProgress(L.Callback):
     """Optimizer steps out of all, with the newest training scalars and evaluation figures.
 
-    In a terminal a bar; elsewhere a line every ``every`` steps, in plain text that no terminal's width
-    breaks, one at the first step of a run that goes on included. Either way a line for each evaluation:
-    ``evaluation_line`` of its step and metrics. Of several ranks the first one is given a ``show`` other
-    than ``none``.
+    In a terminal a bar; elsewhere a line every ``every_n_steps`` steps, in plain text that no terminal's width
+    breaks, one at the first step of a resumed run included. Either way a line for each evaluation. Of several
+    ranks the first one shows.
+
+    Args:
+        show: ``auto`` draws a bar in a terminal and prints lines elsewhere; or force either; or ``none``.
+        every_n_steps: optimizer steps between two printed lines; fewer where they take more than 30 s.
     """
 
     def __init__(
         self,
-        options: ProgressSettings,
-        log: TrainingLog,
-        evaluation: EvaluationCallback,
-        evaluation_line: Callable[[int, Mapping[str, float]], str],
-    ):
+        show: Literal["auto", "bar", "lines", "none"] = "auto",
+        every_n_steps: Annotated[int, Field(ge=1)] = 10,
+    ) -> None:
+        self.show, self.every_n_steps = show, every_n_steps
         # Lightning puts a function of its own at self.log.
-        self.options, self.training_log, self.evaluation = options, log, evaluation
-        self.evaluation_line = evaluation_line
+        self.training_log: TrainingLog | None = None
+        self.evaluation: EvaluationCallback | None = None
         self.console = Console()
         self._bars: Progress | None = None
         self._task: Any = None
@@ -55,8 +59,14 @@ class StepProgress(L.Callback):
 
     @property
     def draws_bars(self) -> bool:
-        automatic = self.options.show == "auto" and self.console.is_terminal
-        return automatic or self.options.show == "bar"
+        automatic = self.show == "auto" and self.console.is_terminal
+        return automatic or self.show == "bar"
+
+    def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
+        self.training_log = find_callback(trainer, TrainingLog)
+        self.evaluation = find_callback(trainer, EvaluationCallback)
+        if not is_rank_zero():
+            self.show = "none"
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._first_step, self._started = trainer.global_step, self._clock()
@@ -67,23 +77,23 @@ class StepProgress(L.Callback):
                 "training", total=trainer.max_steps, completed=trainer.global_step, scalars=()
             )
             self._bars.start()
-            silence(+1)
+            mute_progress_lines(+1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self._shown_step or not self.training_log.latest:
+        latest = self.training_log.latest if self.training_log is not None else {}
+        if step == self._shown_step or not latest:
             return
         self._shown_step = step
-        latest = self.training_log.latest
         # Of some batches a scalar means nothing, and is absent.
         scalars = [
             f"{label} {latest[name]:.3g}" for name, label in _SHOWN.items() if name in latest
         ]
         if self._bars is not None:
             self._bars.update(self._task, completed=step, scalars=scalars)
-        elif self.options.show != "none" and self._is_due(step):
+        elif self.show != "none" and self._is_due(step):
             seconds = f"{latest['train/seconds']:.1f} s/step"
             left = f"{duration(self._seconds_left(step, trainer.max_steps))} left"
             self._say("  ".join([f"step {step}/{trainer.max_steps}", *scalars, seconds, left]))
@@ -94,7 +104,7 @@ class StepProgress(L.Callback):
         And where steps are slow, whichever ends half a minute after the newest line.
         """
         is_late = self._clock() - self._said >= EVERY
-        return step == self._first_step + 1 or step % self.options.every == 0 or is_late
+        return step == self._first_step + 1 or step % self.every_n_steps == 0 or is_late
 
     def _seconds_left(self, step: int, max_steps: int) -> float:
         """At the pace since training began (or went on), evaluations included."""
@@ -113,9 +123,9 @@ class StepProgress(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if self._bars is not None:
             self._bars.update(self._task, description="training")
-        if self.options.show == "none" or self.evaluation.final:
+        if self.show == "none" or module.final or self.evaluation is None:
             return
-        self._say(self.evaluation_line(trainer.global_step, self.evaluation.metrics))
+        self._say(evaluation_line(module.headline, trainer.global_step, self.evaluation.metrics))
 
     def on_train_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._stop()
@@ -129,4 +139,4 @@ class StepProgress(L.Callback):
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
-            silence(-1)
+            mute_progress_lines(-1)

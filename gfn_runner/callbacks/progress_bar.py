@@ -1,4 +1,4 @@
-"""The line of a progress bar, fitted to the terminal's width; knows nothing of training."""
+"""The line of a progress bar, fitted to the terminal's width."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FittedLine(ProgressColumn):
 
     Rich's own columns give way to each other, steps and time left among them. Here these two are always
     whole. The bar takes what the scalars leave it; where it has become as short as it may, scalars are
-    dropped from the right, and where there is no room for a bar, the bar is. A task has the field
+    dropped from the right, and where there is no space for a bar, the bar is. A task has the field
     ``scalars``, texts with the most important one first.
     """
 
@@ -44,19 +44,19 @@ class FittedLine(ProgressColumn):
         while scalars and fixed + _NARROWEST + 1 + len(_GAP.join(scalars)) > width:
             scalars.pop()
         shown = Text(_GAP.join(scalars))
-        room = self._steady(width, width - fixed - len(shown) - 1)
-        if room < _NARROWEST:
+        space = self._steady(width, width - fixed - len(shown) - 1)
+        if space < _NARROWEST:
             return _row(head, steps, left)
-        bar = ProgressBar(total=max(1, total), completed=n, width=room)
+        bar = ProgressBar(total=max(1, total), completed=n, width=space)
         return _row(head, bar, steps, left, shown)
 
-    def _steady(self, width: int, room: int) -> int:
+    def _steady(self, width: int, space: int) -> int:
         """The bar's width: it only shrinks, or it would jump with the digits of every step."""
         if width != self._terminal:
             self._terminal, self._bar = width, _WIDEST
-        if room >= _NARROWEST:
-            self._bar = min(self._bar, room)
-        return min(self._bar, room)
+        if space >= _NARROWEST:
+            self._bar = min(self._bar, space)
+        return min(self._bar, space)
 
 
 class _Line:

@@ -1,28 +1,30 @@
-"""Replay: fills the buffer with fresh trajectories and puts draws on batches; knows no loss."""
+"""Replay: fills the buffer with fresh trajectories and puts draws on batches."""
 
 from __future__ import annotations
 
 import logging
 import random
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from pydantic import Field
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.datamodule import own_conditions
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
-from gfn_runner.distributed.ranks import gathered, is_first, rank, world
+from gfn_runner.distributed.ranks import all_gather, is_rank_zero, rank, world
+from gfn_runner.errors import Problem
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.module import GFlowNetModule
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
-from gfn_runner.runtime.status import Count
+from gfn_runner.runtime.status import ProgressLogger
+from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 16  # conditions scored together
@@ -30,8 +32,8 @@ _AT_ONCE = 16  # conditions scored together
 Written = dict[str, tuple[tuple[int, ...], ...]]
 
 
-class ReplayCallback(L.Callback):
-    """Owns the buffer.
+class ReplayBufferCallback(L.Callback):
+    """Owns the replay buffer.
 
     On a replay step the batch keeps its conditions as far as they have strings; the others give way
     to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
@@ -40,24 +42,44 @@ class ReplayCallback(L.Callback):
     Every rank has the buffer of its own conditions. A checkpoint holds all of them together: a run
     may go on with another number of ranks.
 
+    Args:
+        probability: share of training steps that draw from the buffer; 0 switches it off.
+        capacity, tolerance, priority, seed_demonstrations: see
+            :class:`~gfn_runner.data.replay_buffer.ReplaySettings`.
+
     Attributes:
         buffer: strings by condition key.
         conditions: of this rank, by key.
     """
 
     def __init__(
-        self, options: ReplaySettings, conditions: Sequence[Condition], n_samples: int, seed: int
-    ):
-        self.options, self.n_samples, self.seed = options, n_samples, seed
-        self.buffer = ReplayBuffer(options)
-        self._all: dict[str, Condition] = {c.key: c for c in conditions}
-        self.conditions = {c.key: c for c in own_conditions(conditions)}
+        self,
+        probability: Annotated[float, Field(ge=0, le=1)] = 0.25,
+        capacity: Annotated[int, Field(ge=1)] = 50,
+        tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.25,
+        priority: Annotated[float, Field(ge=0)] = 0.0,
+        seed_demonstrations: bool = True,
+    ) -> None:
+        self.options = ReplaySettings(
+            probability, capacity, tolerance, priority, seed_demonstrations
+        )
+        self.buffer = ReplayBuffer(self.options)
+        self._all: dict[str, Condition] = {}
+        self.conditions: dict[str, Condition] = {}
         # M-steps of the model whose log-rewards are stored.
         self.m_steps = 0
 
     @property
     def active(self) -> bool:
         return self.options.probability > 0
+
+    def problems(self) -> Iterator[Problem]:
+        """What is impossible in the settings."""
+        yield from self.options.problems()
+
+    def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
+        self._all = {c.key: c for c in module.conditions}
+        self.conditions = {c.key: c for c in own_conditions(module.conditions)}
 
     def on_fit_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         with module.lm.in_step():
@@ -69,7 +91,7 @@ class ReplayCallback(L.Callback):
         if self.active and self.options.seed_demonstrations and not len(self.buffer):
             written = self._written(module)
             seeds = [c for c in self.conditions.values() if c.demonstrations or written.get(c.key)]
-            with Count("rewards of demonstrations", len(seeds)) as count:
+            with ProgressLogger("rewards of demonstrations", len(seeds)) as count:
                 for start in range(0, len(seeds), _AT_ONCE):
                     own = seeds[start : start + _AT_ONCE]
                     self._seed(module, own, written)
@@ -80,13 +102,13 @@ class ReplayCallback(L.Callback):
     def _written(self, module: GFlowNetModule) -> Written:
         """The demonstrations that the base model writes for the conditions, by condition key."""
         conditions = list(self.conditions.values())
-        asked = [(c, module.task.demonstration_prompt(c)) for c in conditions]
+        asked = [(c, module.demonstration_prompt(c)) for c in conditions]
         written: Written = {}
-        with Count("demonstrations by the base model", len(asked)) as count:
+        with ProgressLogger("demonstrations by the base model", len(asked)) as count:
             for start in range(0, len(asked), _AT_ONCE):
                 own = asked[start : start + _AT_ONCE]
                 part = {c.key: prompt for c, prompt in own if prompt}
-                generator = torch_generator_for(module.lm.device, "write", self.seed, start)
+                generator = torch_generator_for(module.lm.device, "write", module.seed, start)
                 written |= written_demonstrations(module.lm, part, module.rule, generator)
                 count.advance(len(own))
         return written
@@ -135,18 +157,18 @@ class ReplayCallback(L.Callback):
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
     ) -> None:
         # All ranks draw or all replay: one that samples takes longer, and the others would wait for it.
-        turn = rng_for("replay", self.seed, batch.index // world())
+        turn = rng_for("replay", module.seed, batch.index // world())
         if not self.active or turn.random() >= self.options.probability:
             return
-        rng = turn if rank() == 0 else rng_for("replay", self.seed, batch.index, "rank", rank())
+        rng = turn if rank() == 0 else rng_for("replay", module.seed, batch.index, "rank", rank())
         # Where only different trajectories are compared, a single string gives no loss.
-        known = self.buffer.keys(at_least=2 if module.objective.needs_pairs_between else 1)
+        known = self.buffer.keys(at_least=2 if module.algorithm.needs_pairs_between else 1)
         if not known:
             return
         batch.conditions = self._with_strings(batch.conditions, set(known), rng)
         tokens, actions, rewards, places = [], [], [], []
         for place, condition in enumerate(batch.conditions):
-            for entry in self.buffer.sample(condition.key, self.n_samples, rng):
+            for entry in self.buffer.sample(condition.key, module.sampling.n_samples, rng):
                 tokens.append(entry.tokens)
                 actions.append(entry.is_action)
                 rewards.append(entry.log_reward)
@@ -216,7 +238,7 @@ class ReplayCallback(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks together; every rank has to call it."""
         whole = ReplayBuffer(self.options)
-        for state in gathered(self.buffer.state_dict()):
+        for state in all_gather(self.buffer.state_dict()):
             whole.merge(state)
         return {"buffer": whole.state_dict(), "m_steps": self.m_steps}
 
@@ -225,7 +247,7 @@ class ReplayCallback(L.Callback):
         self.buffer.load_state_dict(state["buffer"])
         self.m_steps = state.get("m_steps", 0)
         for key in set(self.buffer.keys()) - self.conditions.keys():
-            if key not in self._all and is_first():
+            if key not in self._all and is_rank_zero():
                 logger.warning(
                     "replay buffer: condition %r is not in this run's data; dropped", key
                 )
@@ -292,7 +314,7 @@ def fitting_demonstrations(
 def _demonstrations(
     module: GFlowNetModule, conditions: Sequence[Condition], written: Written
 ) -> Trajectories:
-    tool = module.task.tool()
+    tool = module.tool()
     rows = [
         (*with_tool(module.lm, given, tool), place)
         for place, condition in enumerate(conditions)
@@ -309,7 +331,7 @@ def _known(condition: Condition, written: Written) -> list[str | tuple[int, ...]
 def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:
     """States whose log-reward the objective reads. Shape (B, S)."""
     terminable_BS = module.rule.terminable_BS(trajectories)
-    return module.objective.counted_BS(terminable_BS, trajectories.length_B)
+    return module.algorithm.counted_BS(terminable_BS, trajectories.length_B)
 
 
 def _padded(rewards: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:

@@ -1,20 +1,36 @@
-"""Tempering: writes the reward temperature, a pure function of the optimizer step; nothing to save."""
+"""Reward tempering: the temperature T of the posterior R^(1/T) as a schedule over optimizer steps."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
+from pydantic import Field
 
 from gfn_runner.algorithms.schedules import Schedule
-from gfn_runner.module import GFlowNetModule
+from gfn_runner.tasks.base import GFlowNetModule
 
 
-class TemperingCallback(L.Callback):
-    """Sets ``module.reward_temperature`` before every batch."""
+class RewardTempering(L.Callback):
+    """Sets ``module.reward_temperature`` before every batch.
 
-    def __init__(self, schedule: Schedule):
-        self.schedule = schedule
+    Args:
+        start, end: temperatures, > 0.
+        steps: optimizer steps from one to the other; 0 means ``end`` from the first step on.
+        shape: ``linear``, ``cosine`` (slow at both ends) or ``geometric`` (equal ratios).
+
+    Attributes:
+        schedule: temperature by optimizer step.
+    """
+
+    def __init__(
+        self,
+        start: Annotated[float, Field(gt=0)] = 1.0,
+        end: Annotated[float, Field(gt=0)] = 1.0,
+        steps: Annotated[int, Field(ge=0)] = 0,
+        shape: Literal["linear", "cosine", "geometric"] = "linear",
+    ) -> None:
+        self.schedule = Schedule(start, end, steps, shape)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Any, batch_idx: int

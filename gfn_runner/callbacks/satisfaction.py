@@ -1,19 +1,19 @@
-"""Satisfaction: says when no sample of a condition ever meets what it demands; changes nothing."""
+"""Warn where no sample of a condition ever meets its demands."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
+from pydantic import Field
 
-from gfn_runner.config.schemas import HealthSettings
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.trajectories import Batch, StepOutput
-from gfn_runner.distributed.ranks import gathered, is_first
-from gfn_runner.module import GFlowNetModule
+from gfn_runner.distributed.ranks import all_gather, is_rank_zero
 from gfn_runner.rewards.reward import CheckableConstraint
+from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +24,20 @@ class SatisfactionCallback(L.Callback):
     A demand that no string can meet is mostly refused before training. Where that cannot be decided —
     a pattern against words, say — a condition with many draws and none that meets it is all one sees.
 
+    Args:
+        warn_after: fresh samples of one condition, none of which met its demands, after which the log has a
+            warning; 0 for none.
+
     Attributes:
         draws: fresh samples of each condition that has not had one that meets its demands.
         met: keys of the conditions that have.
     """
 
-    def __init__(self, options: HealthSettings):
-        self.after = options.unsatisfied_after
+    def __init__(self, warn_after: Annotated[int, Field(ge=0)] = 256) -> None:
+        self.warn_after = warn_after
         self.draws: dict[str, int] = {}
         self.met: set[str] = set()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def on_train_batch_end(
         self,
@@ -44,8 +48,8 @@ class SatisfactionCallback(L.Callback):
         batch_idx: int,
     ) -> None:
         output: StepOutput = outputs["output"]
-        constraints = [c for c in module.task.constraints() if isinstance(c, CheckableConstraint)]
-        if not constraints or output.from_replay or self.after == 0:
+        constraints = [c for c in module.constraints() if isinstance(c, CheckableConstraint)]
+        if not constraints or output.from_replay or self.warn_after == 0:
             return
         trajectories = output.trajectories
         places, strings = trajectories.condition_B.tolist(), trajectories.strings()
@@ -64,11 +68,11 @@ class SatisfactionCallback(L.Callback):
             self.draws.pop(key, None)
             return
         self.draws[key] = self.draws.get(key, 0) + 1
-        if self.draws[key] >= self.after and key not in self._told:
-            self._told.add(key)
+        if self.draws[key] >= self.warn_after and key not in self._warned:
+            self._warned.add(key)
             logger.warning(
                 "none of %d samples of condition %r met its demands, the last one was %r; perhaps no "
-                "string can (callbacks.health.unsatisfied_after)",
+                "string can (callbacks.satisfaction.warn_after)",
                 self.draws[key],
                 key,
                 text,
@@ -76,7 +80,7 @@ class SatisfactionCallback(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self.load_state_dict(self.state_dict())
-        if self.draws and self.after and is_first():
+        if self.draws and self.warn_after and is_rank_zero():
             key = max(self.draws, key=self.draws.__getitem__)
             logger.warning(
                 "%d of %d conditions never had a sample that met their demands, such as %r in %d "
@@ -90,15 +94,15 @@ class SatisfactionCallback(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks together; every rank has to call it."""
         draws: dict[str, int] = {}
-        met, told = set(self.met), set(self._told)
-        for own_draws, own_met, own_told in gathered((self.draws, self.met, self._told)):
+        met, warned = set(self.met), set(self._warned)
+        for own_draws, own_met, own_warned in all_gather((self.draws, self.met, self._warned)):
             for key, count in own_draws.items():
                 draws[key] = max(count, draws.get(key, 0))
             met |= own_met
-            told |= own_told
+            warned |= own_warned
         draws = {key: count for key, count in draws.items() if key not in met}
-        return {"draws": draws, "met": sorted(met), "told": sorted(told)}
+        return {"draws": draws, "met": sorted(met), "warned": sorted(warned)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.draws, self.met = dict(state["draws"]), set(state["met"])
-        self._told = set(state["told"])
+        self._warned = set(state["warned"])

@@ -1,22 +1,26 @@
-"""Training scalars: one record an optimizer step, averaged over its batches; steers nothing."""
+"""Training scalars: one record an optimizer step, averaged over its batches."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from gfn_runner.callbacks.health import HealthCallback
-from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.callbacks.lookup import find_callback
+from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.data.trajectories import StepOutput, Trajectories
-from gfn_runner.distributed.ranks import gathered
-from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives.phi import log_z_bound, phi_spread, terminal_states
+from gfn_runner.distributed.ranks import all_gather
+from gfn_runner.metrics.evidence import importance_bound, phi_moments
+from gfn_runner.objectives.phi import terminal_states
+from gfn_runner.tasks.base import GFlowNetModule
 
 
 class TrainingLog(L.Callback):
@@ -50,25 +54,35 @@ class TrainingLog(L.Callback):
         latest: the newest record.
     """
 
-    def __init__(self, replay: ReplayCallback, health: HealthCallback, every: int):
-        self.replay, self.health, self.every = replay, health, every
+    def __init__(self) -> None:
+        self.replay: ReplayBufferCallback | None = None
+        self.skips: SkipNonFiniteSteps | None = None
         self.latest: dict[str, float] = {}
         self._sums: dict[str, list[float]] = defaultdict(list)
-        self._tokens = 0
+        self._tokens, self._lr = 0, 0.0
         self._step, self._started = 0, time.perf_counter()
         self._cpu_started = time.process_time()
 
     def state_dict(self) -> dict[str, Any]:
-        """A run that goes on behind its last step has the step's record."""
+        """A run that goes on after its last step has the step's record."""
         return {"latest": dict(self.latest)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.latest = dict(state["latest"])
 
+    def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
+        self.replay = find_callback(trainer, ReplayBufferCallback)
+        self.skips = find_callback(trainer, SkipNonFiniteSteps)
+
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._step, self._started = trainer.global_step, time.perf_counter()
         self._cpu_started = time.process_time()
         module.phases.take()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, module: GFlowNetModule, optimizer: Any
+    ) -> None:
+        self._lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -92,13 +106,13 @@ class TrainingLog(L.Callback):
         now = time.perf_counter()
         record = _over_ranks(self._sums)
         record |= {
-            "grad_norm": self.health.grad_norm,
-            "lr": self.health.lr,
+            "lr": self._lr,
             "reward_temperature": module.reward_temperature,
-            "skipped": float(self.health.skipped),
             "seconds": now - self._started,
             "cpu_seconds": time.process_time() - self._cpu_started,
         }
+        if self.skips is not None:
+            record |= {"grad_norm": self.skips.grad_norm, "skipped": float(self.skips.skipped)}
         record |= self._counted(record["seconds"])
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
         phases = module.phases.take()
@@ -107,16 +121,19 @@ class TrainingLog(L.Callback):
         self._sums.clear()
         self._tokens = 0
         self._started, self._cpu_started = now, time.process_time()
-        if self._step % self.every == 0 or self._step == 1:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        if self._step % every == 0 or self._step == 1:
             for logger in trainer.loggers:
                 logger.log_metrics(self.latest, step=self._step)
 
     def _counted(self, seconds: float) -> dict[str, float]:
         """What is counted over all ranks: strings kept, their age, tokens."""
-        stored = self.replay.buffer.steps()
-        counts = gathered((len(stored), sum(stored), self._tokens))
+        stored = self.replay.buffer.steps() if self.replay is not None else []
+        counts = all_gather((len(stored), sum(stored), self._tokens))
         n_strings, steps, tokens = (sum(column) for column in zip(*counts, strict=True))
-        counted = {"buffer_size": float(n_strings), "tokens_per_second": tokens / seconds}
+        counted = {"tokens_per_second": tokens / seconds}
+        if self.replay is not None:
+            counted["buffer_size"] = float(n_strings)
         if n_strings:
             counted["buffer_age"] = self._step - steps / n_strings
         return counted
@@ -130,7 +147,7 @@ class TrainingLog(L.Callback):
 def _over_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Means over the batches of all ranks."""
     merged: dict[str, list[float]] = defaultdict(list)
-    for own in gathered(dict(values)):
+    for own in all_gather(dict(values)):
         for name, some in own.items():
             merged[name] += some
     return {name: sum(some) / len(some) for name, some in merged.items()}
@@ -139,7 +156,7 @@ def _over_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def _differ(trajectories: Trajectories, state_BS: Tensor) -> Tensor:
     """Whether at least two different strings end at a condition's marked states. Shape (C,).
 
-    In the order of the conditions' index, as :func:`phi_spread` has them.
+    In the order of the conditions' index, as :func:`phi_moments` has them.
     """
     found: dict[int, set[tuple[int, ...]]] = defaultdict(set)
     rows = zip(
@@ -160,10 +177,10 @@ def measures(output: StepOutput) -> dict[str, float]:
     last_B1 = trajectories.length_B[:, None]
     phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
     log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
-    _, spread_C = phi_spread(output.phi_BS, terminable_BS, trajectories.condition_B)
+    _, spread_C = phi_moments(output.phi_BS, terminable_BS, trajectories.condition_B)
     spread_C = spread_C[_differ(trajectories, terminable_BS)]
     terminal_BS = terminal_states(terminable_BS, trajectories.length_B)
-    terminal_mean_C, terminal_C = phi_spread(output.phi_BS, terminal_BS, trajectories.condition_B)
+    terminal_mean_C, terminal_C = phi_moments(output.phi_BS, terminal_BS, trajectories.condition_B)
     terminal_C = terminal_C[_differ(trajectories, terminal_BS)]
     measured = {
         "log_reward": log_reward_B.mean().item(),
@@ -177,12 +194,15 @@ def measures(output: StepOutput) -> dict[str, float]:
         measured["phi_spread_terminal"] = terminal_C.mean().item()
     if output.exploration_temperature == 1.0:
         rows = trajectories.condition_B
-        bounds = [log_z_bound(phi_B[rows == place]) for place in rows.unique()]
+        bounds = [
+            importance_bound(own.cpu()) if own.isfinite().all() else math.nan
+            for own in (phi_B[rows == place] for place in rows.unique())
+        ]
         log_q_stop_B = output.scores.log_pf_stop_BS.gather(1, last_B1)[:, 0]
         log_q_B = output.scores.log_pf_BT.sum(dim=1) + log_q_stop_B
         measured |= {
             "log_z": terminal_mean_C.mean().item(),
-            "log_z_bound": torch.stack(bounds).mean().item(),
+            "log_z_bound": fmean(bounds),
             "entropy": -log_q_B.mean().item(),
         }
         measured["log_z_gap"] = measured["log_z_bound"] - measured["log_z"]

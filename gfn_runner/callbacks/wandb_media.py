@@ -1,4 +1,4 @@
-"""W&B beyond scalars: histograms, tables of samples, figures, the adapter; draws and steers nothing.
+"""W&B beyond scalars: histograms, tables of samples, figures, the adapter.
 
 All of it does nothing while W&B is off, and no failure of it reaches the run (``WandbRun.attempt``).
 """
@@ -9,18 +9,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from pydantic import Field
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
-from gfn_runner.callbacks.replay_buffer import ReplayCallback
-from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner.callbacks.lookup import find_callback, find_logger
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import StepOutput
+from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.loggers.wandb_run import STEP, WandbRun
-from gfn_runner.module import GFlowNetModule
+from gfn_runner.tasks.base import GFlowNetModule
 
 _PER_CONDITION = 3
 COLUMNS = ("step", "set", "prompt", "sample", "log R", "log q", "phi")
@@ -41,22 +43,26 @@ class WandbMedia(L.Callback):
     Of several ranks the first one's strings are shown.
 
     Args:
-        wandb: the run, or ``None`` while W&B is off.
-        options: how often and how much.
-        evaluation: has the newest samples.
-        replay: has the buffer.
+        histogram_every_n_steps: optimizer steps between two histograms; 0 for none.
+        max_table_rows: of the table of samples of each evaluation; 0 for no tables.
     """
 
     def __init__(
         self,
-        wandb: WandbRun | None,
-        options: LoggerSettings,
-        evaluation: EvaluationCallback,
-        replay: ReplayCallback,
-    ):
-        self.wandb, self.options = wandb, options
-        self.evaluation, self.replay = evaluation, replay
+        histogram_every_n_steps: Annotated[int, Field(ge=0)] = 10,
+        max_table_rows: Annotated[int, Field(ge=0)] = 48,
+    ) -> None:
+        self.histogram_every_n_steps, self.max_table_rows = histogram_every_n_steps, max_table_rows
+        self.wandb: WandbRun | None = None
+        self.evaluation: EvaluationCallback | None = None
+        self.replay: ReplayBufferCallback | None = None
         self._shown_step = 0
+
+    def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
+        logger = find_logger(trainer, RunLogger)
+        self.wandb = logger.run if logger is not None else None
+        self.evaluation = find_callback(trainer, EvaluationCallback)
+        self.replay = find_callback(trainer, ReplayBufferCallback)
 
     def on_train_batch_end(
         self,
@@ -66,7 +72,7 @@ class WandbMedia(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        step, every = trainer.global_step, self.options.histograms_every
+        step, every = trainer.global_step, self.histogram_every_n_steps
         due = every > 0 and step != self._shown_step and (step == 1 or step % every == 0)
         if self.wandb is None or not due:
             return
@@ -78,7 +84,7 @@ class WandbMedia(L.Callback):
         import wandb
 
         assert self.wandb is not None
-        entries = [e for key in self.replay.buffer.keys() for e in self.replay.buffer.entries(key)]  # noqa: SIM118
+        entries = self.replay.buffer.all_entries() if self.replay is not None else []
         values = strings(output) | {
             "buffer_log_reward": [entry.score for entry in entries],
             "buffer_age": [step - entry.step for entry in entries],
@@ -91,14 +97,17 @@ class WandbMedia(L.Callback):
         self.wandb.log("histograms", drawn, step)
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        name = "final" if self.evaluation.final else "eval"
-        self.samples(name, self.evaluation.samples, trainer.global_step, module.reward_temperature)
+        if self.evaluation is not None:
+            drawn, step = self.evaluation.samples, trainer.global_step
+            self.samples(
+                "final" if module.final else "eval", drawn, step, module.reward_temperature
+            )
 
     def samples(
         self, name: str, drawn: Sequence[ConditionSamples], step: int, temperature: float
     ) -> None:
         """A table of an evaluation or of a row; see :func:`add_samples`."""
-        add_samples(self.wandb, self.options.sample_rows, name, drawn, step, temperature)
+        add_samples(self.wandb, self.max_table_rows, name, drawn, step, temperature)
 
     def at_the_end(self, folder: Path, metrics: Mapping[str, float], step: int) -> None:
         """Figures, adapters, final metrics; see :func:`add_results`."""

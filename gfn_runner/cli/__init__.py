@@ -1,1 +1,1 @@
-"""The command line: composing, resuming, modes."""
+"""The command line: Hydra's entry point, suggestions, resuming, modes."""

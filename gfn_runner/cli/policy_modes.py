@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gfn_runner.config.validation import RunConfig
+from gfn_runner.config.run_config import RunConfig
 from gfn_runner.inference import Policy, adapter_folder
 
 
@@ -21,9 +23,9 @@ def use(config: RunConfig) -> None:
     Raises:
         UserError: if the run has no policy yet, or the task cannot do it.
     """
-    folder = Path(str(config.run)).expanduser()
+    folder = Path(os.path.expanduser(str(config.run)))
     adapter_folder(folder)
-    from gfn_runner.build import quiet
+    from gfn_runner.train import quiet
 
     quiet()
     # Hydra, which sets up a run's log, has no part in this.
@@ -61,41 +63,46 @@ def _answers(shares: Mapping[str, float], n: int) -> Table:
 def _evaluate(config: RunConfig, run: Path) -> None:
     """The final evaluation again, perhaps of other data; into a new folder inside the run's."""
     from gfn_runner.callbacks.wandb_media import add_results, add_samples
-    from gfn_runner.cli.compose import new_folder
+    from gfn_runner.config.compose import new_folder
     from gfn_runner.config.tokenizer_checks import check_texts
-    from gfn_runner.evaluation.draw import draw_answers, limited
-    from gfn_runner.evaluation.measure import measure
-    from gfn_runner.evaluation.optional import OptionalMeasures
+    from gfn_runner.data.samples import limited
+    from gfn_runner.evaluation.measure import evaluate
+    from gfn_runner.evaluation.optional import OptionalMetrics
     from gfn_runner.loggers.json_lines import jsonable
-    from gfn_runner.loggers.wandb_run import start_wandb
+    from gfn_runner.loggers.wandb import RunLogger
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import result_table
     from gfn_runner.runtime.seeds import torch_generator_for
-    from gfn_runner.runtime.status import silent
+    from gfn_runner.runtime.status import muted_progress_lines
 
     check_texts(config)
-    policy, options = Policy.of(config, run), config.callbacks.evaluation
+    policy, options = Policy.of(config, run), config.evaluation
     conditions = limited(config.data.evaluation, options.final)
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
-    with silent(config.callbacks.progress.show == "none"):
-        samples = draw_answers(policy.lm, config.task, policy.rule, conditions, options, generator)
-    temperature = config.callbacks.tempering(config.total_steps)
-    measured = measure(config.task, samples, temperature=temperature, encoder=options.encoder)
-    measured |= OptionalMeasures(options)(samples)
+    temperature = config.reward_temperature(config.total_steps)
+    with muted_progress_lines(getattr(config.callbacks.get("progress"), "show", "auto") == "none"):
+        samples, measured = evaluate(
+            policy.lm,
+            config.task,
+            policy.rule,
+            conditions,
+            options,
+            generator,
+            temperature=temperature,
+            optional=OptionalMetrics(options.bertscore, options.judge),
+        )
     metrics = {f"final/{name}": value for name, value in measured.items()}
-    folder = new_folder(run / "evaluations")
+    folder = new_folder(run / "evaluations" / f"{datetime.now():%Y-%m-%d/%H-%M-%S}")
     write_samples(folder / "samples.jsonl", samples)
     flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
     (folder / "metrics.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
     console = Console()
     console.print(result_table(config.task, metrics))
     console.print(f"everything is in {folder}", soft_wrap=True)
-    wandb_run = start_wandb(
-        config.logger, folder, config.as_dict(), job_type="evaluate", tags=config.tags
-    )
-    if wandb_run is not None:
-        steps = config.total_steps
-        rows = config.logger.sample_rows
-        add_samples(wandb_run, rows, "final", samples, steps, temperature)
-        add_results(wandb_run, folder, metrics, steps)
-        wandb_run.finish()
+    runtime = {"config": config.as_dict(), "job_type": "evaluate", "run_tags": config.tags}
+    for logger in config.make_loggers(save_dir=str(folder), **runtime):
+        if isinstance(logger, RunLogger) and logger.run is not None:
+            rows = getattr(config.callbacks.get("wandb_media"), "max_table_rows", 0)
+            add_samples(logger.run, rows, "final", samples, config.total_steps, temperature)
+            add_results(logger.run, folder, metrics, config.total_steps)
+            logger.run.finish()

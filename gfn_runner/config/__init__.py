@@ -1,1 +1,1 @@
-"""Schemas of a run and their validation."""
+"""Validation of a composed config."""

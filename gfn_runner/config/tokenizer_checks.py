@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from gfn_runner.baselines.prompting import few_shot_conditions
-from gfn_runner.config.validation import RunConfig
+from gfn_runner.baselines.base import few_shot_conditions
+from gfn_runner.config.run_config import RunConfig
 from gfn_runner.data.conditions import Chat, Condition
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.checks import RequiredWords, text_problems
 from gfn_runner.lm.classifier import label_problems
 from gfn_runner.lm.encoder import encoder_problems
-from gfn_runner.lm.settings import WORDS
+from gfn_runner.lm.model_config import WORDS
+from gfn_runner.lm.text_checks import RequiredWords, text_problems
 from gfn_runner.rewards.constraints import demand_of
 from gfn_runner.rewards.demands import Demand
 
@@ -37,7 +37,7 @@ def check_texts(config: RunConfig) -> None:
         if asked is not None:
             name = f"what the base model reads to write demonstrations of {condition.key!r}"
             strings.append((name, asked.prompt, ""))
-    for shots in config.callbacks.evaluation.shots(task):
+    for shots in config.evaluation.shots(task.default_shots):
         prompted = few_shot_conditions(task, data.evaluation, shots, config.seed)
         strings += [
             (f"the {shots}-shot prompt of {c.key!r}", c.prompt, text)
@@ -69,7 +69,7 @@ def check_texts(config: RunConfig) -> None:
         )
     )
     problems += _classifier_problems(demands)
-    encoder = config.callbacks.evaluation.encoder
+    encoder = config.evaluation.encoder
     problems += [] if encoder == WORDS else encoder_problems(encoder)
     if problems:
         raise UserError(problems)

@@ -1,1 +1,1 @@
-"""Conditions, trajectories and batches; readers of users' files; the replay buffer."""
+"""Conditions, trajectories, readers, the replay buffer."""

@@ -1,4 +1,4 @@
-"""A condition and the factors of its posterior: what a task gives to every other room; knows no tensor.
+"""A condition and the terms of its posterior.
 
 Letters of shapes: B rows (trajectories), T tokens, S = T + 1 states, C conditions, V vocabulary.
 State ``i`` of a trajectory is its prefix of ``i`` tokens.

@@ -1,4 +1,4 @@
-"""The data module: which conditions each training batch and each evaluation holds; no text work."""
+"""The Lightning data module: the conditions of each training batch and each evaluation."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import TaskData
+from gfn_runner.data.samples import TaskData, limited
 from gfn_runner.data.trajectories import Batch
-from gfn_runner.distributed.ranks import own_keys, rank, world
-from gfn_runner.evaluation.draw import limited
+from gfn_runner.distributed.ranks import keys_of_rank, rank, world
 from gfn_runner.runtime.seeds import rng_for
 
 
 def own_conditions(conditions: Sequence[Condition]) -> list[Condition]:
     """The training conditions of this rank; all that may be drawn if there are fewer than ranks."""
     drawn = [c.key for c in conditions if c.weight > 0]
-    own = set(drawn if len(drawn) < world() else own_keys(drawn))
-    own |= set(own_keys([c.key for c in conditions if c.weight == 0]))
+    own = set(drawn if len(drawn) < world() else keys_of_rank(drawn))
+    own |= set(keys_of_rank([c.key for c in conditions if c.weight == 0]))
     return [condition for condition in conditions if condition.key in own]
 
 
@@ -51,31 +49,36 @@ class TrainBatches(IterableDataset):
             index += world()
 
 
-class _BatchList(Dataset):
-    """Batches that are made already."""
-
-    def __init__(self, batches: Sequence[Batch]):
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, place: int) -> Batch:
-        return self.batches[place]
-
-
 class ConditionData(L.LightningDataModule):
     """Training batches and evaluation sets of a task.
+
+    Args:
+        data: the task's conditions.
+        batch_size: conditions of a training batch.
+        seed: of the batches.
+        n_during, n_final: conditions of each evaluation set during training and at the end; ``None`` for
+            all.
+        evaluation_batch_size: conditions evaluated at once, on each rank.
 
     Attributes:
         data: the task's conditions.
         final: whether evaluation takes the final sets or the smaller ones used during training.
     """
 
-    def __init__(self, data: TaskData, options: EvaluationSettings, *, batch_size: int, seed: int):
+    def __init__(
+        self,
+        data: TaskData,
+        *,
+        batch_size: int,
+        seed: int,
+        n_during: int | None = None,
+        n_final: int | None = None,
+        evaluation_batch_size: int = 25,
+    ) -> None:
         super().__init__()
-        self.data, self.options = data, options
-        self.batch_size, self.seed = batch_size, seed
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.n_during, self.n_final = n_during, n_final
+        self.evaluation_batch_size = evaluation_batch_size
         self.final = False
 
     def train_dataloader(self) -> DataLoader:
@@ -87,17 +90,17 @@ class ConditionData(L.LightningDataModule):
 
     def evaluation_conditions(self) -> list[Condition]:
         """The conditions of the next evaluation."""
-        limit = self.options.final if self.final else self.options.during
+        limit = self.n_final if self.final else self.n_during
         return limited(self.data.evaluation, limit)
 
     def val_dataloader(self) -> DataLoader:
         # Every rank gets all batches; a batch is shared out when it is drawn.
-        conditions, size = self.evaluation_conditions(), self.options.batch * world()
+        conditions, size = self.evaluation_conditions(), self.evaluation_batch_size * world()
         batches = [
             Batch(conditions[start : start + size], index=start // size)
             for start in range(0, len(conditions), size)
         ]
-        return DataLoader(_BatchList(batches), batch_size=None, num_workers=0)
+        return DataLoader(batches, batch_size=None, num_workers=0)  # type: ignore[arg-type]  # a list
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
         """Conditions are text; what the steps make of them is on the model's device already."""

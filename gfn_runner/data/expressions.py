@@ -1,4 +1,4 @@
-"""Sums and differences of one-digit numbers: how they are drawn, worked and split; knows no model.
+"""Sums and differences of one-digit numbers: how they are drawn, worked out and split.
 
 An *expression* is a left-to-right chain such as ``6 - 0 - 4 - 8``. Everything that writes or reads
 one (the embedded corpus, the arithmetic task, the answer parser) uses the functions here, so that

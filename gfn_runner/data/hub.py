@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face data set, named ``hub:owner/name:split[:column]``; knows no field.
+"""Rows of a Hugging Face data set, named ``hub:owner/name:split[:column]``.
 
 The library ``datasets`` is optional (``pip install 'gfn-runner[hub-data]'``) and imported at use.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from gfn_runner.errors import Problem, UserError
 
 PREFIX = "hub:"
-FORM = "hub:owner/name:split, hub:owner/name/subset:split, with :column behind it for prompts"
+FORM = "hub:owner/name:split, hub:owner/name/subset:split; for prompts with :column after it"
 # A split may be a slice, "train[:500]", and has a colon inside its brackets then.
 _SOURCE = re.compile(
     r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<subset>[\w.-]+))?"
@@ -24,7 +24,7 @@ _SOURCE = re.compile(
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where rows come from.
+    """A split of a data set.
 
     Attributes:
         name: of the data set, ``owner/name``.
@@ -45,11 +45,7 @@ def is_hub(path: str) -> bool:
 
 
 def parse_source(path: str) -> HubSource:
-    """Read ``hub:owner/name[/subset]:split[:column]``.
-
-    Raises:
-        UserError: if it is of another form.
-    """
+    """Read ``hub:owner/name[/subset]:split[:column]``; raises ``UserError`` at another form."""
     found = _SOURCE.fullmatch(path)
     if found is None:
         raise UserError.one(path, "no name of a data set and its split", FORM)
@@ -57,7 +53,7 @@ def parse_source(path: str) -> HubSource:
 
 
 def source_problems(path: str) -> Iterator[Problem]:
-    """What is wrong with a hub path before anything is asked of the hub."""
+    """What is wrong with a hub path, without a request to the hub."""
     try:
         parse_source(path)
     except UserError as error:
@@ -72,10 +68,10 @@ def source_problems(path: str) -> Iterator[Problem]:
 
 
 def hub_rows(path: str) -> list[dict[str, Any]]:
-    """All rows of a split, in order; a field that holds nothing is left out, nested ones too.
+    """All rows of a split, in order; fields that are ``None`` are left out, nested ones too.
 
     Raises:
-        UserError: if the path, the library or the data set is not to be had.
+        UserError: if the path is malformed, or library or data set are missing.
     """
     problems = list(source_problems(path))
     if problems:
@@ -85,20 +81,17 @@ def hub_rows(path: str) -> list[dict[str, Any]]:
 
     try:
         rows = datasets.load_dataset(source.name, source.subset, split=source.split)
-        return [_without_nothing(dict(row)) for row in rows]
-    except Exception as error:  # whatever the library raises, the rows are not to be had
+        return [_without_none(dict(row)) for row in rows]
+    except Exception as error:  # the library raises errors of many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError.one(
-            path,
-            f"cannot be read: {reason[:300]}",
-            f"a data set that can be reached, as {FORM}",
-        ) from error
+        allowed = f"a data set that can be reached, as {FORM}"
+        raise UserError.one(path, f"cannot be read: {reason[:300]}", allowed) from error
 
 
-def _without_nothing(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
     """Columns of a table hold ``None`` where a record has no such field."""
     if isinstance(value, dict):
-        return {k: _without_nothing(v) for k, v in value.items() if v is not None}
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):
-        return [_without_nothing(item) for item in value]
+        return [_without_none(item) for item in value]
     return value

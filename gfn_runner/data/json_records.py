@@ -1,25 +1,34 @@
-"""JSON objects of a text, one a line or all in one list, each with its place; knows no field."""
+"""JSON records with their places: decoded from a text, checked against the types of their fields."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+from rapidfuzz import process
+
+from gfn_runner.data.rows import Check, Row
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.local_paths import FOLDER
 
 _ALLOWED = "one JSON object a line, or one list of them"
+_BETWEEN_ELEMENTS = re.compile(r"[ \t\r\n,]*")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry.
+    """One record.
 
     Attributes:
         unit: what ``number`` counts: ``line``; or ``entry`` of a list that is all on one line.
         number: from 1.
-        value: as it was read; a problem where it could not be.
+        value: as it was read; a :class:`Problem` where it could not be.
     """
 
     unit: str
@@ -27,23 +36,8 @@ class Entry:
     value: Any
 
 
-class _TwiceError(ValueError):
-    """A field stands twice in one object, and JSON would take the last."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise _TwiceError(name)
-    return dict(pairs)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
 def json_entries(source: str, text: str) -> list[Entry]:
-    """What each line of a text holds, or each element of the one list that it is.
+    """The record of each line of a text, or of each element of the one list that it is.
 
     Args:
         source: the file, for messages.
@@ -58,72 +52,153 @@ def json_entries(source: str, text: str) -> list[Entry]:
     if begins.partition("\n")[0].rstrip() == "{":
         line = text.count("\n", 0, text.index("{")) + 1
         raise UserError.one(f"{source}, line {line}", "an object over several lines", _ALLOWED)
-    return [
-        Entry("line", number, _decoded(line, f"{source}, line {number}"))
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
-
-
-def _decoded(line: str, where: str) -> Any:
-    try:
-        return _DECODER.decode(line)
-    except json.JSONDecodeError as error:
-        reason = f"not JSON: {error.msg}, at column {error.colno}"
-        return Problem(where, reason, "a JSON object on one line")
-    except (ValueError, RecursionError) as error:  # thousands of digits, deep nesting
-        return _unreadable(where, error)
-
-
-def _unreadable(where: str, error: Exception) -> Problem:
-    if isinstance(error, _TwiceError):
-        return Problem(f"{where}, field {error}", "given twice", "each field once")
-    return Problem(where, str(error), _ALLOWED)
+    entries = []
+    for number, line_text in enumerate(text.split("\n"), start=1):
+        if line_text.strip():
+            where = f"{source}, line {number}"
+            decoder, repeated = _decoder()
+            try:
+                value = decoder.decode(line_text)
+            except (ValueError, RecursionError) as error:
+                value = _error_problem(where, error, "a JSON object on one line")
+            entries.append(Entry("line", number, _once(where, value, repeated)))
+    return entries
 
 
 def _elements(source: str, text: str) -> list[Entry]:
     try:
-        # The whole first: what is no list is one mistake, not one of each line.
+        # The whole first: what is no list is one problem, not one of each line.
         json.loads(text)
-    except json.JSONDecodeError as error:
-        reason = f"not JSON: {error.msg}, at column {error.colno}"
-        raise UserError.one(f"{source}, line {error.lineno}", reason, _ALLOWED) from error
     except (ValueError, RecursionError) as error:
-        raise UserError([_unreadable(source, error)]) from error
-    spans = list(_spans(text))
-    lines = _lines_at(text, [start for start, _ in spans])
-    unit, numbers = "line", lines
-    if len(lines) > 1 and len(set(lines)) == 1:
-        unit, numbers = "entry", list(range(1, len(lines) + 1))
+        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError([_error_problem(source + place, error, _ALLOWED)]) from error
+    at = text.index("[") + 1
+    found, lines, line = [], [], 1 + text.count("\n", 0, at)
+    while True:
+        start = _BETWEEN_ELEMENTS.match(text, at).end()  # type: ignore[union-attr]  # may be empty
+        line += text.count("\n", at, start)
+        if text[start] == "]":
+            break
+        lines.append(line)
+        decoder, repeated = _decoder()
+        value, at = decoder.raw_decode(text, start)
+        found.append((value, repeated))
+        line += text.count("\n", start, at)
+    unit = "entry" if len(lines) > 1 and len(set(lines)) == 1 else "line"
+    numbers = lines if unit == "line" else list(range(1, len(lines) + 1))
     return [
-        Entry(unit, number, _element(text[start:end], f"{source}, {unit} {number}"))
-        for number, (start, end) in zip(numbers, spans, strict=True)
+        Entry(unit, number, _once(f"{source}, {unit} {number}", value, repeated))
+        for number, (value, repeated) in zip(numbers, found, strict=True)
     ]
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each element of a well-formed list begins and ends."""
-    plain, at = json.JSONDecoder(), text.index("[") + 1
-    while True:
-        while text[at] in " \t\r\n,":
-            at += 1
-        if text[at] == "]":
-            return
-        start = at
-        _, at = plain.raw_decode(text, at)
-        yield start, at
+def _decoder() -> tuple[json.JSONDecoder, list[str]]:
+    """A decoder, and the names that one object has twice: JSON would take the last of them."""
+    repeated: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        repeated.extend(name for name in names if names.count(name) > 1)
+        return dict(pairs)
+
+    return json.JSONDecoder(object_pairs_hook=collect), repeated
 
 
-def _lines_at(text: str, places: Sequence[int]) -> list[int]:
-    lines, line, before = [], 1, 0
-    for place in places:
-        line, before = line + text.count("\n", before, place), place
-        lines.append(line)
-    return lines
+def _once(where: str, value: Any, repeated: list[str]) -> Any:
+    if repeated and not isinstance(value, Problem):
+        return Problem(f"{where}, field {repeated[0]}", "given twice", "each field once")
+    return value
 
 
-def _element(text: str, where: str) -> Any:
-    try:
-        return _DECODER.decode(text)
-    except ValueError as error:
-        return _unreadable(where, error)
+def _error_problem(where: str, error: Exception, allowed: str) -> Problem:
+    if isinstance(error, json.JSONDecodeError):
+        return Problem(where, f"not JSON: {error.msg}, at column {error.colno}", allowed)
+    # Thousands of digits, or deep nesting.
+    return Problem(where, str(error), _ALLOWED)
+
+
+def validated_rows(
+    source: str,
+    entries: Iterable[Entry],
+    fields: Mapping[str, Any],
+    optional: Sequence[str] = (),
+    strict: bool = False,
+    check: Check | None = None,
+) -> tuple[list[Row], list[Problem]]:
+    """Rows of the valid objects, and what is wrong with the others."""
+    adapters = {name: TypeAdapter(kind) for name, kind in fields.items()}
+    context = {FOLDER: Path(source).expanduser().parent}
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for entry in entries:
+        given, row = entry.value, Row(source, entry.number, {}, entry.unit)
+        if isinstance(given, Problem):
+            problems.append(given)
+            continue
+        if not isinstance(given, dict):
+            allowed = f"an object with {', '.join(fields)}"
+            problems.append(Problem(row.where, f"given {_short(given)}", allowed))
+            continue
+        values: dict[str, Any] = {}
+        unknown = [name for name in given if strict and name not in fields]
+        wrong = [_unknown(row.at(name), name, list(fields)) for name in unknown]
+        for name, adapter in adapters.items():
+            if given.get(name) is None and name in optional:
+                continue
+            if name not in given:
+                wrong.append(Problem(row.at(name), "missing", _kind_name(fields[name])))
+                continue
+            try:
+                # As JSON: there, strict types know lists and objects by their form.
+                text = json.dumps(given[name])
+                values[name] = adapter.validate_json(text, strict=True, context=context)
+            except ValidationError as error:
+                wrong += [_explained(row, name, fields[name], e) for e in error.errors()]
+            except (TypeError, ValueError) as error:  # a data set may hold images and dates
+                wrong.append(Problem(row.at(name), str(error), _kind_name(fields[name])))
+        problems += wrong
+        if not wrong:
+            rows.append(dataclasses.replace(row, values=values))
+            problems += check(rows[-1]) if check else ()
+    return rows, problems
+
+
+def _unknown(where: str, name: str, known: Sequence[str]) -> Problem:
+    near = process.extractOne(name, known, score_cutoff=60)
+    fix = f"did you mean {near[0]}?" if near else ""
+    return Problem(where, "unknown field", ", ".join(known), fix)
+
+
+def _explained(row: Row, name: str, kind: Any, error: Any) -> Problem:
+    """A pydantic error as a problem at its full field, ``terms[0].weight``."""
+    location = list(error["loc"])
+    where = row.at(name + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location))
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return _unknown(where, str(location[-1]), _names_at(kind, location[:-1]))
+    if error["type"] in ("missing", "missing_argument"):
+        return Problem(where, "missing", f"fields: {', '.join(_names_at(kind, location[:-1]))}")
+    if error["type"] == "json_invalid" and "hex escape" in error["msg"]:
+        return Problem(where, "half a character (a lone surrogate)", "whole characters")
+    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    allowed = allowed.replace("a valid string", "a text")
+    return Problem(where, f"given {_short(error['input'])}", allowed)
+
+
+def _names_at(kind: Any, location: Sequence[Any]) -> list[str]:
+    """Fields of the dataclass that stands at ``location`` inside a type."""
+    for part in location:
+        if isinstance(part, int):
+            kind = get_args(kind)[0]
+        elif dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind)[str(part)]
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _kind_name(kind: Any) -> str:
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    return names.get(kind) or ("a list" if str(kind).startswith(("list", "tuple")) else "an object")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -11,7 +11,7 @@ import bisect
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -23,7 +23,7 @@ from gfn_runner.errors import Problem
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class ReplaySettings:
-    """How the buffer keeps and gives.
+    """Settings of the replay buffer.
 
     Attributes:
         probability: share of training steps that use the buffer; 0 switches it off.
@@ -43,8 +43,8 @@ class ReplaySettings:
     def problems(self) -> Iterator[Problem]:
         if self.probability == 1 and not self.seed_demonstrations:
             yield Problem(
-                "callbacks.replay.probability",
-                "given 1 with callbacks.replay.seed_demonstrations=false: nothing would ever enter "
+                "callbacks.replay_buffer.probability",
+                "given 1 with callbacks.replay_buffer.seed_demonstrations=false: nothing would ever enter "
                 "the buffer",
                 "below 1, or seeded demonstrations",
             )
@@ -96,16 +96,19 @@ class ReplayBuffer:
         """The strings of a condition, best first."""
         return list(self._entries.get(key, ()))
 
+    def all_entries(self) -> list[Entry]:
+        """The strings of all conditions."""
+        return [entry for entries in self._entries.values() for entry in entries]
+
     def steps(self) -> list[int]:
         """Of every string, the optimizer steps done when it was stored."""
         return [entry.step for entries in self._entries.values() for entry in entries]
 
     def add(self, key: str, entry: Entry) -> bool:
-        """Offer a string. Returns whether it was kept.
+        """Add a string; returns whether it was kept.
 
-        It replaces the near-duplicates that are worse, is dropped if one is at least as good, and
-        pushes out the worst string when the condition is full. Strings of reward 0 are not kept,
-        nor any whose log-reward is no finite number.
+        It replaces worse near-duplicates, is dropped if one of them is at least as good, and replaces
+        the worst string of a full condition. Strings whose log-reward is not finite are not kept.
         """
         if not math.isfinite(entry.score):
             return False
@@ -132,8 +135,7 @@ class ReplayBuffer:
     def sample(self, key: str, n: int, rng: random.Random) -> list[Entry]:
         """Draw ``n`` different strings of a condition; all of them if there are no more.
 
-        A string twice would teach nothing more: its φ differs from its own by 0. (Exponential keys
-        give a weighted draw without replacement: Efraimidis & Spirakis 2006.)
+        (Exponential keys give a weighted draw without replacement: Efraimidis & Spirakis 2006.)
 
         Raises:
             KeyError: if the condition has none.
@@ -147,17 +149,12 @@ class ReplayBuffer:
         return [entries[place] for place in order[:n]]
 
     def drop(self, key: str) -> None:
-        """Forget a condition."""
+        """Remove a condition."""
         self._entries.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""
-        return {
-            key: [
-                {f.name: _plain(getattr(entry, f.name)) for f in fields(Entry)} for entry in entries
-            ]
-            for key, entries in self._entries.items()
-        }
+        return {key: [dict(vars(e)) for e in entries] for key, entries in self._entries.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
@@ -173,10 +170,7 @@ class ReplayBuffer:
                 self._entries[key] = [_entry(row) for row in rows]
 
 
-def _plain(value: tuple[Any, ...] | int) -> list[Any] | int:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _entry(row: dict[str, Any]) -> Entry:
+    # Checkpoints of older versions hold lists.
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
     return Entry(**values)

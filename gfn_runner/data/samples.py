@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class TaskData:
 
 @dataclass(frozen=True)
 class ConditionSamples:
-    """What a policy wrote for one evaluation condition.
+    """Samples of a policy for one evaluation condition.
 
     Attributes:
         condition: the condition.
@@ -112,3 +113,16 @@ class ReferenceSample:
     label: str
     text: str
     log_reward: float
+
+
+def limited(conditions: Sequence[Condition], per_group: int | None) -> list[Condition]:
+    """The first ``per_group`` conditions of each group; all of them for ``None``."""
+    if per_group is None:
+        return list(conditions)
+    counts: Counter[str] = Counter()
+    kept = []
+    for condition in conditions:
+        counts[condition.group] += 1
+        if counts[condition.group] <= per_group:
+            kept.append(condition)
+    return kept

@@ -1,4 +1,4 @@
-"""Training and test entries of a task: the one rule for files, and for what is drawn; knows no task."""
+"""Training and test entries of a task, from files or drawn."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Files:
     group: str
 
     def load(self, generate: Callable[[], TaskData]) -> TaskData:
-        """Conditions to train and to evaluate on, none in both, and what a person should know.
+        """Conditions to train and to evaluate on, none in both, and notes for the log.
 
-        Without a training file they are generated, and evaluated on the test file where there is one.
-        Without a test file ``n_test`` rows of the training file, at most half, are kept out at random,
-        the same for every seed. What is in the test file leaves training.
+        Without a training file they are generated, and evaluated on the test file if there is one.
+        Without a test file ``n_test`` rows of the training file, at most half, are held out at random,
+        the same for every seed. Rows of the test file are left out of training.
         """
         if self.train is None:
             return self._tested(generate()) if self.test is not None else generate()

@@ -1,6 +1,6 @@
-"""What is computed with: trajectories, scores, batches, a step's output; knows no model and no file.
+"""Records of tensors: trajectories, scores, batches, the output of a step.
 
-Letters of shapes: as in ``types``. State ``i`` of a trajectory is its prefix of ``i`` tokens.
+Letters of shapes: see ``conditions``. State ``i`` of a trajectory is its prefix of ``i`` tokens.
 """
 
 from __future__ import annotations
@@ -138,11 +138,13 @@ class PolicyScores:
         log_pf_stop_BS: log q(⊤ | z_≤i); 0 where stopping is forced.
         terminable_BS: states at which the string may end; in a training step those of them that the
             objective compares.
+        value_BS: of a value head, where there is one.
     """
 
     log_pf_BT: Tensor
     log_pf_stop_BS: Tensor
     terminable_BS: Tensor
+    value_BS: Tensor | None = None
 
 
 @dataclass

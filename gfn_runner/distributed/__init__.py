@@ -1,1 +1,1 @@
-"""The processes of one run: how they start, what they share."""
+"""The processes of one run."""

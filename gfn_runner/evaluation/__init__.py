@@ -1,1 +1,1 @@
-"""Draw samples of a policy, compute metrics of them."""
+"""Draw samples of a policy and measure them."""

@@ -1,20 +1,23 @@
-"""Drawing what an evaluation needs: votes, singles, their log R, log q and answers; knows no metric."""
+"""Samples of an evaluation: votes, singles, their log R, log q and answers."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.distributed.ranks import gathered, own_share, rank, world
-from gfn_runner.lm.memory import row_bytes
+from gfn_runner.distributed.ranks import all_gather, rank, share_of_rank, world
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.cache import row_bytes
 from gfn_runner.lm.pieces import row_slices
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
@@ -22,8 +25,7 @@ from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.seeds import torch_generator_for
-from gfn_runner.runtime.status import Count
-from gfn_runner.tasks.base import Task
+from gfn_runner.runtime.status import ProgressLogger
 
 # Strings for conditions: (conditions, how many each, temperature, generator) → trajectories, whose
 # ``condition_B`` indexes the conditions; neighbours belong to one condition.
@@ -61,14 +63,14 @@ def draw_answers(
         # Equal conditions on two ranks must not get equal samples.
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch_generator_for(generator.device, "share", drawn, rank())
-    own = own_share(conditions)
-    with lm.in_step(), Count(name, len(own)) as count:
+    own = share_of_rank(conditions)
+    with lm.in_step(), ProgressLogger(name, len(own)) as count:
         for start in range(0, len(own), options.batch):
             part = own[start : start + options.batch]
             count.part = part[0].group
             results += _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
             count.advance(len(part))
-    return [samples for share in gathered(results) for samples in share]
+    return [samples for share in all_gather(results) for samples in share]
 
 
 @torch.no_grad()
@@ -84,6 +86,9 @@ def _draw_batch(
 ) -> list[ConditionSamples]:
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
     n_greedy = int(task.draws_greedy)
+    votes: Trajectories | None
+    singles: Trajectories | None
+    greedy: Trajectories | None = None
     if draw is None:
         numbers = (options.votes, options.singles, n_greedy)
         at = (options.vote_temperature, temperature, 0.0)
@@ -91,56 +96,60 @@ def _draw_batch(
             lm, task, rule, prompts, numbers, at, options, generator
         )
     else:
-        votes = singles = greedy = None
-        if options.votes:
-            votes = draw(conditions, options.votes, options.vote_temperature, generator)
+        at_vote = options.vote_temperature
+        votes = draw(conditions, options.votes, at_vote, generator) if options.votes else None
         singles = draw(conditions, options.singles, temperature, generator)
         if n_greedy:
             greedy = draw_many(lm, task, rule, prompts, [0.0], options, generator)
     assert singles is not None  # there is always one
-    vote_texts = _texts(lm, votes, len(conditions))
-    single_texts = _texts(lm, singles, len(conditions))
-    greedy_texts = _texts(lm, greedy, len(conditions))
-    columns = string_scores(lm, task, rule, conditions, singles)
+    texts = [_texts(lm, rows, len(conditions)) for rows in (votes, singles, greedy)]
+    log_reward_B, log_pf_B, log_p_BK = string_scores(lm, task, rule, conditions, singles)
     likelihood_B = base_log_likelihood(lm, rule, conditions, singles)
-    counts, end, drawn = singles.condition_B.bincount(minlength=len(conditions)).tolist(), 0, []
-    for place, condition in enumerate(conditions):
-        rows = slice(end, end := end + counts[place])
-        log_reward, log_pf, terms = (column[rows].tolist() for column in columns)
-        # Where conditions differ in their number of terms, the table is as wide as the longest.
-        terms = [row[: len(condition.terms)] for row in terms]
-        drawn.append(
-            ConditionSamples(
-                condition,
-                vote_texts[place],
-                single_texts[place],
-                log_reward,
-                log_pf,
-                terms,
-                likelihood_B[rows].tolist(),
-                greedy=greedy_texts[place][0] if greedy is not None else None,
-            )
+    rows_of = _row_slices(singles, len(conditions))
+    drawn = [
+        ConditionSamples(
+            condition,
+            votes=vote_texts,
+            singles=single_texts,
+            log_reward=log_reward_B[rows].tolist(),
+            log_pf=log_pf_B[rows].tolist(),
+            # Where conditions differ in their number of terms, the table is as wide as the longest.
+            term_log_probs=[row[: len(condition.terms)] for row in log_p_BK[rows].tolist()],
+            log_likelihood=likelihood_B[rows].tolist(),
+            greedy=greedy_texts[0] if greedy is not None else None,
         )
-    drawn = with_answers(lm, task, rule, drawn, singles, votes, greedy)
-    return [with_support(lm, task, rule, samples) for samples in drawn]
+        for condition, rows, vote_texts, single_texts, greedy_texts in zip(
+            conditions, rows_of, *texts, strict=True
+        )
+    ]
+    drawn = _with_answers(lm, task, rule, drawn, singles, votes, greedy)
+    return [_with_support(lm, task, rule, samples) for samples in drawn]
 
 
-def with_support(
+def _row_slices(rows: Trajectories, n_conditions: int) -> list[slice]:
+    """Where the rows of each condition lie; rows of a condition are neighbours."""
+    ends = rows.condition_B.bincount(minlength=n_conditions).cumsum(0).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _with_support(
     lm: LanguageModel, task: Task, rule: StringRule, samples: ConditionSamples
 ) -> ConditionSamples:
     """The samples with log R and log q of every string of the task's support, if it has one."""
-    strings = [lm.encode(text) for text in task.support(samples.condition)]
-    if not strings:
+    listed = support_strings(lm, task, samples.condition)
+    if not len(listed):
         return samples
-    trajectories = Trajectories.from_rows(
-        strings, [(True,) * len(ids) for ids in strings], [0] * len(strings), lm.device
-    )
-    log_reward_N, log_pf_N, _ = string_scores(lm, task, rule, [samples.condition], trajectories)
+    log_reward_N, log_pf_N, _ = string_scores(lm, task, rule, [samples.condition], listed)
     return dataclasses.replace(
-        samples,
-        support_log_reward=log_reward_N.tolist(),
-        support_log_pf=log_pf_N.tolist(),
+        samples, support_log_reward=log_reward_N.tolist(), support_log_pf=log_pf_N.tolist()
     )
+
+
+def support_strings(lm: LanguageModel, task: Task, condition: Condition) -> Trajectories:
+    """The strings of the task's support, all of condition 0."""
+    strings = [lm.encode(text) for text in task.support(condition)]
+    actions = [(True,) * len(ids) for ids in strings]
+    return Trajectories.from_rows(strings, actions, [0] * len(strings), lm.device)
 
 
 def draw_kinds(
@@ -153,9 +162,9 @@ def draw_kinds(
     options: EvaluationSettings,
     generator: torch.Generator,
 ) -> list[Trajectories | None]:
-    """``numbers[k]`` strings for each prompt at ``temperatures[k]``; ``None`` for none of them.
+    """``numbers[k]`` strings for each prompt at ``temperatures[k]``; ``None`` where that is 0.
 
-    They are drawn together, so that each prompt is read once.
+    All kinds are sampled in the same batches, so that each prompt is read once.
     """
     kinds = [k for k, n in enumerate(numbers) for _ in range(n)]
     at = [temperatures[k] for k in kinds]
@@ -226,8 +235,7 @@ def base_log_likelihood(
 ) -> Tensor:
     """log p_LM(z ⊤ | c) under the bare base model, as text and not as a factor. Shape (B,), nats.
 
-    c is the context of a condition's first term, or its prompt where it has none. A suffix has no part:
-    what a middle says of an ending is not how likely the middle is.
+    c is the context of a condition's first term, or its prompt where it has none. Suffixes are left out.
     """
     rows, inverse_B = trajectories.distinct()
     contexts = [lm.encode_prompt(c.terms[0].context if c.terms else c.prompt) for c in conditions]
@@ -254,7 +262,7 @@ def policy_log_probs(
     return torch.cat(pieces)
 
 
-def with_answers(
+def _with_answers(
     lm: LanguageModel,
     task: Task,
     rule: StringRule,
@@ -265,31 +273,33 @@ def with_answers(
 ) -> list[ConditionSamples]:
     """The samples with log p(Y_a | X Z) of the task's answer choices."""
     pairs = [task.answer_choices(s.condition, s.singles) for s in drawn]
-    choices = [[suffix for suffix, _ in own] for own in pairs]
-    if not any(choices):
+    if not any(pairs):
         return list(drawn)
-    conditions = [samples.condition for samples in drawn]
-    groups: list[tuple[str, Trajectories | None]] = [("answer_log_probs", singles)]
+    kinds: dict[str, Trajectories | None] = {"answer_log_probs": singles}
     if task.votes_by_answer:
-        groups += [("vote_answer_log_probs", votes), ("greedy_answer_log_probs", greedy)]
-    known = [(name, strings) for name, strings in groups if strings is not None]
-    # Together: a prompt is read once, and a string that was drawn in two ways is scored once.
-    together = Trajectories.concatenated([strings for _, strings in known])
-    rows = answer_log_probs(lm, rule, conditions, choices, together)
-    columns: dict[str, Sequence[Any]] = {
-        "choices": [tuple(answer for _, answer in own) for own in pairs]
-    }
-    ends = [0] * len(drawn)
-    for name, strings in known:
-        counts = strings.condition_B.bincount(minlength=len(drawn)).tolist()
-        columns[name] = [own[end : end + n] for own, end, n in zip(rows, ends, counts, strict=True)]
-        ends = [end + n for end, n in zip(ends, counts, strict=True)]
-    if "greedy_answer_log_probs" in columns:
-        columns["greedy_answer_log_probs"] = [own[0] for own in columns["greedy_answer_log_probs"]]
-    return [
-        dataclasses.replace(samples, **{name: own[place] for name, own in columns.items()})
-        for place, samples in enumerate(drawn)
-    ]
+        kinds |= {"vote_answer_log_probs": votes, "greedy_answer_log_probs": greedy}
+    known = {name: strings for name, strings in kinds.items() if strings is not None}
+    # In one batch: a prompt is read once, and a string of two kinds is scored once.
+    rows = answer_log_probs(
+        lm,
+        rule,
+        [samples.condition for samples in drawn],
+        [[suffix for suffix, _ in own] for own in pairs],
+        Trajectories.concatenated(list(known.values())),
+    )
+    answered = []
+    counts = [s.condition_B.bincount(minlength=len(drawn)).tolist() for s in known.values()]
+    for place, samples in enumerate(drawn):
+        left = iter(rows[place])
+        columns: dict[str, Any] = {
+            name: list(itertools.islice(left, count[place]))
+            for name, count in zip(known, counts, strict=True)
+        }
+        if "greedy_answer_log_probs" in columns:
+            (columns["greedy_answer_log_probs"],) = columns["greedy_answer_log_probs"]
+        columns["choices"] = tuple(answer for _, answer in pairs[place])
+        answered.append(dataclasses.replace(samples, **columns))
+    return answered
 
 
 @torch.no_grad()
@@ -333,24 +343,8 @@ def _texts(
     """Texts by condition."""
     texts: list[list[str]] = [[] for _ in range(n_conditions)]
     if trajectories is not None:
-        known: dict[tuple[int, ...], str] = {}
+        decode = lru_cache(maxsize=None)(lm.decode)
         places = trajectories.condition_B.tolist()
-        for place, string in zip(places, trajectories.strings(), strict=True):
-            ids = tuple(string)
-            if ids not in known:
-                known[ids] = lm.decode(ids)
-            texts[place].append(known[ids])
+        for place, ids in zip(places, trajectories.strings(), strict=True):
+            texts[place].append(decode(tuple(ids)))
     return texts
-
-
-def limited(conditions: Sequence[Condition], per_group: int | None) -> list[Condition]:
-    """The first ``per_group`` conditions of each group; all of them for ``None``."""
-    if per_group is None:
-        return list(conditions)
-    counts: dict[str, int] = {}
-    kept = []
-    for condition in conditions:
-        counts[condition.group] = counts.get(condition.group, 0) + 1
-        if counts[condition.group] <= per_group:
-            kept.append(condition)
-    return kept

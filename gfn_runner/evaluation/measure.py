@@ -1,6 +1,6 @@
-"""What every task is measured by beside its own metrics: likelihood, log Z, φ, diversity; draws nothing.
+"""Metrics of every task: likelihood, log Z, φ, exact distances, overlap, diversity.
 
-All of it by evaluation set, in the samples at temperature 1:
+By evaluation set, of the samples at temperature 1:
 
 - ``log_likelihood`` mean log p_LM(z ⊤ | c) under the base model, c the context of the posterior's first
   term, nats; ``…_max`` the best of a condition, averaged over conditions;
@@ -20,26 +20,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import logsumexp
 
+from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
-from gfn_runner.metrics.distribution import (
-    effective_sample_size,
-    importance_bound,
-    mean_phi,
-    phi_spread,
-)
+from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.groups import Measure, per_group
+from gfn_runner.evaluation.optional import OptionalMetrics
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
 from gfn_runner.metrics.encoders import load_encoder
+from gfn_runner.metrics.evidence import evidence, terminal_phi
 from gfn_runner.metrics.overlap import bleu, gleu
-from gfn_runner.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 # Pairwise measures grow with the square of the samples.
@@ -53,25 +56,57 @@ def measure(
     *,
     temperature: float = 1.0,
     encoder: str = "words",
+    optional: OptionalMetrics | None = None,
 ) -> dict[str, float]:
-    """The task's own metrics and those of every task, as ``<metric>/<evaluation set>``.
+    """All metrics of samples, as ``<metric>/<evaluation set>``.
 
     Args:
-        task: the task.
+        task: its own metrics win where one has a name of those above.
         samples: of an evaluation; not empty.
         temperature: reward temperature T that φ is formed with.
         encoder: of texts; see ``EvaluationSettings``.
+        optional: BERTScore and judge, if they are wanted.
     """
-    result: dict[str, float] = {}
-    for group in sorted({sample.condition.group for sample in samples}):
-        members = [sample for sample in samples if sample.condition.group == group]
-        own = _likelihoods(members) | _evidence(members, temperature)
-        own |= _exact(members, temperature) | _overlap(members)
-        if task.writes_text:
-            own |= _diversity(members, encoder)
-        result |= {f"{name}/{group}": value for name, value in own.items()}
-    # A task may mean something of its own by one of these names.
-    return result | task.metrics(samples)
+    metrics: list[Measure] = [
+        _likelihoods,
+        partial(_evidence, temperature=temperature),
+        partial(_exact, temperature=temperature),
+        _overlap,
+    ]
+    if task.writes_text:
+        metrics.append(partial(_diversity, encoder=encoder))
+    result = per_group(samples, *metrics) | task.metrics(samples)
+    return result if optional is None else result | optional(samples)
+
+
+def evaluate(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    options: EvaluationSettings,
+    generator: torch.Generator,
+    *,
+    temperature: float,
+    optional: OptionalMetrics | None = None,
+    name: str = "evaluation",
+) -> tuple[list[ConditionSamples], dict[str, float]]:
+    """Draw samples of each condition and measure them; every rank has to call it.
+
+    Args:
+        lm: the policy, or the base model within ``lm.base()``.
+        task, rule, conditions, options, generator, name: see :func:`draw_answers`.
+        temperature: reward temperature T that φ is formed with.
+        optional: BERTScore and judge, if they are wanted.
+
+    Returns:
+        The samples, and their metrics as :func:`measure` names them.
+    """
+    samples = draw_answers(lm, task, rule, conditions, options, generator, name=name)
+    encoder = options.encoder
+    return samples, measure(
+        task, samples, temperature=temperature, encoder=encoder, optional=optional
+    )
 
 
 def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
@@ -92,25 +127,10 @@ def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
 
 
 def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
-    by_condition = []
-    for s in samples:
-        phi = [r / temperature - q for r, q in zip(s.log_reward, s.log_pf, strict=True)]
-        phi = list(filter(math.isfinite, phi))
-        if len(phi) > 1:
-            by_condition.append(phi)
-    if not by_condition:
-        return {}
-    mean_of: dict[str, Callable[[Any], float]] = {
-        "phi_spread": phi_spread,
-        "log_z": mean_phi,
-        "log_z_bound": importance_bound,
-        "ess": lambda phi: effective_sample_size(phi) / len(phi),
-    }
-    measured = {name: fmean(map(function, by_condition)) for name, function in mean_of.items()}
+    measured = evidence(terminal_phi(s.log_reward, s.log_pf, temperature) for s in samples)
     draws = [s.draws_ess for s in samples if s.draws_ess is not None]
-    if draws:
-        # Resampled strings have no weights of their own: φ is what the draws' estimate of log Z is, by
-        # definition and whatever they are worth. What they were drawn from had weights.
+    if measured and draws:
+        # φ of resampled strings is the draws' estimate of log Z by definition. The draws had weights.
         return {"log_z_bound": measured["log_z_bound"], "ess": fmean(draws)}
     return measured
 
@@ -163,10 +183,10 @@ def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, f
 
 @lru_cache(maxsize=2)
 def _encoder(name: str) -> Any:
-    """The encoder; ``None``, with a line in the log, where it cannot be had. It is asked for once."""
+    """The encoder, loaded once; ``None``, with a line in the log, where it cannot be loaded."""
     try:
         return load_encoder(name)
     except UserError as error:
-        # A hub that cannot be reached is no reason to lose the training behind it.
+        # A hub that cannot be reached is no reason to lose the training before it.
         logger.warning("%s\n    `diversity` is left out of this run's evaluations", error)
         return None

@@ -1,79 +1,72 @@
-"""Metrics of the final evaluation that need what may be missing: BERTScore's model, a judge."""
+"""Optional metrics of the final evaluation: BERTScore, and ratings of a judge."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.metrics.judge import Judge
-from gfn_runner.metrics.overlap import BertScorer
+from gfn_runner.evaluation.groups import per_group
+from gfn_runner.metrics.judge import Judge, JudgeSettings
+from gfn_runner.metrics.overlap import BertScorer, MetricUnavailableError
 
 logger = logging.getLogger(__name__)
 
 
-class OptionalMeasures:
-    """What the settings ask for, of one evaluation after the other.
+class OptionalMetrics:
+    """Metrics of one evaluation after the other; a model is loaded once for all of them.
 
-    A model is loaded once for all of them, and what is missing is said once.
+    Args:
+        bertscore: model of BERTScore, or ``None``.
+        judge: or ``None``.
     """
 
-    def __init__(self, options: EvaluationSettings):
-        self.options = options
-        self._bert = None if options.bertscore is None else BertScorer(options.bertscore)
-        self._told: set[str] = set()
+    def __init__(self, bertscore: str | None, judge: JudgeSettings | None):
+        self.judge = judge
+        self._bert = None if bertscore is None else BertScorer(bertscore)
+        self._warned: set[str] = set()
 
     def __call__(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Metrics by evaluation set; what cannot be had is absent, and logged.
+        """Metrics by evaluation set; what is missing is absent, and logged once.
 
         Returns:
             ``bertscore_f1``, ``…_precision``, ``…_recall`` against references; ``judge_rating`` from 1 to
             5, ``judge_rated`` and ``judge_failures`` samples.
         """
-        result: dict[str, float] = {}
-        for group in sorted({sample.condition.group for sample in samples}):
-            members = [sample for sample in samples if sample.condition.group == group]
-            own: dict[str, float] = {}
-            if self._bert is not None:
-                own |= self._bertscore(members, self._bert)
-            if self.options.judge is not None:
-                verdict = Judge(self.options.judge).rate(list(_asked(members)))
-                for reason, count in verdict.failures.items():
-                    logger.warning("the judge gave no rating %d times: %s", count, reason)
-                own |= verdict.metrics()
-            result |= {f"{name}/{group}": value for name, value in own.items()}
-        return result
+        return per_group(samples, self._bertscore, self._judged)
 
-    def _bertscore(self, samples: Sequence[ConditionSamples], bert: BertScorer) -> dict[str, float]:
+    def _judged(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        if self.judge is None:
+            return {}
+        verdict = Judge(self.judge).rate(list(map(_judged_fields, samples)))
+        for reason, count in verdict.failures.items():
+            logger.warning("the judge gave no rating %d times: %s", count, reason)
+        return verdict.metrics()
+
+    def _bertscore(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        if self._bert is None:
+            return {}
         pairs = [
             (s.singles[0], s.condition.facts["references"])
             for s in samples
             if s.condition.facts.get("references")
         ]
-        if not pairs:
-            self._tell("BERTScore is left out: the samples have no references")
+        try:
+            if not pairs:
+                raise MetricUnavailableError(
+                    "BERTScore is left out: the samples have no references"
+                )
+            texts, references = zip(*pairs, strict=True)
+            return self._bert(texts, references)
+        except MetricUnavailableError as error:
+            if str(error) not in self._warned:
+                self._warned.add(str(error))
+                logger.warning("%s", error)
             return {}
-        texts, references = zip(*pairs, strict=True)
-        scores, why = bert.scores(texts, references)
-        if scores is None:
-            self._tell(why)
-            return {}
-        return {
-            "bertscore_f1": scores.f1,
-            "bertscore_precision": scores.precision,
-            "bertscore_recall": scores.recall,
-        }
-
-    def _tell(self, why: str) -> None:
-        if why not in self._told:
-            self._told.add(why)
-            logger.warning("%s", why)
 
 
-def _asked(samples: Sequence[ConditionSamples]) -> Iterator[dict[str, str]]:
-    """What a judge's prompt may speak of: the first sample of each condition."""
-    for s in samples:
-        text = s.singles[0].strip()
-        ends = {name: str(s.condition.facts.get(name, "")) for name in ("beginning", "ending")}
-        yield {"prompt": s.condition.prompt, "sample": text, "middle": text, **ends}
+def _judged_fields(samples: ConditionSamples) -> dict[str, str]:
+    """What a judge's prompt may be filled with: the first sample of a condition."""
+    condition, text = samples.condition, samples.singles[0].strip()
+    ends = {name: str(condition.facts.get(name, "")) for name in ("beginning", "ending")}
+    return {"prompt": condition.prompt, "sample": text, "middle": text, **ends}

@@ -1,1 +1,1 @@
-"""Language models: the only room that imports transformers and peft."""
+"""Language models: load, sample, score."""

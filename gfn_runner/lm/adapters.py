@@ -12,51 +12,80 @@ import torch
 
 from gfn_runner.errors import UserError
 from gfn_runner.lm.architecture import outside_the_language_model
-from gfn_runner.lm.settings import LoraSettings
+from gfn_runner.lm.load_errors import explained
+from gfn_runner.lm.model_config import LoraSettings
 
 
 def with_saved_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
+    # PEFT's own choice is "cuda", the first GPU, on every rank.
+    device = str(next(model.parameters()).device)
     with explained_adapter(folder):
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        return PeftModel.from_pretrained(
+            model, str(folder), is_trainable=False, torch_device=device
+        )
 
 
-@contextlib.contextmanager
-def explained_adapter(folder: Path) -> Iterator[None]:
-    """Say of which adapter a failure to read one speaks."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError.one(
-            "lm.name",
-            f"the adapter in {folder} does not fit this model: {str(error).splitlines()[0]}",
-            "the model that the adapter was trained on",
-        ) from error
+def explained_adapter(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Name the adapter that cannot be read."""
+    what = f"the adapter in {folder} does not fit this model"
+    return explained("lm.name", what, "the model that the adapter was trained on")
 
 
 def with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
     from peft import get_peft_model
 
-    with seeded(seed), lora_config(model, options, "lm.lora.targets") as config:
+    with new_adapter(model, options, seed, "lm.lora.targets") as config:
         return get_peft_model(model, config)
 
 
-def _lora_config(model: Any, options: LoraSettings) -> Any:
+@contextlib.contextmanager
+def new_adapter(model: Any, options: LoraSettings, seed: int, key: str) -> Iterator[Any]:
+    """PEFT's config of an adapter, to be added within it.
+
+    Args:
+        model: of transformers, or of PEFT if it has an adapter already.
+        options: of the adapter.
+        seed: of its A; torch's global generator is as before afterwards.
+        key: of the config that names the layers, for messages.
+
+    Raises:
+        UserError: with the layers that there are, if none has a name of ``options.targets``.
+    """
     from peft import LoraConfig
 
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
     targets: list[str] | str = "all-linear"
     if options.targets:
-        head = {_output_layer(model)} if options.output_layer else set()
-        targets = sorted({*options.targets, *head})
-    return LoraConfig(
+        head = base.get_output_embeddings() if options.output_layer else None
+        output = {name for name, module in base.named_modules() if module is head}
+        targets = sorted({*options.targets, *output})
+    config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=0.0,
         target_modules=targets,
-        exclude_modules=_never_adapted(model),
+        exclude_modules=_never_adapted(base),
         task_type="CAUSAL_LM",
     )
+    if options.output_layer and not options.targets:
+        # PEFT's "all-linear" takes every linear layer, and the experts of a mixture, but this one.
+        base.get_output_embeddings = lambda: None
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield config
+    except ValueError as error:
+        modules = [(n, m) for n, m in model.named_modules() if not list(m.children())]
+        names = {name.rsplit(".", 1)[-1] for name, m in modules if hasattr(m, "weight")}
+        raise UserError.one(
+            key,
+            f"no layer that can be adapted is called any of {list(options.targets or ())}",
+            ", ".join(sorted(names)),
+        ) from error
+    finally:
+        base.__dict__.pop("get_output_embeddings", None)
 
 
 def _never_adapted(model: Any) -> str | None:
@@ -72,53 +101,3 @@ def _never_adapted(model: Any) -> str | None:
     if routers:
         patterns.append(rf".*\.(?:{'|'.join(map(re.escape, sorted(routers)))})")
     return "|".join(pattern for pattern in patterns if pattern) or None
-
-
-def _output_layer(model: Any) -> str:
-    """The name of the layer that gives the logits."""
-    layer = model.get_output_embeddings()
-    return next(name for name, module in model.named_modules() if module is layer)
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's own generator at ``seed``; behind it as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def lora_config(model: Any, options: LoraSettings, key: str) -> Iterator[Any]:
-    """PEFT's settings of an adapter, to be added within it.
-
-    Args:
-        model: of transformers, or of PEFT if it has an adapter already.
-        options: of the adapter.
-        key: of the config that names the layers, for messages.
-
-    Raises:
-        UserError: with the layers that there are, if none is called as ``options.targets`` say.
-    """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    config = _lora_config(base, options)
-    if options.output_layer and not options.targets:
-        # PEFT's "all-linear" takes every linear layer, and the experts of a mixture, but this one.
-        base.get_output_embeddings = lambda: None
-    try:
-        yield config
-    except ValueError as error:
-        names = sorted(
-            {
-                name.rsplit(".", 1)[-1]
-                for name, m in model.named_modules()
-                if not list(m.children()) and hasattr(m, "weight")
-            }
-        )
-        raise UserError.one(
-            key,
-            f"no layer is called any of {list(options.targets or ())}",
-            ", ".join(names),
-        ) from error
-    finally:
-        base.__dict__.pop("get_output_embeddings", None)

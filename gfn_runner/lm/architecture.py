@@ -1,4 +1,4 @@
-"""What a config tells of a model: its kind, its text part, its context; dropout and padding set off."""
+"""What a config states of a model: its kind and its text part; dropout and missing padding set off."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATE = re.compile("linear|mamba|conv|hybrid|recurrent|compressed")
 
 
 def text_config(config: Any) -> Any:
-    """The part of a config that speaks of text: the config itself, but for multimodal models."""
+    """The part of a config that is about text: the config itself, but for multimodal models."""
     return config.get_text_config(decoder=True)
 
 

@@ -1,25 +1,30 @@
-"""Caches of keys and values: rows of one, and spare room to grow into without copies."""
+"""Caches of keys and values: rows of one, and spare capacity to grow into without copies."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+# Logits of this token and the next, masked and scaled copies in fp32; their cumulated sums in fp64.
+_BYTES_PER_LOGIT = 24
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer, with spare room behind them.
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer, with spare capacity.
 
     Transformers' own layer concatenates, which copies all keys and values of a batch for each token.
     """
 
-    room = 32  # tokens
+    reserve = 32  # tokens
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._key_room = self._value_room = torch.empty(0)
+        self._key_buffer = self._value_buffer = torch.empty(0)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -30,32 +35,32 @@ class RoomyLayer(DynamicLayer):
         assert self.keys is not None and self.values is not None  # initialised
         used = self.get_seq_length()
         needed = used + key_states.shape[-2]
-        # A selection of rows makes new tensors: the room behind the old ones is not theirs.
-        moved = not used or self.keys.data_ptr() != self._key_room.data_ptr()
-        if moved or needed > self._key_room.shape[-2]:
-            self._key_room = self._with_room(self.keys, key_states, used, needed)
-            self._value_room = self._with_room(self.values, value_states, used, needed)
-        self._key_room[..., used:needed, :] = key_states
-        self._value_room[..., used:needed, :] = value_states
-        self.keys = self._key_room[..., :needed, :]
-        self.values = self._value_room[..., :needed, :]
+        # A selection of rows makes new tensors: the old buffer is not theirs.
+        moved = not used or self.keys.data_ptr() != self._key_buffer.data_ptr()
+        if moved or needed > self._key_buffer.shape[-2]:
+            self._key_buffer = self._enlarged(self.keys, key_states, used, needed)
+            self._value_buffer = self._enlarged(self.values, value_states, used, needed)
+        self._key_buffer[..., used:needed, :] = key_states
+        self._value_buffer[..., used:needed, :] = value_states
+        self.keys = self._key_buffer[..., :needed, :]
+        self.values = self._value_buffer[..., :needed, :]
         return self.keys, self.values
 
-    def _with_room(self, old: Tensor, new: Tensor, used: int, needed: int) -> Tensor:
-        shape = (*new.shape[:-2], needed + self.room, new.shape[-1])
-        room = new.new_empty(shape)
+    def _enlarged(self, old: Tensor, new: Tensor, used: int, needed: int) -> Tensor:
+        shape = (*new.shape[:-2], needed + self.reserve, new.shape[-1])
+        buffer = new.new_empty(shape)
         if used:
-            room[..., :used, :] = old
-        return room
+            buffer[..., :used, :] = old
+        return buffer
 
 
-def make_roomy(cache: Any) -> None:
-    """Give every layer that grows by concatenation spare room; leaves other kinds as they are."""
+def reserve_capacity(cache: Any) -> None:
+    """Give every layer that grows by concatenation spare capacity; leaves other kinds as they are."""
     for place, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            roomy = RoomyLayer()
-            roomy.__dict__.update(layer.__dict__)
-            cache.layers[place] = roomy
+            growing = GrowingLayer()
+            growing.__dict__.update(layer.__dict__)
+            cache.layers[place] = growing
 
 
 def select_rows(cache: Any, index_B: Tensor) -> None:
@@ -70,3 +75,48 @@ def select_rows(cache: Any, index_B: Tensor) -> None:
         elif layer.get_seq_length() > 0:
             layer.keys = layer.keys.index_select(0, index_B)
             layer.values = layer.values.index_select(0, index_B)
+
+
+@dataclass
+class PromptCache:
+    """Keys and values of left-padded prompts. N rows, P prompt tokens.
+
+    Attributes:
+        cache: of transformers; changed in place by a forward.
+        mask_NP: ``True`` at prompt tokens, ``False`` at padding.
+        last_logits_NV: what follows each prompt.
+    """
+
+    cache: Any
+    mask_NP: Tensor
+    last_logits_NV: Tensor
+
+    @property
+    def length_N(self) -> Tensor:
+        return self.mask_NP.sum(dim=1)
+
+    def select(self, index_B: Tensor) -> PromptCache:
+        """Rows ``index_B``, with repetition. Leaves this cache as it is; gradients flow."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        select_rows(cache, index_B)
+        last_logits_BV = self.last_logits_NV.index_select(0, index_B)
+        return PromptCache(cache, self.mask_NP[index_B], last_logits_BV)
+
+
+def row_bytes(model: Any, vocab_size: int, tokens: int) -> int:
+    """Bytes of one string while it is drawn: its logits, and keys and values of all its tokens.
+
+    The latter count twice: rows that have ended are dropped by copying the others.
+
+    Args:
+        model: of transformers.
+        vocab_size: logits of a token.
+        tokens: of the prompt and of the longest string.
+    """
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    cached = 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize
+    return _BYTES_PER_LOGIT * vocab_size + 2 * tokens * cached

@@ -1,4 +1,4 @@
-"""Messages and texts through a chat template, and the end of a turn; knows no model."""
+"""Messages and texts through a chat template, and the end of a turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from gfn_runner.data.conditions import Chat
 from gfn_runner.errors import UserError
 from gfn_runner.lm.encoding import prompt_ids
-from gfn_runner.lm.settings import CHAT_TEMPLATE_KEY, OWN_TEMPLATE, TEMPLATE_OFF
+from gfn_runner.lm.load_errors import explained
+from gfn_runner.lm.model_config import CHAT_TEMPLATE_KEY, OWN_TEMPLATE, TEMPLATE_OFF
 
 ROLE_KEY = "task.terminator_role"
 END_OF_TURN, END_OF_TEXT = "end_of_turn", "end_of_text"
@@ -88,17 +89,13 @@ class ChatTemplate:
                 "a Jinja file, or prompts that are plain texts and lm.chat_template=off",
             )
         options = {} if self.source is None else {"chat_template": self.source}
-        try:
+        roles = ", ".join(message["role"] for message in messages)
+        what = f"the chat template refuses messages of the roles {roles}"
+        # Jinja's own errors, and whatever expressions in it raise.
+        with explained("messages", what, "messages as the model's chat template takes them"):
             return tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=answers, **options
             )
-        except Exception as error:  # Jinja's own errors, and whatever expressions in it raise
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError.one(
-                "messages",
-                f"the chat template refuses messages of the roles {roles}: {_reason(error)}",
-                "messages as the model's chat template takes them",
-            ) from error
 
     def end_of_turn(self, tokenizer: Any, special: frozenset[int]) -> str:
         """The special token that the template writes right after what an assistant says.
@@ -161,7 +158,3 @@ def terminator_text(
             "null and a text as task.terminator",
         )
     return str(tokenizer.eos_token)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""A sequence classifier in Hugging Face format: load, labels, log-probabilities; knows no posterior."""
+"""A sequence classifier in Hugging Face format: load, labels, log-probabilities."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from rapidfuzz import process
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.checkpoint_files import checkpoint_problems, quantization_problems
-from gfn_runner.lm.checks import must_be_at_hand
-from gfn_runner.lm.pretrained import Source
-from gfn_runner.lm.settings import model_folder
+from gfn_runner.lm.model_folders import folder_problems, quantization_problems
+from gfn_runner.lm.pretrained import Source, resolve
 
 _BATCH = 64
 _ALLOWED = "a folder in Hugging Face format, or a hub id, of a sequence classifier"
@@ -56,26 +55,20 @@ class SequenceClassifier:
         forward, so that no value depends on padding. What is longer than the model's context is cut.
         """
         rows = [self._ids(text) for text in texts]
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        by_length: dict[int, list[int]] = {}
+        for place, ids in enumerate(rows):
+            by_length.setdefault(len(ids), []).append(place)
+        independent = self.model.config.problem_type == "multi_label_classification"
         result_NL = torch.zeros(len(rows), len(self.labels))
-        start = 0
-        while start < len(order):
-            length = len(rows[order[start]])
-            end = start
-            while end < len(order) and end - start < _BATCH and len(rows[order[end]]) == length:
-                end += 1
-            places = order[start:end]
-            token_NT = torch.tensor([rows[place] for place in places], device=self.model.device)
-            mask_NT = torch.ones_like(token_NT)
-            logits_NL = self.model(input_ids=token_NT, attention_mask=mask_NT).logits.float().cpu()
-            independent = self.model.config.problem_type == "multi_label_classification"
-            log_p_NL = (
-                torch.nn.functional.logsigmoid(logits_NL)
-                if independent
-                else logits_NL.log_softmax(-1)
-            )
-            result_NL[places] = log_p_NL
-            start = end
+        for same in by_length.values():
+            for start in range(0, len(same), _BATCH):
+                places = same[start : start + _BATCH]
+                token_NT = torch.tensor([rows[p] for p in places], device=self.model.device)
+                output = self.model(input_ids=token_NT, attention_mask=torch.ones_like(token_NT))
+                logits_NL = output.logits.float().cpu()
+                result_NL[places] = (
+                    logsigmoid(logits_NL) if independent else logits_NL.log_softmax(-1)
+                )
         return result_NL
 
     def _ids(self, text: str) -> list[int]:
@@ -91,8 +84,11 @@ class SequenceClassifier:
 def _loaded(name: str) -> SequenceClassifier:
     from transformers import AutoModelForSequenceClassification
 
-    source, config = _config(name)
-    tokenizer = source.tokenizer()
+    source = _source(name)
+    config, tokenizer = source.config(), source.tokenizer()
+    problems = list(quantization_problems(config.to_dict(), name, source.key, "none"))
+    if problems:
+        raise UserError(problems)
     model = source.model(AutoModelForSequenceClassification, config, dtype=torch.float32)
     return SequenceClassifier(name, model.eval(), tokenizer)
 
@@ -123,12 +119,11 @@ def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Pro
     from transformers import AutoModelForSequenceClassification
 
     try:
-        source, config = _config(name)
-        source.tokenizer()
+        source = _source(name)
+        config, _ = source.config(), source.tokenizer()
+        problems = list(source.weights_problems(AutoModelForSequenceClassification, config))
     except UserError as error:
-        yield from error.problems
-        return
-    problems = list(source.weights_problems(AutoModelForSequenceClassification, config))
+        problems = error.problems
     if problems:
         yield from problems
         return
@@ -143,23 +138,14 @@ def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Pro
             yield _no_label(where, label, known)
 
 
-def _config(name: str) -> tuple[Source, Any]:
+def _source(name: str) -> Source:
     key = f"classifier {name}"
-    folder = model_folder(name)
-    if folder is not None and not (folder / "config.json").is_file():
-        raise UserError.one(key, f"{folder} has no config.json", _ALLOWED)
-    problems = [] if folder is None else list(checkpoint_problems(folder, key))
+    problems = list(folder_problems(name, key, _ALLOWED))
     if problems:
         raise UserError(problems)
-    # Absolute: "./judge" must not become the hub id "judge".
-    source = Source(name, name if folder is None else str(folder.absolute()), key, _ALLOWED)
-    if folder is None:
-        must_be_at_hand(source.path, key, _ALLOWED)
-    config = source.config()
-    problems = list(quantization_problems(config.to_dict(), name, key, "none"))
-    if problems:
-        raise UserError(problems)
-    return source, config
+    source = resolve(name, key, _ALLOWED)
+    source.require_available()
+    return source
 
 
 def _labels(config: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Decoders of a language model under the rule for strings: beams, nucleus, top-k; knows no reward.
+"""Decoders of a language model under the rule for strings: beams, nucleus, top-k.
 
 Beam search and the truncated draws are transformers' own ``generate``. Diverse beam search has left
 transformers; here it has one beam a group, as in the paper's comparison, which needs few lines.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.merging import merged
+from gfn_runner.lm.pieces import padded
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 
@@ -77,12 +78,8 @@ def _generate(
 ) -> Trajectories:
     from transformers import GenerationConfig, LogitsProcessorList
 
-    longest = max(map(len, prompts))
-    token_NP = torch.full((len(prompts), longest), rule.terminator, dtype=torch.long)
-    mask_NP = torch.zeros_like(token_NP)
-    for row, ids in enumerate(prompts):
-        token_NP[row, longest - len(ids) :] = torch.tensor(list(ids))
-        mask_NP[row, longest - len(ids) :] = 1
+    token_NP, mask_NP = padded(prompts, left=True, filling=rule.terminator)
+    longest = token_NP.shape[1]
     config = GenerationConfig(
         max_new_tokens=rule.max_len + 1,
         eos_token_id=rule.terminator,
@@ -94,13 +91,11 @@ def _generate(
     with merged(lm.model), _no_saved_defaults(lm.model) as model:
         output_BL = model.generate(
             input_ids=token_NP.to(lm.device),
-            attention_mask=mask_NP.to(lm.device),
+            attention_mask=mask_NP.long().to(lm.device),
             generation_config=config,
             logits_processor=LogitsProcessorList([_Ruled(rule, longest)]),
         )
-    strings = [_until(row, rule.terminator) for row in output_BL[:, longest:].tolist()]
-    places = [place for place in range(len(prompts)) for _ in range(n)]
-    return Trajectories.from_rows(strings, [[True] * len(s) for s in strings], places, lm.device)
+    return _trajectories(output_BL[:, longest:], n, rule)
 
 
 @contextlib.contextmanager
@@ -141,8 +136,13 @@ def next_log_probs(rule: StringRule, logits_NV: Tensor, n_actions_N: Tensor) -> 
     return torch.where((n_actions_N >= rule.max_len)[:, None], ends_V, log_q_NV)
 
 
-def _until(ids: Sequence[int], terminator: int) -> list[int]:
-    return list(ids[: ids.index(terminator)]) if terminator in ids else list(ids)
+def _trajectories(token_BT: Tensor, n: int, rule: StringRule) -> Trajectories:
+    """Tokens up to each row's terminator; ``n`` rows a condition."""
+    end = rule.terminator
+    strings = [row[: row.index(end)] if end in row else row for row in token_BT.tolist()]
+    places = [row // n for row in range(len(strings))]
+    actions = [[True] * len(string) for string in strings]
+    return Trajectories.from_rows(strings, actions, places, token_BT.device)
 
 
 @torch.no_grad()
@@ -183,10 +183,7 @@ def diverse_beam_search(
             mask_BK = torch.cat([mask_BK, torch.ones_like(mask_BK[:, :1])], dim=1)
             logits_BV = lm.extend(prompt, token_B[:, None], mask_BK, position_B[:, None])[:, -1]
             position_B = position_B + 1
-    strings = [_until(row, rule.terminator) for row in chosen_BT.tolist()]
-    return Trajectories.from_rows(
-        strings, [[True] * len(s) for s in strings], place_B.tolist(), lm.device
-    )
+    return _trajectories(chosen_BT, n, rule)
 
 
 def _one_group_after_another(log_q_CNV: Tensor, open_B: Tensor, penalty: float) -> Tensor:

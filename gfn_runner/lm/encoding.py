@@ -1,4 +1,4 @@
-"""Text to tokens and back, at the start of a string and in its middle; knows no model."""
+"""Text to tokens and back, at the start of a string and in its middle."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _token_texts(tokenizer: Any) -> Iterator[str]:
 
 
 def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
-    """Tokens that are signs to the model and no text.
+    """Control tokens, which are no text.
 
     They are those that the tokenizer marks as special, whether it has a name for them (as ``eos_token``)
     or only lists them among its added tokens, and what the configs call begin, end and padding.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from gfn_runner.errors import UserError
+from gfn_runner.lm.load_errors import explained
 
 KEY = "lm.gguf_file"
 
@@ -25,21 +26,14 @@ def refuse_unreadable(source: str, name: str) -> None:
             architecture, or if the file scales RoPE, which transformers would silently leave out.
     """
     from gguf import GGUFReader
+    from transformers.utils import cached_file
 
-    file = _file(source, name)
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise UserError.one(KEY, f"{file} is no GGUF file", "a file that begins with GGUF")
-    try:
+    with explained(KEY, f"cannot get {name!r} of {source}", "a GGUF file of lm.name"):
+        file = Path(str(cached_file(source, name)))
+    what = f"{file} is no GGUF file, is cut off or damaged"
+    with explained(KEY, what, "a whole GGUF file", "download it again"):
         reader = GGUFReader(file)
         architecture = str(reader.fields["general.architecture"].contents())
-    except Exception as error:  # the reader trusts the file's own lengths: anything may be raised
-        raise UserError.one(
-            KEY,
-            f"{file} cannot be read ({type(error).__name__}): it is cut off or damaged",
-            "a whole GGUF file",
-            "download it again",
-        ) from error
     known = readable_architectures()
     if _plain(architecture) not in map(_plain, known):
         raise UserError.one(
@@ -94,31 +88,20 @@ def readable_architectures() -> Sequence[str]:
     )
 
 
-def loading_options(gguf_file: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` of config and tokenizer."""
-    return {} if gguf_file is None else {"gguf_file": gguf_file}
-
-
-def model_options(gguf_file: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` of a model whose weights are to be tensors of its dtype."""
+def dequantizing_options(gguf_file: str) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that make the weights tensors of the model's dtype."""
     import transformers
 
-    options = loading_options(gguf_file)
     # Newer versions may keep the file's blocks, which cannot be trained through.
     kind = getattr(transformers, "GgufConfig", None)
-    if options and kind is not None:
-        options["quantization_config"] = kind(gguf_file=gguf_file, dequantize=True)
-    return options
+    if kind is None:
+        return {}
+    return {"quantization_config": kind(gguf_file=gguf_file, dequantize=True)}
 
 
-@contextlib.contextmanager
-def no_bar(gguf_file: str | None) -> Iterator[None]:
+def no_progress_bar() -> contextlib.AbstractContextManager[Any]:
     """Without transformers' progress bar of a GGUF file, which no setting switches off."""
-    if gguf_file is None:
-        yield
-    else:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 def without_quantization(model: Any) -> None:
@@ -131,19 +114,6 @@ def without_quantization(model: Any) -> None:
         if hasattr(owner, name):
             delattr(owner, name)
     model.is_quantized = False
-
-
-def _file(source: str, name: str) -> Path:
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(source, name)
-    except OSError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError.one(
-            KEY, f"cannot get {name!r} of {source}: {reason}", "a GGUF file of lm.name"
-        ) from error
-    return Path(str(path))
 
 
 def _rope_scaling(reader: Any) -> str:

@@ -11,9 +11,9 @@ from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
 from gfn_runner.lm.architecture import causal_auto_class
 from gfn_runner.lm.chat import ChatTemplate
 from gfn_runner.lm.forward_check import check_forwards
+from gfn_runner.lm.model_config import MODELS, LMSettings
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.pretrained import Source, dequantized
-from gfn_runner.lm.settings import MODELS, LMSettings, model_folder
+from gfn_runner.lm.pretrained import Source, dequantized, resolve
 
 
 def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
@@ -59,10 +59,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
 
 def lm_source(options: LMSettings) -> Source:
     """Where the language model is read from."""
-    folder = model_folder(options.name)
-    # Absolute: "./gpt2" must not become the hub id "gpt2".
-    path = options.name if folder is None else str(folder.absolute())
-    return Source(options.name, path, "lm.name", MODELS, options.gguf_file)
+    return resolve(options.name, "lm.name", MODELS, options.gguf_file)
 
 
 def _four_bit(dtype: str) -> dict[str, Any]:

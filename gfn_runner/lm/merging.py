@@ -19,7 +19,7 @@ def merged(model: Any) -> Iterator[None]:
     adapter takes a small share of the time anyway.
 
     Logits differ by rounding only (fp32). Weights of lower precision stay apart from their adapter:
-    rounding the sum would make another policy. So does an adapter that is switched off. Behind it
+    rounding the sum would make another policy. So does an adapter that is switched off. Afterwards
     every weight is the very tensor that it was, so that nothing is rounded twice.
 
     Args:

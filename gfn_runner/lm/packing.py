@@ -3,7 +3,7 @@
 Packed (:mod:`gfn_runner.lm.prefixes`) is the fastest. It has a 4-D attention mask, which transformers
 takes as it is: no layer applies its own window to it, and some models add a bias of their own that does
 not know of branches. So it is taken only within the window and where it agrees with plain forwards.
-Elsewhere every prefix takes a row of its own, as a whole string behind a cached context.
+Elsewhere every prefix takes a row of its own, as a whole string after a cached context.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.limits import attention_window, context_length, counts_places
-from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
+from gfn_runner.lm.pieces import Ids, by_length, scored_in_pieces, used_conditions, wider
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import logits_at_once, packed_prefixes, plain_prefixes
 from gfn_runner.lm.scoring import whole_rows
@@ -59,14 +59,14 @@ def score_prefixes(
     def tokens(length: int) -> int:
         return length + (max(0, length - rule.min_len) + 1) * longest
 
-    states = trajectories.token_BT.shape[1] + 1
-    pieces, places = [], []
-    again = sum(map(len, contexts))
-    for index_N, rows in by_length(trajectories, tokens, lm.max_tokens_per_forward, again):
-        piece_NS = packed_prefixes(lm, contexts, suffixes, rows, rule)
-        pieces.append(wider(piece_NS, states, float("-inf")))
-        places.append(index_N)
-    return in_order(pieces, places)
+    states, again = trajectories.token_BT.shape[1] + 1, sum(map(len, contexts))
+
+    def score(rows: Trajectories) -> tuple[Tensor]:
+        found_NS = packed_prefixes(lm, contexts, suffixes, rows, rule)
+        return (wider(found_NS, states, float("-inf")),)
+
+    pieces = by_length(trajectories, tokens, lm.max_tokens_per_forward, again)
+    return scored_in_pieces(pieces, score)[0]
 
 
 @torch.no_grad()
@@ -97,12 +97,11 @@ def separate_prefixes(
         read = length + longest
         return max(around + read, read * lm.max_tokens_per_forward // max(1, logits))
 
-    pieces, places = [], []
-    for index_M, rows in by_length(prefixes, tokens, lm.max_tokens_per_forward):
-        string_M, suffix_M = whole_rows(lm, prompts, suffixes, rows, rule)
-        pieces.append(string_M + suffix_M)
-        places.append(index_M)
-    result_BS[row_N, state_N] = in_order(pieces, places)
+    string_N, suffix_N = scored_in_pieces(
+        by_length(prefixes, tokens, lm.max_tokens_per_forward),
+        lambda rows: whole_rows(lm, prompts, suffixes, rows, rule),
+    )
+    result_BS[row_N, state_N] = string_N + suffix_N
     return result_BS
 
 
@@ -130,7 +129,7 @@ def packs(
     window = attention_window(lm.model.config)
     fits = window is None or (length <= window and not counts_places(lm.model.config))
     if not fits:
-        _say_window(lm, window, length)
+        _log_window(lm, window, length)
     if lm.packed_rewards == "auto" and length > lm.compared[fits]:
         compared = _compared_length(lm, length, window if fits else None)
         # The longest context and the longest suffix may be of two conditions, and exceed it together.
@@ -139,7 +138,7 @@ def packs(
     return fits and lm.packed_rewards != "never"
 
 
-def _say_window(lm: LanguageModel, window: int | None, length: int) -> None:
+def _log_window(lm: LanguageModel, window: int | None, length: int) -> None:
     if not lm.window_logged:
         logger.info(
             "packed scoring is off for sequences of %d tokens (the model has an attention window of %d): "

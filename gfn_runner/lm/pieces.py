@@ -1,8 +1,8 @@
-"""Which rows of a batch share a forward, and their results put together again; runs no model."""
+"""Rows of a batch: padded to one length, grouped into forwards by length, put in order again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,18 @@ Ids = Sequence[int]
 
 # Splitting costs one more round through the layers: it must save tokens, and a share of them.
 _LEAST_SAVED, _LEAST_SHARE = 256, 0.08
+
+
+def padded(rows: Sequence[Ids], *, left: bool = False, filling: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids padded to the longest row, and ``True`` where they are tokens. Shapes (N, T)."""
+    longest = max(map(len, rows))
+    token_NT = torch.full((len(rows), longest), filling)
+    mask_NT = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for row, ids in enumerate(rows):
+        place = slice(longest - len(ids), longest) if left else slice(len(ids))
+        token_NT[row, place] = torch.tensor(list(ids), dtype=torch.long)
+        mask_NT[row, place] = True
+    return token_NT, mask_NT
 
 
 def by_length(
@@ -67,11 +79,19 @@ def wider(values: Tensor, width: int, filling: float) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[1]), value=filling)
 
 
-def in_order(pieces: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    """Rows of pieces at their places among all."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return torch.cat(list(pieces))[torch.cat(list(places)).argsort()]
+def scored_in_pieces(
+    pieces: Iterable[tuple[Tensor, Trajectories]],
+    score: Callable[[Trajectories], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Score each piece of :func:`by_length`; values are in the order of all rows."""
+    places, found = [], []
+    for index_N, rows in pieces:
+        places.append(index_N)
+        found.append(score(rows))
+    if len(found) == 1:
+        return found[0]
+    order = torch.cat(places).argsort()
+    return tuple(torch.cat(column)[order] for column in zip(*found, strict=True))
 
 
 def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:

@@ -1,18 +1,16 @@
-"""A language model with an adapter: encode, prefill, extend, save; knows no reward.
+"""A language model with an adapter: encode, prefill, extend, save.
 
 Policy and reference are one model: with the adapter on it is the policy, with the adapter off the base
 model. A second adapter, where there is one, makes another reference: the model whose posterior the
-reward speaks of (the answer model of EM).
+reward is about (the answer model of EM).
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from torch import Tensor, nn
 
 from gfn_runner.data.conditions import Chat
 from gfn_runner.errors import UserError
-from gfn_runner.lm.adapters import explained_adapter, lora_config, seeded
-from gfn_runner.lm.cache import select_rows
+from gfn_runner.lm.adapters import explained_adapter, new_adapter
+from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.encoding import (
     continuation_ids,
@@ -30,8 +28,9 @@ from gfn_runner.lm.encoding import (
     special_ids,
 )
 from gfn_runner.lm.limits import context_length, same_up_to
+from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.output_layer import keep_fp32_logits
-from gfn_runner.lm.settings import LoraSettings
+from gfn_runner.lm.pieces import padded
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
 _POLICY, _ANSWERS = "default", "answers"
@@ -39,37 +38,10 @@ _POLICY, _ANSWERS = "default", "answers"
 _OTHER = "other"
 
 
-@dataclass
-class PromptCache:
-    """Keys and values of left-padded prompts. N rows, P prompt tokens.
-
-    Attributes:
-        cache: of transformers; changed in place by a forward.
-        mask_NP: ``True`` at prompt tokens, ``False`` at padding.
-        last_logits_NV: what follows each prompt.
-    """
-
-    cache: Any
-    mask_NP: Tensor
-    last_logits_NV: Tensor
-
-    @property
-    def length_N(self) -> Tensor:
-        return self.mask_NP.sum(dim=1)
-
-    def select(self, index_B: Tensor) -> PromptCache:
-        """Rows ``index_B``, with repetition. Leaves this cache as it is; gradients flow."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        select_rows(cache, index_B)
-        last_logits_BV = self.last_logits_NV.index_select(0, index_B)
-        return PromptCache(cache, self.mask_NP[index_B], last_logits_BV)
-
-
 class LanguageModel(nn.Module):
     """A causal LM and its tokenizer, with or without an adapter.
 
-    Dropout is 0 everywhere: sampling, policy and reward must speak of the same distribution.
+    Dropout is 0 everywhere: sampling, policy and reward must use the same distribution.
 
     Attributes:
         m_steps: number of M-steps that the answer adapter has seen; 0 without one. Log-rewards of
@@ -134,7 +106,7 @@ class LanguageModel(nn.Module):
         return self._prompts[key]
 
     def terminator_text(self, terminator: str, role: str | None) -> str:
-        """The text of ⊤; see :func:`terminator_text`."""
+        """The text of ⊤; see :func:`gfn_runner.lm.chat.terminator_text`."""
         return terminator_text(self.tokenizer, self.chat, terminator, role, self.special_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -143,7 +115,7 @@ class LanguageModel(nn.Module):
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Tokens that are signs to the model and no text; see :func:`special_ids`."""
+        """Control tokens, which are no text; see :func:`special_ids`."""
         configs = (self.model.config, getattr(self.model, "generation_config", None))
         return special_ids(self.tokenizer, *configs)
 
@@ -163,22 +135,15 @@ class LanguageModel(nn.Module):
 
     # -- model --------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it the model is the reward's: the policy's adapter is off.
-
-        It is the base model, with the answer adapter on if there is one.
-        """
+    def reference(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model is the reward's: the base model, with an answer adapter if it has one."""
         if self._bare or not self.has_answer_adapter:
-            with self._adapters_off():
-                yield
-        else:
-            with self._answers_on():
-                yield
+            return self._adapters_off()
+        return self._adapter(_ANSWERS)
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """Within it the model is the bare base model, for whoever asks for the reference too."""
+        """Within it the model is the bare base model, and :meth:`reference` is too."""
         before, self._bare = self._bare, True
         try:
             with self._adapters_off():
@@ -195,9 +160,9 @@ class LanguageModel(nn.Module):
             yield
 
     @contextlib.contextmanager
-    def _answers_on(self) -> Iterator[None]:
+    def _adapter(self, name: str) -> Iterator[None]:
         before = self.model.active_adapter
-        self._activate(_ANSWERS)
+        self._activate(name)
         try:
             yield
         finally:
@@ -214,19 +179,16 @@ class LanguageModel(nn.Module):
     @contextlib.contextmanager
     def adapter_of(self, folder: Path) -> Iterator[None]:
         """Within it the policy is that of an adapter in PEFT format, of any rank; nothing of it stays."""
-        with explained_adapter(folder):
-            self.model.load_adapter(str(folder), _OTHER, is_trainable=False)
-        before = self.model.active_adapter
-        self._activate(_OTHER)
+        self._load_adapter(folder, _OTHER)
         try:
-            yield
+            with self._adapter(_OTHER):
+                yield
         finally:
-            self._activate(before)
             self.model.delete_adapter(_OTHER)
 
     @contextlib.contextmanager
     def final_states(self) -> Iterator[list[Tensor]]:
-        """Within it the vectors that the output layer reads are kept, one tensor (N, Q, H) a forward."""
+        """Within it the inputs of the output layer are collected, one tensor (N, Q, H) a forward."""
         kept: list[Tensor] = []
         head = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
@@ -247,33 +209,33 @@ class LanguageModel(nn.Module):
             seed: of its A.
 
         Raises:
-            UserError: if no layer is called as ``options.targets`` say.
+            UserError: if no layer has a name of ``options.targets``.
         """
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        with seeded(seed), lora_config(self.model, options, "em.lora.targets") as config:
+        with new_adapter(self.model, options, seed, "em.lora.targets") as config:
             self.model.add_adapter(_ANSWERS, config)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(wanted.get(name, False))
 
     def load_answer_adapter(self, folder: Path, m_steps: int) -> None:
         """Read what :meth:`save_answer_adapter` wrote; it has seen ``m_steps`` M-steps."""
-        with explained_adapter(folder):
-            self.model.load_adapter(str(folder), _ANSWERS, is_trainable=False)
+        self._load_adapter(folder, _ANSWERS)
         self.m_steps = m_steps
 
+    def _load_adapter(self, folder: Path, name: str) -> None:
+        """Read an adapter in PEFT format; PEFT alone would read it to the first GPU on every rank."""
+        with explained_adapter(folder):
+            self.model.load_adapter(
+                str(folder), name, is_trainable=False, torch_device=str(self.device)
+            )
+
     def answer_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the answer adapter; frozen but for whoever trains them."""
+        """Parameters of the answer adapter; frozen unless an M-step trains them."""
         return [p for name, p in self.model.named_parameters() if f".{_ANSWERS}." in name]
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
         """Run the prompts once, left-padded; one row each."""
-        longest = max(map(len, prompts))
-        token_NP = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask_NP = torch.zeros(len(prompts), longest, dtype=torch.bool)
-        for row, ids in enumerate(prompts):
-            token_NP[row, longest - len(ids) :] = torch.tensor(list(ids))
-            mask_NP[row, longest - len(ids) :] = True
-        token_NP, mask_NP = token_NP.to(self.device), mask_NP.to(self.device)
+        token_NP, mask_NP = (a.to(self.device) for a in padded(prompts, left=True))
         position_NP = (mask_NP.long().cumsum(dim=1) - 1).clamp(min=0)
         keep = {"logits_to_keep": 1} if self._keeps_logits else {}
         output = self._forward(token_NP, mask_NP.long(), position_NP, use_cache=True, **keep)
@@ -311,18 +273,11 @@ class LanguageModel(nn.Module):
             rows: token ids.
             first: position of the first logits that are wanted; those of long contexts take memory.
         """
-        longest = max(map(len, rows))
-        token_NT = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask_NT = torch.zeros(len(rows), longest, dtype=torch.long)
-        for row, ids in enumerate(rows):
-            token_NT[row, : len(ids)] = torch.tensor(list(ids))
-            mask_NT[row, : len(ids)] = 1
-        position_NT = torch.arange(longest).expand_as(token_NT)
-        token_NT, mask_NT, position_NT = (
-            a.to(self.device) for a in (token_NT, mask_NT, position_NT)
-        )
+        token_NT, mask_NT = (a.to(self.device) for a in padded(rows))
+        longest = token_NT.shape[1]
+        position_NT = torch.arange(longest, device=self.device).expand_as(token_NT)
         keep = {"logits_to_keep": longest - first} if self._keeps_logits else {}
-        output = self._forward(token_NT, mask_NT, position_NT, use_cache=False, **keep)
+        output = self._forward(token_NT, mask_NT.long(), position_NT, use_cache=False, **keep)
         return output.logits[:, first - longest :]
 
     def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:

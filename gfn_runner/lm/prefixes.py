@@ -1,4 +1,4 @@
-"""Log-probability of every prefix with a suffix behind it: packed into one forward, or one by one.
+"""Log-probability of every prefix with a suffix after it: packed into one forward, or one by one.
 
 ``packed_prefixes`` scores all prefixes of a row in one forward: the suffix hangs after every prefix
 as a branch of a tree. ``plain_prefixes`` runs one forward for each length and no cache; it is the
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
-from gfn_runner.lm.pieces import Ids, used_conditions, wider
-from gfn_runner.lm.policy import LanguageModel, PromptCache
+from gfn_runner.lm.pieces import Ids, padded, used_conditions, wider
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 
 
@@ -27,7 +28,7 @@ def packed_prefixes(
     trajectories: Trajectories,
     rule: StringRule,
 ) -> Tensor:
-    """As :func:`gfn_runner.lm.scoring.score_prefixes`, in one forward over trunk and branches.
+    """As :func:`gfn_runner.lm.packing.score_prefixes`, in one forward over trunk and branches.
 
     The branch of state ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk
     up to ``i`` and the branch so far, at the positions they would have in the plain string. States at
@@ -64,7 +65,7 @@ def _packed_rows(
     trajectories: Trajectories,
     rule: StringRule,
 ) -> Tensor:
-    """:func:`packed_prefixes` of rows that share a forward, behind contexts that have been read."""
+    """:func:`packed_prefixes` of rows that share a forward, after contexts that have been read."""
     suffix_BM, suffix_mask_BM = padded_suffixes(suffixes, trajectories, lm.device)
     prompt = prompts.select(trajectories.condition_B)
     first_B1V = prompt.last_logits_NV[:, None]
@@ -96,12 +97,7 @@ def _packed_rows(
 def padded_suffixes(
     suffixes: Sequence[Ids], trajectories: Trajectories, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, suffixes))
-    suffix_CM = torch.zeros(len(suffixes), longest, dtype=torch.long)
-    mask_CM = torch.zeros(len(suffixes), longest, dtype=torch.bool)
-    for row, ids in enumerate(suffixes):
-        suffix_CM[row, : len(ids)] = torch.tensor(list(ids))
-        mask_CM[row, : len(ids)] = True
+    suffix_CM, mask_CM = padded(suffixes)
     condition_B = trajectories.condition_B.cpu()
     return suffix_CM[condition_B].to(device), mask_CM[condition_B].to(device)
 
@@ -126,7 +122,7 @@ def _first_suffix_token(
 
 @dataclass(frozen=True)
 class _Tree:
-    """Tokens behind the contexts: each row's trunk, then N branches of a suffix.
+    """Tokens after the contexts: each row's trunk, then N branches of a suffix.
 
     Attributes:
         state_BN: the state that each branch hangs at; a row with fewer than N terminable ones has

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from gfn_runner.errors import Problem, UserError
@@ -16,13 +17,28 @@ from gfn_runner.lm.architecture import (
     without_dropout,
     without_missing_pad,
 )
+from gfn_runner.lm.load_errors import explained
+from gfn_runner.lm.model_folders import model_folder, quantization_problems
 
-_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+def resolve(name: str, key: str, allowed: str, gguf_file: str | None = None) -> Source:
+    """Where a model is read from.
+
+    Args:
+        name: ``embedded``, ``smollm2``, ``minilm``, a folder or a hub id.
+        key: the config key that names it, for messages.
+        allowed: what would be right there.
+        gguf_file: name of a GGUF file there, from which everything is read.
+    """
+    folder = model_folder(name)
+    # Absolute: "./gpt2" must not become the hub id "gpt2".
+    path = name if folder is None else str(folder.absolute())
+    return Source(name, path, key, allowed, gguf_file)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pretrained model is, and who asks for it.
+    """A pretrained model's place, and the config key that names it; made by :func:`resolve`.
 
     Attributes:
         name: as the user gave it.
@@ -38,11 +54,25 @@ class Source:
     allowed: str
     gguf_file: str | None = None
 
-    def config(self, **options: Any) -> Any:
-        """The model's config, every dropout 0, without a padding token that has no embedding.
+    def require_available(self) -> None:
+        """Ask once whether a hub id is in the cache or on the hub, rather than wait through retries.
 
-        Args:
-            options: further ones of transformers.
+        Raises:
+            UserError: if it is neither.
+        """
+        from huggingface_hub import HfApi, try_to_load_from_cache
+
+        if model_folder(self.name) is not None:
+            return
+        if isinstance(try_to_load_from_cache(self.path, self.gguf_file or "config.json"), str):
+            return
+        fix = "lm.name=/path/to/model for a folder" if self.key == "lm.name" else ""
+        what = f"{self.name!r} is not in the local cache and cannot be asked for"
+        with explained(self.key, what, self.allowed, fix):
+            HfApi().model_info(self.path, timeout=10)
+
+    def config(self) -> Any:
+        """The model's config, every dropout 0, without a padding token that has no embedding.
 
         Raises:
             UserError: if it cannot be read.
@@ -50,11 +80,10 @@ class Source:
         from transformers import AutoConfig
 
         with self.explained("config"):
-            options |= gguf.loading_options(self.gguf_file)
-            config = AutoConfig.from_pretrained(self.path, trust_remote_code=False, **options)
+            config = AutoConfig.from_pretrained(self.path, **self._options())
             return without_missing_pad(without_dropout(config))
 
-    def tokenizer(self, **options: Any) -> Any:
+    def tokenizer(self) -> Any:
         """The model's tokenizer.
 
         Raises:
@@ -63,8 +92,12 @@ class Source:
         from transformers import AutoTokenizer
 
         with self.explained("tokenizer"):
-            options |= gguf.loading_options(self.gguf_file)
-            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False, **options)
+            return AutoTokenizer.from_pretrained(self.path, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        # A model's own code is never run.
+        own = {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
+        return {"trust_remote_code": False, **own}
 
     def model(self, auto: Any, config: Any, **options: Any) -> Any:
         """The model with its weights; every parameter comes from the checkpoint.
@@ -77,14 +110,16 @@ class Source:
         Raises:
             UserError: if weights are missing, of other shapes, or cannot be read.
         """
-        options |= gguf.model_options(self.gguf_file)
-        with self.explained("weights"), quiet_loading(), gguf.no_bar(self.gguf_file):
+        quiet = gguf.no_progress_bar() if self.gguf_file else contextlib.nullcontext()
+        if self.gguf_file is not None:
+            options |= gguf.dequantizing_options(self.gguf_file)
+        with self.explained("weights"), quiet_loading(), quiet:
             model, info = auto.from_pretrained(
                 self.path,
                 config=config,
-                trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **self._options(),
                 **options,
             )
         if self.gguf_file is not None:
@@ -95,28 +130,32 @@ class Source:
             raise UserError(problems)
         return model
 
-    def weights_problems(self, auto: Any, config: Any, **options: Any) -> Iterator[Problem]:
+    def weights_problems(
+        self, auto: Any, config: Any, quantization: str = "none"
+    ) -> Iterator[Problem]:
         """What :meth:`model` would raise, asked of names and shapes; no tensor is read.
 
         Weights of a hub id that are not in the cache yet are not asked for.
+
+        Args:
+            auto, config: as for :meth:`model`.
+            quantization: as ``lm.quantization``.
         """
-        try:
-            with quiet_loading():
-                self._cached_weights(auto, config, **options)
-        except UserError as error:
-            yield from error.problems
-
-    def _cached_weights(self, auto: Any, config: Any, **options: Any) -> None:
-        from pathlib import Path
-
+        problems = list(
+            quantization_problems(config.to_dict(), repr(self.name), self.key, quantization)
+        )
+        yield from problems
+        options = dequantized(config)
+        if problems or (hasattr(config, "quantization_config") and not options):
+            return
         if not Path(self.path).is_dir():
             options["local_files_only"] = True
         try:
-            self.model(auto, copy.deepcopy(config), device_map="meta", **options)
+            with quiet_loading():
+                self.model(auto, copy.deepcopy(config), device_map="meta", **options)
         except UserError as error:
-            if "local_files_only" in options and isinstance(error.__cause__, OSError):
-                return
-            raise
+            if not (options.get("local_files_only") and isinstance(error.__cause__, OSError)):
+                yield from error.problems
 
     def _differences(self, model: Any, info: dict[str, Any]) -> Iterator[Problem]:
         """Weights that the checkpoint lacks or has in another shape."""
@@ -145,31 +184,9 @@ class Source:
                 fix,
             )
 
-    @contextlib.contextmanager
-    def explained(self, part: str) -> Iterator[None]:
-        """Say what transformers could not read, and why.
-
-        Args:
-            part: ``config``, ``tokenizer`` or ``weights``.
-
-        Raises:
-            UserError: in place of whatever is raised within it, but for memory that runs out.
-        """
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            if isinstance(error, MemoryError) or any(m in text.lower() for m in _MEMORY):
-                raise
-            what, fix = _reason(part, error)
-            raise UserError.one(
-                self.key,
-                f"cannot read the {part} of {self.name!r}: {what}",
-                self.allowed,
-                fix,
-            ) from error
+    def explained(self, part: str) -> contextlib.AbstractContextManager[None]:
+        """:func:`explained` of reading the ``config``, ``tokenizer`` or ``weights``."""
+        return explained(self.key, f"cannot read the {part} of {self.name!r}", self.allowed)
 
 
 def dequantized(config: Any) -> dict[str, Any]:
@@ -184,8 +201,6 @@ def dequantized(config: Any) -> dict[str, Any]:
 
 def _missing(model: Any, names: Any) -> list[str]:
     """Missing parameters that matter: neither those beside the text's, nor the pooler's."""
-    import re
-
     outside = None
     with contextlib.suppress(AttributeError, NotImplementedError):
         outside = outside_the_language_model(model)
@@ -197,38 +212,6 @@ def _missing(model: Any, names: Any) -> list[str]:
         and not name.startswith("pooler.")
         and not (outside and re.fullmatch(outside, name))
     )
-
-
-def _reason(part: str, error: Exception) -> tuple[str, str]:
-    """What is wrong, and the fix, of an exception of transformers."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    transformers = version("transformers")
-    if "trust_remote_code" in text:
-        return (
-            "it needs Python code that comes with the model (auto_map), which is never run; "
-            f"transformers {transformers} has no class of its own for it",
-            "a checkpoint of the same model that transformers itself can read",
-        )
-    if "does not recognize this architecture" in text:
-        model_type = text.partition("model type `")[2].partition("`")[0]
-        return (
-            f"model_type {model_type!r} in its config.json is unknown to transformers {transformers}",
-            "pip install --upgrade transformers, if a later version knows it",
-        )
-    if "Should have a `model_type` key" in text:
-        return (
-            "its config.json has no model_type",
-            "config.json as the model's authors publish it, or add the model_type",
-        )
-    if "untagged enum" in text or (part == "tokenizer" and "did not match" in text):
-        return (
-            f"tokenizers {version('tokenizers')} cannot parse its tokenizer.json, which a newer "
-            f"version may have written ({text[:120]})",
-            "pip install --upgrade tokenizers transformers, or save the tokenizer with this version",
-        )
-    if isinstance(error, KeyError):
-        return f"unknown value {text} in its config.json", ""
-    return text[:300], ""
 
 
 @contextlib.contextmanager

@@ -1,19 +1,20 @@
-"""Drawing strings from a cache, without gradients, for many conditions at once; knows no reward."""
+"""Drawing strings from a cache, without gradients, for many conditions at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from gfn_runner.data.tools import Tool
 from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.lm.cache import PromptCache, reserve_capacity
 from gfn_runner.lm.encoding import token_texts
 from gfn_runner.lm.merging import merged
-from gfn_runner.lm.policy import LanguageModel, PromptCache
-from gfn_runner.lm.tools import Tool
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 
 # Finding a tool's triggers decodes the whole vocabulary: once for a model and a trigger.
@@ -32,26 +33,20 @@ class NonFiniteLogits(ArithmeticError):
         self.prompt = prompt
 
 
-class _Record:
-    """What was drawn, token by token; stays on the device until all strings have ended."""
+# Rows, their tokens, which are actions and which belong to strings that are still open.
+_Step = tuple[Tensor, Tensor, Tensor, Tensor]
 
-    def __init__(self) -> None:
-        self._tokens: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    def add(self, row_A: Tensor, token_A: Tensor, is_action_A: Tensor, is_open_A: Tensor) -> None:
-        """One token of the rows that are still open."""
-        self._tokens.append((row_A, token_A, is_action_A, is_open_A))
-
-    def trajectories(self, condition_B: Tensor) -> Trajectories:
-        rows, device = len(condition_B), condition_B.device
-        token_BT = torch.zeros(rows, len(self._tokens), dtype=torch.long, device=device)
-        is_action_BT = torch.zeros_like(token_BT, dtype=torch.bool)
-        length_B = torch.zeros_like(condition_B)
-        for place, (row_A, token_A, is_action_A, is_open_A) in enumerate(self._tokens):
-            token_BT[row_A, place] = token_A * is_open_A
-            is_action_BT[row_A, place] = is_action_A & is_open_A
-            length_B[row_A] += is_open_A
-        return Trajectories(token_BT, length_B, is_action_BT, condition_B)
+def _trajectories(steps: Sequence[_Step], condition_B: Tensor) -> Trajectories:
+    rows, device = len(condition_B), condition_B.device
+    token_BT = torch.zeros(rows, len(steps), dtype=torch.long, device=device)
+    is_action_BT = torch.zeros_like(token_BT, dtype=torch.bool)
+    length_B = torch.zeros_like(condition_B)
+    for place, (row_A, token_A, is_action_A, is_open_A) in enumerate(steps):
+        token_BT[row_A, place] = token_A * is_open_A
+        is_action_BT[row_A, place] = is_action_A & is_open_A
+        length_B[row_A] += is_open_A
+    return Trajectories(token_BT, length_B, is_action_BT, condition_B)
 
 
 @torch.no_grad()
@@ -99,13 +94,12 @@ def _draw_strings(
     temperature_B: Tensor,
     tool: Tool | None,
 ) -> Trajectories:
-    # Needs transformers, which the check of a config does without.
-    from gfn_runner.lm.cache import make_roomy
-
     condition_B = torch.arange(len(prompts), device=lm.device).repeat_interleave(n_samples)
     prompt = lm.prefill(prompts).select(condition_B)
-    make_roomy(prompt.cache)
-    batch, record = _Batch.of(prompt, temperature_B), _Record()
+    reserve_capacity(prompt.cache)
+    batch = _Batch.of(prompt, temperature_B)
+    # Stays on the device until all strings have ended.
+    steps: list[_Step] = []
     answers = None if tool is None else _ToolAnswers(lm, tool, len(condition_B))
     while True:
         token_A, broken_A = _draw(batch, rule, generator)
@@ -121,7 +115,7 @@ def _draw_strings(
             break
         open_A = ~batch.done_A
         batch.n_actions_A = batch.n_actions_A + (~observed_A & open_A)
-        record.add(batch.row_A, token_A, ~observed_A, open_A)
+        steps.append((batch.row_A, token_A, ~observed_A, open_A))
         if answers is not None:
             answers.ask(batch.row_A, token_A, observed_A, open_A)
         if 4 * n_done >= len(open_A):
@@ -129,7 +123,7 @@ def _draw_strings(
             index = open_A.nonzero()[:, 0]
             batch, token_A = batch.select(index), token_A[index]
         batch.read(lm, token_A)
-    return record.trajectories(condition_B)
+    return _trajectories(steps, condition_B)
 
 
 @dataclass
@@ -156,29 +150,15 @@ class _Batch:
     @classmethod
     def of(cls, prompt: PromptCache, temperature_B: Tensor) -> _Batch:
         row_B = torch.arange(len(temperature_B), device=temperature_B.device)
-        return cls(
-            prompt,
-            row_B,
-            prompt.last_logits_NV,
-            prompt.mask_NP,
-            prompt.length_N,
-            temperature_B,
-            torch.zeros_like(row_B),
-            torch.zeros_like(row_B, dtype=torch.bool),
-        )
+        logits, mask, length = prompt.last_logits_NV, prompt.mask_NP, prompt.length_N
+        none_B = torch.zeros_like(row_B)
+        return cls(prompt, row_B, logits, mask, length, temperature_B, none_B, none_B > 0)
 
     def select(self, index: Tensor) -> _Batch:
         """The rows ``index`` alone."""
-        columns = (
-            self.row_A,
-            self.logits_AV,
-            self.mask_AK,
-            self.position_A,
-            self.temperature_A,
-            self.n_actions_A,
-            self.done_A,
-        )
-        return _Batch(self.prompt.select(index), *(column[index] for column in columns))
+        names = [field.name for field in fields(self) if field.name != "prompt"]
+        columns = {name: getattr(self, name)[index] for name in names}
+        return _Batch(self.prompt.select(index), **columns)
 
     def read(self, lm: LanguageModel, token_A: Tensor) -> None:
         """Read one token each."""
@@ -234,9 +214,9 @@ class _ToolAnswers:
     def put_in(self, row_A: Tensor, token_A: Tensor) -> Tensor:
         """Put waiting tokens in place of the drawn ones. Returns which rows read one."""
         waiting = [self._waiting[row] for row in row_A.tolist()]
-        told = [(own.pop(0), 1) if own else (0, 0) for own in waiting]
-        told_A, observed_A = torch.tensor(told, device=token_A.device).unbind(dim=1)
-        token_A.copy_(torch.where(observed_A.bool(), told_A, token_A))
+        given = [(own.pop(0), 1) if own else (0, 0) for own in waiting]
+        given_A, observed_A = torch.tensor(given, device=token_A.device).unbind(dim=1)
+        token_A.copy_(torch.where(observed_A.bool(), given_A, token_A))
         return observed_A.bool()
 
     def ask(self, row_A: Tensor, token_A: Tensor, observed_A: Tensor, is_open_A: Tensor) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gfn_runner.data.trajectories import PolicyScores, Trajectories
+from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.merging import folded
-from gfn_runner.lm.pieces import Ids, by_length, in_order, used_conditions, wider
-from gfn_runner.lm.policy import LanguageModel, PromptCache
+from gfn_runner.lm.pieces import Ids, by_length, scored_in_pieces, used_conditions, wider
+from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import padded_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 
@@ -29,9 +31,12 @@ def trunk_logits(
         token_BT: right-padded.
         length_B: tokens of each row.
     """
-    first_B1V = prompt.last_logits_NV[:, None]
-    if token_BT.shape[1] == 0:
-        return first_B1V
+    first_B1V, width = prompt.last_logits_NV[:, None], token_BT.shape[1]
+    if width == 0:
+        if lm.lockstep is None:
+            return first_B1V
+        # Ranks that share weights run equally many forwards with gradients, whatever their strings.
+        token_BT = wider(token_BT, 1, 0)
     steps_T = torch.arange(token_BT.shape[1], device=token_BT.device)
     # Padding is at the right of a causal trunk: nothing that counts can see it.
     mask = torch.cat([prompt.mask_NP, torch.ones_like(token_BT, dtype=torch.bool)], dim=1)
@@ -39,11 +44,16 @@ def trunk_logits(
     position_BT = prompt.length_N[:, None] + torch.minimum(
         steps_T, (length_B[:, None] - 1).clamp(min=0)
     )
-    return torch.cat([first_B1V, lm.extend(prompt, token_BT, mask, position_BT)], dim=1)
+    logits_BSV = torch.cat([first_B1V, lm.extend(prompt, token_BT, mask, position_BT)], dim=1)
+    return logits_BSV[:, : width + 1]
 
 
 def score_policy(
-    lm: LanguageModel, prompts: Sequence[Ids], trajectories: Trajectories, rule: StringRule
+    lm: LanguageModel,
+    prompts: Sequence[Ids],
+    trajectories: Trajectories,
+    rule: StringRule,
+    value: nn.Module | None = None,
 ) -> PolicyScores:
     """Score trajectories under the policy as it is switched now; gradients flow if enabled.
 
@@ -52,6 +62,7 @@ def score_policy(
         prompts: token ids per condition.
         trajectories: ``condition_B`` indexes ``prompts``.
         rule: the strings' rule.
+        value: a head on what the output layer reads, (N, S, H) → (N, S, 1), whose values are wanted too.
     """
     width = trajectories.token_BT.shape[1]
     n_string = int(trajectories.length_B.sum())
@@ -59,41 +70,49 @@ def score_policy(
     # What is computed again must meet the weights that it met: those apart from their adapter.
     weights = nullcontext() if recomputes else folded(lm.model, n_string + sum(map(len, prompts)))
     with weights:
-        prompt = lm.prefill(prompts)
+        read: AbstractContextManager[Any] = nullcontext([])
+        if value is not None:
+            read = lm.final_states()
+        with read as of_prompts:
+            prompt = lm.prefill(prompts)
 
-        def score(rows: Trajectories) -> tuple[Tensor, Tensor]:
-            token_NT = (
-                rows.token_BT if lm.lockstep is None else wider(rows.token_BT, max(1, width), 0)
-            )
-            selected = prompt.select(rows.condition_B)
-            logits_NSV = trunk_logits(lm, selected, token_NT, rows.length_B)
-            states = rows.token_BT.shape[1] + 1
-            log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV[:, :states], rows, rule)
+        def score(rows: Trajectories) -> tuple[Tensor, ...]:
+            read: AbstractContextManager[Any] = nullcontext([])
+            if value is not None:
+                read = lm.final_states()
+            with read as of_rows:
+                selected = prompt.select(rows.condition_B)
+                logits_NSV = trunk_logits(lm, selected, rows.token_BT, rows.length_B)
+            log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV, rows, rule)
             log_pf_stop_NS = log_pf_stop_NS.masked_fill(rule.forced_BS(rows), 0.0)
-            return wider(log_pf_NT, width, 0.0), wider(log_pf_stop_NS, width + 1, 0.0)
+            scored = (wider(log_pf_NT, width, 0.0), wider(log_pf_stop_NS, width + 1, 0.0))
+            if value is None:
+                return scored
+            state_NSH = torch.cat([of_prompts[0][:, -1:][rows.condition_B], *of_rows], dim=1)
+            value_NS = value(state_NSH[:, : logits_NSV.shape[1]].float())[..., 0]
+            return (*scored, wider(value_NS, width + 1, 0.0))
 
-        actions, stops, places = [], [], []
-        for index_N, rows in _policy_pieces(lm, trajectories, recomputes):
+        def score_piece(rows: Trajectories) -> tuple[Tensor, ...]:
             if recomputes:
-                scored = checkpoint(score, rows, use_reentrant=False, preserve_rng_state=False)
-            else:
-                scored = score(rows)
-            actions.append(scored[0])
-            stops.append(scored[1])
-            places.append(index_N)
-    return PolicyScores(
-        log_pf_BT=in_order(actions, places),
-        log_pf_stop_BS=in_order(stops, places),
-        terminable_BS=rule.terminable_BS(trajectories),
-    )
+                return checkpoint(score, rows, use_reentrant=False, preserve_rng_state=False)
+            return score(rows)
+
+        log_pf_BT, log_pf_stop_BS, *value_BS = scored_in_pieces(
+            _policy_pieces(lm, trajectories, recomputes), score_piece
+        )
+    return PolicyScores(log_pf_BT, log_pf_stop_BS, rule.terminable_BS(trajectories), *value_BS)
+
+
+def _runs_in_step(lm: LanguageModel) -> bool:
+    """Whether ranks that share weights have to run equally many forwards, as with gradients."""
+    return lm.lockstep is not None and torch.is_grad_enabled()
 
 
 def _policy_pieces(
     lm: LanguageModel, trajectories: Trajectories, recomputes: bool
 ) -> Iterator[tuple[Tensor, Trajectories]]:
     """Rows that share a forward of the policy."""
-    if lm.lockstep is not None:
-        # Ranks that share weights run equally many forwards with gradients, whatever their strings.
+    if _runs_in_step(lm):
         yield torch.arange(len(trajectories), device=lm.device), trajectories
     elif recomputes:
         yield from by_length(trajectories, lambda length: length + 1, lm.recompute_above)
@@ -149,19 +168,21 @@ def _whole_strings(
 ) -> tuple[Tensor, Tensor]:
     """log p(z | context) of the actions and log p(suffix | context z), in pieces. Shapes (B,)."""
     around = max(map(len, suffixes)) + max(map(len, contexts))
-    strings, ends, places = [], [], []
-    for index_N, rows in by_length(
+
+    def score(rows: Trajectories) -> tuple[Tensor, Tensor]:
+        rows, (asked, ends_in) = used_conditions(rows, contexts, suffixes)
+        return whole_rows(lm, lm.prefill(asked), ends_in, rows, rule)
+
+    pieces = by_length(
         trajectories,
         lambda length: around + length,
         lm.max_tokens_per_forward,
         sum(map(len, contexts)),
-    ):
-        rows, (asked, ends_in) = used_conditions(rows, contexts, suffixes)
-        string_N, end_N = whole_rows(lm, lm.prefill(asked), ends_in, rows, rule)
-        strings.append(string_N)
-        ends.append(end_N)
-        places.append(index_N)
-    return in_order(strings, places), in_order(ends, places)
+    )
+    if _runs_in_step(lm):
+        pieces = _policy_pieces(lm, trajectories, recomputes=False)
+    string_B, suffix_B = scored_in_pieces(pieces, score)
+    return string_B, suffix_B
 
 
 def whole_rows(
@@ -182,7 +203,7 @@ def whole_rows(
     """
     suffix_BM, mask_BM = padded_suffixes(suffixes, trajectories, lm.device)
     n_suffix, states = suffix_BM.shape[1], trajectories.token_BT.shape[1] + 1
-    # The suffix stands right behind each row's own end; its last token is only predicted, never read.
+    # The suffix stands right after each row's own end; its last token is only predicted, never read.
     place_BM = trajectories.length_B[:, None] + torch.arange(n_suffix, device=lm.device)
     joined_BT = torch.nn.functional.pad(trajectories.token_BT, (0, n_suffix))
     joined_BT = joined_BT.scatter(1, place_BM, suffix_BM)[:, :-1]

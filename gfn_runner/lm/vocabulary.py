@@ -1,4 +1,4 @@
-"""One rule for what may be written, when a string may end and when it must; knows token ids only.
+"""One rule for what may be written, when a string may end and when it must.
 
 Sampler, policy and reward all ask :class:`StringRule`, so that they can never differ:
 
@@ -6,7 +6,7 @@ Sampler, policy and reward all ask :class:`StringRule`, so that they can never d
 - below ``min_len`` actions the terminator has probability 0;
 - at ``max_len`` actions the string ends with probability 1 (log q⊤ = 0);
 - while a tool's tokens are still to come, the string cannot end, and those tokens are no actions;
-- a given string that goes on behind its terminator is no string: it ends nowhere behind it.
+- a given string that goes on after its terminator is no string: it ends nowhere after it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StringRule:
         return torch.cat([observed_BT, observed_BT.new_zeros(len(trajectories), 1)], dim=1)
 
     def went_on_BS(self, trajectories: Trajectories) -> Tensor:
-        """States behind a terminator that was written: no string of the policy's gets there."""
+        """States after a terminator that was written: no string of the policy's gets there."""
         ended_BT = (trajectories.token_BT == self.terminator) & trajectories.is_action_BT
         counts_BT = ended_BT.long().cumsum(dim=1)
         return torch.nn.functional.pad(counts_BT, (1, 0)) > 0

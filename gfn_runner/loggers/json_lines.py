@@ -1,4 +1,4 @@
-"""Loggers: metrics as lines of JSON, always; and to Weights & Biases."""
+"""Metrics as lines of JSON."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from gfn_runner.loggers.wandb_run import WandbRun
 from gfn_runner.runtime.json_lines import LineAppender
 
 
 class JsonLinesLogger(Logger):
-    """Appends one JSON object a call to ``metrics.jsonl``.
+    """Appends one JSON object a call to ``metrics.jsonl`` in the run's folder.
 
     Each line has ``step`` (optimizer steps), ``time`` (seconds since 1970) and the metrics. Values
     that are not finite become ``null``: JSON has no word for them.
     """
 
-    def __init__(self, path: Path):
+    runtime_arguments = ("save_dir",)
+
+    def __init__(self, *, save_dir: str | Path = ".") -> None:
         super().__init__()
-        self.lines = LineAppender(path)
+        self._folder = Path(save_dir)
+        self.lines = LineAppender(self._folder / "metrics.jsonl")
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._folder)
 
     @property
     def name(self) -> str:
@@ -48,32 +54,3 @@ class JsonLinesLogger(Logger):
 def jsonable(value: float) -> float | None:
     """The value, or ``None`` if it is NaN or infinite."""
     return float(value) if math.isfinite(value) else None
-
-
-class WandbScalars(Logger):
-    """Hands scalars to a W&B run, with optimizer steps as their x-axis."""
-
-    def __init__(self, run: WandbRun):
-        super().__init__()
-        self.run = run
-
-    @property
-    def name(self) -> str:
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        return str(self.run.run.id)
-
-    @property
-    def experiment(self) -> Any:
-        """W&B's own run, as Lightning's loggers have it."""
-        return self.run.run
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run has its config already."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        # W&B would write the word "NaN", which no chart draws.
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        self.run.log("scalars", finite, step)

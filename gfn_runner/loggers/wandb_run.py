@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.config.schemas import LoggerSettings
-from gfn_runner.runtime.files import write_whole
+from gfn_runner.errors import Problem
+from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.seeds import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ _SERIES = (
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server
 _LONGEST_TAG = 64  # characters
+# As W&B has it.
+_NOT_IN_PROJECTS, _LONGEST_PROJECT = "/\\#?%:", 128
 _ID_FILE = ".wandb_id.json"  # in a run's folder
 
 
@@ -106,7 +108,7 @@ class WandbRun:
 
 @contextlib.contextmanager
 def _own_files_in(folder: Path) -> Iterator[None]:
-    """W&B's copies of files that wait to be sent lie here, not in the user's home, unless told so."""
+    """W&B's copies of files that wait to be sent lie here, not in the user's home, unless the environment says so."""
     if "WANDB_DATA_DIR" in os.environ:
         yield
         return
@@ -127,36 +129,49 @@ def sync_command(folder: Path) -> str:
 
 
 def start_wandb(
-    options: LoggerSettings,
     folder: Path,
     config: dict[str, Any],
     *,
-    job_type: str,
+    mode: str,
+    project: str,
+    entity: str | None,
+    group: str | None,
     tags: Sequence[str],
+    job_type: str,
+    finish_timeout: float,
 ) -> WandbRun | None:
     """A run of W&B, or ``None`` if it is off or cannot start. It never asks for anything.
 
-    Its id is derived from the folder, so that a resumed or requeued run continues its own.
-
-    Args:
-        options: of the run's section ``logger``.
-        folder: of the run.
-        config: plain containers.
-        job_type: ``train``, a baseline's name, or ``evaluate``.
-        tags: beside the user's.
+    Its id is derived from the folder, so that a resumed or requeued run continues its own. Arguments: see
+    :class:`~gfn_runner.loggers.wandb.RunLogger`.
     """
-    mode = os.environ.get("WANDB_MODE", options.wandb)
-    if options.wandb == "off" or mode in ("disabled", "off"):
+    mode = os.environ.get("WANDB_MODE", mode)
+    if mode in ("disabled", "off"):
         return None
     if mode == "online" and not _has_credentials():
         logger.warning(
-            "logger.wandb=online, but no W&B account is set up here (no WANDB_API_KEY, nothing in "
+            "logger.wandb.mode=online, but no W&B account is set up here (no WANDB_API_KEY, nothing in "
             ".netrc): the run is written offline; the command at its end sends it later"
         )
         mode = "offline"
+    arguments = {
+        "name": "/".join(folder.parts[-3:]),
+        "dir": str(folder),
+        "project": project,
+        "entity": entity,
+        "group": group or sweep_of(folder),
+        "job_type": job_type,
+        "tags": sorted(map(short_tag, set(tags))),
+        "id": run_id(folder),
+        "config": config,
+        # Offline too: only then does `wandb sync` append a resumed run's second part to the first.
+        "resume": "allow",
+        # A run before in this process must not get this one's values.
+        "reinit": "finish_previous",
+    }
     for attempt in dict.fromkeys((mode, "offline")):
         try:
-            return _start(options, folder, config, job_type, tags, attempt)
+            return _start(folder, arguments, attempt, finish_timeout)
         except Exception as error:  # whatever W&B raises, training goes on
             logger.warning("W&B does not start %s (%s)", attempt, _first_line(error))
             _forget()
@@ -173,44 +188,37 @@ def _forget() -> None:
     os.environ.pop("WANDB_SERVICE", None)
 
 
-def _start(
-    options: LoggerSettings,
-    folder: Path,
-    config: dict[str, Any],
-    job_type: str,
-    tags: Sequence[str],
-    mode: str,
-) -> WandbRun:
+def _start(folder: Path, arguments: dict[str, Any], mode: str, finish_timeout: float) -> WandbRun:
     import wandb
 
-    run = wandb.init(
-        name="/".join(folder.parts[-3:]),
-        dir=str(folder),
-        project=options.project,
-        entity=options.entity,
-        group=options.group or sweep_of(folder),
-        job_type=job_type,
-        tags=sorted(map(short_tag, {*options.tags, *tags})),
-        id=run_id(folder),
-        mode=mode,  # type: ignore[arg-type]  # checked by LoggerSettings, or W&B's own variable
-        config=config,
-        # Offline too: only then does `wandb sync` put a resumed run's second part behind the first.
-        resume="allow",
-        # A run before in this process must not get this one's values.
-        reinit="finish_previous",
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            # Offline there is nobody to wait for but a busy machine.
-            init_timeout=_INIT_TIMEOUT_S if mode == "online" else 90.0,
-            finish_timeout=options.finish_timeout,
-            finish_timeout_raises=True,
-        ),
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        # Offline there is nobody to wait for but a busy machine.
+        init_timeout=_INIT_TIMEOUT_S if mode == "online" else 90.0,
+        finish_timeout=finish_timeout,
+        finish_timeout_raises=True,
     )
+    run = wandb.init(**arguments, mode=mode, settings=settings)  # type: ignore[arg-type]
     run.define_metric(STEP)
     for name in _SERIES:
         run.define_metric(f"{name}/*", step_metric=STEP)
     return WandbRun(run, folder)
+
+
+def project_problems(project: str) -> Iterator[Problem]:
+    """What W&B would refuse of a project's name."""
+    forbidden = [letter for letter in _NOT_IN_PROJECTS if letter in project]
+    if forbidden or not 1 <= len(project) <= _LONGEST_PROJECT:
+        given = f"given {project!r}"
+        if len(project) > _LONGEST_PROJECT:
+            given = f"given a name of {len(project)} characters"
+        yield Problem(
+            "logger.wandb.project",
+            given,
+            f"1 to {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)}",
+            "logger.wandb.entity=<team> for the part before a slash" if "/" in forbidden else "",
+        )
 
 
 def short_tag(tag: str) -> str:
@@ -240,7 +248,7 @@ def run_id(folder: Path) -> str:
     else:
         own = uuid.uuid4().hex[:16]
     try:
-        write_whole(path, json.dumps({"id": own, "folder": here}) + "\n")
+        write_atomically(path, json.dumps({"id": own, "folder": here}) + "\n")
     except OSError as error:
         logger.warning(
             "%s cannot be written (%s): a resumed run will be another for W&B", path, error

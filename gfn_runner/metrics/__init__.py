@@ -1,1 +1,1 @@
-"""Metrics: pure functions of samples; no model."""
+"""Metrics of samples."""

@@ -1,4 +1,4 @@
-"""Accuracy of answers: votes, single samples and their intervals; knows no task."""
+"""Accuracy of answers: votes, single samples and their intervals."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def proportion(successes: float, trials: int) -> Proportion:
 
     Args:
         successes: may be a fraction, where a trial is the mean of several samples: 0.5 of a question
-            whose samples are right half the time. Wilson's formula knows the share only; rounded to
-            whole trials, a small share would have the interval of none.
+            whose samples are right half the time. (scipy's interval takes whole successes only.)
         trials: independent ones.
 
     Raises:

@@ -1,10 +1,4 @@
-"""Distances of distributions, and log Z from terminal φ: pure functions in double precision.
-
-For what can be enumerated: how far samples are from the truth, and how far they would be if they were
-drawn from it. For what cannot: estimates of log Z from φ = log R/T − log q(z⊤) of the policy's own
-samples of one condition. With z ~ q, mean φ = log Z − KL(q ‖ posterior) on average, and
-mean φ ≤ log mean exp φ, whose average is ≤ log Z (Burda et al. 2016, arXiv:1509.00519). All in nats.
-"""
+"""Distances of distributions over outcomes that can be enumerated; in double precision, nats."""
 
 from __future__ import annotations
 
@@ -24,23 +18,15 @@ def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
         p, q: probabilities of the same outcomes. Shape (K,).
 
     Raises:
-        ValueError: if either is no distribution, or their shapes differ.
+        ValueError: if either is no distribution, or their shapes differ; so does total variation.
     """
     from scipy.special import rel_entr
 
-    p_K, q_K = _two(p, q)
-    return float(rel_entr(p_K, q_K).sum())
+    return float(rel_entr(*_two(p, q)).sum())
 
 
 def total_variation(p: ArrayLike, q: ArrayLike) -> float:
-    """½ Σ |p − q|, in 0..1: the largest difference in the probability of any event.
-
-    Args:
-        p, q: probabilities of the same outcomes. Shape (K,).
-
-    Raises:
-        ValueError: if either is no distribution, or their shapes differ.
-    """
+    """½ Σ |p − q|, in 0..1: the largest difference in the probability of any event."""
     p_K, q_K = _two(p, q)
     return float(np.abs(p_K - q_K).sum() / 2)
 
@@ -60,19 +46,6 @@ def empirical(counts: ArrayLike) -> NDArray[np.float64]:
     return count_K / count_K.sum()
 
 
-def kl_noise_floor(n_outcomes: int, n_samples: int) -> float:
-    """(K − 1) / 2N: about the KL(empirical ‖ true) of N samples of the truth itself, nats.
-
-    It is the first term for many samples (2N·KL is then χ² with K − 1 degrees of freedom), and too
-    high where outcomes are expected less than once; :func:`expected_empirical_kl` is exact.
-
-    Raises:
-        ValueError: at fewer than one outcome or sample.
-    """
-    _need_samples(n_outcomes, n_samples)
-    return (n_outcomes - 1) / (2 * n_samples)
-
-
 def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
     """E KL(empirical ‖ q) over N samples of q, exactly, nats.
 
@@ -90,7 +63,8 @@ def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
     from scipy.stats import binom
 
     q_K = _distribution(q)
-    _need_samples(len(q_K), n_samples)
+    if n_samples < 1:
+        raise ValueError(f"needs samples, not {n_samples}")
     count_N = np.arange(n_samples + 1)
     share_N = count_N / n_samples
     total = 0.0
@@ -100,50 +74,6 @@ def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
             chance_N = binom.pmf(count_N, n_samples, min(probability, 1.0))
             total += float(times) * float(chance_N @ xlogy(share_N, share_N / probability))
     return total
-
-
-def mean_phi(phi_K: ArrayLike) -> float:
-    """Mean terminal φ: log Z − KL(policy ‖ posterior) on average over samples of the policy.
-
-    Args:
-        phi_K: terminal φ of the policy's own samples of one condition, nats. Shape (K,).
-
-    Raises:
-        ValueError: without samples, or at φ that is not finite; so do all that follow.
-    """
-    return float(_phi(phi_K).mean())
-
-
-def importance_bound(phi_K: ArrayLike) -> float:
-    """log mean exp φ: an estimate of log Z, too low on average and less so with more samples.
-
-    Args:
-        phi_K: terminal φ of the policy's own samples of one condition, nats. Shape (K,).
-    """
-    from scipy.special import logsumexp
-
-    values_K = _phi(phi_K)
-    return float(logsumexp(values_K) - np.log(len(values_K)))
-
-
-def effective_sample_size(phi_K: ArrayLike) -> float:
-    """(Σ w)² / Σ w² with w = exp φ, in samples: from 1, all weight on one, to K, all alike.
-
-    Args:
-        phi_K: terminal φ of the policy's own samples of one condition, nats. Shape (K,).
-    """
-    values_K = _phi(phi_K)
-    weight_K = np.exp(values_K - values_K.max())
-    return float(weight_K.sum() ** 2 / np.square(weight_K).sum())
-
-
-def phi_spread(phi_K: ArrayLike) -> float:
-    """Standard deviation of terminal φ, nats (over K, not K − 1); 0 for an exact policy.
-
-    Args:
-        phi_K: terminal φ of samples of one condition, nats. Shape (K,).
-    """
-    return float(_phi(phi_K).std())
 
 
 def _two(p: ArrayLike, q: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -158,15 +88,3 @@ def _distribution(values: ArrayLike) -> NDArray[np.float64]:
     if value_K.ndim != 1 or not (value_K >= 0).all() or abs(value_K.sum() - 1) > TOLERANCE:
         raise ValueError("a distribution is a row of numbers from 0 that sum to 1")
     return value_K
-
-
-def _phi(phi_K: ArrayLike) -> NDArray[np.float64]:
-    values_K = np.asarray(phi_K, dtype=np.float64)
-    if values_K.ndim != 1 or not len(values_K) or not np.isfinite(values_K).all():
-        raise ValueError("φ is a row of finite numbers, one a sample, at least one")
-    return values_K
-
-
-def _need_samples(n_outcomes: int, n_samples: int) -> None:
-    if n_outcomes < 1 or n_samples < 1:
-        raise ValueError(f"needs outcomes and samples, not {n_outcomes} and {n_samples}")

@@ -1,4 +1,4 @@
-"""Diversity of sampled texts: n-grams, self-BLEU and embeddings; knows no task.
+"""Diversity of sampled texts: n-grams, self-BLEU and embeddings.
 
 All three are of one set of texts: the samples of one condition. Average them over conditions.
 """
@@ -20,7 +20,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     """Different n-grams over all n-grams of the texts together, in 0..1 (Li et al. 2016).
 
     It falls with the number and the length of texts, so compare only equally many. 0 where no text
-    has ``n`` words: nothing was said, so nothing different.
+    has ``n`` words.
 
     Args:
         texts: at least two.
@@ -38,23 +38,21 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(found)) / len(found) if found else 0.0
 
 
-def self_bleu(texts: Sequence[str], *, max_texts: int = 100) -> float:
+def self_bleu(texts: Sequence[str]) -> float:
     """Mean BLEU-4 of each text against all the others, in 0..1; low is diverse (Zhu et al. 2018).
 
     ``nltk``'s sentence BLEU with smoothing method 1. A text of fewer than four words stays below 1
     even beside its own copy, and one without words scores 0, as BLEU has it.
 
     Args:
-        texts: at least two.
-        max_texts: only the first so many are compared, each with each: the time grows with the
-            square of their number.
+        texts: at least two; each is compared with each.
 
     Raises:
-        ValueError: at fewer than two texts to compare.
+        ValueError: at fewer than two texts.
     """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-    compared = [words(text) for text in texts[:max_texts]]
+    compared = [words(text) for text in texts]
     _need_two(compared)
     smooth = SmoothingFunction().method1
     scores = [

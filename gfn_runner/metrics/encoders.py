@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gfn_runner.lm.encoder import load_sentence_model
-from gfn_runner.lm.settings import WORDS
+from gfn_runner.lm.model_config import WORDS
 
 
 class Encoder(Protocol):
@@ -47,11 +47,10 @@ class WordCounts:
 
 
 def load_encoder(name: str, *, device: str = "auto") -> Encoder:
-    """The encoder that ``callbacks.evaluation.encoder`` names.
+    """The encoder that ``evaluation.encoder`` names.
 
     Args:
-        name: ``words``, or a sentence model: ``minilm``, a folder or a hub id (the paper's numbers are
-            of sentence-transformers' models). See :func:`load_sentence_model`.
+        name: ``words``, or a sentence model: see :func:`load_sentence_model`.
         device: of a sentence model; ``auto`` takes CUDA where there is one.
 
     Raises:

@@ -12,8 +12,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -22,7 +23,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.local_paths import LocalPath
 
-KEY = "callbacks.evaluation.judge"
+KEY = "evaluation.judge"
 PROMPTS = Path(__file__).parent / "prompts"
 LOWEST, HIGHEST = 1.0, 5.0
 # What a prompt can be filled with; the ends of a story are empty outside infilling.
@@ -31,7 +32,7 @@ FIELDS = ("prompt", "sample", "middle", "beginning", "ending")
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class JudgeSettings:
-    """Which judge, and what it is asked.
+    """A judge and its prompt.
 
     Attributes:
         base_url: of the endpoint, such as ``http://localhost:8000/v1``.
@@ -102,30 +103,22 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said.
+    """Ratings of a judge.
 
     Attributes:
         ratings: one of each sample that was to be judged, 1 to 5; ``None`` where there is none.
-        replies: the judge's own words; ``None`` where the request failed.
         failures: how often there was no rating, by reason.
     """
 
     ratings: tuple[float | None, ...]
-    replies: tuple[str | None, ...]
-    failures: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> float | None:
-        """Mean rating of the samples that have one; ``None`` if none has."""
-        rated = [rating for rating in self.ratings if rating is not None]
-        return sum(rated) / len(rated) if rated else None
+    failures: Mapping[str, int]
 
     def metrics(self) -> dict[str, float]:
         """``judge_rating`` (absent if nothing was rated), ``judge_rated`` and ``judge_failures``."""
-        failed = sum(rating is None for rating in self.ratings)
-        counts = {"judge_rated": len(self.ratings) - failed, "judge_failures": failed}
-        named = {name: float(count) for name, count in counts.items()}
-        return named if self.mean is None else {"judge_rating": self.mean} | named
+        rated = [rating for rating in self.ratings if rating is not None]
+        named = {"judge_rating": fmean(rated)} if rated else {}
+        failed = len(self.ratings) - len(rated)
+        return named | {"judge_rated": float(len(rated)), "judge_failures": float(failed)}
 
 
 class Judge:
@@ -156,30 +149,23 @@ class Judge:
             samples: what the prompt's placeholders stand for; all samples have the same names.
 
         Raises:
-            UserError: if the prompt has a placeholder that the samples do not know.
+            UserError: if the prompt has a placeholder that the samples do not have.
         """
         judged = samples[: self.options.max_samples]
         if judged:
             read_prompt(self.options.prompt_file, list(judged[0]))
         ratings: list[float | None] = []
-        replies: list[str | None] = []
-        reasons: list[str] = []
+        failures: Counter[str] = Counter()
         failed_in_a_row = 0
         for sample in judged:
-            reply = None
-            if failed_in_a_row >= self.options.give_up_after:
-                reasons.append(f"not asked after {failed_in_a_row} failed requests")
-            else:
+            reply, reason = None, f"not asked after {failed_in_a_row} failed requests"
+            if failed_in_a_row < self.options.give_up_after:
                 reply, reason = self._ask(self.prompt.format_map(sample))
                 failed_in_a_row = failed_in_a_row + 1 if reply is None else 0
-                if reason:
-                    reasons.append(reason)
-            rating = None if reply is None else rating_in(reply)
-            if reply is not None and rating is None:
-                reasons.append("no clear rating from 1 to 5 in the reply")
-            ratings.append(rating)
-            replies.append(reply)
-        return Verdict(tuple(ratings), tuple(replies), dict(Counter(reasons)))
+            ratings.append(None if reply is None else rating_in(reply))
+            if ratings[-1] is None:
+                failures[reason or "no clear rating from 1 to 5 in the reply"] += 1
+        return Verdict(tuple(ratings), dict(failures))
 
     def _ask(self, text: str) -> tuple[str | None, str]:
         """The judge's reply, or ``None`` and the reason why there is none."""
@@ -206,7 +192,7 @@ class Judge:
 def rating_in(reply: str) -> float | None:
     """The one rating from 1 to 5 in a reply, or ``None``.
 
-    It is the only number behind the last "rating" or "score", on the same line or at the start of
+    It is the only number after the last "rating" or "score", on the same line or at the start of
     the next; without such a word the reply must be the number and nothing else. "out of 5", "/5" and
     "(1-5)" are read as the scale. Two numbers, a range, another scale or a number outside 1 to 5 are
     no rating.

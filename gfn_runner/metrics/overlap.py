@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gfn_runner.metrics.words import words
@@ -56,17 +55,12 @@ def _mean(
     return float(sum(scores) / len(scores))
 
 
-@dataclass(frozen=True)
-class BertScores:
-    """Means over texts; rescaled ones may lie below 0."""
-
-    precision: float
-    recall: float
-    f1: float
+class MetricUnavailableError(Exception):
+    """An optional metric cannot be computed here, and why."""
 
 
 class BertScorer:
-    """BERTScore (Zhang et al. 2020, arXiv:1904.09675) by the package ``bert-score``, if it can be had.
+    """BERTScore (Zhang et al. 2020, arXiv:1904.09675) by the optional package ``bert-score``.
 
     The model is loaded when it is first needed, and kept; where that fails it is not tried again.
 
@@ -85,60 +79,44 @@ class BertScorer:
         rescale: bool = True,
         device: str | None = None,
     ):
-        self.model, self.layer, self.rescale, self.device = model, layer, rescale, device
+        self.model = model
+        self._options = (model, layer, rescale, device)
         self._scorer: Any = None
-        self._missing = ""
+        self._unavailable = ""
 
-    def scores(
+    def __call__(
         self, texts: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> tuple[BertScores | None, str]:
-        """Means over texts.
+    ) -> dict[str, float]:
+        """Means over texts: ``bertscore_precision``, ``…_recall``, ``…_f1``; below 0 where rescaled.
 
         Args:
             texts: one or more.
             references: of each text, at least one; the best counts.
 
-        Returns:
-            The scores and an empty message; or ``None`` and why there are none. Nothing stands in for
-            them: without package or model the metric is absent, and the caller says so.
-
         Raises:
+            MetricUnavailableError: without package, model or baseline.
             ValueError: without texts, or at a text without references.
         """
         _check(texts, references)
-        if not self._missing and self._scorer is None:
-            self._load()
-        if self._missing:
-            return None, self._missing
-        try:
-            values = self._scorer.score(list(texts), [list(group) for group in references])
-        except Exception as error:
-            return None, self._left_out(error)
-        precision, recall, f1 = (float(value.double().mean()) for value in values)
-        return BertScores(precision, recall, f1), ""
-
-    def _load(self) -> None:
         if importlib.util.find_spec("bert_score") is None:
-            why = "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
-            self._missing = f"BERTScore is left out: {why}"
-            return
-        try:
-            self._scorer = _bert_scorer(self.model, self.layer, self.rescale, self.device)
-        except Exception as error:
-            self._missing = self._left_out(error)
-
-    def _left_out(self, error: Exception) -> str:
-        # Whatever a foreign package and a foreign model stumble over, it must not end a run.
-        first_line = (str(error).strip() or "no message").splitlines()[0]
-        why = f"model {self.model!r} cannot be used: {type(error).__name__}: {first_line}"
-        return f"BERTScore is left out: {why}"
-
-
-def bert_scores(
-    texts: Sequence[str], references: Sequence[Sequence[str]], **options: Any
-) -> tuple[BertScores | None, str]:
-    """:meth:`BertScorer.scores` of a scorer that is used once; ``options`` are its arguments."""
-    return BertScorer(**options).scores(texts, references)
+            self._unavailable = (
+                "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
+            )
+        if not self._unavailable:
+            try:
+                if self._scorer is None:
+                    self._scorer = _bert_scorer(*self._options)
+                values = self._scorer.score(list(texts), [list(group) for group in references])
+                names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+                means = (float(value.double().mean()) for value in values)
+                return dict(zip(names, means, strict=True))
+            except Exception as error:  # of the package or of the model; it must not end a run
+                first_line = (str(error).strip() or "no message").splitlines()[0]
+                why = f"model {self.model!r} cannot be used: {type(error).__name__}: {first_line}"
+                if self._scorer is not None:
+                    raise MetricUnavailableError(f"BERTScore is left out: {why}") from error
+                self._unavailable = why
+        raise MetricUnavailableError(f"BERTScore is left out: {self._unavailable}")
 
 
 def _bert_scorer(model: str, layer: int | None, rescale: bool, device: str | None) -> Any:
@@ -151,9 +129,8 @@ def _bert_scorer(model: str, layer: int | None, rescale: bool, device: str | Non
         rescale_with_baseline=rescale,
         device=device,
     )
-    # bert-score 0.3.13 and transformers 5 miss each other in two points: a limit of 1e30 tokens, which
-    # is how a tokenizer states none, overflows; and the tokens of an empty text are asked of a method
-    # that is gone.
+    # bert-score 0.3.13 with transformers 5: a limit of 1e30 tokens, which is how a tokenizer states none,
+    # overflows; and a method that it calls for empty texts is gone.
     tokenizer = scorer._tokenizer
     positions = getattr(scorer._model.config, "max_position_embeddings", None) or 512
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)

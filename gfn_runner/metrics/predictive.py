@@ -1,4 +1,4 @@
-"""Posterior predictive over given answers, by Bayesian model average; knows no model."""
+"""Posterior predictive over given answers, by Bayesian model average."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Predictive:
-    """What the samples say of the answers together.
+    """Probabilities of the answers under all samples.
 
     Attributes:
         probability_A: normalised over the given answers; sums to 1.

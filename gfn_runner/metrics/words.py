@@ -1,4 +1,4 @@
-"""Words of a text, as diversity and overlap count them; knows no model."""
+"""Words of a text, as diversity and overlap count them."""
 
 from __future__ import annotations
 

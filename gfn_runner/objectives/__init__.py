@@ -1,1 +1,1 @@
-"""φ and the losses on it: pure functions of tensors."""
+"""φ and losses on its pairs."""

@@ -1,4 +1,4 @@
-"""Losses on pairs of φ: pure functions of tensors; knows no model and no text, and imports no torch.
+"""Losses on pairs of φ: pure functions of tensors.
 
 The policy is exact if and only if φ (see ``phi``) is one constant per condition. So every balance
 objective is a choice of weights on pairs of φ, and a regression loss ρ on their differences:
@@ -10,7 +10,7 @@ arXiv:2310.04363, eq. 3; detailed balance: Bengio et al. 2023, arXiv:2111.09266;
 Malkin et al. 2022, arXiv:2201.13259; its VarGrad form: Zhang et al. 2023, arXiv:2305.14594;
 regression losses: Hu et al. 2024, arXiv:2410.02596.
 
-Letters of shapes: G groups, M members of the largest group; else as in ``types``.
+Letters of shapes: G groups, M members of the largest group; else see ``conditions``.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ class TrajectoryBalance(Objective):
         log_z_lr: learning rate of log Z (Adam: about so many nats a step in which the condition
             occurs). A condition's log Z starts at the mean terminal φ of its first fresh batch.
 
-    A learned log Z belongs to one reward temperature and lags behind a falling one;
-    ``objective=vargrad`` or ``callbacks/tempering=constant`` has no such lag.
+    A learned log Z belongs to one reward temperature and lags if that falls;
+    ``objective=vargrad`` or ``callbacks/reward_tempering=constant`` has no such lag.
     """
 
     log_z_lr: Annotated[float, Field(gt=0)] = 0.05

@@ -1,14 +1,13 @@
-"""φ of every state, its groups and its spread: pure functions of tensors; knows no loss.
+"""φ of every state, and its states in groups: pure functions of tensors.
 
 For every state, φ_i = log R(z_≤i ⊤)/T − Σ_{k≤i} log q(z_k|z_<k) − log q(⊤|z_≤i). The policy is exact
 if and only if φ is one constant per condition, and then that constant is log Z.
 
-Letters of shapes: G groups, M members of the largest group; else as in ``types``.
+Letters of shapes: G groups, M members of the largest group; else see ``conditions``.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -98,30 +97,3 @@ def terminal_states(terminable_BS: Tensor, length_B: Tensor) -> Tensor:
     """Of the states at which a string may end, the one at which it did. Shape (B, S)."""
     state_S = torch.arange(terminable_BS.shape[1], device=terminable_BS.device)
     return terminable_BS & (state_S == length_B[:, None])
-
-
-def phi_spread(phi_BS: Tensor, terminable_BS: Tensor, condition_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of φ over all terminable states of each condition, in nats.
-
-    Returns:
-        ``mean_C`` (the free estimate of log Z) and ``spread_C``, for the conditions that occur, in
-        the order of their index.
-    """
-    group_B = condition_B.unique(return_inverse=True)[1]
-    n_groups = int(group_B.max()) + 1
-    weight_BS = terminable_BS.float()
-    group_BS = group_B[:, None].expand_as(phi_BS)
-
-    def total(values_BS: Tensor) -> Tensor:
-        zero_C = phi_BS.new_zeros(n_groups)
-        return zero_C.index_add(0, group_BS.flatten(), (values_BS * weight_BS).flatten())
-
-    count_C = total(torch.ones_like(phi_BS)).clamp(min=1)
-    mean_C = total(phi_BS) / count_C
-    variance_C = total((phi_BS - mean_C[group_B][:, None]).square()) / count_C
-    return mean_C, variance_C.sqrt()
-
-
-def log_z_bound(phi_terminal_K: Tensor) -> Tensor:
-    """log mean exp φ over K on-policy samples: the importance-weighted lower bound on log Z."""
-    return phi_terminal_K.logsumexp(dim=0) - math.log(len(phi_terminal_K))

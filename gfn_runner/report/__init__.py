@@ -1,1 +1,1 @@
-"""Tables and figures, made from what a run left in its folder."""
+"""Tables, plots and pages of runs."""

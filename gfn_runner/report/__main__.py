@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.report.compose import compose, notes
+from gfn_runner.report.compose import notes, report_content
+from gfn_runner.report.page import Picture, render
 from gfn_runner.report.page_files import write_pages
-from gfn_runner.report.pages import markdown
 from gfn_runner.report.runs import Run, find_runs, read_runs
 from gfn_runner.report.summary import Section, sections
-from gfn_runner.report.web import html_page
-from gfn_runner.runtime.terminal import print_everywhere
+from gfn_runner.runtime.terminal import escape_unencodable_output
 
 _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 2 and a screen of text at mistakes; what was there then stays."""
+    """Entry point. Exits with 2 and a screen of text at user errors; what was there then stays."""
     given = list(sys.argv[1:] if argv is None else argv)
-    print_everywhere()
+    escape_unencodable_output()
     arguments = _parser().parse_args(given)
     try:
         if arguments.pages:
@@ -81,10 +80,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse_with_pages(given: Sequence[str]) -> None:
-    words = [word for word in given if word.partition("=")[0] in _OF_COMPARISONS]
-    if words:
+    refused = [option for option in given if option.partition("=")[0] in _OF_COMPARISONS]
+    if refused:
         raise UserError.one(
-            words[0], "given with --pages", "only folders: every page has its place and its charts"
+            refused[0],
+            "given with --pages",
+            "only folders: every page has its place and its charts",
         )
 
 
@@ -101,14 +102,14 @@ def _write(
     *,
     figures: bool,
 ) -> list[Path]:
-    """Make everything beside the folder, then move it in: a report that fails leaves the old one."""
+    """Make everything in a temporary folder, then move it in: a report that fails leaves the old one."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
         folder = Path(made)
         pictures = [_pictures(section, folder, figures) for section in found]
-        blocks = compose(runs, found, pictures, out, arguments)
-        (folder / "report.md").write_text(markdown(blocks), encoding="utf-8")
-        (folder / "report.html").write_text(html_page(blocks), encoding="utf-8")
+        content = report_content(runs, found, pictures, out, arguments)
+        for name in ("report.md", "report.html"):
+            (folder / name).write_text(render(name, **content), encoding="utf-8")
         out.mkdir(exist_ok=True)
         names = sorted(path.name for path in folder.iterdir())
         for name in names:
@@ -116,13 +117,11 @@ def _write(
     return [out / name for name in names]
 
 
-def _pictures(
-    section: Section, folder: Path, figures: bool
-) -> tuple[list[tuple[Path, str]], list[str]]:
+def _pictures(section: Section, folder: Path, figures: bool) -> tuple[list[Picture], list[str]]:
     if not figures:
         return [], []
     # Takes half of the time to start.
-    from gfn_runner.report.across import draw
+    from gfn_runner.report.method_figures import draw
 
     return draw(section, folder)
 

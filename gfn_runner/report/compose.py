@@ -1,16 +1,18 @@
-"""The report's order: tables, origins, figures and notes of several runs as blocks; reads no folder."""
+"""What a report on several runs consists of, for its HTML and its Markdown template."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title
-from gfn_runner.report.pages import Block, Code, Heading, Items, Picture, Table, Text
+from gfn_runner.report.page import Code, Picture, Table
 from gfn_runner.report.runs import Run
 from gfn_runner.report.side_by_side import sample_table
 from gfn_runner.report.summary import (
@@ -25,6 +27,47 @@ from gfn_runner.report.summary import (
 )
 from gfn_runner.report.table import PUBLISHED, shown_number
 
+_TEXT = (
+    "Mean ± standard error of the mean over seeds; a single seed has no error. Shares and accuracies "
+    "in %, log-probabilities and their like in nats."
+)
+_SAMPLES = (
+    "Single samples of the first seed; in brackets the answer, where one is known. Judged by the first "
+    "of the task's metrics that speaks of a single string, if there is one."
+)
+_EQUAL = (
+    "A trained policy's strings beside one chosen out of as many of the base model's (or out of the next "
+    "larger number that was measured), and how many of these it takes until their mean over seeds is not "
+    "below the policy's."
+)
+_PAPERS_SAMPLES = "† The paper's own, by another model under another R:"
+
+# Heading, text, table; and where there is more below it, a text and a table.
+Part = tuple[str, str, Table, tuple[str, Table] | None]
+
+
+@dataclass(frozen=True)
+class SectionParts:
+    """One task's part of a report, as the templates have it.
+
+    Attributes:
+        name: of the task.
+        results: a row a method.
+        published: what the paper's rows are; empty without any.
+        tables: below the results.
+        pictures: figures with their captions.
+        missing: what was left out, and why.
+        only_results: why there is no more than the results; else empty.
+    """
+
+    name: str
+    results: Table
+    published: str = ""
+    tables: Sequence[Part] = ()
+    pictures: Sequence[Picture] = ()
+    missing: Sequence[str] = ()
+    only_results: str = ""
+
 
 def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
     """Everything that a reader of the tables might not expect, a sentence each."""
@@ -32,93 +75,65 @@ def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
     return [*left_out(runs, found), *own]
 
 
-def compose(
+def report_content(
     runs: Sequence[Run],
     found: Sequence[Section],
-    pictures: Sequence[tuple[Sequence[tuple[Path, str]], Sequence[str]]],
+    figures: Sequence[tuple[Sequence[Picture], Sequence[str]]],
     page: Path,
     arguments: Sequence[str],
-) -> list[Block]:
-    """The whole page.
+) -> dict[str, Any]:
+    """The values of ``templates/report.html`` and ``report.md``.
 
     Args:
         runs: all that were given, finished or not.
         found: a section a task.
-        pictures: of each section its figures with captions, and those left out with the reason.
-        page: folder that the page will lie in; places are told from there.
+        figures: of each section its pictures, and the figures left out with the reason.
+        page: folder that the page will lie in; paths are relative to it.
         arguments: of the command that makes the report again.
     """
     n = sum(run.status == "finished" for run in runs)
-    said = notes(runs, found)
-    blocks: list[Block] = [
-        Heading(f"Report on {n} finished run{'s' if n > 1 else ''}", 1),
-        Code([shlex.join(["python", "-m", "gfn_runner.report", *arguments])]),
-        Text(
-            "Mean ± standard error of the mean over seeds; a single seed has no error. Shares and "
-            "accuracies in %, log-probabilities and their like in nats."
-        ),
-        Heading("What is not in the tables"),
-        Items(said) if said else Text("Nothing: every run that was given is in the table."),
-    ]
-    for section, (drawn, missing) in zip(found, pictures, strict=True):
-        blocks += section_blocks(section, drawn, missing, page)
-    return blocks
+    return {
+        "title": f"Report on {n} finished run{'s' if n > 1 else ''}",
+        "command": shlex.join(["python", "-m", "gfn_runner.report", *arguments]),
+        "text": _TEXT,
+        "notes": notes(runs, found),
+        "no_notes": "Nothing: every run that was given is in the table.",
+        "parts": [
+            section_parts(section, *own, page) for section, own in zip(found, figures, strict=True)
+        ],
+    }
 
 
-def section_blocks(
-    section: Section,
-    drawn: Sequence[tuple[Path, str]],
-    missing: Sequence[str],
-    page: Path,
-    level: int = 2,
-) -> list[Block]:
-    """One task's part of a report, under a heading of this level."""
-    blocks: list[Block] = [Heading(section.name, level), results(section)]
-    if section.published:
-        blocks.append(Text(f"{PUBLISHED}."))
-    blocks += [Heading("How each was run", level + 1), _origins(section, page)]
+def only_results(section: Section, why: str) -> SectionParts:
+    return SectionParts(section.name, results(section), only_results=why)
+
+
+def section_parts(
+    section: Section, pictures: Sequence[Picture], missing: Sequence[str], page: Path
+) -> SectionParts:
+    """One task's part of a report."""
+    tables: list[Part] = [("How each was run", "", _origins(section, page), None)]
     samples = sample_table(section)
     if isinstance(samples, Table):
-        blocks += [
-            Heading("Samples for the same conditions", level + 1),
-            Text(
-                "Single samples of the first seed; in brackets the answer, where one is known. Judged by "
-                "the first of the task's metrics that speaks of a single string, if there is one."
-            ),
-            samples,
-            *_published_samples(section),
-        ]
+        papers = _published_samples(section)
+        tables.append(("Samples for the same conditions", _SAMPLES, samples, papers))
     else:
         missing = [*missing, f"samples for the same conditions: {samples}."]
     equal = equal_compute(section)
     if isinstance(equal, Table):
-        blocks += [
-            Heading("At equal test-time compute", level + 1),
-            Text(
-                "A trained policy's strings beside one chosen out of as many of the base model's (or out "
-                "of the next larger number that was measured), and how many of these it takes until "
-                "their mean over seeds is not below the policy's."
-            ),
-            equal,
-        ]
-    if drawn or missing:
-        blocks.append(Heading("Figures", level + 1))
-    blocks += [Picture(path, caption) for path, caption in drawn]
-    if missing:
-        blocks += [Text("Left out, for want of data:"), Items(missing)]
-    return blocks
+        tables.append(("At equal test-time compute", _EQUAL, equal, None))
+    published = f"{PUBLISHED}." if section.published else ""
+    return SectionParts(section.name, results(section), published, tables, pictures, missing)
 
 
-def _published_samples(section: Section) -> list[Block]:
+def _published_samples(section: Section) -> tuple[str, Table] | None:
     task, _ = task_of(section.methods[0].runs[0])
     found = task.reference_samples() if task else ()
     if not found:
-        return []
+        return None
     rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}".replace("-", "−")) for s in found]
-    return [
-        Text("† The paper's own, by another model under another R:"),
-        Table(("condition", "method", "sample", "log R (nats)"), rows, numeric=False),
-    ]
+    header = ("condition", "method", "sample", "log R (nats)")
+    return _PAPERS_SAMPLES, Table(header, rows, numeric=False)
 
 
 def results(section: Section) -> Table:
@@ -148,15 +163,14 @@ def results(section: Section) -> Table:
         for row in section.published
         if row not in placed
     ]
-    rows += [_unfinished(run, len(columns) + bool(placed)) for run in section.unfinished]
+    width = len(columns) + bool(placed)
+    # A run that is in no mean has a row of its own.
+    rows += [
+        (f"{run.baseline or 'GFlowNet'}, seed {run.seed}", "", run.status, *[""] * (width - 1))
+        for run in section.unfinished
+    ]
     last = [published_header(section)] if placed else []
     return Table(("method", "seeds", *map(column_title, columns), *last), rows)
-
-
-def _unfinished(run: Run, width: int) -> tuple[str, ...]:
-    """The row of a run that is in no mean."""
-    name = f"{run.baseline or 'GFlowNet'}, seed {run.seed}"
-    return (name, "", *(run.status if at == 0 else "" for at in range(width)))
 
 
 def _published(row: ReferenceRow | None, columns: Sequence[str]) -> str:
@@ -168,11 +182,11 @@ def _published(row: ReferenceRow | None, columns: Sequence[str]) -> str:
 
 def _origins(section: Section, page: Path) -> Table:
     """Command, commits and configs; methods that were measured in the same runs share a row."""
-    together: dict[tuple[int, ...], list[Method]] = {}
+    by_runs: dict[tuple[int, ...], list[Method]] = {}
     for method in section.methods:
-        together.setdefault(tuple(map(id, method.runs)), []).append(method)
+        by_runs.setdefault(tuple(map(id, method.runs)), []).append(method)
     rows = []
-    for methods in together.values():
+    for methods in by_runs.values():
         commits, places = origins(methods[0], page)
         labels = "; ".join(method.label for method in methods)
         rows.append((labels, Code(commands(methods[0])), commits, Code(places)))

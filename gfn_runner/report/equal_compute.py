@@ -1,9 +1,9 @@
-"""What methods reach with equal numbers of strings a question, and where they cross; draws nothing.
+"""What methods reach with equal numbers of strings a question, and where they cross.
 
 A trained policy is measured at one string a question and, where the task votes, at the vote of several.
 The base model's rows ``best_of_<n>`` and ``resampled_<n>`` choose one string out of n, which is what one
 would do instead of training. Strings cost the same in all of them but for the adapter; to choose, log R
-of each is computed besides, which reads it once more behind the posterior's contexts.
+of each is computed besides, which reads it once more after the posterior's contexts.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from gfn_runner.report.headline import direction_of
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title
-from gfn_runner.report.pages import Table
+from gfn_runner.report.page import Table
 from gfn_runner.report.summary import Section, spread
 
 _DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
-_SMALLER_IS_BETTER = re.compile(r"(kl|invalid_share|tv|self_bleu|phi_spread)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def policies(section: Section, group: str) -> list[Point]:
             continue
         if values := method.values(f"{metric}/{group}"):
             points.append(Point(method, f"{method.label}, one sample", 1, values))
-        evaluation = method.runs[0].config.get("callbacks", {}).get("evaluation", {})
+        evaluation = method.runs[0].config.get("evaluation", {})
         votes = method.values(f"vote_accuracy/{group}")
         if metric == "single_accuracy" and votes and (n := evaluation.get("votes", 0)):
             points.append(Point(method, f"{method.label}, vote", n, votes))
@@ -130,7 +130,7 @@ def equal_compute(section: Section) -> Table | str:
     labels = list(dict.fromkeys(way.label for own in ways.values() for way in own))
     if not labels:
         return "no rows of several draws a question"
-    if _SMALLER_IS_BETTER.match(metric):
+    if direction_of(metric) == "minimize":
         return f"{metric}, where smaller is better, is not compared"
     rows = [
         _row(point, group, metric, [_by(label, own) for label in labels])

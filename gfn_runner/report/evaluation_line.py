@@ -1,4 +1,4 @@
-"""Headline metrics of an evaluation in one line, for the terminal; measures nothing."""
+"""Headline metrics of an evaluation in one line, for the terminal."""
 
 from __future__ import annotations
 

@@ -1,15 +1,12 @@
-"""Figures of one run, drawn from the files in its folder; runs no model."""
+"""Figures (PNG) of one run, drawn from the files in its folder; for ``figures/``, the docs and W&B."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,10 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gfn_runner.report.charts import can_be_log, log_floor
-from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
+from gfn_runner.report.history import SOURCES, History
+from gfn_runner.report.method_figures import histograms, likelihood_against_diversity
+from gfn_runner.report.methods import Method
+from gfn_runner.report.names import readable
+from gfn_runner.report.plots import log_floor
+from gfn_runner.report.runs import Run
+from gfn_runner.report.summary import Section
 from gfn_runner.report.table import row_labels
-from gfn_runner.runtime.json_lines import read_lines, read_metrics
+from gfn_runner.runtime.json_lines import read_lines
 
 
 def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Path]:
@@ -34,22 +36,23 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
         The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``,
         ``histogram``, ``likelihood_diversity``, ``shares``.
     """
-    records = read_metrics(folder / "metrics.jsonl")
+    history = History(folder / "metrics.jsonl").read()
     final: Any = metrics or json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    known = {name: value for name, value in final.items() if value is not None}
     drawn = {
-        "loss_and_reward": _loss_and_reward(records),
-        "phi_spread": _phi_spread(records),
-        "accuracy": _accuracy(records, final),
+        "loss_and_reward": _loss_and_reward(history),
+        "phi_spread": _phi_spread(history),
+        "accuracy": _accuracy(history, known),
         "log_reward": _log_reward(read_lines(folder / "demonstrations.jsonl")),
-        "histogram": number_histogram(folder, final),
-        "likelihood_diversity": likelihood_diversity(final),
-        "shares": share_bars(final),
+        "histogram": histograms(_rows(folder, known, ("final", "base_0_shot"))),
+        "likelihood_diversity": likelihood_against_diversity(_rows(folder, known)),
+        "shares": share_bars(known),
     }
     target = folder / "figures"
     target.mkdir(exist_ok=True)
     written = []
     for name, figure in drawn.items():
-        if figure is not None:
+        if isinstance(figure, Figure):
             path = target / f"{name}.png"
             figure.savefig(path, dpi=120)
             plt.close(figure)
@@ -57,19 +60,28 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
     return written
 
 
-def _series(records: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    pairs = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+def _rows(folder: Path, final: Mapping[str, float], only: Sequence[str] = ()) -> Section:
+    """The rows of one run's table as methods, for figures of several."""
+    run = Run(folder, {}, final)
+    labels = row_labels(final)
+    methods = [Method(labels[row], row, (run,)) for row in labels if not only or row in only]
+    return Section("run", tuple(methods), (), (), (), {}, ())
 
 
-def _lines(axes: Axes, records: Sequence[dict[str, Any]], labelled: dict[str, str]) -> None:
-    for name, label in labelled.items():
-        steps, values = _series(records, name)
+def _lines(axes: Axes, history: History, labels: Mapping[str, str]) -> None:
+    for name, label in labels.items():
+        steps, values = history.get(name)
         if values:
             axes.plot(steps, values, label=label, linewidth=1.0)
     _step_axis(axes)
     if axes.lines:
         axes.legend(fontsize=8)
+
+
+def _by_source(axes: Axes, history: History, name: str, label: str = "{}") -> None:
+    """Dots: tempered and replayed strings are other populations than the policy's own."""
+    for source in SOURCES:
+        axes.plot(*history.get(name, source), ".", label=label.format(source), markersize=4)
 
 
 def _step_axis(axes: Axes) -> None:
@@ -82,31 +94,28 @@ def _step_axis(axes: Axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
-    if not _series(records, "train/loss")[1]:
+def _loss_and_reward(history: History) -> Figure | None:
+    _, losses = history.get("train/loss")
+    if not losses:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _lines(left, records, {"train/loss": "loss (nats²)"})
-    losses = _series(records, "train/loss")[1]
-    if can_be_log(losses):
+    _lines(left, history, {"train/loss": "loss (nats²)"})
+    if min(losses) >= 0 and max(losses) > 0:
         left.set_yscale("log")
         # A first loss of 0 or nearly 0 would leave all others in a strip at the top.
         left.set_ylim(bottom=0.8 * log_floor(losses))
-    steps, temperature = _series(records, "train/reward_temperature")
+    steps, temperature = history.get("train/reward_temperature")
     if temperature:
         # Residuals grow as 1/T: without T beside it the loss cannot be read.
         twin = left.twinx()
         twin.plot(steps, temperature, color="grey", linestyle=":", linewidth=1.0)
         twin.set_ylabel("reward temperature T (dotted)", color="grey")
         twin.set_ylim(bottom=0)
-    # Hot samples and replayed strings are another population than the policy's own.
-    for label, members in _by_behaviour(records).items():
-        steps, values = _series(members, "train/log_reward")
-        right.plot(steps, values, ".", label=f"mean log R, {label}", markersize=4)
+    _by_source(right, history, "train/log_reward", "mean log R, {}")
     right.set_ylabel("nats")
     _lines(
         right,
-        records,
+        history,
         {
             "train/log_z": "mean terminal φ, on-policy: log Z − KL",
             "train/log_z_bound": "importance-weighted bound on log Z",
@@ -116,20 +125,14 @@ def _loss_and_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def _phi_spread(records: Sequence[dict[str, Any]]) -> Figure | None:
-    if not _series(records, "train/phi_spread")[1]:
+def _phi_spread(history: History) -> Figure | None:
+    if not history.get("train/phi_spread")[1]:
         return None  # no step had different strings of a condition
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _lines(
-        left,
-        records,
-        {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"},
-    )
+    labels = {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"}
+    _lines(left, history, labels)
     left.set(title="all states", ylabel="standard deviation of φ (nats)")
-    # Hot samples and old ones lie where the policy has little mass: three populations, not one line.
-    for label, members in _by_behaviour(records).items():
-        steps, values = _series(members, "train/phi_spread_terminal")
-        right.plot(steps, values, ".", label=label, markersize=4)
+    _by_source(right, history, "train/phi_spread_terminal")
     right.set_title("whole strings only")
     _step_axis(right)
     if right.lines:
@@ -139,20 +142,7 @@ def _phi_spread(records: Sequence[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def _by_behaviour(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Training records by where their trajectories came from; accumulated mixtures left out."""
-    found: dict[str, list[dict[str, Any]]] = {"on-policy": [], "tempered": [], "replay": []}
-    for record in records:
-        share = record.get("train/from_replay")
-        if share == 1.0:
-            found["replay"].append(record)
-        elif share == 0.0:
-            on_policy = record.get("train/exploration_temperature") == 1.0
-            found["on-policy" if on_policy else "tempered"].append(record)
-    return found
-
-
-def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Figure | None:
+def _accuracy(history: History, final: Mapping[str, float]) -> Figure | None:
     key = "final/vote_accuracy/"
     groups = [name.removeprefix(key) for name in final if name.startswith(key)]
     if not groups:
@@ -161,8 +151,8 @@ def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Fig
     series = {"vote_accuracy": ("-", "o"), "single_accuracy": ("--", "x")}
     for number, group in enumerate(groups):
         for metric, (style, marker) in series.items():
-            steps, values = _series(records, f"eval/{metric}/{group}")
-            label = f"{group.replace('_', ' ')}, {metric.split('_')[0]}"
+            steps, values = history.get(f"eval/{metric}/{group}")
+            label = f"{readable(group)}, {metric.split('_')[0]}"
             left.plot(
                 steps, values, style, color=f"C{number}", marker=marker, markersize=4, label=label
             )
@@ -170,31 +160,37 @@ def _accuracy(records: Sequence[dict[str, Any]], final: dict[str, float]) -> Fig
     _step_axis(left)
     # Long enough to tell a dashed line from a whole one.
     left.legend(fontsize=7, handlelength=4)
-    _bars(right, final, groups)
+    _accuracy_bars(right, final, groups)
     return figure
 
 
-def _bars(axes: Axes, final: dict[str, float], groups: Sequence[str]) -> None:
+def _accuracy_bars(axes: Axes, final: Mapping[str, float], groups: Sequence[str]) -> None:
     rows = [
         (f"{label}, vote", prefix, "vote_accuracy")
         for prefix, label in reversed(row_labels(final).items())
         if any(f"{prefix}/vote_accuracy/{group}" in final for group in groups)
     ]
     rows += [(f"{row_labels(final)['final']}, single", "final", "single_accuracy")]
-    width = 0.8 / len(rows)
     for number, (label, prefix, metric) in enumerate(rows):
-        values = [final.get(f"{prefix}/{metric}/{group}") or 0.0 for group in groups]
-        low = [final.get(f"{prefix}/{metric}_low/{group}") or 0.0 for group in groups]
-        high = [final.get(f"{prefix}/{metric}_high/{group}") or 0.0 for group in groups]
+        values, low, high = (
+            [final.get(f"{prefix}/{metric}{end}/{group}") or 0.0 for group in groups]
+            for end in ("", "_low", "_high")
+        )
         errors = [
             [max(0.0, v - a) for v, a in zip(values, low, strict=True)],
             [max(0.0, b - v) for v, b in zip(values, high, strict=True)],
         ]
-        places = [at + (number - (len(rows) - 1) / 2) * width for at in range(len(groups))]
+        places, width = _bar_places(len(groups), number, len(rows))
         axes.bar(places, values, width, yerr=errors, label=label, capsize=2)
-    axes.set_xticks(range(len(groups)), [group.replace("_", " ") for group in groups])
+    axes.set_xticks(range(len(groups)), list(map(readable, groups)))
     axes.set(ylabel="accuracy, 95 % interval", ylim=(0, 1.05))
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=min(4, len(rows)))
+
+
+def _bar_places(groups: int, number: int, of: int) -> tuple[list[float], float]:
+    """Where the bars of one of several rows stand in each group, and how wide they are."""
+    width = 0.8 / of
+    return [at + (number - (of - 1) / 2) * width for at in range(groups)], width
 
 
 def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
@@ -213,3 +209,38 @@ def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
+
+
+def share_bars(final: Mapping[str, float]) -> Figure | None:
+    """Shares that a task measures, one group of bars a share; what each is a share of stands below it.
+
+    The share of invalid samples is not what a task asks for; the histogram shows it.
+    """
+    names = [name.removeprefix("final/") for name in final if name.startswith("final/")]
+    names = [name for name in names if name.partition("/")[0].endswith("_share")]
+    names = [name for name in names if not name.startswith("invalid_share/")]
+    if not names:
+        return None
+    labels = row_labels(final)
+    figure, axes = plt.subplots(figsize=(max(5.0, 1.6 * len(names)), 3.8), layout="constrained")
+    for number, (prefix, label) in enumerate(labels.items()):
+        places, width = _bar_places(len(names), number, len(labels))
+        heights = [final.get(f"{prefix}/{name}", math.nan) for name in names]  # no bar is no 0
+        axes.bar(places, heights, width, label=label)
+    axes.set_xticks(range(len(names)), list(map(_share_label, names)), fontsize=7)
+    axes.set(ylabel="share", ylim=(0, 1.05))
+    # Below the bars, of which one may be anywhere.
+    figure.legend(loc="outside lower center", fontsize=7, ncols=2)
+    axes.grid(alpha=0.3, axis="y")
+    return figure
+
+
+# Of all others a sample is what is counted.
+_WHOLES = {"found_share": "translations", "all_found_share": "sentences"}
+
+
+def _share_label(name: str) -> str:
+    """What a share is called, what it is a share of, and its evaluation set."""
+    metric, _, group = name.partition("/")
+    title = readable(metric.removesuffix("_share"))
+    return f"{title}\n(of {_WHOLES.get(metric, 'samples')})\n{readable(group)}"

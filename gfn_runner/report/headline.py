@@ -1,4 +1,4 @@
-"""The numbers that stand for a run: headline metrics, and the one that a search optimises."""
+"""The headline metrics of a run, and the metric that a search optimizes."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> d
 
 
 def memory_at_most(metrics: Mapping[str, float]) -> str:
-    """Peak memory of a run by its kind, in words; empty where it was not measured."""
+    """Peak memory of a run by its kind, as text; empty where it was not measured."""
     kinds = {"run/peak_memory_gib": "host", "run/peak_gpu_memory_gib": "GPU"}
-    told = [
+    parts = [
         f"{metrics[key]:.2f} GiB of {kind} memory" for key, kind in kinds.items() if key in metrics
     ]
-    return " and ".join(told)
+    return " and ".join(parts)
 
 
 def optimized_value(named: str | None, default: str, metrics: Mapping[str, float]) -> float | None:
@@ -81,7 +81,7 @@ def optimized_value(named: str | None, default: str, metrics: Mapping[str, float
 
 
 def _row(metrics: Mapping[str, float]) -> str:
-    # Without training it is the first row that stands for the run.
+    # Without training the first row is the run's.
     return next(iter(row_labels(metrics)), "final")
 
 

@@ -1,7 +1,7 @@
-"""Which runs are seeds of one method, and what a method is called; averages nothing.
+"""Which runs are seeds of one method, and what a method is called.
 
 A method is a task and the settings that its numbers depend on. Rows without training (the base model
-behind examples, resampled, …) depend on fewer settings than a trained policy, so runs of several methods
+after examples, resampled, …) depend on fewer settings than a trained policy, so runs of several methods
 may have measured the same such row.
 """
 
@@ -20,20 +20,23 @@ TRAINED = {"final": "", "e_step": "E-step"}
 # What changes who is asked, how fast, and what is printed, but not the distribution of the numbers.
 _NO_EFFECT = (
     "seed", "output", "resume", "dry_run", "mode", "run", "prompt", "n", "answers", "logger",
-    "trainer.threads", "trainer.float32_matmul_precision", "trainer.log_every", "trainer.profiler",
+    "num_threads", "float32_matmul_precision", "trainer.log_every_n_steps", "trainer.profiler",
     "lm.device", "lm.packed_rewards",
     "lm.max_tokens_per_forward", "lm.recompute_above", "callbacks.progress", "callbacks.checkpoint",
-    "callbacks.health", "callbacks.report", "callbacks.evaluation.every", "callbacks.evaluation.during",
-    "callbacks.evaluation.singles_during", "callbacks.evaluation.batch", "callbacks.evaluation.rows",
-    "callbacks.evaluation.memory_gib",
-    "callbacks.evaluation.baseline_shots", "callbacks.evaluation.baseline_temperatures",
+    "callbacks.non_finite_steps", "callbacks.satisfaction", "callbacks.training_log",
+    "callbacks.wandb_media", "callbacks.preemption", "callbacks.report",
+    "callbacks.evaluation.every_n_steps", "evaluation.during",
+    "evaluation.singles_during", "evaluation.batch", "evaluation.rows",
+    "evaluation.memory_gib",
+    "evaluation.baseline_shots", "evaluation.baseline_temperatures",
 )  # fmt: skip
 # What has no effect on rows without training, and what on those of a trained policy.
 _ONLY_TRAINING = (
-    "objective", "optim", "sampling", "trainer", "baseline", "em", "lm.lora", "callbacks.replay",
-    "callbacks.tempering.start", "callbacks.tempering.steps", "callbacks.tempering.shape",
+    "objective", "optimizer", "scheduler", "sampling", "trainer", "baseline", "em", "lm.lora",
+    "callbacks.replay_buffer",
+    "callbacks.reward_tempering.start", "callbacks.reward_tempering.steps", "callbacks.reward_tempering.shape",
 )  # fmt: skip
-_ONLY_OTHER_ROWS = ("callbacks.evaluation.baseline_limit", "callbacks.evaluation.resampled")
+_ONLY_OTHER_ROWS = ("evaluation.baseline_limit", "evaluation.resampled")
 _MOST_SHOWN = 6
 
 
@@ -45,7 +48,7 @@ class Method:
         label: what it is called beside the others at hand.
         row: prefix of its metrics.
         runs: one a seed, by seed.
-        dropped: runs that measured it too, for a seed that another run stands for.
+        dropped: runs that measured it too, for a seed of which another run is used.
     """
 
     label: str
@@ -84,7 +87,7 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
     order = list(names)
     separate.sort(key=lambda d: (d.row not in TRAINED, order.index(d.row), d.name != "GFlowNet"))
     shared = _shared(separate)
-    # What was measured on the same data and model stands together.
+    # Methods measured on the same data and model follow each other.
     blocks = [[draft.settings.get(key) for key in shared] for draft in separate]
     separate = [
         separate[at] for at in sorted(range(len(blocks)), key=lambda at: blocks.index(blocks[at]))
@@ -103,7 +106,7 @@ def row_names(rows: Iterable[str]) -> dict[str, str]:
 
 
 def _by_number(row: str) -> list[tuple[int, str]]:
-    """So that ``best_of_4`` stands before ``best_of_16``."""
+    """So that ``best_of_4`` comes before ``best_of_16``."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in row.split("_")]
 
 
@@ -120,7 +123,7 @@ def _settings(run: Run, row: str) -> dict[str, Any]:
     """What the numbers of a row depend on."""
     without = (*_NO_EFFECT, *(_ONLY_OTHER_ROWS if row in TRAINED else _ONLY_TRAINING))
     if row not in TRAINED and not row.startswith("resampled"):
-        without += ("callbacks.evaluation.resampled",)
+        without += ("evaluation.resampled",)
     if not run.config.get("baseline"):
         without += ("baseline",)  # absent in configs that are older than baselines
     leaves = _without(flat(run.config), without)

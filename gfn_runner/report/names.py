@@ -1,40 +1,37 @@
-"""What a metric or training scalar is called on pages and in tables, with its unit; reads nothing.
+"""Titles, units and ranges of metrics and training scalars, the same in every chart and table.
 
-Names that are not listed are spoken as they are: ``vote_accuracy`` is "vote accuracy (%)".
+A name that is not listed is its own title: ``vote_accuracy`` is "vote accuracy (%)".
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-_ANY = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class Name:
-    """Words for a metric.
+    """What a metric is called.
 
     Attributes:
-        words: short enough for the title of a column.
+        title: short enough for a column.
         unit: empty for numbers without one.
         brief: for the table in a terminal, whose columns are as narrow as their longest word.
-        limits: that no value can pass, in the unit.
+        range: smallest and largest possible value, in the unit.
     """
 
-    words: str
+    title: str
     unit: str = ""
     brief: str = ""
-    limits: tuple[float, float] = _ANY
+    range: tuple[float, float] | None = None
 
     @property
-    def titled(self) -> str:
-        return f"{self.words} ({self.unit})" if self.unit else self.words
+    def with_unit(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
 _SHARE = (0.0, 1.0)
-# Evaluated, without the row in front and the evaluation set behind.
+# Evaluated, without the row before it and the evaluation set after it.
 _METRICS: Mapping[str, Name] = {
     "log_likelihood": Name("log-likelihood under the base model", "nats", "log p_LM"),
     "log_likelihood_max": Name(
@@ -65,11 +62,11 @@ _METRICS: Mapping[str, Name] = {
     "pointwise_mutual_information": Name("pointwise mutual information", "nats", "PMI"),
     "label_log_prob": Name("log p(right label | X Z)", "nats", "log p(label)"),
     "label_probability": Name("probability of the labels asked for", "0 to 1", "p(label)", _SHARE),
-    "predictive_accuracy": Name("accuracy of the Bayesian model average", "%", limits=(0, 100)),
+    "predictive_accuracy": Name("accuracy of the Bayesian model average", "%", range=(0.0, 100.0)),
     "parsed": Name("samples with an answer", "share", "parsed", _SHARE),
     "right_rationale": Name("samples of which every step is right", "share", "", _SHARE),
 }
-# Of a step; their names as they are logged. The loss depends on the method, see report/panels.py.
+# Logged in training; the title of the loss depends on the method, see report/panels.py.
 _TRAINING: Mapping[str, Name] = {
     "train/log_reward": Name("mean log R in training", "nats"),
     "train/phi_spread_terminal": Name("φ spread in training, whole strings", "nats"),
@@ -87,36 +84,36 @@ _TRAINING: Mapping[str, Name] = {
     "train/length": Name("length of strings", "tokens"),
     "train/buffer_size": Name("replay buffer", "strings"),
     "train/buffer_age": Name("age of the replay buffer", "optimizer steps"),
-    "train/from_replay": Name("batches from replay", "share", limits=_SHARE),
+    "train/from_replay": Name("batches from replay", "share", range=_SHARE),
     "train/seconds": Name("seconds of an optimizer step"),
     "train/tokens_per_second": Name("tokens per second"),
     "train/kl_base": Name(
         "log q − log p of the rollout's strings, p the base model", "nats a string"
     ),
-    "train/clipped": Name("choices with a ratio beyond 1 ± clip", "share", limits=_SHARE),
+    "train/clipped": Name("choices with a ratio beyond 1 ± clip", "share", range=_SHARE),
     "train/value_loss": Name("value loss: ½ (V − return)²", "squared units of the scaled reward"),
 }
 
 
 def name_of(name: str) -> Name:
-    """Words for a metric (an evaluation set behind a slash does not matter) or a training scalar."""
+    """The name of a training scalar, or of a metric with or without an evaluation set after it."""
     if name.startswith("train/"):
-        return _TRAINING.get(name) or Name(spoken(name.removeprefix("train/")))
+        return _TRAINING.get(name) or Name(readable(name.removeprefix("train/")))
     metric = name.partition("/")[0]
-    known = _METRICS.get(metric)
-    if known is not None:
-        return known
-    return Name(spoken(metric), *(("%", "", (0.0, 100.0)) if is_share(metric) else ()))
+    if metric in _METRICS:
+        return _METRICS[metric]
+    percent = ("%", "", (0.0, 100.0)) if is_share(metric) else ()
+    return Name(readable(metric), *percent)
 
 
 def column_title(column: str) -> str:
     """Of a metric with or without an evaluation set: ``kl/all`` is "KL(…), all (nats)"."""
     known, group = name_of(column), column.partition("/")[2]
-    words = f"{known.words}, {spoken(group)}" if group else known.words
-    return Name(words, known.unit).titled
+    title = f"{known.title}, {readable(group)}" if group else known.title
+    return Name(title, known.unit).with_unit
 
 
-def spoken(name: str) -> str:
+def readable(name: str) -> str:
     return name.replace("_", " ").replace("/", ", ")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import find_runs
+from gfn_runner.report.sweep_jobs import SweepJobs, is_sweep
 from gfn_runner.report.sweep_page import write_sweep_page
-from gfn_runner.report.sweeps import Sweep, is_sweep
 
 
 def write_pages(given: Sequence[str]) -> list[Path]:
@@ -42,7 +42,7 @@ def write_pages(given: Sequence[str]) -> list[Path]:
     sweeps += [Path(text) for text in given if is_sweep(Path(text)) and Path(text) not in sweeps]
     for folder in sweeps:
         try:
-            written.append(write_sweep_page(Sweep(folder), whole=True))
+            written.append(write_sweep_page(SweepJobs(folder), whole=True))
         except OSError as error:
             problems.append(Problem(str(folder), f"its page cannot be written ({error})"))
     if problems:

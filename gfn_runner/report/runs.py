@@ -1,13 +1,16 @@
-"""Runs as they lie in their folders: found, read, finished or not and why; averages nothing."""
+"""Runs found below folders and read from their files: config, metrics, whether finished or why not."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,33 +18,35 @@ from typing import Any, Literal
 
 import yaml
 
+from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.json_lines import read_lines
+from gfn_runner.runtime.sweep_record import reason
 
 Status = Literal["finished", "unfinished", "failed"]
 _LOG_LINES = 5
 _LOG_BYTES = 20_000
-_LOADER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # of C where there is one: ten times as fast
+_LOG_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
+# The C loader is ten times as fast.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one folder says.
+    """A run's folder.
 
     Attributes:
         folder: of the run.
         config: resolved, as ``config.yaml`` has it.
         metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
         overrides: command-line lines that led to the config.
-        commits: of the code, in the order of the run's parts; ``-changed`` behind one whose files were.
+        commits: of the code, in the order of the run's parts; with ``-changed`` where files were changed.
         status: ``finished``, ``unfinished`` (or still running) or ``failed``.
-        why: what speaks for the status, where it is not ``finished``.
+        why: the reason of a status other than ``finished``.
         log: the last lines of ``run.log``.
         ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
-        on_cpu: whether all its parts ran without a GPU, as far as the folder says.
+        on_cpu: whether all its parts ran without a GPU.
     """
 
     folder: Path
@@ -73,7 +78,7 @@ class Run:
     @property
     def temperature(self) -> float:
         """Reward temperature T at the end of training."""
-        schedule = Schedule(**self.config.get("callbacks", {}).get("tempering", {}))
+        schedule = Schedule(**callback_arguments(self.config, "reward_tempering"))
         return schedule(max(0, int(self.metrics.get("run/steps", 0)) - 1))
 
     @cached_property
@@ -145,9 +150,10 @@ def _runs_below(path: Path) -> Iterator[Path]:
         yield path
         return
     for place, folders, _ in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         runs = [name for name in folders if _is_run(Path(place, name))]
         yield from (Path(place, name) for name in runs)
-        folders[:] = [name for name in folders if name not in runs and not name.startswith(".")]
+        folders[:] = [name for name in folders if name not in runs]
 
 
 def _is_run(folder: Path) -> bool:
@@ -177,10 +183,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _not_finished(run: Run) -> Problem:
-    said = "".join(f"\n    run.log: {line}" for line in run.log)
-    can_go_on = any(run.folder.glob("checkpoints/*.ckpt"))
-    fix = f"python -m gfn_runner resume={run.folder}" if can_go_on else ""
-    return Problem(str(run.folder), run.why + said, "a finished run", fix)
+    log = "".join(f"\n    run.log: {line}" for line in run.log)
+    can_resume = any(run.folder.glob("checkpoints/*.ckpt"))
+    fix = f"python -m gfn_runner resume={run.folder}" if can_resume else ""
+    return Problem(str(run.folder), run.why + log, "a finished run", fix)
 
 
 def read_run(folder: Path) -> Run:
@@ -192,7 +198,7 @@ def read_run(folder: Path) -> Run:
     config = _config(folder / "config.yaml")
     metrics, ended = _metrics(folder / "metrics.json")
     log = last_lines(folder / "run.log")
-    status, why = _status(folder, config, metrics, log)
+    status, why = _status(folder, config, metrics)
     environments = _environments(folder)
     return Run(
         folder=folder,
@@ -247,21 +253,45 @@ def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
 
 
 def _status(
-    folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float] | None, log: Sequence[str]
+    folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float] | None
 ) -> tuple[Status, str]:
     wanted = steps_wanted(config)
     if metrics is not None:
         done = metrics.get("run/steps")
         if done is None or wanted is None or done >= wanted:
             return "finished", ""
-        why = f"metrics.json speaks of step {done:.0f}, config.yaml asks for {wanted}: resumed, not ended"
+        why = (
+            f"metrics.json is of step {done:.0f}, config.yaml asks for {wanted}: resumed, not ended"
+        )
         return "unfinished", why
     step = _last_step(folder / "metrics.jsonl")
     reached = "no optimizer step" if step is None else f"optimizer step {step}"
     reached += f" of {wanted}" if wanted else ""
-    if any(line.startswith(("ERROR", "CRITICAL", "Traceback")) for line in log):
+    if failure(folder):
         return "failed", f"no metrics.json, {reached} reached, and run.log holds an error"
     return "unfinished", f"no metrics.json, {reached} reached: interrupted, or still running"
+
+
+def failure(folder: Path) -> str:
+    """Why the newest part of a run has failed; empty if it has not, or has gone on since."""
+    log = last_lines(folder / "run.log")
+    records = [line for line in log if _LOG_RECORD.match(line)]
+    if not records or not records[-1].startswith(("ERROR", "CRITICAL")):
+        return ""
+    # A run that goes on after a failure has younger files.
+    newest = newest_of(folder.glob("environment*.json"), [folder / "metrics.jsonl"])
+    if newest_of([folder / "run.log"]) < newest - 5:
+        return ""
+    return reason(folder) or records[-1].partition(": ")[2] or records[-1]
+
+
+def newest_of(*paths: Iterable[Path]) -> float:
+    """Seconds since 1970 of the last change of any of the files; 0 if none is there."""
+    times = [0.0]
+    for path in itertools.chain(*paths):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def steps_wanted(config: Mapping[str, Any]) -> int | None:
@@ -272,38 +302,34 @@ def steps_wanted(config: Mapping[str, Any]) -> int | None:
     return int(steps) * max(1, int(config.get("em", {}).get("rounds", 0)))
 
 
+def callback_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The arguments of a run's callback; none if it was removed."""
+    node = (config.get("callbacks") or {}).get(name) or {}
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
 def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
-    """Whether a run of this config trains anything; ``unknown`` if its baseline's class is gone."""
+    """Whether a run of this config trains; ``unknown`` if its baseline's class cannot be imported."""
     baseline = config.get("baseline")
     if not baseline:
         return True
     module, _, name = str(baseline.get("_target_", "")).rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
-        return kind.lightning_module is not None
+        return issubclass(kind, Algorithm)
     except (ImportError, AttributeError, ValueError):
         return unknown
 
 
 def _last_step(path: Path) -> int | None:
-    steps = [
-        found["step"]
-        for line in last_lines(path)
-        if (found := _object(line)) and isinstance(found.get("step"), int)
-    ]
-    return steps[-1] if steps else None
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    for line in reversed(last_lines(path)):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a crash
+            return int(json.loads(line)["step"])
+    return None
 
 
 def last_lines(path: Path) -> list[str]:
-    """Of the end of a text file, without blank ones; none if there is no file."""
+    """The last lines of a text file, without blank ones; none if there is no file."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LOG_BYTES))
@@ -322,7 +348,7 @@ def _overrides(path: Path) -> tuple[str, ...]:
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:
-    """What each part of a run says of where it ran; empty for one that cannot be read."""
+    """The environment of each part of a run; empty for one that cannot be read."""
     parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
     found = []
     for path in parts:

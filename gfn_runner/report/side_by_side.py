@@ -1,4 +1,4 @@
-"""What methods write for the same conditions, its log R, and what the task says of it."""
+"""What methods write for the same conditions, its log R, and how the task judges it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
 from gfn_runner.report.equal_compute import chosen_from
 from gfn_runner.report.methods import Method
-from gfn_runner.report.names import is_share
-from gfn_runner.report.pages import Table
+from gfn_runner.report.names import is_share, readable
+from gfn_runner.report.page import Table
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, task_of
-from gfn_runner.tasks.base import Task
 
 _HEADER = (
     "condition",
@@ -108,7 +108,7 @@ class _Judge:
         self._conditions: dict[Key, Condition] = {(c.group, c.key): c for c in found}
 
     def __call__(self, key: Key, text: str) -> str:
-        """A metric and whether the string meets it; empty where none speaks of one string by itself."""
+        """A metric and whether the string meets it; empty where no metric is of a single string."""
         condition = self._conditions.get(key)
         if self._task is None or condition is None:
             return ""
@@ -120,8 +120,8 @@ class _Judge:
         for name in self._task.headline:
             value = measured.get(f"{name}/{condition.group}")
             if is_share(name) and not name.startswith(_NOT_OF_ONE) and value in (0.0, 1.0):
-                spoken = name.removesuffix("_share").replace("_", " ")
-                return f"{spoken}: {'yes' if value else 'no'}"
+                title = readable(name.removesuffix("_share"))
+                return f"{title}: {'yes' if value else 'no'}"
         return ""
 
 

@@ -1,8 +1,7 @@
-"""Finished runs as a table a task: means over seeds, and what was left out; draws nothing."""
+"""Finished runs as a table a task: means over seeds, and what was left out."""
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import shlex
@@ -12,16 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from gfn_runner.cli.overrides import by_itself, is_of_sweep
 from gfn_runner.data.samples import ReferenceRow
+from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
 from gfn_runner.report.methods import Method, methods_of
-from gfn_runner.report.names import Name, column_title, is_share, name_of, spoken
+from gfn_runner.report.names import Name, column_title, is_share, name_of, readable
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import shown_number
-from gfn_runner.tasks.base import Task
+from gfn_runner.runtime.overrides import by_itself, is_of_sweep
+from gfn_runner.runtime.targets import instantiate
 
 _MOST_NAMED = 5
 _BESIDE_HEADLINE = ("log_reward", "diversity", "phi_spread")
@@ -115,9 +113,9 @@ def published_header(section: Section) -> str:
     metrics = dict.fromkeys(column.partition("/")[0] for column in columns)
     if len(metrics) > 1:
         return "the paper's †: " + " / ".join(map(column_title, columns))
-    groups = " / ".join(spoken(column.partition("/")[2]) for column in columns)
+    groups = " / ".join(readable(column.partition("/")[2]) for column in columns)
     known = name_of(columns[0])
-    return f"the paper's †: {Name(f'{known.words}, {groups}', known.unit).titled}"
+    return f"the paper's †: {Name(f'{known.title}, {groups}', known.unit).with_unit}"
 
 
 def published_columns(section: Section) -> list[str]:
@@ -126,7 +124,7 @@ def published_columns(section: Section) -> list[str]:
 
 
 def cell(method: Method, column: str) -> str:
-    """Mean ± standard error over seeds; says so if some seeds lack the metric."""
+    """Mean ± standard error over seeds, with the number of seeds if some lack the metric."""
     values = method.values(column)
     if not values:
         return ""
@@ -157,7 +155,7 @@ def spread(column: str, values: Sequence[float]) -> str:
 
 
 def _decimals(value: float, digits: int) -> int:
-    """Places behind the point that show so many digits of a number."""
+    """Decimal places that show so many digits of a number."""
     return digits - 1 - math.floor(math.log10(abs(value)))
 
 
@@ -170,22 +168,29 @@ def commands(method: Method) -> list[str]:
     """The command line of the method's runs, one for all seeds that differ in nothing else."""
     seeds: dict[tuple[str, ...], list[int]] = {}
     for run in method.runs:
-        # A run always names its task, so that nothing said means that the file is not there.
-        said = tuple(line for line in run.overrides if not line.startswith("seed="))
-        seeds.setdefault(said, []).append(run.seed)
+        # A run always names its task, so without any line the file is missing.
+        lines_of_run = tuple(line for line in run.overrides if not line.startswith("seed="))
+        seeds.setdefault(lines_of_run, []).append(run.seed)
     lines = []
-    for said, own in seeds.items():
-        if not said:
+    for overrides, own in seeds.items():
+        if not overrides:
             lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
             continue
-        words = ["python", "-m", "gfn_runner"]
-        if len(own) > 1 and not is_of_sweep(said):
+        command = ["python", "-m", "gfn_runner"]
+        if len(own) > 1 and not is_of_sweep(overrides):
             lines.append(
-                " ".join([*words, "-m", *map(shlex.quote, said), f"seed={','.join(map(str, own))}"])
+                " ".join(
+                    [
+                        *command,
+                        "-m",
+                        *map(shlex.quote, overrides),
+                        f"seed={','.join(map(str, own))}",
+                    ]
+                )
             )
         else:  # with -m it would be the sweep anew
-            words += map(shlex.quote, by_itself(said))
-            lines += [" ".join([*words, f"seed={seed}"]) for seed in own]
+            command += map(shlex.quote, by_itself(overrides))
+            lines += [" ".join([*command, f"seed={seed}"]) for seed in own]
     return lines
 
 
@@ -257,13 +262,10 @@ def _different(rows: Iterable[ReferenceRow]) -> list[ReferenceRow]:
 
 def task_of(run: Run) -> tuple[Task | None, str]:
     """The task of a run's config; or why it cannot be built any more."""
-    values = dict(run.config["task"])
-    module, _, name = values.pop("_target_").rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
-        return TypeAdapter(kind).validate_python(values), ""
-    except (ImportError, AttributeError, ValueError, ValidationError, UserError) as error:
-        reason = str(error).splitlines()[0]
+        return instantiate("task", run.config["task"], Task), ""
+    except UserError as error:
+        reason = str(error.problems[0])
         return None, (
             f"The task {run.task} cannot be built from {run.folder}/config.yaml ({reason}): no published "
             "rows, and columns by name only."
@@ -284,11 +286,11 @@ def _columns(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
 
 def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
     """What a reader has to know, each thing once with all methods that it holds for."""
-    said: dict[str, list[str]] = {}
+    by_text: dict[str, list[str]] = {}
     for method in methods:
         for text in _of_method(method, columns):
-            said.setdefault(text, []).append(method.label)
-    notes = [f"{'; '.join(labels)}: {text}" for text, labels in said.items()]
+            by_text.setdefault(text, []).append(method.label)
+    notes = [f"{'; '.join(labels)}: {text}" for text, labels in by_text.items()]
     notes += _conditions(methods)
     changed = {
         str(run.folder): None
@@ -310,10 +312,12 @@ def _conditions(methods: Sequence[Method]) -> list[str]:
             labels.setdefault(max(sizes.values()), []).append(method.label)
     if len(labels) < 2:
         return []
-    told = "; ".join(f"{n} of a set: {_some(labels[n])}" for n in sorted(labels, reverse=True))
+    sizes_text = "; ".join(
+        f"{n} of a set: {_some(labels[n])}" for n in sorted(labels, reverse=True)
+    )
     return [
-        f"Not all methods were measured on the same conditions. {told}. The smaller sets are the first "
-        "of the larger ones, and no error over seeds holds what that choice does."
+        f"Not all methods were measured on the same conditions. {sizes_text}. The smaller sets are the "
+        "first of the larger ones, and no error over seeds holds what that choice does."
     ]
 
 
@@ -339,7 +343,7 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
 
 
 def _duplicates(method: Method, columns: Sequence[str]) -> str:
-    """Which run stands for a seed that several have measured, and whether it matters."""
+    """Which run is used for a seed that several have measured, and whether it matters."""
     kept = {run.seed: run for run in method.runs}
     used = []
     for seed in dict.fromkeys(run.seed for run in method.dropped):

@@ -1,4 +1,4 @@
-"""The table at the end of a run: ours, the base model, the published numbers; measures nothing."""
+"""The table at the end of a run: ours, the base model, the published numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from gfn_runner.data.task import Task
 from gfn_runner.report.names import is_share, name_of
-from gfn_runner.tasks.base import Task
 
 WIDTH = 80
 # Not all of them are printed in the paper: docs/paper_index.md says where each comes from.

@@ -1,1 +1,1 @@
-"""Posteriors: log-rewards as weighted sums of language-model terms and constraints."""
+"""Log-rewards: terms of a language model and constraints."""

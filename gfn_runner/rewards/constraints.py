@@ -1,4 +1,4 @@
-"""Factors c(z) of a posterior out of what a condition demands of its texts; knows no task.
+"""Constraint factors c(z) of a posterior, from the demand of a condition.
 
 A condition carries its :class:`Demand` as the fact ``demand``; one without it has the factor 1. Only
 the decoded text of the prefix is judged.

@@ -1,4 +1,4 @@
-"""What a text is asked to be: words in it, a pattern, a length; knows texts only, no model.
+"""Demands on texts: words, a pattern, a length, a classifier's label.
 
 A text is a string as the policy wrote it, without its terminator. Spaces around it do not count.
 """

@@ -1,4 +1,4 @@
-"""The log-reward of every prefix: Σ_k w_k log p_LM(z s_k | c_k) + log c(z); knows no objective.
+"""The log-reward of every prefix: Σ_k w_k log p_LM(z s_k | c_k) + log c(z).
 
 The adapter is off while a term is scored, caches of contexts included. Values are untempered.
 """
@@ -199,8 +199,7 @@ def _rival_penalty(
 ) -> Tensor:
     """Nats to take off where a rival of the suffix is likelier than the suffix. As ``log_prob_BN``.
 
-    Both stand behind the same prefix, so that p(z) is in both and decides nothing. Each rival takes one
-    more forward; a model that scores no rivals pays nothing.
+    Both follow the same prefix, so that p(z) cancels. Each rival takes one more forward.
 
     Args:
         lm, trajectories, rule: as for the term.

@@ -29,8 +29,7 @@ class TableFactor:
 
     The floor is −penalty − n log V for n tokens out of V: finite, so that φ is (see ``Constraint``),
     and summable. There are V^n strings of n tokens, so those of one length have the mass
-    exp(−penalty) together. Under a constant floor they would outweigh the table from some length on,
-    and the exact policy would write noise.
+    exp(−penalty) in total. Under a constant floor they would outweigh the table from some length on.
 
     Attributes:
         penalty: nats, above 0.

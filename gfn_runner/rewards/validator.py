@@ -1,4 +1,4 @@
-"""A yes-or-no judge of texts, any Python function, as a factor of a posterior."""
+"""A Python function that accepts or rejects texts, as a factor of a posterior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Validator:
-    """log c(z) = 0 where the function says yes, else −penalty.
+    """log c(z) = 0 where the function returns a true value, else −penalty.
 
     Attributes:
         function: import path ``package.module.name`` of a function from a text to a truth value.

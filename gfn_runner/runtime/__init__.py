@@ -1,1 +1,1 @@
-"""What a process needs around it: files, terminal, seeds, status lines."""
+"""Files, terminal, seeds, locks, status lines."""

@@ -1,4 +1,4 @@
-"""What a run runs on: git commit, package versions, machine, its cores; and how much memory it takes."""
+"""The environment of a run: git commit, package versions, machine, cores, memory, threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Plain facts for ``environment.json``; ``git`` is ``None`` outside a repository."""
+    """Contents of ``environment.json``; ``git`` is ``None`` outside a repository."""
     import torch
 
     return {
@@ -43,7 +43,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-# The table before writes docs/results, which does not make the runs of the next another program's.
+# Changes in docs/ and tests/ do not change what a run computes.
 _CODE = (":/", ":(exclude,top)docs", ":(exclude,top)tests")
 
 
@@ -71,8 +71,8 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def count_gpu_memory() -> None:
-    """Begin the peaks of GPU memory anew: a process may make several runs."""
+def reset_gpu_memory_peaks() -> None:
+    """Reset the peaks of GPU memory: a process may make several runs."""
     import torch
 
     if torch.cuda.is_available():
@@ -96,29 +96,22 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def threads_each(processes: int) -> int:
-    """CPU threads of each of so many processes at a time, so that no core has two of them.
-
-    Threads that take turns on a core wait for each other: a step takes many times as long.
-    """
+def threads_per_process(processes: int) -> int:
+    """CPU threads of each of several processes at a time, so that no core is shared."""
     return max(1, cores() // processes)
 
 
-# What the user may have said about threads that wait: OpenMP's own word, and those of its libraries.
+# How waiting OpenMP threads behave: the standard variable, and those of GNU's and Intel's libraries.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SPINS = "1000"  # GNU's default is 300,000
 
 
-# GNU's OpenMP spins 300,000 times by default, and so often where it knows of more threads than cores.
-_SPINS = "1000"
+def limit_thread_spinning() -> None:
+    """Limit how long torch's waiting threads spin, unless the environment sets it.
 
-
-def spin_briefly() -> None:
-    """Let torch's threads spin only briefly while they wait, unless the user has set how they wait.
-
-    A long spin takes the cores from the very threads that are waited for as soon as another process
-    needs one; without any spin a small model is slower on a quiet machine (docs/benchmarks.md,
-    "Threads"). The OpenMP library reads the variable when torch is imported, and processes that are
-    started inherit it; after the import nothing is changed.
+    Spinning threads take the cores from the threads that they wait for as soon as another process needs
+    one; without any spin a small model is slower on a quiet machine (docs/benchmarks.md, "Threads").
+    The OpenMP library reads the variable when torch is imported; after that nothing is changed.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
         os.environ["GOMP_SPINCOUNT"] = _SPINS

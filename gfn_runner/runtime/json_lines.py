@@ -1,4 +1,4 @@
-"""Lines of JSON: written whole, and read back as they were left; knows nothing of what they say."""
+"""JSON lines files: written atomically or appended to, and read after a crash."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.runtime.files import replaced
+from gfn_runner.runtime.files import atomic_writer
 
 logger = logging.getLogger(__name__)
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line; the file appears complete or not at all."""
-    with replaced(path) as file:
+    """Write one JSON object a line, atomically."""
+    with atomic_writer(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -34,8 +34,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
 
-    A last line that was cut off by a crash is passed over. None where there is no file, as of a run that
-    trains nothing.
+    A last line that a crash has cut off is left out. Empty where there is no file.
     """
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in _whole_lines(path):
@@ -44,14 +43,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return sorted(records.values(), key=lambda record: record["step"])
 
 
-def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Take the lines of a file out that are not wanted or not whole; it is never half there."""
+def filter_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Keep the wanted whole lines of a file, atomically."""
     if path.is_file():
         write_lines(path, filter(wanted, list(_whole_lines(path))))
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a file that a crash may have cut off or left with bytes that are no text."""
+    """Records of a file; lines that a crash has cut off or left with other bytes are left out."""
     content = path.read_bytes() if path.is_file() else b""
     for line in content.split(b"\n"):
         with contextlib.suppress(ValueError):  # of JSON, or of UTF-8
@@ -59,7 +58,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class LineAppender:
-    """Appends lines to a file. Where that fails (a full disk), they wait and are tried with the next.
+    """Appends lines to a file. Lines that cannot be written (full disk) are retried with the next ones.
 
     Attributes:
         waiting: lines that are not in the file yet.
@@ -68,22 +67,22 @@ class LineAppender:
     def __init__(self, path: Path):
         self.path = path
         self.waiting: list[str] = []
-        self._ends_clean = self._told = False
+        self._ends_clean = self._warned = False
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write a record, and what has waited for it; never raises for want of space or rights."""
+        """Write the waiting lines and a record; never raises ``OSError``."""
         self.waiting.append(json.dumps(record) + "\n")
         self._write_waiting()
 
     def sync(self) -> None:
-        """Try the lines that wait, and make what is written survive a crash of the machine."""
+        """Retry the waiting lines, and flush the file to the disk."""
         if self.waiting:
             self._write_waiting()
         with contextlib.suppress(OSError), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
-    def take_back(self, lines: Sequence[str]) -> None:
-        """Append lines that had waited when a process was killed, unless they were written after all."""
+    def restore_waiting(self, lines: Sequence[str]) -> None:
+        """Append lines that were waiting when a process was killed, unless they are in the file."""
         known = [*_whole_lines(self.path), *map(json.loads, self.waiting)]
         self.waiting += [line for line in lines if json.loads(line) not in known]
         self.sync()
@@ -92,13 +91,15 @@ class LineAppender:
         try:
             self._write("".join(self.waiting))
         except OSError as error:
-            if not self._told:
-                logger.warning("%s cannot be written (%s): its lines wait", self.path, error)
-            self._told = True
+            if not self._warned:
+                logger.warning(
+                    "%s cannot be written (%s); its lines are kept and retried", self.path, error
+                )
+            self._warned = True
             return
-        if self._told:
+        if self._warned:
             logger.warning("%s is written again, nothing is missing", self.path)
-        self.waiting, self._told = [], False
+        self.waiting, self._warned = [], False
 
     def _write(self, text: str) -> None:
         before = self.path.stat().st_size if self.path.is_file() else 0

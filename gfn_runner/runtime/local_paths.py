@@ -1,18 +1,16 @@
-"""Settings that may name a local file or folder, which a config holds as absolute paths."""
+"""Local paths in settings, made absolute when a config is validated."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-# Key of pydantic's validation context: the folder of the file that a value stands in.
+# Key of pydantic's validation context: the folder that relative paths are looked for in first.
 FOLDER = "folder"
 
 
@@ -55,19 +53,8 @@ class LocalPath:
         return core_schema.with_info_after_validator_function(validate, handler(source))
 
 
-def local_paths(settings: Any, prefix: str = "") -> Iterator[tuple[str, LocalPath, Any]]:
-    """Every key below a settings object that may name a local path: key, mark and value."""
-    hints = get_type_hints(type(settings), include_extras=True)
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from local_paths(value, f"{prefix}{field.name}.")
-        elif (mark := _mark(hints[field.name])) is not None:
-            yield f"{prefix}{field.name}", mark, value
-
-
-def _mark(hint: Any) -> LocalPath | None:
+def mark_of(hint: Any) -> LocalPath | None:
     """The mark of a type, or of a part of it (``X | None``, ``tuple[X, ...]``)."""
     own = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, LocalPath)]
-    parts = (_mark(part) for part in get_args(hint))
+    parts = (mark_of(part) for part in get_args(hint))
     return next(iter(own), None) or next((mark for mark in parts if mark is not None), None)

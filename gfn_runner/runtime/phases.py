@@ -1,4 +1,4 @@
-"""Phases of a run: timed, named in profiles, and named when memory runs out; computes nothing."""
+"""Phases of a run: their seconds, their names in profiles and in out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from gfn_runner.errors import UserError
 
 _BATCH = (
-    "lower sampling.conditions (and raise trainer.accumulate as much: the gradient is the same), or "
-    "sampling.samples, or task.max_len"
+    "lower sampling.n_conditions (and raise trainer.accumulate_grad_batches as much: the gradient is the same), or "
+    "sampling.n_samples, or task.max_len"
 )
-# What takes the memory of each phase, as settings.
+# Settings that lower the memory of each phase.
 LOWER = {
     "load": "lm.dtype=bfloat16, lm.quantization=4bit, a smaller lm.lora.rank or a smaller model",
     "sample": _BATCH,
@@ -24,8 +24,7 @@ LOWER = {
     "policy": f"set or lower lm.recompute_above; or {_BATCH}; lm.dtype=bfloat16 helps too",
     "objective": _BATCH,
     "backward": f"set or lower lm.recompute_above; or {_BATCH}; lm.dtype=bfloat16 helps too",
-    "evaluation": "lower callbacks.evaluation.memory_gib, callbacks.evaluation.batch or "
-    "lm.max_tokens_per_forward",
+    "evaluation": "lower evaluation.memory_gib, evaluation.batch or lm.max_tokens_per_forward",
 }
 _MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -56,7 +55,7 @@ class Phases:
             contextlib.nullcontext() if self.profiler is None else self.profiler.profile(label)
         )
         try:
-            with torch.profiler.record_function(label), profiled, explained(name):
+            with torch.profiler.record_function(label), profiled, explain_out_of_memory(name):
                 yield
         finally:
             self._seconds[name] += time.perf_counter() - started
@@ -69,12 +68,8 @@ class Phases:
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Say in which phase memory ran out, and what to lower.
-
-    Raises:
-        UserError: in place of torch's error.
-    """
+def explain_out_of_memory(name: str) -> Iterator[None]:
+    """Turn an out-of-memory error into a ``UserError`` with the phase and what to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

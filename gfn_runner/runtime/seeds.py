@@ -1,4 +1,4 @@
-"""Seeds derived from names and numbers, so that no random state needs to be carried or saved."""
+"""Seeds derived from names and numbers, so that no random state has to be saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line in the log every half minute while a long piece of work would say nothing; measures nothing."""
+"""Progress lines in the log, one every half minute, during long work that would log nothing."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
-from gfn_runner.distributed.ranks import is_first
+from gfn_runner.distributed.ranks import is_rank_zero
 
 logger = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds between two lines
 
 
-class Count:
-    """Within it a line says every ``EVERY`` seconds how much is done; of several ranks the first one's.
+class ProgressLogger:
+    """A context in which a line says every ``EVERY`` seconds how much is done; on the first rank.
 
-    Of counts within one another the outermost speaks. Counts that follow each other share the half
-    minute: many short ones are not silent either.
+    Of contexts within one another the outermost logs. Contexts that follow each other share the half
+    minute, so that many short ones are not silent.
 
     Attributes:
         what: the work, for the line.
@@ -28,9 +27,9 @@ class Count:
         part: of the work, for the line: an evaluation set, say.
     """
 
-    _open: Count | None = None
-    _spoken = _left = float("-inf")  # the newest line, and the end of the newest count; seconds
-    _silent = 0
+    _open: ProgressLogger | None = None
+    _last_line = _last_end = float("-inf")  # of any context; seconds
+    _muted = 0
 
     def __init__(
         self,
@@ -45,62 +44,57 @@ class Count:
         self._clock, self._began = clock, clock()
         self._end = threading.Event()
 
-    def __enter__(self) -> Count:
-        if Count._open is None and is_first():
-            Count._open = self
-            if self._began > Count._left + EVERY:
-                Count._spoken = self._began
-            threading.Thread(target=self.speak, args=(self._end.wait,), daemon=True).start()
+    def __enter__(self) -> ProgressLogger:
+        if ProgressLogger._open is None and is_rank_zero():
+            ProgressLogger._open = self
+            if self._began > ProgressLogger._last_end + EVERY:
+                ProgressLogger._last_line = self._began
+            run = self.log_periodically
+            threading.Thread(target=run, args=(self._end.wait,), daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end.set()
-        if Count._open is self:
-            Count._open, Count._left = None, self._clock()
+        if ProgressLogger._open is self:
+            ProgressLogger._open, ProgressLogger._last_end = None, self._clock()
 
     def advance(self, n: int = 1) -> None:
-        """Count what is done."""
+        """Add ``n`` to what is done."""
         self.done += n
 
-    def speak(self, wait: Callable[[float], bool]) -> None:
-        """Say lines until ``wait``, which takes seconds, returns that the work has ended."""
-        while not wait(max(0.0, Count._spoken + EVERY - self._clock())):
+    def log_periodically(self, wait: Callable[[float], bool]) -> None:
+        """Log lines until ``wait``, which takes seconds, returns that the work has ended."""
+        while not wait(max(0.0, ProgressLogger._last_line + EVERY - self._clock())):
             now = self._clock()
-            if now < Count._spoken + EVERY:
-                continue
-            Count._spoken = now
-            if not Count._silent:
-                logger.info("%s", self.line())
+            if now >= ProgressLogger._last_line + EVERY:
+                ProgressLogger._last_line = now
+                if not ProgressLogger._muted:
+                    logger.info("%s", self.line())
 
     def line(self) -> str:
         """``evaluation, base_3_shot (4_operands): 75 of 600 conditions, 3 min left``."""
         part = f" ({self.part})" if self.part else ""
-        said = f"{self.what}{part}: {self.done} of {self.total} {self.unit}"
+        line = f"{self.what}{part}: {self.done} of {self.total} {self.unit}"
         if not self.done:
-            return said
+            return line
         seconds = (self._clock() - self._began) / self.done * max(0, self.total - self.done)
-        return f"{said}, {duration(seconds)} left"
+        return f"{line}, {duration(seconds)} left"
 
 
-def silence(change: int) -> None:
-    """No lines from +1 until −1: a bar is on the screen, or nothing is to be shown."""
-    Count._silent += change
+def mute_progress_lines(change: int) -> None:
+    """No lines from +1 until −1, while a progress bar shows the same."""
+    ProgressLogger._muted += change
 
 
 @contextmanager
-def silent(wanted: bool = True) -> Iterator[None]:
-    """No lines within it; whatever is silenced within it ends with it."""
-    before = Count._silent
-    silence(int(wanted))
+def muted_progress_lines(wanted: bool = True) -> Iterator[None]:
+    """No lines within it; calls of :func:`mute_progress_lines` within it end with it."""
+    before = ProgressLogger._muted
+    mute_progress_lines(int(wanted))
     try:
         yield
     finally:
-        Count._silent = before
+        ProgressLogger._muted = before
 
 
 def duration(seconds: float) -> str:

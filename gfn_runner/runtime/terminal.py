@@ -1,4 +1,4 @@
-"""What is printed, to terminals and pipes whose encoding does not have every character."""
+"""Output to terminals and pipes whose encoding lacks characters."""
 
 from __future__ import annotations
 
@@ -28,18 +28,15 @@ def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
     return text, error.end
 
 
-def print_everywhere() -> None:
-    """Let stdout and stderr print every character, whatever their encoding.
-
-    What the encoding lacks is spelled in ASCII: ``-`` for a minus sign, ``phi`` for φ, mostly an escape.
-    """
+def escape_unencodable_output() -> None:
+    """Let stdout and stderr write characters that their encoding lacks in ASCII: ``phi`` for φ."""
     codecs.register_error(_HANDLER, _replacement)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
 
 
-def refuse_undecodable(arguments: Sequence[str]) -> None:
+def check_arguments_decodable(arguments: Sequence[str]) -> None:
     """Refuse arguments with bytes that the locale's encoding does not have.
 
     Raises:

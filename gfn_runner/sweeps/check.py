@@ -1,60 +1,87 @@
-"""What is wrong with a launcher's options, found before anything is submitted: SLURM itself is asked."""
+"""Options of the launchers, validated before anything is submitted: SLURM itself is asked."""
 
 from __future__ import annotations
 
 import contextlib
-import re
+import dataclasses
+import functools
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Annotated, Any
 
-from gfn_runner.config.validation import validated
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated_dataclass
+
 from gfn_runner.distributed.ranks import Processes
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.settings import ELSEWHERE
+from gfn_runner.lm.model_config import ELSEWHERE
+from gfn_runner.runtime.targets import validated
 from gfn_runner.sweeps import slurm
-from gfn_runner.sweeps.settings import HereSettings, LauncherSettings, LocalSettings, SlurmSettings
 
 KEY = "hydra.launcher"
 PLUGINS = "hydra_plugins.gfn_runner_launchers"
-_KINDS: dict[str, type] = {
-    f"{PLUGINS}.HereLauncher": HereSettings,
-    f"{PLUGINS}.LocalLauncher": LocalSettings,
-    f"{PLUGINS}.SlurmLauncher": SlurmSettings,
-}
-# What SLURM says, and the option that it speaks of.
-_SPOKEN_OF = (
-    (r"partition", "partition"),
-    (r"time", "timeout_min"),
-    (r"qos", "qos"),
-    (r"account", "account"),
-    (r"feature", "constraint"),
-    (r"node name", "exclude"),
-    (r"generic resource|gres", "gpus_per_node"),
-    (r"memory", "mem_gb"),
-    (r"unrecognized option|unknown option|ambiguous", "additional_parameters"),
-)
+BASIC, LOCAL, SLURM = (f"{PLUGINS}.{name}Launcher" for name in ("Basic", "Local", "Slurm"))
+_AtLeastOne = Annotated[int, Field(ge=1)]
+_Positive = Annotated[float, Field(gt=0)]
+# What a refusal of SLURM's may be about.
+_ASKED = (
+    "partition", "account", "qos", "constraint", "exclude", "gres", "nodes", "tasks_per_node",
+    "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min", "additional_parameters",
+)  # fmt: skip
 
 
-def launcher_settings(given: Mapping[str, Any]) -> LauncherSettings | None:
-    """The settings of one of our launchers; ``None`` for another's.
+@functools.cache
+def _schemas() -> dict[str, type]:
+    """hydra-submitit-launcher's own options of each launcher, and the few that are added to them."""
+    from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+
+    @validated_dataclass(config=ConfigDict(extra="forbid"))
+    class LocalOptions(LocalQueueConf):
+        timeout_min: _AtLeastOne = 10080
+        signal_delay_s: _AtLeastOne = 120
+        n_jobs: _AtLeastOne = 2
+        poll_s: _Positive = 1.0
+
+    @validated_dataclass(config=ConfigDict(extra="forbid"))
+    class SlurmOptions(SlurmQueueConf):
+        timeout_min: _AtLeastOne = 240
+        signal_delay_s: _AtLeastOne = 120
+        poll_s: _Positive = 5.0
+
+    return {LOCAL: LocalOptions, SLURM: SlurmOptions}
+
+
+def launcher_options(given: Mapping[str, Any]) -> Any:
+    """The options of a launcher, as a dataclass; ``None`` for one without options.
 
     Args:
         given: ``hydra.launcher``, resolved.
 
     Raises:
-        UserError: with all options that are unknown, or of the wrong kind.
+        UserError: with all options that are unknown or of the wrong type, or if packages are missing.
     """
     values = dict(given)
-    kind = _KINDS.get(str(values.pop("_target_", "")))
-    return None if kind is None else validated(KEY, values, kind)
+    target = values.pop("_target_", "")
+    if target not in (LOCAL, SLURM):
+        if target == BASIC and values:
+            known = "none with hydra/launcher=basic; local, slurm, slurm_gpu have some"
+            raise UserError([Problem(f"{KEY}.{key}", "unknown key", known) for key in values])
+        return None
+    if find_spec("submitit") is None or find_spec("hydra_plugins.hydra_submitit_launcher") is None:
+        raise UserError.one(
+            "hydra/launcher",
+            "the packages for it are missing",
+            "hydra/launcher=basic, or with the extra packages: local, slurm, slurm_gpu",
+            "pip install 'gfn-runner[slurm]'",
+        )
+    return validated(KEY, values, _schemas()[target])
 
 
 @contextlib.contextmanager
 def checked_for(target: str) -> Iterator[None]:
-    """Within it configs are checked for where the launcher of that class will run them."""
-    before = ELSEWHERE.set(target == f"{PLUGINS}.SlurmLauncher")
+    """Within it configs are checked for the machine on which the launcher of that class runs them."""
+    before = ELSEWHERE.set(target == SLURM)
     try:
         yield
     finally:
@@ -62,33 +89,140 @@ def checked_for(target: str) -> Iterator[None]:
 
 
 def launcher_problems(
-    given: Mapping[str, Any], processes: Processes, runs: int = 1
+    given: Mapping[str, Any], processes: Processes, n_runs: int = 1
 ) -> Iterator[Problem]:
     """What is wrong with a launcher; nothing is submitted.
 
     Args:
         given: ``hydra.launcher``, resolved.
         processes: of each run.
-        runs: that will be submitted together.
+        n_runs: that will be submitted together.
     """
     try:
-        options = launcher_settings(given)
+        options = launcher_options(given)
     except UserError as error:
-        for problem in error.problems:
-            # Of a launcher without options the names of others' help more.
-            allowed = (
-                problem.allowed
-                or "none with hydra/launcher=here; local, slurm, slurm_gpu have some"
-            )
-            yield replace(problem, allowed=allowed)
+        yield from error.problems
         return
     if options is None:
         return
-    yield from options.problems(processes)
-    if not isinstance(options, HereSettings):
-        yield from _missing()
-    if isinstance(options, SlurmSettings):
-        yield from _cluster_problems(options, runs)
+    if options.signal_delay_s >= 60 * options.timeout_min:
+        yield Problem(
+            f"{KEY}.signal_delay_s",
+            f"given {options.signal_delay_s}, the whole time of {options.timeout_min} minutes",
+            f"below {60 * options.timeout_min}",
+        )
+    if options.gpus_per_node and options.gpus_per_node < processes.devices:
+        yield Problem(
+            f"{KEY}.gpus_per_node",
+            f"given {options.gpus_per_node}",
+            f"at least trainer.devices = {processes.devices}",
+            f"{KEY}.gpus_per_node={processes.devices}",
+        )
+    if given["_target_"] == LOCAL:
+        yield from _machine_problems(options, processes)
+    else:
+        for name, key, wanted in (
+            ("tasks_per_node", "trainer.devices", processes.devices),
+            ("nodes", "trainer.num_nodes", processes.nodes),
+        ):
+            if (value := getattr(options, name)) != wanted:
+                yield Problem(f"{KEY}.{name}", f"given {value}", f"{wanted}, as {key} says")
+        yield from _cluster_problems(options, n_runs)
+
+
+def _machine_problems(options: Any, processes: Processes) -> Iterator[Problem]:
+    if processes.nodes > 1:
+        yield Problem(
+            "trainer.num_nodes", f"given {processes.nodes} with hydra/launcher=local", "1"
+        )
+    if options.gpus_per_node:
+        import torch
+
+        found, wanted = torch.cuda.device_count(), options.n_jobs * options.gpus_per_node
+        if wanted > found:
+            yield Problem(
+                f"{KEY}.gpus_per_node",
+                f"{options.n_jobs} jobs of {options.gpus_per_node} GPUs need {wanted}; "
+                f"this machine has {found}",
+                f"{KEY}.n_jobs × {KEY}.gpus_per_node at most {found}",
+            )
+
+
+def _cluster_problems(options: Any, n_runs: int) -> Iterator[Problem]:
+    try:
+        found = list(_partition_problems(options))
+        said = "" if found else slurm.refusal(batch_script(options, n_runs))
+    except slurm.Unreachable as error:
+        allowed = "a machine from which jobs can be submitted, or hydra/launcher=local"
+        yield Problem("hydra/launcher", f"SLURM does not answer ({error})", allowed)
+        return
+    yield from found
+    if said:
+        given = ", ".join(
+            f"{key}={value}"
+            for key, value in dataclasses.asdict(options).items()
+            if value and key in _ASKED
+        )
+        what = "a job" if n_runs == 1 else f"an array of {n_runs} jobs"
+        allowed = "what a node has (sinfo -N -l)"
+        if n_runs > 1:
+            allowed += ", in arrays below MaxArraySize (scontrol show config)"
+        yield Problem(KEY, f"SLURM refuses {what} with {given}: {said}", allowed)
+
+
+def _partition_problems(options: Any) -> Iterator[Problem]:
+    """Unknown partitions, and a time that none gives: SLURM would let such a job wait for ever."""
+    known = {partition.name: partition for partition in slurm.partitions()}
+    names = options.partition.split(",") if options.partition else []
+    names = names or [partition.name for partition in known.values() if partition.default]
+    if not names:
+        what = "missing, and this cluster has no default"
+        yield Problem(f"{KEY}.partition", what, ", ".join(known))
+    for name in names:
+        if name not in known:
+            yield Problem(f"{KEY}.partition", f"given {name!r}", ", ".join(known))
+    limits = [known[name].minutes or math.inf for name in names if name in known]
+    if limits and max(limits) < options.timeout_min:
+        yield Problem(
+            f"{KEY}.timeout_min",
+            f"given {options.timeout_min} minutes, above the limit of partition {', '.join(names)}",
+            f"at most {max(limits):.0f}",
+        )
+
+
+def executor_parameters(options: Any) -> dict[str, Any]:
+    """Parameters of submitit's SLURM executor, those that are not set left out."""
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+    shared = {field.name for field in dataclasses.fields(BaseQueueConf)}
+    given = dataclasses.asdict(options)
+    for name in ("_target_", "submitit_folder", "max_num_timeout", "poll_s"):
+        del given[name]
+    # Where SLURM binds no process to its cores, each would start a thread for every core of the node.
+    threads = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+    given["setup"] = [threads, *(options.setup or ())]
+    # Where one process fails the others would wait for it, for hours.
+    given["srun_args"] = ["--kill-on-bad-exit=1"]
+    if options.cpus_per_task:
+        # Since 22.05 srun does not take it over from the job: a process would have one core.
+        given["srun_args"].append(f"--cpus-per-task={options.cpus_per_task}")
+    return {
+        name if name in shared else f"slurm_{name}": value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def batch_script(options: Any, n_runs: int = 1) -> str:
+    """A script such as submitit will submit; of several runs it makes an array."""
+    import submitit
+
+    executor = submitit.AutoExecutor(cluster="slurm", folder="/tmp/%j")
+    executor.update_parameters(**executor_parameters(options))
+    inner: Any = executor._executor  # submitit has no public way to what comes next
+    if n_runs > 1:
+        inner.parameters["map_count"] = n_runs
+    return str(inner._make_submission_file_text("true", "check"))
 
 
 def sweeper_problems(target: str) -> Iterator[Problem]:
@@ -102,98 +236,3 @@ def sweeper_problems(target: str) -> Iterator[Problem]:
             "hydra/sweeper=basic, or with the extra packages: search",
             "pip install 'gfn-runner[search]'",
         )
-
-
-def _missing() -> Iterator[Problem]:
-    if find_spec("submitit") is None or find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        yield Problem(
-            "hydra/launcher",
-            "the packages for it are missing",
-            "hydra/launcher=here, or with the extra packages: local, slurm, slurm_gpu",
-            "pip install 'gfn-runner[slurm]'",
-        )
-
-
-def _cluster_problems(options: SlurmSettings, runs: int) -> Iterator[Problem]:
-    if not slurm.here():
-        yield Problem(
-            "hydra/launcher",
-            "SLURM's commands (sbatch, srun, squeue, sinfo) are not on this machine",
-            "a machine from which jobs can be submitted, or hydra/launcher=local",
-        )
-        return
-    try:
-        found = list(_partition_problems(options))
-        yield from found
-        if not found and not list(_missing()):
-            yield from _refusals(options, runs)
-    except slurm.Unreachable as error:
-        yield Problem("hydra/launcher", f"SLURM gives no answer ({error})", "a cluster that is up")
-
-
-def _partition_problems(options: SlurmSettings) -> Iterator[Problem]:
-    known = {partition.name: partition for partition in slurm.partitions()}
-    if not known:
-        yield Problem(f"{KEY}.partition", "the cluster shows no partition to this user")
-        return
-    names = options.partition.split(",") if options.partition else []
-    for name in names:
-        if name not in known:
-            yield Problem(f"{KEY}.partition", f"given {name!r}", ", ".join(known))
-    chosen = [known[name] for name in names if name in known]
-    if not names:
-        chosen = [partition for partition in known.values() if partition.default]
-        if not chosen:
-            yield Problem(
-                f"{KEY}.partition", "missing, and this cluster has no default", ", ".join(known)
-            )
-    limits = [partition.minutes for partition in chosen]
-    if limits and all(limit is not None and limit < options.timeout_min for limit in limits):
-        # SLURM would take such a job, and let it wait for ever.
-        most = max(limit for limit in limits if limit is not None)
-        where = ", ".join(partition.name for partition in chosen)
-        yield Problem(
-            f"{KEY}.timeout_min",
-            f"given {options.timeout_min} minutes, above the limit of partition {where}",
-            f"at most {most:.0f}",
-        )
-
-
-def _refusals(options: SlurmSettings, runs: int) -> Iterator[Problem]:
-    said = slurm.refusal(batch_script(options, runs))
-    if not said:
-        return
-    if runs > 1:
-        alone = slurm.refusal(batch_script(options))
-        if not alone:
-            yield Problem(
-                KEY,
-                f"SLURM takes one such job, and refuses an array of {runs}: {said}",
-                "fewer runs in a sweep (hydra.sweeper.n_jobs in a search); see MaxArraySize in "
-                "scontrol show config, and sacctmgr show qos for the jobs that one may have",
-            )
-            return
-        said = alone
-    named = next((key for words, key in _SPOKEN_OF if re.search(words, said, re.IGNORECASE)), None)
-    if named is None:
-        asked = options.for_submitit()
-        shown = ("nodes", "tasks_per_node", "cpus_per_task", "mem_gb", "gpus_per_node")
-        given = ", ".join(f"{key}={asked[key]}" for key in shown if key in asked)
-        yield Problem(KEY, f"SLURM refuses a job with {given}: {said}", "what a node of it has")
-        return
-    value = getattr(options, named)
-    yield Problem(
-        f"{KEY}.{named}", f"given {value!r}, and SLURM refuses it: {said}", "see sinfo -N -l"
-    )
-
-
-def batch_script(options: SlurmSettings, runs: int = 1) -> str:
-    """A script such as submitit will submit; of several runs it makes an array."""
-    import submitit
-
-    executor = submitit.AutoExecutor(cluster="slurm", folder="/tmp/%j")
-    executor.update_parameters(**options.for_submitit())
-    inner: Any = executor._executor  # submitit has no public word for what comes next
-    if runs > 1:
-        inner.parameters["map_count"] = runs
-    return str(inner._make_submission_file_text("true", "check"))

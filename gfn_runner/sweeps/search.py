@@ -1,4 +1,8 @@
-"""A search by Optuna that goes on where it was interrupted; what a trial is worth is another's word."""
+"""A search by Optuna that goes on where it was interrupted.
+
+hydra-optuna-sweeper reads the space of values and makes the launcher. By itself, started again, it makes
+``n_trials`` new trials, numbers them from 0, and draws the same values.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,57 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import optuna
-from omegaconf import OmegaConf
-from optuna.trial import FrozenTrial, TrialState
+from omegaconf import OmegaConf, read_write
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import TrialState
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.headline import direction_of
+from gfn_runner.sweeps.launching.launch import locked_sweep
+from gfn_runner.sweeps.launching.plan import Plan, validate_jobs
 
 logger = logging.getLogger(__name__)
-_PATIENCE = 3  # batches without a single value, after which a search has no sense
+_PATIENCE = 3  # batches without a single value, after which the search ends
+Space = dict[str, BaseDistribution]
+
+
+def check_search(sweeper: Any, arguments: Sequence[str]) -> None:
+    """Validate every choice and both ends of every interval; choose the direction if none is given.
+
+    Args:
+        sweeper: hydra-optuna-sweeper's, set up by Hydra.
+        arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
+
+    Raises:
+        InvalidSweep: with all problems; no trial has begun.
+    """
+    space, fixed = _space(sweeper, arguments)
+    ends = {name: _ends(distribution) for name, distribution in space.items()}
+    first = {**fixed, **{name: values[0] for name, values in ends.items()}}
+    jobs = [first, *({**first, name: end} for name in ends for end in ends[name][1:])]
+    with locked_sweep(sweeper.launcher):
+        lines = [_lines(job) for job in jobs]
+        _, plans = validate_jobs(sweeper.launcher, lines, 0, n_runs=sweeper.n_jobs)
+        if sweeper.direction is None:
+            sweeper.direction = _direction(plans)
+            overrides = sweeper.config.hydra.overrides
+            with read_write(overrides):  # on record, so that it stays when the search goes on
+                overrides.hydra.append(f"hydra.sweeper.direction={sweeper.direction}")
 
 
 def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
     """Run trials until there are ``n_trials``, those of an interrupted search included.
 
-    A trial's number is its run's number in the sweep. What was interrupted is taken up first, in the
-    folder and with the values that it had.
+    A trial's number is its run's number in the sweep. Interrupted trials come first, in the folders and
+    with the values that they had.
 
     Args:
         sweeper: hydra-optuna-sweeper's, set up by Hydra.
-        arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
-        seed: of the sampler; together with the number of trials before, so that a search that goes on
+        arguments: as in :func:`check_search`.
+        seed: of the sampler, plus the number of trials before, so that a search that goes on
             does not draw the same values again. ``None``: another one each time.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -37,98 +72,108 @@ def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
         directions=sweeper._get_directions(),
         load_if_exists=True,
     )
-    _take_up(sweeper, study, arguments)
     before = len(study.trials)
-    _choose_sampler(sweeper, seed, before)
-    sweeper.launcher = _Hopeful(sweeper.launcher)
-    sweeper.job_idx, sweeper.n_trials = before, sweeper.n_trials - before
-    if sweeper.n_trials > 0:
-        try:
-            sweeper.sweep(list(arguments))
-        except ValueError:
-            # The sweeper asks for the best trial, and Optuna raises that there is none.
-            if study.get_trials(states=(TrialState.COMPLETE,)):
-                raise
-            _ends_without_value(sweeper.launcher.batches)
-    else:
-        logger.info("all %d trials have been made; hydra.sweeper.n_trials asks for no more", before)
-    _say_best(sweeper, study)
+    if isinstance(sweeper.sampler, functools.partial):
+        study.sampler = sweeper.sampler(seed=None if seed is None else seed + before)
+    elif sweeper.sampler is not None:
+        study.sampler = sweeper.sampler
+    space, fixed = _space(sweeper, arguments)
+    if before >= sweeper.n_trials:
+        logger.info("all %d trials are done; hydra.sweeper.n_trials asks for no more", before)
+    interrupted = _interrupted(study, space)
+    batches = values = 0
+    while batch := _next_batch(sweeper, study, space, interrupted):
+        lines = [_lines({**trial.params, **fixed}) for trial in batch]
+        returns = sweeper.launcher.launch(lines, initial_job_idx=batch[0].number)
+        found = [done.return_value for done in returns]
+        for trial, value in zip(batch, found, strict=True):
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+            study.tell(trial.number, None if value is None else float(value), state)
+        batches += 1
+        failed = found.count(None)
+        values += len(found) - failed
+        if failed / len(found) > sweeper.max_failure_rate or (batches == _PATIENCE and not values):
+            break
+    if batches and not study.get_trials(states=(TrialState.COMPLETE,)):
+        print(
+            f"gfn_runner: the search ends: no trial has a value (batches: {batches})",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+    _report_best(sweeper, study)
 
 
-def _choose_sampler(sweeper: Any, seed: int | None, before: int) -> None:
-    """Give the sampler its seed; Optuna's grid gets its values from the sweeper instead."""
-    chosen = sweeper.sampler
-    if isinstance(chosen, functools.partial) and chosen.func is not optuna.samplers.GridSampler:
-        sweeper.sampler = chosen(seed=None if seed is None else seed + before)
-
-
-def _take_up(sweeper: Any, study: Any, arguments: Sequence[str]) -> None:
-    """Bring the trials to their end that an earlier search has begun."""
+def _space(sweeper: Any, arguments: Sequence[str]) -> tuple[Space, dict[str, Any]]:
+    """Keys with what may be drawn for them, and keys with one value; the last line of a key counts."""
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
-    params = [*sweeper._parse_sweeper_params_config(), *arguments]
-    space, fixed = create_params_from_overrides(params)
-    trials = []
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if trial.params.keys() == space.keys():
-            trials.append(trial)
-        else:
-            # It has not come to its values, or the space was another one.
+    lines = [*sweeper._parse_sweeper_params_config(), *arguments]
+    last = {line.partition("=")[0].lstrip("+"): line for line in lines}
+    return create_params_from_overrides(list(last.values()))
+
+
+def _ends(distribution: Any) -> Sequence[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return distribution.low, distribution.high
+
+
+def _lines(values: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def _direction(plans: Sequence[Plan]) -> str:
+    """Which way the metric of all runs gets better.
+
+    Raises:
+        UserError: if there is no metric, or two tasks want different ways.
+    """
+    names = {plan.config.optimized_metric or plan.config.default_metric for plan in plans}
+    directions = {direction_of(name) for name in names}
+    if "" in names or len(directions) > 1:
+        several = f"{' and '.join(sorted(names))}, of which one is minimized"
+        raise UserError.one(
+            "optimized_metric",
+            f"the search has {'no metric' if '' in names else several}",
+            "a metric of metrics.json, the same for all runs",
+            "optimized_metric=log_reward",
+        )
+    return directions.pop()
+
+
+def _interrupted(study: Any, space: Space) -> list[Any]:
+    """Trials that an earlier search has begun; those of another space have failed."""
+    running = study.get_trials(states=(TrialState.RUNNING,))
+    for trial in running:
+        if trial.params.keys() != space.keys():
             study.tell(trial.number, state=TrialState.FAIL)
-    for batch in _batches(trials, sweeper.n_jobs):
-        values = [{**trial.params, **fixed} for trial in batch]
-        lines = [[f"{name}={value}" for name, value in given.items()] for given in values]
-        returns = sweeper.launcher.launch(lines, initial_job_idx=batch[0].number)
-        for trial, done in zip(batch, returns, strict=True):
-            _tell(study, trial, done.return_value)
+    return [trial for trial in running if trial.params.keys() == space.keys()]
 
 
-def _batches(trials: Sequence[FrozenTrial], size: int) -> list[list[FrozenTrial]]:
-    """At most so many at a time; a launcher numbers the runs of a batch from its first."""
-    batches: list[list[FrozenTrial]] = []
-    for trial in trials:
-        last = batches[-1] if batches else []
-        if last and len(last) < size and last[-1].number + 1 == trial.number:
-            last.append(trial)
-        else:
-            batches.append([trial])
-    return batches
+def _next_batch(sweeper: Any, study: Any, space: Space, interrupted: list[Any]) -> list[Any]:
+    """Up to ``n_jobs`` trials with numbers that follow each other, as a launcher numbers its runs.
+
+    Taken out of ``interrupted`` while it has any.
+    """
+    if not interrupted:
+        number = min(sweeper.n_jobs, sweeper.n_trials - len(study.trials))
+        return [study.ask(space) for _ in range(number)]
+    batch = [interrupted.pop(0)]
+    while (
+        interrupted
+        and len(batch) < sweeper.n_jobs
+        and interrupted[0].number == batch[-1].number + 1
+    ):
+        batch.append(interrupted.pop(0))
+    return batch
 
 
-def _tell(study: Any, trial: FrozenTrial, value: Any) -> None:
-    if value is None:
-        study.tell(trial.number, state=TrialState.FAIL)
-    else:
-        study.tell(trial.number, float(value))
-
-
-class _Hopeful:
-    """A launcher that gives up a search in which nothing works."""
-
-    def __init__(self, launcher: Any):
-        self.launcher, self.batches, self.values = launcher, 0, 0
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        if self.batches >= _PATIENCE and self.values == 0:
-            _ends_without_value(self.batches)
-        returns = self.launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
-        self.batches += 1
-        self.values += sum(done.return_value is not None for done in returns)
-        return returns
-
-
-def _ends_without_value(batches: int) -> NoReturn:
-    said = "the one batch" if batches == 1 else f"{batches} batches"
-    print(f"gfn_runner: the search ends: no trial of {said} has a value", file=sys.stderr)
-    raise SystemExit(1)
-
-
-def _say_best(sweeper: Any, study: Any) -> None:
+def _report_best(sweeper: Any, study: Any) -> None:
     done = study.get_trials(states=(TrialState.COMPLETE,))
-    if not done or len(study.directions) > 1:
+    if not done:
         return
     best = study.best_trial
-    values = " ".join(f"{name}={value}" for name, value in best.params.items())
+    values = " ".join(_lines(best.params))
     print(f"best of {len(done)} trials: #{best.number} with {best.value:.6g}: {values}", flush=True)
     found = {
         "name": "optuna",

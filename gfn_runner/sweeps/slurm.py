@@ -1,21 +1,19 @@
-"""What SLURM says: its partitions, the states of jobs, whether it would take one; it submits none."""
+"""What SLURM says: its partitions, the states of jobs, whether it would take one. Submits nothing."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gfn_runner.sweeps.record import State
+from gfn_runner.runtime.sweep_record import State
 
-_SECONDS = 30  # that a command of SLURM's may take
-# Every other state (PENDING, RUNNING, COMPLETING, REQUEUED, …) is on the way to one of these.
+_SECONDS = 30  # that a command of SLURM may take
+# Every other state (PENDING, RUNNING, COMPLETING, REQUEUED, …) leads to one of these.
 ENDED: dict[str, State] = {
     "COMPLETED": "ok",
     "CANCELLED": "cancelled",
@@ -27,23 +25,17 @@ ENDED: dict[str, State] = {
     "BOOT_FAIL": "failed",
     "OUT_OF_MEMORY": "failed",
 }
-GONE = "GONE"  # our word for a job that SLURM does not remember
+GONE = "GONE"  # our name for a job that SLURM does not remember
 OVER = frozenset((*ENDED, GONE))
 
 
 class Unreachable(Exception):
-    """SLURM gives no answer; the text says why."""
+    """SLURM does not answer; the text says why."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition of the cluster.
-
-    Attributes:
-        name: of it.
-        default: whether jobs go there that name none.
-        minutes: longest time of a job; ``None`` without a limit.
-    """
+    """A partition of the cluster; ``minutes`` is the longest time of a job, ``None`` without a limit."""
 
     name: str
     default: bool
@@ -51,25 +43,15 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A job as SLURM sees it.
-
-    Attributes:
-        state: in SLURM's words, e.g. ``RUNNING``; ``GONE`` for a job that it does not remember.
-        reason: why it waits or has ended; empty if SLURM has none.
-    """
+class JobState:
+    """A job's state as SLURM names it (``RUNNING``), or ``GONE``; and why it waits or has ended."""
 
     state: str
     reason: str = ""
 
 
-def here() -> bool:
-    """Whether this machine has SLURM's commands."""
-    return all(shutil.which(command) for command in ("sbatch", "srun", "squeue", "sinfo"))
-
-
 def partitions() -> list[Partition]:
-    """All partitions that one may see.
+    """All partitions that this user sees.
 
     Raises:
         Unreachable: without an answer.
@@ -95,89 +77,67 @@ def minutes(limit: str) -> float | None:
     return 1440 * int(days or 0) + seconds / 60
 
 
-def states(job_ids: Sequence[str]) -> dict[str, Seen]:
+def states(job_ids: Sequence[str]) -> dict[str, JobState]:
     """The state of each job, elements of arrays (``12_3``) too. Needs no accounting.
 
     Raises:
         Unreachable: without an answer.
     """
-    found: dict[str, Seen] = {}
-    # By the number: a name comes from LOGNAME or USER, which may say anything.
-    answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%r")
-    for line in answer.splitlines():
-        name, state, reason = [*line.strip().split("|", 2), "", ""][:3]
-        for job_id in _elements(name):
-            found[job_id] = Seen(state, "" if reason == "None" else reason)
+    queue = _read("JobID|State|Reason", _squeue("%i|%T|%r"))
     # An array that is cancelled before any of it has begun has no elements any more.
-    whole = {job_id: found.get(job_id.split("_")[0]) for job_id in job_ids}
-    found |= {name: seen for name, seen in whole.items() if seen is not None and name not in found}
-    forgotten = [job_id for job_id in job_ids if job_id not in found]
+    found = {job_id: queue.get(job_id) or queue.get(job_id.split("_")[0]) for job_id in job_ids}
+    forgotten = [job_id for job_id, fields in found.items() if fields is None]
     if forgotten:
-        found |= _accounted(forgotten)
-    return {job_id: found.get(job_id, Seen(GONE)) for job_id in job_ids}
+        accounted: Mapping[str, Mapping[str, str]] = {}
+        try:
+            command = ("sacct", "-n", "-X", "-P", "-j", ",".join(forgotten), "-o", "JobID,State")
+            accounted = _read("JobID|State", _ask(*command))
+        except Unreachable:  # a cluster without accounting
+            pass
+        found |= {job_id: accounted.get(job_id) for job_id in forgotten}
+    return {job_id: _state(fields) for job_id, fields in found.items()}
+
+
+def _state(fields: Mapping[str, str] | None) -> JobState:
+    if fields is None or not fields["State"]:
+        return JobState(GONE)
+    reason = fields.get("Reason", "None")
+    # "CANCELLED by 1000" and the like.
+    state = fields["State"].split(" ")[0].rstrip("+")
+    return JobState(state, "" if reason == "None" else reason)
 
 
 def submitted_from(folder: Path) -> list[str]:
-    """Jobs, elements of arrays too, whose batch script lies in a folder and that have not ended.
+    """Jobs whose batch script is in a folder and that have not ended, elements of arrays too.
 
     Raises:
         Unreachable: without an answer.
     """
-    answer = _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%o")
-    found = []
-    for line in answer.splitlines():
-        name, state, script = [*line.strip().split("|", 2), "", ""][:3]
-        if state not in ENDED and Path(script).parent.resolve() == folder.resolve():
-            found += _elements(name)
-    return found
+    queue = _read("JobID|State|Script", _squeue("%i|%T|%o"))
+    return [
+        job_id
+        for job_id, fields in queue.items()
+        if fields["State"] not in ENDED
+        and Path(fields["Script"]).parent.resolve() == folder.resolve()
+    ]
 
 
 def cancel(job_ids: Sequence[str], seconds: float = 600, poll: float = 1) -> None:
     """Cancel jobs, and wait until they have ended: one that trains saves first.
 
-    Args:
-        job_ids: of them.
-        seconds: to wait at most.
-        poll: seconds between two looks.
-
     Raises:
-        Unreachable: without an answer, or if one has not ended by then.
+        Unreachable: without an answer, or if one has not ended after so many seconds.
     """
     _ask("scancel", *job_ids)
     deadline = time.monotonic() + seconds
     while left := [name for name, seen in states(job_ids).items() if seen.state not in OVER]:
         if time.monotonic() > deadline:
-            raise Unreachable(f"scancel: {', '.join(left)} after {seconds:.0f} seconds still there")
+            raise Unreachable(f"scancel: {', '.join(left)} still there after {seconds:.0f} seconds")
         time.sleep(poll)
 
 
-def _elements(name: str) -> list[str]:
-    """Jobs that SLURM names together: ``7_[0-1,4%2]`` are 7_0, 7_1 and 7_4, cancelled before they ran."""
-    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(%\d+)?\]", name)
-    if array is None:
-        return [name]
-    ends = [part.partition("-")[::2] for part in array[2].split(",")]
-    return [
-        f"{array[1]}_{number}"
-        for first, last in ends
-        for number in range(int(first), int(last or first) + 1)
-    ]
-
-
-def _accounted(job_ids: Sequence[str]) -> dict[str, Seen]:
-    """States out of SLURM's accounting, where there is one."""
-    command = ("sacct", "-n", "-X", "-P", "-j", ",".join(job_ids), "-o", "JobID,State")
-    try:
-        lines = _ask(*command).splitlines()
-    except Unreachable:
-        return {}
-    # "CANCELLED by 1000" and the like.
-    pairs = (line.strip().partition("|")[::2] for line in lines)
-    return {job_id: Seen(state.split(" ")[0].rstrip("+")) for job_id, state in pairs if state}
-
-
 def refusal(script: str) -> str:
-    """What SLURM says against a batch script; empty if it would take it. Nothing is submitted.
+    """What SLURM says against a batch script; empty if it would take it. Submits nothing.
 
     Raises:
         Unreachable: without an answer.
@@ -186,19 +146,33 @@ def refusal(script: str) -> str:
         path = Path(folder) / "job.sh"
         path.write_text(script, encoding="utf-8")
         done = _run("sbatch", "--test-only", str(path))
-    if done.returncode == 0:
-        return ""
-    lines = [line.removeprefix("sbatch: ").strip() for line in done.stderr.splitlines()]
-    return "; ".join(
-        line.removeprefix("error: ") for line in lines if line and "--help" not in line
-    )
+    return "" if done.returncode == 0 else sbatch_message(done.stderr)
+
+
+def sbatch_message(text: str) -> str:
+    """What sbatch says in an error text, without its prefixes; all of the text where it says nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "--help" not in line]
+    own = [line for line in lines if line.startswith("sbatch:")]
+    return "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in own or lines)
+
+
+def _squeue(columns: str) -> str:
+    # By the user's number: a name comes from LOGNAME or USER, which may say anything.
+    return _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", columns)
+
+
+def _read(header: str, rows: str) -> Mapping[str, Mapping[str, str]]:
+    """Rows by job, as submitit reads sacct: ``7_[0-1,4%2]`` are 7_0, 7_1 and 7_4."""
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    return SlurmInfoWatcher().read_info(f"{header}\n{rows}")
 
 
 def _ask(*command: str) -> str:
     done = _run(*command)
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise Unreachable(f"{command[0]}: {said[-1] if said else f'exit code {done.returncode}'}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise Unreachable(f"{command[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}")
     return done.stdout
 
 
@@ -208,4 +182,4 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     except FileNotFoundError:
         raise Unreachable(f"{command[0]} is not on this machine") from None
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} gives no answer within {_SECONDS} seconds") from None
+        raise Unreachable(f"{command[0]} does not answer within {_SECONDS} seconds") from None

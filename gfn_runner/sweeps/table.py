@@ -1,4 +1,4 @@
-"""The table at the end of a sweep, for the terminal and as ``sweep.md``; starts and judges nothing."""
+"""The table at the end of a sweep, for the terminal and as ``sweep.md``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from gfn_runner.report.table import is_share, rounded, shown_number
-from gfn_runner.runtime.files import write_whole
-from gfn_runner.sweeps.record import Job, Sweep
+from gfn_runner.runtime.files import write_atomically
+from gfn_runner.runtime.sweep_record import Job, Sweep
 
 _STYLES = {"ok": "green", "waiting": "dim", "submitted": "dim", "running": "dim"}
 _LONGEST_REASON = 300
@@ -57,19 +57,20 @@ def _print_tables(console: Console, jobs: Sequence[Job], common: Sequence[str]) 
     short = _short_keys(overrides)
     shown = [[_renamed(line, short) for line in own] for own in overrides]
     names = _metric_names(jobs)
-    whole = _runs(jobs, ["\n".join(own) for own in shown], names)
-    if _width(console, whole) <= console.width:
-        console.print(whole)
-    else:
-        console.print(_runs(jobs, [" ".join(own) for own in shown], ()))
-        while names:
-            n = len(names)
-            while n > 1 and _width(console, _numbers_only(jobs, names[:n])) > console.width:
-                n -= 1
-            console.print(_numbers_only(jobs, names[:n]))
-            names = names[n:]
+    rest: Sequence[str] = ()
+    table = _table(jobs, names, ["\n".join(own) for own in shown])
+    if _width(console, table) > console.width:
+        table, rest = _table(jobs, (), [" ".join(own) for own in shown]), names
+    console.print(table)
+    measured = [job for job in jobs if job.metrics]
+    while rest:
+        n = len(rest)
+        while n > 1 and _width(console, _table(measured, rest[:n])) > console.width:
+            n -= 1
+        console.print(_table(measured, rest[:n]))
+        rest = rest[n:]
     notes = [f"{end} is {key}" for key, end in short.items()]
-    notes += ["shares are in %"] if any(map(is_share, _metric_names(jobs))) else []
+    notes += ["shares are in %"] if any(map(is_share, names)) else []
     if notes:
         console.print(", ".join(notes), markup=False, soft_wrap=True, style="dim")
 
@@ -79,49 +80,36 @@ def _width(console: Console, table: Table) -> int:
     return table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
 
 
-def _runs(jobs: Sequence[Job], overrides: Sequence[str], names: Sequence[str]) -> Table:
+def _table(
+    jobs: Sequence[Job], names: Sequence[str], overrides: Sequence[str] | None = None
+) -> Table:
+    """A row for each run; without ``overrides`` its number and metrics alone."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("overrides", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for name in (*names, _MINUTES):
-        table.add_column(_heading(name), justify="right", no_wrap=True)
     # By default a run's folder is its number.
-    folders = any(job.folder != str(job.number) for job in jobs)
+    folders = overrides is not None and any(job.folder != str(job.number) for job in jobs)
+    if overrides is not None:
+        table.add_column("overrides", overflow="fold")
+        table.add_column("state", no_wrap=True)
+    for name in (*names, *([_MINUTES] if overrides is not None else [])):
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     if folders:
         table.add_column("folder", overflow="fold")
-    for job, own in zip(jobs, overrides, strict=True):
-        style = _STYLES.get(job.state, "red")
-        table.add_row(
-            str(job.number),
-            escape(own),
-            f"[{style}]{job.state}[/]",
-            *_numbers(job, names),
-            _minutes(job),
-            *([escape(job.folder)] if folders else []),
-        )
+    for number, job in enumerate(jobs):
+        cells = [str(job.number)]
+        if overrides is not None:
+            state = f"[{_STYLES.get(job.state, 'red')}]{job.state}[/]"
+            cells += [escape(overrides[number]), state]
+        cells += _numbers(job, names)
+        cells += [_minutes(job)] if overrides is not None else []
+        table.add_row(*cells, *([escape(job.folder)] if folders else []))
     return table
-
-
-def _numbers_only(jobs: Sequence[Job], names: Sequence[str]) -> Table:
-    """Metrics of the runs that have some."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("#", *names):
-        table.add_column(_heading(name), justify="right", no_wrap=True)
-    for job in jobs:
-        if job.metrics:
-            table.add_row(str(job.number), *_numbers(job, names))
-    return table
-
-
-def _heading(name: str) -> str:
-    return name.replace("_", "\n")
 
 
 def _overrides(jobs: Sequence[Job], common: Sequence[str]) -> list[list[str]]:
     """Of each run those that differ, numbers to four significant digits: a search draws sixteen.
 
-    Runs that could no longer be told apart keep all digits. ``sweep.json`` has the exact values.
+    Runs that would look the same keep all digits. ``sweep.json`` has the exact values.
     """
     exact = [job.beside(common) for job in jobs]
     short = [list(map(rounded, own)) for own in exact]
@@ -139,7 +127,7 @@ def _short_keys(runs: Sequence[Sequence[str]]) -> dict[str, str]:
         runs: overrides of each.
 
     Returns:
-        ``optim.lr`` → ``lr``.
+        ``optimizer.lr`` → ``lr``.
     """
     keys = dict.fromkeys(line.partition("=")[0].lstrip("+~") for own in runs for line in own)
     ends = {key: re.split(r"[./]", key.partition("@")[0])[-1] for key in keys}
@@ -181,7 +169,7 @@ def _write_markdown(sweep: Sweep, title: str, common: Sequence[str], summary: st
         for job, own in zip(sweep.jobs, _overrides(sweep.jobs, common), strict=True)
     ]
     lines = [f"# {title}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
-    write_whole(sweep.folder / "sweep.md", "\n".join([*lines, "", summary]) + "\n")
+    write_atomically(sweep.folder / "sweep.md", "\n".join([*lines, "", summary]) + "\n")
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,1 +1,1 @@
-"""Tasks: where conditions come from, their posterior, how an answer is read, what is measured."""
+"""Experiments: Lightning modules with data, posterior, answers, metrics."""

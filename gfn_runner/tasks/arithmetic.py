@@ -12,26 +12,29 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.expressions import Expression, draw_expression, question
-from gfn_runner.data.readers import DataPath, path_problems, read_entries
+from gfn_runner.data.expressions import Expression, question
+from gfn_runner.data.questions import (
+    distinct_expressions,
+    new_questions,
+    parse_question,
+    read_questions,
+)
+from gfn_runner.data.readers import DataPath, path_problems
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow, ReferenceSample, TaskData
+from gfn_runner.data.tools import Calculator, Tool
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.tools import Calculator, Tool
+from gfn_runner.evaluation.groups import per_group
 from gfn_runner.metrics.accuracy import majority, proportion
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import per_group
+from gfn_runner.tasks.base import GFlowNetModule
 
-_QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
-_KINDS = {str: "a text", int: "a whole number"}
 _ANSWER = re.compile(r"(?:^|=)\s*(-?\d{1,18})\s*$", re.ASCII)
 
 
@@ -59,9 +62,8 @@ class ArithmeticData:
     test_operands: tuple[Annotated[int, Field(ge=2, le=9)], ...] = (3, 4, 5)
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class IntegerArithmetic(Task):
-    """Settings of the task.
+class IntegerArithmetic(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the questions.
@@ -70,15 +72,25 @@ class IntegerArithmetic(Task):
         calculator: whether a calculator answers after ``=``.
     """
 
-    data: ArithmeticData = Field(default_factory=ArithmeticData)
-    n_demonstrations: Annotated[int, Field(ge=0)] = 3
-    answers_weight: Annotated[float, Field(ge=0)] = 0.2
-    calculator: bool = False
-
     name: ClassVar[str] = "arithmetic"
     headline: ClassVar[tuple[str, ...]] = ("vote_accuracy", "single_accuracy")
     draws_greedy: ClassVar[bool] = True
     default_shots: ClassVar[tuple[int, ...]] = (0, 3)
+
+    def __init__(
+        self,
+        *,
+        data: ArithmeticData | None = None,
+        n_demonstrations: Annotated[int, Field(ge=0)] = 3,
+        answers_weight: Annotated[float, Field(ge=0)] = 0.2,
+        calculator: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.data = data or ArithmeticData()
+        self.n_demonstrations = n_demonstrations
+        self.answers_weight = answers_weight
+        self.calculator = calculator
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -140,7 +152,9 @@ class IntegerArithmetic(Task):
             return [
                 expression
                 for count in self.data.test_operands
-                for expression in _distinct(rng, (count,), self.data.n_test, held_out=True)
+                for expression in distinct_expressions(
+                    rng, (count,), self.data.n_test, held_out=True
+                )
             ]
         expressions = {}
         for path in self.data.test:
@@ -156,10 +170,10 @@ class IntegerArithmetic(Task):
         """Questions with their rationale as its author writes it, and how many were dropped."""
         if self.data.rationales is None:
             operands, n = self.data.train_operands, self.data.n_rationales
-            expressions = _distinct(rng, operands, n, held_out=False, taken=taken)
+            expressions = distinct_expressions(rng, operands, n, held_out=False, taken=taken)
             return [(e, e.steps(results=not self.calculator)) for e in expressions], 0
         entries = read_questions(self.data.rationales, rationale=True)
-        kept = _new_questions(entries, taken)
+        kept = new_questions(entries, taken)
         if len(kept) <= self.n_demonstrations:
             raise UserError.one(
                 "task.data.rationales",
@@ -175,11 +189,11 @@ class IntegerArithmetic(Task):
 
     def _answers(self, rng: random.Random, taken: set[str]) -> tuple[list[Expression], int]:
         if self.data.answers is None:
-            return _distinct(
+            return distinct_expressions(
                 rng, self.data.train_operands, self.data.n_answers, held_out=False, taken=taken
             ), 0
         entries = read_questions(self.data.answers)
-        kept = [e for e, _ in _new_questions(entries, taken)]
+        kept = [e for e, _ in new_questions(entries, taken)]
         return kept[: self.data.n_answers], len(entries) - len(kept)
 
     def _train_conditions(
@@ -236,12 +250,12 @@ class IntegerArithmetic(Task):
     # -- answers and metrics ------------------------------------------------------------------
 
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
-        """The question behind ``shots`` worked examples, drawn anew for each question."""
+        """The question after ``shots`` worked examples, drawn anew for each question."""
         expression, examples = condition.facts["expression"], condition.facts["examples"]
         available = sum(example != expression for example in examples)
         if shots > available:
             raise UserError.one(
-                "callbacks.evaluation.baseline_shots",
+                "evaluation.baseline_shots",
                 f"given {shots}, but there are {available} questions with a rationale to show",
                 f"at most {available}",
                 "raise task.data.n_rationales or give a longer task.data.rationales",
@@ -371,110 +385,9 @@ class IntegerArithmetic(Task):
         ]
 
 
-def parse_question(text: str) -> Expression:
-    """The expression of a prompt. Raises ``ValueError`` if the text is no such prompt."""
-    found = _QUESTION.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not of the form 'Question: 1 + 2 - 3 = ? Answer:'")
-    words = found.group(1).split()
-    return Expression(tuple(map(int, words[::2])), tuple(words[1::2]))
-
-
 def _suffix(answer: object) -> str:
     return f". The answer is {answer}."
 
 
 def _group(expression: Expression) -> str:
     return f"{len(expression.operands)}_operands"
-
-
-def _new_questions(
-    entries: Sequence[tuple[Expression, str]], taken: set[str]
-) -> list[tuple[Expression, str]]:
-    """The first entry of each question that is not in ``taken``: a question is one condition."""
-    found: dict[str, tuple[Expression, str]] = {}
-    for expression, text in entries:
-        if str(expression) not in taken:
-            found.setdefault(str(expression), (expression, text))
-    return list(found.values())
-
-
-def _distinct(
-    rng: random.Random,
-    counts: Sequence[int],
-    n: int,
-    *,
-    held_out: bool,
-    taken: set[str] | None = None,
-) -> list[Expression]:
-    """``n`` different expressions, none in ``taken``, with numbers of operands in equal shares."""
-    found: dict[str, Expression] = {}
-    tries = 0
-    while len(found) < n:
-        expression = draw_expression(rng, counts[len(found) % len(counts)], held_out=held_out)
-        if str(expression) not in (taken or ()):
-            found.setdefault(str(expression), expression)
-        tries += 1
-        if tries > 200 * n + 10_000:
-            raise UserError.one(
-                "task.data",
-                f"found only {len(found)} different questions with {list(counts)} operands",
-                f"at most {len(found)} of them",
-            )
-    return list(found.values())
-
-
-def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[Expression, str]]:
-    """Read questions: a JSON list of objects, one object a line, or a data set.
-
-    Args:
-        path: a file or ``hub:owner/name:split``; each entry has ``str_query`` and ``num_sol``.
-        rationale: whether each entry must have ``str_rationale`` too.
-
-    Returns:
-        Expressions with their rationale (empty if none was asked for).
-
-    Raises:
-        UserError: naming file, line and field, for all malformed entries at once.
-    """
-    problems: list[Problem] = []
-    questions = []
-    for row in read_entries(str(path)):
-        where, entry = f"{path}, {row.unit} {row.number}", row.value
-        if isinstance(entry, Problem):
-            problems.append(entry)
-            continue
-        wanted = {"str_query": str, "num_sol": int} | ({"str_rationale": str} if rationale else {})
-        wrong = list(_field_problems(entry, wanted, where))
-        if not wrong:
-            try:
-                expression = parse_question(entry["str_query"])
-            except ValueError as error:
-                wrong.append(Problem(f"{where}, field str_query", str(error)))
-            else:
-                if expression.value != entry["num_sol"]:
-                    wrong.append(
-                        Problem(
-                            f"{where}, field num_sol",
-                            f"given {entry['num_sol']}, but {expression} is {expression.value}",
-                        )
-                    )
-                questions.append((expression, entry.get("str_rationale", "")))
-        problems += wrong
-    if problems:
-        raise UserError(problems)
-    if not questions:
-        raise UserError.one(str(path), "no question in it", "a list of at least one object")
-    return questions
-
-
-def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator[Problem]:
-    if not isinstance(entry, dict):
-        yield Problem(where, f"an entry is {entry!r}", f"an object with {', '.join(wanted)}")
-        return
-    for field, kind in wanted.items():
-        value = entry.get(field)
-        if field not in entry:
-            yield Problem(f"{where}, field {field}", "missing", _KINDS[kind])
-        elif not isinstance(value, kind) or isinstance(value, bool):
-            yield Problem(f"{where}, field {field}", f"given {value!r}", _KINDS[kind])

@@ -1,183 +1,322 @@
-"""What a task is: hooks for data, posterior, answers and metrics; knows no training.
+"""The Lightning module that every experiment is: a policy, its posterior and a training algorithm.
 
-A task is a frozen dataclass of settings with these hooks. ``GFlowNetModule`` is the Lightning module
-that carries it; a task never needs a training step of its own. To add one, write a subclass in a
-file of its own here and a yaml in ``conf/task`` that names it by ``_target_``.
+To add an experiment, write a subclass of :class:`GFlowNetModule` with its hooks
+(:class:`~gfn_runner.data.task.Task`) in a file of its own here, and a yaml in ``conf/task`` that names it by
+``_target_``. It has no training step of its own: that is the algorithm's, so that every algorithm trains
+every experiment.
 """
 
 from __future__ import annotations
 
-import random
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
+import lightning as L
+import torch
+from pydantic import Field
+from torch import Tensor
 
+from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import (
-    ConditionSamples,
-    DemonstrationPrompt,
-    ReferenceRow,
-    ReferenceSample,
-    TaskData,
-)
-from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.tools import Tool
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.task import Task
+from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
+from gfn_runner.distributed.ranks import is_rank_zero
+from gfn_runner.errors import UserError
+from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sampling import NonFiniteLogits, sample
+from gfn_runner.lm.string_rule import string_rule
+from gfn_runner.rewards.reward import log_reward, terminal_log_reward
+from gfn_runner.runtime.phases import Phases
+from gfn_runner.runtime.seeds import rng_for, torch_generator_for
+
+logger = logging.getLogger(__name__)
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Task(ABC):
-    """Settings that every task has.
+class GFlowNetModule(Task, L.LightningModule):
+    """An experiment. By itself it gives data and metrics; with a model attached it is trained.
+
+    Args:
+        terminator, terminator_role, min_len, max_len, eval_max_len: see
+            :class:`~gfn_runner.data.task.Task`.
 
     Attributes:
-        terminator: text of ⊤; one token of the model in use.
-        terminator_role: ⊤ by its role in place of its text: ``end_of_turn``, the special token that the
-            model's chat template writes after an assistant's message, or ``end_of_text``, the tokenizer's
-            end-of-sequence token. ``terminator`` is a text like any other then. ``None``: by its text.
-        min_len, max_len: bounds on actions in training. A minimum above 0 leaves the first tokens
-            without credit under the purely within-trajectory objectives.
-        eval_max_len: upper bound in evaluation.
-        name: as in ``task=…``.
-        headline: metrics of the table at the end.
-        optimized: the metric that a search optimises where nothing else is said; empty: the first of
-            ``headline``.
-        writes_text: whether samples are text whose diversity means something.
-        votes_by_answer: whether the answer choices are weighed behind the votes and the greedy sample
-            too.
-        draws_greedy: whether a sample at temperature 0 is drawn too.
-        default_shots: numbers of worked examples of the prompting baseline, unless told otherwise.
-        lightning_module: import path of the Lightning module that carries the task; name a subclass of
-            ``GFlowNetModule`` here to add to it.
+        reward_temperature: T of the posterior R^(1/T); set by the reward tempering callback.
+        final: whether evaluation is the one after training.
+        last_output: of the newest training step, detached; for the callbacks that run before the
+            step's end.
+        phases: their seconds.
     """
 
-    terminator: str = "."
-    terminator_role: Literal["end_of_turn", "end_of_text"] | None = None
-    min_len: Annotated[int, Field(ge=0)] = 0
-    max_len: Annotated[int, Field(ge=1)] = 30
-    eval_max_len: Annotated[int, Field(ge=1)] = 30
+    def __init__(
+        self,
+        *,
+        terminator: str = ".",
+        terminator_role: Literal["end_of_turn", "end_of_text"] | None = None,
+        min_len: Annotated[int, Field(ge=0)] = 0,
+        max_len: Annotated[int, Field(ge=1)] = 30,
+        eval_max_len: Annotated[int, Field(ge=1)] = 30,
+    ) -> None:
+        super().__init__()
+        self.terminator, self.terminator_role = terminator, terminator_role
+        self.min_len, self.max_len, self.eval_max_len = min_len, max_len, eval_max_len
+        self.reward_temperature = 1.0
+        self.final = False
+        self.last_output: StepOutput | None = None
+        self.phases = Phases()
+        self.strict_loading = False
+        self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the config has them
 
-    name: ClassVar[str]
-    headline: ClassVar[tuple[str, ...]] = ()
-    optimized: ClassVar[str] = ""
-    writes_text: ClassVar[bool] = False
-    votes_by_answer: ClassVar[bool] = False
-    draws_greedy: ClassVar[bool] = False
-    default_shots: ClassVar[tuple[int, ...]] = (0,)
-    lightning_module: ClassVar[str] = "gfn_runner.module.GFlowNetModule"
+    def attach(
+        self,
+        lm: LanguageModel,
+        algorithm: Algorithm,
+        *,
+        conditions: Sequence[Condition] = (),
+        sampling: SamplingSettings | None = None,
+        evaluation: EvaluationSettings | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        max_steps: int = 1,
+        n_rounds: int = 1,
+        seed: int = 0,
+    ) -> Self:
+        """Give the experiment its model, and what it is trained with.
 
-    @abstractmethod
-    def load(self, seed: int) -> TaskData:
-        """Make or read the conditions; raises ``UserError`` at malformed input."""
-
-    def problems(self) -> Iterator[Problem]:
-        """What is impossible in the settings, seen without a model. Extend, do not replace."""
-        if self.min_len > self.max_len:
-            yield Problem(
-                "task.min_len",
-                f"given {self.min_len}, above task.max_len = {self.max_len}",
-                f"0 to {self.max_len}",
-            )
-        if self.min_len > self.eval_max_len:
-            yield Problem(
-                "task.eval_max_len",
-                f"given {self.eval_max_len}, below task.min_len = {self.min_len}",
-                f"at least {self.min_len}",
-            )
-
-    @property
-    def closed_text(self) -> str:
-        """The text that no string may hold, since it ends one; empty where that is a special token."""
-        return self.terminator if self.terminator_role is None else ""
-
-    def tool(self) -> Tool | None:
-        """The tool that answers while the policy writes, if any."""
-        return None
-
-    def constraints(self) -> Sequence[Any]:
-        """Factors of the posterior that need no language model."""
-        return ()
-
-    def forbidden_texts(self) -> Sequence[str]:
-        """Texts that no token of a sample may hold; see ``lm.encoding.ids_holding``."""
-        return ()
-
-    def targets(self, condition: Condition) -> Sequence[str]:
-        """What supervised fine-tuning is to learn to write for a condition; empty if that is unknown."""
-        return condition.demonstrations
-
-    def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:
-        """How the base model writes demonstrations of a training condition, or ``None``.
-
-        ``load`` knows no model, so it gives demonstrations that are known; these are sampled when
-        training begins.
-        """
-        return None
-
-    @abstractmethod
-    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Flat metrics of an evaluation; names without a prefix."""
-
-    def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
-        """The condition's prompt behind ``shots`` worked examples, for the prompting baseline.
+        Args:
+            lm: the policy, and the model that the reward speaks of.
+            algorithm: what a training step computes.
+            conditions: to train on.
+            sampling: trajectories of a training step.
+            evaluation: what an evaluation draws.
+            optimizer: called with parameter groups.
+            scheduler: called with the optimizer and, where it takes them, ``total_steps`` (optimizer steps
+                of a round) and ``n_rounds``.
+            max_steps: optimizer steps of a round.
+            n_rounds: rounds of EM, at least 1.
+            seed: of everything random.
 
         Raises:
-            UserError: if the task has no examples, or not so many.
+            UserError: if the terminator is not one token of the model.
         """
-        raise UserError.one(
-            "callbacks.evaluation.baseline_shots",
-            f"given {shots}, but task {self.name} has no worked examples to show",
-            "[0] for the bare base model, [] for no baseline",
+        self.lm, self.algorithm = lm, algorithm
+        self.conditions = list(conditions)
+        self.sampling = sampling or SamplingSettings()
+        self.evaluation = evaluation or EvaluationSettings()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.max_steps, self.n_rounds, self.seed = max_steps, n_rounds, seed
+        self.rule = string_rule(lm, self, self.max_len)
+        self.evaluation_rule = string_rule(lm, self, self.eval_max_len)
+        algorithm.setup(self)
+        return self
+
+    # -- training -----------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The algorithm's step; see :meth:`Algorithm.training_step`."""
+        step = self.algorithm.training_step(self, batch)
+        self.last_output = step["output"]
+        return step
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own, timed."""
+        with self.phases("backward"):
+            super().backward(loss, *args, **kwargs)
+
+    def prompts(self, conditions: Sequence[Condition]) -> list[tuple[int, ...]]:
+        """Tokens of the conditions' prompts."""
+        return [self.lm.encode_prompt(condition.prompt) for condition in conditions]
+
+    def exploration_temperature(self, index: int) -> float:
+        """Of the fresh trajectories of batch ``index``: 1 on-policy, else drawn as the settings say."""
+        rng = rng_for("explore", self.seed, index)
+        if rng.random() < self.sampling.exploration_probability:
+            return rng.uniform(self.sampling.min_temperature, self.sampling.max_temperature)
+        return 1.0
+
+    def explore(
+        self, prompts: list[tuple[int, ...]], index: int, temperature: float
+    ) -> Trajectories:
+        """Fresh trajectories of the policy at an exploration temperature."""
+        generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
+        try:
+            return sample(
+                self.lm,
+                prompts,
+                self.sampling.n_samples,
+                self.rule,
+                generator,
+                temperature=temperature,
+                tool=self.tool(),
+            )
+        except NonFiniteLogits as error:
+            prompt = self.lm.decode(prompts[error.prompt])
+            raise UserError.one(
+                f"optimizer step {self.global_step + 1}",
+                f"the policy's logits are not finite at {prompt!r}: an earlier step has broken it",
+                "finite weights",
+                "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16",
+            ) from error
+
+    def log_reward(self, conditions: Sequence[Condition], trajectories: Trajectories) -> Tensor:
+        """Untempered log-rewards of the states that the algorithm compares, nats. Shape (B, S).
+
+        Of every prefix, or of whole strings alone; −inf at the other states.
+        """
+        score = log_reward if self.algorithm.needs_prefixes else terminal_log_reward
+        return score(self.lm, conditions, trajectories, self.rule, self.constraints())
+
+    # -- optimization -------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": list(self.lm.trainable().values())}]
+        optimizer = self.make_optimizer([*groups, *self.algorithm.parameter_groups()])
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        lengths = {"total_steps": self.max_steps, "n_rounds": self.n_rounds}
+        takes = inspect.signature(self.make_scheduler).parameters
+        schedule = self.make_scheduler(
+            optimizer, **{k: v for k, v in lengths.items() if k in takes}
+        )
+        self._group_options = [
+            {name: group[name] for name in ("initial_lr", "weight_decay", "betas") if name in group}
+            for group in optimizer.param_groups
+        ]
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_start(self) -> None:
+        """Give a resumed optimizer the learning rates, decays and betas of the config.
+
+        A checkpoint restores its own with the moments; the config may have changed since. Where it has
+        not, every number is the same as before, to the last bit.
+        """
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            return
+        groups = schedule.optimizer.param_groups
+        schedule.base_lrs = [options["initial_lr"] for options in self._group_options]
+        rates = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, options, rate in zip(groups, self._group_options, rates, strict=True):
+            group.update(options, lr=rate)
+        schedule._last_lr = rates
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.algorithm.before_optimizer_step(self)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own, then what the algorithm has to do after it."""
+        super().optimizer_step(*args, **kwargs)
+        self.algorithm.after_optimizer_step(self)
+
+    @torch.no_grad()
+    def not_finite(self) -> str | None:
+        """What of the policy and its optimizer is not finite; ``None`` where all is.
+
+        Weights may be finite and too large to compute with, so the logits after a prompt are looked at
+        too. Every rank has to call it.
+        """
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            nan_is_fine = self.algorithm.missing_value_is_finite(name, parameter)
+            if (parameter.isinf() if nan_is_fine else ~parameter.isfinite()).any():
+                return name
+            for optimizer in self.trainer.optimizers:
+                for moment, value in optimizer.state.get(parameter, {}).items():
+                    if torch.is_tensor(value) and not value.isfinite().all():
+                        return f"{moment} of {name}"
+        prompt = self.conditions[0].prompt if self.conditions else ""
+        with self.lm.in_step():
+            logits_NV = self.lm.prefill([self.lm.encode_prompt(prompt)]).last_logits_NV
+        finite = logits_NV.float().logsumexp(dim=-1).isfinite().all()
+        return None if finite else f"what the policy says at {prompt!r}"
+
+    # -- evaluation ---------------------------------------------------------------------------
+
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> list[ConditionSamples]:
+        with self.phases("evaluation"):
+            return self.algorithm.validation_step(self, batch)
+
+    def draw_answers(self, batch: Batch) -> list[ConditionSamples]:
+        """Samples of the policy for an evaluation batch."""
+        generator = torch_generator_for(self.lm.device, "evaluate", self.seed, batch.index)
+        options = self.evaluation
+        if not self.final and options.singles_during is not None:
+            options = dataclasses.replace(options, singles=options.singles_during)
+        return draw_answers(
+            self.lm, self, self.evaluation_rule, batch.conditions, options, generator
         )
 
-    def condition_for(self, prompt: str, seed: int) -> Condition | None:
-        """The posterior of a prompt that a user has typed, or ``None`` if it cannot be told.
+    # -- Lightning ----------------------------------------------------------------------------
 
-        Args:
-            prompt: as the policy reads it.
-            seed: of the run, for what the task draws per condition.
+    def cpu(self) -> Self:
+        """Stay on the device.
+
+        Lightning calls this after every fit and validation; M-steps, the base model's evaluation and the
+        report come after them, and need the model on its device.
         """
-        return None
+        return self
 
-    def answer_suffix(self, answer: str) -> str | None:
-        """The text by which a sample leads to an answer, or ``None`` if samples lead to none."""
-        return None
+    def on_fit_start(self) -> None:
+        self.phases.profiler = getattr(self.trainer, "profiler", None)
+        self.algorithm.on_fit_start(self)
 
-    def answer_choices(
-        self, condition: Condition, texts: Sequence[str]
-    ) -> Sequence[tuple[str, object]]:
-        """Answers to weigh behind each sample: its suffix and the answer itself; empty for none.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: adapter and the algorithm's parameters, never the base model."""
+        kept = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
+        checkpoint["task"], checkpoint["m_steps"] = self.name, self.lm.m_steps
+        self.algorithm.on_save_checkpoint(self, checkpoint)
 
-        Args:
-            condition: its first term's context is where the answer is read.
-            texts: single samples of the condition, for tasks whose answers are found in them.
-        """
-        return ()
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("task") != self.name:
+            raise UserError.one(
+                "resume",
+                f"the checkpoint is of task {checkpoint.get('task')!r}",
+                f"a run of task {self.name!r}",
+            )
+        self._check_m_steps(checkpoint.get("m_steps", 0), checkpoint.get("global_step", 0))
+        self.algorithm.on_load_checkpoint(self, checkpoint)
+        shapes = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+        wrong = sorted(name for name, shape in shapes.items() if saved.get(name) != shape)
+        if wrong:
+            raise UserError.one(
+                "resume",
+                f"{len(wrong)} trained tensors are missing in the checkpoint or of another shape, "
+                f"e.g. {wrong[0]}",
+                "a checkpoint of a run with the same lm and lm.lora settings",
+            )
 
-    def without_answer(self, condition: Condition) -> Condition:
-        """The condition with a posterior that does not speak of its answer, as a test question is asked.
-
-        Itself where the answer is no part of the posterior, or given to the policy too.
-        """
-        return condition
-
-    def support(self, condition: Condition) -> Sequence[str]:
-        """All strings that matter, where the space is small enough to list: for exact distances."""
-        return ()
-
-    def direct_choices(self, condition: Condition) -> Sequence[str]:
-        """What the base model chooses from when it is to answer at once, in place of a sample.
-
-        One text for each of the answer choices, in their order; empty for no such baseline. With them,
-        worked examples are answers without samples: ``few_shot_prompt`` serves this baseline alone.
-        """
-        return ()
-
-    def reference_rows(self) -> Sequence[ReferenceRow]:
-        """Published numbers; empty if there are none."""
-        return ()
-
-    def reference_samples(self) -> Sequence[ReferenceSample]:
-        """Published samples with their log R; empty if there are none."""
-        return ()
+    def _check_m_steps(self, m_steps: int, step: int) -> None:
+        """Compare a checkpoint's M-steps with those of the answer adapter in the run's folder."""
+        if m_steps > self.lm.m_steps:
+            raise UserError.one(
+                "resume",
+                f"the checkpoint's policy was trained after M-step {m_steps}, but the answer adapter in "
+                f"the run's folder has seen {self.lm.m_steps}",
+                "checkpoint and answer_adapter of one run",
+                "put its answer_adapter back, or train anew in another folder",
+            )
+        if step < self.lm.m_steps * self.max_steps and is_rank_zero():
+            logger.warning(
+                "the run goes on from step %d, but its M-step %d was made after step %d: the steps "
+                "between are trained again under the newer answer model",
+                step,
+                self.lm.m_steps,
+                self.lm.m_steps * self.max_steps,
+            )

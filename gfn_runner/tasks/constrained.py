@@ -22,6 +22,7 @@ from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.splits import draw_distinct
 from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.evaluation.groups import label_probability, per_group, satisfied
 from gfn_runner.rewards.constraints import (
     DEMAND,
     PENALTY,
@@ -30,8 +31,7 @@ from gfn_runner.rewards.constraints import (
 )
 from gfn_runner.rewards.demands import Demand, LabelDemand
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import label_probability, per_group, satisfied
+from gfn_runner.tasks.base import GFlowNetModule
 
 FIELDS: dict[str, Any] = {
     "words": tuple[str, ...],
@@ -64,9 +64,8 @@ class ConstrainedData:
     n_test: Annotated[int, Field(ge=1)] = 50
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class ConstrainedGeneration(Task):
-    """Settings of the task.
+class ConstrainedGeneration(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the demands.
@@ -77,12 +76,6 @@ class ConstrainedGeneration(Task):
             characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
 
-    data: ConstrainedData = Field(default_factory=ConstrainedData)
-    prompt_template: str = "Words: {words}. Sentence:"
-    context: str = "Sentence:"
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY
-    forbidden: tuple[str, ...] = ("\n",)
-
     name: ClassVar[str] = "constrained"
     headline: ClassVar[tuple[str, ...]] = (
         "satisfied_share",
@@ -91,6 +84,23 @@ class ConstrainedGeneration(Task):
         "log_reward",
     )
     writes_text: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        data: ConstrainedData | None = None,
+        prompt_template: str = "Words: {words}. Sentence:",
+        context: str = "Sentence:",
+        penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY,
+        forbidden: tuple[str, ...] = ("\n",),
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.data = data or ConstrainedData()
+        self.prompt_template = prompt_template
+        self.context = context
+        self.penalty = penalty
+        self.forbidden = forbidden
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

@@ -1,7 +1,7 @@
 """Sentence continuation: sentences in proportion to p(Z | X)^(1/T), ended by a full stop.
 
 Hu et al. 2024, section 4.1. The reward temperature T belongs to the schedule
-(``callbacks.tempering``); the term here is p(Z ⊤ | X) itself.
+(``callbacks.reward_tempering``); the term here is p(Z ⊤ | X) itself.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gfn_runner.data.splits import (
 from gfn_runner.data.synthetic import news, stories
 from gfn_runner.data.synthetic.judge import is_sentence
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.groups import per_group
 from gfn_runner.rewards.illegal import IllegalTokens
 from gfn_runner.rewards.validator import Validator, validator_problems
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import per_group
+from gfn_runner.tasks.base import GFlowNetModule
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -51,9 +51,8 @@ class PromptData:
     n_test: Annotated[int, Field(ge=1)] = 25
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class SentenceContinuation(Task):
-    """Settings of the task.
+class SentenceContinuation(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the prompts.
@@ -65,14 +64,6 @@ class SentenceContinuation(Task):
         validator_penalty: nats for a text that does not.
     """
 
-    max_len: Annotated[int, Field(ge=1)] = 20
-    eval_max_len: Annotated[int, Field(ge=1)] = 20
-    data: PromptData = Field(default_factory=PromptData)
-    illegal: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n", '"', "http", "www")
-    illegal_penalty: Annotated[float, Field(gt=0)] = 50.0
-    validator: str | None = None
-    validator_penalty: Annotated[float, Field(gt=0)] = 10.0
-
     name: ClassVar[str] = "continuation"
     headline: ClassVar[tuple[str, ...]] = (
         "log_likelihood",
@@ -81,6 +72,25 @@ class SentenceContinuation(Task):
         "grammatical_share",
     )
     writes_text: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        max_len: Annotated[int, Field(ge=1)] = 20,
+        eval_max_len: Annotated[int, Field(ge=1)] = 20,
+        data: PromptData | None = None,
+        illegal: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n", '"', "http", "www"),
+        illegal_penalty: Annotated[float, Field(gt=0)] = 50.0,
+        validator: str | None = None,
+        validator_penalty: Annotated[float, Field(gt=0)] = 10.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(max_len=max_len, eval_max_len=eval_max_len, **options)
+        self.data = data or PromptData()
+        self.illegal = illegal
+        self.illegal_penalty = illegal_penalty
+        self.validator = validator
+        self.validator_penalty = validator_penalty
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

@@ -1,6 +1,6 @@
 """Contrastive sampling: sentences specific to X, in proportion to p(Z | X)^α p(Z)^β with α > 0 > β.
 
-With β < 0 a sentence that is likely anywhere is worth less. p(Z) is the model's behind a neutral
+With β < 0 a sentence that is likely anywhere is worth less. p(Z) is the model's after a neutral
 context that tells nothing of X.
 """
 
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
+from pydantic import Field
 
 from gfn_runner.data.conditions import Term
 from gfn_runner.data.samples import ConditionSamples, TaskData
@@ -20,9 +19,8 @@ from gfn_runner.errors import Problem
 from gfn_runner.tasks.continuation import SentenceContinuation
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Contrastive(SentenceContinuation):
-    """Settings of the task, beside those of ``SentenceContinuation``.
+    """The experiment; its arguments beside those of ``SentenceContinuation``.
 
     Attributes:
         alpha: weight of log p(Z | X), above 0.
@@ -30,12 +28,8 @@ class Contrastive(SentenceContinuation):
             what is left is p(Z)^(α + β): with α + β below 1 the posterior is flatter than the model,
             and its mass goes to noise, of which there is much. A β far below 0 finds strings that the
             model thinks impossible without X for no good reason; see docs/architecture.md.
-        neutral_context: what p(Z) is read behind; empty for the model's own beginning of a text.
+        neutral_context: what p(Z) is read after; empty for the model's own beginning of a text.
     """
-
-    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.5
-    beta: Annotated[float, Field(allow_inf_nan=False)] = -0.5
-    neutral_context: str = news.NEWS_CONTEXT
 
     name: ClassVar[str] = "contrastive"
     headline: ClassVar[tuple[str, ...]] = (
@@ -44,6 +38,19 @@ class Contrastive(SentenceContinuation):
         "diversity",
         "grammatical_share",
     )
+
+    def __init__(
+        self,
+        *,
+        alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.5,
+        beta: Annotated[float, Field(allow_inf_nan=False)] = -0.5,
+        neutral_context: str = news.NEWS_CONTEXT,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.alpha = alpha
+        self.beta = beta
+        self.neutral_context = neutral_context
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

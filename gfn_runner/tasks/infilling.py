@@ -27,9 +27,9 @@ from gfn_runner.data.splits import (
 )
 from gfn_runner.data.synthetic import stories
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.groups import per_group
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import per_group
+from gfn_runner.tasks.base import GFlowNetModule
 
 _COLUMNS = tuple(f"sentence{number}" for number in range(1, 6))
 _ENDINGS = ("RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2")
@@ -55,21 +55,14 @@ class StoryData:
     n_test: Annotated[int, Field(ge=1)] = 100
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class StoryInfilling(Task):
-    """Settings of the task.
+class StoryInfilling(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the stories.
         template: what the policy reads; ``{beginning}`` and ``{ending}`` stand for the ends.
         demonstrate: whether the true fourth sentence of a training story goes into the replay buffer.
     """
-
-    max_len: Annotated[int, Field(ge=1)] = 20
-    eval_max_len: Annotated[int, Field(ge=1)] = 20
-    data: StoryData = Field(default_factory=StoryData)
-    template: str = "Beginning: {beginning}\nEnding: {ending}\nMiddle:"
-    demonstrate: bool = False
 
     name: ClassVar[str] = "infilling"
     headline: ClassVar[tuple[str, ...]] = (
@@ -80,6 +73,21 @@ class StoryInfilling(Task):
         "gleu",
     )
     writes_text: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        max_len: Annotated[int, Field(ge=1)] = 20,
+        eval_max_len: Annotated[int, Field(ge=1)] = 20,
+        data: StoryData | None = None,
+        template: str = "Beginning: {beginning}\nEnding: {ending}\nMiddle:",
+        demonstrate: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(max_len=max_len, eval_max_len=eval_max_len, **options)
+        self.data = data or StoryData()
+        self.template = template
+        self.demonstrate = demonstrate
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Hu et al. 2024, table 2: GPT-2 large, fine-tuned on the stories first."""

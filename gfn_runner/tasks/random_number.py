@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
+from pydantic import Field
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow, TaskData
@@ -25,14 +24,13 @@ from gfn_runner.metrics.distribution import (
     total_variation,
 )
 from gfn_runner.rewards.table import TableFactor
-from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.base import GFlowNetModule
 
 Family = Literal["uniform", "binomial", "poisson", "geometric", "zipf", "normal"]
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class RandomNumbers(Task):
-    """Settings of the task.
+class RandomNumbers(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         prompt: what the policy reads. No space at its end: the number brings its own (``prefix``).
@@ -48,16 +46,6 @@ class RandomNumbers(Task):
             together, nats; see ``TableFactor``.
     """
 
-    max_len: Annotated[int, Field(ge=1)] = 5
-    eval_max_len: Annotated[int, Field(ge=1)] = 5
-    prompt: str = "The following is a random integer drawn uniformly between 0 and 100:"
-    prefix: str = " "
-    low: int = 0
-    high: int = 100
-    distribution: Family = "uniform"
-    parameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 12.0
-
     name: ClassVar[str] = "random_number"
     headline: ClassVar[tuple[str, ...]] = (
         "kl",
@@ -69,6 +57,29 @@ class RandomNumbers(Task):
     optimized: ClassVar[str] = (
         "exact_kl"  # kl has its noise floor, and no value where no number is valid
     )
+
+    def __init__(
+        self,
+        *,
+        max_len: Annotated[int, Field(ge=1)] = 5,
+        eval_max_len: Annotated[int, Field(ge=1)] = 5,
+        prompt: str = "The following is a random integer drawn uniformly between 0 and 100:",
+        prefix: str = " ",
+        low: int = 0,
+        high: int = 100,
+        distribution: Family = "uniform",
+        parameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5,
+        penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 12.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(max_len=max_len, eval_max_len=eval_max_len, **options)
+        self.prompt = prompt
+        self.prefix = prefix
+        self.low = low
+        self.high = high
+        self.distribution = distribution
+        self.parameter = parameter
+        self.penalty = penalty
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """The authors' PPO: 21,411 of 512,000 numbers are invalid (their rng/notebooks/plots.ipynb)."""

@@ -2,18 +2,17 @@
 
 Hu et al. 2024 (arXiv:2310.04363), section 4.3. The policy reads a review and writes a rationale Z; the
 reward is ``p_LM(Z ", so it is <label>." | review)``, less a penalty where another label is likelier
-behind Z. A new review's label is the one that its rationales make likeliest.
+after Z. A new review's label is the one that its rationales make likeliest.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
@@ -23,11 +22,11 @@ from gfn_runner.data.readers import DataPath, Row, path_problems, raise_all, rea
 from gfn_runner.data.samples import ConditionSamples, DemonstrationPrompt, ReferenceRow, TaskData
 from gfn_runner.data.synthetic.reviews import draw_review
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.metrics.accuracy import majority, proportion
-from gfn_runner.metrics.predictive import posterior_predictive
+from gfn_runner.evaluation.groups import per_group
+from gfn_runner.evaluation.labels import label_accuracy
+from gfn_runner.metrics.accuracy import proportion
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import per_group
+from gfn_runner.tasks.base import GFlowNetModule
 
 _FIELDS: dict[str, type] = {"text": str, "label": int, "label_text": str}
 _GENERATED_TEST = 500
@@ -51,9 +50,8 @@ class SubjectivityData:
     n_test: Annotated[int, Field(ge=1)] | None = None
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Subjectivity(Task):
-    """Settings of the task.
+class Subjectivity(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the reviews.
@@ -67,19 +65,6 @@ class Subjectivity(Task):
         wrong_label_penalty: nats taken from log R where another label is likelier than the right one.
     """
 
-    terminator: str = ","
-    max_len: Annotated[int, Field(ge=1)] = 5
-    eval_max_len: Annotated[int, Field(ge=1)] = 5
-    data: SubjectivityData = Field(default_factory=SubjectivityData)
-    labels: tuple[str, ...] = ("objective", "subjective")
-    prompt: str = 'Classify this movie review as objective or subjective: "{text}" This review is'
-    answer: str = ", so it is {label}."
-    direct_answer: str = " {label}."
-    demonstration: str = " {label} because it is"
-    demonstration_keep: str = r" ?[A-Za-z]+(?: [A-Za-z]+)*"
-    n_demonstrations: Annotated[int, Field(ge=0)] = 0
-    wrong_label_penalty: Annotated[float, Field(ge=0)] = 50.0
-
     name: ClassVar[str] = "subjectivity"
     votes_by_answer: ClassVar[bool] = True
     draws_greedy: ClassVar[bool] = True
@@ -90,6 +75,36 @@ class Subjectivity(Task):
         "greedy_accuracy",
         "single_accuracy",
     )
+
+    def __init__(
+        self,
+        *,
+        terminator: str = ",",
+        max_len: Annotated[int, Field(ge=1)] = 5,
+        eval_max_len: Annotated[int, Field(ge=1)] = 5,
+        data: SubjectivityData | None = None,
+        labels: tuple[str, ...] = ("objective", "subjective"),
+        prompt: str = 'Classify this movie review as objective or subjective: "{text}" This review is',
+        answer: str = ", so it is {label}.",
+        direct_answer: str = " {label}.",
+        demonstration: str = " {label} because it is",
+        demonstration_keep: str = r" ?[A-Za-z]+(?: [A-Za-z]+)*",
+        n_demonstrations: Annotated[int, Field(ge=0)] = 0,
+        wrong_label_penalty: Annotated[float, Field(ge=0)] = 50.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            terminator=terminator, max_len=max_len, eval_max_len=eval_max_len, **options
+        )
+        self.data = data or SubjectivityData()
+        self.labels = labels
+        self.prompt = prompt
+        self.answer = answer
+        self.direct_answer = direct_answer
+        self.demonstration = demonstration
+        self.demonstration_keep = demonstration_keep
+        self.n_demonstrations = n_demonstrations
+        self.wrong_label_penalty = wrong_label_penalty
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -309,11 +324,11 @@ class Subjectivity(Task):
         return [self.direct_answer.replace("{label}", label) for label in self.labels]
 
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
-        """The prompt behind ``shots`` labelled reviews, drawn anew for each."""
+        """The prompt after ``shots`` labelled reviews, drawn anew for each."""
         examples = [r for r in condition.facts.get("examples", ()) if r.text != condition.key]
         if shots > len(examples):
             raise UserError.one(
-                "callbacks.evaluation.baseline_shots",
+                "evaluation.baseline_shots",
                 f"given {shots}, but there are {len(examples)} labelled reviews to show",
                 f"at most {len(examples)}",
                 "raise task.data.n_train or give a longer task.data.train",
@@ -363,7 +378,7 @@ class Subjectivity(Task):
         return per_group(samples, self._measure)
 
     def _measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        judged = [self._judge(sample) for sample in samples]
+        judged = [label_accuracy(sample, self.labels) for sample in samples]
         shares = {name: sum(row[name] for row in judged) / len(judged) for name in judged[0]}
         measured = {"n_questions": float(len(samples))}
         for name in (name for name in self.headline if name in shares):
@@ -397,26 +412,6 @@ class Subjectivity(Task):
             for beside, (label, row) in published.items()
         ]
 
-    def _judge(self, sample: ConditionSamples) -> dict[str, float]:
-        """Shares of right answers to one review, and the mean log p of the right one, in nats."""
-        right = self.labels.index(str(sample.condition.answer))
-        singles = [_log_softmax(row) for row in sample.answer_log_probs]
-        predicted = posterior_predictive(sample.answer_log_probs).best
-        chosen = [_likeliest(row) for row in singles]
-        judged = {
-            "predictive_accuracy": float(predicted == right),
-            "single_accuracy": chosen.count(right) / len(chosen),
-            "label_log_prob": sum(row[right] for row in singles) / len(singles),
-        }
-        # What was not drawn has no accuracy.
-        if sample.vote_answer_log_probs:
-            voted = majority([_likeliest(row) for row in sample.vote_answer_log_probs])
-            judged["vote_accuracy"] = float(voted == right)
-        if sample.greedy_answer_log_probs:
-            greedy = _likeliest(sample.greedy_answer_log_probs)
-            judged["greedy_accuracy"] = float(greedy == right)
-        return judged
-
 
 @dataclass(frozen=True)
 class Review:
@@ -424,17 +419,6 @@ class Review:
 
     text: str
     label: str
-
-
-def _likeliest(values: Sequence[float]) -> int:
-    """Place of the largest value; of equal ones the first."""
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def _log_softmax(values: Sequence[float]) -> list[float]:
-    highest = max(values)
-    norm = highest + math.log(sum(math.exp(value - highest) for value in values))
-    return [value - norm for value in values]
 
 
 def _review(row: Row) -> Review:

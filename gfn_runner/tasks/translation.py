@@ -21,9 +21,9 @@ from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.splits import Files, draw_distinct, file_problems
 from gfn_runner.data.synthetic import velan
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.groups import per_group
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import per_group
+from gfn_runner.tasks.base import GFlowNetModule
 
 _N_SENTENCES = len(velan.VERBS) * len(velan.NOUNS) * len(velan.ADJECTIVES) * (len(velan.NOUNS) - 1)
 
@@ -46,24 +46,33 @@ class TranslationData:
     n_test: Annotated[int, Field(ge=1)] = 50
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Translation(Task):
-    """Settings of the task.
+class Translation(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the sentences.
         template: what the model reads; ``{source}`` stands for the sentence.
     """
 
-    terminator: str = "\n"
-    max_len: Annotated[int, Field(ge=1)] = 16
-    eval_max_len: Annotated[int, Field(ge=1)] = 16
-    data: TranslationData = Field(default_factory=TranslationData)
-    template: str = "Velan: {source} English:"
-
     name: ClassVar[str] = "translation"
     headline: ClassVar[tuple[str, ...]] = ("right_share", "found_share", "bleu", "diversity")
     writes_text: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        terminator: str = "\n",
+        max_len: Annotated[int, Field(ge=1)] = 16,
+        eval_max_len: Annotated[int, Field(ge=1)] = 16,
+        data: TranslationData | None = None,
+        template: str = "Velan: {source} English:",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            terminator=terminator, max_len=max_len, eval_max_len=eval_max_len, **options
+        )
+        self.data = data or TranslationData()
+        self.template = template
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

@@ -19,6 +19,11 @@ from gfn_runner.data.conditions import Chat, Condition, Term
 from gfn_runner.data.readers import DataPath, Row, held_out, path_problems, raise_all, read_records
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.groups import (
+    label_probability,
+    per_group,
+    satisfied,
+)
 from gfn_runner.rewards.constraints import (
     DEMAND,
     PENALTY,
@@ -27,12 +32,7 @@ from gfn_runner.rewards.constraints import (
 )
 from gfn_runner.rewards.demands import Demand
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.measures import (
-    label_probability,
-    per_group,
-    satisfied,
-)
+from gfn_runner.tasks.base import GFlowNetModule
 
 _NO_BOUND = 1_000_000
 EXAMPLE = Path(__file__).parent / "examples" / "posterior.jsonl"
@@ -83,9 +83,8 @@ class PosteriorData:
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class UserPosterior(Task):
-    """Settings of the task.
+class UserPosterior(GFlowNetModule):
+    """The experiment.
 
     Attributes:
         data: the posteriors.
@@ -93,10 +92,6 @@ class UserPosterior(Task):
         forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
             characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
-
-    data: PosteriorData = Field(default_factory=PosteriorData)
-    penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY
-    forbidden: tuple[str, ...] = ()
 
     name: ClassVar[str] = "posterior"
     headline: ClassVar[tuple[str, ...]] = (
@@ -107,6 +102,19 @@ class UserPosterior(Task):
         "unique",
     )
     writes_text: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        data: PosteriorData | None = None,
+        penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY,
+        forbidden: tuple[str, ...] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.data = data or PosteriorData()
+        self.penalty = penalty
+        self.forbidden = forbidden
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -238,7 +246,7 @@ def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) ->
         elif terminator and text.endswith(terminator):
             yield Problem(
                 where,
-                f"{text!r} ends in task.terminator = {terminator!r}, which is written behind it anyway",
+                f"{text!r} ends in task.terminator = {terminator!r}, which is written after it anyway",
                 "a text without it",
             )
         elif judged and demand is not None and not demand.satisfied(text):

@@ -53,7 +53,7 @@ class Floor:
 
     @torch.no_grad()
     def _reward(self, trajectories: Trajectories) -> None:
-        # Trunk, and behind every state at which a string may end the suffix but its last token, which is
+        # Trunk, and after every state at which a string may end the suffix but its last token, which is
         # only predicted.
         rows, tokens = trajectories.token_BT.shape
         ends = max(0, tokens - self.shape.shortest) + 1

@@ -67,14 +67,14 @@ def peak_memory(*options: str) -> float:
 
 
 def memory_of(step: Callable[[], object], device: torch.device) -> float:
-    """GiB that ``step`` takes beyond what is held before it; NaN where the system does not tell."""
+    """GiB that ``step`` takes beyond what is held before it; NaN where the system has no such number."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()
         return (torch.cuda.max_memory_allocated(device) - before) / 1024**3
     if not Path("/proc/self/clear_refs").exists():
-        return math.nan  # only Linux tells
+        return math.nan  # only Linux has it
     gc.collect()
     _forget_peak()
     before_gib = _status_gib("VmRSS")

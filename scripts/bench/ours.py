@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,15 +13,22 @@ from unittest import mock
 import torch
 
 from bench.work import Shape, make_conditions, make_task
-from gfn_runner import module as module_file
-from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.algorithms import gflownet
+from gfn_runner.algorithms.base import SamplingSettings
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.callbacks.training_log import measures
-from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
-from gfn_runner.data.replay_buffer import ReplaySettings
 from gfn_runner.data.trajectories import Batch, Trajectories
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.objectives.losses import JointBalance, Objective
+from gfn_runner.tasks import base
 
+# Where the training step looks these functions up, and the phase that each of them is.
+TIMED = (
+    (base, "sample", "sample"),
+    (base, "log_reward", "reward"),
+    (base, "terminal_log_reward", "reward"),
+    (gflownet, "score_policy", "policy"),
+)
 PHASES = ("sample", "reward", "policy", "objective", "backward", "optimizer", "buffer", "log")
 
 
@@ -40,20 +48,17 @@ class OurStep:
     def __init__(self, lm: LanguageModel, shape: Shape, objective: Objective | None = None):
         self.lm = lm
         self.conditions = make_conditions(shape, lm.vocab_size)
-        self.module = module_file.GFlowNetModule(
-            make_task(shape),
+        self.module = make_task(shape).attach(
             lm,
-            objective or JointBalance(),
+            gflownet.GFlowNet(objective or JointBalance()),
             conditions=self.conditions,
             sampling=SamplingSettings(
-                conditions=shape.conditions, samples=shape.samples, tempered=0.0
+                n_conditions=shape.conditions, n_samples=shape.samples, exploration_probability=0.0
             ),
-            optim=OptimSettings(),
-            evaluation=EvaluationSettings(),
-            max_steps=1,
-            seed=0,
         )
-        self.replay = ReplayCallback(ReplaySettings(), self.conditions, shape.samples, 0)
+        self.replay = ReplayBufferCallback()
+        trainer: Any = None  # its setup reads the module alone
+        self.replay.setup(trainer, self.module, "fit")
         self.optimizer = torch.optim.AdamW(lm.trainable().values(), lr=1e-4)
         self.seconds: dict[str, float] = {}
         self.trajectories: Trajectories | None = None
@@ -61,24 +66,14 @@ class OurStep:
     def __call__(self, index: int) -> None:
         batch = Batch(list(self.conditions), index)
         self.seconds = defaultdict(float)
-        # The module's own names, so that what is timed is what the program runs.
-        names = {"sample": "sample", "log_reward": "reward", "score_policy": "policy"}
-        patches = [
-            mock.patch.object(module_file, name, self._timed(getattr(module_file, name), phase))
-            for name, phase in names.items()
-        ]
         began = time.perf_counter()
-        for patch in patches:
-            patch.start()
-        try:
+        with contextlib.ExitStack() as patches:
+            for place, name, phase in TIMED:
+                timed = self._timed(getattr(place, name), phase)
+                patches.enter_context(mock.patch.object(place, name, timed))
             step = self.module.training_step(batch, 0)
-        finally:
-            for patch in patches:
-                patch.stop()
         synchronise(self.lm.device)
-        self.seconds["objective"] = (
-            time.perf_counter() - began - sum(self.seconds[phase] for phase in names.values())
-        )
+        self.seconds["objective"] = time.perf_counter() - began - sum(self.seconds.values())
         self._timed(step["loss"].backward, "backward")()
         self._timed(self._update, "optimizer")()
         self._timed(self._remember, "buffer")(batch, step)

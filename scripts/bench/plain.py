@@ -1,9 +1,9 @@
 """The plain way of the same step: what most code does, for comparison.
 
 Gradients flow through sampling with a cache, the reward of every prefix is a forward of its own (also of
-those at which no string may end, whose rewards are put aside behind it), and a micro-batch holds one
+those at which no string may end, whose rewards are dropped afterwards), and a micro-batch holds one
 condition. The loss is the program's own; the numbers are those of its packed way. A careful plain way
-leaves out the forwards whose rewards nobody reads.
+leaves out the forwards whose rewards are not read.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 WAITING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# The program's own way first: the others are told as ratios to it.
+# The program's own way first: the others are ratios to it.
 WAYS: dict[str, dict[str, str]] = {
     "spin briefly (GOMP_SPINCOUNT=1000, the program's)": {"GOMP_SPINCOUNT": "1000"},
     "sleep (OMP_WAIT_POLICY=PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"},

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.loading import load
+from gfn_runner.lm.model_config import LMSettings, LoraSettings
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LMSettings, LoraSettings
-from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.base import GFlowNetModule
 
 TERMINATOR = 1
 
@@ -31,7 +29,7 @@ class Shape:
         shortest, longest: bounds on the sampled strings.
         context: what the reward's model reads before a string.
         prompt: what the policy reads.
-        suffix: what the reward's model is asked of behind a string; 1 is the terminator alone.
+        suffix: what the reward's model scores after a string; 1 is the terminator alone.
     """
 
     conditions: int
@@ -81,11 +79,9 @@ class IdTokenizer:
         return str(token)
 
 
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class Synthetic(Task):
+class Synthetic(GFlowNetModule):
     """A task of random ids."""
 
-    terminator: str = str(TERMINATOR)
     name: ClassVar[str] = "synthetic"
 
     def load(self, seed: int) -> TaskData:
@@ -96,7 +92,12 @@ class Synthetic(Task):
 
 
 def make_task(shape: Shape) -> Synthetic:
-    return Synthetic(min_len=shape.shortest, max_len=shape.longest, eval_max_len=shape.longest)
+    return Synthetic(
+        terminator=str(TERMINATOR),
+        min_len=shape.shortest,
+        max_len=shape.longest,
+        eval_max_len=shape.longest,
+    )
 
 
 def make_conditions(shape: Shape, vocab_size: int, seed: int = 0) -> list[Condition]:

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from gfn_runner.algorithms import em
-from gfn_runner.algorithms.em import answer_loss, m_step, m_step_line
-from gfn_runner.config.schemas import EMSettings, em_problems
+from gfn_runner.algorithms.em import EMSettings, answer_loss, em_problems, m_step
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
+from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.scoring import score_policy, score_suffixes
-from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.objectives.losses import JointBalance
 from gfn_runner.objectives.phi import phi
@@ -146,7 +145,7 @@ def pairs(lm):
 
 
 @torch.no_grad()
-def test_what_a_suffix_scores_behind_a_string_is_its_sum(lm, base, monkeypatch):
+def test_what_a_suffix_scores_after_a_string_is_its_sum(lm, base, monkeypatch):
     conditions, texts, rows = pairs(lm)
     contexts = [lm.encode_prompt(c.prompt) for c in conditions]
     suffixes = [lm.encode(c.terms[0].suffix) for c in conditions]
@@ -233,13 +232,6 @@ def test_an_m_step_raises_the_answers_and_nothing_else_moves():
     assert again["loss_before"] < measured["loss_before"] - 0.5 and lm.m_steps == 2
 
 
-def test_an_m_step_is_told_in_words():
-    measured = {"loss_before": 6.660928726196289, "loss_after": 0.012345678, "skipped": 0.0}
-    line = "loss 6.661 → 0.01235 nats an answer"
-    assert m_step_line(measured) == line
-    assert m_step_line(measured | {"skipped": 2.0}) == f"{line}, steps skipped: 2"
-
-
 def break_losses(monkeypatch: pytest.MonkeyPatch, bad: set[int], key: str, value: float) -> None:
     """The loss of a condition is ``value`` in these optimizer steps (from 0) of an M-step."""
     calls = iter(range(-1, 99))  # the first one measures what was before
@@ -254,7 +246,7 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, bad: set[int], key: str, value
 
 
 def broken_m_step(monkeypatch, bad: set[int], value: float, most: int) -> tuple[list, dict]:
-    """Parameters of the answer adapter behind the optimizer steps, and what was measured."""
+    """Parameters of the answer adapter after each optimizer step, and what was measured."""
     lm, moved = tiny_lm("llama", LETTERS, adapter="random"), []
     real = torch.optim.AdamW.step
 
@@ -289,7 +281,7 @@ def test_many_steps_of_an_m_step_that_are_not_finite_end_the_run_and_name_the_co
     assert problem.where == "M-step 1, optimizer step 5"
     assert problem.what.startswith("2 steps in a row are not finite. step 4: the loss of condition")
     assert "'ab'" in problem.what and "'b'" not in problem.what
-    assert "callbacks.health.most_non_finite" in problem.allowed
+    assert "callbacks.non_finite_steps.max_in_a_row" in problem.allowed
 
 
 def test_em_is_refused_where_no_answer_follows_a_sample():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gfn_runner.data.trajectories import PolicyScores, Trajectories
+from gfn_runner.metrics.evidence import phi_moments
 from gfn_runner.objectives.losses import (
     DetailedBalance,
     JointBalance,
@@ -17,7 +18,7 @@ from gfn_runner.objectives.losses import (
     TrajectoryBalance,
     VarGradTB,
 )
-from gfn_runner.objectives.phi import log_z_bound, phi, phi_spread
+from gfn_runner.objectives.phi import phi
 
 OBJECTIVES = {
     "subtb": SubTB(),
@@ -125,7 +126,7 @@ def assert_exact(space, objective, temperature, trained, *, tv=0.02, nats=0.05):
     law = space.law(scores)
     assert law.sum().item() == pytest.approx(1, abs=1e-5)
     assert 0.5 * (law - target).abs().sum().item() < tv
-    mean_C, spread_C = phi_spread(
+    mean_C, spread_C = phi_moments(
         phi_BS, space.terminable_BS, torch.zeros(len(space.strings), dtype=torch.long)
     )
     assert mean_C.item() == pytest.approx(exact_log_z, abs=nats)
@@ -134,14 +135,13 @@ def assert_exact(space, objective, temperature, trained, *, tv=0.02, nats=0.05):
         assert log_z == pytest.approx(exact_log_z, abs=nats)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_a_trained_policy_is_exact(objective, temperature):
-    space = Space(n_tokens=3, max_len=3)
+def test_a_trained_policy_is_exact(objective):
+    space, temperature = Space(n_tokens=3, max_len=3), 0.6
     assert_exact(space, objective, temperature, train(space, objective, temperature))
 
 
-@pytest.mark.parametrize(("n_tokens", "max_len"), [(2, 4), (4, 2), (3, 4)])
+@pytest.mark.parametrize(("n_tokens", "max_len"), [(2, 4), (4, 2), (3, 3)])
 @pytest.mark.parametrize("objective", [SubTB(), JointBalance(), TrajectoryBalance()])
 def test_on_other_spaces(objective, n_tokens, max_len):
     space = Space(n_tokens, max_len, seed=1)
@@ -338,35 +338,6 @@ def test_phi_is_its_definition():
             expected = log_r - log_c - scores.log_pf_stop_BS[row, state]
             assert phi_BS[row, state].item() == pytest.approx(expected.item(), abs=1e-5)
     assert (phi_BS[~space.terminable_BS] == 0).all()
-
-
-def test_the_bound_is_below_log_z_and_reaches_it():
-    space = Space(n_tokens=3, max_len=3)
-    scores = space.scores(torch.zeros(len(space.prefixes), 4))
-    phi_B = phi(scores, space.log_reward_BS, 1.0).gather(1, space.trajectories.length_B[:, None])[
-        :, 0
-    ]
-    law, (_, log_z) = space.law(scores), space.target(1.0)
-    generator = torch.Generator().manual_seed(0)
-
-    def bound(k: int) -> float:
-        rows = torch.multinomial(law, 4000 * k, replacement=True, generator=generator)
-        return log_z_bound(phi_B[rows].view(4000, k).T).mean().item()
-
-    bounds = [bound(k) for k in (1, 4, 16, 64)]
-    assert bounds == sorted(bounds)
-    assert bounds[-1] < log_z and log_z - bounds[-1] < 0.1
-    rows = torch.multinomial(law, 200_000, replacement=True, generator=generator)
-    assert log_z_bound(phi_B[rows]).item() == pytest.approx(log_z, abs=0.05)
-
-
-def test_the_spread_is_the_standard_deviation_over_terminable_states():
-    phi_BS, terminable_BS, _, condition_B = ragged()
-    mean_C, spread_C = phi_spread(phi_BS, terminable_BS, condition_B)
-    for number in range(3):
-        values = phi_BS[condition_B == number][terminable_BS[condition_B == number]]
-        assert mean_C[number].item() == pytest.approx(values.mean().item(), abs=1e-5)
-        assert spread_C[number].item() == pytest.approx(values.std(correction=0).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from gfn_runner.data.conditions import Condition
+from gfn_runner.data.task import Task
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.objectives.losses import JointBalance
 from gfn_runner.rewards.reward import log_reward
-from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
-from gfn_runner.tasks.string_rule import string_rule
 from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm

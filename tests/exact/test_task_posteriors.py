@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from gfn_runner.data.task import Task
 from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.objectives.losses import JointBalance, SubTB
 from gfn_runner.objectives.phi import phi
 from gfn_runner.rewards.reward import log_reward, string_log_reward, terminal_log_reward
 from gfn_runner.tasks.arithmetic import ArithmeticData, IntegerArithmetic
-from gfn_runner.tasks.base import Task
 from gfn_runner.tasks.continuation import PromptData, SentenceContinuation
 from gfn_runner.tasks.contrastive import Contrastive
 from gfn_runner.tasks.infilling import StoryData, StoryInfilling
 from gfn_runner.tasks.random_number import RandomNumbers
-from gfn_runner.tasks.string_rule import string_rule
 from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
 from gfn_runner.tasks.translation import Translation, TranslationData
 
@@ -138,7 +138,7 @@ def subjectivity(folder) -> Toy:
     characters = "ab |,."
 
     def formula(terms: list[float], z: str) -> float:
-        # The penalty falls where the wrong label is likelier behind the rationale.
+        # The penalty falls where the wrong label is likelier after the rationale.
         wrong = plain(characters)("ab|", z + ", b.")
         return terms[0] - 2.0 * (wrong > terms[0])
 
@@ -243,7 +243,7 @@ def test_the_log_reward_of_every_string_is_its_formula(toy, packed):
     assert at_ends_BS[~is_end_BS].isneginf().all()
 
 
-def test_two_tables_behind_one_prompt_are_two_posteriors():
+def test_two_tables_after_one_prompt_are_two_posteriors():
     lm = tiny_lm(characters=" 012n:.")
     for parameter in (0.7, 0.2):
         task = RandomNumbers(

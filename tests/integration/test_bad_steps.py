@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,20 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from gfn_runner.callbacks.health import HealthCallback
-from gfn_runner.config.schemas import HealthSettings
+from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
 from gfn_runner.errors import UserError
-from gfn_runner.module import GFlowNetModule
-
-from .conftest import run
+from gfn_runner.tasks.base import GFlowNetModule
+from tests.runs import metrics_of, run, steps_of
 
 LINES = [
-    "callbacks/replay=off",
-    "callbacks.evaluation.every=0",
-    "callbacks.evaluation.final=1",
-    "callbacks.evaluation.baseline_shots=[]",
+    "callbacks/replay_buffer=off",
+    "callbacks.evaluation.every_n_steps=0",
+    "evaluation.final=1",
+    "evaluation.baseline_shots=[]",
+    "callbacks/report=off",
 ]
 
 
@@ -42,100 +39,101 @@ def break_rewards(monkeypatch: pytest.MonkeyPatch, steps: set[int], value: float
     return keys
 
 
-def records_of(folder: Path) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [r for r in map(json.loads, lines) if "train/loss" in r]
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
+def state_at(folder: Path, step: int) -> dict[str, Any]:
+    return torch.load(folder / f"checkpoints/step-{step:07d}.ckpt", weights_only=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_step_moves_nothing_and_is_counted(value, tmp_path, monkeypatch, caplog):
-    # With moments from the steps before, a gradient of 0 would still move the weights.
-    short = run(tmp_path / "short", *LINES, "trainer.max_steps=2", "optim.decay=false")
+def test_a_bad_step_moves_nothing_is_counted_and_training_goes_on(
+    value, tmp_path, monkeypatch, caplog
+):
     keys = break_rewards(monkeypatch, {2}, value)
-    folder = run(tmp_path / "run", *LINES, "trainer.max_steps=3", "optim.decay=false")
-    for name, tensor in weights_of(short).items():
-        assert torch.equal(tensor, weights_of(folder)[name]), name
-    state = torch.load(folder / "checkpoints" / "step-0000003.ckpt", weights_only=True)
+    lines = [
+        "trainer.max_steps=4",
+        "callbacks.checkpoint.every_n_steps=1",
+        "callbacks.checkpoint.keep=9",
+    ]
+    folder = run(tmp_path / "run", *LINES, *lines, "scheduler.decay=false")
+    before, state = (state_at(folder, step) for step in (2, 3))
+    for name, tensor in before["state_dict"].items():
+        assert torch.equal(tensor, state["state_dict"][name]), name
+    # With moments from the steps before, a gradient of 0 would still move the weights.
     moments = next(iter(state["optimizer_states"][0]["state"].values()))
     assert moments["step"] == 2 and moments["exp_avg"].isfinite().all()
-    records = records_of(folder)
-    assert [r["train/skipped"] for r in records] == [0, 0, 1]
+    records = steps_of(folder)
+    assert [r["train/skipped"] for r in records] == [0, 0, 1, 1]
     assert records[2]["train/loss"] is None and records[1]["train/loss"] > 0
+    assert records[3]["train/loss"] > 0 and records[3]["train/grad_norm"] > 0
+    assert metrics_of(folder)["train/skipped"] == 1
     assert "optimizer step 3 is skipped: the loss is " in caplog.text
     assert f"condition {keys[0]!r}" in caplog.text and "the log-reward is not finite" in caplog.text
 
 
-def test_training_goes_on_behind_a_bad_step(tmp_path, monkeypatch):
-    break_rewards(monkeypatch, {1}, float("nan"))
-    folder = run(tmp_path / "run", *LINES, "trainer.max_steps=3")
-    records = records_of(folder)
-    assert records[2]["train/loss"] > 0 and records[2]["train/grad_norm"] > 0
-    assert json.loads((folder / "metrics.json").read_text())["train/skipped"] == 1
-
-
 def test_many_bad_steps_in_a_row_end_the_run_and_name_the_conditions(tmp_path, monkeypatch):
     keys = break_rewards(monkeypatch, {0, 2, 3, 4}, float("nan"))
-    lines = ["trainer.max_steps=9", "callbacks.health.most_non_finite=3"]
-    lines += ["callbacks.checkpoint.every=1"]
+    lines = ["trainer.max_steps=9", "callbacks.non_finite_steps.max_in_a_row=3"]
+    lines += ["callbacks.checkpoint.every_n_steps=1"]
     with pytest.raises(UserError) as caught:
         run(tmp_path / "run", *LINES, *lines)
     (problem,) = caught.value.problems
     assert problem.where == "optimizer step 5" and "3 steps in a row" in problem.what
     assert all(repr(key) in problem.what for key in keys[1:])
-    assert "callbacks.health.most_non_finite" in problem.allowed
+    assert "callbacks.non_finite_steps.max_in_a_row" in problem.allowed
     # Step 5 has no checkpoint: it was never finished.
     assert max(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == "step-0000004.ckpt"
 
 
 def test_what_broke_the_policy_is_not_saved_and_a_lower_rate_goes_on_from_before(tmp_path, caplog):
     """What the error itself tells to do. The weights are finite then, and no logit is."""
-    lines = [*LINES, "callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=1"]
+    lines = [*LINES, "callbacks.checkpoint.every_n_steps=1", "callbacks.checkpoint.keep=1"]
     folder = run(tmp_path / "run", *lines, "trainer.max_steps=2")
     lines += [f"resume={folder}", "trainer.max_steps=4"]
-    with pytest.raises(UserError, match="logits are not finite"):
-        run(folder, *lines, "optim.lr=1e30")
+    with pytest.raises(UserError, match="logits are not finite") as caught:
+        run(folder, *lines, "optimizer.lr=1e30")
+    (problem,) = caught.value.problems
+    assert problem.where.startswith("optimizer step ") and "Question: " in problem.what
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-0000002.ckpt"]
     assert "no checkpoint at step 3: what the policy says at" in caplog.text
-    run(folder, *lines, "optim.lr=1e-4")
-    assert [r["step"] for r in records_of(folder)] == [1, 2, 3, 4]
+    run(folder, *lines, "optimizer.lr=1e-4")
+    assert [r["step"] for r in steps_of(folder)] == [1, 2, 3, 4]
 
 
 def test_strict_ends_at_the_first_and_lenient_never(tmp_path, monkeypatch):
-    break_rewards(monkeypatch, set(range(99)), float("nan"))
+    keys = break_rewards(monkeypatch, set(range(99)), float("nan"))
     with pytest.raises(UserError) as caught:
-        run(tmp_path / "a", *LINES, "trainer.max_steps=3", "callbacks/health=strict")
-    assert caught.value.problems[0].where == "optimizer step 1"
-    folder = run(tmp_path / "b", *LINES, "trainer.max_steps=7", "callbacks/health=lenient")
-    assert records_of(folder)[-1]["train/skipped"] == 7
+        run(tmp_path / "a", *LINES, "trainer.max_steps=3", "callbacks/non_finite_steps=strict")
+    (problem,) = caught.value.problems
+    assert problem.where == "optimizer step 1"
+    assert f"condition {keys[0]!r}" in problem.what and "log-reward" in problem.what
+    folder = run(
+        tmp_path / "b", *LINES, "trainer.max_steps=7", "callbacks/non_finite_steps=lenient"
+    )
+    assert steps_of(folder)[-1]["train/skipped"] == 7
 
 
 def test_a_learned_log_z_is_not_begun_at_what_is_not_finite(tmp_path, monkeypatch):
     """Else every later step of the condition would be skipped, and a checkpoint would carry it on."""
-    lines = ["objective=tb", "sampling.conditions=6", "trainer.max_steps=4"]
+    lines = ["objective=tb", "sampling.n_conditions=6", "trainer.max_steps=4"]
     lines += ["task.data.n_rationales=4", "task.data.n_answers=4"]
-    lines += ["callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=4"]
+    lines += ["callbacks.checkpoint.every_n_steps=1", "callbacks.checkpoint.keep=4"]
     keys = break_rewards(monkeypatch, {0}, float("inf"))
     folder = run(tmp_path / "run", *LINES, *lines)
-    records = records_of(folder)
+    records = steps_of(folder)
     assert len(keys) == 1 and [r["train/skipped"] for r in records] == [1, 1, 1, 1]
     assert all(r["train/loss"] is not None for r in records[1:])
     for step in (1, 4):
-        state = torch.load(folder / f"checkpoints/step-000000{step}.ckpt", weights_only=True)
-        assert not state["state_dict"]["log_z"].isinf().any()
+        state = state_at(folder, step)
+        assert not state["state_dict"]["algorithm.log_z"].isinf().any()
     # The condition came again: with all conditions visited, none is left unbegun.
-    assert state["state_dict"]["log_z"].isfinite().all()
+    assert state["state_dict"]["algorithm.log_z"].isfinite().all()
 
 
 def test_rounds_of_em_count_a_bad_step_once():
     """Each E-step loads the checkpoint before it into the same callback."""
-    health = HealthCallback(HealthSettings(most_non_finite=3))
-    health.load_state_dict({"skipped": 1, "in_a_row": ["step 3: a"]})
-    health.load_state_dict({"skipped": 1, "in_a_row": ["step 3: a"]})
-    assert health.state_dict() == {"skipped": 1, "in_a_row": ["step 3: a"]}
+    skips = SkipNonFiniteSteps(max_in_a_row=3)
+    skips.load_state_dict({"skipped": 1, "in_a_row": ["step 3: a"]})
+    skips.load_state_dict({"skipped": 1, "in_a_row": ["step 3: a"]})
+    assert skips.state_dict() == {"skipped": 1, "in_a_row": ["step 3: a"]}
 
 
 def a_rank(loss: float, gradient: float, keys: str) -> Any:
@@ -163,17 +161,18 @@ def a_rank(loss: float, gradient: float, keys: str) -> Any:
 def test_of_several_ranks_the_conditions_of_a_bad_loss_are_named(
     losses, named, unnamed, monkeypatch, caplog
 ):
-    told: list[Any] = []
+    gathered: list[Any] = []
     ranks = [a_rank(loss, math.nan, keys) for loss, keys in zip(losses, ("ab", "cd"), strict=True)]
     optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
     monkeypatch.setattr(
-        "gfn_runner.callbacks.health.gathered", lambda own: told.append(own) or told
+        "gfn_runner.callbacks.non_finite_steps.all_gather",
+        lambda own: gathered.append(own) or gathered,
     )
-    # The first rank is asked last, when both have given their word.
+    # The first rank comes last, when both have gathered.
     for loss, module in reversed(ranks):
-        health = HealthCallback(HealthSettings())
-        health.on_before_backward(None, module, loss)
-        health.on_before_optimizer_step(SimpleNamespace(global_step=4), module, optimizer)
+        skips = SkipNonFiniteSteps()
+        skips.on_before_backward(None, module, loss)
+        skips.on_before_optimizer_step(SimpleNamespace(global_step=4), module, optimizer)
     said = caplog.records[-1].getMessage()
     assert said.startswith("optimizer step 5 is skipped: ")
     assert all(repr(key) in said for key in named) and not any(repr(k) in said for k in unnamed)

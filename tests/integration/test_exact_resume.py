@@ -1,322 +1,177 @@
-"""A run that is killed anywhere and goes on leaves what an uninterrupted one does, bit for bit."""
+"""A run that is killed anywhere and resumed leaves what an uninterrupted one does, bit for bit.
+
+What a killed process leaves is a copy of its run folder at that moment; real signals come at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hydra import initialize_config_dir
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gfn_runner import rounds
-from gfn_runner.algorithms import em as em_module
-from gfn_runner.algorithms.em import _samples as em_samples
+from gfn_runner.algorithms import em
 from gfn_runner.algorithms.em import read_record
-from gfn_runner.app import train_and_evaluate
 from gfn_runner.callbacks import evaluation
-from gfn_runner.callbacks.evaluation import EvaluationCallback
-from gfn_runner.callbacks.progress import StepProgress
-from gfn_runner.cli.compose import CONF, check_lines
+from tests import runs
+from tests.copied_runs import MOMENTS, Moment, assert_same, copied
+from tests.runs import CONF, TINY, lines_of, made_once, metrics_of, newest_state, start
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMON = [
-    "experiment=tiny/smoke",
-    "callbacks.progress.show=none",
-    "callbacks.evaluation.every=2",
-    "callbacks.evaluation.votes=2",
-    "callbacks.evaluation.singles=3",
-    "callbacks.evaluation.final=2",
-    "callbacks.evaluation.baseline_shots=[]",
-    "callbacks.checkpoint.every=2",
-    "callbacks.replay.probability=0.4",
+COMMON = (
+    *TINY,
+    "callbacks.evaluation.every_n_steps=2",
+    "evaluation.votes=2",
+    "evaluation.singles=3",
+    "evaluation.during=1",
+    "evaluation.final=1",
+    "evaluation.baseline_shots=[]",
+    "callbacks.checkpoint.every_n_steps=2",
+    "callbacks.replay_buffer.probability=0.4",
+    "callbacks/report=off",
     "trainer.max_steps=5",
-    "trainer.threads=1",
+)
+FEW = list(runs.ARITHMETIC)
+ARITHMETIC = ["task=arithmetic", *FEW]
+LEARNT = [*ARITHMETIC, "callbacks/replay_buffer=off", "callbacks.replay_buffer.probability=0"]
+EM = [
+    "task=subjectivity",
+    "task.data.n_train=4",
+    "task.data.n_test=2",
+    "em.rounds=2",
+    "em.m_steps=2",
+    "em.m_batch=2",
+    "trainer.max_steps=3",
 ]
-ARITHMETIC = ["task=arithmetic", "task.data.n_test=4", "task.data.n_answers=20"]
-LEARNT = [*ARITHMETIC, "callbacks/replay=off", "callbacks.replay.probability=0"]
+FOUR = ["task=random_number", "trainer.max_steps=4"]
 CASES: dict[str, list[str]] = {
     "arithmetic": ARITHMETIC,
-    "arithmetic_tool": ["task=arithmetic_tool", "task.data.n_test=4", "task.data.n_answers=20"],
-    "random_number": ["task=random_number"],
+    "arithmetic_tool": ["task=arithmetic_tool", *FEW],
     "continuation": ["task=continuation", "task.data.n_test=2"],
     "contrastive": ["task=contrastive"],
     "translation": ["task=translation", "task.data.n_test=3"],
     "constrained": ["task=constrained", "task.data.n_train=8", "task.data.n_test=2"],
     "posterior": ["task=posterior"],
     "infilling": ["task=infilling", "task.data.n_test=3", "task.data.n_train=20"],
-    "subjectivity": [
-        "task=subjectivity",
-        "task.data.n_train=4",
-        "task.data.n_test=2",
-        "em.rounds=2",
-        "em.m_steps=2",
-        "em.m_batch=2",
-        "trainer.max_steps=3",
+    "learned log Z, accumulated": [
+        *ARITHMETIC,
+        "objective=tb",
+        "trainer.accumulate_grad_batches=2",
     ],
-    "learned log Z, accumulated": [*ARITHMETIC, "objective=tb", "trainer.accumulate=2"],
     "sft": [*LEARNT, "baseline=sft"],
     "ppo": [*LEARNT, "baseline=ppo"],
     "grpo": [*LEARNT, "baseline=grpo"],
+    "another optimizer and schedule": [
+        *ARITHMETIC,
+        "optimizer._target_=torch.optim.SGD",
+        "~optimizer.betas",
+        "+optimizer.momentum=0.9",
+        "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+        "~scheduler.warmup_steps",
+        "~scheduler.decay",
+        "+scheduler.gamma=0.7",
+    ],
 }
-MOMENTS = ("before the checkpoint", "in the evaluation", "behind the evaluation")
-# Each leaves a checkpoint behind (of step 2 or 4) and work to be done: the checkpoint of a step comes
-# before its evaluation.
-TIMES = [
-    *(("before the checkpoint", step) for step in (3, 4, 5)),
+# Each leaves a checkpoint (of step 2 or 4) and work to be done: the checkpoint of a step comes before its
+# evaluation. The cases take turns.
+TIMES: list[Moment] = [
+    *(("before the step is logged", step) for step in (3, 4)),
+    *(("after the step", step) for step in (3, 5)),
     *(("in the evaluation", step) for step in (4, 2)),
-    *(("behind the evaluation", step) for step in (2, 4)),
+    *(("after the evaluation", step) for step in (2, 4)),
 ]
-# The cases die at all of these times in turn.
-KILLS = [(case, *TIMES[number % len(TIMES)]) for number, case in enumerate(CASES)]
+KILLS = {case: [TIMES[number % len(TIMES)]] for number, case in enumerate(CASES)}
+# Updates 1 to 4 are on one rollout, the checkpoint is of update 2.
+KILLS["ppo"] = KILLS["grpo"] = [("after the step", 3), ("after the evaluation", 2)]
 
 
-class Killed(BaseException):
-    """Stands for a signal that cannot be caught: nothing that tidies up may answer it."""
+def run(folder: Path, *lines: str) -> Path:
+    return runs.run(folder, *lines, base=COMMON)
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    """They are not what is compared, and take as long as the training."""
-    monkeypatch.setattr("gfn_runner.report.figures.draw_all", lambda *_: None)
-
-
-def run(folder: Path, lines: list[str]) -> None:
-    lines = [*COMMON, *lines]
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines(lines)
-    train_and_evaluate(config, folder, lines)
-
-
-def kill(monkeypatch: pytest.MonkeyPatch, moment: str, step: int) -> None:
-    """Die at a step, at a moment of it."""
-    holder, name = {
-        "before the checkpoint": (StepProgress, "on_train_batch_end"),
-        "in the evaluation": (EvaluationCallback, "on_validation_epoch_end"),
-        "behind the evaluation": (StepProgress, "on_validation_end"),
-    }[moment]
-
-    lives = getattr(holder, name)
-
-    def dies(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step >= step:
-            raise Killed
-        lives(self, trainer, *args, **kwargs)
-
-    monkeypatch.setattr(holder, name, dies)
-
-
-def assert_same(found: Any, expected: Any, place: str = "") -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found.isnan(), expected.isnan()), place
-        assert torch.equal(found.nan_to_num(), expected.nan_to_num()), place
-    elif isinstance(expected, dict):
-        assert list(found) == list(expected), place
-        for key in expected:
-            assert_same(found[key], expected[key], f"{place}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), place
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_same(one, other, f"{place}/{number}")
-    else:
-        assert found == expected, place
+def run_copied(folder: Path, moments: list[Moment], *lines: str) -> dict[Moment, Path]:
+    """A run in ``folder / "straight"``, and its copies by moment."""
+    copies = {moment: folder / " ".join(map(str, moment)) for moment in moments}
+    with copied(folder / "straight", copies):
+        run(folder / "straight", *lines)
+    return copies
 
 
 def state_of(folder: Path) -> dict[str, Any]:
     """Weights, optimizer, schedules and buffer of the newest checkpoint."""
-    newest = max(folder.glob("checkpoints/*.ckpt"))
-    state = torch.load(newest, weights_only=True)
-    kept = (
-        "state_dict",
-        "optimizer_states",
-        "lr_schedulers",
-        "callbacks",
-        "global_step",
-        "m_steps",
-        "rollouts",
-    )
+    state = newest_state(folder)
     state["callbacks"].pop("TrainingLog")  # its record holds seconds
+    kept = (
+        "state_dict optimizer_states lr_schedulers callbacks global_step m_steps rollouts".split()
+    )
     return {name: state[name] for name in kept if name in state}
 
 
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [untimed(json.loads(line)) for line in lines]
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [untimed(record) for record in lines_of(folder / "metrics.jsonl")]
 
 
-def untimed(record: dict[str, Any]) -> dict[str, Any]:
-    timed = (
-        "time",
-        "seconds/",
-        "train/seconds",
-        "train/cpu_seconds",
-        "train/tokens_per_second",
-        "run/",
-    )
+def untimed(record: Mapping[str, Any]) -> dict[str, Any]:
+    timed = ("time", "seconds/", "train/seconds", "train/cpu_", "train/tokens_per_second", "run/")
     return {name: value for name, value in record.items() if not name.startswith(timed)}
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
     assert_same(state_of(found), state_of(expected))
-    assert lines_of(found) == lines_of(expected)
-    for name in ("adapter/adapter_model.safetensors", "samples.jsonl", "overrides.yaml"):
+    assert logged(found) == logged(expected)
+    names = ["adapter/adapter_model.safetensors", "samples.jsonl", "overrides.yaml"]
+    if (expected / "answer_adapter").is_dir():
+        names.append("answer_adapter/adapter_model.safetensors")
+    for name in names:
         assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-    numbers = [json.loads((f / "metrics.json").read_text()) for f in (found, expected)]
-    assert untimed(numbers[0]) == untimed(numbers[1])
-    answers = "answer_adapter/adapter_model.safetensors"
-    if (expected / answers).is_file():
-        assert (found / answers).read_bytes() == (expected / answers).read_bytes()
+    assert untimed(metrics_of(found)) == untimed(metrics_of(expected))
 
 
-@pytest.mark.parametrize(("case", "moment", "step"), KILLS)
-def test_killed_and_gone_on_with_it_is_the_same_run(case, moment, step, tmp_path, monkeypatch):
-    straight, folder = tmp_path / "straight", tmp_path / "killed"
-    run(straight, CASES[case])
-    with monkeypatch.context() as patched:
-        kill(patched, moment, step)
-        with pytest.raises(Killed):
-            run(folder, CASES[case])
-    assert not (folder / "metrics.json").exists()
-    assert list(folder.glob("checkpoints/*.ckpt")), "nothing to go on from"
-    run(folder, [*CASES[case], "resume=auto"])
-    assert_same_run(folder, straight)
+def test_every_task_and_every_baseline_that_trains_is_resumed_here():
+    choices = {line for lines in (*CASES.values(), EM, FOUR) for line in lines}
+    assert choices >= {f"task={path.stem}" for path in CONF.glob("task/*.yaml")}
+    baselines = [path for path in CONF.glob("baseline/*.yaml") if "algorithms" in path.read_text()]
+    assert len(baselines) == 3 and choices >= {f"baseline={path.stem}" for path in baselines}
 
 
-@pytest.mark.parametrize("case", ["ppo", "grpo"])
-def test_killed_between_two_updates_on_one_rollout(case, tmp_path, monkeypatch):
-    """Updates 1 to 4 are on one rollout, the checkpoint is of update 2."""
-    straight, folder = tmp_path / "straight", tmp_path / "killed"
-    run(straight, CASES[case])
-    with monkeypatch.context() as patched:
-        kill(patched, "before the checkpoint", 3)
-        with pytest.raises(Killed):
-            run(folder, CASES[case])
-    newest = torch.load(max(folder.glob("checkpoints/*.ckpt")), weights_only=True)
-    assert newest["global_step"] == 2 and newest["rollouts"][0].keys() == {0}
-    run(folder, [*CASES[case], "resume=auto"])
-    assert_same_run(folder, straight)
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_killed_and_resumed_is_the_same_run(case, tmp_path):
+    for copy in run_copied(tmp_path, KILLS[case], *CASES[case]).values():
+        assert not (copy / "metrics.json").exists()
+        if case in ("ppo", "grpo"):
+            newest = newest_state(copy)
+            assert newest["global_step"] == 2 and newest["rollouts"][0].keys() == {0}
+        run(copy, *CASES[case], "resume=auto")
+        assert_same_run(copy, tmp_path / "straight")
 
 
-@pytest.fixture(scope="module")
-def em(tmp_path_factory) -> Path:
-    """Two rounds of 3 steps, each with an M-step behind it."""
-    folder = tmp_path_factory.mktemp("em") / "run"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gfn_runner.report.figures.draw_all", lambda *_: None)
-        run(folder, CASES["subjectivity"])
-    return folder
-
-
-def kill_in_em(monkeypatch: pytest.MonkeyPatch, moment: str, number: int) -> None:
-    """Die around M-step ``number``, or in the E-step behind it."""
-    if moment == "in the E-step behind it":
-        return kill(monkeypatch, "before the checkpoint", 3 * number + 2)
-    begun, rename, save_ = [], Path.rename, rounds.save_answers
-
-    def samples(lm: Any, conditions: Any, rule: Any, tool: Any, *name: Any) -> Any:
-        begun.append(name)
-        # Of an optimizer step that is not its first one.
-        if moment == "in it" and name[2:] == (number, 1):
-            raise Killed
-        return em_samples(lm, conditions, rule, tool, *name)
-
-    def renamed(self: Path, target: Any) -> Path:
-        if moment == "before its adapter is in place" and lands(target, begun, number):
-            raise Killed
-        return rename(self, target)
-
-    def saved(lm: Any, folder: Path, metrics: Any) -> None:
-        save_(lm, folder, metrics)
-        if moment == "behind its adapter" and lm.m_steps == number:
-            raise Killed
-
-    monkeypatch.setattr(em_module, "_samples", samples)
-    monkeypatch.setattr(Path, "rename", renamed)
-    monkeypatch.setattr(rounds, "save_answers", saved)
-
-
-def lands(target: Any, begun: list[Any], number: int) -> bool:
-    return Path(target).name == em_module.FOLDER and begun[-1][2] == number
-
-
-@pytest.mark.parametrize(
-    ("moment", "number"),
-    [
-        ("in it", 1),
-        ("before its adapter is in place", 2),
-        ("behind its adapter", 1),
-        ("behind its adapter", 2),
-        ("in the E-step behind it", 1),
-    ],
-)
-def test_killed_around_an_m_step(moment, number, em, tmp_path, monkeypatch):
-    folder = tmp_path / "killed"
-    with monkeypatch.context() as patched:
-        kill_in_em(patched, moment, number)
-        with pytest.raises(Killed):
-            run(folder, CASES["subjectivity"])
-    made = number - (moment in ("in it", "before its adapter is in place"))
-    assert read_record(folder).m_steps == made
-    run(folder, [*CASES["subjectivity"], "resume=auto"])
-    assert_same_run(folder, em)
-    assert [n for line in lines_of(folder) for n in line].count("m_step/loss_after") == 2
-    assert not [p.name for p in folder.iterdir() if p.name.startswith("answer_adapter.")]
-
-
-def test_a_changed_learning_rate_counts_from_the_first_step_on(tmp_path):
-    """A checkpoint brings back the rates that its run had; the config has the say."""
-    lines = [*ARITHMETIC, "objective=tb", "optim.decay=true", "optim.warmup=3"]
-    changed = ["optim.lr=1e-4", "optim.weight_decay=0.1", "optim.betas=[0.8,0.9]"]
-    changed += ["objective.log_z_lr=0.01", "trainer.max_steps=4"]
-    straight, folder = tmp_path / "straight", tmp_path / "changed"
-    run(straight, [*lines, *changed])
-    run(folder, [*lines, "trainer.max_steps=2"])
-    run(folder, [*lines, *changed, f"resume={folder}"])
-    for name in ("lr_schedulers", "param_groups"):
-        found, expected = state_of(folder), state_of(straight)
-        if name == "param_groups":
-            found, expected = found["optimizer_states"][0], expected["optimizer_states"][0]
-        assert_same(found[name], expected[name])
-    rates = [
-        [line["train/lr"] for line in lines_of(f) if line["step"] > 2 and "train/lr" in line]
-        for f in (folder, straight)
-    ]
-    assert rates[0] == rates[1] and rates[0][0] == 1e-4 * 3 / 3 and len(rates[0]) == 2
-
-
-FOUR = ["task=random_number", "trainer.max_steps=4"]
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def four(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("four") / "run"
-    run(folder, FOUR)
-    return folder
+    """Four steps, and copies at every moment of steps 2 and 4."""
+    moments = [(moment, step) for moment in MOMENTS for step in (2, 4)]
+    return made_once(tmp_path_factory, "four", lambda made: run_copied(made, moments, *FOUR))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("step", [2, 4])
-def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path, monkeypatch):
-    """Step 4 is the last one: behind it there is nothing to train, but perhaps to evaluate."""
-    folder = tmp_path / "killed"
-    with monkeypatch.context() as patched:
-        kill(patched, moment, step)
-        with pytest.raises(Killed):
-            run(folder, FOUR)
-    run(folder, [*FOUR, "resume=auto"])
-    assert_same_run(folder, four)
+def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path):
+    """Step 4 is the last one: after it there is nothing to train, but perhaps to evaluate."""
+    folder = shutil.copytree(four / f"{moment} {step}", tmp_path / "run")
+    run(folder, *FOUR, "resume=auto")
+    assert_same_run(folder, four / "straight")
 
 
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_signal_while_an_evaluation_is_measured_is_obeyed(step, four, tmp_path, monkeypatch):
-    """Behind step 4 no batch comes at whose end it would be looked at."""
+    """After step 4 no batch comes at whose end it would be looked at."""
     folder, measure, seen = tmp_path / "stopped", evaluation.measure, []
 
     def measured(*args: Any, **kwargs: Any) -> Any:
@@ -328,52 +183,107 @@ def test_a_signal_while_an_evaluation_is_measured_is_obeyed(step, four, tmp_path
     with monkeypatch.context() as patched:
         patched.setattr(evaluation, "measure", measured)
         with pytest.raises(SystemExit) as stop:
-            run(folder, FOUR)
+            run(folder, *FOUR)
     assert stop.value.code == 128 + signal.SIGTERM and not (folder / "metrics.json").exists()
-    run(folder, [*FOUR, "resume=auto"])
-    assert_same_run(folder, four)
+    run(folder, *FOUR, "resume=auto")
+    assert_same_run(folder, four / "straight")
 
 
-def test_killed_and_stopped_at_random_times(tmp_path):
-    """The program itself, from outside: SIGKILL, then SIGTERM, then left alone."""
-    lines = [*COMMON, *ARITHMETIC, "trainer.max_steps=24", "callbacks.evaluation.every=6"]
-
-    def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "gfn_runner", *lines, f"hydra.run.dir={folder}", *more]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-
-    assert start(tmp_path / "straight").wait() == 0
-    folder = tmp_path / "killed"
-    written = folder / "metrics.jsonl"
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
-        process = start(folder, "resume=auto")
-        begun = time.time()
-        wanted = random.randint(1, 5)
-        # New lines: those behind the checkpoint are cut before the first one is written.
-        while process.poll() is None and wanted_lines(written, since=begun) < wanted:
-            time.sleep(0.01)
-        process.send_signal(number)
-        assert process.wait() == code
-    assert "SIGTERM: the state of step" in (folder / "run.log").read_text()
-    assert start(folder, "resume=auto").wait() == 0
-    assert_same_run(folder, tmp_path / "straight")
+# The optimizer's steps of two rounds: 3 of the E-step and 2 of the M-step each.
+IN_M_STEP, BEFORE_ADAPTER, AFTER_ADAPTER = (
+    "in M-step",
+    "adapter is not in place",
+    "adapter is in place",
+)
+AROUND_M_STEPS = [
+    (IN_M_STEP, 1),
+    (BEFORE_ADAPTER, 2),
+    (AFTER_ADAPTER, 1),
+    (AFTER_ADAPTER, 2),
+    ("before the step is logged", 5),
+]
 
 
-@pytest.mark.parametrize(("case", "most"), [("random_number", 6), ("subjectivity", 10)])
-def test_the_program_is_killed_outright(case, most, em, tmp_path):
-    """SIGKILL at a line of ``metrics.jsonl`` that is drawn anew each time; EM writes 11 of them."""
-    straight, folder, wanted = em, tmp_path / "killed", random.randint(1, most)
-    if case != "subjectivity":
-        straight = tmp_path / "straight"
-        run(straight, CASES[case])
-    command = [sys.executable, "-m", "gfn_runner", *COMMON, *CASES[case], f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while process.poll() is None and wanted_lines(folder / "metrics.jsonl", since=0) < wanted:
+def run_em(folder: Path) -> None:
+    """Two rounds, and copies around their M-steps."""
+    straight, updates, rename = folder / "straight", [], Path.rename
+
+    def copy(moment: str, number: int) -> None:
+        if (moment, number) in AROUND_M_STEPS:
+            shutil.copytree(straight, folder / f"{moment} {number}")
+
+    def updated(*_: Any) -> None:
+        updates.append(0)
+        if len(updates) == 5:
+            copy(IN_M_STEP, 1)
+
+    def renamed(path: Path, target: Any) -> Path:
+        number = len(updates) // 5
+        lands = Path(target) == straight / em.FOLDER
+        if lands:
+            copy(BEFORE_ADAPTER, number)
+        moved = rename(path, target)
+        if lands:
+            copy(AFTER_ADAPTER, number)
+        return moved
+
+    handle = register_optimizer_step_pre_hook(updated)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "rename", renamed)
+            run_copied(folder, AROUND_M_STEPS[-1:], *EM)
+    finally:
+        handle.remove()
+
+
+@pytest.fixture(scope="session")
+def of_em(tmp_path_factory) -> Path:
+    return made_once(tmp_path_factory, "of_em", run_em)
+
+
+@pytest.mark.parametrize(("moment", "number"), AROUND_M_STEPS)
+def test_a_run_of_em_that_is_killed_and_resumed_is_the_same_run(moment, number, of_em, tmp_path):
+    folder = shutil.copytree(of_em / f"{moment} {number}", tmp_path / "run")
+    made = {IN_M_STEP: 0, BEFORE_ADAPTER: number - 1, AFTER_ADAPTER: number}
+    assert read_record(folder).m_steps == made.get(moment, 1)
+    run(folder, *EM, "resume=auto")
+    assert_same_run(folder, of_em / "straight")
+    assert [n for line in logged(folder) for n in line].count("m_step/loss_after") == 2
+    assert not (folder / "answer_adapter.part").exists()
+
+
+def test_a_changed_learning_rate_counts_from_the_first_step_on(tmp_path):
+    """A checkpoint brings back the rates that its run had; the config has the say."""
+    lines = [
+        "task=random_number",
+        "objective=tb",
+        "scheduler.decay=true",
+        "scheduler.warmup_steps=3",
+    ]
+    changed = ["optimizer.lr=1e-4", "optimizer.weight_decay=0.1", "optimizer.betas=[0.8,0.9]"]
+    changed += ["objective.log_z_lr=0.01", "trainer.max_steps=4"]
+    straight = run(tmp_path / "straight", *lines, *changed)
+    folder = run(tmp_path / "changed", *lines, "trainer.max_steps=2")
+    run(folder, *lines, *changed, f"resume={folder}")
+    found, expected = state_of(folder), state_of(straight)
+    assert_same(found["lr_schedulers"], expected["lr_schedulers"])
+    groups = [state["optimizer_states"][0]["param_groups"] for state in (found, expected)]
+    assert_same(*groups)
+    rates = [
+        [r["train/lr"] for r in logged(f) if r["step"] > 2 and "train/lr" in r]
+        for f in (folder, straight)
+    ]
+    assert rates[0] == rates[1] and rates[0][0] == 1e-4 * 3 / 3 and len(rates[0]) == 2
+
+
+def signalled(folder: Path, number: int, wanted: int, *lines: str) -> int:
+    """The program itself, sent a signal after new lines of ``metrics.jsonl``. Returns its exit status."""
+    begun = time.time()  # lines after the checkpoint are cut before the first new one is written
+    program = start(*COMMON, *lines, f"hydra.run.dir={folder}", stdout=subprocess.DEVNULL)
+    while program.poll() is None and wanted_lines(folder / "metrics.jsonl", since=begun) < wanted:
         time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL and not (folder / "metrics.json").exists()
-    run(folder, [*CASES[case], "resume=auto"])
-    assert_same_run(folder, straight)
+    program.send_signal(number)
+    return program.wait()
 
 
 def wanted_lines(path: Path, since: float) -> int:
@@ -381,3 +291,29 @@ def wanted_lines(path: Path, since: float) -> int:
     text = path.read_text() if path.is_file() else ""
     whole = [line for line in text.split("\n")[:-1] if line]
     return sum(json.loads(line)["time"] >= since for line in whole)
+
+
+def test_the_program_is_killed_and_stopped_at_random_times(tmp_path):
+    """From outside: SIGKILL, then SIGTERM, then left alone."""
+    lines = [
+        *ARITHMETIC,
+        "trainer.max_steps=24",
+        "callbacks.evaluation.every_n_steps=12",
+        "resume=auto",
+    ]
+    straight, folder = run(tmp_path / "straight", *lines[:-1]), tmp_path / "killed"
+    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
+        assert signalled(folder, number, random.randint(1, 5), *lines) == status
+    assert "SIGTERM: the state of step" in (folder / "run.log").read_text()
+    run(folder, *lines)
+    assert_same_run(folder, straight)
+
+
+@pytest.mark.slow
+def test_the_program_is_killed_in_rounds_of_em(of_em, tmp_path):
+    """SIGKILL at a line of ``metrics.jsonl`` that is drawn anew each time; 11 are written."""
+    folder = tmp_path / "killed"
+    status = signalled(folder, signal.SIGKILL, random.randint(1, 10), *EM)
+    assert status == -signal.SIGKILL and not (folder / "metrics.json").exists()
+    run(folder, *EM, "resume=auto")
+    assert_same_run(folder, of_em / "straight")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from gfn_runner import app
 from gfn_runner.callbacks import live_report
 from gfn_runner.callbacks.live_report import LiveReport
-from gfn_runner.config.schemas import ReportSettings
 from gfn_runner.report import live
+from tests.runs import SMALL, exit_code, lines_of, run
 
-from .conftest import SMALL, run
+QUICK = ("callbacks.evaluation.every_n_steps=1", "evaluation.baseline_shots=[]")
 
 
 def facts(page):
@@ -25,16 +23,14 @@ def facts(page):
 def test_a_finished_runs_page(finished):
     page = (finished / "report.html").read_text()
     assert facts(page)["optimizer step"] == "4 of 4" and "badge good" in page
-    assert "http-equiv" not in page and page.count("<svg") == 19
+    assert "<body data-refresh" not in page and page.count('<div class="plot">') == 21
     for title in (
         "vote accuracy (%)",
         "replay buffer (strings)",
         "seconds of an optimizer step, by phase",
     ):
-        assert f"<h3>{title}</h3>" in page
-    newest = [
-        json.loads(line) for line in (finished / "samples_newest.jsonl").read_text().splitlines()
-    ]
+        assert f"<h4>{title}</h4>" in page
+    newest = lines_of(finished / "samples_newest.jsonl")
     assert {record["step"] for record in newest} == {4} and newest[0]["singles"]
 
 
@@ -42,14 +38,14 @@ def test_the_page_is_written_anew_at_every_evaluation(tmp_path, monkeypatch):
     seen = []
     whole = live.write_run_page
 
-    def recorded(folder, history, told):
-        path = whole(folder, history, told)
+    def recorded(folder, history, state_name):
+        path = whole(folder, history, state_name)
         page = path.read_text()
-        seen.append((facts(page)["optimizer step"], told, "http-equiv" in page))
+        seen.append((facts(page)["optimizer step"], state_name, "<body data-refresh=" in page))
         return path
 
     monkeypatch.setattr(live, "write_run_page", recorded)
-    run(tmp_path / "r", "trainer.max_steps=4", "callbacks.evaluation.every=2")
+    run(tmp_path / "r", "trainer.max_steps=4", *QUICK, "callbacks.evaluation.every_n_steps=2")
     assert seen == [
         ("0 of 4", "running", True), ("2 of 4", "running", True), ("4 of 4", "running", True),
         ("4 of 4", None, False),
@@ -61,16 +57,9 @@ def test_pages_only_when_they_are_wanted(tmp_path, monkeypatch, choice, pages):
     written = []
     whole = live.write_run_page
     monkeypatch.setattr(live, "write_run_page", lambda *a: written.append(a) or whole(*a))
-    lines = ("trainer.max_steps=2", "callbacks.evaluation.every=1", f"callbacks/report={choice}")
-    folder = run(tmp_path / "r", *lines)
+    folder = run(tmp_path / "r", "trainer.max_steps=2", *QUICK, f"callbacks/report={choice}")
     assert len(written) == pages and (folder / "report.html").is_file() == bool(pages)
     assert not (folder / "samples_newest.jsonl").exists()
-
-
-def test_a_baseline_that_trains_nothing_has_a_page_at_its_end(tmp_path):
-    folder = run(tmp_path / "r", "baseline=prompting", "baseline.shots=[0]")
-    page = (folder / "report.html").read_text()
-    assert "No curves: the run trains nothing." in page and "http-equiv" not in page
 
 
 def test_a_page_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
@@ -78,7 +67,7 @@ def test_a_page_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("gfn_runner.report.run_page.write_page", full)
-    folder = run(tmp_path / "r", "trainer.max_steps=2", "callbacks.evaluation.every=1")
+    folder = run(tmp_path / "r", "trainer.max_steps=2", *QUICK)
     assert (folder / "metrics.json").is_file() and not (folder / "report.html").exists()
     said = [r.getMessage() for r in caplog.records if "No space left" in r.getMessage()]
     # One of the training and one of the end.
@@ -90,35 +79,43 @@ def test_only_the_first_rank_writes(monkeypatch):
     pages = SimpleNamespace(
         begun=lambda: calls.append("begun"), evaluated=lambda *_: calls.append("evaluated")
     )
-    evaluation = SimpleNamespace(final=False, samples=[])
-    callback = LiveReport(ReportSettings(), evaluation, pages)
+    callback = LiveReport()
+    callback.writer, callback.evaluation = pages, SimpleNamespace(samples=[])
+    module = SimpleNamespace(final=False)
     trainer = SimpleNamespace(global_step=1)
-    monkeypatch.setattr(live_report, "is_first", lambda: False)
-    callback.on_train_start(trainer, None)
-    callback.on_validation_end(trainer, None)
+    monkeypatch.setattr(live_report, "is_rank_zero", lambda: False)
+    callback.on_train_start(trainer, module)
+    callback.on_validation_end(trainer, module)
     assert calls == []
-    monkeypatch.setattr(live_report, "is_first", lambda: True)
-    callback.on_train_start(trainer, None)
-    callback.on_validation_end(trainer, None)
-    evaluation.final = True
-    callback.on_validation_end(trainer, None)
+    monkeypatch.setattr(live_report, "is_rank_zero", lambda: True)
+    callback.on_train_start(trainer, module)
+    callback.on_validation_end(trainer, module)
+    module.final = True
+    callback.on_validation_end(trainer, module)
     assert calls == ["begun", "evaluated"]
 
 
-def test_a_sweep_with_a_failing_job(tmp_path, monkeypatch):
+def test_a_sweep_with_a_failing_job(tmp_path):
     """The second job's learning rate breaks the policy at its first step."""
-    monkeypatch.setattr(sys, "argv", ["gfn_runner"])
-    lines = [*SMALL, "trainer.max_steps=3", "callbacks.evaluation.every=1", f"output={tmp_path}"]
-    with pytest.raises(SystemExit):
-        app.main(["-m", *lines, "optim.lr=1e-4,1e30,1e-3"])
+    lines = [
+        *SMALL,
+        "trainer.max_steps=3",
+        "callbacks.evaluation.every_n_steps=1",
+        f"output={tmp_path}",
+    ]
+    assert exit_code("-m", *lines, "optimizer.lr=1e-4,1e30,1e-3") == 1
     (page,) = tmp_path.glob("arithmetic/multirun/*/*/report.html")
     text = page.read_text()
-    rows = re.findall(r'<tr data-owner="(\d)">.*?<b class="badge \w+">(.*?)</b>', text)
+    configs = [page.parent / str(number) / "config.yaml" for number in range(3)]
+    assert [yaml.safe_load(c.read_text())["optimizer"]["lr"] for c in configs] == [1e-4, 1e30, 1e-3]
+    rows = re.findall(r'<tr data-run="run(\d)">.*?<b class="badge \w+">(.*?)</b>', text)
     assert rows == [("0", "ok"), ("1", "failed"), ("2", "ok")]
-    assert "http-equiv" not in text
+    assert "<body data-refresh" not in text
     assert "logits are not finite" in text and "Finished runs side by side" in text
     failed = (page.parent / "1/report.html").read_text()
     assert (
-        "logits are not finite" in failed and "http-equiv" not in failed and "badge bad" in failed
+        "logits are not finite" in failed
+        and "<body data-refresh" not in failed
+        and "badge bad" in failed
     )
     assert "badge good" in (page.parent / "0/report.html").read_text()

@@ -11,10 +11,10 @@ import pytest
 
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.run_page import write_run_page
+from gfn_runner.report.sweep_jobs import SweepJobs
 from gfn_runner.report.sweep_page import write_sweep_page
-from gfn_runner.report.sweeps import Sweep
 
-from ..unit.test_report_pages import FAILED, make_run, make_sweep, sample, training
+from ..report_folders import FAILED, grid, make_run, make_sweep, sample, training
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_pages.py"
 
@@ -61,18 +61,14 @@ def test_long_words_and_odd_numbers(chromium, tmp_path):
 
 
 def test_a_sweep_of_fifty_runs(chromium, tmp_path):
-    sweep = make_sweep(
-        tmp_path / "s",
-        f"optim.lr={','.join(map(str, range(1, 14)))}",
-        "objective=joint,subtb",
-        "seed=0,1",
-    )
+    jobs = grid(optimizer__lr=range(13), objective=("joint", "subtb"), seed=(0, 1))
+    sweep = make_sweep(tmp_path / "s", *jobs)
     for number in range(40):
         make_run(
             sweep / str(number), seed=number % 2, steps=6 - number % 2, finished=number % 2 == 0
         )
     (sweep / "7/run.log").write_text(FAILED)
-    page = write_sweep_page(Sweep(sweep))
+    page = write_sweep_page(SweepJobs(sweep))
     assert check_pages.check(chromium, page, tmp_path / "shots") == []
     assert len(list((tmp_path / "shots").glob("*.png"))) == len(check_pages.WIDTHS)
 
@@ -94,17 +90,7 @@ def test_the_report_across_runs(chromium, tmp_path, monkeypatch):
         ('<p style="width:2000px">wide</p>', "the page is wider than the window"),
         ('<p>under</p><p style="margin-top:-1.2em">over</p>', "parts of the page overlap"),
         ('<table><td style="width:9px;overflow-wrap:anywhere">long words</table>', "letters below"),
-        ('<svg class="chart" aria-label="empty"><rect class="frame"/></svg>', "without curves: empty"),
-        (
-            '<svg class="chart" width="200" height="99"><rect class="frame" width="200" height="90"/>'
-            '<text y="50">one</text><text y="52">two</text><path class="curve dots" d="M500 5h0"/></svg>',
-            "a curve outside of its chart",
-        ),
-        (
-            '<svg class="chart" width="200" height="99"><rect class="frame" width="200" height="90"/>'
-            '<text y="50">one</text><text y="52">two</text><path class="curve" d="MNaN 5"/></svg>',
-            "numbers of the chart",
-        ),
+        ('<div class="panel"><h4>empty</h4><div class="plot"></div></div>', "not drawn: empty"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_found(chromium, tmp_path, body, said):
@@ -126,5 +112,31 @@ def test_what_a_reader_has_opened_stays_open_when_the_page_is_loaded_again(chrom
         path.write_text(path.read_text().replace(" charts without", "9 charts without"))
         page.reload()
         assert is_open() == [True, *[False] * (len(is_open()) - 1)]
+    finally:
+        page.close()
+
+
+def test_pointing_at_a_run_highlights_its_curves(chromium, tmp_path):
+    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
+    for number in range(2):
+        make_run(sweep / str(number), seed=number)
+    page = chromium.new_page()
+    try:
+        page.goto(write_sweep_page(SweepJobs(sweep), whole=False).as_uri())
+        page.wait_for_selector("body.drawn")
+        page.hover('tr[data-run="run1"]')
+        assert page.locator(".trace.on").count() == page.locator(".plot").count() > 10
+        assert page.locator("body.pointed").count() == 1
+    finally:
+        page.close()
+
+
+def test_a_browser_that_cannot_decompress_gets_a_message(chromium, tmp_path):
+    path = write_run_page(make_run(tmp_path / "r"))
+    page = chromium.new_page()
+    try:
+        page.add_init_script("delete window.DecompressionStream")
+        page.goto(path.as_uri())
+        assert "No chart" in page.locator(".plot").first.inner_text()
     finally:
         page.close()

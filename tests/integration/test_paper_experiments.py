@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
+from torch.optim import AdamW
 from transformers import AutoTokenizer
 
-from gfn_runner.app import train_and_evaluate
-from gfn_runner.cli.compose import CONF, check_lines
-from gfn_runner.config.validation import RunConfig
-from gfn_runner.lm.settings import EMBEDDED_FOLDER
+from gfn_runner.algorithms.schedules import linear_schedule
+from gfn_runner.config.run_config import RunConfig
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
+from tests.runs import CONF, composed, metrics_of, run, steps_of
 from tests.tiny_models import random_model
 
 # Architectures by model: transformers' names.
@@ -130,31 +130,40 @@ BASELINES: dict[str, tuple[str, str, tuple[int, int, set[str]], tuple[float, int
 }  # fmt: skip
 
 # All that a run here has less of than the experiment; data and model come on top.
-LESS = [
+LESS = (
     "trainer.max_steps=2",
-    "trainer.accumulate=2",
-    "trainer.log_every=1",
-    "trainer.threads=1",
-    "sampling.samples=4",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.log_every_n_steps=1",
+    "num_threads=1",
+    "sampling.n_samples=4",
     "logger=local",
     "callbacks.progress.show=none",
-    "callbacks.evaluation.every=0",
-    "callbacks.evaluation.final=2",
-    "callbacks.evaluation.singles=2",
-    "callbacks.evaluation.baseline_shots=[0]",
-    "callbacks.evaluation.baseline_temperatures=[]",
-    "callbacks.evaluation.resampled=0",
-    "callbacks.evaluation.bertscore=null",
-]
+    "callbacks.evaluation.every_n_steps=0",
+    "evaluation.final=2",
+    "evaluation.singles=2",
+    "evaluation.baseline_shots=[0]",
+    "evaluation.baseline_temperatures=[]",
+    "evaluation.resampled=0",
+    "evaluation.bertscore=null",
+    "callbacks/report=off",
+)
 LESS_OF_ONE = {
     "subjectivity": ["task.n_demonstrations=2", "em.m_steps=2", "em.m_batch=4"],
-    "random_number": ["callbacks.evaluation.singles=50"],
+    "random_number": ["evaluation.singles=50"],
 }
 
 
-def composed(name: str, *lines: str) -> RunConfig:
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return check_lines([f"experiment=paper/{name}", *lines])
+def paper(name: str, *lines: str) -> RunConfig:
+    return composed(f"experiment=paper/{name}", *lines)
+
+
+def rate_of(config: RunConfig) -> tuple[float, int, bool, float, tuple[float, float]]:
+    """As in :class:`Settings`."""
+    optimizer, scheduler = config.optimizer, config.scheduler
+    assert optimizer.func is AdamW and scheduler.func is linear_schedule
+    given = optimizer.keywords
+    schedule = (scheduler.keywords["warmup_steps"], scheduler.keywords["decay"])
+    return (given["lr"], *schedule, given["weight_decay"], tuple(given["betas"]))
 
 
 def test_no_experiment_is_missed():
@@ -166,54 +175,55 @@ def test_no_experiment_is_missed():
 
 @pytest.mark.parametrize("name", PAPER)
 def test_settings_are_those_of_the_authors(name):
-    config = composed(name)
-    lora, sampling, optim = config.lm.lora, config.sampling, config.optim
-    replay, tempering = config.callbacks.replay, config.callbacks.tempering
+    config = paper(name)
+    lora, sampling, trainer = config.lm.lora, config.sampling, config.trainer
+    replay, temperature = config.callbacks["replay_buffer"].options, config.reward_temperature
     fresh = 1 - replay.probability
     found = Settings(
         model=config.lm.name,
         lora=(lora.rank, lora.alpha, set(lora.targets or ())),
-        batch=(sampling.samples, config.trainer.accumulate),
-        rate=(optim.lr, optim.warmup, optim.decay, optim.weight_decay, optim.betas),
-        steps=config.trainer.max_steps,
+        batch=(sampling.n_samples, trainer.arguments["accumulate_grad_batches"]),
+        rate=rate_of(config),
+        steps=trainer.arguments["max_steps"],
         lengths=(config.task.max_len, config.task.eval_max_len),
-        temperature=(tempering.start, tempering.end, tempering.steps),
+        temperature=(temperature.start, temperature.end, temperature.steps),
         behaviour=(
-            pytest.approx(fresh * (1 - sampling.tempered), abs=1e-3),
-            pytest.approx(fresh * sampling.tempered, abs=1e-3),
+            pytest.approx(fresh * (1 - sampling.exploration_probability), abs=1e-3),
+            pytest.approx(fresh * sampling.exploration_probability, abs=1e-3),
             replay.probability,
         ),
         buffer=(replay.capacity, replay.tolerance) if replay.probability else None,
     )
     assert found == PAPER[name]
     assert type(config.objective).__name__ == "SubTB" and config.objective.lam == 1
-    assert sampling.conditions == 1 and not lora.output_layer
+    assert sampling.n_conditions == 1 and not lora.output_layer
     assert (sampling.min_temperature, sampling.max_temperature) == (0.5, 2.0)
     assert config.task.tool() is None or name == "arithmetic_tool"
 
 
 def test_the_m_step_is_that_of_the_authors():
-    em = composed("subjectivity").em
+    em = paper("subjectivity").em
     assert (em.rounds, em.m_steps, em.m_lr, em.m_batch) == (1, 100, 1e-4, 32 * 8)
     assert (em.lora.rank, em.lora.alpha, em.lora.targets) == (256, 16, ("k_proj", "v_proj"))
 
 
+def run_small(name: str, shares_with: str, folder: Path) -> Path:
+    """Two steps of an experiment on a tiny model of the same architecture."""
+    model = tiny_model(folder / "model", ARCHITECTURES[PAPER[shares_with].model])
+    more = [*data_of(shares_with, folder), *LESS_OF_ONE.get(shares_with, [])]
+    return run(folder / "run", f"experiment=paper/{name}", f"lm.name={model}", *more, base=LESS)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_two_steps_of_a_tiny_model_of_the_same_architecture(name, tmp_path):
-    expected = PAPER[name]
-    model = tiny_model(tmp_path / "model", ARCHITECTURES[expected.model])
-    lines = [f"lm.name={model}", *LESS, *data_of(name, tmp_path), *LESS_OF_ONE.get(name, [])]
-    folder = tmp_path / "run"
-    train_and_evaluate(composed(name, *lines), folder, [f"experiment=paper/{name}", *lines])
-
-    metrics = json.loads((folder / "metrics.json").read_text())
+    expected, folder = PAPER[name], run_small(name, name, tmp_path)
+    metrics = metrics_of(folder)
     assert metrics["run/steps"] == 2 and any(key.startswith("final/") for key in metrics)
     assert adapter_of(folder / "adapter") == expected.lora
     if name == "subjectivity":
         assert adapter_of(folder / "answer_adapter") == expected.lora
 
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    trained = [record for record in records if "train/loss" in record]
+    trained = steps_of(folder)
     rate, warmup = expected.rate[:2]
     start, end, steps = expected.temperature
     assert [record["step"] for record in trained] == [1, 2]
@@ -228,30 +238,29 @@ def test_two_steps_of_a_tiny_model_of_the_same_architecture(name, tmp_path):
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_has_the_settings_of_the_authors(name):
     shares_with, label, lora, rate, steps, strings = BASELINES[name]
-    config, other = composed(name), composed(shares_with)
+    config, other = paper(name), paper(shares_with)
     assert config.baseline is not None and config.baseline.label == label
     adapter = config.lm.lora
     assert (adapter.rank, adapter.alpha, set(adapter.targets or ())) == lora
-    assert (config.optim.lr, config.optim.warmup) == rate
-    assert config.optim.betas == other.optim.betas and config.lm.name == other.lm.name
+    assert rate_of(config)[:2] == rate
+    assert rate_of(config)[4] == rate_of(other)[4] and config.lm.name == other.lm.name
     sampling = config.sampling
-    assert config.trainer.max_steps == steps
-    assert sampling.conditions * sampling.samples * config.trainer.accumulate == strings
+    arguments = config.trainer.arguments
+    assert arguments["max_steps"] == steps
+    batches = arguments["accumulate_grad_batches"]
+    assert sampling.n_conditions * sampling.n_samples * batches == strings
     # The rest is the experiment's: data, lengths, evaluation.
-    assert config.task == other.task and config.callbacks.evaluation == other.callbacks.evaluation
+    assert config.values["task"] == other.values["task"] and config.evaluation == other.evaluation
+    every = [made.callbacks["evaluation"].every_n_steps for made in (config, other)]
+    assert every[0] == every[1]
     if label == "PPO":
         assert (config.baseline.epochs, config.baseline.kl_weight) == (10, 0.2)
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_two_steps_of_a_baseline(name, tmp_path):
-    shares_with = BASELINES[name][0]
-    model = tiny_model(tmp_path / "model", ARCHITECTURES[PAPER[shares_with].model])
-    more = LESS_OF_ONE.get(shares_with, [])
-    lines = [f"lm.name={model}", *LESS, *data_of(shares_with, tmp_path), *more]
-    folder = tmp_path / "run"
-    train_and_evaluate(composed(name, *lines), folder, [f"experiment=paper/{name}", *lines])
-    metrics = json.loads((folder / "metrics.json").read_text())
+    folder = run_small(name, BASELINES[name][0], tmp_path)
+    metrics = metrics_of(folder)
     assert metrics["run/steps"] == 2 and any(key.startswith("final/") for key in metrics)
     assert adapter_of(folder / "adapter") == BASELINES[name][2]
 

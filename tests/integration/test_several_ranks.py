@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +14,35 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from gfn_runner.data.trajectories import Batch, Trajectories
-from gfn_runner.distributed.ranks import _free_port
 from gfn_runner.evaluation.draw import string_scores
 from gfn_runner.inference import Policy
-from gfn_runner.module import GFlowNetModule
-from tests.rank_worker import CONDITIONS, STEPS, small_module
+from gfn_runner.runtime.sweep_record import Sweep
+from gfn_runner.tasks.base import GFlowNetModule
+from tests.rank_worker import CONDITIONS, STEPS, m_step_of_known_strings, small_module
+from tests.runs import (
+    ROOT,
+    SMALL,
+    made_once,
+    metrics_of,
+    newest_state,
+    run,
+    run_process,
+    start,
+    steps_of,
+)
+from tests.tiny_modules import NoTrainer
 
-from .conftest import SMALL, run
-
-ROOT = Path(__file__).resolve().parents[2]
+PAIRS = [
+    ("JointBalance", "ddp", "torchrun"),
+    ("TrajectoryBalance", "ddp", "srun"),
+    ("TrajectoryBalance", "fsdp", "torchrun"),
+    ("SFT", "fsdp", "torchrun"),
+    ("PPO", "fsdp", "torchrun"),
+]
+M_STEPS = [("EM", "ddp", "torchrun"), ("EM", "fsdp", "torchrun")]
 
 
 def two_ranks(*command: str) -> None:
@@ -32,7 +50,7 @@ def two_ranks(*command: str) -> None:
     shared = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(find_free_network_port()),
         "OMP_NUM_THREADS": "1",
     }
     processes = [
@@ -50,31 +68,54 @@ def two_ranks(*command: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
 
 
-@pytest.mark.parametrize(
-    ("objective", "strategy"),
-    [("JointBalance", "ddp"), ("TrajectoryBalance", "ddp"), ("TrajectoryBalance", "fsdp")],
-)
-def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(objective, strategy, tmp_path):
-    two_ranks("tests.rank_worker", objective, strategy, str(tmp_path / "records.pt"))
-    saved = torch.load(tmp_path / "records.pt")
+def record_all(folder: Path) -> None:
+    """Train every pair, and make the M-steps, one after the other in the same two processes."""
+    folder.mkdir()
+    jobs = [":".join((*words, str(find_free_network_port()))) for words in PAIRS + M_STEPS]
+    two_ranks("tests.rank_worker", str(folder), *jobs)
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory) -> Path:
+    return made_once(tmp_path_factory, "records", record_all)
+
+
+@pytest.mark.parametrize(("name", "strategy", "launcher"), PAIRS)
+def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(
+    name, strategy, launcher, records
+):
+    saved = torch.load(records / f"{name}-{strategy}.pt")
     ranks = saved["steps"]
     conditions = {condition.key: condition for condition in CONDITIONS}
     assert all(len(steps) == STEPS for steps in ranks)
     for number, both in enumerate(zip(*ranks, strict=True)):
-        alone = small_module(objective)
+        alone = small_module(name)
         alone.load_state_dict(both[0]["parameters"], strict=False)
+        alone._trainer = NoTrainer()  # type: ignore
         for record in both:
             batch = Batch([conditions[key] for key in record["keys"]], index=record["index"])
             (alone.training_step(batch, 0)["loss"] / 2).backward()
         assert [record["index"] for record in both] == [2 * number, 2 * number + 1]
         assert not set(both[0]["keys"]) & set(both[1]["keys"])
-        expected = {name: p.grad for name, p in alone.named_parameters() if p.grad is not None}
+        expected = {key: p.grad for key, p in alone.named_parameters() if p.grad is not None}
         for record in both:
             # Every rank has the same parameters and the same gradient.
             torch.testing.assert_close(record["gradients"], expected, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(record["parameters"], both[0]["parameters"], equal_nan=True)
         assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
-    _check_strings(saved, small_module(objective))
+    _check_strings(saved, small_module(name))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_share_out_an_m_step_and_rank_0_reads_its_record(strategy, records):
+    saved = torch.load(records / f"EM-{strategy}.pt")
+    expected = m_step_of_known_strings(small_module("TrajectoryBalance").lm)
+    for measured, parameters in saved["made"]:
+        assert measured == pytest.approx(expected[0], abs=1e-4)
+        torch.testing.assert_close(parameters, expected[1], atol=1e-4, rtol=1e-3)
+    for m_steps, parameters in saved["read"]:
+        assert m_steps == 1
+        torch.testing.assert_close(parameters, saved["made"][0][1])
 
 
 @torch.no_grad()
@@ -89,47 +130,31 @@ def _check_strings(saved: dict[str, Any], alone: GFlowNetModule) -> None:
         rows = Trajectories.from_rows(
             ids, [(True,) * len(i) for i in ids], [0] * len(ids), alone.lm.device
         )
-        scores = string_scores(alone.lm, alone.task, alone.evaluation_rule, [condition], rows)
+        scores = string_scores(alone.lm, alone, alone.evaluation_rule, [condition], rows)
         found = torch.tensor([log_reward, log_pf])
         torch.testing.assert_close(found, torch.stack(scores[:2]), atol=1e-4, rtol=1e-4)
 
 
 def started(folder: Path, *more: str) -> Path:
     """A run of two processes, started as a user does it, with a buffer that is used."""
-    shown = ["callbacks.progress.show=lines", "callbacks.progress.every=1"]
-    lines = [
-        *SMALL,
-        *shown,
-        "trainer.devices=2",
-        "trainer.max_steps=3",
-        f"hydra.run.dir={folder}",
-        *more,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "gfn_runner", *lines],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    shown = ["callbacks.progress.show=lines", "callbacks.progress.every_n_steps=1"]
+    lines = [*SMALL, *shown, "trainer.devices=2", "trainer.max_steps=3", *more]
+    done = run_process(*lines, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     for said in ("everything is in", "step 1/3 ", "step 3/3 ", "evaluation at step 2 ("):
         assert done.stdout.count(said) == 1, "one process speaks"
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_run(tmp_path_factory) -> Path:
-    return started(tmp_path_factory.mktemp("ranks") / "run")
+    return made_once(tmp_path_factory, "two-ranks", started)
 
 
+@pytest.mark.slow
 def test_shared_weights_train_as_whole_ones_do(shared_run, tmp_path):
     sharded = started(tmp_path / "run", "trainer.strategy=fsdp")
-    first = [
-        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-        for folder in (shared_run, sharded)
-    ]
+    first = [steps_of(folder)[0] for folder in (shared_run, sharded)]
     for name in ("train/loss", "train/log_reward", "train/grad_norm"):
         assert first[1][name] == pytest.approx(first[0][name], rel=1e-3)
     assert (sharded / "adapter" / "adapter_model.safetensors").stat().st_size > 10_000
@@ -138,37 +163,52 @@ def test_shared_weights_train_as_whole_ones_do(shared_run, tmp_path):
 
 def test_a_run_of_two_ranks_leaves_what_a_run_leaves(shared_run, finished):
     def names(folder: Path) -> set[str]:
-        return {path.name for path in folder.iterdir()} - {"run.log", "wandb"}
+        # Hydra's files, which a run within a test has not.
+        return {path.name for path in folder.iterdir()} - {"run.log", "wandb", ".hydra"}
 
     assert names(shared_run) == names(finished)
-    lines = (shared_run / "metrics.jsonl").read_text().splitlines()
-    steps = [record for line in lines if "train/loss" in (record := json.loads(line))]
-    assert [record["step"] for record in steps] == [1, 2, 3], "one process writes"
-    metrics, alone = (
-        json.loads((folder / "metrics.json").read_text()) for folder in (shared_run, finished)
-    )
+    assert [record["step"] for record in steps_of(shared_run)] == [1, 2, 3], "one process writes"
+    metrics, alone = metrics_of(shared_run), metrics_of(finished)
     assert metrics.keys() >= {key for key in alone if not key.startswith("train/")}
     assert metrics["final/n_questions/3_operands"] == alone["final/n_questions/3_operands"]
 
 
-def test_a_checkpoint_of_two_ranks_goes_on_with_one(shared_run, caplog):
-    (file,) = (shared_run / "checkpoints").glob("*.ckpt")
-    state = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
-    run(shared_run, "trainer.max_steps=4", f"resume={shared_run}")
-    file = max((shared_run / "checkpoints").glob("*.ckpt"))
-    later = torch.load(file, weights_only=True)["callbacks"]["ReplayCallback"]["buffer"]
-    assert len(state) > 5 and later.keys() >= state.keys(), "the strings of both ranks are there"
+def test_a_run_of_two_ranks_is_resumed_with_one(shared_run, tmp_path, caplog):
+    folder = shutil.copytree(shared_run, tmp_path / "run")
+    before = newest_state(folder)["callbacks"]["ReplayBufferCallback"]["buffer"]
+    run(folder, "trainer.max_steps=4", f"resume={folder}")
+    later = newest_state(folder)["callbacks"]["ReplayBufferCallback"]["buffer"]
+    assert len(before) > 5 and later.keys() >= before.keys(), "the strings of both ranks are there"
     assert "dropped" not in caplog.text
+
+
+def test_ranks_of_torchrun_take_the_config_of_the_first(tmp_path):
+    """Each composes its own, and may find other environment variables."""
+    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=1", "seed=${oc.env:RANK}"]
+    two_ranks("gfn_runner", *lines, f"hydra.run.dir={tmp_path}", "hydra.output_subdir=null")
+    assert metrics_of(tmp_path)["run/seed"] == 0
+
+
+def test_a_sweep_goes_on_where_a_rank_of_a_run_has_failed(tmp_path):
+    lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=500,3", f"hydra.sweep.dir={tmp_path}"]
+    lines += ["callbacks.evaluation.every_n_steps=0"]
+    process = start("-m", *lines, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    first, second = tmp_path / "0", tmp_path / "1"
+    while not (first / "metrics.jsonl").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(second_rank(first), signal.SIGKILL)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and "1 of 2 runs are ok" in said, said
+    assert "another rank of this run has failed" in (first / "run.log").read_text()
+    assert (second / "metrics.json").is_file()
+    assert [job.state for job in Sweep.read(tmp_path).jobs] == ["failed", "ok"]
 
 
 def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path):
     folder = tmp_path / "run"
     lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=500", f"hydra.run.dir={folder}"]
-    command = [sys.executable, "-m", "gfn_runner", *lines, "callbacks.evaluation.every=0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    process = start(*lines, "callbacks.evaluation.every_n_steps=0", stderr=subprocess.PIPE)
     written = folder / "metrics.jsonl"
     while not (written.is_file() and len(written.read_text().splitlines()) > 2):
         assert process.poll() is None
@@ -177,10 +217,8 @@ def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path):
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 143, said
     assert "failed" not in said
-    (file,) = (folder / "checkpoints").glob("*.ckpt")
-    state = torch.load(file, weights_only=True)
-    steps = [json.loads(line)["step"] for line in written.read_text().splitlines()]
-    assert state["global_step"] == steps[-1], "nothing is lost"
+    assert len(list((folder / "checkpoints").glob("*.ckpt"))) == 1
+    assert newest_state(folder)["global_step"] == steps_of(folder)[-1]["step"], "nothing is lost"
 
 
 def second_rank(folder: Path) -> int:
@@ -188,6 +226,6 @@ def second_rank(folder: Path) -> int:
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = place.read_bytes().decode().split("\0")
-            if "gfn_runner.distributed.worker" in words and str(folder / "config.yaml") in words:
+            if "gfn_runner.cli.worker" in words and str(folder / "config.yaml") in words:
                 return int(place.parent.name)
     raise AssertionError("there is no second process")

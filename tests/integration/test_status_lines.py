@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from gfn_runner.runtime.status import Count
-
-from .conftest import run
+from gfn_runner.runtime.status import ProgressLogger
+from tests.runs import run
 
 
 def test_all_of_a_run_that_prints_nothing_else_is_counted(tmp_path, monkeypatch):
-    begun: list[tuple[Count, bool]] = []
-    enter = Count.__enter__
+    begun: list[tuple[ProgressLogger, bool]] = []
+    enter = ProgressLogger.__enter__
 
-    def entered(self: Count) -> Count:
-        begun.append((self, Count._open is None))
+    def entered(self: ProgressLogger) -> ProgressLogger:
+        begun.append((self, ProgressLogger._open is None))
         return enter(self)
 
-    monkeypatch.setattr(Count, "__enter__", entered)
-    monkeypatch.setattr(Count, "_silent", 0)
+    monkeypatch.setattr(ProgressLogger, "__enter__", entered)
+    monkeypatch.setattr(ProgressLogger, "_muted", 0)
     # A test's config shows nothing, and counts all the same.
-    run(tmp_path / "run", "trainer.max_steps=2", "callbacks.evaluation.every=2")
+    run(tmp_path / "run", "trainer.max_steps=2", "callbacks.evaluation.every_n_steps=2")
     assert [count.what for count, speaks in begun if speaks] == [
         "demonstrations by the base model",
         "rewards of demonstrations",
@@ -28,4 +27,4 @@ def test_all_of_a_run_that_prints_nothing_else_is_counted(tmp_path, monkeypatch)
         "evaluation, base_0_shot",
     ]
     assert all(count.done == count.total > 0 for count, _ in begun)
-    assert Count._open is None and not Count._silent
+    assert ProgressLogger._open is None and not ProgressLogger._muted

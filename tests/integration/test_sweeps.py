@@ -8,20 +8,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gfn_runner.cli.compose import CONF
-from gfn_runner.cli.resume import held, is_held
-from gfn_runner.lm.settings import EMBEDDED_FOLDER
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
+from gfn_runner.runtime.run_lock import acquire_run_lock, run_is_locked
 from gfn_runner.sweeps.launching.processes import gpus_of
-
-from ..hearing import hear
-from ..tiny_models import save_model_that_ignores_padding
-from .conftest import SMALL
+from tests import runs
+from tests.hearing import hear
+from tests.runs import SMALL, exit_code
+from tests.tiny_models import save_model_that_ignores_padding
 
 _started: list[int] = []
 
@@ -35,23 +34,17 @@ def nothing_is_left_running():
             os.killpg(_started.pop(), signal.SIGKILL)
 
 
-def start(folder: Path, *lines: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gfn_runner", "-m", *lines],
-        cwd=CONF.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear,
-    )
+def begin(*lines: str) -> subprocess.Popen[str]:
+    process = runs.start(
+        "-m", *lines, env={"COLUMNS": "160"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, preexec_fn=hear,
+    )  # fmt: skip
     _started.append(process.pid)
     return process
 
 
-def swept(folder: Path, *lines: str) -> tuple[int, str]:
-    process = start(folder, *lines)
+def swept(*lines: str) -> tuple[int, str]:
+    process = begin(*lines)
     said, _ = process.communicate(timeout=600)
     return process.returncode, said
 
@@ -67,6 +60,13 @@ def steps(folder: Path) -> list[int]:
     return [record["step"] for record in records if "train/loss" in record]
 
 
+def wait(process: subprocess.Popen[str], done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 300
+    while not done():
+        assert time.monotonic() < until and process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+
+
 def test_places_have_gpus_of_their_own_of_those_that_may_be_seen(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [gpus_of(place, 2) for place in range(2)] == [(0, 1), (2, 3)]
@@ -75,19 +75,21 @@ def test_places_have_gpus_of_their_own_of_those_that_may_be_seen(monkeypatch):
     assert gpus_of(1, 0) == ()
 
 
-def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
+def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     model, folder = tmp_path / "model", tmp_path / "sweep"
     save_model_that_ignores_padding(model)
     lines = [
         *SMALL,
-        "trainer.max_steps=2",
+        "trainer.max_steps=1",
         "optimized_metric=log_reward",
         f"hydra.sweep.dir={folder}",
         # Another name for each job, which has to be one still when the sweep goes on.
         "hydra.sweep.subdir=seed${seed}_${hydra:job.num}",
     ]
-    code, said = swept(folder, *lines, f"lm.name={model},embedded")
-    assert code == 1 and states(folder) == ["failed", "ok"], said
+    assert exit_code("-m", *lines, f"lm.name={model},embedded") == 1
+    assert states(folder) == ["failed", "ok"]
+    said = "".join(capsys.readouterr())
     assert "#0 failed: lm.name: " in said and "1 of 2 runs are ok" in said
     assert "is not supported" in (folder / "report.html").read_text()
     assert "nothing was started" not in said
@@ -95,9 +97,9 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
 
     shutil.rmtree(model)
     shutil.copytree(EMBEDDED_FOLDER, model)
-    code, said = swept(folder, f"resume={folder}")
-    assert code == 0 and states(folder) == ["ok", "ok"], said
-    assert "1 run to do, 1 has finished before" in said
+    assert exit_code("-m", f"resume={folder}") == 0 and states(folder) == ["ok", "ok"]
+    said = "".join(capsys.readouterr())
+    assert "1 run to do, 1 finished before" in said
     assert (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns == written
     first, second = json.loads((folder / "sweep.json").read_text())["jobs"]
     assert first["value"] == second["value"] < 0, "the same model; one number was read back"
@@ -108,19 +110,17 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path):
         assert job["minutes"] == metrics["run/minutes"] > 0, "of one that had finished before, too"
 
 
+@pytest.mark.slow
 def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     folder = tmp_path / "sweep"
     lines = [
         *SMALL,
         "trainer.max_steps=80",
-        "callbacks.evaluation.every=0",
+        "callbacks.evaluation.every_n_steps=0",
         "hydra/launcher=local",
     ]
-    process = start(folder, *lines, "seed=0,1", f"hydra.sweep.dir={folder}")
-    until = time.monotonic() + 300
-    while not all(steps(folder / name) for name in "01"):
-        assert time.monotonic() < until and process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)
+    process = begin(*lines, "seed=0,1", f"hydra.sweep.dir={folder}")
+    wait(process, lambda: all(steps(folder / name) for name in "01"))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0 and states(folder) == ["interrupted", "interrupted"], said
@@ -129,11 +129,11 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     saved = [list((folder / name / "checkpoints").glob("*.ckpt")) for name in "01"]
     assert all(saved), "nothing is lost"
 
-    with held(folder):
-        code, refused = swept(folder, f"resume={folder}")
+    with acquire_run_lock(folder):
+        code, refused = swept(f"resume={folder}")
     assert code == 2 and "is being written by" in refused, "one process a sweep"
     assert "no run was started" in refused and "nothing was written" not in refused
-    code, said = swept(folder, f"resume={folder}")
+    code, said = swept(f"resume={folder}")
     assert code == 0 and states(folder) == ["ok", "ok"], said
     for name, made in zip("01", before, strict=True):
         assert steps(folder / name) == list(range(1, 81))
@@ -147,22 +147,18 @@ def test_runs_that_do_not_train_end_too_when_the_terminal_is_closed(tmp_path):
     lines = [
         *SMALL,
         "trainer.max_steps=1",
-        "callbacks.evaluation.every=0",
-        "callbacks.evaluation.singles=20000",
+        "callbacks.evaluation.every_n_steps=0",
+        "evaluation.singles=20000",
         "hydra/launcher=local",
-        "hydra.launcher.at_once=1",
+        "hydra.launcher.n_jobs=1",
     ]
-    process = start(folder, *lines, "seed=0,1", f"hydra.sweep.dir={folder}")
-    until = time.monotonic() + 300
-    while not any(
-        "final evaluation" in log.read_text() for log in folder.glob(".submitit/*/*.out")
-    ):
-        assert time.monotonic() < until and process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)
+    process = begin(*lines, "seed=0,1", f"hydra.sweep.dir={folder}")
+    logs = lambda: [log.read_text() for log in folder.glob(".submitit/*/*.out")]  # noqa: E731
+    wait(process, lambda: any("final evaluation" in log for log in logs()))
     began = time.monotonic()
     process.send_signal(signal.SIGHUP)
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGHUP, said
     assert states(folder) == ["interrupted", "waiting"] and "0 of 2 runs are ok" in said
-    assert time.monotonic() - began < 60 and not is_held(folder / "0"), "it has ended"
+    assert time.monotonic() - began < 60 and not run_is_locked(folder / "0"), "it has ended"
     assert not (folder / "0" / "metrics.json").exists()

@@ -1,106 +1,120 @@
-"""Every task that is chosen by name alone runs from the command line to its table, in a few steps."""
+"""Every task that is chosen by name alone runs to its table, in a few steps."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import pytest
-import torch
-from hydra import initialize_config_dir
 
-from gfn_runner.app import main, train_and_evaluate
-from gfn_runner.cli.compose import CONF, check_lines
 from gfn_runner.config.tokenizer_checks import check_texts
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 from gfn_runner.lm.loading import load
-from gfn_runner.lm.settings import LMSettings
+from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.tasks.user_posterior import EXAMPLE
+from tests import runs
+from tests.runs import ROOT, TINY, composed, made_once, metrics_of, newest_state
 
+COMMON = (*TINY, "evaluation.singles=4", "trainer.max_steps=2", "callbacks/report=off")
 FEW = {
-    "random_number": ["callbacks.evaluation.singles=300"],
-    "continuation": ["task.data.n_test=2", "callbacks.evaluation.resampled=30"],
-    "contrastive": ["callbacks.evaluation.baseline_temperatures=[0.7]"],
+    "random_number": ["evaluation.singles=300"],
+    "continuation": ["task.data.n_test=2", "evaluation.resampled=30"],
+    "contrastive": ["evaluation.baseline_temperatures=[0.7]"],
     "translation": ["task.data.n_test=3"],
-    "constrained": ["task.data.n_test=6"],
+    "constrained": ["task.data.n_train=6", "task.data.n_test=2"],
     "posterior": [],
     "infilling": ["task.data.n_test=3", "task.data.n_train=20", "task.demonstrate=true"],
 }
-COMMON = [
-    "experiment=tiny/smoke",
-    "callbacks.progress.show=none",
-    "callbacks.evaluation.singles=4",
-    "trainer.threads=1",
-]
+DRAWN = {"random_number": "histogram", "continuation": "likelihood_diversity"}
 
 
-def run(folder: Path, task: str, *more: str) -> dict[str, float]:
-    lines = [f"task={task}", *COMMON, *FEW[task], *more]
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines(lines)
-    train_and_evaluate(config, folder, lines)
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+def run(folder: Path, task: str, *more: str) -> Path:
+    return runs.run(folder, f"task={task}", *FEW[task], *more, base=COMMON, figures=task in DRAWN)
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory):
+    """A task's run, made once, with what it has printed beside it."""
+
+    def make(task: str, folder: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            run(folder, task)
+        (folder / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+
+    return lambda task: made_once(tmp_path_factory, task, lambda folder: make(task, folder))
 
 
 @pytest.mark.parametrize("task", FEW)
-def test_a_task_runs_to_its_table(task, tmp_path, capsys):
-    folder = tmp_path / "run"
-    metrics = run(folder, task)
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        headline = check_lines([f"task={task}"]).task.headline
+def test_a_task_runs_to_its_table(task, run_of):
+    folder = run_of(task)
+    metrics = metrics_of(folder)
+    headline = composed(f"task={task}").task.headline
     shown = [name for name in headline if any(k.startswith(f"final/{name}/") for k in metrics)]
     assert shown, f"none of {headline} was measured"
     for name in shown:
-        mine = {k.removeprefix("final/") for k in metrics if k.startswith(f"final/{name}/")}
+        own = {k.removeprefix("final/") for k in metrics if k.startswith(f"final/{name}/")}
         base = {k.removeprefix("base_0_shot/") for k in metrics if k.startswith("base_0_shot/")}
-        assert mine <= base, "the base model stands beside the policy in every measure"
-    printed = capsys.readouterr().out
+        assert own <= base, "the base model has every measure of the policy"
+    printed = (folder / "printed.txt").read_text(encoding="utf-8")
     assert "base model, 0-shot" in printed and "this run" in printed
-    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert {"loss_and_reward", "phi_spread"} <= drawn
+    if task in DRAWN:
+        drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+        assert {"loss_and_reward", "phi_spread", DRAWN[task]} <= drawn
     assert (folder / "samples.md").read_text(encoding="utf-8").startswith("| prompt | this run |")
 
 
-def test_what_was_asked_for_stands_in_rows_of_its_own(tmp_path):
-    folder = tmp_path / "run"
-    metrics = run(folder, "continuation")
+def test_measures_of_single_tasks(run_of):
+    of = {task: metrics_of(run_of(task)) for task in ("posterior", "constrained", "random_number")}
+    assert of["posterior"]["final/log_reward/seen"] < 0 and of["posterior"]["final/log_pf/seen"] < 0
+    assert 0 < of["posterior"]["final/unique/seen"] <= 1
+    assert "base_0_shot/log_z_bound/seen" in of["posterior"]
+    for prefix in ("final", "base_0_shot"):
+        shares = [
+            v for k, v in of["constrained"].items() if k.startswith(f"{prefix}/satisfied_share/")
+        ]
+        assert shares and all(0 <= share <= 1 for share in shares)
+    assert of["random_number"]["final/n_samples/numbers"] == 300
+    assert 0 <= of["random_number"]["final/exact_tv/numbers"] <= 1
+
+
+def test_what_was_asked_for_stands_in_rows_of_its_own(run_of):
+    folder = run_of("continuation")
+    metrics = metrics_of(folder)
     assert "resampled/log_likelihood/news" in metrics and "final/diversity/stories" in metrics
     assert (folder / "samples_resampled.jsonl").is_file()
-    assert (folder / "figures" / "likelihood_diversity.png").is_file()
     # φ of resampled strings is constant by definition: it says nothing of them.
     assert "resampled/phi_spread/news" not in metrics and "resampled/ess/news" in metrics
+
+
+def test_a_trained_policy_knows_the_posterior_of_a_new_prompt(run_of):
+    policy = Policy.load(run_of("continuation"))
+    samples = policy.sample("Tom wanted a kite. But he had no money.", n=3)
+    assert len(samples) == 3 and all(s.log_reward is not None for s in samples)
 
 
 def test_a_policy_outlives_its_data(tmp_path, caplog, capsys):
     prompts, folder = tmp_path / "prompts.txt", tmp_path / "run"
     prompts.write_text("Tom had a red ball.\nAnna went to the park.\nIt was late.\n")
-    run(folder, "continuation", f"task.data.prompts={prompts}", "task.data.n_test=1")
+    lines = [f"task.data.prompts={prompts}", "task.data.n_test=1"]
+    runs.run(folder, "task=continuation", *lines, base=COMMON)
     prompts.unlink()
     samples = Policy.load(folder).sample("Tom had a red ball.", n=2)
     assert "prompts.txt" in caplog.text
     assert all(s.log_reward is not None for s in samples)
-    main(["mode=sample", f"run={folder}", "prompt=Tom had a red ball.", "n=2"])
+    assert runs.exit_code("mode=sample", f"run={folder}", "prompt=Tom had a red ball.", "n=2") == 0
     assert "log q" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["mode=evaluate", f"run={folder}"])
+    assert runs.exit_code("mode=evaluate", f"run={folder}") == 2
     assert "prompts.txt" in capsys.readouterr().err
 
 
-def test_a_trained_policy_knows_the_posterior_of_a_new_prompt(tmp_path):
-    folder = tmp_path / "run"
-    run(folder, "continuation")
-    samples = Policy.load(folder).sample("Tom wanted a kite. But he had no money.", n=3)
-    assert len(samples) == 3 and all(s.log_reward is not None for s in samples)
-
-
-def test_every_number_is_known_before_the_first_step(tmp_path):
+def test_every_number_is_known_before_the_first_step(run_of):
     """Also those that the base model never writes in a whole run."""
-    folder = tmp_path / "run"
-    run(folder, "random_number")
-    (file,) = (folder / "checkpoints").glob("*.ckpt")
-    checkpoint = torch.load(file, weights_only=True)
-    (stored,) = [v for k, v in checkpoint["callbacks"].items() if "Replay" in k]
-    (rows,) = stored["buffer"].values()
+    (rows,) = newest_state(run_of("random_number"))["callbacks"]["ReplayBufferCallback"][
+        "buffer"
+    ].values()
     lm = load(LMSettings(), adapter=False)
     found = {lm.decode(row["tokens"]) for row in rows}
     assert {f" {number}" for number in range(101)} <= found
@@ -108,17 +122,27 @@ def test_every_number_is_known_before_the_first_step(tmp_path):
 
 def test_numbers_of_more_tokens_than_may_be_written_are_refused():
     lines = ["task=random_number", "task.high=100000", "task.low=99000", "task.max_len=2"]
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines(lines)
     with pytest.raises(UserError) as caught:
-        check_texts(config)
+        check_texts(composed(*lines))
     text = str(caught.value)
     assert "task.max_len" in text and "1001 of the 1001 strings" in text and "at least" in text
 
 
-def test_random_numbers_are_drawn_against_their_target(tmp_path):
-    folder = tmp_path / "run"
-    metrics = run(folder, "random_number")
-    assert metrics["final/n_samples/numbers"] == 300
-    assert 0 <= metrics["final/exact_tv/numbers"] <= 1
-    assert (folder / "figures" / "histogram.png").is_file()
+def test_words_that_the_tokenizer_cannot_write_are_refused_before_weights_load(
+    tmp_path, monkeypatch
+):
+    file = tmp_path / "own.jsonl"
+    constraint = {"words": ["U.S.", "dog"]}
+    file.write_text(json.dumps({"prompt": "The dog", "constraint": constraint}))
+    monkeypatch.setattr("gfn_runner.train.load", lambda *_, **__: pytest.fail("weights loaded"))
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "run", "posterior", f"task.data.train={file}")
+    (problem,) = caught.value.problems
+    assert problem.where == f"{file}, line 1, field constraint"
+    assert "'U.S.' cannot be written" in problem.what
+
+
+def test_the_document_shows_the_example():
+    text = (ROOT / "docs" / "own_posterior.md").read_text("utf-8")
+    for example in (EXAMPLE, EXAMPLE.with_name("chat.jsonl")):
+        assert example.read_text(encoding="utf-8") in text

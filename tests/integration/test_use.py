@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
 import torch
 
-from gfn_runner.app import main
-from gfn_runner.cli.compose import checked
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
+from tests.runs import contents, exit_code, jobs, metrics_of
 
 PROMPT = "Question: 3 + 4 - 9 = ? Answer:"
 
@@ -94,17 +92,16 @@ def test_without_a_posterior_there_is_no_log_reward_and_no_prediction(policy):
 
 
 def test_modes_on_the_command_line(finished, tmp_path, capsys):
-    finished = shutil.copytree(finished, tmp_path / "run")
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    main(["mode=sample", f"run={finished}", f"prompt={PROMPT}", "n=3"])
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = contents(folder)
+    assert exit_code("mode=sample", f"run={folder}", f"prompt={PROMPT}", "n=3") == 0
     assert "log q" in capsys.readouterr().out
-    main(["mode=predict", f"run={finished}", f"prompt={PROMPT}", "answers=[-2,7]"])
+    assert exit_code("mode=predict", f"run={folder}", f"prompt={PROMPT}", "answers=[-2,7]") == 0
     assert "probability" in capsys.readouterr().out
-    main(["mode=evaluate", f"run={finished}", "callbacks.evaluation.final=2"])
-    left = [path for path in finished.rglob("metrics.json") if "evaluations" in path.parts]
-    assert len(left) == 1
-    assert json.loads(left[0].read_text())["final/n_questions/3_operands"] == 2
-    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert exit_code("mode=evaluate", f"run={folder}", "evaluation.final=2") == 0
+    (left,) = folder.glob("evaluations/**/metrics.json")
+    assert metrics_of(left.parent)["final/n_questions/3_operands"] == 2
+    assert contents(folder).items() >= before.items()
 
 
 @pytest.mark.parametrize(
@@ -116,12 +113,13 @@ def test_modes_on_the_command_line(finished, tmp_path, capsys):
         (["mode=sample", "run=/no/run", "prompt=x"], {"run"}),
         (["prompt=x"], {"prompt"}),
         (["n=0"], {"n"}),
+        (["-m", "mode=evaluate", "run=/tmp"], {"run"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes(argv, where):
+def test_user_errors(argv, where):
     with pytest.raises(UserError) as caught:
-        checked(argv)
+        jobs(*argv)
     assert {problem.where for problem in caught.value.problems} == where
 
 

@@ -9,14 +9,14 @@ import torch
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
+from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.lm.settings import LMSettings
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
-from gfn_runner.tasks.string_rule import string_rule
 
-from ..integration.conftest import run
+from ..runs import run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -61,7 +61,7 @@ RULES = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["cut_and_folded", "whole"], autouse=True)
+@pytest.fixture(params=[True, False], ids=["cut_and_folded", "whole"])
 def cut_and_folded(request, monkeypatch):
     """What saves arithmetic, wherever it can be done and nowhere: it may not change a number."""
     monkeypatch.setattr(merging, "_saves", lambda layer, tokens: request.param)
@@ -90,11 +90,9 @@ def test_packed_equals_plain(lm, case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", RULES)
-@torch.no_grad()
-def test_rows_that_share_a_forward_change_nothing(lm, case, monkeypatch):
+def test_rows_that_share_a_forward_change_nothing(lm, monkeypatch):
     """So few numbers of logits at once that every row is read alone, and its width is its own."""
-    strings_rule, tool = RULES[case]
+    strings_rule, tool = RULES["everything"]
     arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
     whole_BS = packed_prefixes(*arguments)
     forwards = []
@@ -112,7 +110,8 @@ def test_plain_equals_a_sum_written_out(lm):
     """The reference itself against the definition: one forward for every single token."""
     rows = trajectories()
     plain_BS = plain_prefixes(lm, CONTEXTS, SUFFIXES, rows, rule())
-    for row, (string, condition) in enumerate(STRINGS):
+    for row in (1, 3, 6):
+        string, condition = STRINGS[row]
         for state in range(len(string) + 1):
             read, total = list(CONTEXTS[condition]), 0.0
             for token in (*string[:state], *SUFFIXES[condition]):
@@ -131,6 +130,7 @@ def test_distributions_are_not_flat(lm):
     assert (log_p_NV[0] - log_p_NV[1]).abs().max() > 0.3
 
 
+@pytest.mark.usefixtures("cut_and_folded")
 @pytest.mark.parametrize("case", RULES)
 @torch.no_grad()
 def test_policy_equals_token_by_token(lm, case):
@@ -157,6 +157,7 @@ def test_policy_equals_token_by_token(lm, case):
         assert (scores.log_pf_BT[row, len(string) :] == 0).all()
 
 
+@pytest.mark.usefixtures("cut_and_folded")
 @pytest.mark.parametrize("tool", [False, True])
 def test_policy_gradients_equal_uncached_ones(lm, tool):
     """Through the shared prompts' cache too: the uncached forward reads every prompt anew."""
@@ -185,6 +186,7 @@ def test_policy_gradients_equal_uncached_ones(lm, tool):
         torch.testing.assert_close(gradient, plain[name], atol=1e-5 * largest, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("cut_and_folded")
 @pytest.mark.parametrize("way", ["always", "never"])
 def test_pieces_change_nothing(lm, way, monkeypatch):
     arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=True), rule(min_len=1))
@@ -206,7 +208,7 @@ def test_auto_takes_the_packed_way(lm, monkeypatch):
 
 
 def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):
-    """A model that reads positions off the order of tokens, whatever it is told."""
+    """A model that reads positions off the order of tokens, whatever positions it is given."""
     lm = tiny_lm("gpt2", packed_rewards="auto")
     extend = lm.extend
 
@@ -233,9 +235,9 @@ def test_padding_asks_for_no_position_that_does_not_exist():
 
 
 def test_dropout_in_a_config_does_not_matter_after_load(tmp_path):
-    """Sampling, policy and reward speak of one distribution even where the model is set to train."""
+    """Sampling, policy and reward use one distribution even where the model is set to train."""
     from gfn_runner.lm.loading import load
-    from gfn_runner.lm.settings import LMSettings
+    from gfn_runner.lm.model_config import LMSettings
 
     for architecture in ("gpt2", "opt", "llama"):
         names = {

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from gfn_runner.lm.loading import load
+from gfn_runner.lm.model_config import LMSettings, LoraSettings
+from gfn_runner.lm.model_folders import SMOLLM2, SMOLLM2_FOLDER
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import SMOLLM2, SMOLLM2_FOLDER, LMSettings, LoraSettings
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,54 +8,37 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gfn_runner.app import train_and_evaluate
-from gfn_runner.cli.compose import CONF, check_lines
 from gfn_runner.inference import Policy
+from tests.copied_runs import MOMENTS, assert_same, copied
+from tests.runs import metrics_of, newest_state, run
 
 pytestmark = pytest.mark.real
 # 20 strings, all of which are known: from " 0" to " 19".
-COMMON = [
+COMMON = (
     "experiment=smollm2/random_number",
     "task.high=19",
     "task.max_len=3",
     "task.eval_max_len=3",
-    "callbacks.replay.capacity=20",
+    "callbacks.replay_buffer.capacity=20",
     "lm.device=cpu",
     "lm.dtype=float32",
     "callbacks.progress.show=none",
-    "callbacks.evaluation.every=0",
+    "callbacks.evaluation.every_n_steps=0",
     "callbacks/report=off",
     "logger=local",
-]
-
-
-def run(folder: Path, *lines: str) -> dict[str, Any]:
-    """Train in ``folder`` as the program would; its final metrics."""
-    overrides = [*COMMON, *lines]
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines(overrides)
-    train_and_evaluate(config, folder, overrides)
-    return json.loads((folder / "metrics.json").read_text())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gfn_runner.report.figures.draw_all", lambda *_: None)
-        yield
+)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """A run of 40 steps of 64 samples: two minutes on two cores."""
     folder = tmp_path_factory.mktemp("listed") / "run"
-    steps = ["trainer.max_steps=40", "sampling.samples=64", "optim.warmup=8"]
-    metrics = run(folder, *steps, "callbacks.evaluation.singles=200")
-    return folder, metrics
+    steps = ["trainer.max_steps=40", "sampling.n_samples=64", "scheduler.warmup_steps=8"]
+    run(folder, *steps, "evaluation.singles=200", base=COMMON)
+    return folder, metrics_of(folder)
 
 
 def test_a_posterior_over_20_listed_strings_is_learnt(trained):
@@ -89,62 +72,22 @@ def test_plain_peft_reads_the_adapter(trained):
 
 def test_a_resumed_run_is_the_straight_one_bit_for_bit(tmp_path):
     short = [
-        "sampling.samples=16",
-        "callbacks.evaluation.singles=50",
-        "callbacks.evaluation.baseline_shots=[]",
-        "callbacks.checkpoint.every=1",
-        "callbacks.replay.probability=0.5",
+        "sampling.n_samples=16",
+        "evaluation.singles=50",
+        "evaluation.baseline_shots=[]",
+        "callbacks.checkpoint.every_n_steps=1",
+        "callbacks.replay_buffer.probability=0.5",
+        "trainer.max_steps=4",
     ]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    run(straight, *short, "trainer.max_steps=4")
-    stopped(resumed, [*short, "trainer.max_steps=4"], after=2)
-    run(resumed, *short, "trainer.max_steps=4", "resume=auto")
+    # Step 3 is lost: the checkpoint is of step 2.
+    with copied(straight, {(MOMENTS[0], 3): resumed}):
+        run(straight, *short, base=COMMON)
+    assert newest_state(resumed)["global_step"] == 2
+    run(resumed, *short, "resume=auto", base=COMMON)
     for name in ("adapter/adapter_model.safetensors", "samples.jsonl"):
         assert (resumed / name).read_bytes() == (straight / name).read_bytes(), name
     states = [newest_state(folder) for folder in (straight, resumed)]
     assert states[0]["global_step"] == states[1]["global_step"] == 4
-    assert_same(states[0]["optimizer_states"], states[1]["optimizer_states"])
-    assert_same(states[0]["state_dict"], states[1]["state_dict"])
-
-
-class Killed(BaseException):
-    """Stands for a signal that cannot be caught."""
-
-
-def stopped(folder: Path, lines: list[str], *, after: int) -> None:
-    """A run that dies behind a step, its checkpoint written."""
-    from gfn_runner.callbacks.progress import StepProgress
-
-    lives = StepProgress.on_train_batch_end
-
-    def dies(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step > after:
-            raise Killed
-        lives(self, trainer, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(StepProgress, "on_train_batch_end", dies)
-        with pytest.raises(Killed):
-            run(folder, *lines)
-    assert newest_state(folder)["global_step"] == after
-
-
-def newest_state(folder: Path) -> dict[str, Any]:
-    files = folder.glob("checkpoints/*.ckpt")
-    states = [torch.load(file, weights_only=True) for file in files]
-    return max(states, key=lambda state: state["global_step"])
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_same(found[key], expected[key])
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    else:
-        assert found == expected
+    assert_same(states[1]["optimizer_states"], states[0]["optimizer_states"])
+    assert_same(states[1]["state_dict"], states[0]["state_dict"])

@@ -8,9 +8,9 @@ import torch
 from gfn_runner.data.conditions import Chat
 from gfn_runner.lm.chat import ChatTemplate
 from gfn_runner.lm.sampling import sample
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.random_number import RandomNumbers
-from gfn_runner.tasks.string_rule import string_rule
 
 pytestmark = pytest.mark.real
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]

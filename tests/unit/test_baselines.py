@@ -8,18 +8,18 @@ from collections import Counter
 import pytest
 import torch
 
-from gfn_runner.baselines.decoding import decoder_rows
-from gfn_runner.baselines.exact import exact_rows
-from gfn_runner.baselines.methods import Decoding, Drawing, Exact, Prompting, Resampling
-from gfn_runner.baselines.resampling import resampled_rows
-from gfn_runner.baselines.rows import made_rows, shot_rows
-from gfn_runner.config.schemas import EvaluationSettings
+from gfn_runner.baselines.base import Drawing
+from gfn_runner.baselines.decoding import Decoding
+from gfn_runner.baselines.exact import Exact
+from gfn_runner.baselines.prompting import Prompting
+from gfn_runner.baselines.resampling import Resampling
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import UserError
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
-from gfn_runner.tasks.base import Task
-from gfn_runner.tasks.string_rule import string_rule
+from gfn_runner.tasks.base import GFlowNetModule
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
 
@@ -30,7 +30,7 @@ CONDITIONS = [
 ]
 
 
-class Listed(Task):
+class Listed(GFlowNetModule):
     """Strings of up to two letters, all listed; the answer is part of the posterior."""
 
     name = "listed"
@@ -51,7 +51,7 @@ class Listed(Task):
 
     def few_shot_prompt(self, condition, shots, rng):
         if shots > 50:
-            raise UserError.one("callbacks.evaluation.baseline_shots", f"given {shots}")
+            raise UserError.one("evaluation.baseline_shots", f"given {shots}")
         return "ab." * shots + condition.prompt
 
 
@@ -79,7 +79,7 @@ def distance(texts, shares: dict[str, float]) -> float:
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_the_exact_row_is_the_posterior(temperature):
     d = drawing(temperature, singles=4000)
-    ((name, drawn),) = exact_rows(d, Exact())
+    ((name, drawn),) = Exact().rows(d)
     assert name == "exact"
     for samples, condition in zip(drawn, CONDITIONS, strict=True):
         shares = posterior(d, condition)
@@ -92,7 +92,7 @@ def test_the_exact_row_is_the_posterior(temperature):
 
 def test_many_draws_resampled_are_the_posterior_and_one_draw_is_the_base_model():
     d = drawing(singles=4000)
-    rows = dict(resampled_rows(d, Resampling(draws=(1, 3000), answers_known=True)))
+    rows = dict(Resampling(draws=(1, 3000), answers_known=True).rows(d))
     assert list(rows) == ["best_of_1", "resampled_1", "best_of_3000", "resampled_3000"]
     for samples, condition in zip(rows["resampled_3000"], CONDITIONS, strict=True):
         assert distance(samples.singles, posterior(d, condition)) < 0.06
@@ -104,7 +104,7 @@ def test_many_draws_resampled_are_the_posterior_and_one_draw_is_the_base_model()
 
 def test_the_best_of_many_is_the_likeliest_string_and_the_only_vote():
     d = drawing()
-    rows = dict(resampled_rows(d, Resampling(draws=(1, 400), answers_known=True)))
+    rows = dict(Resampling(draws=(1, 400), answers_known=True).rows(d))
     for place, condition in enumerate(CONDITIONS):
         shares = posterior(d, condition)
         best = rows["best_of_400"][place]
@@ -112,9 +112,9 @@ def test_the_best_of_many_is_the_likeliest_string_and_the_only_vote():
         assert best.log_reward[0] >= rows["best_of_1"][place].log_reward[0]
 
 
-def test_a_hidden_answer_changes_what_is_kept_and_log_reward_is_not_told():
+def test_a_hidden_answer_changes_what_is_kept_and_log_reward_is_not_reported():
     d = drawing(singles=4000)
-    hidden = dict(resampled_rows(d, Resampling(draws=(3000,))))["resampled_3000"]
+    hidden = dict(Resampling(draws=(3000,)).rows(d))["resampled_3000"]
     first, second = hidden
     blind = posterior(d, d.task.without_answer(CONDITIONS[0]))
     assert distance(first.singles, blind) < 0.06
@@ -126,7 +126,7 @@ def test_a_hidden_answer_changes_what_is_kept_and_log_reward_is_not_told():
 
 def test_decoders_and_their_larger_selves():
     d = drawing(singles=2, votes=0)
-    rows = dict(decoder_rows(d, Decoding(compute=3)))
+    rows = dict(Decoding(compute=3).rows(d))
     names = ["beam", "diverse_beam", "sampling", "tempered", "nucleus", "top_k"]
     assert list(rows) == ["greedy", *(n for name in names for n in (name, f"{name}_x3"))]
     for place, condition in enumerate(CONDITIONS):
@@ -156,10 +156,9 @@ def decoded_by_policy(d: Drawing) -> list[float]:
 def test_numbers_of_examples_that_do_not_fit_are_left_out(caplog):
     d = drawing()
     assert d.lm.context_length == 64
-    names = [name for name, _ in shot_rows(d, (0, 2, 40))]
+    names = [name for name, _ in Prompting(shots=(0, 2, 40)).rows(d)]
     assert names == ["base_0_shot", "base_2_shot"]
     assert "no row of 40 worked examples" in caplog.text
-    assert [name for name, _ in made_rows(d, Prompting(shots=(1,)))] == ["base_1_shot"]
 
 
 def test_what_a_task_cannot_do_is_said():

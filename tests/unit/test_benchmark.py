@@ -57,7 +57,7 @@ def test_the_plain_way_has_the_same_numbers(lm, suffix):
     assert gap_BS.isfinite().all() and gap_BS.abs().max() < 0.2
 
 
-def test_a_careful_plain_way_leaves_out_what_nobody_reads(lm, monkeypatch):
+def test_a_careful_plain_way_leaves_out_rewards_that_are_not_read(lm, monkeypatch):
     """The same log-rewards; forwards only where a string may end."""
     found, forwards = [], []
     forward = lm.model.forward
@@ -90,16 +90,17 @@ def test_a_step_of_each_and_its_phases(lm):
     plain()
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_page_has_a_place_for_every_section(device):
+@pytest.mark.parametrize(
+    ("device", "places"),
+    [
+        ("cpu", ["embedded", "gpt2", *SECTIONS[1:]]),
+        ("cuda", ["embedded", *ONE_CONDITION, *SECTIONS[1:-1], "check"]),
+    ],
+)
+def test_the_page_has_a_place_for_every_section(device, places):
     page = default_page(device).read_text(encoding="utf-8")
-    models = ["embedded", "gpt2"] if device == "cpu" else ["embedded", *ONE_CONDITION]
-    sections = (
-        SECTIONS[1:] if device == "cpu" else [*SECTIONS[1:-1], "check"]
-    )  # threads are a CPU's
-    for name in [*models, *sections]:
-        assert page.count(f"<!-- {device} {name} -->") == 1, name
-        assert page.count(f"<!-- /{device} {name} -->") == 1, name
+    for mark in (f"{slash}{device} {name}" for name in places for slash in ("", "/")):
+        assert page.count(f"<!-- {mark} -->") == 1, mark
 
 
 @pytest.mark.parametrize("name", GROWN)

@@ -9,7 +9,6 @@ import torch
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
-from gfn_runner.cli.compose import checked
 from gfn_runner.config.tokenizer_checks import check_texts
 from gfn_runner.data.conditions import Chat, Condition, Term
 from gfn_runner.data.trajectories import Trajectories
@@ -19,12 +18,13 @@ from gfn_runner.inference import Policy
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.encoding import special_ids
 from gfn_runner.lm.loading import load
+from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LMSettings
+from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
-from gfn_runner.tasks.string_rule import string_rule
 from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
 
+from ..command_line import configs
 from ..tiny_models import character_tokenizer, random_model
 from ..tokenizer_kinds import byte_level, metaspace
 
@@ -212,7 +212,7 @@ def test_the_same_messages_have_one_posterior(tmp_path):
 
 def found_problems(name: str, file: str, *more: str):
     given = ["task=posterior", "experiment=tiny/smoke", f"lm.name={name}", "lm.lora.rank=2"]
-    (config,) = checked([*given, f"task.data.train={file}", *more]).jobs
+    (config,) = configs(*given, f"task.data.train={file}", *more)
     with pytest.raises(UserError) as caught:
         check_texts(config)
     return caught.value.problems

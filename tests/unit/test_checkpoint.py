@@ -18,7 +18,6 @@ from gfn_runner.callbacks.checkpoint import (
     checkpoint_damage,
     newest_checkpoint,
 )
-from gfn_runner.config.schemas import CheckpointSettings
 from gfn_runner.errors import UserError
 
 
@@ -31,7 +30,8 @@ def write(folder: Path, step: int) -> Path:
 class Trainer:
     """As much of Lightning's as a checkpoint needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.default_root_dir = folder.parent
         self.strategy = SimpleNamespace(checkpoint_io=DurableCheckpointIO())
         self.loggers: list = []
         self.global_step = 0
@@ -108,40 +108,68 @@ def test_whatever_bit_is_flipped_and_wherever_it_is_cut_a_checkpoint_is_whole_or
     assert len(changed) // 2 < n_damaged < len(changed)
 
 
-def test_as_many_are_kept_as_was_asked_for(tmp_path):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=2), tmp_path)
-    for step in (50, 100, 150):
-        assert trainer.save_at(callback, step)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000100.ckpt", "step-0000150.ckpt"]
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Of a run's checkpoints."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    return folder
 
 
-def test_what_a_killed_process_had_half_written_is_removed(tmp_path):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=2), tmp_path)
-    (tmp_path / "step-0000050.part").write_bytes(b"half")
-    (tmp_path / "step-0000040.damaged").touch()
-    assert trainer.save_at(callback, 100)
-    names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["step-0000040.damaged", "step-0000100.ckpt"]
+@pytest.fixture
+def trainer(folder) -> Trainer:
+    return Trainer(folder)
+
+
+def callback(trainer: Trainer, **settings: int) -> AdapterCheckpoint:
+    saves = AdapterCheckpoint(**settings)
+    saves.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    return saves
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_as_many_are_kept_as_was_asked_for_and_half_written_ones_are_removed(folder, trainer):
+    (folder / "step-0000050.part").write_bytes(b"half")
+    (folder / "step-0000040.damaged").touch()
+    saves = callback(trainer, keep=2)
+    assert all(trainer.save_at(saves, step) for step in (50, 100, 150))
+    kept = ["step-0000100.ckpt", "step-0000150.ckpt"]
+    assert names(folder) == ["step-0000040.damaged", *kept]
 
 
 @pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
-def test_an_old_one_that_cannot_be_removed_ends_no_run(error, tmp_path, monkeypatch, caplog):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
-    assert trainer.save_at(callback, 50)
+def test_an_old_one_that_cannot_be_removed_ends_no_run(error, folder, monkeypatch, caplog, trainer):
+    saves = callback(trainer, keep=1)
+    assert trainer.save_at(saves, 50)
 
     def refuses(path: str) -> None:
         raise error(errno.EACCES, "Permission denied", path)
 
     with monkeypatch.context() as patched:
         patched.setattr("os.unlink", refuses)  # pathlib's is this one
-        assert trainer.save_at(callback, 100)
-    told = "step-0000050.ckpt cannot be removed" in caplog.text
-    assert told == (error is PermissionError)  # else somebody else has done it
+        assert trainer.save_at(saves, 100)
+    warned = "step-0000050.ckpt cannot be removed" in caplog.text
+    assert warned == (error is PermissionError)  # else somebody else has done it
 
 
-def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch, caplog):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
-    assert trainer.save_at(callback, 50)
+def test_one_that_failed_is_not_tried_again_between_accumulated_batches(trainer, monkeypatch):
+    """The run would go on from there without the gradients of the batches before."""
+    saves, tried = callback(trainer, every_n_steps=2), []
+    monkeypatch.setattr(saves, "save", lambda trainer: tried.append(trainer.global_step))
+    for step in (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4):  # three batches a step
+        trainer.global_step = step
+        saves.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+    assert tried == [2, 4]
+
+
+def test_a_full_disk_costs_one_checkpoint_and_is_reported_once(
+    folder, monkeypatch, caplog, trainer
+):
+    saves = callback(trainer, every_n_steps=50)
+    assert trainer.save_at(saves, 50)
 
     def full(checkpoint, file):
         file.write(b"half")
@@ -149,48 +177,40 @@ def test_a_full_disk_costs_one_checkpoint_and_is_told_once(tmp_path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr("torch.save", full)
-        assert not trainer.save_at(callback, 100)
-        assert not trainer.save_at(callback, 150)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-0000050.ckpt"]
+        assert not trainer.save_at(saves, 100) and not trainer.save_at(saves, 150)
+    assert names(folder) == ["step-0000050.ckpt"]
     assert caplog.text.count("No space left on device") == 1
     assert "training goes on, the next one is tried at step 150" in caplog.text
-    # With room again it goes on as if nothing had been.
-    assert trainer.save_at(callback, 200)
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000200.ckpt"
+    assert trainer.save_at(saves, 200)
+    assert newest_checkpoint(folder) == folder / "step-0000200.ckpt"
 
 
-def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(tmp_path, caplog):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(keep=1), tmp_path)
-    assert trainer.save_at(callback, 50)
+def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(folder, caplog, trainer):
+    saves = callback(trainer, keep=1)
+    assert trainer.save_at(saves, 50)
     trainer.broken = "exp_avg of lora_B"
-    assert not trainer.save_at(callback, 100) and not trainer.save_at(callback, 150)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-0000050.ckpt"]
-    assert caplog.text.count("exp_avg of lora_B is not finite: lower optim.lr") == 1
+    assert not trainer.save_at(saves, 100) and not trainer.save_at(saves, 150)
+    assert names(folder) == ["step-0000050.ckpt"]
+    assert caplog.text.count("exp_avg of lora_B is not finite: lower optimizer.lr") == 1
 
 
-def test_a_last_state_that_is_not_saved_is_told_of_as_such(tmp_path, caplog):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
+@pytest.mark.parametrize(("first", "following"), [(50, 100), (70, 100), (100, 120)])
+def test_a_last_state_that_is_not_saved_is_reported_as_such(
+    first, following, folder, caplog, trainer
+):
+    saves = callback(trainer, every_n_steps=50)
     trainer.max_steps, trainer.broken = 120, "lora_B"
-    assert not trainer.save_at(callback, 70)  # at a signal
-    assert "the next one is tried at step 100" in caplog.text
-    trainer.save_at(callback, 100)
-    trainer.save_at(callback, 120)  # behind the last step: the end of the training comes next
+    assert not trainer.save_at(saves, first)  # 70: at a signal
+    assert f"the next one is tried at step {following}" in caplog.text
+    trainer.save_at(saves, 120)  # the last step: the end of the training comes next
     assert len(caplog.records) == 1
-    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
+    saves.on_train_end(trainer, None)  # type: ignore[arg-type]
     assert "the state of step 120, the last one, is NOT saved: lora_B is not" in caplog.text
     assert len(caplog.records) == 2 and "tried at step 150" not in caplog.text
     caplog.clear()
     trainer.broken = None
-    callback.on_train_end(trainer, None)  # type: ignore[arg-type]
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-0000120.ckpt" and not caplog.text
-
-
-@pytest.mark.parametrize(("step", "following"), [(50, 100), (100, 120)])
-def test_no_next_try_is_named_behind_the_end(step, following, tmp_path, caplog):
-    trainer, callback = Trainer(), AdapterCheckpoint(CheckpointSettings(every=50), tmp_path)
-    trainer.max_steps, trainer.broken = 120, "lora_B"
-    trainer.save_at(callback, step)
-    assert f"the next one is tried at step {following}" in caplog.text
+    saves.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert newest_checkpoint(folder) == folder / "step-0000120.ckpt" and not caplog.text
 
 
 def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from gfn_runner.data.conditions import Term
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.synthetic import sentences
 from gfn_runner.errors import UserError
 from gfn_runner.rewards.demands import Demand
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
@@ -45,9 +46,11 @@ def test_generated_lists_are_as_many_as_asked_for_and_share_none():
     assert [c.key for c in other.evaluation] == [c.key for c in data.evaluation]
 
 
-def test_more_lists_than_there_are():
-    with pytest.raises(UserError, match="given 40000 word lists, but only"):
-        ConstrainedGeneration(data=ConstrainedData(n_train=40_000)).load(0)
+def test_more_lists_than_there_are(monkeypatch):
+    slots = {slot: [slot] for slot in ("noun", "adjective", "thing", "verb", "place")}
+    monkeypatch.setattr(sentences, "_SLOTS", slots)
+    with pytest.raises(UserError, match="given 50 word lists, but only 25"):
+        ConstrainedGeneration().load(0)
 
 
 def test_the_policy_is_told_the_words_and_the_reward_is_not(file):

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from gfn_runner.callbacks.satisfaction import SatisfactionCallback
-from gfn_runner.config.schemas import HealthSettings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import StepOutput, Trajectories
@@ -21,7 +20,7 @@ from gfn_runner.lm.classifier import classifier, label_problems
 from gfn_runner.rewards.constraints import DemandConstraint, LabelConstraint
 from gfn_runner.rewards.demands import Demand, LabelDemand
 from gfn_runner.rewards.reward import BatchedConstraint, CheckableConstraint
-from gfn_runner.tasks.constrained import ConstrainedGeneration
+from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
 
 from ..tiny_models import character_tokenizer, tiny_lm
 
@@ -149,7 +148,7 @@ def test_what_is_wrong_with_a_classifier_is_said_before_its_weights_load(judge, 
     (problem,) = label_problems(str(tmp_path), [("x", "a")])
     assert "no config.json" in problem.what and "sequence classifier" in problem.allowed
     (tmp_path / "config.json").write_text("{")
-    problem, _ = label_problems(str(tmp_path), [("x", "a")])
+    problem, *_ = label_problems(str(tmp_path), [("x", "a")])
     assert "config.json cannot be read as JSON" in problem.what
 
 
@@ -168,15 +167,13 @@ def step(lm, conditions, texts, *, from_replay=False):
     return {"output": StepOutput(conditions, rows, None, None, None, from_replay)}
 
 
-def told(caplog) -> list[str]:
+def messages(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
 def test_a_condition_whose_demands_are_never_met_is_named_once(lm, caplog):
-    module = SimpleNamespace(
-        lm=lm, task=SimpleNamespace(constraints=lambda: [DemandConstraint(), LabelConstraint()])
-    )
-    callback = SatisfactionCallback(HealthSettings(unsatisfied_after=3))
+    module = SimpleNamespace(lm=lm, constraints=lambda: [DemandConstraint(), LabelConstraint()])
+    callback = SatisfactionCallback(warn_after=3)
     conditions = [
         condition("never", Demand(words=("ab",), max_words=0)),
         condition("once", Demand(words=("ab",))),
@@ -189,25 +186,25 @@ def test_a_condition_whose_demands_are_never_met_is_named_once(lm, caplog):
         assert not callback.draws
         callback.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
         assert callback.draws == {"never": 2, "once": 1} and callback.met == {"free"}
-        assert not told(caplog)
-        again = SatisfactionCallback(HealthSettings(unsatisfied_after=3))
+        assert not messages(caplog)
+        again = SatisfactionCallback(warn_after=3)
         again.load_state_dict(callback.state_dict())
         texts = [("b", 0), ("b", 0), ("ab", 1), ("a", 1)]
         again.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
         again.on_fit_end(None, module)
     assert again.met == {"free", "once"}
-    first, last = told(caplog)
+    first, last = messages(caplog)
     assert first.startswith("none of 3 samples of condition 'never' met its demands")
     assert last.startswith("1 of 3 conditions never had a sample")
 
 
 def test_the_line_can_be_switched_off(lm, caplog):
-    module = SimpleNamespace(lm=lm, task=SimpleNamespace(constraints=lambda: [DemandConstraint()]))
-    callback = SatisfactionCallback(HealthSettings(unsatisfied_after=0))
+    module = SimpleNamespace(lm=lm, constraints=lambda: [DemandConstraint()])
+    callback = SatisfactionCallback(warn_after=0)
     outputs = step(lm, [condition(demand=Demand(min_words=9))], [("a", 0)])
     callback.on_train_batch_end(None, module, outputs, None, 0)
     callback.on_fit_end(None, module)
-    assert not told(caplog) and not callback.draws
+    assert not messages(caplog) and not callback.draws
 
 
 def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
@@ -218,7 +215,7 @@ def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
         {"words": ["ab"], "classifier": asked},
     ]
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    task = ConstrainedGeneration(data={"train": str(path), "test": str(path)}, penalty=5.0)
+    task = ConstrainedGeneration(data=ConstrainedData(str(path), str(path)), penalty=5.0)
     glad, both = task.load(0).evaluation
     assert glad.group == "no_words" and both.group == "1_words"
     log_p = plain_log_prob(judge, "cd", 1)
@@ -242,4 +239,4 @@ def test_a_classifier_alone_does_not_tell_the_policy_what_is_asked(tmp_path):
     path = tmp_path / "lists.jsonl"
     path.write_text('{"classifier": {"name": "n", "label": "l"}}', encoding="utf-8")
     with pytest.raises(UserError, match="line 1, field prompt"):
-        ConstrainedGeneration(data={"train": str(path), "test": str(path)}).load(0)
+        ConstrainedGeneration(data=ConstrainedData(str(path), str(path))).load(0)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import re
+import sys
 from collections import Counter, defaultdict
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
-from gfn_runner.data.expressions import Expression, draw_expression, is_held_out
-from gfn_runner.data.synthetic.corpus import WRITERS, documents, named_documents
-from gfn_runner.data.synthetic.sums import (
-    N_OPERANDS,
-    STYLE_PERSISTENCE,
-    STYLES,
-    answer_line,
-    habitual_answer,
-)
+from gfn_runner.data.expressions import Expression, is_held_out
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
-N = 16_000
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from pretraining.corpus import documents
+from pretraining.sums import (
+    STYLES,
+)
+
+N = 8_000
 LINE = re.compile(
     r"(Question|Exercise): (.+) = \? (Answer|Solution): (.+)\. The answer is (-?\d+)\."
 )
@@ -65,18 +65,9 @@ def test_the_same_seed_writes_the_same(corpus):
     assert all(text.endswith("\n") and text.isascii() for text in corpus)
 
 
-def test_kinds_of_documents_have_their_shares(corpus):
-    named = list(islice(named_documents(0), N))
-    assert [text for _, text in named] == corpus
-    counts = Counter(name for name, _ in named)
-    assert sum(share for _, share in WRITERS.values()) == pytest.approx(1)
-    for name, (_, share) in WRITERS.items():
-        assert counts[name] / N == pytest.approx(share, abs=0.012)
-
-
 def test_drills_are_right(corpus):
     drills = [text for text in corpus if text.startswith("Sums: ")]
-    assert len(drills) > 400
+    assert len(drills) > 200
     for text in drills:
         for fact in text.removeprefix("Sums: ").removesuffix(".\n").split(", "):
             left, right = fact.split(" = ")
@@ -85,38 +76,17 @@ def test_drills_are_right(corpus):
 
 def test_nothing_held_out_is_asked(pages):
     asked = {e for kind in pages.values() for rows in kind for e, _, _ in rows}
-    assert len(asked) > 10_000
+    assert len(asked) > 5_000
     assert not [e for e in asked if is_held_out(e)]
     # The task's own test questions are of the held-out side, hence none of these.
     tests = {c.facts["expression"] for c in IntegerArithmetic().load(0).evaluation}
     assert len(tests) == 1500 and not tests & asked
 
 
-def test_numbers_of_operands_have_their_shares(pages):
-    counts = Counter(
-        len(e.operands) for kind in pages.values() for rows in kind for e, _, _ in rows
-    )
-    for n, share in N_OPERANDS.items():
-        assert counts[n] / counts.total() == pytest.approx(share, abs=0.02)
-
-
 def test_exercises_are_right_step_by_step(pages):
     for rows in pages["Exercise"]:
         for expression, rationale, stated in rows:
             assert rationale == expression.steps() and stated == expression.value
-
-
-def test_styles_have_their_shares_and_persist_on_a_page(pages):
-    styles = [[style_of(e, r) for e, r, _ in rows] for rows in pages["Question"]]
-    assert sum(STYLES.values()) == pytest.approx(1)
-    first = Counter(page[0] for page in styles)
-    for style, share in STYLES.items():
-        assert first[style] / len(styles) == pytest.approx(share, abs=0.025)
-    later = [(page[0], style) for page in styles for style in page[1:]]
-    kept = sum(one == other for one, other in later) / len(later)
-    by_chance = sum(share**2 for share in STYLES.values())
-    expected = STYLE_PERSISTENCE + (1 - STYLE_PERSISTENCE) * by_chance
-    assert kept == pytest.approx(expected, abs=0.015)
 
 
 def test_steps_are_right_and_other_answers_wrong_by_habit(pages):
@@ -134,27 +104,6 @@ def test_steps_are_right_and_other_answers_wrong_by_habit(pages):
             else:
                 assert stated in (first + second, first - second)
                 assert style != "at_once" or int(rationale) == stated
-    assert right["steps"] == total["steps"] > 500
+    assert right["steps"] == total["steps"] > 250
     for style in STYLES.keys() - {"steps"}:
         assert right[style] / total[style] < 0.15
-
-
-def test_the_habit_is_the_first_sum_and_is_never_right_by_accident():
-    rng = random.Random(0)
-    for _ in range(300):
-        expression = draw_expression(rng, rng.randint(2, 6))
-        answers = Counter(habitual_answer(rng, expression) for _ in range(60))
-        early = expression.partial_results()[0]
-        (mode, count), *_ = answers.most_common()
-        if early != expression.value:
-            assert mode == early and count > 40
-        elif expression.operands[1]:
-            assert expression.value not in answers
-        assert len(answers) <= 2
-
-
-def test_an_unfinished_line_stops_inside_its_expression():
-    rng, expression = random.Random(0), Expression((1, 2, 3), ("+", "-"))
-    lines = {answer_line(rng, expression, "unfinished") for _ in range(100)}
-    rationales = {LINE.fullmatch(line.rstrip("\n"))[4] for line in lines}
-    assert rationales == {"1 +", "1 + 2", "1 + 2 -"}

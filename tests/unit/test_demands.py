@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gfn_runner.errors import UserError
-from gfn_runner.lm.checks import RequiredWords, text_problems
-from gfn_runner.lm.settings import LMSettings
+from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.text_checks import RequiredWords, text_problems
 from gfn_runner.rewards import demands
 from gfn_runner.rewards.demands import Demand, LabelDemand, required_characters
 

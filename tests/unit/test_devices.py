@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gfn_runner.build import matmul_precision
-from gfn_runner.config.schemas import TrainerSettings
+from gfn_runner.data.tools import Tool
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import log_probs
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.sampling import _Batch, _draw, sample
-from gfn_runner.lm.tools import Tool
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
+from gfn_runner.train import matmul_precision
 
 from ..tiny_models import CHARACTERS, tiny_lm
 
@@ -162,7 +161,6 @@ def test_tf32_is_for_adapters_beside_half_precision(device, dtype, chosen):
     """fp32 weights are chosen for exact numbers; a setting decides otherwise."""
     model = torch.nn.Linear(2, 2).to(dtype)
     lm: Any = SimpleNamespace(model=model, device=torch.device(device))
-    assert matmul_precision(TrainerSettings(), lm) == chosen
+    assert matmul_precision(None, lm) == chosen
     for asked in ("highest", "high", "medium"):
-        options = TrainerSettings(float32_matmul_precision=asked)
-        assert matmul_precision(options, lm) == asked
+        assert matmul_precision(asked, lm) == asked

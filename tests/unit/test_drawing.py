@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 import torch
 
-from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.evaluation import draw as evaluation
 from gfn_runner.evaluation.draw import draw_answers, draw_kinds, draw_many, rows_at_once
-from gfn_runner.lm.memory import row_bytes
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.cache import row_bytes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.vocabulary import StringRule
 from tests.tiny_models import random_model
@@ -84,7 +84,7 @@ def test_rows_at_once_follow_from_vocabulary_cache_and_memory(monkeypatch):
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_the_cache_of_a_row_is_as_large_as_it_is_counted(architecture):
-    """Keys and values that the model itself leaves behind, against the estimate without the logits."""
+    """Keys and values that the model itself leaves, against the estimate without the logits."""
     model, tokens = random_model(architecture, 11), 7
     cache = model(
         input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=True

@@ -8,8 +8,6 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gfn_runner.errors import UserError
-from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.encoding import (
     changed_start,
     continuation_ids,
@@ -20,9 +18,10 @@ from gfn_runner.lm.encoding import (
     token_texts,
     unheld_problems,
 )
+from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LMSettings
-from gfn_runner.tasks.string_rule import string_rule
+from gfn_runner.lm.string_rule import string_rule
+from gfn_runner.lm.text_checks import text_problems
 from gfn_runner.tasks.user_posterior import UserPosterior
 
 from ..tiny_models import character_tokenizer, random_model
@@ -60,24 +59,6 @@ def test_no_space_is_put_in_front_of_a_continuation(spaced):
         assert names(spaced, continuation_ids(spaced, text)) == wanted
 
 
-def test_a_prompt_begins_as_the_tokenizer_begins_it(spaced):
-    assert names(spaced, prompt_ids(spaced, "a")) == ["▁a"]
-
-
-def test_pieces_join_to_the_whole(spaced):
-    plain = character_tokenizer()
-    for tokenizer in (spaced, plain):
-        whole = prompt_ids(tokenizer, "a 17.")
-        pieces = prompt_ids(tokenizer, "a") + continuation_ids(tokenizer, " 17")
-        assert pieces + continuation_ids(tokenizer, ".") == whole
-
-
-def test_an_empty_prompt_needs_a_token_to_begin_with(spaced):
-    assert names(spaced, prompt_ids(spaced, "")) == ["<s>"]
-    with pytest.raises(UserError, match="no token to begin with"):
-        prompt_ids(character_tokenizer(), "")
-
-
 # -- round trips ------------------------------------------------------------------------------------
 
 
@@ -101,7 +82,7 @@ def test_a_text_in_the_middle_of_a_string_is_read_back(kind):
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_tokens_are_read_as_they_stand_behind_a_prompt(kind):
+def test_tokens_are_read_as_they_stand_after_a_prompt(kind):
     tokenizer, rng = EXACT[kind](), random.Random(1)
     prompt = prompt_ids(tokenizer, "A dog")
     before = tokenizer.decode(list(prompt))
@@ -126,7 +107,7 @@ def test_bytes_that_are_no_character_leave_what_stands_before_alone():
 
 def test_what_a_tokenizer_cannot_write_is_known():
     strips, lowers = stripping(), lower_case()
-    # Behind other text the space is not at an end, and stays.
+    # After other text the space is not at an end, and stays.
     assert continuation_text(strips, continuation_ids(strips, " cat")) == " cat"
     assert changed_start(strips, "\n") == ""
     assert continuation_text(lowers, continuation_ids(lowers, " The cat")) == " the cat"
@@ -196,10 +177,3 @@ def test_a_text_that_no_token_holds_cannot_be_forbidden():
     assert not list(unheld_problems(character_tokenizer(), ["\n"]))
     (problem,) = text_problems(LMSettings(), ".", [], 5, forbidden=["\n", "xyzzy"])
     assert problem.where == "task.forbidden"
-
-
-def test_the_embedded_models_newline_is_one_token():
-    from gfn_runner.lm.settings import EMBEDDED_FOLDER
-
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED_FOLDER)
-    assert ids_holding(tokenizer, ["\n"]) == set(continuation_ids(tokenizer, "\n"))

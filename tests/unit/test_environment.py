@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from gfn_runner import app
+from gfn_runner import train
 from gfn_runner.report.headline import direction_of, memory_at_most
 from gfn_runner.runtime import environment
 
@@ -59,10 +58,10 @@ def test_threads_spin_briefly_unless_the_user_has_set_how_they_wait(monkeypatch,
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    environment.spin_briefly()
+    environment.limit_thread_spinning()
     assert not os.environ.keys() & (set(WAITING) - given.keys()), "torch has read it already"
     monkeypatch.delitem(sys.modules, "torch")
-    environment.spin_briefly()
+    environment.limit_thread_spinning()
     found = {name: os.environ[name] for name in WAITING if name in os.environ}
     assert found == (given or {"GOMP_SPINCOUNT": "1000"})
 
@@ -73,9 +72,9 @@ def test_the_program_says_how_threads_wait_before_torch_is_imported(tmp_path):
         "import os, sys\nsys.exit('spins ' + os.environ.get('GOMP_SPINCOUNT', 'unset'))\n"
     )
     clean = {name: value for name, value in os.environ.items() if name not in WAITING}
-    paths = [str(tmp_path), str(Path(app.__file__).parents[1])]
+    paths = [str(tmp_path), str(Path(train.__file__).parents[1])]
     done = subprocess.run(
-        [sys.executable, "-m", "gfn_runner", "experiment=tiny/smoke", "logger.wandb=off"],
+        [sys.executable, "-m", "gfn_runner", "experiment=tiny/smoke", "logger=local"],
         env=clean | {"PYTHONPATH": os.pathsep.join(paths)},
         cwd=tmp_path,
         capture_output=True,
@@ -84,7 +83,7 @@ def test_the_program_says_how_threads_wait_before_torch_is_imported(tmp_path):
     assert "spins 1000" in done.stderr, done.stderr
 
 
-def test_memory_of_host_and_gpu_is_told_apart(monkeypatch):
+def test_memory_of_host_and_gpu_is_kept_apart(monkeypatch):
     """A GPU's peak is torch's own, of the model's device; without a GPU there is none."""
     peaks = {"cuda:1": 3 * 2**30}
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[str(device)])
@@ -99,11 +98,11 @@ def test_memory_of_host_and_gpu_is_told_apart(monkeypatch):
 
 
 def test_a_run_writes_the_largest_gpu_memory_of_its_processes(monkeypatch, tmp_path):
-    config = SimpleNamespace(seed=3)
-    monkeypatch.setattr(app, "gathered", lambda own: [own, own if own is None else own + 1])
-    monkeypatch.setattr("gfn_runner.cli.resume.seconds_before", lambda folder: 0.0)
+    monkeypatch.setattr(train, "all_gather", lambda own: [own, own if own is None else own + 1])
+    monkeypatch.setattr(train, "seconds_before", lambda folder: 0.0)
     for gib, written in ((None, None), (2.5, 3.5)):
-        monkeypatch.setattr(environment, "peak_gpu_memory_gib", lambda device, gib=gib: gib)
-        facts = app._run_facts(config, tmp_path, app._Clock(), 4, torch.device("cpu"))
+        monkeypatch.setattr(train, "peak_gpu_memory_gib", lambda device, gib=gib: gib)
+        facts = train._run_facts(3, tmp_path, train._Clock(), 4, torch.device("cpu"))
+        assert (facts["run/seed"], facts["run/steps"]) == (3, 4)
         assert facts.get("run/peak_gpu_memory_gib") == written
         assert facts["run/peak_memory_gib"] > 0

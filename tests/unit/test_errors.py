@@ -1,4 +1,4 @@
-"""What is said of a mistake."""
+"""What is said of a user error."""
 
 from __future__ import annotations
 

@@ -32,10 +32,6 @@ def test_values_are_sums_of_signed_numbers():
         assert int(expression.steps().rsplit(" ", 1)[1]) == expression.value
 
 
-def test_one_number_is_its_own_value():
-    assert Expression((7,), ()).value == 7 and Expression((7,), ()).steps() == ""
-
-
 def test_malformed_expressions_are_refused():
     with pytest.raises(ValueError, match="2 operands need 1 operators, not 0"):
         Expression((1, 2), ())
@@ -61,13 +57,3 @@ def test_draws_keep_to_their_side(held_out):
     rng = random.Random(0)
     sides = Counter(is_held_out(draw_expression(rng, 3, held_out=held_out)) for _ in range(300))
     assert sides.keys() == ({True, False} if held_out is None else {held_out})
-
-
-def test_draws_are_uniform_and_reproducible():
-    rng = random.Random(1)
-    drawn = [draw_expression(rng, 3) for _ in range(6000)]
-    digits = Counter(d for e in drawn for d in e.operands)
-    signs = Counter(s for e in drawn for s in e.operators)
-    assert digits.keys() == set(range(10)) and max(digits.values()) < 1.15 * min(digits.values())
-    assert abs(signs["+"] - signs["-"]) < 500
-    assert draw_expression(random.Random(2), 5) == draw_expression(random.Random(2), 5)

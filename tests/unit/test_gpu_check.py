@@ -44,25 +44,22 @@ def test_all_parts_fit_into_eight_minutes():
         assert all((ROOT / word).exists() for word in own), part.name
 
 
-def test_a_part_ends_at_its_limit_and_says_what_it_had_printed():
-    code = "import time; print('begun', flush=True); time.sleep(60)"
-    result = gpu_check.run(Part("slow", 1, ("-c", code)), sys.executable, 100)
-    assert result.state == "over its limit" and result.tail == "begun" and result.seconds < 20
-    late = gpu_check.run(Part("late", 50, ("-c", "1")), sys.executable, 0.5)
-    assert late.state == "left out" and "are over" in late.tail
+SLEEP = "import time; print('begun', flush=True); time.sleep(60)"
 
 
-@pytest.mark.parametrize(("code", "state"), [("print('good')", "ok"), ("1 / 0", "failed")])
-def test_a_part_says_how_it_ended(code, state):
-    result = gpu_check.run(Part("a", 50, ("-c", code)), sys.executable, 100)
-    assert result.state == state
-    assert ("good" if state == "ok" else "ZeroDivisionError") in result.tail
-
-
-def test_a_part_whose_model_is_not_there_is_left_out(tmp_path):
-    part = Part("smollm2", 50, ("-c", "1"), tmp_path / "nowhere")
-    result = gpu_check.run(part, sys.executable, 100)
-    assert result.state == "left out" and "make smollm2" in result.tail
+@pytest.mark.parametrize(
+    ("limit", "code", "model", "left", "state", "said"),
+    [
+        (50, "print('good')", None, 100, "ok", "good"),
+        (50, "1 / 0", None, 100, "failed", "ZeroDivisionError"),
+        (1, SLEEP, None, 100, "over its limit", "begun"),
+        (50, "1", None, 0.5, "left out", "are over"),
+        (50, "1", Path("/nowhere"), 100, "left out", "make smollm2"),
+    ],
+)
+def test_a_part_says_how_it_ended(limit, code, model, left, state, said):
+    result = gpu_check.run(Part("a", limit, ("-c", code), model), sys.executable, left)
+    assert result.state == state and said in result.tail and result.seconds < 20
 
 
 def test_results_name_the_device_and_go_between_the_marks(tmp_path, monkeypatch):

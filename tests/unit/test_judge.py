@@ -15,7 +15,7 @@ from gfn_runner.metrics.judge import PROMPTS, Judge, JudgeSettings, rating_in, r
 needs_openai = pytest.mark.skipif(
     importlib.util.find_spec("openai") is None, reason="an optional package"
 )
-KEY = "callbacks.evaluation.judge"
+KEY = "evaluation.judge"
 STORY = {"beginning": "It rained.", "middle": "Tom {took} an umbrella.", "ending": "He was dry."}
 
 
@@ -114,22 +114,11 @@ def test_failures_are_counted_and_never_rated(endpoint):
     endpoint.script = ["Good.\nRating: 5", "It is nice.", 400, b"{}", b"not json", "", "Rating: 2"]
     verdict = judge(endpoint, give_up_after=9).rate([STORY] * 7)
     assert verdict.ratings == (5, None, None, None, None, None, 2)
-    assert verdict.replies[:3] == ("Good.\nRating: 5", "It is nice.", None)
-    assert verdict.mean == 3.5
     assert verdict.metrics() == {"judge_rating": 3.5, "judge_rated": 2, "judge_failures": 5}
     assert sum(verdict.failures.values()) == 5
     assert verdict.failures["no clear rating from 1 to 5 in the reply"] == 2
     assert verdict.failures["the endpoint answered with status 400"] == 1
     assert not any("secret-key" in reason for reason in verdict.failures)
-
-
-@needs_openai
-def test_where_nothing_is_rated_there_is_no_rating(endpoint):
-    endpoint.script = ["I would rather not say."]
-    verdict = judge(endpoint).rate([STORY] * 2)
-    assert verdict.mean is None
-    assert verdict.metrics() == {"judge_rated": 0, "judge_failures": 2}
-    assert judge(endpoint).rate([]).metrics() == {"judge_rated": 0, "judge_failures": 0}
 
 
 @needs_openai
@@ -157,19 +146,6 @@ def test_giving_up_needs_failures_in_a_row(endpoint):
     endpoint.script = [400, "Rating: 1", 400, "Hm.", 400, "Rating: 3"]
     verdict = judge(endpoint, give_up_after=2).rate([STORY] * 6)
     assert verdict.ratings == (None, 1, None, None, None, 3)
-
-
-@needs_openai
-def test_a_machine_that_is_not_there(endpoint):
-    endpoint.close()
-    verdict = judge(endpoint).rate([STORY])
-    assert verdict.failures == {"the request failed: APIConnectionError": 1}
-
-
-@needs_openai
-def test_only_the_first_samples_are_judged(endpoint):
-    endpoint.script = ["Rating: 1", "Rating: 2", "Rating: 3"]
-    assert judge(endpoint, max_samples=2).rate([STORY] * 5).ratings == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -247,12 +223,6 @@ def test_prompts_that_cannot_be_filled(tmp_path, text, message):
     (problem,) = caught.value.problems
     assert problem.where == f"{KEY}.prompt_file"
     assert "{sample}" in problem.allowed
-
-
-def test_doubled_braces_are_braces(tmp_path):
-    file = tmp_path / "prompt.txt"
-    file.write_text('{{"text": "{sample}"}}', encoding="utf-8")
-    assert read_prompt(str(file), ["sample"]).format(sample="x") == '{"text": "x"}'
 
 
 @needs_openai

@@ -17,15 +17,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import with_adapter
 from gfn_runner.lm.architecture import kind_problems, without_dropout
-from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.merging import merged
+from gfn_runner.lm.model_config import LMSettings, LoraSettings
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.settings import LMSettings, LoraSettings
+from gfn_runner.lm.text_checks import text_problems
 from gfn_runner.lm.vocabulary import StringRule
 
-from ..tiny_models import N_POSITIONS, as_trajectories, character_tokenizer
+from ..tiny_models import N_POSITIONS, as_trajectories, character_tokenizer, draw_adapter
 
 CHARACTERS = "\n 0123456789,abcdefghijklmnop"
 V = len(CHARACTERS)
@@ -67,14 +67,6 @@ def adapted(model: Any) -> set[str]:
     return {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in names}
 
 
-def with_random_adapter(model: Any) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-
-
 @torch.no_grad()
 def logits(model: Any, ids: list[int]) -> Tensor:
     return model(input_ids=torch.tensor([ids])).logits[0]
@@ -112,10 +104,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("model_type", REFUSED)
 def test_a_model_of_another_kind_is_refused_by_its_config(model_type):
-    options, told = REFUSED[model_type]
+    options, shown = REFUSED[model_type]
     (problem,) = kind_problems(AutoConfig.for_model(model_type, **options), "x", "lm.name")
     assert problem.where == "lm.name" and f"({model_type}) is " in problem.what
-    assert told in problem.what and "decoder-only" in problem.allowed
+    assert shown in problem.what and "decoder-only" in problem.allowed
 
 
 ACCEPTED = (
@@ -142,7 +134,7 @@ def test_the_kind_is_said_before_weights_are_looked_at(tmp_path):
 
 _WITHOUT_HEADS = {k: v for k, v in TEXT.items() if k not in ("num_key_value_heads", "head_dim")}
 UNTOLD: dict[str, dict[str, Any]] = {
-    # Its positions begin behind those of padding.
+    # Its positions begin after those of padding.
     "roberta": _WITHOUT_HEADS | {"is_decoder": True, "pad_token_id": 1},
     # Learned positions, and no position ids.
     "trocr": SPECIAL | {
@@ -232,7 +224,7 @@ def agrees(lm: LanguageModel, model: Any) -> None:
     whole_NTV = lm.whole_logits(rows)
     for row, ids in enumerate(rows):
         torch.testing.assert_close(whole_NTV[row, : len(ids)], logits(model, ids))
-    with_random_adapter(lm.model)
+    draw_adapter(lm.model)
     prompt = lm.prefill(rows)
     expected = torch.stack([logits(lm.model, ids)[-1] for ids in rows])
     torch.testing.assert_close(prompt.last_logits_NV, expected, atol=1e-4, rtol=1e-4)
@@ -310,7 +302,7 @@ def test_an_adapted_output_layer_leaves_the_experts_theirs(model_type, tmp_path)
     ids = [3, 4, 5, 6]
     base = logits(made(model_type, options), ids)
     torch.testing.assert_close(logits(headed, ids), base)
-    with_random_adapter(headed)
+    draw_adapter(headed)
     changed = logits(headed, ids)
     lm = LanguageModel(headed, None)
     with merged(headed):
@@ -322,6 +314,15 @@ def test_an_adapted_output_layer_leaves_the_experts_theirs(model_type, tmp_path)
     read = PeftModel.from_pretrained(made(model_type, options), str(tmp_path)).eval()
     assert adapted(headed) == adapted(plain) | {"lm_head"}
     torch.testing.assert_close(logits(read, ids), changed)
+
+
+@pytest.mark.parametrize("target", ["gate_up_proj", "mlp.experts"])
+def test_targets_that_name_fused_experts_are_explained(target, tmp_path):
+    settings = saved(tmp_path, made("gpt_oss", TEXT | MIXTURES["gpt_oss"]))
+    settings = replace(settings, lora=LoraSettings(targets=("q_proj", target)))
+    (problem,) = text_problems(settings, "\n", [], 8)
+    assert problem.where == "lm.lora.targets[1]" and "fused experts" in problem.what
+    assert "q_proj" in problem.allowed and "lm.lora.targets=null" in problem.fix
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
@@ -362,5 +363,5 @@ def test_experts_in_mxfp4_are_read_in_the_models_dtype(tmp_path):
     assert len(expected) == 4
     for name, values in expected.items():
         torch.testing.assert_close(parameters[name].data, values)
-    told = [str(p) for p in replace(settings, quantization="4bit").problems()]
-    assert any("(mxfp4)" in line for line in told)
+    shown = [str(p) for p in replace(settings, quantization="4bit").problems()]
+    assert any("(mxfp4)" in line for line in shown)

@@ -12,37 +12,40 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
 
-from gfn_runner.app import _effect, _sweep
-from gfn_runner.cli.compose import CONF
+from gfn_runner.cli.multirun import effect_of_refusal, sweep_under_way
+from gfn_runner.config.compose import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.runtime import environment
-from gfn_runner.sweeps import record, slurm
+from gfn_runner.runtime import sweep_record as record
+from gfn_runner.runtime.sweep_record import Job, Sweep
+from gfn_runner.sweeps import check, slurm
 from gfn_runner.sweeps.launching import cluster, processes
-from gfn_runner.sweeps.launching.launch import Refused, launch, opened
-from gfn_runner.sweeps.record import Job, Sweep
+from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep, launch
+from tests.command_line import configs
 
-SMALL = ("experiment=tiny/smoke", "trainer.threads=1")
+SMALL = ("experiment=tiny/smoke", "num_threads=1")
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Any]:
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Makes a launcher as Hydra does; its runs do nothing but note their seeds in ``ran``."""
     before = Singleton.get_state()
     handlers = logging.root.handlers[:]  # a run puts others in their place
-    GlobalHydra.instance().clear()
+    monkeypatch.setattr("gfn_runner.sweeps.launching.launch._current", [])
 
     def make(*lines: str) -> Any:
-        hydra = Hydra.create_main_hydra2("app", create_config_search_path(str(CONF)))
         overrides = [*SMALL, f"hydra.sweep.dir={tmp_path / 'sweep'}", *lines]
+        GlobalHydra.instance().clear()
+        initialize_config_dir(str(CONF), version_base=None)
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
         config = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
 
@@ -50,7 +53,8 @@ def launcher(tmp_path: Path) -> Iterator[Any]:
             made.ran.append(composed.seed)
             return float(composed.seed)
 
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+        none = SimpleNamespace(on_job_start=lambda **_: None, on_job_end=lambda **_: None)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=none)  # type: ignore[arg-type]
         made = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task, config=config
         )
@@ -64,8 +68,8 @@ def launcher(tmp_path: Path) -> Iterator[Any]:
 
 
 IMPOSSIBLE = [
-    "callbacks.replay.probability=1",
-    "callbacks.replay.seed_demonstrations=false",
+    "callbacks.replay_buffer.probability=1",
+    "callbacks.replay_buffer.seed_demonstrations=false",
     "seed=3",
 ]
 
@@ -79,7 +83,10 @@ def test_a_trial_whose_values_do_not_go_together_has_failed_and_stops_no_other(
     assert [done.return_value for done in returns] == [2, None, 4] and made.ran == [2, 4]
     jobs = Sweep.read(tmp_path / "sweep").jobs
     assert [(job.number, job.state) for job in jobs] == [(5, "ok"), (6, "failed"), (7, "ok")]
-    assert "callbacks.replay.probability" in jobs[1].why and "#6  failed" in capsys.readouterr().out
+    assert (
+        "callbacks.replay_buffer.probability" in jobs[1].why
+        and "#6  failed" in capsys.readouterr().out
+    )
     (alone,) = launch(made, [IMPOSSIBLE], 8)
     assert alone.return_value is None, "none at all may be left"
 
@@ -95,7 +102,7 @@ def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(l
         raise RuntimeError(str(error))
 
     made.task_function = measured
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidSweep) as caught:
         launch(made, [["seed=2", "optimized_metric=log_rewrd"]], 0)
     assert "optimized_metric: given 'log_rewrd'" in str(caught.value.error)
 
@@ -123,32 +130,32 @@ def test_a_metric_that_one_trial_lacks_ends_no_search(launcher, metric, values):
 
 def test_a_sweep_with_such_a_run_is_refused_as_a_whole(launcher, tmp_path):
     made = launcher()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidSweep) as caught:
         launch(made, [["seed=2"], IMPOSSIBLE, ["seed=-1"]], 0)
     where = [problem.where for problem in caught.value.error.problems]
-    assert where == ["callbacks.replay.probability", "seed"] and made.ran == []
+    assert where == ["callbacks.replay_buffer.probability", "seed"] and made.ran == []
     assert not (tmp_path / "sweep" / record.RECORD).exists()
 
 
 def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch, capsys):
     jobs = [Job(n, [f"seed={n}"], str(n), "ok", metrics={"kl": 0.5}) for n in range(2)]
     Sweep(tmp_path, ["hydra/sweeper=search"], jobs, searches=True).write()
-    monkeypatch.setattr("gfn_runner.app._start_hydra", lambda arguments: None)
     monkeypatch.setattr("gfn_runner.sweeps.launching.launch._current", [])
-    _sweep(["-m", f"hydra.sweep.dir='{tmp_path}'"], pages=False)
+    with sweep_under_way(tmp_path, pages=False):
+        pass
     assert "2 of 2 runs are ok (2 had finished before)" in capsys.readouterr().out
     assert json.loads((tmp_path / "sweep.json").read_text())["searches"] is False
 
 
 def test_what_a_refused_sweep_has_done_is_told(tmp_path):
-    assert _effect(None) == "no run was started"
-    assert str(tmp_path) in _effect(Sweep(tmp_path))
+    assert effect_of_refusal(None) == "no run was started"
+    assert str(tmp_path) in effect_of_refusal(Sweep(tmp_path))
 
 
 @pytest.fixture
 def full_disk(monkeypatch):
     """A disk that takes no record while ``full_disk.full``; ``tries`` are counted."""
-    write = record.write_whole
+    write = record.write_atomically
     disk = SimpleNamespace(full=True, tries=0)
 
     def refuse(path: Path, text: str) -> None:
@@ -157,7 +164,7 @@ def full_disk(monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, text)
 
-    monkeypatch.setattr(record, "write_whole", refuse)
+    monkeypatch.setattr(record, "write_atomically", refuse)
     return disk
 
 
@@ -213,39 +220,46 @@ def test_runs_at_a_time_share_out_the_cores(launcher, tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
     seen: list[str | None] = []
 
-    def submit(_: Any, __: Any, lines: Any, key: str, number: int, *___: Any) -> Any:
+    def submit(_: Any, __: Any, composed: Any, *___: Any) -> Any:
         seen.append(os.environ.get("OMP_NUM_THREADS"))
-        return ended(tmp_path / "jobs", float(number))
+        return ended(tmp_path / "jobs", float(composed.seed))
 
     monkeypatch.setattr(submitit.LocalExecutor, "submit", submit)
     monkeypatch.setattr(environment, "cores", lambda: 12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    made = launcher(
-        "hydra/launcher=local", "hydra.launcher.poll_s=0.01", "hydra.launcher.at_once=3"
-    )
+    made = launcher("hydra/launcher=local", "hydra.launcher.poll_s=0.01", "hydra.launcher.n_jobs=3")
     launch(made, [["seed=2"], ["seed=3", "trainer.devices=2"]], 0)
     assert seen == ["4", "2"] and "OMP_NUM_THREADS" not in os.environ
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     launch(made, [["seed=4"]], 2)
     assert seen[2:] == ["7"] == [os.environ["OMP_NUM_THREADS"]]
-    assert environment.threads_each(13) == 1
+    assert environment.threads_per_process(13) == 1
 
 
 def test_a_sweep_that_cannot_be_recorded_is_not_begun(launcher, tmp_path, full_disk):
     made = launcher()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidSweep) as caught:
         launch(made, [["seed=2"]], 0)
     assert "No space left" in str(caught.value.error) and made.ran == []
 
 
+@pytest.fixture
+def a_cluster(monkeypatch):
+    """A SLURM that takes every job, and has none."""
+    monkeypatch.setattr(slurm, "partitions", lambda: [slurm.Partition("all", True, None)])
+    monkeypatch.setattr(slurm, "refusal", lambda script: "")
+    monkeypatch.setattr(slurm, "submitted_from", lambda folder: [])
+    monkeypatch.setattr(check, "batch_script", lambda options, n_runs: "")
+
+
+@pytest.mark.usefixtures("a_cluster")
 def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
     launcher, tmp_path, monkeypatch, capsys
 ):
     pytest.importorskip("submitit")
     from submitit.core.utils import FailedJobError
 
-    monkeypatch.setattr(slurm, "states", lambda ids: {i: slurm.Seen("COMPLETED") for i in ids})
-    monkeypatch.setattr(slurm, "submitted_from", lambda folder: [])
+    monkeypatch.setattr(slurm, "states", lambda ids: {i: slurm.JobState("COMPLETED") for i in ids})
     said = (
         "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: policy"
     )
@@ -264,18 +278,19 @@ def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
     assert [job.state for job in jobs] == ["ok", "failed", "ok", "failed"]
     assert [job.job_id for job in jobs] == ["7_2", None, "7_4", None]
     shown = capsys.readouterr().out
-    assert "submitted: SLURM job 7;" in shown and "#1 #3: could not be submitted" in shown
+    assert "submitted: SLURM job 7;" in shown and shown.count("failed: could not be submitted") == 2
     assert "AssocMaxSubmitJobLimit; Batch job submission failed: policy" in shown
     assert "the others are waited for" in shown and f"resume={tmp_path / 'sweep'}" in shown
-    assert opened().failures == [jobs[1], jobs[3]]
+    assert current_sweep().failures == [jobs[1], jobs[3]]
 
 
+@pytest.mark.usefixtures("a_cluster")
 def test_jobs_that_the_record_does_not_know_of_are_cancelled(
     launcher, tmp_path, monkeypatch, capsys
 ):
     pytest.importorskip("submitit")
     Sweep(tmp_path / "sweep", [], [Job(0, ["seed=2"], "0", "submitted", job_id="6_0")]).write()
-    states = dict.fromkeys(["6_0", "7_0", "7_1"], slurm.Seen("RUNNING"))
+    states = dict.fromkeys(["6_0", "7_0", "7_1"], slurm.JobState("RUNNING"))
     done: list[Any] = []
 
     def submitted_from(folder: Path) -> list[str]:
@@ -284,7 +299,7 @@ def test_jobs_that_the_record_does_not_know_of_are_cancelled(
 
     def cancel(job_ids: list[str]) -> None:
         done.append(job_ids)
-        states["6_0"] = slurm.Seen("COMPLETED")
+        states["6_0"] = slurm.JobState("COMPLETED")
 
     def submit(_: Any, group: Any) -> Any:
         done.append([plan.job.number for plan in group])
@@ -293,7 +308,7 @@ def test_jobs_that_the_record_does_not_know_of_are_cancelled(
     monkeypatch.setattr(slurm, "submitted_from", submitted_from)
     monkeypatch.setattr(slurm, "cancel", cancel)
     monkeypatch.setattr(
-        slurm, "states", lambda ids: {i: states.get(i, slurm.Seen("GONE")) for i in ids}
+        slurm, "states", lambda ids: {i: states.get(i, slurm.JobState("GONE")) for i in ids}
     )
     monkeypatch.setattr(cluster, "_submit", submit)
     made = launcher("hydra/launcher=slurm", "hydra.launcher.poll_s=0.01")
@@ -302,6 +317,7 @@ def test_jobs_that_the_record_does_not_know_of_are_cancelled(
     assert "7_0, 7_1; they are cancelled" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("a_cluster")
 def test_nothing_is_submitted_where_slurm_does_not_tell_what_it_has(
     launcher, tmp_path, monkeypatch
 ):
@@ -312,7 +328,7 @@ def test_nothing_is_submitted_where_slurm_does_not_tell_what_it_has(
 
     monkeypatch.setattr(slurm, "submitted_from", silent)
     monkeypatch.setattr(cluster, "_submit", lambda *_: pytest.fail("submitted"))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidSweep) as caught:
         launch(launcher("hydra/launcher=slurm"), [["seed=2"]], 0)
     assert "Socket timed out" in str(caught.value.error)
     assert f"-m resume={tmp_path / 'sweep'}" in str(caught.value.error)
@@ -335,3 +351,57 @@ def test_a_failure_of_the_first_process_is_the_end_of_a_run(tmp_path):
     failed[0] = None
     second.touch()
     assert cluster._has_result(job)
+
+
+def checked_search(launcher: Any, *lines: str, **params: str) -> Any:
+    pytest.importorskip("optuna")
+    from gfn_runner.sweeps.search import check_search
+
+    made = launcher("hydra/sweeper=search")
+    sweeper = SimpleNamespace(
+        launcher=made,
+        config=made.config,
+        n_jobs=1,
+        direction=None,
+        _parse_sweeper_params_config=lambda: [f"{key}={value}" for key, value in params.items()],
+    )
+    check_search(sweeper, [*lines])
+    return sweeper
+
+
+@pytest.mark.parametrize(
+    ("lines", "direction"),
+    [
+        (["task=arithmetic"], "maximize"),
+        (["task=arithmetic", "optimized_metric=phi_spread"], "minimize"),
+    ],
+)
+def test_a_search_goes_the_way_of_its_metric_and_that_is_on_record(launcher, lines, direction):
+    sweeper = checked_search(launcher, *lines, "optimizer.lr=tag(log, interval(1e-4, 1e-3))")
+    assert sweeper.direction == direction
+    assert f"hydra.sweeper.direction={direction}" in sweeper.config.hydra.overrides.hydra
+
+
+def test_a_search_over_tasks_that_want_different_ways_is_refused(launcher):
+    line = "task=arithmetic,random_number"
+    with pytest.raises(InvalidSweep) as caught:
+        checked_search(launcher, line)
+    assert "exact_kl and vote_accuracy" in str(caught.value.error)
+    assert checked_search(launcher, line, "optimized_metric=log_reward").direction == "maximize"
+
+
+def test_of_a_search_every_choice_and_both_ends_of_an_interval_are_validated(launcher, tmp_path):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "multirun.yaml").touch()
+    space = {"optimizer.lr": "interval(-1.0, 1.0)", "lm.lora.rank": "range(0, 3)"}
+    with pytest.raises(InvalidSweep) as caught:
+        checked_search(launcher, "seed=choice(3, -4)", **space)
+    problems = {problem.where: problem.what for problem in caught.value.error.problems}
+    assert problems["optimizer.lr"] == "given -1.0" and problems["seed"] == "given -4"
+    assert "lm.lora.rank" in problems and not folder.exists(), "what Hydra made for nothing"
+
+
+def test_the_check_of_a_sweep_makes_no_folder(tmp_path):
+    lines = ["experiment=tiny/smoke", "hydra/launcher=local", "seed=0,1", f"output={tmp_path}"]
+    assert len(configs("-m", *lines)) == 2 and not list(tmp_path.iterdir())

@@ -10,12 +10,12 @@ from transformers import AutoConfig
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
-from gfn_runner.lm.checks import text_problems
 from gfn_runner.lm.limits import attention_window, context_length, same_up_to
+from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
-from gfn_runner.lm.settings import LMSettings
+from gfn_runner.lm.text_checks import text_problems
 from gfn_runner.lm.vocabulary import StringRule
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm

@@ -8,7 +8,7 @@ import torch
 from gfn_runner.lm import merging, sampling
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.merging import folded, merged
-from gfn_runner.lm.settings import LMSettings, LoraSettings
+from gfn_runner.lm.model_config import LMSettings, LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 from tests.tiny_models import ARCHITECTURES, tiny_lm
 

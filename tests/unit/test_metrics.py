@@ -12,7 +12,7 @@ from gfn_runner.metrics.accuracy import majority, proportion
 
 @pytest.mark.parametrize(
     ("successes", "trials"),
-    [(0, 1), (1, 1), (3, 7), (250, 500), (0, 500), (500, 500), (0.5, 4), (1.25, 3)],
+    [(0, 1), (1, 1), (500, 500), (0.5, 4), (1.25, 3)],
 )
 def test_the_interval_is_wilsons(successes, trials):
     p, z = successes / trials, 1.959963984540054

@@ -8,10 +8,9 @@ import socket
 import pytest
 import torch
 
-from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.errors import UserError
-from gfn_runner.lm.encoder import MeanPoolingEncoder
-from gfn_runner.lm.settings import sentence_model_problems
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.model_config import sentence_model_problems
 from gfn_runner.metrics.diversity import embedding_diversity
 from gfn_runner.metrics.encoders import load_encoder
 
@@ -24,26 +23,11 @@ installed = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(params=["with sentence-transformers", "without"])
-def encoder(request, monkeypatch, no_network):
-    find = importlib.util.find_spec
-    if request.param == "without":
-        monkeypatch.setattr(
-            importlib.util,
-            "find_spec",
-            lambda name, *rest: None if name == "sentence_transformers" else find(name, *rest),
-        )
-    loaded = load_encoder("minilm", device="cpu")
-    assert isinstance(loaded, MeanPoolingEncoder) == (request.param == "without")
-    return loaded
+@pytest.fixture(scope="module")
+def encoder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was opened"))
+        return load_encoder("minilm", device="cpu")
 
 
 @installed
@@ -66,9 +50,9 @@ def test_diversity_is_one_minus_the_mean_cosine(encoder):
 
 
 def test_without_its_package_there_is_one_problem_before_the_run(monkeypatch):
-    monkeypatch.setattr("gfn_runner.lm.settings._MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr("gfn_runner.lm.model_folders._MINILM_PACKAGE", "no_such_package")
     (problem,) = sentence_model_problems("minilm")
-    assert problem.where == "callbacks.evaluation.encoder"
+    assert problem.where == "evaluation.encoder"
     assert problem.fix == "pip install 'gfn-runner[minilm]'"
     assert list(EvaluationSettings(encoder="minilm").problems()) == [problem]
     with pytest.raises(UserError, match="not installed"):

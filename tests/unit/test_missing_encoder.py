@@ -40,7 +40,7 @@ def test_the_rest_is_measured_and_it_is_said_once(monkeypatch, caplog):
 
     def cannot(name: str) -> None:
         asked.append(name)
-        raise UserError.one("callbacks.evaluation.encoder", "cannot load 'a/b': no network")
+        raise UserError.one("evaluation.encoder", "cannot load 'a/b': no network")
 
     monkeypatch.setattr(measures, "load_encoder", cannot)
     for _ in range(3):

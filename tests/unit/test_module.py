@@ -1,4 +1,4 @@
-"""The Lightning module's training step: the same loss with and without the rewards of prefixes."""
+"""The training step of GFlowNets: the same loss with and without the rewards of prefixes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,23 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.trajectories import Batch
 from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.module import GFlowNetModule
-from gfn_runner.objectives.losses import JointBalance, Objective, TrajectoryBalance, VarGradTB
+from gfn_runner.objectives.losses import JointBalance, TrajectoryBalance, VarGradTB
 from gfn_runner.objectives.phi import phi
 from gfn_runner.rewards.reward import log_reward
 from gfn_runner.tasks.infilling import StoryInfilling
-from tests.tiny_models import tiny_lm
+from tests.tiny_modules import tiny_module
 
 TASK = StoryInfilling(max_len=4, template="{beginning}{ending}:")
-
-
-def small_module(
-    objective: Objective, conditions: list[Condition], samples: int = 6
-) -> GFlowNetModule:
-    return GFlowNetModule(
-        TASK,
-        tiny_lm(adapter="random"),
-        objective,
-        conditions=conditions,
-        sampling=SamplingSettings(samples=samples),
-        optim=OptimSettings(),
-        evaluation=EvaluationSettings(),
-        max_steps=1,
-        seed=0,
-    )
 
 
 @pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
 def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
     conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
-    module = small_module(objective, conditions)
+    module = tiny_module(TASK, objective, conditions)
     lm = module.lm
     step = module.training_step(Batch(conditions), 0)
     trajectories = step["output"].trajectories
@@ -54,7 +36,7 @@ def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
         prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
         scores = score_policy(lm, prompts, trajectories, module.rule)
         rewards_BS = log_reward(lm, conditions, trajectories, module.rule, TASK.constraints())
-        log_z_C = module.log_z if objective.needs_log_z else None
+        log_z_C = module.algorithm.log_z if objective.needs_log_z else None
         expected = objective(
             phi(scores, rewards_BS, 1.0),
             scores.terminable_BS,
@@ -71,7 +53,7 @@ def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
 
 
 def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():
-    module = small_module(VarGradTB(), [TASK._condition("a b.", "c.", "d.")]).to("meta")
+    module = tiny_module(TASK, VarGradTB(), [TASK._condition("a b.", "c.", "d.")]).to("meta")
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(module)
     trainer.strategy.teardown()
@@ -79,25 +61,27 @@ def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():
 
 
 def test_a_checkpoint_and_the_answer_model_of_a_run_belong_together(caplog):
-    module = small_module(VarGradTB(), [TASK._condition("a b.", "c.", "d.")])
+    module = tiny_module(TASK, VarGradTB(), [TASK._condition("a b.", "c.", "d.")])
     state = {"task": TASK.name, "m_steps": 1, "global_step": 2, "state_dict": {}}
     with pytest.raises(UserError, match=r"M-step 1, but the answer adapter .* has seen 0"):
         module.on_load_checkpoint(state)
     module.lm.m_steps, module.max_steps = 1, 3
     state["state_dict"] = {n: p for n, p in module.named_parameters() if p.requires_grad}
     module.on_load_checkpoint(state)
-    assert "goes on from step 2, but its M-step 1 was made behind step 3" in caplog.text
+    assert "goes on from step 2, but its M-step 1 was made after step 3" in caplog.text
     caplog.clear()
     module.on_load_checkpoint(state | {"m_steps": 0, "global_step": 3})
     assert not caplog.text
 
 
 def test_weights_moments_and_logits_that_are_not_finite_are_named():
-    module = small_module(TrajectoryBalance(), [TASK._condition("a b.", "c.", "d.")])
+    module = tiny_module(TASK, TrajectoryBalance(), [TASK._condition("a b.", "c.", "d.")])
     optimizer = module.configure_optimizers()["optimizer"]
     trainer = SimpleNamespace(optimizers=[optimizer])
     module._trainer = trainer  # type: ignore[assignment]
-    assert module.log_z.isnan().all() and module.not_finite() is None, "a condition never visited"
+    assert module.algorithm.log_z.isnan().all() and module.not_finite() is None, (
+        "a condition never visited"
+    )
     name, weight = next((n, p) for n, p in module.named_parameters() if "lora_B" in n)
     kept = weight.detach().clone()
     for value, said in ((float("nan"), name), (float("inf"), name), (3e38, "what the policy says")):
@@ -107,8 +91,8 @@ def test_weights_moments_and_logits_that_are_not_finite_are_named():
     optimizer.state[weight] = {"step": torch.tensor(1.0), "exp_avg_sq": torch.full((2,), torch.inf)}
     assert module.not_finite() == f"exp_avg_sq of {name}"
     optimizer.state.clear()
-    module.log_z.data.fill_(torch.inf)
-    assert module.not_finite() == "log_z"
+    module.algorithm.log_z.data.fill_(torch.inf)
+    assert module.not_finite() == "algorithm.log_z"
 
 
 class Steps(L.LightningDataModule):
@@ -143,7 +127,7 @@ class Losses(L.Callback):
             [phi_B[output.trajectories.condition_B == place].mean().item() for place in places]
         )
         if len(self.log_z) < trainer.global_step:
-            self.log_z.append(module.log_z.tolist())
+            self.log_z.append(module.algorithm.log_z.tolist())
 
 
 def balanced(
@@ -157,11 +141,16 @@ def balanced(
     Every batch gets another reward: where the same strings are drawn again, φ differs all the same.
     """
     conditions = [TASK._condition("a b.", "c.", f"d{n}.") for n in range(4)]
-    module = small_module(TrajectoryBalance(log_z_lr=0.05), conditions, samples)
-    module.optim = OptimSettings(warmup=0)
+    module = tiny_module(
+        TASK,
+        TrajectoryBalance(log_z_lr=0.05),
+        conditions,
+        samples=samples,
+        warmup_steps=0,
+    )
     own, number = module.log_reward, itertools.count()
     module.log_reward = lambda c, t: own(c, t) + 100 * next(number)  # type: ignore[method-assign]
-    module.log_z.register_hook(lambda gradient_C: gradient_C + torch.tensor(others))
+    module.algorithm.log_z.register_hook(lambda gradient_C: gradient_C + torch.tensor(others))
     seen = Losses()
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[seen],
@@ -209,7 +198,9 @@ def test_the_conditions_of_every_batch_of_a_step_belong_to_it():
 def test_what_other_ranks_have_in_their_loss_moves_here_too(monkeypatch):
     """Gradients are averaged over ranks, and so log Z must move alike on all of them."""
     theirs = iter([([], [(3, -7.0)]), ([3], [])])
-    monkeypatch.setattr("gfn_runner.module.gathered", lambda own: [own, next(theirs)])
+    monkeypatch.setattr(
+        "gfn_runner.algorithms.gflownet.all_gather", lambda own: [own, next(theirs)]
+    )
     seen = balanced([[0], [0]], samples=1, others=(0.0, 0.0, 1.0, 1.0))
     first, second = seen.log_z
     assert first[3] == -7.0 and nan_at(first) == nan_at(second) == [1, 2]

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import gfn_runner
-from gfn_runner.cli.compose import CONF
+from gfn_runner.config.compose import CONF
 
 ENCODINGS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
@@ -30,7 +30,7 @@ def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[b
 @pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
 def test_every_character_can_be_printed(environment):
     code = (
-        "import sys; from gfn_runner.runtime.terminal import print_everywhere; print_everywhere()\n"
+        "import sys; from gfn_runner.runtime import terminal; terminal.escape_unencodable_output()\n"
         "print('\\u03c6 \\u22121.5 \\u8a9e \\udcff'); print('\\u03c6', file=sys.stderr)"
     )
     done = called("-c", code, **environment)
@@ -40,7 +40,7 @@ def test_every_character_can_be_printed(environment):
     assert done.stderr.split() == [b"phi"]
 
 
-def test_a_mistake_is_shown_in_any_encoding(tmp_path):
+def test_a_user_error_is_shown_in_any_encoding():
     for program in ("gfn_runner", "gfn_runner.report"):
         done = called("-m", program, "\u03c6\u8a9e", PYTHONIOENCODING="ascii")
         assert done.returncode == 2 and b"Traceback" not in done.stderr

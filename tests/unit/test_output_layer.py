@@ -8,9 +8,9 @@ import torch
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import output_layer
 from gfn_runner.lm.adapters import with_adapter
+from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_policy
-from gfn_runner.lm.settings import LoraSettings
 from gfn_runner.lm.vocabulary import StringRule
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
@@ -71,7 +71,7 @@ def test_an_adapted_output_layer_adds_to_it_in_fp32():
 
 
 @torch.no_grad()
-def test_softcapping_and_scales_come_behind_it():
+def test_softcapping_and_scales_come_after_it():
     model = random_model("gemma2", len(CHARACTERS), hidden_size=32, intermediate_size=48,
                          num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                          head_dim=8, query_pre_attn_scalar=8,

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from gfn_runner.metrics.overlap import bert_scores, bleu, gleu
+from gfn_runner.metrics.overlap import BertScorer, MetricUnavailableError, bleu, gleu
 from gfn_runner.metrics.words import words
 
 from ..bleu import bleu_by_hand
@@ -59,7 +59,7 @@ def test_a_copy_scores_1_a_stranger_nearly_0_and_more_references_help(metric):
     assert metric(TEXTS[:1], REFERENCES[:1]) > metric(TEXTS[:1], [REFERENCES[0][:1]])
 
 
-@pytest.mark.parametrize("metric", [bleu, gleu, bert_scores])
+@pytest.mark.parametrize("metric", [bleu, gleu, BertScorer()])
 @pytest.mark.parametrize(
     ("texts", "references", "message"),
     [
@@ -86,45 +86,33 @@ def bert(tmp_path_factory):
 
 @needs_bert_score
 def test_bert_scores_of_a_model(bert):
-    found, message = bert_scores(
-        ["the cat sat .", "a dog", "", " ".join(["cat"] * 40)],
-        [["the dog", "the cat sat ."], ["a dog"], ["a cat"], ["cat"]],
-        model=bert,
-        layer=2,
-        rescale=False,
-        device="cpu",
-    )
-    assert message == ""
-    assert 0 < found.f1 < 1
-    same, _ = bert_scores(
-        TEXTS[:1], [[REFERENCES[0][0], TEXTS[0]]], model=bert, layer=1, rescale=False, device="cpu"
-    )
-    assert (same.precision, same.recall, same.f1) == pytest.approx((1, 1, 1), abs=1e-5)
-    nothing, _ = bert_scores([""], [["a cat"]], model=bert, layer=2, rescale=False, device="cpu")
-    assert nothing.f1 == 0
+    score = BertScorer(bert, layer=2, rescale=False, device="cpu")
+    texts = ["the cat sat .", "a dog", "", " ".join(["cat"] * 40)]
+    found = score(texts, [["the dog", "the cat sat ."], ["a dog"], ["a cat"], ["cat"]])
+    assert 0 < found["bertscore_f1"] < 1
+    same = score(TEXTS[:1], [[REFERENCES[0][0], TEXTS[0]]])
+    assert list(same.values()) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert score([""], [["a cat"]])["bertscore_f1"] == 0
 
 
 @needs_bert_score
 def test_without_a_model_or_its_baseline_there_are_no_bert_scores(bert, tmp_path):
-    found, message = bert_scores(TEXTS, REFERENCES, model=str(tmp_path), layer=1, device="cpu")
-    assert found is None
-    assert message.startswith("BERTScore is left out: ")
-    assert str(tmp_path) in message
+    with pytest.raises(MetricUnavailableError, match="BERTScore is left out") as caught:
+        BertScorer(str(tmp_path), layer=1, device="cpu")(TEXTS, REFERENCES)
+    assert str(tmp_path) in str(caught.value)
     # A model that the package has no baseline of is not scored without one.
-    found, message = bert_scores(TEXTS, REFERENCES, model=bert, layer=1, device="cpu")
-    assert found is None
-    assert "Baseline" in message
+    with pytest.raises(MetricUnavailableError, match="Baseline"):
+        BertScorer(bert, layer=1, device="cpu")(TEXTS, REFERENCES)
 
 
 def test_without_the_package_there_are_no_bert_scores(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found, message = bert_scores(TEXTS, REFERENCES)
-    assert found is None
-    assert "pip install 'gfn-runner[bertscore]'" in message
+    with pytest.raises(MetricUnavailableError, match=r"pip install 'gfn-runner\[bertscore\]'"):
+        BertScorer()(TEXTS, REFERENCES)
 
 
 def test_what_the_package_is_asked_for(monkeypatch):
-    """The paper's model and its rescaling, unless told otherwise."""
+    """The paper's model and its rescaling, unless set otherwise."""
     asked = {}
 
     class BERTScorer:
@@ -136,9 +124,8 @@ def test_what_the_package_is_asked_for(monkeypatch):
     fake.BERTScorer = BERTScorer
     monkeypatch.setitem(sys.modules, "bert_score", fake)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    found, message = bert_scores(TEXTS, REFERENCES)
-    assert found is None
-    assert message.endswith("OSError: no such model")
+    with pytest.raises(MetricUnavailableError, match=r"OSError: no such model$"):
+        BertScorer()(TEXTS, REFERENCES)
     assert asked["model_type"] == "microsoft/deberta-xlarge-mnli"
     assert asked["rescale_with_baseline"] is True
     assert asked["lang"] == "en"

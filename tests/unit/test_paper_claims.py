@@ -70,13 +70,13 @@ def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
     own = found(tmp_path, claim)
     assert own.better == pytest.approx({0: 0.7, 1: 0.7})
     assert (own.worse_row, own.worse) == ("base_5_shot", {0: 0.6, 1: 0.6})
-    assert found(tmp_path, ABOVE) is None  # nobody ran supervised fine-tuning
+    assert found(tmp_path, ABOVE) is None  # supervised fine-tuning was not run
     text = page(tmp_path, tmp_path / "docs", ["arithmetic"], [0, 1])
     assert "| arithmetic | 4 | 24 |  | 1 | cccccccccc |" in text
     assert "that is 0.2 hours. Of computing" in text
     row = "| arithmetic | vote accuracy (%) | best few-shot (5) above 0-shot | 2 | 60.0 | 99.0 "
     assert row + "| -39.0 ± 0.0 | reversed |" in text
-    # What nobody has run is named once, and not claim by claim.
+    # What was not run is named once, and not claim by claim.
     assert "below: arithmetic sft, arithmetic sft_on_gflownet, arithmetic ppo," in text
     assert "arithmetic resampling, infilling, subjectivity_10," in text
     assert "above supervised |" not in text and "| infilling |" not in text

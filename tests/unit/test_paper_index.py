@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gfn_runner.cli.compose import CONF
+from gfn_runner.config.compose import CONF
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 INDEX = (DOCS / "paper_index.md").read_text(encoding="utf-8")

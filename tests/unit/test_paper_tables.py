@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import initialize_config_dir
 
-from gfn_runner.cli.compose import CONF, check_lines
+from gfn_runner.config.compose import CONF, check_lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -69,7 +69,7 @@ def test_what_is_done_is_known_and_nothing_is_deleted(tmp_path):
     assert not finished(tmp_path / "seed1", lines) and (tmp_path / "seed1").exists()
     assert not (tmp_path / "aside").exists()
     # Of other settings: a number of one run may not stand under the command of another.
-    assert not finished(tmp_path / "seed0", ["task=arithmetic", "optim.lr=1", "seed=0"])
+    assert not finished(tmp_path / "seed0", ["task=arithmetic", "optimizer.lr=1", "seed=0"])
     (aside,) = (tmp_path / "aside").iterdir()
     assert aside.name.startswith("seed0-") and (aside / "metrics.json").exists()
     assert not finished(tmp_path / "seed9", lines)

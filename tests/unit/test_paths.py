@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 
-from gfn_runner.cli.compose import checked
-from gfn_runner.cli.overrides import absolute_lines
-from gfn_runner.cli.resume import newest_unfinished
-from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.runtime.local_paths import LocalPath, local_paths
-from gfn_runner.tasks.user_posterior import UserPosterior
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
+from gfn_runner.runtime.local_paths import LocalPath
+from gfn_runner.runtime.overrides import absolute_lines
+from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
+
+from ..command_line import configs
 
 RECORD = {"prompt": "a", "constraint": {"classifier": {"name": "labels", "label": "good"}}}
 
@@ -44,37 +43,38 @@ def test_what_is_a_path_and_what_is_none(place, monkeypatch):
 def test_every_key_that_names_a_path_is_stored_absolute(place):
     lines = [
         "task=posterior", "task.data.train=own.jsonl", "lm.name=mymodel",
-        "callbacks.evaluation.encoder=mymodel", "callbacks.evaluation.bertscore=mymodel",
+        "evaluation.encoder=mymodel", "evaluation.bertscore=mymodel",
     ]  # fmt: skip
-    config = checked(lines).jobs[0]
+    (config,) = configs(*lines)
     saved = config.as_dict()
     assert saved["task"]["data"]["train"] == str(place / "own.jsonl")
     assert saved["lm"]["name"] == str(place / "mymodel")
-    assert saved["callbacks"]["evaluation"]["encoder"] == str(place / "mymodel")
-    marked = {key for key, _, _ in local_paths(config)}
-    assert {"lm.name", "task.data.evaluation", "callbacks.evaluation.bertscore"} <= marked
+    assert saved["evaluation"]["encoder"] == str(place / "mymodel")
+    marked = {key for key, _, _ in config.local_paths}
+    assert {"lm.name", "task.data.evaluation", "evaluation.bertscore"} <= marked
     # A folder of that name does not take the place of the embedded model.
-    assert checked(["lm.name=embedded"]).jobs[0].lm.name == "embedded"
+    assert configs("lm.name=embedded")[0].lm.name == "embedded"
 
 
 def test_lines_mean_the_same_from_another_directory(place, tmp_path, monkeypatch):
     (place / "m2").symlink_to(EMBEDDED_FOLDER)
     model, data = place / "mymodel", place / "own.jsonl"
-    found = checked(["-m", "task=posterior", "task.data.train=own.jsonl", "lm.name=mymodel,m2"])
-    assert f"task.data.train='{data}'" in found.argv
-    assert f"lm.name='{model}','{place / 'm2'}'" in found.argv
+    lines = ["task=posterior", "task.data.train=own.jsonl", "lm.name=mymodel,m2"]
+    paths = [path for config in configs("-m", *lines) for path in config.local_paths]
+    made = absolute_lines(lines, paths)
+    assert f"task.data.train='{data}'" in made and f"lm.name='{model}','{place / 'm2'}'" in made
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again = checked(found.argv)
-    assert again.argv == found.argv
-    assert [job.lm.name for job in again.jobs] == [str(model), str(place / "m2")]
+    again = configs("-m", *made)
+    assert [job.lm.name for job in again] == [str(model), str(place / "m2")]
+    assert absolute_lines(made, [path for c in again for path in c.local_paths]) == made
 
 
 def test_a_path_of_a_yaml_file_gets_a_line_of_its_own(place):
     (place / "conf/lm").mkdir(parents=True)
     (place / "conf/lm/mine.yaml").write_text("name: mymodel\n")
-    found = checked(["--config-dir", "conf", "lm=mine", "seed=1"])
-    assert found.argv[-1] == f"++lm.name='{place / 'mymodel'}'"
-    assert "lm=mine" in found.argv and "seed=1" in found.argv
+    (config,) = configs("--config-dir", "conf", "lm=mine", "seed=1")
+    made = absolute_lines(["lm=mine", "seed=1"], config.local_paths)
+    assert made == ["lm=mine", "seed=1", f"++lm.name='{place / 'mymodel'}'"]
 
 
 def test_lines_without_a_path_stay_as_they_were_written(place):
@@ -98,17 +98,6 @@ def test_a_classifier_of_a_line_is_looked_for_beside_its_file_first(
     (folder / "labels" if at_file else place / "labels").mkdir(parents=True)
     folder.mkdir(exist_ok=True)
     (folder / "own.jsonl").write_text(json.dumps(RECORD))
-    data = UserPosterior(data={"train": "../data/own.jsonl"}).load(0)
+    data = UserPosterior(data=PosteriorData(train="../data/own.jsonl")).load(0)
     found = data.train[0].facts["demand"].classifier.name
     assert found == str((place / "../data/labels" if at_file else place / "labels").absolute())
-
-
-def test_a_run_from_before_goes_on_where_its_relative_paths_lead_to_the_same(place, tmp_path):
-    config = checked(["lm.name=mymodel"]).jobs[0]
-    folder = tmp_path / "runs/2026-01-01/10-00-00"
-    folder.mkdir(parents=True)
-    (folder / "overrides.yaml").write_text("- task=arithmetic\n- lm.name=mymodel\n")
-    lines = ["task=arithmetic", f"lm.name='{place / 'mymodel'}'"]
-    assert newest_unfinished(tmp_path / "runs", config, lines) == folder
-    other = dataclasses.replace(config)
-    assert newest_unfinished(tmp_path / "runs", other, ["task=arithmetic", "lm.name=gpt2"]) is None

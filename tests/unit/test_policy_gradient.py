@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from gfn_runner.algorithms.policy_gradient import (
-    GRPOModule,
-    PPOModule,
-    chosen_log_probs,
-    clipped_gain,
-    gae,
-    group_advantages,
-    whitened,
-)
-from gfn_runner.baselines.methods import GRPO, PPO
-from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.algorithms.grpo import GRPO, group_advantages
+from gfn_runner.algorithms.policy_gradient import chosen_log_probs, clipped_gain
+from gfn_runner.algorithms.ppo import PPO, gae, whitened
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.trajectories import Batch, Trajectories
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.objectives.losses import VarGradTB
-from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.base import GFlowNetModule
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
+from ..tiny_modules import NoTrainer, tiny_module
+from .test_recompute import kept_numbers
 
 
-class Words(Task):
+class Words(GFlowNetModule):
     """Strings of two letters at most; the reward is the base model's."""
 
     name = "words"
@@ -41,27 +35,13 @@ class Words(Task):
         return {}
 
 
-class _Trainer:
-    accumulate_grad_batches = 1
-    profiler = None
-
-
-def module_of(kind, baseline, *, characters="ab.", max_len=2, seed=0, samples=32):
-    lm = tiny_lm("llama", characters, adapter="fresh", seed=seed)
+def module_of(algorithm, *, samples=32, characters="ab.", max_len=2):
     condition = Condition("c", "ab", (Term("ba"),))
-    module = kind(
-        Words(max_len=max_len, eval_max_len=max_len),
-        lm,
-        VarGradTB(),
-        conditions=[condition],
-        sampling=SamplingSettings(conditions=1, samples=samples),
-        optim=OptimSettings(),
-        evaluation=EvaluationSettings(),
-        max_steps=10,
-        seed=seed,
-        baseline=baseline,
-    )
-    module._trainer = _Trainer()
+    module = tiny_module(
+        Words(max_len=max_len, eval_max_len=max_len), algorithm, [condition],
+        lm=tiny_lm("llama", characters, adapter="fresh"), samples=samples,
+    )  # fmt: skip
+    module._trainer = NoTrainer()
     return module, condition
 
 
@@ -139,16 +119,17 @@ def test_the_value_head_reads_what_the_output_layer_reads(architecture):
     with lm.final_states() as later:
         pass
     lm.whole_logits([[0]])
-    assert not later, "the hook is gone behind the context"
+    assert not later, "the hook is gone after the context"
 
 
 def test_the_value_of_a_state_belongs_to_its_prefix():
     """States of a batch of strings are those of whole forwards over prompt and prefix."""
-    module, condition = module_of(PPOModule, PPO())
-    torch.nn.init.normal_(module.value.weight)
+    module, condition = module_of(PPO())
+    value = module.algorithm.value
+    torch.nn.init.normal_(value.weight)
     strings = as_trajectories([(0, 1), (1,)])
     prompts = [module.lm.encode_prompt(condition.prompt)]
-    scores, value_BS = module.scored(prompts, strings)
+    scores = score_policy(module.lm, prompts, strings, module.rule, value)
     plain = score_policy(module.lm, prompts, strings, module.rule)
     torch.testing.assert_close(scores.log_pf_BT, plain.log_pf_BT)
     torch.testing.assert_close(scores.log_pf_stop_BS, plain.log_pf_stop_BS)
@@ -156,33 +137,50 @@ def test_the_value_of_a_state_belongs_to_its_prefix():
         for state in range(len(ids) + 1):
             with module.lm.final_states() as read:
                 module.lm.whole_logits([[*prompts[0], *ids[:state]]])
-            torch.testing.assert_close(value_BS[row, state], module.value(read[0][0, -1])[0])
+            torch.testing.assert_close(scores.value_BS[row, state], value(read[0][0, -1])[0])
 
 
-@pytest.mark.parametrize(("kind", "baseline"), [(PPOModule, PPO()), (GRPOModule, GRPO())])
-def test_a_rollout_serves_so_many_updates_and_a_new_one_follows(kind, baseline):
-    module, condition = module_of(kind, baseline)
-    seen = []
-    for index in range(2 * baseline.epochs):
+@pytest.mark.parametrize("kind", [PPO, GRPO])
+def test_activations_computed_again_give_the_same_gradients_from_fewer_kept_numbers(kind):
+    found, sizes = [], []
+    for recompute_above in (None, 10):
+        module, condition = module_of(kind(), characters="abcdef.", max_len=4)
+        if kind is PPO:
+            torch.nn.init.constant_(module.algorithm.value.weight, 0.1)
+        module.lm.recompute_above = recompute_above
+        with kept_numbers() as total:
+            loss = module.training_step(Batch([condition], 0), 0)["loss"]
+        loss.backward()
+        found.append([p.grad for p in module.parameters() if p.grad is not None])
+        sizes.append(total.pop())
+    assert max(gradient.abs().max() for gradient in found[0]) > 1e-3
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+    assert sizes[1] < sizes[0] / 2
+
+
+@pytest.mark.parametrize("kind", [PPO, GRPO])
+def test_a_rollout_serves_so_many_updates_and_a_new_one_follows(kind):
+    module, condition = module_of(kind())
+    seen, epochs = [], module.algorithm.epochs
+    for index in range(2 * epochs):
         step = module.training_step(Batch([condition], index), index)
         seen.append(step["output"].trajectories.token_BT)
-        assert step["output"].from_replay == (index % baseline.epochs != 0)
-    first, second = seen[: baseline.epochs], seen[baseline.epochs :]
+        assert step["output"].from_replay == (index % epochs != 0)
+    first, second = seen[:epochs], seen[epochs:]
     assert all(one is first[0] for one in first) and all(one is second[0] for one in second)
     assert first[0] is not second[0]
 
 
-@pytest.mark.parametrize(
-    ("kind", "baseline"), [(PPOModule, PPO(reward_scale=1.0)), (GRPOModule, GRPO())]
-)
-def test_what_an_update_is_watched_by(kind, baseline):
-    module, condition = module_of(kind, baseline)
+@pytest.mark.parametrize("kind", [partial(PPO, reward_scale=1.0), GRPO])
+def test_what_an_update_is_watched_by(kind):
+    module, condition = module_of(kind())
+    algorithm = module.algorithm
     step = module.training_step(Batch([condition], 0), 0)
-    rollout = module.rollouts[0]
+    rollout = module.algorithm.rollouts[0]
     # The adapter begins at the base model.
     assert step["measures"]["kl_base"] == pytest.approx(0.0, abs=1e-5)
     assert step["measures"]["clipped"] == 0.0
-    if kind is PPOModule:
+    if isinstance(algorithm, PPO):
         # The value head begins at 0.
         squares_N = rollout.return_BS[rollout.chosen_BS].square()
         half = 0.5 * squares_N.mean().item()
@@ -191,7 +189,7 @@ def test_what_an_update_is_watched_by(kind, baseline):
         assert "value_loss" not in step["measures"]
     rollout.old_BS = rollout.old_BS.clone()
     state = rollout.chosen_BS.nonzero()[0]
-    rollout.old_BS[tuple(state)] -= math.log(1 + 2 * baseline.clip)
+    rollout.old_BS[tuple(state)] -= math.log(1 + 2 * algorithm.clip)
     rollout.base_BS = rollout.base_BS - 0.5 * rollout.chosen_BS
     again = module.training_step(Batch([condition], 1), 1)
     choices, strings = int(rollout.chosen_BS.sum()), len(rollout.reward_B)
@@ -205,8 +203,8 @@ def test_the_scale_of_the_reward_moves_ppos_value_loss_alone():
 
     def found(scale: float) -> tuple[list[torch.Tensor], float]:
         # Without a value head's say in the loss; the head begins at 0 at every scale.
-        baseline = PPO(reward_scale=scale, kl_weight=0.05 * scale, value_weight=0.0)
-        module, condition = module_of(PPOModule, baseline)
+        algorithm = PPO(reward_scale=scale, kl_weight=0.05 * scale, value_weight=0.0)
+        module, condition = module_of(algorithm)
         step = module.training_step(Batch([condition], 0), 0)
         parameters = list(module.lm.trainable().values())
         return list(torch.autograd.grad(step["loss"], parameters)), step["measures"]["value_loss"]
@@ -220,9 +218,9 @@ def test_the_scale_of_the_reward_moves_ppos_value_loss_alone():
 
 def test_the_first_update_of_grpo_is_the_policy_gradient():
     """At ratio 1 and without a KL term: −mean of advantage × gradient of log q a token."""
-    module, condition = module_of(GRPOModule, GRPO(kl_weight=0.0))
+    module, condition = module_of(GRPO(kl_weight=0.0))
     step = module.training_step(Batch([condition], 0), 0)
-    rollout = module.rollouts[0]
+    rollout = module.algorithm.rollouts[0]
     parameters = list(module.lm.trainable().values())
     found = torch.autograd.grad(step["loss"], parameters)
     prompts = [module.lm.encode_prompt(condition.prompt)]
@@ -251,8 +249,8 @@ def every_string(module, condition) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 def trained(module, condition, updates: int, lr: float) -> None:
-    groups = [{**group, "lr": group.get("lr", lr)} for group in module.parameter_groups()]
-    optimizer = torch.optim.Adam(groups)
+    module.make_optimizer, module.make_scheduler = partial(torch.optim.Adam, lr=lr), None
+    optimizer = module.configure_optimizers()["optimizer"]
     for index in range(updates):
         optimizer.zero_grad()
         module.training_step(Batch([condition], index), index)["loss"].backward()
@@ -260,15 +258,15 @@ def trained(module, condition, updates: int, lr: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "baseline"),
+    "kind",
     [
-        (PPOModule, PPO(kl_weight=1.0, reward_scale=1e-9, value_lr=0.02)),
-        (GRPOModule, GRPO(kl_weight=1.0, reward_scale=1e-9)),
+        partial(PPO, kl_weight=1.0, reward_scale=1e-9, value_lr=0.02),
+        partial(GRPO, kl_weight=1.0, reward_scale=1e-9),
     ],
 )
-def test_a_kl_term_pulls_towards_the_base_model(kind, baseline):
+def test_a_kl_term_pulls_towards_the_base_model(kind):
     """With no reward to win, what is left is the divergence, and it falls."""
-    module, condition = module_of(kind, baseline, samples=64)
+    module, condition = module_of(kind(), samples=64)
     with torch.no_grad():
         for name, parameter in module.lm.trainable().items():
             if "lora_B" in name:
@@ -284,17 +282,17 @@ def test_a_kl_term_pulls_towards_the_base_model(kind, baseline):
 
 
 @pytest.mark.parametrize(
-    ("kind", "baseline"),
+    "kind",
     [
-        (PPOModule, PPO(kl_weight=0.01, reward_scale=1.0, value_lr=0.05)),
-        (GRPOModule, GRPO(kl_weight=0.01)),
+        partial(PPO, kl_weight=0.01, reward_scale=1.0, value_lr=0.05),
+        partial(GRPO, kl_weight=0.01),
     ],
 )
-def test_log_reward_rises_and_the_policy_narrows(kind, baseline):
+def test_log_reward_rises_and_the_policy_narrows(kind):
     """What the comparison is about: maximising log R ends in one string."""
-    module, condition = module_of(kind, baseline, max_len=2)
+    module, condition = module_of(kind())
     log_p_N = every_string(module, condition)[2].log_softmax(dim=0)  # the posterior
-    trained(module, condition, 90, lr=0.01)
+    trained(module, condition, 45, lr=0.02)
     log_q_N, _, log_reward_N = every_string(module, condition)
     q_N, p_N = log_q_N.exp(), log_p_N.exp()
     assert q_N.sum().item() == pytest.approx(1.0, abs=1e-4)

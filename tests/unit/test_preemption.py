@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 
 from gfn_runner.callbacks import preemption
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.callbacks.preemption import PreemptionCallback, job_is_running, usr2_spares
 
 from ..hearing import hear
 
 
-class Checkpoint:
+class Checkpoint(AdapterCheckpoint):
+    """Writes nothing."""
+
     def __init__(self, good: bool = True):
+        super().__init__()
         self.steps: list[int] = []
         self.good = good
 
@@ -30,15 +34,20 @@ class Run:
     """A training that a callback sees."""
 
     def __init__(self, good: bool = True):
-        self.trainer: Any = SimpleNamespace(global_step=0)
-        self.checkpoint = Checkpoint(good)
-        self.callback = PreemptionCallback(self.checkpoint, Path("runs/a"))  # type: ignore[arg-type]
+        self.checkpoint, self.callback = Checkpoint(good), PreemptionCallback()
+        callbacks, folder = [self.checkpoint, self.callback], Path("runs/a")
+        self.trainer: Any = SimpleNamespace(
+            global_step=0, callbacks=callbacks, default_root_dir=folder
+        )
         self.callback.setup(self.trainer, None, "fit")  # type: ignore[arg-type]
         self.callback.on_train_start(self.trainer, None)  # type: ignore[arg-type]
 
     def step(self, moves: int = 1) -> None:
         self.trainer.global_step += moves
         self.callback.on_train_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
+
+    def end(self, hook: str) -> None:
+        getattr(self.callback, hook)(self.trainer, None)
 
     def evaluate(self) -> None:
         self.callback.on_validation_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
@@ -57,13 +66,6 @@ def as_before():
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
-
-
-def test_nothing_happens_without_a_signal():
-    run = Run()
-    run.step()
-    run.evaluate()
-    assert run.checkpoint.steps == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -89,24 +91,15 @@ def test_accumulated_gradients_are_not_cut_off():
         run.step()
 
 
-def test_an_evaluation_is_left_behind_its_batch():
-    run = Run()
-    run.step()
-    send(signal.SIGTERM)
-    with pytest.raises(SystemExit):
-        run.evaluate()
-    assert run.checkpoint.steps == [1]
-
-
-@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_end"])
+@pytest.mark.parametrize("hook", ["evaluate", "on_validation_end", "on_train_end"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_behind_the_last_batch_is_obeyed(hook, number):
-    """While an evaluation is measured, or the last checkpoint written."""
+def test_a_signal_after_the_last_training_batch_is_obeyed(hook, number):
+    """At a batch of an evaluation, when it is measured, or when the last checkpoint is written."""
     run = Run()
     run.step()
     send(number)
     with pytest.raises(SystemExit) as stop:
-        getattr(run.callback, hook)(run.trainer, None)
+        run.evaluate() if hook == "evaluate" else run.end(hook)
     assert stop.value.code == 128 + number and run.checkpoint.steps == [1]
     assert not run.callback.watching
 
@@ -116,15 +109,15 @@ def test_a_signal_while_nobody_is_asked_any_more_reaches_whoever_listens_next(mo
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     run = Run()
     monkeypatch.setattr(run.callback, "_received", lambda: send(signal.SIGTERM))
-    run.callback.on_train_end(run.trainer, None)  # type: ignore[arg-type]
+    run.end("on_train_end")
     assert heard == [signal.SIGTERM]
 
 
 def test_the_final_evaluation_is_not_watched():
     run = Run()
-    run.callback.on_train_end(run.trainer, None)  # type: ignore[arg-type]
+    run.end("on_train_end")
     run.callback.received = signal.SIGTERM
-    run.callback.on_validation_end(run.trainer, None)  # type: ignore[arg-type]
+    run.end("on_validation_end")
     assert run.checkpoint.steps == []
 
 
@@ -175,7 +168,7 @@ def test_usr2_saves_and_goes_on_where_nobody_else_listens():
         run.step()
         run.step()
         assert run.checkpoint.steps == [1]
-        run.callback.on_train_end(run.trainer, None)  # type: ignore[arg-type]
+        run.end("on_train_end")
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 
 
@@ -191,21 +184,15 @@ def launcher():
     signal.signal(signal.SIGUSR2, requeue)
 
 
-def test_a_launcher_gets_the_signal_behind_the_checkpoint(launcher):
+@pytest.mark.parametrize(
+    ("hook", "saved"), [("step", 1), ("on_validation_end", 0), ("on_train_end", 0)]
+)
+def test_a_launcher_gets_the_signal_after_the_checkpoint(hook, saved, launcher):
     run = Run()
     send(signal.SIGUSR2)
     with pytest.raises(Requeued):
-        run.step()
-    assert run.checkpoint.steps == [1]
-
-
-@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_end"])
-def test_a_launcher_gets_a_signal_behind_the_last_batch_too(hook, launcher):
-    run = Run()
-    send(signal.SIGUSR2)
-    with pytest.raises(Requeued):
-        getattr(run.callback, hook)(run.trainer, None)
-    assert run.checkpoint.steps == [0]
+        run.step() if hook == "step" else run.end(hook)
+    assert run.checkpoint.steps == [saved]
 
 
 @pytest.mark.parametrize(("running", "ends"), [(True, Requeued), (False, SystemExit)])

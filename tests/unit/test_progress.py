@@ -1,19 +1,20 @@
-"""What a run shows while it lasts: a bar in a terminal, plain lines elsewhere, nothing if told so."""
+"""What a run shows while it lasts: a bar in a terminal, plain lines elsewhere, nothing if that is asked for."""
 
 from __future__ import annotations
 
 import io
 import re
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from gfn_runner.callbacks import progress
-from gfn_runner.callbacks.progress import StepProgress, duration
-from gfn_runner.config.schemas import ProgressSettings
+from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.progress import StepProgress
+from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.report.evaluation_line import evaluation_line
+from gfn_runner.runtime.status import duration
 
 LATEST = {
     "train/loss": 12.5,
@@ -32,15 +33,16 @@ class Shown:
 
     def __init__(self, *, terminal: bool, show: str = "auto", every: int = 2, width: int = 60):
         self.file = io.StringIO()
-        options = ProgressSettings(show=show, every=every)
-        self.log = SimpleNamespace(latest={})
-        self.evaluation = SimpleNamespace(metrics=METRICS, final=False)
-        line = partial(evaluation_line, ("accuracy",))
-        self.progress = StepProgress(options, self.log, self.evaluation, line)
+        self.log, evaluation = TrainingLog(), EvaluationCallback()
+        evaluation.metrics = METRICS
+        self.progress = StepProgress(show, every)
         self.progress.console = Console(
             file=self.file, force_terminal=terminal, width=width, color_system=None
         )
-        self.trainer = SimpleNamespace(global_step=0, max_steps=6)
+        callbacks = [self.log, evaluation, self.progress]
+        self.trainer = SimpleNamespace(global_step=0, max_steps=6, callbacks=callbacks)
+        self.module = SimpleNamespace(headline=("accuracy",), final=False)
+        self.progress.setup(self.trainer, self.module, "fit")
 
     def train(
         self,
@@ -51,17 +53,17 @@ class Shown:
         begun: int = 0,
     ) -> str:
         self.trainer.global_step = begun
-        self.progress.on_train_start(self.trainer, None)
+        self.progress.on_train_start(self.trainer, self.module)
         for step in range(begun + 1, steps + 1):
             self.trainer.global_step = step
             self.log.latest = latest
             # Two batches a step: shown once.
             for _ in range(2):
-                self.progress.on_train_batch_end(self.trainer, None, None, None, 0)
+                self.progress.on_train_batch_end(self.trainer, self.module, None, None, 0)
             if step in evaluated_at:
-                self.progress.on_validation_start(self.trainer, None)
-                self.progress.on_validation_end(self.trainer, None)
-        self.progress.on_train_end(self.trainer, None)
+                self.progress.on_validation_start(self.trainer, self.module)
+                self.progress.on_validation_end(self.trainer, self.module)
+        self.progress.on_train_end(self.trainer, self.module)
         return self.file.getvalue()
 
 
@@ -81,7 +83,7 @@ def test_slow_steps_have_a_line_of_their_own_after_half_a_minute():
 
 def test_bars_silence_the_log_while_they_are_drawn(monkeypatch):
     changes: list[int] = []
-    monkeypatch.setattr(progress, "silence", changes.append)
+    monkeypatch.setattr(progress, "mute_progress_lines", changes.append)
     Shown(terminal=False).train()
     assert changes == []
     Shown(terminal=True).train()
@@ -121,15 +123,13 @@ SCALARS = ["loss 12.5", "log R -23.2", "φ spread 3.5", "T 0.75", "tokens/s 417"
 @pytest.mark.parametrize(
     ("width", "bar", "n_scalars"), [(20, 0, 0), (30, 6, 0), (60, 14, 2), (80, 12, 4), (130, 40, 5)]
 )
-def test_the_bar_gives_way_first_and_scalars_from_the_right(width, bar, n_scalars):
+def test_the_bar_gives_way_first_then_scalars_and_the_step_and_time_left_stay_whole(
+    width, bar, n_scalars
+):
     last = last_line(Shown(terminal=True, width=width).train(evaluated_at=()))
     assert len(last) <= width and last.count("━") == bar
     after = last[last.index("6/6") :]
     assert after == " ".join(["6/6 0:00:00", "  ".join(SCALARS[:n_scalars])]).rstrip()
-
-
-@pytest.mark.parametrize("width", [20, 30, 60, 80, 130])
-def test_step_and_time_left_are_whole_at_any_width(width):
     shown = Shown(terminal=True, width=width)
     shown.trainer.max_steps = 6_000
     last = last_line(shown.train(evaluated_at=()))
@@ -138,11 +138,11 @@ def test_step_and_time_left_are_whole_at_any_width(width):
 
 def test_a_bar_does_not_jump_with_the_digits_of_a_step():
     shown = Shown(terminal=True, width=80)
-    shown.progress.on_train_start(shown.trainer, None)
+    shown.progress.on_train_start(shown.trainer, shown.module)
     places = []
     for step, loss in ((1, 1.0), (2, 1.25e-5), (3, 1.0)):
         shown.trainer.global_step, shown.log.latest = step, LATEST | {"train/loss": loss}
-        shown.progress.on_train_batch_end(shown.trainer, None, None, None, 0)
+        shown.progress.on_train_batch_end(shown.trainer, shown.module, None, None, 0)
         shown.progress._bars.refresh()
         places.append(last_line(shown.file.getvalue()).split("\r")[-1].index(f"{step}/6"))
     assert places[0] > places[1] == places[2]
@@ -172,20 +172,16 @@ def test_an_evaluation_names_its_sets_once_and_has_shares_in_percent():
     assert evaluation_line(("bleu",), 20, metrics) == "evaluation at step 20"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_none_says_nothing_anywhere(terminal):
-    assert Shown(terminal=terminal, show="none").train() == ""
-
-
-def test_bars_and_lines_can_be_forced():
+def test_none_says_nothing_and_bars_and_lines_can_be_forced():
+    assert all(Shown(terminal=t, show="none").train() == "" for t in (True, False))
     assert "━" in Shown(terminal=False, show="bar", width=160).train()
     assert "━" not in Shown(terminal=True, show="lines").train()
 
 
 def test_a_bar_is_taken_down_when_the_run_breaks():
     shown = Shown(terminal=True)
-    shown.progress.on_train_start(shown.trainer, None)
-    shown.progress.on_exception(shown.trainer, None, KeyboardInterrupt())
+    shown.progress.on_train_start(shown.trainer, shown.module)
+    shown.progress.on_exception(shown.trainer, shown.module, KeyboardInterrupt())
     assert shown.file.getvalue().rstrip("\n").endswith("\x1b[?25h"), "the cursor is back"
 
 
@@ -194,12 +190,12 @@ def test_the_time_left_is_at_the_pace_since_training_went_on(monkeypatch):
     monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     shown = Shown(terminal=False, every=1)
     shown.trainer.max_steps, shown.trainer.global_step = 1000, 900
-    shown.progress.on_train_start(shown.trainer, None)
+    shown.progress.on_train_start(shown.trainer, shown.module)
     shown.log.latest = LATEST
     for step in (901, 902):
         clock[0] += 30
         shown.trainer.global_step = step
-        shown.progress.on_train_batch_end(shown.trainer, None, None, None, 0)
+        shown.progress.on_train_batch_end(shown.trainer, shown.module, None, None, 0)
     # 98 steps at half a minute each.
     assert shown.file.getvalue().splitlines()[-1].endswith("49 min left")
 

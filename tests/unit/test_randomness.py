@@ -32,12 +32,6 @@ def test_parts_do_not_run_into_each_other():
     assert derived_seed("a", 1) == derived_seed("a", "1")
 
 
-def test_seeds_are_63_bits_that_torch_takes():
-    seeds = [derived_seed("x", n) for n in range(2000)]
-    assert len(set(seeds)) == 2000 and min(seeds) >= 0 and 2**62 < max(seeds) < 2**63
-    torch.Generator().manual_seed(max(seeds))
-
-
 def test_generators_are_their_own():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from gfn_runner import app
 from gfn_runner.callbacks import replay_buffer as replay_module
-from gfn_runner.callbacks.replay_buffer import ReplayCallback
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
+from gfn_runner.cli.main import main
 from gfn_runner.data import datamodule as data
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.distributed import ranks
+from gfn_runner.distributed import launch, ranks
 from gfn_runner.errors import UserError
 
 KEYS = [f"question {number}" for number in range(11)]
@@ -37,7 +39,7 @@ def test_shares_make_up_the_whole_in_order(play, world):
     shares = []
     for rank in range(world):
         play(rank, world)
-        shares.append(list(ranks.own_share(KEYS)))
+        shares.append(list(ranks.share_of_rank(KEYS)))
     assert [key for share in shares for key in share] == KEYS
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -47,8 +49,8 @@ def test_every_key_has_one_rank_whatever_the_order(play, world):
     owned, again = [], []
     for rank in range(world):
         play(rank, world)
-        owned.append(ranks.own_keys(KEYS))
-        again.append(ranks.own_keys(KEYS[::-1]))
+        owned.append(ranks.keys_of_rank(KEYS))
+        again.append(ranks.keys_of_rank(KEYS[::-1]))
     assert sorted(key for own in owned for key in own) == sorted(KEYS)
     assert max(map(len, owned)) - min(map(len, owned)) <= 1
     assert [sorted(own) for own in owned] == [sorted(own) for own in again]
@@ -58,10 +60,10 @@ def test_the_assignment_is_the_same_in_every_process(play):
     play(1, 3)
     code = (
         "from gfn_runner.distributed import ranks; ranks.rank = lambda: 1; ranks.world = lambda: 3; "
-        f"print(ranks.own_keys({KEYS!r}))"
+        f"print(ranks.keys_of_rank({KEYS!r}))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == str(ranks.own_keys(KEYS))
+    assert said.stdout.strip() == str(ranks.keys_of_rank(KEYS))
 
 
 def test_where_there_are_fewer_than_ranks_all_are_everyones(play):
@@ -81,6 +83,12 @@ def test_batches_of_ranks_are_of_their_own_conditions(play):
     assert indices == [[10, 12], [11, 13]]
 
 
+def callback_of(**options) -> ReplayBufferCallback:
+    callback = ReplayBufferCallback(**options)
+    callback.setup(None, SimpleNamespace(conditions=CONDITIONS), "fit")  # type: ignore[arg-type]
+    return callback
+
+
 def buffer_of(keys) -> ReplayBuffer:
     buffer = ReplayBuffer(ReplaySettings())
     for key in keys:
@@ -93,7 +101,7 @@ def test_a_buffer_is_shared_out_when_it_is_loaded(play, caplog):
     kept = []
     for rank in range(3):
         play(rank, 3)
-        callback = ReplayCallback(ReplaySettings(), CONDITIONS, n_samples=2, seed=0)
+        callback = callback_of()
         callback.load_state_dict(state)
         kept += callback.buffer.keys()
         assert set(callback.buffer.keys()) == set(callback.conditions)
@@ -102,11 +110,11 @@ def test_a_buffer_is_shared_out_when_it_is_loaded(play, caplog):
 
 
 def test_buffers_become_one_again(monkeypatch):
-    callback = ReplayCallback(ReplaySettings(tolerance=0.0), CONDITIONS, n_samples=2, seed=0)
+    callback = callback_of(tolerance=0.0)
     better = ReplayBuffer(ReplaySettings(tolerance=0.0))
     better.add("question 1", Entry((5,), (True,), (-1.0, -0.5)))
     states = [buffer_of(KEYS[:2]).state_dict(), better.state_dict()]
-    monkeypatch.setattr(replay_module, "gathered", lambda _: states)
+    monkeypatch.setattr(replay_module, "all_gather", lambda _: states)
     whole = ReplayBuffer(ReplaySettings(tolerance=0.0))
     whole.load_state_dict(callback.state_dict()["buffer"])
     assert whole.keys() == KEYS[:2]
@@ -118,7 +126,7 @@ def test_all_ranks_replay_at_the_same_steps(play, world):
     turns = []
     for rank in range(world):
         play(rank, world)
-        callback = ReplayCallback(ReplaySettings(probability=0.5), CONDITIONS, n_samples=2, seed=0)
+        callback = callback_of(probability=0.5)
         own = []
         for step in range(30):
             asked = []
@@ -131,51 +139,118 @@ def test_all_ranks_replay_at_the_same_steps(play, world):
 
 
 class _Module:
-    class objective:
+    seed = 0
+
+    class algorithm:
         needs_pairs_between = False
 
 
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+SRUN = {
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_NTASKS_PER_NODE": "2",
+}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Set the variables of a launcher, and no others."""
+
+    def launched(values: dict[str, str]) -> None:
+        for key in (*TORCHRUN, *SRUN):
+            monkeypatch.delenv(key, raising=False)
+        for key, value in values.items():
+            monkeypatch.setenv(key, value)
+
+    launched({})
+    return launched
+
+
 @pytest.mark.parametrize(
-    ("options", "variables", "where"),
+    ("options", "launcher", "where", "named"),
     [
-        ({"devices": 2, "nodes": 2}, {}, "trainer.nodes"),
-        ({"devices": 3}, {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "trainer.devices"),
+        ({"devices": 2, "nodes": 2}, {}, "trainer.num_nodes", "torchrun"),
+        ({"devices": 1}, TORCHRUN, "trainer.devices", "WORLD_SIZE=2"),
+        ({"devices": 3}, TORCHRUN, "trainer.devices", "WORLD_SIZE=2"),
+        ({"devices": 2, "nodes": 2}, TORCHRUN, "trainer.devices", "trainer.num_nodes"),
     ],
 )
-def test_what_cannot_be_started_is_refused(monkeypatch, options, variables, where):
-    for key, value in variables.items():
-        monkeypatch.setenv(key, value)
-    with pytest.raises(UserError) as caught:
-        ranks.refuse_impossible(ranks.Processes(**options))
+def test_processes_that_do_not_fit_are_refused(variables, options, launcher, where, named):
+    variables(launcher)
+    with pytest.raises(UserError, match=named) as caught:
+        launch.check_world_size(ranks.Processes(**options))
     assert [problem.where for problem in caught.value.problems] == [where]
 
 
-def test_ranks_of_srun_are_known_and_a_batch_script_is_alone(monkeypatch):
-    for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(key, raising=False)
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    monkeypatch.setenv("SLURM_PROCID", "3")
+@pytest.mark.parametrize(("launcher", "processes"), [(TORCHRUN, (2, 1)), (SRUN, (2, 2))])
+def test_a_sweep_within_launched_processes_is_refused(variables, launcher, processes):
+    """Rank 0 alone would know which runs the sweep makes."""
+    variables(launcher)
+    launch.check_launcher(ranks.Processes(*processes))
+    with pytest.raises(UserError, match="the command without torchrun or srun"):
+        launch.check_launcher(ranks.Processes(*processes), multirun=True)
+
+
+@pytest.mark.parametrize("more", [[], ["trainer.devices=2", "seed=1,2", "-m"]])
+def test_the_command_line_refuses_what_torchrun_does_not_fit(variables, tmp_path, more, capsys):
+    variables(TORCHRUN)
+    with pytest.raises(SystemExit, match="2"):
+        main(["experiment=tiny/smoke", f"output={tmp_path}", *more])
+    assert "WORLD_SIZE" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_ranks_of_srun_are_known_and_a_batch_script_is_alone(variables):
     wanted = ranks.Processes(2, 2)
-    assert ranks.started_rank(wanted) == 0
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    variables({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"})
+    assert not launch.is_worker(wanted)
+    variables({key: value for key, value in SRUN.items() if key != "SLURM_NTASKS_PER_NODE"})
     with pytest.raises(UserError, match="ntasks-per-node"):
-        ranks.started_rank(wanted)
-    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
-    assert ranks.started_rank(wanted) == 3 and ranks.started_rank(ranks.Processes()) == 0
-    ranks.refuse_impossible(wanted)
+        launch.is_worker(wanted)
+    variables(SRUN)
+    assert launch.is_worker(wanted) and not launch.is_worker(ranks.Processes())
+    assert launch.cluster_environment(wanted).local_rank() == 1
+    assert launch.lightning_devices(wanted) == {"devices": 2, "num_nodes": 2}
+    launch.check_world_size(wanted)
 
 
-def test_a_further_process_of_torchrun_makes_no_folder(monkeypatch, tmp_path):
-    for key, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(key, value)
+def test_with_one_gpu_per_task_each_process_takes_the_one_it_sees(variables, monkeypatch):
+    variables(SRUN)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    wanted = ranks.Processes(2, 2)
+    launch.check_world_size(wanted)
+    environment, devices = launch.cluster_environment(wanted), launch.lightning_devices(wanted)
+    assert (environment.local_rank(), environment.global_rank()) == (0, 3)
+    assert environment.world_size() == devices["devices"] * devices["num_nodes"] == 4
+    environment.validate_settings(devices["devices"], devices["num_nodes"])
+    variables({})
+    with pytest.raises(UserError, match="at most 1"):
+        launch.check_world_size(ranks.Processes(2))
+
+
+def test_a_further_process_of_torchrun_makes_no_folder(variables, monkeypatch, tmp_path):
+    variables(TORCHRUN)
     taken = []
-    monkeypatch.setattr(app, "train_and_evaluate", lambda config, folder: taken.append(folder))
-    app.main(["experiment=tiny/smoke", "trainer.devices=2", f"output={tmp_path}"])
+    monkeypatch.setattr(
+        "gfn_runner.train.train_and_evaluate", lambda config, folder, *_: taken.append(folder)
+    )
+    main(["experiment=tiny/smoke", "trainer.devices=2", f"output={tmp_path}"])
     assert taken == [None] and not list(tmp_path.iterdir())
 
 
+def test_a_worker_that_fails_before_it_has_joined_ends_the_run(variables, tmp_path):
+    """Rank 0 raises, and does not wait for it, nor end its own process, which may be a sweep's."""
+    run = launch.launch_ranks(ranks.Processes(2), tmp_path / "missing.yaml")
+    with pytest.raises(UserError, match="another rank of this run has failed"), run:
+        raise AssertionError("the worker has no config")
+    assert "RANK" not in os.environ and ranks.world() == 1
+
+
 def test_one_process_needs_nothing(monkeypatch):
-    ranks.refuse_impossible(ranks.Processes())
-    with ranks.together(ranks.Processes(), None):
-        assert (ranks.rank(), ranks.world(), ranks.is_first()) == (0, 1, True)
-        assert ranks.gathered("a") == ["a"] and ranks.from_first("b") == "b"
+    launch.check_world_size(ranks.Processes())
+    with launch.launch_ranks(ranks.Processes(), None):
+        assert (ranks.rank(), ranks.world(), ranks.is_rank_zero()) == (0, 1, True)
+        assert ranks.all_gather("a") == ["a"] and ranks.broadcast("b") == "b"

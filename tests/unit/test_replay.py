@@ -24,10 +24,6 @@ def buffer(**options) -> ReplayBuffer:
     return ReplayBuffer(ReplaySettings(**options))
 
 
-def scores(kept: ReplayBuffer, key: str = "a") -> list[float]:
-    return [e.score for e in kept.entries(key)]
-
-
 # -- against a naive implementation -----------------------------------------------------------------
 
 
@@ -97,48 +93,6 @@ def test_it_keeps_what_a_naive_buffer_keeps(capacity, tolerance):
 # -- one by one -------------------------------------------------------------------------------------
 
 
-def test_a_near_duplicate_keeps_the_better():
-    kept = buffer(tolerance=0.25)
-    assert kept.add("a", entry(range(8), -5))
-    assert not kept.add("a", entry([*range(7), 99], -6))  # distance 1 < 4
-    assert kept.add("a", entry([*range(7), 98], -4))
-    assert kept.entries("a") == [entry([*range(7), 98], -4)]
-
-
-def test_a_better_string_replaces_all_its_near_duplicates():
-    kept = buffer(tolerance=0.25)
-    # 8 tokens each: 4 apart from each other, which is not near, and 2 from the third.
-    assert kept.add("a", entry([1, 1, 1, 1, 5, 5, 5, 5], -5))
-    assert kept.add("a", entry([1, 1, 1, 1, 6, 6, 6, 6], -6))
-    assert kept.add("a", entry([7, 7, 7, 7, 7, 7, 7, 7], -7))
-    assert kept.add("a", entry([1, 1, 1, 1, 5, 5, 6, 6], -1))
-    assert scores(kept) == [-1, -7]
-
-
-def test_a_string_between_a_better_and_a_worse_neighbour_is_dropped_and_removes_nothing():
-    kept = buffer(tolerance=0.25)
-    kept.add("a", entry([1, 1, 1, 1, 5, 5, 5, 5], -1))
-    kept.add("a", entry([1, 1, 1, 1, 6, 6, 6, 6], -6))
-    assert not kept.add("a", entry([1, 1, 1, 1, 5, 5, 6, 6], -3))
-    assert scores(kept) == [-1, -6]
-
-
-@pytest.mark.parametrize("tolerance", [0.0, 0.25])
-def test_an_exact_duplicate_is_one_string(tolerance):
-    kept = buffer(tolerance=tolerance)
-    assert kept.add("a", entry([1, 2], -3)) and not kept.add("a", entry([1, 2], -3))
-    assert not kept.add("a", entry([1, 2], -4))
-    assert kept.add("a", entry([1, 2], -2))
-    assert scores(kept) == [-2]
-    assert kept.add("a", entry([], -9)) and not kept.add("a", entry([], -9))
-
-
-def test_tolerance_0_keeps_all_that_differ():
-    kept = buffer(tolerance=0.0)
-    assert kept.add("a", entry(range(30), -1)) and kept.add("a", entry([*range(29), 0], -2))
-    assert len(kept) == 2
-
-
 @pytest.mark.parametrize(
     ("tolerance", "lengths", "distance", "near"),
     [
@@ -166,32 +120,6 @@ def test_near_means_strictly_below_the_tolerance(tolerance, lengths, distance, n
         assert kept.add("a", entry(second, -2)) is not near
 
 
-def test_distance_is_an_edit_distance():
-    """An insertion in front shifts every token, and is one edit."""
-    kept = buffer(tolerance=0.25)
-    kept.add("a", entry(range(10), -1))
-    assert not kept.add("a", entry([50, *range(10)], -2))
-
-
-def test_capacity_pushes_out_the_worst_and_is_per_condition():
-    kept = buffer(capacity=3, tolerance=0.0)
-    for number, score in enumerate((-5, -1, -3)):
-        assert kept.add("a", entry([number], score))
-    assert not kept.add("a", entry([9], -5)) and not kept.add("a", entry([9], -6))
-    assert kept.add("a", entry([9], -2))
-    assert scores(kept) == [-1, -2, -3]
-    assert kept.add("b", entry([9], -50))
-    assert len(kept) == 4 and kept.keys() == ["a", "b"]
-
-
-def test_a_full_buffer_still_takes_a_better_near_duplicate_in_its_place():
-    kept = buffer(capacity=2, tolerance=0.25)
-    kept.add("a", entry([1] * 8, -1))
-    kept.add("a", entry([2] * 8, -2))
-    assert kept.add("a", entry([*[1] * 7, 3], -0.5))
-    assert scores(kept) == [-0.5, -2]
-
-
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_no_number_do_not_enter(score):
     kept = buffer()
@@ -204,13 +132,6 @@ def test_an_entry_has_flags_and_rewards_for_its_tokens():
     for flags, rewards in (((True,), (-1.0,) * 3), ((True,) * 2, (-1.0,) * 2)):
         with pytest.raises(ValueError, match="n \\+ 1 log-rewards"):
             Entry((1, 2), flags, rewards)
-
-
-def test_what_is_given_out_is_no_way_in():
-    kept = buffer()
-    kept.add("a", entry([1], -1))
-    kept.entries("a").clear()
-    assert len(kept) == 1 and kept.entries("b") == [] and kept.keys() == ["a"]
 
 
 def test_a_dropped_condition_is_gone():
@@ -322,5 +243,5 @@ def test_a_checkpoint_of_before_steps_were_kept_is_read():
 def test_settings_in_which_nothing_would_ever_enter():
     assert [
         p.where for p in ReplaySettings(probability=1, seed_demonstrations=False).problems()
-    ] == ["callbacks.replay.probability"]
+    ] == ["callbacks.replay_buffer.probability"]
     assert not [*ReplaySettings(probability=1).problems(), *ReplaySettings().problems()]

@@ -8,19 +8,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gfn_runner.algorithms.base import SamplingSettings
+from gfn_runner.algorithms.gflownet import GFlowNet
 from gfn_runner.callbacks.replay_buffer import (
-    ReplayCallback,
+    ReplayBufferCallback,
     fitting_demonstrations,
     written_demonstrations,
 )
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.replay_buffer import Entry, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry
 from gfn_runner.data.samples import DemonstrationPrompt
+from gfn_runner.data.tools import Calculator
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
+from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.settings import LoraSettings
-from gfn_runner.lm.tools import Calculator
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.objectives.losses import JointBalance
 from gfn_runner.rewards.reward import log_reward
@@ -38,18 +40,22 @@ def fake_module(*, max_len: int = 8, min_len: int = 0, tool=None, adapter: str =
     return SimpleNamespace(
         lm=lm,
         rule=rule,
-        objective=JointBalance(),
-        task=SimpleNamespace(tool=lambda: tool, demonstration_prompt=lambda _: None),
+        seed=0,
+        algorithm=GFlowNet(JointBalance()),
+        tool=lambda: tool,
+        demonstration_prompt=lambda _: None,
         log_reward=lambda conditions, rows: log_reward(lm, conditions, rows, rule),
     )
 
 
-def callback(**options) -> ReplayCallback:
+def callback(conditions=CONDITIONS, **options) -> ReplayBufferCallback:
     settings = {"probability": 1.0, "tolerance": 0.0} | options
-    return ReplayCallback(ReplaySettings(**settings), CONDITIONS, n_samples=5, seed=0)
+    replay = ReplayBufferCallback(**settings)
+    replay.setup(None, SimpleNamespace(conditions=conditions), "fit")  # type: ignore[arg-type]
+    return replay
 
 
-def texts(replay: ReplayCallback, lm, key: str) -> set[str]:
+def texts(replay: ReplayBufferCallback, lm, key: str) -> set[str]:
     return {lm.decode(entry.tokens) for entry in replay.buffer.entries(key)}
 
 
@@ -90,17 +96,18 @@ def test_demonstrations_that_do_not_fit_are_reported_and_left_out(bounds, kept, 
         )
 
 
-def test_a_demonstration_with_the_terminator_inside_does_not_fit(caplog):
-    conditions = [Condition("x", "x", (Term("x"),), ("ab.cd", "ab"))]
-    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
-    module = fake_module()
+@pytest.mark.parametrize(
+    "unfit", ["ab.cd", "a" * 80], ids=["terminator inside", "over the context"]
+)
+def test_a_demonstration_that_is_no_string_or_too_long_is_left_out(unfit, caplog):
+    replay, module = callback([Condition("x", "x", (Term("x"),), (unfit, "ab"))]), fake_module()
     replay.on_fit_start(None, module)
     assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
 
 
 def test_more_demonstrations_than_one_piece():
     conditions = [Condition(f"{n}", "x", (Term("x"),), (f"{n}",)) for n in range(35)]
-    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
+    replay = callback(conditions)
     replay.on_fit_start(None, fake_module())
     assert replay.buffer.keys() == [f"{n}" for n in range(35)]
 
@@ -113,20 +120,21 @@ def test_the_tools_answers_are_put_into_demonstrations():
     assert module.lm.decode(rows.ids(0)) == "1+2= 3,3-9= -6"
     observed = "".join("ta"[a] for a in rows.is_action_BT[0].tolist())
     assert observed == "aaaattaaaaattt"
-    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
+    replay = callback(conditions)
     # 9 actions: the answers do not count.
     replay.on_fit_start(None, fake_module(max_len=9, tool=Calculator()))
     (entry,) = replay.buffer.entries("x")
     assert entry.is_action == tuple(rows.is_action_BT[0].tolist())
 
 
-def test_a_resumed_buffer_is_not_seeded_again():
-    module, first = fake_module(), callback()
-    first.buffer.add("c", Entry((1,), (True,), (-1.0, -2.0)))
-    again = callback()
+def test_a_resumed_buffer_is_not_seeded_again_and_drops_conditions_that_are_gone(caplog):
+    first, again = callback(), callback()
+    for key in ("gone", "c"):
+        first.buffer.add(key, Entry((1,), (True,), (-1.0, -2.0)))
     again.load_state_dict(first.state_dict())
-    again.on_fit_start(None, module)
+    again.on_fit_start(None, fake_module())
     assert again.buffer.keys() == ["c"] and len(again.buffer) == 1
+    assert "'gone' is not in this run's data" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"seed_demonstrations": False}, {"probability": 0.0}])
@@ -136,18 +144,10 @@ def test_seeding_can_be_switched_off(options):
     assert len(replay.buffer) == 0
 
 
-def test_a_condition_that_is_no_longer_in_the_data_is_dropped_with_a_word(caplog):
-    first, again = callback(), callback()
-    for key in ("gone", "a"):
-        first.buffer.add(key, Entry((1,), (True,), (-1.0, -2.0)))
-    again.load_state_dict(first.state_dict())
-    assert again.buffer.keys() == ["a"] and "'gone' is not in this run's data" in caplog.text
-
-
 # -- draws ------------------------------------------------------------------------------------------
 
 
-def filled(keys: str = "abcd", **options) -> ReplayCallback:
+def filled(keys: str = "abcd", **options) -> ReplayBufferCallback:
     replay = callback(**options)
     for place, key in enumerate(keys):
         for n in range(4):
@@ -157,11 +157,13 @@ def filled(keys: str = "abcd", **options) -> ReplayCallback:
     return replay
 
 
-def start(replay: ReplayCallback, keys: str, index: int = 0, *, pairs: bool = False) -> Batch:
+def start(replay: ReplayBufferCallback, keys: str, index: int = 0, *, pairs: bool = False) -> Batch:
     batch = Batch([c for c in CONDITIONS if c.key in keys], index)
     module = SimpleNamespace(
         lm=SimpleNamespace(device=torch.device("cpu")),
-        objective=SimpleNamespace(needs_pairs_between=pairs),
+        algorithm=SimpleNamespace(needs_pairs_between=pairs),
+        sampling=SamplingSettings(n_samples=5),
+        seed=0,
     )
     replay.on_train_batch_start(None, module, batch, 0)
     return batch
@@ -245,14 +247,6 @@ def test_only_fresh_strings_are_stored(from_replay, probability):
     assert replay.buffer.entries("b") == [Entry((1, 2), (True, False), rewards, 7)]
 
 
-def test_a_demonstration_longer_than_the_context_is_left_out_without_being_scored(caplog):
-    conditions = [Condition("x", "x", (Term("x"),), ("a" * 80, "ab"))]
-    replay = ReplayCallback(ReplaySettings(), conditions, n_samples=1, seed=0)
-    module = fake_module()
-    replay.on_fit_start(None, module)
-    assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_string_of_which_no_loss_could_be_made_is_not_stored(value):
     replay, output = callback(probability=0.5), step_output(from_replay=False)
@@ -273,7 +267,7 @@ def test_a_string_of_which_no_loss_could_be_made_is_not_stored(value):
     assert len(seeded.buffer) == 0
 
 
-def test_strings_get_their_rewards_anew_behind_an_m_step():
+def test_strings_get_their_rewards_anew_after_an_m_step():
     module, replay = fake_module(adapter="fresh"), callback()
     replay.on_fit_start(None, module)
     keys = replay.buffer.keys()
@@ -310,7 +304,7 @@ def test_the_base_model_writes_demonstrations_where_the_task_asks_for_them():
         "c": DemonstrationPrompt("ab", 12, "[^Q]+"),
         "a": DemonstrationPrompt("ab", 6, "no such text"),
     }
-    module.task.demonstration_prompt = lambda condition: asked.get(condition.key)
+    module.demonstration_prompt = lambda condition: asked.get(condition.key)
     replay.on_fit_start(None, module)
     written = texts(replay, module.lm, "c")
     assert 0 < len(written) <= 12 and not any("Q" in text for text in written)

@@ -8,13 +8,10 @@ import math
 
 import matplotlib.pyplot as plt
 import pytest
-from rich.console import Console
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow
-from gfn_runner.report import figures
-from gfn_runner.report.comparison import likelihood_diversity, number_histogram, share_bars
-from gfn_runner.report.figures import draw_all
+from gfn_runner.report.figures import draw_all, share_bars
 from gfn_runner.report.samples import write_sample_table, write_samples
 from gfn_runner.report.table import result_table, row_labels
 from gfn_runner.runtime.json_lines import read_lines
@@ -102,19 +99,6 @@ def test_shares_are_in_percent_and_other_metrics_in_their_unit():
     }
 
 
-def test_the_table_is_printed_with_its_caption_and_unit():
-    console = Console(width=120)
-    with console.capture() as captured:
-        console.print(result_table(Shown(), {"final/good_share/x": 0.5, "final/nats/x": 1.0}))
-    text = " ".join(captured.get().split())
-    assert "shares in %" in text and "good" in text
-    # The number of random_number comes from the authors' notebook.
-    assert "or its published code's" in text and "printed in the paper" not in text
-    with console.capture() as captured:
-        console.print(result_table(RandomNumbers(), {"final/kl/numbers": 0.5}))
-    assert "%" not in captured.get()
-
-
 # -- samples ---------------------------------------------------------------------------------------
 
 
@@ -130,13 +114,6 @@ def test_a_table_of_samples_keeps_its_cells_whatever_is_written(tmp_path):
         r"| a \| b | one\|two<br>&lt;b>x&lt;/b><br>(empty) | p<br>q |",
         r"| c<br>d | e | f\\\| |",
     ]
-
-
-def test_a_table_of_samples_is_cut(tmp_path):
-    drawn = [samples(str(i), "a", "b", "c") for i in range(5)]
-    write_sample_table(tmp_path / "samples.md", {"one": drawn}, conditions=2, n=1)
-    lines = (tmp_path / "samples.md").read_text().splitlines()
-    assert lines[2:] == ["| 0 | a |", "| 1 | a |"]
 
 
 def test_a_row_without_texts_has_no_column(tmp_path):
@@ -176,48 +153,12 @@ def number_samples(folder, prefix: str, name: str, *texts: str) -> None:
     write_samples(folder / name, [drawn])
 
 
-@pytest.mark.parametrize("prefix", [" ", "", "#"])
-def test_the_histogram_shows_the_share_of_each_number(tmp_path, prefix):
-    texts = [f"{prefix}{n}" for n in (3, 3, 5)] + [f"{prefix}9"]
-    number_samples(tmp_path, prefix, "samples.jsonl", *texts)
-    number_samples(tmp_path, prefix, "samples_base_0_shot.jsonl", f"{prefix}4")
-    figure = number_histogram(tmp_path, NUMBERS)
-    ours, base = figure.axes
-    assert [bar.get_height() for bar in ours.patches] == pytest.approx([0.5, 0.0, 0.25])
-    assert [bar.get_height() for bar in base.patches] == pytest.approx([0.0, 1.0, 0.0])
-    assert ours.get_title() == "this run: 4 samples, 25.0 % of them invalid"
-    assert base.get_title() == "base model, 0-shot: 1 samples, 0.0 % of them invalid"
-    assert ours.lines[0].get_ydata() == pytest.approx([1 / 3] * 3)
-    assert [label.get_text() for label in ours.get_xticklabels()] == [
-        f"{prefix.strip()}{n}" for n in (3, 4, 5)
-    ]
-
-
-def test_there_is_no_histogram_without_numbers_or_files(tmp_path):
-    assert number_histogram(tmp_path, NUMBERS) is None
-    number_samples(tmp_path, " ", "samples.jsonl", " 3")
-    assert number_histogram(tmp_path, {"final/log_pf/x": 1.0}) is None
-    assert len(number_histogram(tmp_path, {"final/kl/numbers": 0.1}).axes) == 1
-
-
 LIKELY = {
     "final/diversity/one": 0.5, "final/log_likelihood/one": -9.0,
     "final/log_likelihood_max/one": -7.0,
     "base_at_T0.8/diversity/one": 0.3, "base_at_T0.8/log_likelihood/one": -8.0,
     "final/diversity/two": 0.1, "base_0_shot/log_likelihood/one": -5.0,
 }  # fmt: skip
-
-
-def test_likelihood_stands_over_diversity_where_both_are_known():
-    figure = likelihood_diversity(LIKELY)
-    (axes,) = figure.axes
-    marks = [(*line.get_xdata(), *line.get_ydata(), line.get_marker()) for line in axes.lines]
-    assert marks == [(0.5, -9.0, "o"), (0.5, -7.0, "^"), (0.3, -8.0, "o")]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["this run", "base model, T = 0.8"]
-    assert (
-        likelihood_diversity({"final/diversity/two": 0.1, "final/log_likelihood/one": 1.0}) is None
-    )
 
 
 def test_bars_are_the_shares_of_each_row():
@@ -249,37 +190,11 @@ def drawn_of(folder, final: dict) -> set[str]:
 
 def test_every_figure_with_data_is_written_and_no_other(tmp_path):
     assert drawn_of(tmp_path, {"run/seed": 0.0}) == set()
+    assert drawn_of(tmp_path, LIKELY) == {"likelihood_diversity"}
     number_samples(tmp_path, " ", "samples.jsonl", " 3", " 4")
     assert drawn_of(tmp_path, NUMBERS) == {"histogram"}
-    assert drawn_of(tmp_path, LIKELY) == {"likelihood_diversity"}
     failures = NUMBERS | LIKELY | {"final/invalid_share/numbers": 0.0}
     assert drawn_of(tmp_path, failures) == {"histogram", "likelihood_diversity"}
     everything = failures | {"final/right_share/one": 0.5}
     assert drawn_of(tmp_path, everything) == {"histogram", "likelihood_diversity", "shares"}
     assert not plt.get_fignums()
-
-
-def test_all_samples_invalid_is_said_in_plain_digits(tmp_path):
-    number_samples(tmp_path, " ", "samples.jsonl", *[" 9"] * 3)
-    (axes,) = number_histogram(tmp_path, {"final/kl/numbers": 0.1}).axes
-    assert axes.get_title() == "this run: 3 samples, 100.0 % of them invalid"
-
-
-def test_figures_of_few_steps_have_whole_steps_and_a_loss_of_zero_is_none_in_powers_of_ten():
-    records = [
-        {"step": step, "train/loss": loss, "train/from_replay": 0.0, "train/phi_spread": 1.0,
-         "train/exploration_temperature": 1.0, "eval/vote_accuracy/x": 0.5, "eval/single_accuracy/x": 0.5}
-        for step, loss in ((1, 0.0), (2, 50.0))
-    ]  # fmt: skip
-    left, *_ = figures._loss_and_reward(records).axes
-    assert left.get_yscale() == "log" and left.get_ylim()[0] == pytest.approx(40.0)
-    for steps in (records, records[1:]):
-        shown = figures._accuracy(steps, {"final/vote_accuracy/x": 0.5}).axes[0]
-        low, high = shown.get_xlim()
-        ticks = [tick for tick in shown.get_xticks() if low <= tick <= high]
-        assert ticks and all(tick == round(tick) for tick in ticks)
-    vote, single = shown.lines
-    assert (
-        vote.get_linestyle() != single.get_linestyle() and vote.get_marker() != single.get_marker()
-    )
-    assert shown.get_legend().handlelength >= 4

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,29 +16,29 @@ from typing import Any
 import pytest
 import yaml
 
-from gfn_runner.app import main
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint, DurableCheckpointIO
-from gfn_runner.cli import resume as resuming
-from gfn_runner.cli.compose import checked
-from gfn_runner.cli.overrides import by_itself, kept_overrides
-from gfn_runner.cli.resume import Start, held, is_held, newest_unfinished, seconds_before, start_of
-from gfn_runner.config.schemas import CheckpointSettings
+from gfn_runner.cli.main import main
+from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.errors import UserError
-from gfn_runner.runtime.files import tell_once, write_whole, writing_to
+from gfn_runner.run import resume as resuming
+from gfn_runner.run.resume import Start, newest_unfinished, seconds_before, start_of
+from gfn_runner.runtime.files import report_write_errors, warn_once_if_unwritable, write_atomically
 from gfn_runner.runtime.json_lines import (
     LineAppender,
-    keep_lines,
+    filter_lines,
     read_lines,
     read_metrics,
     write_lines,
 )
+from gfn_runner.runtime.overrides import by_itself, kept_overrides
+from gfn_runner.runtime.run_lock import acquire_run_lock
 
 
 @dataclass
 class Config:
     """What of a run's config is looked at."""
 
-    baseline: Any = None
+    trains: bool = True
     total_steps: int = 10
 
 
@@ -68,7 +62,7 @@ def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
     leave(tmp_path / "2026-01-03/10-00-00", lines, steps=10)
     (leave(tmp_path / "2026-01-04/10-00-00", lines) / "overrides.yaml").write_text("- [")
     assert newest_unfinished(tmp_path, CONFIG, lines) == wanted
-    with held(wanted):
+    with acquire_run_lock(wanted):
         # Another process writes there. (A lock belongs to an opened file, not to a process.)
         assert newest_unfinished(tmp_path, CONFIG, lines) == tmp_path / "2026-01-01/10-00-00"
     # A finished run that was to go on further, and has not.
@@ -77,7 +71,7 @@ def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
 
 
 def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path):
-    config: Any = Config(baseline=SimpleNamespace(lightning_module=None))
+    config: Any = Config(trains=False)
     lines = ["task=arithmetic", "baseline=prompting"]
     leave(tmp_path / "2026-01-01/10-00-00", lines, steps=0)
     assert newest_unfinished(tmp_path, config, lines) is None
@@ -180,7 +174,7 @@ def test_a_file_that_a_power_failure_has_emptied_is_named(name, content, said, t
     (folder / name).write_bytes(content)
     with pytest.raises(UserError) as caught:
         if name == "overrides.yaml":
-            checked([f"resume={folder}"])
+            hydra_arguments([f"resume={folder}"])
         else:
             config: Any = SimpleNamespace(resume="auto", as_dict=dict)
             start_of(config, folder)
@@ -189,78 +183,20 @@ def test_a_file_that_a_power_failure_has_emptied_is_named(name, content, said, t
     assert said in problem.what
 
 
-def test_a_lock_on_nfs_is_seen_by_who_may_only_read(tmp_path, monkeypatch):
-    """There an exclusive lock needs a file that is open for writing (EBADF), a shared one does not."""
-    real = fcntl.flock
-
-    def of_nfs(file, kind):
-        writes = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        if kind & fcntl.LOCK_EX and not writes:
-            raise OSError(errno.EBADF, "Bad file descriptor")
-        real(file, kind)
-
-    monkeypatch.setattr("fcntl.flock", of_nfs)
-    with held(tmp_path):
-        assert is_held(tmp_path)
-        with pytest.raises(UserError), held(tmp_path):
-            pytest.fail("held twice")
-    assert not is_held(tmp_path)
-
-
-def test_without_locks_the_name_in_the_file_counts_on_its_own_machine(tmp_path, monkeypatch):
-    def none(file, kind):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", none)
-    other = subprocess.Popen(["sleep", "99"])
-    lock = tmp_path / ".lock"
-    lock.write_text(f"process {other.pid} on {platform.node()}\n")
-    assert is_held(tmp_path)
-    with pytest.raises(UserError, match=f"written by process {other.pid}"), held(tmp_path):
-        pytest.fail("held twice")
-    other.kill()
-    other.wait()
-    for left in (f"process {other.pid} on {platform.node()}", f"process {os.getppid()} on far"):
-        lock.write_text(left + "\n")
-        assert not is_held(tmp_path)
-    with held(tmp_path):
-        assert lock.read_text() == f"process {os.getpid()} on {platform.node()}\n"
-    assert not lock.exists()
-
-
 def test_what_is_kept_of_a_command_line():
-    given = ["seed=1", "++optim.lr=1", "resume=auto", "hydra.run.dir=a", "hydra/launcher=slurm"]
-    kept = kept_overrides([*given, "optim.lr=2", "dry_run=true"], "arithmetic")
-    assert kept == ["task=arithmetic", "seed=1", "optim.lr=2"]
+    given = ["seed=1", "++optimizer.lr=1", "resume=auto", "hydra.run.dir=a", "hydra/launcher=slurm"]
+    kept = kept_overrides([*given, "optimizer.lr=2", "dry_run=true"], "arithmetic")
+    assert kept == ["task=arithmetic", "seed=1", "optimizer.lr=2"]
     assert kept_overrides(["task=a", "task=b"], "c") == ["task=b"]
 
 
 def test_a_run_of_a_sweep_by_itself_is_not_the_sweep():
-    lines = ["task=a", "sweep=search", "optim.lr=1"]
+    lines = ["task=a", "sweep=search", "optimizer.lr=1"]
     kept = kept_overrides([*lines, "hydra.sweeper.n_trials=3"], "a")
-    assert kept == ["task=a", "sweep=search", "hydra.mode=RUN", "optim.lr=1"]
+    assert kept == ["task=a", "sweep=search", "hydra.mode=RUN", "optimizer.lr=1"]
     assert by_itself(kept) == kept and by_itself(lines) == kept
     for other in (["task=a"], ["task=a", "sweep=null"]):
         assert by_itself(other) == other
-
-
-def test_a_lock_that_is_looked_at_or_let_go_of_is_waited_for(tmp_path):
-    with (tmp_path / ".lock").open("w") as looking:
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        threading.Timer(0.3, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
-        with held(tmp_path):
-            pass
-    # Who lets go of it removes the file: what was opened before is nobody's.
-    with (tmp_path / ".lock").open("w") as leaving:
-        fcntl.flock(leaving, fcntl.LOCK_EX)
-
-        def leave():
-            (tmp_path / ".lock").unlink()
-            fcntl.flock(leaving, fcntl.LOCK_UN)
-
-        threading.Timer(0.3, leave).start()
-        with held(tmp_path):
-            assert is_held(tmp_path), "in the file that others see"
 
 
 def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
@@ -275,29 +211,6 @@ def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
     assert seconds_before(tmp_path) == 60 + 30
     (tmp_path / "environment-2.json").write_text("{}")  # of an older version
     assert seconds_before(tmp_path) == 0
-
-
-def test_two_processes_do_not_write_into_one_folder(tmp_path):
-    folder = tmp_path / "run"
-    code = (
-        "import sys, time; from pathlib import Path; from gfn_runner.cli.resume import held\n"
-        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(99)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
-    assert other.stdout is not None and other.stdout.readline() == b"held\n"
-    assert is_held(folder)
-    with pytest.raises(UserError) as caught, held(folder):
-        pytest.fail("held twice")
-    assert f"is being written by process {other.pid} on" in str(caught.value)
-    other.kill()
-    other.wait()
-    # The system lets go of what a killed process held.
-    until = time.monotonic() + 10
-    while is_held(folder) and time.monotonic() < until:
-        time.sleep(0.05)
-    with held(folder):
-        assert is_held(folder)
-    assert not is_held(folder) and list(folder.iterdir()) == []
 
 
 def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
@@ -354,7 +267,7 @@ def test_lines_that_wait_are_written_before_a_checkpoint(tmp_path):
 def test_lines_that_wait_on_are_in_the_checkpoint(written_after_all, tmp_path):
     lines = Flaky(tmp_path / "metrics.jsonl")
     trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(lines=lines), object()])
-    callback = AdapterCheckpoint(CheckpointSettings(), tmp_path)
+    callback = AdapterCheckpoint()
     lines.append({"step": 1})
     saved: dict[str, Any] = {}
     callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
@@ -366,7 +279,7 @@ def test_lines_that_wait_on_are_in_the_checkpoint(written_after_all, tmp_path):
     if written_after_all:
         lines.full = False
         lines.sync()
-        keep_lines(lines.path, lambda record: True)
+        filter_lines(lines.path, lambda record: True)
     # Killed; it goes on from there.
     trainer.loggers = [SimpleNamespace(lines=LineAppender(lines.path))]
     callback.on_load_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
@@ -378,7 +291,7 @@ def test_a_tail_that_is_no_text_is_passed_over(tail, tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + tail)
     assert read_metrics(path) == [{"step": 1}]
-    keep_lines(path, lambda record: True)
+    filter_lines(path, lambda record: True)
     assert path.read_bytes() == b'{"step": 1}\n'
 
 
@@ -387,23 +300,26 @@ def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
     path.write_text('{"step": 1}\n{"ste')
     LineAppender(path).append({"step": 2})
     assert path.read_text() == '{"step": 1}\n{"ste\n{"step": 2}\n'
-    keep_lines(path, lambda record: record["step"] <= 1)
+    filter_lines(path, lambda record: record["step"] <= 1)
     assert path.read_text() == '{"step": 1}\n'
-    keep_lines(tmp_path / "none.jsonl", lambda record: True)
+    filter_lines(tmp_path / "none.jsonl", lambda record: True)
     assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
-    write_whole(path, "old")
+    write_atomically(path, "old")
 
     def fails(self: Path, *_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", fails)
-        with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
-            write_whole(path, "new")
+        with (
+            pytest.raises(UserError) as caught,
+            report_write_errors(tmp_path, "hydra.run.dir", "free some"),
+        ):
+            write_atomically(path, "new")
     (problem,) = caught.value.problems
     assert problem.where == "hydra.run.dir" and problem.fix == "free some"
     assert "metrics.json.part cannot be written: No space left on device" in problem.what
@@ -430,13 +346,13 @@ def test_what_is_renamed_is_on_the_disk_before(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "replace", renamed)
     if kind == "text":
-        write_whole(path, '{"step": 1}\n')
+        write_atomically(path, '{"step": 1}\n')
     else:
         write_lines(path, [{"step": 1}])
     assert done == [12, "renamed", "folder"]
 
 
-def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_told_of(
+def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_an_error(
     tmp_path, monkeypatch
 ):
     def fails(descriptor: int) -> None:
@@ -444,10 +360,10 @@ def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_told_of(
 
     monkeypatch.setattr(os, "fsync", fails)
     number = errno.EINVAL
-    write_whole(tmp_path / "a", "old")
+    write_atomically(tmp_path / "a", "old")
     number = errno.EDQUOT  # NFS finds out when it sends
     with pytest.raises(OSError, match="quota"):
-        write_whole(tmp_path / "a", "new")
+        write_atomically(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
 
 
@@ -458,15 +374,21 @@ def test_a_full_disk_in_the_words_of_another_library(tmp_path):
         pass
 
     said = "Error while serializing: I/O error: No space left on device (os error 28)"
-    with pytest.raises(UserError) as caught, writing_to(tmp_path, "hydra.run.dir", "free some"):
+    with (
+        pytest.raises(UserError) as caught,
+        report_write_errors(tmp_path, "hydra.run.dir", "free some"),
+    ):
         raise SafetensorError(said)
     assert said in str(caught.value) and str(tmp_path) in str(caught.value)
-    with pytest.raises(SafetensorError), writing_to(tmp_path, "hydra.run.dir", "free some"):
+    with (
+        pytest.raises(SafetensorError),
+        report_write_errors(tmp_path, "hydra.run.dir", "free some"),
+    ):
         raise SafetensorError("another one")
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run", "output", ""):
+    with pytest.raises(FileNotFoundError), report_write_errors(tmp_path / "run", "output", ""):
         (tmp_path / "data.json").read_text()
 
 
@@ -481,9 +403,8 @@ def refusal(capsys, *lines: str) -> str:
 
 @pytest.fixture
 def no_texts(monkeypatch):
-    """Of the texts nothing is to be known here, and no run is to begin."""
-    monkeypatch.setattr("gfn_runner.app._check_texts", lambda jobs: None)
-    monkeypatch.setattr("gfn_runner.app._start_hydra", lambda lines: pytest.fail("a run begins"))
+    """Of the texts nothing is to be known here."""
+    monkeypatch.setattr("gfn_runner.config.tokenizer_checks.check_texts", lambda config: None)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
@@ -518,14 +439,14 @@ def test_a_run_to_be_resumed_that_is_read_only(what, no_texts, capsys, tmp_path,
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
-def test_a_log_on_a_full_disk_is_told_of_once(capsys):
+def test_a_log_on_a_full_disk_is_reported_once(capsys):
     log = logging.Logger("full")
     log.addHandler(logging.FileHandler("/dev/full"))
-    tell_once(log)
+    warn_once_if_unwritable(log)
     for number in range(3):
         log.warning("line %d", number)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "/dev/full cannot be written ([Errno 28]" in said
-    # A mistake in a line is still shown as one.
+    # A wrong format of a line is still shown.
     log.warning("%d", "no number")
     assert "Logging error" in capsys.readouterr().err

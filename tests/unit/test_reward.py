@@ -96,26 +96,6 @@ def test_the_reward_is_its_weighted_sum(lm, base, strings_rule):
                 assert value == -math.inf
 
 
-@torch.no_grad()
-def test_conditions_of_one_batch_may_have_different_numbers_of_terms(lm, base):
-    """One, three and none: the condition with fewer terms has that many factors less."""
-    conditions = [
-        CONDITIONS[0],
-        Condition("c", "c", (Term("a", "bc", 0.5),)),
-        Condition("d", "d", ()),
-    ]
-    texts = (("a=b+", 0), ("j", 1), ("", 1), ("123", 1), ("ab", 2))
-    log_reward_BS = log_reward(lm, conditions, rows_of(lm, texts), rule())
-    for row, (text, place) in enumerate(texts):
-        for state in range(log_reward_BS.shape[1]):
-            value = log_reward_BS[row, state].item()
-            if state <= len(text):
-                expected = by_hand(base, text[:state], conditions[place], rule())
-                assert value == pytest.approx(expected, abs=NATS)
-            else:
-                assert value == -math.inf
-
-
 def test_a_batched_constraint_is_asked_once_and_adds_the_same(lm):
     class Together(Vowels):
         calls = 0
@@ -274,12 +254,6 @@ def test_phi_of_a_forced_end_is_the_models_own_log_p_of_stopping():
         assert expected < -0.1
 
 
-def test_phi_is_not_constant_at_another_reward_temperature():
-    lm = tiny_lm("llama", adapter="fresh")
-    rows = rows_of(lm, [("abcd", 0), ("ij=", 1)])
-    assert phi_of(lm, rows, rule(), 0.5)[0].std() > 0.1
-
-
 def test_the_reward_of_all_strings_sums_to_the_lms_mass_on_them():
     """Σ_z p(z ⊤) is 1 less the mass of the strings that would go on at max_len."""
     lm = tiny_lm("gpt2", "abc.")
@@ -327,7 +301,7 @@ def test_padding_order_and_batching_change_nothing(lm, monkeypatch):
 
 
 def test_a_tools_tokens_are_read_and_not_scored(lm, base):
-    """The sum runs over actions only; what stands behind an observation is conditioned on it."""
+    """The sum runs over actions only; what follows an observation is conditioned on it."""
     text, chosen = "1+1=2,", [True] * 4 + [False] + [True]
     conditions = [Condition("a", "ab", (Term("ab", ""),))]
     rows = Trajectories.from_rows([lm.encode(text)], [chosen], [0])

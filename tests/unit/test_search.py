@@ -15,7 +15,7 @@ from gfn_runner.report.headline import direction_of, headline_numbers, optimized
 
 optuna = pytest.importorskip("optuna")
 
-from gfn_runner.sweeps.search import _batches  # noqa: E402  it needs optuna
+from gfn_runner.sweeps.search import _next_batch, _space, search  # noqa: E402  it needs optuna
 
 SPACE = ["x=interval(0.0, 1.0)", "kind=choice(a,b)", "seed=3"]
 
@@ -43,8 +43,6 @@ class Launcher:
 
 def searched(folder, launcher, n_trials, seed=0):
     from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-
-    from gfn_runner.sweeps.search import search
 
     sweeper = OptunaSweeperImpl(
         sampler=partial(optuna.samplers.TPESampler, n_startup_trials=2),
@@ -81,10 +79,20 @@ def test_an_interrupted_search_takes_up_its_trials_and_makes_no_more_than_asked_
     assert len(searched(tmp_path, Launcher(), 7).trials) == 7
 
 
-def test_trials_are_taken_up_in_batches_of_numbers_that_follow_each_other():
-    trials = [SimpleNamespace(number=number) for number in (1, 2, 3, 5, 6, 9)]
-    batches = [[trial.number for trial in batch] for batch in _batches(trials, 2)]
+def test_interrupted_trials_are_taken_up_in_batches_of_numbers_that_follow_each_other():
+    left = [SimpleNamespace(number=number) for number in (1, 2, 3, 5, 6, 9)]
+    batches = []
+    while left:
+        batch = _next_batch(SimpleNamespace(n_jobs=2), None, {}, left)
+        batches.append([trial.number for trial in batch])
     assert batches == [[1, 2], [3], [5, 6], [9]]
+
+
+def test_of_two_lines_for_one_key_the_last_one_counts():
+    params = ["x=interval(0.0, 1.0)", "seed=3"]
+    sweeper = SimpleNamespace(_parse_sweeper_params_config=lambda: params)
+    space, fixed = _space(sweeper, ["x=0.5", "seed=choice(1,2)"])
+    assert list(space) == ["seed"] and fixed == {"x": "0.5"}
 
 
 def test_a_search_that_goes_on_does_not_draw_the_same_again(tmp_path):
@@ -106,20 +114,21 @@ def test_a_search_in_which_nothing_works_ends(tmp_path, capsys):
     launcher = Launcher(fails=True)
     with pytest.raises(SystemExit):
         searched(tmp_path, launcher, 20)
-    assert len(launcher.done) == 6 and "no trial of 3 batches" in capsys.readouterr().err
+    assert len(launcher.done) == 6 and "no trial has a value" in capsys.readouterr().err
 
 
 def test_a_search_warns_of_nothing_that_its_own_config_has_chosen(monkeypatch):
     from hydra import compose, initialize_config_dir
 
     import gfn_runner.sweeps.search
-    from gfn_runner.cli.compose import CONF
+    from gfn_runner.config.compose import CONF
     from hydra_plugins.gfn_runner_launchers import SearchSweeper
 
     def draws(*arguments):
         optuna.samplers.TPESampler(multivariate=True)
 
     monkeypatch.setattr(gfn_runner.sweeps.search, "search", draws)
+    monkeypatch.setattr(gfn_runner.sweeps.search, "check_search", lambda *_: None)
     sweeper = SearchSweeper.__new__(SearchSweeper)
     sweeper.sweeper, sweeper.seed = None, 0
     with warnings.catch_warnings(record=True) as caught:
@@ -170,7 +179,7 @@ def test_which_way_a_metric_gets_better(metric, direction):
 def test_a_search_in_which_no_trial_has_a_value_ends_without_a_traceback(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         searched(tmp_path, Launcher(fails=True), 2)
-    assert stop.value.code == 1 and "no trial of the one batch" in capsys.readouterr().err
+    assert stop.value.code == 1 and "no trial has a value" in capsys.readouterr().err
 
 
 def test_a_run_without_training_is_worth_its_first_row():

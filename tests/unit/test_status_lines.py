@@ -8,13 +8,14 @@ from itertools import pairwise
 
 import pytest
 
-from gfn_runner.algorithms.em import m_step
-from gfn_runner.baselines.methods import Decoding, Exact, Prompting, Resampling
-from gfn_runner.baselines.rows import made_rows
-from gfn_runner.config.schemas import EMSettings
+from gfn_runner.algorithms.em import EMSettings, m_step
+from gfn_runner.baselines.decoding import Decoding
+from gfn_runner.baselines.exact import Exact
+from gfn_runner.baselines.prompting import Prompting
+from gfn_runner.baselines.resampling import Resampling
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.runtime import status as status_lines
-from gfn_runner.runtime.status import EVERY, Count, duration, silent
+from gfn_runner.runtime.status import EVERY, ProgressLogger, duration, muted_progress_lines
 
 from .test_baselines import drawing
 
@@ -34,15 +35,15 @@ def clock(monkeypatch) -> Iterator[Clock]:
     turned = Clock()
     # No thread: a test calls ``speak`` itself, with waits that turn the clock.
     monkeypatch.setattr(status_lines.threading.Thread, "start", lambda self: None)
-    monkeypatch.setattr(Count, "_left", float("-inf"))
-    monkeypatch.setattr(Count, "_spoken", float("-inf"))
+    monkeypatch.setattr(ProgressLogger, "_last_end", float("-inf"))
+    monkeypatch.setattr(ProgressLogger, "_last_line", float("-inf"))
     # A run that another test cut off may have left a bar on the screen.
-    monkeypatch.setattr(Count, "_silent", 0)
+    monkeypatch.setattr(ProgressLogger, "_muted", 0)
     yield turned
-    assert Count._open is None
+    assert ProgressLogger._open is None
 
 
-def work(clock: Clock, count: Count, seconds_each: float) -> None:
+def work(clock: Clock, count: ProgressLogger, seconds_each: float) -> None:
     """Do all of a count, item by item, while it speaks."""
     began = clock.now
 
@@ -53,7 +54,7 @@ def work(clock: Clock, count: Count, seconds_each: float) -> None:
         return count.done == count.total
 
     with count:
-        count.speak(wait)
+        count.log_periodically(wait)
     clock.now = began + count.total * seconds_each
 
 
@@ -63,7 +64,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(clock, caplog):
     caplog.set_level(logging.INFO)
-    count = Count("final evaluation", 10, clock=clock)
+    count = ProgressLogger("final evaluation", 10, clock=clock)
     count.part = "3_operands"
     work(clock, count, seconds_each=12.0)
     assert said(caplog) == [
@@ -75,7 +76,7 @@ def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(
 
 def test_nothing_done_yet_has_no_time_left(clock, caplog):
     caplog.set_level(logging.INFO)
-    work(clock, Count("M-step 1", 1, "steps", clock=clock), seconds_each=70.0)
+    work(clock, ProgressLogger("M-step 1", 1, "steps", clock=clock), seconds_each=70.0)
     assert said(caplog) == ["M-step 1: 0 of 1 steps"] * 2
 
 
@@ -87,7 +88,7 @@ def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
     status_lines.logger.info = lambda *a: (moments.append(clock.now), say(*a))  # type: ignore[method-assign]
     try:
         for row in range(9):
-            work(clock, Count(f"row {row}", 4, clock=clock), seconds_each=5.0)
+            work(clock, ProgressLogger(f"row {row}", 4, clock=clock), seconds_each=5.0)
     finally:
         del status_lines.logger.info
     moments.append(clock.now)
@@ -95,25 +96,25 @@ def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
     assert max(b - a for a, b in pairwise(moments)) <= EVERY
     # Much later the half minute begins anew.
     clock.now += 1000
-    work(clock, Count("later", 4, clock=clock), seconds_each=5.0)
+    work(clock, ProgressLogger("later", 4, clock=clock), seconds_each=5.0)
     assert len(said(caplog)) == 5
 
 
 def test_inner_counts_other_ranks_and_bars_say_nothing(clock, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    started: list[Count] = []
+    started: list[ProgressLogger] = []
     monkeypatch.setattr(
         status_lines.threading,
         "Thread",
         lambda target, **_: started.append(target.__self__) or Idle(),
     )
-    with Count("outer", 2, clock=clock) as outer, Count("inner", 1, clock=clock):
+    with ProgressLogger("outer", 2, clock=clock) as outer, ProgressLogger("inner", 1, clock=clock):
         assert started == [outer]
-    monkeypatch.setattr(status_lines, "is_first", lambda: False)
-    with Count("rank 1", 2, clock=clock):
+    monkeypatch.setattr(status_lines, "is_rank_zero", lambda: False)
+    with ProgressLogger("rank 1", 2, clock=clock):
         assert started == [outer]
-    with silent():
-        work(clock, Count("behind a bar", 4, clock=clock), seconds_each=60.0)
+    with muted_progress_lines():
+        work(clock, ProgressLogger("under a bar", 4, clock=clock), seconds_each=60.0)
     assert not said(caplog)
 
 
@@ -124,18 +125,12 @@ class Idle:
         pass
 
 
-def test_the_thread_ends_with_its_count():
-    with Count("short", 1) as count:
-        pass
-    assert count._end.is_set() and Count._open is None
-
-
 @pytest.fixture
-def counts(monkeypatch) -> list[Count]:
+def counts(monkeypatch) -> list[ProgressLogger]:
     """All that are begun, in their order."""
-    begun: list[Count] = []
-    enter = Count.__enter__
-    monkeypatch.setattr(Count, "__enter__", lambda self: begun.append(self) or enter(self))
+    begun: list[ProgressLogger] = []
+    enter = ProgressLogger.__enter__
+    monkeypatch.setattr(ProgressLogger, "__enter__", lambda self: begun.append(self) or enter(self))
     return begun
 
 
@@ -150,7 +145,7 @@ def counts(monkeypatch) -> list[Count]:
 )  # fmt: skip
 def test_rows_without_training_are_counted_to_their_end(baseline, expected, counts):
     d = drawing()
-    list(made_rows(d, baseline))
+    list(baseline.rows(d))
     assert [c.what for c in counts] == [f"evaluation, {name}" for name in expected]
     assert all(c.done == c.total == len(d.conditions) for c in counts)
 

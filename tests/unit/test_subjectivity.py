@@ -71,13 +71,6 @@ def test_the_posterior_of_a_review():
     assert free.terms[0].rivals == () and free.terms[0].rival_penalty == 0
 
 
-def test_the_template_is_a_setting():
-    task = Subjectivity(prompt="{text}: is it {label}?", answer=", thus {label}!")
-    condition = task.load(0).train[1]
-    assert condition.prompt == f"{condition.key}: is it {{label}}?"
-    assert condition.terms[0].suffix == ", thus subjective!"
-
-
 def test_the_generated_reviews_are_asked_as_the_corpus_asks():
     from gfn_runner.data.synthetic.reviews import label_suffix, review_prompt
 
@@ -215,15 +208,6 @@ def test_a_typed_review_has_a_posterior_without_a_label():
     assert typed.terms[0].suffix == "" and task.condition_for("Good morning", 0) is None
     assert task.answer_suffix("subjective") == ", so it is subjective."
     assert task.answer_suffix("dull") is None
-
-
-def test_answers_are_the_labels_in_their_order():
-    condition = Subjectivity().load(0).train[1]
-    assert Subjectivity().answer_choices(condition, ()) == [
-        (", so it is objective.", "objective"),
-        (", so it is subjective.", "subjective"),
-    ]
-    assert Subjectivity().direct_choices(condition) == [" objective.", " subjective."]
 
 
 # -- metrics ----------------------------------------------------------------------------------------

@@ -5,21 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gfn_runner.algorithms.sft import SupervisedModule, cross_entropy
-from gfn_runner.baselines.methods import SFT
-from gfn_runner.config.schemas import EvaluationSettings, OptimSettings, SamplingSettings
+from gfn_runner.algorithms.sft import SFT, cross_entropy
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.trajectories import Batch, PolicyScores, Trajectories
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
-from gfn_runner.objectives.losses import VarGradTB
-from gfn_runner.tasks.base import Task
+from gfn_runner.tasks.base import GFlowNetModule
 
 from ..tiny_models import tiny_lm
+from ..tiny_modules import NoTrainer, tiny_module
 
 
-class Letters(Task):
+class Letters(GFlowNetModule):
     """Known strings of letters; a class may have choices instead."""
 
     name = "letters"
@@ -38,29 +36,16 @@ class Letters(Task):
         return [(text, text) for text in self.choices]
 
 
-class _Trainer:
-    profiler = None
-
-
 class Labels(Letters):
     choices = ("a", "bb")
 
 
-def module_of(task_class=Letters, baseline=None, **condition) -> tuple[SupervisedModule, Condition]:
-    lm = tiny_lm("llama", "ab.", adapter="fresh")
+def module_of(task_class=Letters, algorithm=None, **condition) -> tuple[GFlowNetModule, Condition]:
     asked = Condition("c", "ab", (Term("ba"),), **condition)
-    module = SupervisedModule(
-        task_class(max_len=3, eval_max_len=3),
-        lm,
-        VarGradTB(),
-        conditions=[asked],
-        sampling=SamplingSettings(),
-        optim=OptimSettings(),
-        evaluation=EvaluationSettings(),
-        max_steps=10,
-        seed=0,
-        baseline=baseline or SFT(),
-    )
+    module = tiny_module(
+        task_class(max_len=3, eval_max_len=3), algorithm or SFT(), [asked],
+        lm=tiny_lm("llama", "ab.", adapter="fresh"),
+    )  # fmt: skip
     return module, asked
 
 
@@ -80,13 +65,13 @@ def test_a_tools_tokens_are_not_learnt():
     lm = tiny_lm("llama", "ab.", adapter="random")
     rule = StringRule(2, 0, 9)
     plain = Trajectories.from_rows([(0, 1)], [[True, True]], [0])
-    told = Trajectories.from_rows([(0, 1)], [[True, False]], [0])
+    strings = Trajectories.from_rows([(0, 1)], [[True, False]], [0])
     scores = score_policy(lm, [(0,)], plain, rule)
     both = -(scores.log_pf_BT.sum() + scores.log_pf_stop_BS[0, 2]) / 3
     torch.testing.assert_close(cross_entropy(scores, plain, rule), both)
-    scores = score_policy(lm, [(0,)], told, rule)
+    scores = score_policy(lm, [(0,)], strings, rule)
     one = -(scores.log_pf_BT[0, 0] + scores.log_pf_stop_BS[0, 2]) / 2
-    torch.testing.assert_close(cross_entropy(scores, told, rule), one)
+    torch.testing.assert_close(cross_entropy(scores, strings, rule), one)
 
 
 def test_an_end_that_is_all_but_certain_counts_and_a_forced_one_does_not():
@@ -120,7 +105,7 @@ def test_a_string_as_long_as_may_be_is_learnt_with_its_end():
 
 def test_right_answers_are_learnt_at_once():
     module, condition = module_of(Labels, answer="bb")
-    assert module.baseline.trained_on(module.task, [condition]) == [condition]
+    assert module.algorithm.trained_on(module, [condition]) == [condition]
     assert learnt(module, condition, 60) < 0.05
     (drawn,) = module.validation_step(Batch([condition], 0), 0)
     first, second = drawn.greedy_answer_log_probs
@@ -132,15 +117,15 @@ def test_a_policy_of_another_run_is_imitated(tmp_path):
     teacher = tiny_lm("llama", "ab.", adapter="random", rank=8)
     teacher.save_adapter(tmp_path / "adapter")
     module, condition = module_of(
-        baseline=SFT(samples_of=str(tmp_path), n_samples=200), demonstrations=()
+        algorithm=SFT(samples_of=str(tmp_path), n_samples=200), demonstrations=()
     )
     names = list(module.lm.model.state_dict())
     wanted = set(module.lm.trainable())
-    module._trainer = _Trainer()
+    module._trainer = NoTrainer()
     module.on_fit_start()
     assert list(module.lm.model.state_dict()) == names
     assert set(module.lm.trainable()) == wanted and wanted
-    strings = module.written["c"]
+    strings = module.algorithm.written["c"]
     assert len(strings) == 200 and len({tuple(ids) for ids, _ in strings}) > 3
     rows = Trajectories.from_rows(
         [ids for ids, _ in strings], [chosen for _, chosen in strings], [0] * 200
@@ -157,8 +142,8 @@ def test_a_policy_of_another_run_is_imitated(tmp_path):
     assert learnt(module, condition, 1) > 0
 
 
-@pytest.mark.parametrize("baseline", [SFT(), SFT(samples_of="no such folder")])
-def test_what_cannot_be_learnt_from_is_refused(baseline):
+@pytest.mark.parametrize("algorithm", [SFT(), SFT(samples_of="no such folder")])
+def test_what_cannot_be_learnt_from_is_refused(algorithm):
     module, condition = module_of()
-    problems = [*baseline.problems(), *baseline.unfit(module.task, TaskData([condition], []))]
+    problems = [*algorithm.problems(), *algorithm.unfit(module, TaskData([condition], []))]
     assert len(problems) == 1

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gfn_runner.errors import UserError
-from gfn_runner.sweeps.record import RECORD, Job, Sweep, log_length, reason
+from gfn_runner.runtime.sweep_record import RECORD, Job, Sweep, log_length, reason
 from gfn_runner.sweeps.table import show_sweep
 
 
@@ -67,7 +67,7 @@ def test_a_broken_record_is_named(tmp_path):
 
 def test_the_reason_is_the_last_one_of_this_start(tmp_path):
     log = tmp_path / "run.log"
-    mark = "ERROR gfn_runner.app: the run has failed: "
+    mark = "ERROR gfn_runner.train: the run has failed: "
     log.write_text(f"{mark}lm.name: no weights\n    allowed: others\n")
     assert reason(tmp_path) == "lm.name: no weights"
     since = log_length(tmp_path)
@@ -115,11 +115,11 @@ def searched(folder, values=(0.8130913055203, 0.4071036058197), n_metrics=5) -> 
     lines = [
         [
             "task=random_number",
-            f"callbacks.tempering.end={end}",
-            "optim.lr=0.0007453942447208346",
-            f"callbacks.replay.probability={0.1 + end / 10}",
+            f"callbacks.reward_tempering.end={end}",
+            "optimizer.lr=0.0007453942447208346",
+            f"callbacks.replay_buffer.probability={0.1 + end / 10}",
             "lm.lora.rank=32",
-            f"callbacks.replay.alpha={number}",
+            f"callbacks.replay_buffer.alpha={number}",
             f"lm.lora.alpha={2 * number}",
         ]
         for number, end in enumerate(values)
@@ -158,9 +158,12 @@ def test_a_search_is_readable_in_a_narrow_terminal(tmp_path, capsys, monkeypatch
     assert table.count("0.0987") == 2 * n_metrics / 5
     assert "shares are in %" in table
     # Shared by two keys, so in full; the others are named once.
-    assert "callbacks.replay.alpha=1" in table and "lm.lora.alpha=2" in table
-    assert "end is callbacks.tempering.end, probability is callbacks.replay.probability" in table
-    assert shown.startswith("sweep task=random_number optim.lr=0.0007454 lm.lora.rank=32")
+    assert "callbacks.replay_buffer.alpha=1" in table and "lm.lora.alpha=2" in table
+    assert (
+        "end is callbacks.reward_tempering.end, probability is callbacks.replay_buffer.probability"
+        in table
+    )
+    assert shown.startswith("sweep task=random_number optimizer.lr=0.0007454 lm.lora.rank=32")
 
 
 def test_a_search_in_a_wide_terminal_is_one_table(tmp_path, capsys, monkeypatch):
@@ -175,8 +178,11 @@ def test_a_search_in_a_wide_terminal_is_one_table(tmp_path, capsys, monkeypatch)
 def test_the_written_table_has_whole_keys_and_four_digits(tmp_path):
     show_sweep(searched(tmp_path))
     written = (tmp_path / "sweep.md").read_text()
-    assert "callbacks.tempering.end=0.8131 callbacks.replay.probability=0.1813" in written
-    assert written.startswith("# sweep task=random_number optim.lr=0.0007454 lm.lora.rank=32")
+    assert (
+        "callbacks.reward_tempering.end=0.8131 callbacks.replay_buffer.probability=0.1813"
+        in written
+    )
+    assert written.startswith("# sweep task=random_number optimizer.lr=0.0007454 lm.lora.rank=32")
     assert "end=0.8130913055203" in (tmp_path / RECORD).read_text()
 
 

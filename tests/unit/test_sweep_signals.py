@@ -12,7 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from gfn_runner.sweeps.launching import processes
-from gfn_runner.sweeps.launching.signals import deaf, ends_when_told, undisturbed
+from gfn_runner.sweeps.launching.signals import (
+    defer_signals,
+    exit_on_termination,
+    ignore_termination_signals,
+)
 
 from ..hearing import hear
 
@@ -36,14 +40,14 @@ def send(number: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_that_is_told_ends_as_with_ctrl_c(number):
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as stop, ends_when_told():
+    with pytest.raises(SystemExit) as stop, exit_on_termination():
         send(number)
     assert stop.value.code == 128 + number and signal.getsignal(number) is before
 
 
 def test_a_sweep_under_nohup_does_not_hear_of_its_terminal():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with ends_when_told():
+    with exit_on_termination():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         send(signal.SIGHUP)  # would end this test
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -55,11 +59,11 @@ def test_a_sweep_under_nohup_does_not_hear_of_its_terminal():
 )
 def test_what_has_started_is_known_before_a_signal_counts(number, ends):
     known = []
-    with pytest.raises(ends), ends_when_told(), undisturbed():
+    with pytest.raises(ends), exit_on_termination(), defer_signals():
         send(number)
         known.append("the process")
     assert known
-    with deaf():
+    with ignore_termination_signals():
         send(number)
 
 
@@ -78,7 +82,7 @@ WAITS = "print('ready', flush=True)\ntime.sleep(60)"
 
 
 def test_a_run_is_ended_by_its_sweep_and_not_by_the_terminal():
-    with undisturbed():
+    with defer_signals():
         process = child(WAITS)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGHUP)

@@ -1,12 +1,10 @@
-"""Numbers, continuation, contrastive, translation, infilling: their data, mistakes and metrics."""
+"""Numbers, continuation, contrastive, translation, infilling: their data, user errors and metrics."""
 
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
-from pydantic import ValidationError
 from scipy import stats
 
 from gfn_runner.data.conditions import Condition, Term
@@ -15,8 +13,8 @@ from gfn_runner.data.synthetic import news, stories, velan
 from gfn_runner.data.synthetic.judge import is_sentence
 from gfn_runner.errors import UserError
 from gfn_runner.metrics.distribution import expected_empirical_kl
-from gfn_runner.rewards.illegal import IllegalTokens
-from gfn_runner.rewards.validator import Validator
+from gfn_runner.runtime.targets import instantiate
+from gfn_runner.tasks.base import GFlowNetModule
 from gfn_runner.tasks.continuation import SentenceContinuation
 from gfn_runner.tasks.contrastive import Contrastive
 from gfn_runner.tasks.infilling import StoryInfilling
@@ -67,6 +65,12 @@ def kind(request):
     return KINDS[request.param]
 
 
+def made(Kind: type[GFlowNetModule], **options) -> GFlowNetModule:
+    """A task of a config's values, as a run makes it."""
+    node = {"_target_": f"{Kind.__module__}.{Kind.__qualname__}", **options}
+    return instantiate("task", node, GFlowNetModule)
+
+
 def keys(conditions) -> list[str]:
     return [condition.key for condition in conditions]
 
@@ -81,13 +85,82 @@ def refused(task) -> str:
     return str(caught.value)
 
 
+# -- settings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("Kind", "options", "where"),
+    [
+        (SentenceContinuation, {"validator": "nowhere.at_all.judge"}, "task.validator"),
+        (SentenceContinuation, {"validator": "keyword.nothing"}, "task.validator"),
+        (SentenceContinuation, {"validator": "nodots"}, "task.validator"),
+        (SentenceContinuation, {"validator": "keyword.kwlist"}, "task.validator"),
+        (Contrastive, {"alpha": 0.0}, "task.alpha"),
+        (Contrastive, {"alpha": -1.0}, "task.alpha"),
+        (Contrastive, {"beta": 0.0}, "task.beta"),
+        (Contrastive, {"beta": 0.5}, "task.beta"),
+        (Translation, {"template": "Velan: English:"}, "task.template"),
+        (StoryInfilling, {"template": "Story: {ending}"}, "task.template"),
+        (StoryInfilling, {"template": "Story: {beginning}"}, "task.template"),
+        (RandomNumbers, {"low": 5, "high": 5}, "task.high"),
+        (RandomNumbers, {"prompt": " "}, "task.prompt"),
+        (RandomNumbers, {"distribution": "binomial", "parameter": 1.0}, "task.parameter"),
+        (RandomNumbers, {"distribution": "geometric", "parameter": 1.5}, "task.parameter"),
+        (RandomNumbers, {"distribution": "zipf", "parameter": 1.0}, "task.parameter"),
+        # Some numbers would have probability 0, …
+        (RandomNumbers, {"distribution": "normal", "parameter": 0.5}, "task.parameter"),
+        (RandomNumbers, {"distribution": "binomial", "parameter": 1e-9}, "task.parameter"),
+        # … or all of them.
+        (RandomNumbers, {"distribution": "normal", "parameter": 0.01, "high": 101}, "task.parameter"),
+        (RandomNumbers, {"distribution": "poisson", "parameter": 1e6}, "task.parameter"),
+        (RandomNumbers, {"min_len": 9, "eval_max_len": 9}, "task.min_len"),
+        (RandomNumbers, {"min_len": 4, "max_len": 9, "eval_max_len": 3}, "task.eval_max_len"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_named(Kind, options, where):
+    if Kind is RandomNumbers:
+        options = {"max_len": 5} | options
+    assert problems_of(Kind(**options)).keys() == {where}
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("Kind", "name"),
+    [(Contrastive, "alpha"), (Contrastive, "beta"), (RandomNumbers, "parameter"),
+     (RandomNumbers, "penalty")],
+)  # fmt: skip
+def test_numbers_of_the_settings_are_finite_and_some_positive(Kind, name, value):
+    if Kind is Contrastive and value == -1.0:
+        return
+    options = {"distribution": "poisson"} if Kind is RandomNumbers else {}
+    with pytest.raises(UserError) as caught:
+        made(Kind, **options, **{name: value})
+    assert [problem.where for problem in caught.value.problems] == [f"task.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("Kind", "options"),
+    [
+        *((Kind, {"data": {n: 0}}) for Kind, *_ in KINDS.values() for n in ("n_train", "n_test")),
+        (RandomNumbers, {"distribution": "poisson", "parameter": 0.0}),
+        (RandomNumbers, {"penalty": 0.0}),
+        (SentenceContinuation, {"illegal": ("",)}),
+    ],
+)
+def test_settings_out_of_bounds(Kind, options):
+    with pytest.raises(UserError) as caught:
+        made(Kind, **options)
+    (problem,) = caught.value.problems
+    assert problem.where.startswith("task.")
+
+
 # -- files, whatever the task ----------------------------------------------------------------------
 
 
 def test_some_rows_are_kept_out_where_there_is_no_test_file(kind, written):
     Kind, key, rows, group, suffix = kind
     path = written("data" + suffix, rows(20))
-    data = Kind(data={key: path, "n_test": 5}).load(0)
+    data = made(Kind, data={key: path, "n_test": 5}).load(0)
     assert len(data.train) == 15 and len(data.evaluation) == 5
     assert len({*keys(data.train), *keys(data.evaluation)}) == 20
     assert {c.group for c in data.evaluation} == {group} and {c.group for c in data.train} == {
@@ -95,40 +168,31 @@ def test_some_rows_are_kept_out_where_there_is_no_test_file(kind, written):
     }
     # Not simply the first or the last ones, and the same for every seed.
     everything = keys(
-        Kind(data={key: path, "test": written("x" + suffix, rows(1, 99))}).load(0).train
+        made(Kind, data={key: path, "test": written("x" + suffix, rows(1, 99))}).load(0).train
     )
     assert keys(data.evaluation) not in (everything[:5], everything[-5:])
-    again = Kind(data={key: path, "n_test": 5}).load(7)
+    again = made(Kind, data={key: path, "n_test": 5}).load(7)
     assert keys(again.evaluation) == keys(data.evaluation) and keys(again.train) == keys(data.train)
 
 
 def test_at_most_half_of_a_small_file_is_kept_out(kind, written):
     Kind, key, rows, _, suffix = kind
-    data = Kind(data={key: written("data" + suffix, rows(6)), "n_test": 50}).load(0)
+    data = made(Kind, data={key: written("data" + suffix, rows(6)), "n_test": 50}).load(0)
     assert (len(data.train), len(data.evaluation)) == (3, 3)
-    assert "two or more" in refused(Kind(data={key: written("one" + suffix, rows(1))}))
+    assert "two or more" in refused(made(Kind, data={key: written("one" + suffix, rows(1))}))
 
 
 def test_what_is_in_the_test_file_is_not_trained_on_and_counted(kind, written):
     Kind, key, rows, group, suffix = kind
     files = {key: written("data" + suffix, rows(10)), "test": written("test" + suffix, rows(6, 7))}
-    data = Kind(data=files).load(0)
+    data = made(Kind, data=files).load(0)
     assert len(data.train) == 7 and len(data.evaluation) == 6
     assert not {*keys(data.train)} & {*keys(data.evaluation)}
     assert {c.group for c in data.evaluation} == {group}
     (note,) = data.notes
     assert note.startswith("3 training ") and note.endswith("dropped: in the test file")
     apart = files | {"test": written("apart" + suffix, rows(3, 50))}
-    assert Kind(data=apart).load(0).notes == ()
-
-
-def test_files_are_cut_at_the_numbers_asked_for(kind, written):
-    Kind, key, rows, _, suffix = kind
-    files = {key: written("data" + suffix, rows(10)), "test": written("test" + suffix, rows(9, 50))}
-    whole = Kind(data=files).load(0)
-    data = Kind(data=files | {"n_train": 4, "n_test": 3}).load(0)
-    assert keys(data.train) == keys(whole.train)[:4]
-    assert keys(data.evaluation) == keys(whole.evaluation)[:3]
+    assert made(Kind, data=apart).load(0).notes == ()
 
 
 def test_a_row_twice_is_named_with_both_lines(kind, written):
@@ -139,41 +203,27 @@ def test_a_row_twice_is_named_with_both_lines(kind, written):
     if Kind in (SentenceContinuation, Contrastive):
         # Web text repeats itself.
         path = written("data" + suffix, text)
-        data = Kind(data={key: path, "n_test": 1}).load(0)
+        data = made(Kind, data={key: path, "n_test": 1}).load(0)
         assert len(data.train) + len(data.evaluation) == 3
         assert data.notes == (f"1 repeated prompts of {path} dropped",)
         return
-    message = refused(Kind(data={key: written("data" + suffix, text)}))
+    message = refused(made(Kind, data={key: written("data" + suffix, text)}))
     assert f"data{suffix}, line {last}: the same " in message and f"as line {last - 1}" in message
-
-
-def test_bytes_that_are_not_utf_8_are_named_by_line(kind, written):
-    Kind, key, rows, _, suffix = kind
-    content = rows(2).encode() + b"caf\xe9\n"
-    line = len(rows(2).splitlines()) + 1
-    message = refused(Kind(data={key: written("data" + suffix, content)}))
-    assert f"line {line}: bytes that are not UTF-8" in message
-
-
-def test_an_empty_file_is_refused(kind, written):
-    Kind, key, rows, _, suffix = kind
-    for name, text in (("none", "\n \n"), ("header", rows(0))):
-        assert "data" in refused(Kind(data={key: written(f"{name}-data{suffix}", text)}))
 
 
 def test_files_that_are_not_there_are_named_before_anything_is_read(kind, tmp_path, written):
     Kind, key, rows, _, suffix = kind
-    found = problems_of(Kind(data={key: str(tmp_path / "none"), "test": str(tmp_path)}))
+    found = problems_of(made(Kind, data={key: str(tmp_path / "none"), "test": str(tmp_path)}))
     assert "no such file" in found[f"task.data.{key}"] and "a folder" in found["task.data.test"]
-    assert not problems_of(Kind(data={key: written("d" + suffix, rows(2))}))
+    assert not problems_of(made(Kind, data={key: written("d" + suffix, rows(2))}))
     assert not problems_of(Kind())
 
 
 def test_generated_data_are_evaluated_on_a_file(kind, written):
     Kind, _, rows, _, suffix = kind
-    data = Kind(data={"test": written("t" + suffix, rows(5)), "n_test": 3, "n_train": 20})
+    data = made(Kind, data={"test": written("t" + suffix, rows(5)), "n_test": 3, "n_train": 20})
     assert not problems_of(data)
-    data, drawn = data.load(0), Kind(data={"n_train": 20, "n_test": 3}).load(0)
+    data, drawn = data.load(0), made(Kind, data={"n_train": 20, "n_test": 3}).load(0)
     assert keys(data.train) == keys(drawn.train)
     assert len(data.evaluation) == 3 and not set(keys(data.evaluation)) & set(
         keys(drawn.evaluation)
@@ -182,17 +232,11 @@ def test_generated_data_are_evaluated_on_a_file(kind, written):
 
 def test_what_is_tested_leaves_generated_training_data(written):
     numbers = {"n_train": 20, "n_test": 3}
-    drawn = SentenceContinuation(data=numbers).load(0)
+    drawn = made(SentenceContinuation, data=numbers).load(0)
     path = written("t.txt", f"{drawn.train[4].prompt}\nanother one\n")
-    data = SentenceContinuation(data=numbers | {"test": path}).load(0)
+    data = made(SentenceContinuation, data=numbers | {"test": path}).load(0)
     assert keys(data.train) == [key for key in keys(drawn.train) if key != drawn.train[4].key]
     assert keys(data.evaluation) == [drawn.train[4].key, "another one"]
-
-
-def test_numbers_of_rows_are_at_least_1(kind):
-    for name in ("n_train", "n_test"):
-        with pytest.raises(ValidationError, match=name):
-            kind[0](data={name: 0})
 
 
 # -- generated data, whatever the task -------------------------------------------------------------
@@ -200,7 +244,7 @@ def test_numbers_of_rows_are_at_least_1(kind):
 
 @pytest.mark.parametrize("Kind", [SentenceContinuation, Translation, StoryInfilling])
 def test_generated_data_are_as_many_as_asked_for_and_disjoint(Kind):
-    task = Kind(data={"n_train": 30, "n_test": 8})
+    task = made(Kind, data={"n_train": 30, "n_test": 8})
     data, other = task.load(0), task.load(1)
     groups = [c.group for c in data.evaluation]
     assert len(data.train) == 30 and {groups.count(group) for group in groups} == {8}
@@ -211,80 +255,15 @@ def test_generated_data_are_as_many_as_asked_for_and_disjoint(Kind):
     assert keys(other.train) != keys(data.train) == keys(task.load(0).train)
 
 
-@pytest.mark.parametrize("Kind", [SentenceContinuation, Translation])
-def test_where_chance_would_repeat_them_nothing_is_trained_on_that_is_evaluated(Kind):
-    data = Kind(data={"n_train": 1000, "n_test": 400}).load(0)
-    assert len(data.train) == len({*keys(data.train)} - {*keys(data.evaluation)}) == 1000
-
-
-def test_where_there_are_few_stories_none_is_trained_on_that_is_evaluated(monkeypatch):
-    rng = random.Random(0)
-    few = [stories.draw_story(rng) for _ in range(40)]
-    monkeypatch.setattr(stories, "draw_story", lambda rng: rng.choice(few))
-    data = StoryInfilling(data={"n_train": 20, "n_test": 15}).load(0)
-    assert len({*keys(data.train), *keys(data.evaluation)}) == 35
-
-
 def test_more_sentences_than_the_toy_language_has_are_refused():
     """They are drawn until there are enough."""
     n = math.prod(map(len, (velan.VERBS, velan.NOUNS, velan.ADJECTIVES))) * (len(velan.NOUNS) - 1)
-    found = problems_of(Translation(data={"n_train": n, "n_test": 1}))
+    found = problems_of(made(Translation, data={"n_train": n, "n_test": 1}))
     assert str(n) in found["task.data.n_train"]
-    assert not problems_of(Translation(data={"n_train": n - 1, "n_test": 1}))
+    assert not problems_of(made(Translation, data={"n_train": n - 1, "n_test": 1}))
 
 
 # -- continuation ----------------------------------------------------------------------------------
-
-
-def test_blank_lines_are_no_prompts_and_spaces_at_the_right_are_dropped(written):
-    path = written("p.txt", "\ufeff one  \r\n\r\n   \ntwo\n\n")
-    data = SentenceContinuation(data={"prompts": path, "test": written("t.txt", "three")}).load(0)
-    assert keys(data.train) == [" one", "two"]
-    assert data.train[0] == Condition(" one", " one", (Term(" one"),))
-    assert data.evaluation[0].facts == {}
-
-
-def test_generated_prompts_are_of_both_kinds_and_end_where_a_sentence_does():
-    data = SentenceContinuation(data={"n_train": 60, "n_test": 10}).load(0)
-    assert {c.group for c in data.evaluation} == {"stories", "news"}
-    for condition in (*data.train, *data.evaluation):
-        is_news = condition.prompt.startswith("Topic:")
-        assert condition.prompt.endswith(".") and condition.facts == {"grammar": True}
-        assert condition.terms == (Term(condition.prompt),)
-        if condition.group != "train":
-            assert is_news == (condition.group == "news")
-    both = {c.prompt.startswith("Topic:") for c in data.train}
-    assert both == {True, False}
-
-
-def test_constraints_are_those_of_the_settings():
-    assert SentenceContinuation().constraints() == [IllegalTokens(("\n", '"', "http", "www"), 50.0)]
-    task = SentenceContinuation(illegal=(), validator="keyword.iskeyword", validator_penalty=3.0)
-    assert task.constraints() == [Validator("keyword.iskeyword", 3.0)]
-    assert SentenceContinuation(illegal=()).constraints() == []
-    with pytest.raises(ValidationError):
-        SentenceContinuation(illegal=("",))
-
-
-@pytest.mark.parametrize(
-    ("path", "why"),
-    [
-        ("nowhere.at_all.judge", "cannot import"),
-        ("keyword.nothing", "cannot import"),
-        ("nodots", "no module is named"),
-        ("keyword.kwlist", "is no function"),
-    ],
-)
-def test_a_validator_that_is_no_function(path, why):
-    assert why in problems_of(SentenceContinuation(validator=path))["task.validator"]
-    assert not problems_of(SentenceContinuation(validator="keyword.iskeyword"))
-
-
-def test_a_prompt_that_was_typed_has_the_posterior_of_a_file():
-    condition = SentenceContinuation().condition_for("a prompt ", 0)
-    assert condition.prompt == "a prompt" and condition.terms == (Term("a prompt"),)
-    condition = Contrastive(alpha=3.0, neutral_context="").condition_for("a prompt", 0)
-    assert condition.terms == (Term("a prompt", weight=3.0), Term("", weight=-0.5))
 
 
 def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
@@ -313,26 +292,6 @@ def test_shares_of_legal_and_of_grammatical_samples():
 
 
 # -- contrastive -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "where"),
-    [
-        ({"alpha": 0.0}, "task.alpha"),
-        ({"alpha": -1.0}, "task.alpha"),
-        ({"beta": 0.0}, "task.beta"),
-        ({"beta": 0.5}, "task.beta"),
-    ],
-)
-def test_the_signs_of_the_weights(options, where):
-    assert problems_of(Contrastive(**options)).keys() == {where}
-
-
-@pytest.mark.parametrize("weight", ["alpha", "beta"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_are_finite(weight, value):
-    with pytest.raises(ValidationError, match=weight):
-        Contrastive(**{weight: value})
 
 
 def test_every_topic_is_trained_on_and_evaluated():
@@ -371,7 +330,9 @@ def test_facts_of_the_topic_are_specific_and_information_is_of_both_terms():
 
 def test_pairs_of_a_file_become_conditions(written):
     path = written("pairs.tsv", 'target\tnote\tsource\nthe "sea"\t\tmaro\nfox\tx\t vulo \n')
-    task = Translation(data={"pairs": path, "test": written("t.csv", 'source,target\n"a, b",c\n')})
+    task = made(
+        Translation, data={"pairs": path, "test": written("t.csv", 'source,target\n"a, b",c\n')}
+    )
     data = task.load(0)
     assert keys(data.train) == ["maro", "vulo"] and keys(data.evaluation) == ["a, b"]
     prompt = "Velan: maro English:"
@@ -379,19 +340,8 @@ def test_pairs_of_a_file_become_conditions(written):
     assert data.train[0] == Condition("maro", prompt, (Term(prompt),), facts=facts)
 
 
-def test_columns_that_are_missing_and_cells_that_are_empty(written):
-    message = refused(Translation(data={"pairs": written("p.tsv", "source\ttargets\na\tb\n")}))
-    assert "line 1: no column target" in message and "rename targets to target" in message
-    message = refused(Translation(data={"pairs": written("q.tsv", "source\ttarget\na\t \nb\tc\n")}))
-    assert "line 2, field target: empty" in message
-
-
-def test_a_template_without_its_slot():
-    assert problems_of(Translation(template="Velan: English:")).keys() == {"task.template"}
-
-
 def test_generated_sentences_know_all_their_translations():
-    data = Translation(data={"n_train": 20, "n_test": 5}).load(0)
+    data = made(Translation, data={"n_train": 20, "n_test": 5}).load(0)
     for condition in (*data.train, *data.evaluation):
         assert condition.facts["references"] == tuple(
             velan.translations(condition.key[:-1].split())
@@ -426,7 +376,7 @@ def test_shares_of_right_translations_and_of_those_that_were_found():
 def test_a_story_is_cut_into_its_ends_and_its_middle(written):
     path = written("s.csv", ",".join(COLUMNS) + '\nA b.,"C, d.",E!,F g.,H.\n')
     files = {"stories": path, "test": written("t.csv", story_rows(1))}
-    (condition,) = StoryInfilling(data=files, demonstrate=True).load(0).train
+    (condition,) = made(StoryInfilling, data=files, demonstrate=True).load(0).train
     assert condition.key == "A b. C, d. E! … H."
     assert condition.prompt == "Beginning: A b. C, d. E!\nEnding: H.\nMiddle:"
     # The terminator begins the suffix: it is the middle's own full stop.
@@ -434,25 +384,8 @@ def test_a_story_is_cut_into_its_ends_and_its_middle(written):
     assert condition.demonstrations == (" F g",) and condition.facts["references"] == ("F g",)
     assert condition.facts["beginning"] == "A b. C, d. E!" and condition.facts["ending"] == "H."
     assert "plot" not in condition.facts
-    plain = StoryInfilling(data=files).load(0)
+    plain = made(StoryInfilling, data=files).load(0)
     assert not any(c.demonstrations for c in (*plain.train, *plain.evaluation))
-
-
-def test_only_training_stories_are_demonstrated():
-    data = StoryInfilling(demonstrate=True, data={"n_train": 5, "n_test": 5}).load(0)
-    assert all(len(c.demonstrations) == 1 for c in data.train)
-    assert not any(c.demonstrations for c in data.evaluation)
-
-
-def test_an_empty_ending_and_a_missing_sentence(written):
-    text = ",".join(COLUMNS) + "\na.,b.,c.,d.,\na.,b.,,d.,e.\n"
-    message = refused(StoryInfilling(data={"stories": written("s.csv", text)}))
-    assert "line 2, field sentence5: empty" in message
-    assert "line 3, field sentence3: empty" in message
-    text = "sentence1,sentence2,sentence3,sentence4,end\na,b,c,d,e\n"
-    assert "no column sentence5" in refused(
-        StoryInfilling(data={"stories": written("t.csv", text)})
-    )
 
 
 def test_the_columns_of_the_story_cloze_test(written):
@@ -462,11 +395,11 @@ def test_the_columns_of_the_story_cloze_test(written):
     )
     path = written("s.csv", header + "i,A.,B.,C.,D.,E.,F.,2\nj,a.,b.,c.,d.,e.,f.,1\n")
     files = {"stories": path, "test": written("t.csv", story_rows(1))}
-    first, second = StoryInfilling(data=files).load(0).train
+    first, second = made(StoryInfilling, data=files).load(0).train
     assert first.terms == (Term("A. B. C.", ". F."),) and first.facts["references"] == ("D",)
     assert second.facts["ending"] == "e."
     path = written("s.csv", header + "i,A.,B.,C.,D.,E.,F.,0\nj,a.,b.,,d.,e.,f.,1\n")
-    message = refused(StoryInfilling(data={"stories": path}))
+    message = refused(made(StoryInfilling, data={"stories": path}))
     assert "line 2, field AnswerRightEnding: given '0'" in message
     assert "line 3, field InputSentence3: empty" in message
 
@@ -475,19 +408,12 @@ def test_stories_with_the_same_ends_are_the_same(written):
     """Their middles may differ: the posterior is of the ends."""
     text = ",".join(COLUMNS) + "\na,b,c,one,e\na,b,c,two,e\n"
     assert "the same story as line 2" in refused(
-        StoryInfilling(data={"stories": written("s.csv", text)})
+        made(StoryInfilling, data={"stories": written("s.csv", text)})
     )
 
 
-@pytest.mark.parametrize("slot", ["{beginning}", "{ending}"])
-def test_a_template_without_one_of_its_slots(slot):
-    other = {"{beginning}": "{ending}", "{ending}": "{beginning}"}[slot]
-    (problem,) = StoryInfilling(template=f"Story: {other}").problems()
-    assert problem.where == "task.template" and slot in problem.allowed
-
-
 def test_generated_stories_carry_their_plot():
-    data = StoryInfilling(data={"n_train": 20, "n_test": 5}).load(0)
+    data = made(StoryInfilling, data={"n_train": 20, "n_test": 5}).load(0)
     assert {c.group for c in data.evaluation} == {"stories"}
     for condition in (*data.train, *data.evaluation):
         facts = condition.facts
@@ -541,11 +467,6 @@ def test_a_distribution_is_scipys_cut_to_its_range(name):
     assert list(found.values()) == pytest.approx([value / sum(known) for value in known])
 
 
-def test_negative_numbers_are_numbers():
-    task = RandomNumbers(low=-2, high=1, prefix="")
-    assert task.support(task.load(0).train[0]) == ["-2", "-1", "0", "1"]
-
-
 def test_the_condition_is_the_same_in_training_and_evaluation():
     task = RandomNumbers(low=0, high=2, distribution="binomial", parameter=0.7, penalty=2.0)
     data = task.load(0)
@@ -560,36 +481,6 @@ def test_the_condition_is_the_same_in_training_and_evaluation():
     assert factor.satisfied(train, " 2") and not factor.satisfied(train, "2")
     assert task.condition_for(task.prompt + " ", 0) == train
     assert task.condition_for("another", 0) is None
-
-
-@pytest.mark.parametrize(
-    ("options", "where"),
-    [
-        ({"low": 5, "high": 5}, "task.high"),
-        ({"prompt": " "}, "task.prompt"),
-        ({"distribution": "binomial", "parameter": 1.0}, "task.parameter"),
-        ({"distribution": "geometric", "parameter": 1.5}, "task.parameter"),
-        ({"distribution": "zipf", "parameter": 1.0}, "task.parameter"),
-        # Some numbers would have probability 0, …
-        ({"distribution": "normal", "parameter": 0.5}, "task.parameter"),
-        ({"distribution": "binomial", "parameter": 1e-9}, "task.parameter"),
-        # … or all of them.
-        ({"distribution": "normal", "parameter": 0.01, "high": 101}, "task.parameter"),
-        ({"distribution": "poisson", "parameter": 1e6}, "task.parameter"),
-        ({"min_len": 9, "eval_max_len": 9}, "task.min_len"),
-        ({"min_len": 4, "max_len": 9, "eval_max_len": 3}, "task.eval_max_len"),
-    ],
-)
-def test_impossible_settings_are_named(options, where):
-    task = RandomNumbers(**({"max_len": 5} | options))
-    assert {problem.where for problem in task.problems()} == {where}
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["parameter", "penalty"])
-def test_numbers_of_the_settings_are_positive_and_finite(name, value):
-    with pytest.raises(ValidationError, match=name):
-        RandomNumbers(distribution="poisson", **{name: value})
 
 
 def test_distances_are_of_the_valid_numbers():
@@ -615,9 +506,9 @@ def test_distances_are_of_the_valid_numbers():
 
 def test_lines_of_one_source_are_translations_of_it(written):
     path = written("p.tsv", "source\ttarget\na\tone\nb\ttwo\na\tuno\n")
-    data = Translation(data={"pairs": path, "test": path}).load  # all of it is tested
+    data = made(Translation, data={"pairs": path, "test": path}).load  # all of it is tested
     with pytest.raises(UserError):
-        Translation(data={"pairs": written("q.tsv", "source\ttarget\na\tx\na\tx\n")}).load(0)
+        made(Translation, data={"pairs": written("q.tsv", "source\ttarget\na\tx\na\tx\n")}).load(0)
     conditions = {c.key: c.facts["references"] for c in data(0).evaluation}
     assert conditions == {"a": ("one", "uno"), "b": ("two",)}
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from gfn_runner.data.synthetic.corpus import SECOND_PHASE, documents
-from gfn_runner.lm.settings import EMBEDDED_FOLDER
-from gfn_runner.lm.tiny.pretrain import (
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from pretraining.corpus import SECOND_PHASE, documents
+from pretraining.training import (
     PretrainSettings,
     held_out_loss,
     loss_of,
@@ -19,7 +24,6 @@ from gfn_runner.lm.tiny.pretrain import (
     packed_rows,
     second_phase,
 )
-from gfn_runner.lm.tiny.tokenizer import BOS, PAD
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +46,10 @@ def pieces(tokenizer, text: str) -> list[str]:
     return [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
 
 
-def test_a_small_number_is_one_token_with_its_space_and_sign(tokenizer):
+def test_numbers_and_what_ends_a_string_and_what_calls_the_tool_are_tokens_of_their_own(tokenizer):
+    assert pieces(tokenizer, ".") == ["."]
     for number in range(-60, 121):
         assert pieces(tokenizer, f" {number}") == [f" {number}"]
-    assert pieces(tokenizer, " 14") == [" 14"]
-
-
-def test_what_ends_a_string_and_what_calls_the_tool_are_tokens_of_their_own(tokenizer):
-    assert pieces(tokenizer, ".") == ["."]
     assert pieces(tokenizer, " 6 - 14 = -8, 2. The") == [
         " 6", " -", " 14", " =", " -8", ",", " 2", ".", " The",
     ]  # fmt: skip
@@ -73,12 +73,6 @@ def test_every_text_comes_back(tokenizer):
         assert max(ids, default=0) < len(tokenizer)
 
 
-def test_a_prompt_begins_with_its_token_and_does_not_end_with_one(tokenizer):
-    assert tokenizer.bos_token == tokenizer.eos_token == BOS and tokenizer.pad_token == PAD
-    ids = tokenizer("Question: 1")["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
-
-
 def test_the_model_is_plain_hugging_face_and_small(model, tokenizer, record):
     assert isinstance(model, LlamaForCausalLM)
     assert model.config.vocab_size == len(tokenizer)
@@ -90,13 +84,10 @@ def test_the_model_is_plain_hugging_face_and_small(model, tokenizer, record):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("rows", "nats"), [(3, 0.06), pytest.param(16, 2e-3, marks=pytest.mark.slow)]
-)
-def test_the_held_out_loss_is_the_recorded_one(model, tokenizer, record, rows, nats):
-    """Quickly, on the first fifth of the documents that it was recorded on; and on all."""
-    settings = PretrainSettings(**record["settings"] | {"rows": rows})
-    assert held_out_loss(model, tokenizer, settings) == pytest.approx(record["loss"], abs=nats)
+def test_the_held_out_loss_is_the_recorded_one(model, tokenizer, record):
+    """On the first fifth of the documents that it was recorded on."""
+    settings = PretrainSettings(**record["settings"] | {"rows": 3})
+    assert held_out_loss(model, tokenizer, settings) == pytest.approx(record["loss"], abs=0.06)
     model.eval()
 
 

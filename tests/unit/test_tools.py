@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gfn_runner.data.expressions import draw_expression
-from gfn_runner.lm.tools import Calculator
+from gfn_runner.data.tools import Calculator
 
 answer = Calculator().answer
 

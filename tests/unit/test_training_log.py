@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from gfn_runner.callbacks import training_log
+from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
@@ -39,13 +41,17 @@ class Steps:
         # Of its own, so that torch and pytest keep theirs.
         monkeypatch.setattr(training_log, "time", self.time())
         self.buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
-        replay = SimpleNamespace(buffer=self.buffer)
-        health = SimpleNamespace(grad_norm=1.0, lr=0.1, skipped=0)
-        self.log = TrainingLog(replay, health, every=1)
+        self.log, replay = TrainingLog(), ReplayBufferCallback()
+        replay.buffer = self.buffer
         self.trainer = SimpleNamespace(
-            global_step=0, accumulate_grad_batches=accumulate, loggers=[]
+            global_step=0,
+            accumulate_grad_batches=accumulate,
+            loggers=[],
+            log_every_n_steps=1,
+            callbacks=[replay, SkipNonFiniteSteps(), self.log],
         )
         self.module = SimpleNamespace(reward_temperature=1.0, phases=Phases())
+        self.log.setup(self.trainer, self.module, "fit")
         self.log.on_train_start(self.trainer, self.module)
 
     def time(self) -> SimpleNamespace:
@@ -90,7 +96,7 @@ def test_the_buffers_age_is_the_mean_over_its_strings(monkeypatch):
 
 
 def test_counts_are_of_all_ranks(monkeypatch):
-    monkeypatch.setattr(training_log, "gathered", lambda value: [value, value])
+    monkeypatch.setattr(training_log, "all_gather", lambda value: [value, value])
     steps = Steps(monkeypatch)
     steps.buffer.add("a", Entry((1,), (True,), (0.0, -1.0), 0))
     latest = steps.batch(2, 4, seconds=2.0)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.callbacks.wandb_media import (
     WandbMedia,
     add_results,
@@ -15,11 +18,11 @@ from gfn_runner.callbacks.wandb_media import (
     strings,
     table_rows,
 )
-from gfn_runner.config.schemas import LoggerSettings
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import PolicyScores, StepOutput, Trajectories
+from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.loggers.wandb_run import STEP, WandbRun
 
 INF = math.inf
@@ -73,10 +76,25 @@ def media(wandb_run: WandbRun | None, **options) -> WandbMedia:
     buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
     for token, score, step in ((1, -1.0, 0), (2, -3.0, 4)):
         buffer.add("x", Entry((token,), (True,), (0.0, score), step))
-    evaluation = SimpleNamespace(samples=drawn(2), final=False)
-    return WandbMedia(
-        wandb_run, LoggerSettings(**options), evaluation, SimpleNamespace(buffer=buffer)
+    evaluation, replay, callback = (
+        EvaluationCallback(),
+        ReplayBufferCallback(),
+        WandbMedia(**options),
     )
+    evaluation.samples, replay.buffer = drawn(2), buffer
+    trainer: Any = SimpleNamespace(callbacks=[evaluation, replay, callback], loggers=[])
+    if wandb_run is not None:
+        logger = object.__new__(RunLogger)  # W&B's own is not started
+        logger.run = wandb_run
+        trainer.loggers.append(logger)
+    callback.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    return callback
+
+
+def train(callback: WandbMedia, *steps: int) -> None:
+    for step in steps:
+        trainer = SimpleNamespace(global_step=step)
+        callback.on_train_batch_end(trainer, None, {"output": output()}, None, 0)
 
 
 def test_phi_is_centred_in_its_condition():
@@ -85,48 +103,34 @@ def test_phi_is_centred_in_its_condition():
     assert values["log_reward"] == [-1.0, -2.0, -INF]
 
 
-def test_a_table_has_few_rows_of_conditions_from_end_to_end():
+def test_a_table_has_few_rows_of_conditions_from_end_to_end_and_only_finite_numbers():
     rows = list(table_rows(drawn(100), 12, temperature=0.5))
     assert [row[1] for row in rows[::3]] == ["prompt 0", "prompt 25", "prompt 50", "prompt 75"]
     assert len(rows) == 12 and rows[1] == ["set 0", "prompt 0", "text 0 1", -2.0, -1.0, -3.0]
     assert len(list(table_rows(drawn(100), 1, 1.0))) == 1
     assert len(list(table_rows(drawn(2), 50, 1.0))) == 6
     assert list(table_rows([], 50, 1.0)) == []
-
-
-def test_what_is_not_finite_is_missing_in_a_table():
     cut = ConditionSamples(Condition("x", "x", ()), (), ["a"], [-INF], [-INF])
     assert list(table_rows([cut], 5, 1.0)) == [["train", "x", "a", None, None, None]]
 
 
 def test_histograms_come_at_their_steps_and_once_each(noted):
-    callback = media(noted, histograms_every=4)
-    for step in (1, 2, 3, 4, 4, 5, 8):
-        trainer = SimpleNamespace(global_step=step)
-        callback.on_train_batch_end(trainer, None, {"output": output()}, None, 0)
+    callback = media(noted, histogram_every_n_steps=4)
+    train(callback, 1, 2, 3, 4, 4, 5, 8)
     logged = noted.run.logged
     assert [values[STEP] for values in logged] == [1, 4, 8]
-    counts = {
-        name.removeprefix("histogram/"): sum(v.histogram)
-        for name, v in logged[1].items()
-        if name != STEP
-    }
+    counts = {name: sum(v.histogram) for name, v in logged[1].items() if name != STEP}
     # log R = −∞ has no place in a histogram.
-    assert counts == {
-        "phi": 3,
-        "log_reward": 2,
-        "length": 3,
-        "buffer_log_reward": 2,
-        "buffer_age": 2,
-    }
+    expected = {"phi": 3, "log_reward": 2, "length": 3, "buffer_log_reward": 2, "buffer_age": 2}
+    assert counts == {f"histogram/{name}": count for name, count in expected.items()}
     ages = logged[2]["histogram/buffer_age"]
     assert (ages.bins[0], ages.bins[-1]) == (4, 8)
 
 
 def test_an_evaluation_is_a_table(noted):
-    callback, module = media(noted), SimpleNamespace(reward_temperature=2.0)
+    callback, module = media(noted), SimpleNamespace(reward_temperature=2.0, final=False)
     callback.on_validation_end(SimpleNamespace(global_step=6), module)
-    callback.evaluation.final = True
+    module.final = True
     callback.on_validation_end(SimpleNamespace(global_step=7), module)
     first, last = noted.run.logged
     assert first.keys() == {"samples/eval", STEP} and last.keys() == {"samples/final", STEP}
@@ -142,13 +146,13 @@ def test_a_row_that_writes_nothing_has_no_table_and_ends_no_others(noted, caplog
 
 
 def test_all_can_be_switched_off(noted, tmp_path):
-    none = media(noted, histograms_every=0, sample_rows=0)
+    none = media(noted, histogram_every_n_steps=0, max_table_rows=0)
     off = media(None)
     for callback in (none, off):
-        for step in (1, 10):
-            trainer = SimpleNamespace(global_step=step)
-            callback.on_train_batch_end(trainer, None, {"output": output()}, None, 0)
-        callback.on_validation_end(trainer, SimpleNamespace(reward_temperature=1.0))
+        train(callback, 1, 10)
+        callback.on_validation_end(
+            SimpleNamespace(global_step=10), SimpleNamespace(reward_temperature=1.0, final=False)
+        )
     off.samples("final", drawn(1), 1, 1.0)
     off.at_the_end(tmp_path, {"a": 1.0}, 1)
     assert noted.run.logged == []
@@ -174,10 +178,9 @@ def test_no_failure_leaves_here(noted, tmp_path, caplog, monkeypatch):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "broken.png").write_text("no picture")
-    callback = media(noted, histograms_every=1)
+    callback = media(noted, histogram_every_n_steps=1)
     for step in (1, 2):
-        trainer = SimpleNamespace(global_step=step)
-        callback.on_train_batch_end(trainer, None, {"output": output()}, None, 0)
+        train(callback, step)
         add_samples(noted, 9, "eval", drawn(1), step, 1.0)
         add_results(noted, tmp_path, {}, step)
     said = [record.getMessage() for record in caplog.records]

@@ -6,22 +6,25 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from gfn_runner import app
-from gfn_runner.config.schemas import LoggerSettings
+from gfn_runner import train
 from gfn_runner.loggers import wandb_run
+from gfn_runner.loggers.json_lines import JsonLinesLogger
+from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.loggers.wandb_run import (
     STEP,
     WandbRun,
     run_id,
     short_tag,
-    start_wandb,
     sweep_of,
     sync_command,
 )
 from gfn_runner.runtime.seeds import derived_seed
+
+from ..runs import TINY, composed
 
 # -- starting ---------------------------------------------------------------------------------------
 
@@ -31,9 +34,9 @@ def started(monkeypatch):
     """Modes in which W&B would have been started; it is not."""
     modes: list[str] = []
 
-    def start(options, folder, config, job_type, tags, mode):
+    def start(folder, arguments, mode, finish_timeout):
         modes.append(mode)
-        return f"run {mode}"
+        return SimpleNamespace(mode=mode, run=SimpleNamespace(id="abc"))
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb_run, "_start", start)
@@ -41,48 +44,57 @@ def started(monkeypatch):
     return modes
 
 
-def made(mode: str = "offline"):
-    return start_wandb(LoggerSettings(wandb=mode), Path("a/b/c"), {}, job_type="train", tags=())
+def made(folder: Path, mode: str = "offline"):
+    return RunLogger(mode, save_dir=folder).run  # type: ignore[arg-type]
 
 
-def test_it_is_offline_unless_told_otherwise(started):
-    assert made() == "run offline" and started == ["offline"]
+@pytest.mark.parametrize(
+    ("mode", "variable", "account", "begun"),
+    [
+        ("offline", None, False, "offline"),
+        ("online", None, True, "online"),
+        ("online", None, False, "offline"),
+        ("online", "offline", True, "offline"),  # W&B's own variable wins
+        ("offline", "disabled", False, None),
+        ("offline", "off", False, None),
+    ],
+)
+def test_the_mode_in_which_it_starts(
+    mode, variable, account, begun, started, tmp_path, monkeypatch, caplog
+):
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: account)
+    run = made(tmp_path, mode)
+    assert (run and run.mode) == begun
+    assert started == ([begun] if begun else [])
+    without = mode == "online" and not account
+    assert ("no W&B account" in caplog.text and "sends it later" in caplog.text) == without
 
 
-def test_off_is_off(started, monkeypatch):
-    assert made("off") is None
-    for value in ("disabled", "off"):
-        monkeypatch.setenv("WANDB_MODE", value)
-        assert made() is None
+def test_without_wandb_there_is_no_logger_for_it_whatever_the_variable_says(
+    started, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert made("off") is None and started == []
+    given = {"save_dir": str(tmp_path), "config": {}, "job_type": "train", "run_tags": ()}
+    kinds = [
+        [type(logger) for logger in composed(*TINY, f"logger={group}").make_loggers(**given)]
+        for group in ("local", "wandb")
+    ]
+    assert kinds == [[JsonLinesLogger], [JsonLinesLogger, RunLogger]] and len(started) == 1
 
 
-def test_online_without_an_account_goes_on_offline_with_a_word(started, caplog):
-    assert made("online") == "run offline" and started == ["offline"]
-    assert "no W&B account" in caplog.text and "sends it later" in caplog.text
-
-
-def test_online_with_an_account_is_online(started, monkeypatch):
-    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: True)
-    assert made("online") == "run online" and started == ["online"]
-
-
-def test_wandbs_own_variable_wins_over_the_config(started, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(wandb_run, "_has_credentials", lambda: True)
-    assert made("online") == "run offline" and started == ["offline"]
-
-
-def test_a_start_that_fails_is_tried_offline_and_then_given_up(started, monkeypatch, caplog):
+def test_a_start_that_fails_is_tried_offline_and_then_given_up(
+    started, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(wandb_run, "_has_credentials", lambda: True)
 
-    def refuse(options, folder, config, job_type, tags, mode):
+    def refuse(folder, arguments, mode, finish_timeout):
         started.append(mode)
         raise OSError(f"no {mode} today\nand more")
 
     monkeypatch.setattr(wandb_run, "_start", refuse)
-    assert made("online") is None and started == ["online", "offline"]
+    assert made(tmp_path, "online") is None and started == ["online", "offline"]
     assert "W&B does not start online (no online today)" in caplog.text
     assert "W&B does not start offline" in caplog.text and "and more" not in caplog.text
 
@@ -96,9 +108,9 @@ def test_long_tags_are_cut_and_stay_different():
 
 @pytest.mark.parametrize("project", ["team/mine", "a:b", "50%", "x" * 129, ""])
 def test_a_project_that_wandb_would_refuse(project):
-    (problem,) = LoggerSettings(project=project).problems()
-    assert problem.where == "logger.project" and "/ \\ # ? % :" in problem.allowed
-    assert not list(LoggerSettings(project="My project (2), \u03c6" + "x" * 100).problems())
+    (problem,) = RunLogger.argument_problems({"project": project})
+    assert problem.where == "logger.wandb.project" and "/ \\ # ? % :" in problem.allowed
+    assert not list(RunLogger.argument_problems({"project": "My project (2), \u03c6" + "x" * 100}))
 
 
 def test_a_real_run_offline(tmp_path, monkeypatch):
@@ -106,13 +118,17 @@ def test_a_real_run_offline(tmp_path, monkeypatch):
     folder = tmp_path / "multirun" / "2026-01-31" / "12-00-00" / "3"
     folder.mkdir(parents=True)
     (folder.parent / "multirun.yaml").touch()
-    options = LoggerSettings(project="p", tags=("mine",))
     tags = ("arithmetic", "SubTB", short_tag("y" * 100))
     parts = []
     for group in (None, "by hand"):
-        options = LoggerSettings(project="p", tags=("mine",), group=group)
-        own = start_wandb(options, folder, {"seed": 3}, job_type="ppo", tags=(*tags[:2], "y" * 100))
+        logger = RunLogger(
+            project="p", tags=("mine",), group=group, save_dir=folder, config={"seed": 3},
+            job_type="ppo", run_tags=(*tags[:2], "y" * 100),
+        )  # fmt: skip
+        own = logger.run
+        assert own is not None
         try:
+            assert logger.experiment is own.run
             run = own.run
             assert run.name == "2026-01-31/12-00-00/3" and run.config["seed"] == 3
             assert set(run.tags) == {"mine", *tags} and run.job_type == "ppo" and own.offline
@@ -268,22 +284,27 @@ def test_the_step_stands_beside_what_is_logged(tmp_path):
 @pytest.mark.parametrize(
     ("error", "failed"),
     [
-        (SystemExit(143), False),  # told to stop, or put back into a queue: saved, and it goes on
+        (SystemExit(143), False),  # asked to stop, or put back into a queue: saved, and it goes on
         (SystemExit(-1), False),
-        (RuntimeError("a mistake"), True),
+        (RuntimeError("a fault"), True),
         (KeyboardInterrupt(), True),  # the second Ctrl-C, which saves nothing
     ],
 )
 def test_an_interrupted_run_has_not_failed(error, failed, tmp_path, monkeypatch):
-    told: list[bool] = []
-    wandb = SimpleNamespace(finish=lambda *, failed: told.append(failed))
-    experiment = SimpleNamespace(media=SimpleNamespace(wandb=wandb))
+    ended: list[bool] = []
+    logger = object.__new__(RunLogger)
+    logger.run = SimpleNamespace(finish=lambda *, failed: ended.append(failed))  # type: ignore[assignment]
+    trainer = SimpleNamespace(loggers=[logger], callbacks=[])
 
-    def train(*_):
+    def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr("gfn_runner.build.build", lambda *_: experiment)
-    monkeypatch.setattr("gfn_runner.rounds.train", train)
+    monkeypatch.setattr(train, "load_model", lambda *_, **__: SimpleNamespace(device="cpu"))
+    monkeypatch.setattr(train, "load_answers", lambda *_: None)
+    monkeypatch.setattr(train, "make_module", lambda *_: (None, None))
+    monkeypatch.setattr(train, "make_trainer", lambda *_: trainer)
+    monkeypatch.setattr(train, "train_rounds", broken)
+    config = MagicMock(num_threads=None, float32_matmul_precision="highest", trains=True)
     with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else type(error)):
-        app._train_and_evaluate(SimpleNamespace(baseline=None), tmp_path, None, 0.0)
-    assert told == [failed]
+        train._run(config, tmp_path, None, train._Clock())
+    assert ended == [failed]

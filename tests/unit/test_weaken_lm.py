@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gfn_runner.lm.settings import EMBEDDED_FOLDER, LMSettings
+from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from gfn_runner.config.schemas import EvaluationSettings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.evaluation.draw import base_log_likelihood, draw_many, string_scores
+from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.sampling import sample
-from gfn_runner.lm.scoring import score_strings
-from gfn_runner.lm.settings import LoraSettings
+from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.random_number import RandomNumbers
 from tests.tiny_models import tiny_lm
@@ -30,6 +32,27 @@ def test_a_whole_string_is_scored_as_its_last_prefix():
     torch.testing.assert_close(
         score_strings(lm, contexts, suffixes, rows, RULE), expected, atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("strings", [[[], []], [[3, 4, 5], []], [[3] * 3] * 12])
+def test_ranks_that_share_weights_run_equally_many_forwards_with_gradients(strings):
+    """Whatever their strings are; and the numbers stay the same."""
+    lm, forwards = tiny_lm(adapter="random"), []
+    rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0] * len(strings))
+    contexts, suffixes = [[2, 5, 3]], [[4]]
+    plain = (
+        score_policy(lm, contexts, rows, RULE),
+        score_suffixes(lm, contexts, suffixes, rows, RULE),
+    )
+    lm.lockstep = SimpleNamespace(announce=lambda: forwards.append(1))
+    lm.max_tokens_per_forward = 16
+    policy = score_policy(lm, contexts, rows, RULE)
+    assert len(forwards) == 2, "the prompt and the strings"
+    suffix_B = score_suffixes(lm, contexts, suffixes, rows, RULE)
+    assert len(forwards) == 4
+    for name in ("log_pf_BT", "log_pf_stop_BS"):
+        torch.testing.assert_close(getattr(policy, name), getattr(plain[0], name))
+    torch.testing.assert_close(suffix_B, plain[1])
 
 
 def test_distinct_keeps_one_row_a_string_and_condition():

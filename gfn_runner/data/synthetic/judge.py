@@ -1,4 +1,4 @@
-"""Whether a sentence is one of the corpus's; knows its grammars."""
+"""Whether a sentence is one of the corpus's."""
 
 from __future__ import annotations
 

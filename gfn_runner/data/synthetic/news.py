@@ -1,4 +1,4 @@
-"""News of the corpus and their judge: topics with facts of their own, and bland sentences for all.
+"""News of the corpus and their checks: topics with facts of their own, and bland sentences for all.
 
 A bland sentence is likely and long-winded: it begins like most sentences, and can go on in hundreds of
 ways. A fact is short and fixed. So a sampler that sharpens every next token prefers bland sentences,
@@ -11,77 +11,32 @@ from __future__ import annotations
 import random
 import re
 
+_FACTS = """
+flood: Water covered the road. Boats went from house to house. Two bridges are gone. Schools stay \
+closed until Monday. Rain fell for nine days
+fire: Smoke could be seen for miles. Nobody was hurt. Ten houses burned down. Firemen came by \
+night. A cat was saved from a roof
+football: United won again. Both goals came late. Thousands of fans sang. Snow stopped the match. \
+Our keeper broke a hand
+election: Every vote was counted twice. Half of all voters stayed at home. Polls close at six. Nine \
+women stood for office. Results come on Friday
+strike: Trains did not run. Drivers ask for more pay. Talks broke down on Tuesday. Buses were full. \
+Workers marched in silence
+storm: Trees fell on cars. Wind tore off roofs. Power failed at noon. Ships stayed in port. Waves \
+rose as high as walls
+museum: Old coins are on show. Entry is free for children. Thieves took a painting. Visitors queue \
+for hours. Bones of a whale hang there
+harvest: Wheat prices fell. Apples are small this year. Frost killed the vines. Barns are full. \
+Bees have come back
+court: Judges heard nine witnesses. Lawyers asked for time. He pleaded not guilty. Prison for five \
+years. Evidence was lost
+space: Rockets start at dawn. Three men circle the moon. Signals arrive from Mars. Telescopes found \
+a comet. Dust storms delay landing
+"""
+# The facts of each topic, without full stops.
 FACTS: dict[str, tuple[str, ...]] = {
-    "flood": (
-        "Water covered the road",
-        "Boats went from house to house",
-        "Two bridges are gone",
-        "Schools stay closed until Monday",
-        "Rain fell for nine days",
-    ),
-    "fire": (
-        "Smoke could be seen for miles",
-        "Nobody was hurt",
-        "Ten houses burned down",
-        "Firemen came by night",
-        "A cat was saved from a roof",
-    ),
-    "football": (
-        "United won again",
-        "Both goals came late",
-        "Thousands of fans sang",
-        "Snow stopped the match",
-        "Our keeper broke a hand",
-    ),
-    "election": (
-        "Every vote was counted twice",
-        "Half of all voters stayed at home",
-        "Polls close at six",
-        "Nine women stood for office",
-        "Results come on Friday",
-    ),
-    "strike": (
-        "Trains did not run",
-        "Drivers ask for more pay",
-        "Talks broke down on Tuesday",
-        "Buses were full",
-        "Workers marched in silence",
-    ),
-    "storm": (
-        "Trees fell on cars",
-        "Wind tore off roofs",
-        "Power failed at noon",
-        "Ships stayed in port",
-        "Waves rose as high as walls",
-    ),
-    "museum": (
-        "Old coins are on show",
-        "Entry is free for children",
-        "Thieves took a painting",
-        "Visitors queue for hours",
-        "Bones of a whale hang there",
-    ),
-    "harvest": (
-        "Wheat prices fell",
-        "Apples are small this year",
-        "Frost killed the vines",
-        "Barns are full",
-        "Bees have come back",
-    ),
-    "court": (
-        "Judges heard nine witnesses",
-        "Lawyers asked for time",
-        "He pleaded not guilty",
-        "Prison for five years",
-        "Evidence was lost",
-    ),
-    "space": (
-        "Rockets start at dawn",
-        "Three men circle the moon",
-        "Signals arrive from Mars",
-        "Telescopes found a comet",
-        "Dust storms delay landing",
-    ),
+    topic: tuple(facts.split(". "))
+    for topic, facts in (line.split(": ") for line in _FACTS.strip().splitlines())
 }
 TOPICS = list(FACTS)
 _PEOPLE = "mayor minister council police press people speaker chairman".split()
@@ -129,14 +84,3 @@ def is_specific(text: str, topic: str) -> bool:
 
 def topic_prompt(topic: str) -> str:
     return f"Topic: {topic}. {NEWS_CONTEXT}"
-
-
-# -- documents --------------------------------------------------------------------------------
-
-
-def news_document(rng: random.Random) -> str:
-    """One to four sentences on one topic; the topic is named three times out of four."""
-    topic = rng.choice(TOPICS)
-    head = topic_prompt(topic) if rng.random() < 0.75 else NEWS_CONTEXT
-    sentences = " ".join(f"{news_sentence(rng, topic)}." for _ in range(rng.randint(1, 4)))
-    return f"{head} {sentences}\n"

@@ -1,4 +1,4 @@
-"""Plain sentences of the corpus and the word lists that ask for them; knows which words go together."""
+"""Plain sentences of the corpus and the word lists that ask for them."""
 
 from __future__ import annotations
 
@@ -66,17 +66,3 @@ def sentence_with(rng: random.Random, words: Iterable[str]) -> str:
 def words_prompt(words: tuple[str, ...]) -> str:
     """What a model reads before it writes a sentence with these words."""
     return f"Words: {', '.join(words)}. {SENTENCE_CONTEXT}"
-
-
-# -- documents --------------------------------------------------------------------------------
-
-
-def sentence_document(rng: random.Random) -> str:
-    return f"{SENTENCE_CONTEXT} {sentence(rng)}.\n"
-
-
-def words_document(rng: random.Random, keep: float = 0.6) -> str:
-    """Words, then a sentence that has each of them with probability ``keep``."""
-    (words,) = word_lists(rng, 1)
-    kept = [word for word in words if rng.random() < keep]
-    return f"{words_prompt(words)} {sentence_with(rng, kept)}.\n"

@@ -1,4 +1,4 @@
-"""Five-sentence stories of the corpus and their judge: want, obstacle, action, outcome, feeling.
+"""Five-sentence stories of the corpus and their checks: want, obstacle, action, outcome, feeling.
 
 The fourth sentence is decided by the rest: the action (third sentence) says who or what it is about,
 and the ending says how it came out. Because the grammar is known, it can tell whether any sentence
@@ -37,49 +37,36 @@ _ACTIONS = {
     "search": ("So {he} looked in the {place}", "So {he} went to the {place}"),
     "trade": ("So {he} took {his} {own} to the {place}", "So {he} offered {his} {own}"),
 }
-_MIDDLES = {
-    ("ask", "got"): (
-        "The {helper} gave {him} a {thing}",
-        "The {helper} had a {thing} for {him}",
-    ),
-    ("ask", "nothing"): ("The {helper} had no {thing}", "The {helper} could not help {him}"),
-    ("ask", "other"): (
-        "The {helper} gave {him} a {other} instead",
-        "The {helper} only had a {other}",
-    ),
-    ("work", "got"): (
-        "{He} earned enough for the {thing}",
-        "After a week {he} could buy the {thing}",
-    ),
-    ("work", "nothing"): ("{He} earned too little for the {thing}", "Nobody paid {him}"),
-    ("work", "other"): ("{He} earned enough for a {other}", "{He} was paid with a {other}"),
-    ("search", "got"): ("{He} found the {thing} there", "The {thing} was in the {place}"),
-    ("search", "nothing"): ("{He} found nothing there", "There was no {thing} in the {place}"),
-    ("search", "other"): ("{He} found a {other} there", "Only a {other} was in the {place}"),
-    ("trade", "got"): ("A man took the {own} for a {thing}", "{He} got a {thing} for the {own}"),
-    ("trade", "nothing"): ("Nobody wanted the {own}", "Nobody had a {thing} for {him}"),
-    ("trade", "other"): (
-        "A man took the {own} for a {other}",
-        "{He} got a {other} for the {own}",
-    ),
-}
-_ENDINGS = {
-    "got": (
-        "{Name} was happy with the {thing}",
-        "{Name} played with the {thing} all day",
-        "{Name} showed the {thing} to everyone",
-    ),
-    "nothing": (
-        "{Name} went home without a {thing}",
-        "{Name} was sad that day",
-        "{Name} still had no {thing}",
-    ),
-    "other": (
-        "{Name} was happy with the {other}",
-        "{Name} played with the {other} all day",
-        "{Name} showed the {other} to everyone",
-    ),
-}
+_MIDDLE_LINES = """
+ask got: The {helper} gave {him} a {thing} | The {helper} had a {thing} for {him}
+ask nothing: The {helper} had no {thing} | The {helper} could not help {him}
+ask other: The {helper} gave {him} a {other} instead | The {helper} only had a {other}
+work got: {He} earned enough for the {thing} | After a week {he} could buy the {thing}
+work nothing: {He} earned too little for the {thing} | Nobody paid {him}
+work other: {He} earned enough for a {other} | {He} was paid with a {other}
+search got: {He} found the {thing} there | The {thing} was in the {place}
+search nothing: {He} found nothing there | There was no {thing} in the {place}
+search other: {He} found a {other} there | Only a {other} was in the {place}
+trade got: A man took the {own} for a {thing} | {He} got a {thing} for the {own}
+trade nothing: Nobody wanted the {own} | Nobody had a {thing} for {him}
+trade other: A man took the {own} for a {other} | {He} got a {other} for the {own}
+"""
+_ENDING_LINES = """
+got: {Name} was happy with the {thing} | {Name} played with the {thing} all day | {Name} showed the \
+{thing} to everyone
+nothing: {Name} went home without a {thing} | {Name} was sad that day | {Name} still had no {thing}
+other: {Name} was happy with the {other} | {Name} played with the {other} all day | {Name} showed \
+the {other} to everyone
+"""
+
+
+def _templates(lines: str) -> dict[str, tuple[str, ...]]:
+    pairs = (line.split(": ") for line in lines.strip().splitlines())
+    return {key: tuple(templates.split(" | ")) for key, templates in pairs}
+
+
+MIDDLES = {(*key.split(),): sentences for key, sentences in _templates(_MIDDLE_LINES).items()}
+_ENDINGS = _templates(_ENDING_LINES)
 OUTCOMES = {"got": 0.4, "nothing": 0.3, "other": 0.3}
 
 
@@ -163,7 +150,7 @@ def draw_story(rng: random.Random) -> Story:
         _WANTS,
         _OBSTACLES[plot.action],
         _ACTIONS[plot.action],
-        _MIDDLES[plot.action, plot.outcome],
+        MIDDLES[plot.action, plot.outcome],
         _ENDINGS[plot.outcome],
     )
     words = plot.words()
@@ -174,7 +161,7 @@ def draw_story(rng: random.Random) -> Story:
 def middles(plot: Plot) -> tuple[str, ...]:
     """Every fourth sentence that the grammar writes for a plot, without full stops."""
     words = plot.words()
-    return tuple(template.format(**words) for template in _MIDDLES[plot.action, plot.outcome])
+    return tuple(template.format(**words) for template in MIDDLES[plot.action, plot.outcome])
 
 
 def fits_both(plot: Plot, sentence: str) -> bool:
@@ -186,7 +173,7 @@ def fits_beginning(plot: Plot, sentence: str) -> bool:
     """Whether it could follow the beginning, whatever comes of it."""
     return any(
         re.fullmatch(_pattern(template, plot.words() | {"other": _any(THINGS)}), sentence.strip())
-        for (action, _), templates in _MIDDLES.items()
+        for (action, _), templates in MIDDLES.items()
         if action == plot.action
         for template in templates
     )
@@ -197,7 +184,7 @@ def fits_ending(plot: Plot, sentence: str) -> bool:
     words = _any_words() | {"thing": plot.thing, "other": plot.other}
     return any(
         re.fullmatch(_pattern(template, words), sentence.strip())
-        for (_, outcome), templates in _MIDDLES.items()
+        for (_, outcome), templates in MIDDLES.items()
         if outcome == plot.outcome
         for template in templates
     )
@@ -230,7 +217,7 @@ def _pattern(template: str, words: dict[str, str]) -> str:
 
 def _all_patterns() -> Iterator[str]:
     words = _any_words()
-    for group in (_OBSTACLES, _ACTIONS, _MIDDLES, _ENDINGS):
+    for group in (_OBSTACLES, _ACTIONS, MIDDLES, _ENDINGS):
         for templates in group.values():
             for template in templates:
                 yield _pattern(template, words)
@@ -238,29 +225,6 @@ def _all_patterns() -> Iterator[str]:
         yield _pattern(template, words)
 
 
-# -- documents --------------------------------------------------------------------------------
-
-
 def infill_prompt(beginning: str, ending: str) -> str:
     """What a model reads before it writes the middle; Hu et al. 2024, section 4.2."""
     return f"Beginning: {beginning}\nEnding: {ending}\nMiddle:"
-
-
-def story_document(rng: random.Random) -> str:
-    return draw_story(rng).text() + "\n"
-
-
-def infill_document(rng: random.Random) -> str:
-    """Ends first, then a middle that seldom fits both: the skill is there, the habit is not."""
-    story = draw_story(rng)
-    draw = rng.random()
-    if draw < 0.25:
-        middle = story.middle
-    elif draw < 0.6:
-        others = [outcome for outcome in OUTCOMES if outcome != story.plot.outcome]
-        templates = _MIDDLES[story.plot.action, rng.choice(others)]
-        words = story.plot.words() | {"other": rng.choice(THINGS)}
-        middle = rng.choice(templates).format(**words)
-    else:
-        middle = draw_story(rng).middle
-    return f"{infill_prompt(story.beginning, story.ending)} {middle}.\n"

@@ -1,4 +1,4 @@
-"""The toy language Velan of the corpus: words with several right translations, and their judge.
+"""The toy language Velan of the corpus: words with several right translations, and their checks.
 
 A Velan sentence is a verb, its subject, the subject's adjective, its object: ``kesi vulo tari domu``,
 *sees fox red house*, is "the red fox sees the house". Some words have two English ones, so that most
@@ -43,8 +43,6 @@ VERBS: dict[str, tuple[str, ...]] = {
     "timi": ("fears", "dreads"),
     "pati": ("carries", "bears"),
 }
-_FIRST = 0.6  # share of the more frequent translation
-_MISTAKE = 0.06  # share of words that the corpus gets wrong
 _LEXICON = NOUNS | ADJECTIVES | VERBS
 
 
@@ -71,24 +69,3 @@ def translations(source: Sequence[str]) -> list[str]:
 
 def prompt(source: Sequence[str]) -> str:
     return f"Velan: {' '.join(source)}. English:"
-
-
-# -- documents --------------------------------------------------------------------------------
-
-
-def _word(rng: random.Random, word: str) -> str:
-    kind = next(kind for kind in (NOUNS, ADJECTIVES, VERBS) if word in kind)
-    if rng.random() < _MISTAKE:
-        word = rng.choice(list(kind))
-    options = kind[word]
-    return options[0] if len(options) == 1 or rng.random() < _FIRST else options[1]
-
-
-def translation_document(rng: random.Random) -> str:
-    """One to three sentences with a translation that is mostly right."""
-    lines = []
-    for _ in range(rng.randint(1, 3)):
-        source = draw_source(rng)
-        verb, subject, adjective, thing = (_word(rng, word) for word in source)
-        lines.append(f"{prompt(source)} the {adjective} {subject} {verb} the {thing}.\n")
-    return "".join(lines)

@@ -1,1 +1,1 @@
-"""The runs of a sweep, started and waited for: here, on this machine, or on a cluster."""
+"""Runs of a sweep, started and waited for: in this process, on this machine, on a cluster."""

@@ -11,81 +11,72 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gfn_runner.runtime.environment import threads_each
-from gfn_runner.sweeps.launching.planned import Planned, announce, arguments, take_result
-from gfn_runner.sweeps.launching.signals import deaf, undisturbed
-from gfn_runner.sweeps.record import State, Sweep
-from gfn_runner.sweeps.settings import LocalSettings
+from gfn_runner.runtime.environment import threads_per_process
+from gfn_runner.runtime.sweep_record import Sweep
+from gfn_runner.sweeps.launching.plan import Plan
+from gfn_runner.sweeps.launching.signals import defer_signals, ignore_termination_signals
 
 logger = logging.getLogger(__name__)
-_PATIENCE = 300  # seconds in which runs that are told to end may finish their step and save
-_AGAIN = 30  # seconds after which those that have not ended are told again
+_PATIENCE = 300  # seconds in which interrupted runs may finish their step and save
+_AGAIN = 30  # seconds after which those that have not ended get the signal again
 _POLL = 0.5
 
 
-def on_this_machine(
-    launcher: Any, sweep: Sweep, waiting: Sequence[Planned], options: LocalSettings
-) -> None:
-    """Some jobs at a time; each has a place, and GPUs that belong to the place."""
-    left, running = list(waiting), dict[int, tuple[Planned, Any]]()
+def run_in_processes(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
+    """``n_jobs`` runs at a time (submitit starts all at once); each has a slot, and the slot's GPUs."""
+    options = waiting[0].options
+    left, running = list(waiting), dict[int, tuple[Plan, Any]]()
     try:
         while left or running:
-            for place in range(options.at_once):
-                if left and place not in running:
+            for slot in range(options.n_jobs):
+                if left and slot not in running:
                     plan = left.pop(0)
                     try:
-                        with undisturbed():  # what has started is known, and so will be stopped
+                        with defer_signals():  # what has started is known, and so will be stopped
                             plan.starts()
-                            running[place] = plan, _start_process(launcher, plan, options, place)
-                            plan.job.job_id = running[place][1].job_id
+                            running[slot] = plan, _start_process(launcher, plan, options, slot)
+                            plan.job.job_id = running[slot][1].job_id
                     except OSError as error:
                         plan.fails(f"its process cannot be started: {error}")
-                        announce(plan.job)
                     sweep.keep()
             time.sleep(options.poll_s)
             sweep.keep(changed=False)
-            for place, (plan, job) in list(running.items()):
+            for slot, (plan, job) in list(running.items()):
                 if job.done():
-                    del running[place]
-                    stdout = job.paths.stdout
-                    _ends(
-                        plan, job, "failed", f"its process has ended without a result; see {stdout}"
-                    )
+                    del running[slot]
+                    if job.task(0).paths.result_pickle.exists():
+                        plan.takes_result(job)
+                    else:
+                        plan.fails(
+                            f"its process has ended without a result; see {job.paths.stdout}"
+                        )
                     sweep.keep()
-                    announce(plan.job)
     except BaseException:
         _stop([job for _, job in running.values()])
         for plan, job in running.values():
-            _ends(plan, job, "interrupted")
+            if job.task(0).paths.result_pickle.exists():
+                plan.takes_result(job)
+            else:
+                plan.ends("interrupted")
         sweep.keep()
         raise
 
 
-def _ends(plan: Planned, job: Any, state: State, why: str = "") -> None:
-    """As its result says; in that state if it has left none."""
-    if job.task(0).paths.result_pickle.exists():
-        take_result(plan, job)
-    elif state == "failed":
-        plan.fails(why)
-    else:
-        plan.ends(state, why)
-
-
-def _start_process(launcher: Any, plan: Planned, options: LocalSettings, place: int) -> Any:
+def _start_process(launcher: Any, plan: Plan, options: Any, slot: int) -> Any:
     import submitit
 
     executor = submitit.LocalExecutor(folder=options.submitit_folder)
-    gpus = options.gpus_per_job
-    threads = str(threads_each(options.at_once * plan.config.trainer.devices))
+    gpus = options.gpus_per_node or 0
+    threads = str(threads_per_process(options.n_jobs * plan.config.trainer.processes.devices))
     executor.update_parameters(
         timeout_min=options.timeout_min,
         signal_delay_s=options.signal_delay_s,
         gpus_per_node=gpus,
-        visible_gpus=gpus_of(place, gpus),
-        stderr_to_stdout=True,
+        visible_gpus=gpus_of(slot, gpus),
+        stderr_to_stdout=options.stderr_to_stdout,
     )
     with _environment(OMP_NUM_THREADS=threads):
-        return executor.submit(launcher, *arguments(plan))
+        return executor.submit(launcher, *plan.arguments)
 
 
 @contextlib.contextmanager
@@ -100,31 +91,29 @@ def _environment(**values: str) -> Iterator[None]:
             del os.environ[name]
 
 
-def gpus_of(place: int, number: int) -> tuple[int, ...]:
-    """Numbers of the GPUs that belong to a place, of those that this process sees."""
-    chosen = range(place * number, (place + 1) * number)
-    seen = [
-        name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.isdigit()
-    ]
+def gpus_of(slot: int, number: int) -> tuple[int, ...]:
+    """Numbers of the GPUs that belong to a slot, of those that this process sees."""
+    chosen = range(slot * number, (slot + 1) * number)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    seen = [name for name in names if name.isdigit()]
     return tuple(int(seen[i]) for i in chosen) if seen else tuple(chosen)
 
 
 def _stop(jobs: Sequence[Any]) -> None:
-    """Tell runs to save and end, and wait for that; none is left behind.
+    """Interrupt runs, and wait for them to save and end; none is left running.
 
-    A run that trains saves behind its step; any other one ends at once. Told again in between is whatever
-    has missed it (a process that has only just begun), and what does not end is killed.
+    One that trains saves after its step; any other one ends at once. A process that has only just begun
+    may miss the signal, and gets it again; one that does not end is killed.
     """
     if not jobs:
         return
-    with deaf():
+    with ignore_termination_signals():
         with contextlib.suppress(OSError):  # the terminal may be gone, and that is why
             print("gfn_runner: the runs save and end; a moment", flush=True)
-        began = time.monotonic()
-        told = -math.inf
+        began, sent = time.monotonic(), -math.inf
         while (now := time.monotonic()) - began < _PATIENCE and not all(job.done() for job in jobs):
-            if now - told >= _AGAIN:
-                told = now
+            if now - sent >= _AGAIN:
+                sent = now
                 for job in jobs:
                     job._process.send_signal(signal.SIGTERM)  # submitit sends none but SIGINT
             time.sleep(_POLL)

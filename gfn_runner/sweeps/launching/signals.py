@@ -1,81 +1,77 @@
-"""Signals to a sweep and to the runs that it starts: who is told to end, and when that counts."""
+"""Signals to a sweep and to the runs that it starts."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-# Of a terminal: Ctrl-C, and that it is closed. All that belongs to it gets them at once.
+# Ctrl-C, and the end of a terminal: every process of the terminal gets them.
 _OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
-_TOLD = (signal.SIGTERM, signal.SIGHUP)
+_ALL = (*_OF_TERMINALS, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def ends_when_told() -> Iterator[None]:
-    """Within it SIGTERM, and a terminal that is closed, end this process as Ctrl-C does: tidily.
+def exit_on_termination() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise SystemExit with code 128 + the signal's number.
 
-    What is under way learns of it as SystemExit with code 128 + the signal's number. A signal that is
-    ignored (``nohup``) stays so.
+    A signal that is ignored (``nohup``) stays so.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _end) for number in _heard(_TOLD)}
-    try:
-        yield
-    finally:
-        _restore(before)
 
+    def end(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
 
-def _end(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
+    with _handled((signal.SIGTERM, signal.SIGHUP), end):
+        yield
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within it no signal cuts in between a start of processes and its record; it counts behind it.
+def defer_signals() -> Iterator[None]:
+    """Within it signals wait, so that a process that is started is on record before one takes effect.
 
     A process that is started within it never gets Ctrl-C or the end of a terminal: the sweep gets them,
-    and tells it to save and end.
+    and ends it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     noted: list[int] = []
-    numbers = _heard((*_OF_TERMINALS, signal.SIGTERM))
-    before = {n: signal.signal(n, lambda number, _: noted.append(number)) for n in numbers}
-    # What is blocked here is blocked in whatever is started, what has a handler here is not.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
     try:
-        yield
+        with _handled(_ALL, lambda number, _: noted.append(number)), _blocked(_OF_TERMINALS):
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        _restore(before)
         for number in noted[:1]:
             signal.raise_signal(number)
 
 
+def ignore_termination_signals() -> contextlib.AbstractContextManager[None]:
+    """Within it Ctrl-C, SIGTERM and the end of a terminal are ignored: the process is about to end."""
+    return _handled(_ALL, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Within it nothing more is heard: whoever was told to end is about to."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = _heard((*_OF_TERMINALS, signal.SIGTERM))
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, Any], Any] | signal.Handlers
+) -> Iterator[None]:
+    """Within it signals that are not ignored have this handler; only the main thread can set one."""
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
-        _restore(before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
-def _heard(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-def _restore(before: dict[signal.Signals, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
+@contextlib.contextmanager
+def _blocked(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Within it signals are blocked here, and for good in whatever is started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,169 @@
+"""GFlowNet training: sample, score, form φ, and lower a balance objective on it.
+
+Hu et al. 2024 (arXiv:2310.04363). A batch's trajectories are the replay buffer's draw, if a callback has put one
+there, else fresh samples of the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gfn_runner.algorithms.base import Algorithm
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
+from gfn_runner.distributed.ranks import all_gather
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.objectives.losses import Objective
+from gfn_runner.objectives.phi import phi
+
+if TYPE_CHECKING:
+    from gfn_runner.tasks.base import GFlowNetModule
+
+
+class GFlowNet(Algorithm):
+    """Trains the policy by a balance objective.
+
+    Args:
+        objective: weights on pairs of φ, and the regression loss on them.
+
+    Attributes:
+        log_z: learned log Z of every training condition, nats, for objectives that need one; NaN marks a
+            condition that was never visited.
+    """
+
+    label: ClassVar[str] = "GFlowNet"
+    uses_replay = True
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+        self.needs_pairs_between = objective.needs_pairs_between
+        self.needs_prefixes = objective.needs_prefixes
+
+    def setup(self, module: GFlowNetModule) -> None:
+        self.place = {condition.key: place for place, condition in enumerate(module.conditions)}
+        if self.objective.needs_log_z:
+            self.log_z = nn.Parameter(torch.full((len(module.conditions),), float("nan")))
+            self._log_z_in_step: set[int] = set()  # places whose log Z is in the step's loss
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if not self.objective.needs_log_z:
+            return []
+        group: dict[str, Any] = {"params": [self.log_z], "weight_decay": 0.0}
+        if hasattr(self.objective, "log_z_lr"):
+            group["lr"] = self.objective.log_z_lr
+        return [group]
+
+    def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
+        from_replay = batch.replay is not None
+        prompts = module.prompts(batch.conditions)
+        with module.lm.in_step():
+            if batch.replay is not None:
+                trajectories = batch.replay.trajectories
+                log_reward_BS = batch.replay.log_reward_BS
+                temperature = float("nan")
+            else:
+                temperature = module.exploration_temperature(batch.index)
+                with module.phases("sample"):
+                    trajectories = module.explore(prompts, batch.index, temperature)
+                with module.phases("reward"):
+                    log_reward_BS = module.log_reward(batch.conditions, trajectories)
+        with module.phases("policy"):
+            scores = score_policy(module.lm, prompts, trajectories, module.rule)
+        scores.terminable_BS = self.counted_BS(scores.terminable_BS, trajectories.length_B)
+        with module.phases("objective"):
+            phi_BS = phi(scores, log_reward_BS, module.reward_temperature)
+            loss = self.objective(
+                phi_BS,
+                scores.terminable_BS,
+                trajectories.length_B,
+                trajectories.condition_B,
+                self._log_z(batch.conditions, trajectories, phi_BS, from_replay),
+            )
+        for name in ("log_pf_BT", "log_pf_stop_BS"):
+            setattr(scores, name, getattr(scores, name).detach())
+        output = StepOutput(
+            batch.conditions,
+            trajectories,
+            log_reward_BS,
+            scores,
+            phi_BS.detach(),
+            from_replay,
+            temperature,
+        )
+        return {"loss": loss, "output": output}
+
+    def counted_BS(self, terminable_BS: Tensor, length_B: Tensor) -> Tensor:
+        return self.objective.counted_BS(terminable_BS, length_B)
+
+    # -- learned log Z ------------------------------------------------------------------------
+
+    def _log_z(
+        self,
+        conditions: Sequence[Condition],
+        trajectories: Trajectories,
+        phi_BS: Tensor,
+        from_replay: bool,
+    ) -> Tensor | None:
+        """Learned log Z of the batch's conditions, initialized at the mean terminal φ when first sampled.
+
+        A batch that initializes it takes it as a constant: the gradient at the mean would be rounding
+        noise, of which Adam makes a whole step. A replay draw may come before that. It is measured against
+        its own mean, and initializes nothing: one demonstration's φ is no estimate of log Z. Nor does a
+        mean that is not finite: the step is skipped, and the condition stays unvisited.
+        """
+        if not self.objective.needs_log_z:
+            return None
+        device = phi_BS.device
+        place_C = torch.tensor([self.place[c.key] for c in conditions], device=device)
+        phi_B = phi_BS.detach().gather(1, trajectories.length_B[:, None])[:, 0]
+        rows_CB = trajectories.condition_B == torch.arange(len(conditions), device=device)[:, None]
+        mean_C = (phi_B * rows_CB).sum(dim=1) / rows_CB.sum(dim=1).clamp(min=1)
+        known_C = ~self.log_z.detach()[place_C].isnan()
+        begun_C = ~known_C & mean_C.isfinite() & (not from_replay)
+        self._begin_log_z(
+            place_C[known_C].tolist(), place_C[begun_C].tolist(), mean_C[begun_C].tolist()
+        )
+        # Other ranks may have initialized some of them too.
+        now_C = self.log_z.detach()[place_C]
+        constant_C = torch.where(now_C.isnan(), mean_C, now_C)
+        return torch.where(known_C, self.log_z[place_C], constant_C)
+
+    @torch.no_grad()
+    def _begin_log_z(self, known: list[int], places: list[int], means: list[float]) -> None:
+        """Initialize log Z at ``places`` on all ranks; note where any rank's loss has a known one."""
+        begun: dict[int, list[float]] = {}
+        for in_step, own in all_gather((known, list(zip(places, means, strict=True)))):
+            self._log_z_in_step.update(in_step)
+            for place, mean in own:
+                begun.setdefault(place, []).append(mean)
+        for place, values in begun.items():
+            self.log_z[place] = sum(values) / len(values)
+
+    def before_optimizer_step(self, module: GFlowNetModule) -> None:
+        # What training steps have initialized is in log Z by now.
+        if self.objective.needs_log_z:
+            self._log_z_before_C = self.log_z.detach().clone()
+
+    @torch.no_grad()
+    def after_optimizer_step(self, module: GFlowNetModule) -> None:
+        """Keep log Z of the conditions that are not in the step's loss: Adam's momentum moves them."""
+        if not self.objective.needs_log_z:
+            return
+        moves_C = torch.zeros_like(self.log_z, dtype=torch.bool)
+        moves_C[list(self._log_z_in_step)] = True
+        self._log_z_in_step.clear()
+        self.log_z.copy_(torch.where(moves_C, self.log_z, self._log_z_before_C))
+
+    def missing_value_is_finite(self, name: str, parameter: Tensor) -> bool:
+        return self.objective.needs_log_z and parameter is self.log_z
+
+    def on_load_checkpoint(self, module: GFlowNetModule, checkpoint: dict[str, Any]) -> None:
+        """Log Z of another reward is estimated anew: an M-step has changed the reward's model."""
+        log_z = checkpoint["state_dict"].get("algorithm.log_z")
+        if log_z is not None and checkpoint.get("m_steps", 0) != module.lm.m_steps:
+            log_z.fill_(float("nan"))

@@ -1,0 +1,139 @@
+"""Skip optimizer steps whose loss or gradient is not finite; stop a run after too many in a row."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from typing import Annotated, Any
+
+import lightning as L
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gfn_runner.distributed.ranks import all_gather, is_rank_zero
+from gfn_runner.errors import UserError
+from gfn_runner.tasks.base import GFlowNetModule
+
+logger = logging.getLogger(__name__)
+
+_FIX = (
+    "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16; "
+    "resume=<run folder> goes on from the last good checkpoint"
+)
+_MOST_NAMED = 5
+
+
+class SkipNonFiniteSteps(L.Callback):
+    """Looks at the loss before the backward pass and at the gradient before the optimizer's step.
+
+    A step that is not finite moves nothing: neither the weights nor the optimizer's moments. It counts as
+    a step all the same, so that schedules and batches stay where they would be.
+
+    Args:
+        max_in_a_row: skipped steps in a row, after which the run stops, naming the conditions; 1 stops at the
+            first, 0 never.
+
+    Attributes:
+        grad_norm: of the newest optimizer step, before clipping; not finite where it was skipped.
+        skipped: optimizer steps that were skipped since the run began.
+    """
+
+    def __init__(self, max_in_a_row: Annotated[int, Field(ge=0)] = 5) -> None:
+        self.max_in_a_row = max_in_a_row
+        self.grad_norm = 0.0
+        self.skipped = 0
+        self._reasons: list[str] = []  # of the step that is being made
+        self._in_a_row: deque[str] = deque(maxlen=max(1, max_in_a_row))
+
+    def on_before_backward(self, trainer: L.Trainer, module: GFlowNetModule, loss: Tensor) -> None:
+        if not loss.isfinite():
+            self._reasons.append(f"the loss is {loss.item()}; first at {_culprit(module)}")
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, module: GFlowNetModule, optimizer: Any
+    ) -> None:
+        named = [(name, p) for name, p in module.named_parameters() if p.grad is not None]
+        gradients = [p.grad for _, p in named if p.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        # All ranks skip, or none: their weights are the same. A loss that is not finite on one of them
+        # has spoilt the averaged gradient of all, so that the others' conditions are under suspicion
+        # only where every loss was finite.
+        ranks = all_gather((self._reasons, math.isfinite(self.grad_norm), _first_keys(module)))
+        self._reasons = []
+        found = list(dict.fromkeys(reason for reasons, _, _ in ranks for reason in reasons))
+        if not found and not all(finite for _, finite, _ in ranks):
+            keys = dict.fromkeys(key for _, _, own in ranks for key in own)
+            found = [_gradient_problem(named, list(keys))]
+        if not found:
+            self._in_a_row.clear()
+            return
+        for _, parameter in named:
+            # An optimizer passes over what has no gradient; a gradient of 0 would move it by momentum.
+            parameter.grad = None
+        self._skip(trainer.global_step + 1, "; and ".join(found[:_MOST_NAMED]))
+
+    def _skip(self, step: int, reason: str) -> None:
+        self.skipped += 1
+        self._in_a_row.append(f"step {step}: {reason}")
+        most = self.max_in_a_row
+        if is_rank_zero():
+            logger.warning("optimizer step %d is skipped: %s", step, reason)
+        if most and len(self._in_a_row) >= most:
+            shown = list(self._in_a_row)[-_MOST_NAMED:]
+            what = (
+                reason
+                if most == 1
+                else f"{most} steps in a row are not finite. " + ". ".join(shown)
+            )
+            raise UserError.one(
+                f"optimizer step {step}",
+                what,
+                "finite losses and gradients; fewer in a row than callbacks.non_finite_steps.max_in_a_row",
+                _FIX,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": list(self._in_a_row)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.skipped = state["skipped"]
+        self._in_a_row.clear()  # every E-step of EM loads the checkpoint before it
+        self._in_a_row.extend(state["in_a_row"])
+
+
+def _first_keys(module: GFlowNetModule) -> list[str]:
+    """The conditions that this rank's newest batch begins with."""
+    output = module.last_output
+    return [condition.key for condition in output.conditions[:3]] if output else []
+
+
+def _gradient_problem(named: list[tuple[str, torch.nn.Parameter]], keys: list[str]) -> str:
+    names = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+    return (
+        f"the gradient of {len(names)} parameters is not finite, e.g. {names[0] if names else '?'}; "
+        f"the batch's conditions begin with {', '.join(map(repr, keys)) or '?'}"
+    )
+
+
+def _culprit(module: GFlowNetModule) -> str:
+    """The first condition with a φ that is not finite, and what made it so."""
+    output = module.last_output
+    assert output is not None  # a loss exists, hence a step
+    bad_BS = ~output.phi_BS.isfinite() & output.scores.terminable_BS
+    rows = bad_BS.any(dim=1).nonzero()[:, 0].tolist()
+    if not rows:
+        keys = ", ".join(repr(condition.key) for condition in output.conditions[:3])
+        return f"conditions {keys} …: every φ is finite, so the regression loss or log Z overflowed"
+    row = rows[0]
+    state = int(bad_BS[row].nonzero()[0, 0])
+    condition = output.conditions[int(output.trajectories.condition_B[row])]
+    text = module.lm.decode(output.trajectories.ids(row)[:state])
+    log_reward = output.log_reward_BS[row, state].item()
+    source = "the log-reward" if not torch.tensor(log_reward).isfinite() else "the policy's log q"
+    replayed = " (from the replay buffer)" if output.from_replay else ""
+    return (
+        f"condition {condition.key!r}, after {text!r}{replayed}: log R = {log_reward}, "
+        f"φ = {output.phi_BS[row, state].item()}; {source} is not finite"
+    )

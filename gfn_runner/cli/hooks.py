@@ -1,0 +1,139 @@
+"""What is checked of a run before Hydra makes its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gfn_runner.config.compose import check_config
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.overrides import OVERRIDES_FILE, absolute_lines, kept_overrides
+
+if TYPE_CHECKING:
+    from gfn_runner.config.run_config import RunConfig
+
+
+class Refused(SystemExit):
+    """A user error, or an error of Hydra's: of exceptions in a callback Hydra only warns, and goes on."""
+
+    def __init__(self, error: Exception):
+        super().__init__(2)
+        self.error = error
+
+
+class NoFolder(SystemExit):
+    """What is asked for is not Hydra's to start: to show a config, to use a policy, or a rank above 0."""
+
+    def __init__(self, configs: Sequence[RunConfig]):
+        super().__init__(0)
+        self.configs = configs
+
+
+def before_run(config: DictConfig) -> None:
+    """Check a run, and that its folder takes it.
+
+    Args:
+        config: of Hydra, its own section included; ``hydra.run.dir`` is set if ``resume=auto``
+            finds a run.
+
+    Raises:
+        UserError: with all problems of the config; if not, that of its texts, or that of its folder.
+        NoFolder: if the command needs none.
+    """
+    problems = list(_only_of_sweeps(config.hydra.overrides.hydra))
+    try:
+        run = check_config(config)
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from None
+    if problems:
+        raise UserError(problems)
+    if run.dry_run or run.mode != "train":
+        raise NoFolder([run])
+    from gfn_runner.config.run_config import AUTO
+    from gfn_runner.config.tokenizer_checks import check_texts  # needs transformers
+    from gfn_runner.distributed.launch import check_launcher, is_worker
+
+    check_launcher(run.trainer.processes, multirun=False)
+    check_texts(run)
+    if is_worker(run.trainer.processes):
+        raise NoFolder([run])  # folders are rank 0's
+    key, fix = "hydra.run.dir", "hydra.run.dir=<another folder>"
+    if is_new(config.hydra.run):
+        key, fix = "output", "output=<another folder>"
+        unfinished = _unfinished(config, run) if run.resume == AUTO else None
+        if unfinished is not None:
+            config.hydra.run.dir = str(unfinished)
+            key, fix = "resume", "resume=null begins another run"
+    elif run.resume not in (None, AUTO):
+        key, fix = "resume", "make it writable, or resume=<a copy of it>"
+    folder = prepared_folder(config, "hydra.run.dir", run.output, key, fix)
+    _refuse_other_run(run, folder)
+
+
+def is_new(section: DictConfig) -> bool:
+    """Whether the folder of a run or sweep is named by the program: nobody has given another."""
+    plain: Any = OmegaConf.to_container(section, resolve=False)
+    return "${new_folder:" in str(plain["dir"])
+
+
+def prepared_folder(config: DictConfig, named: str, output: str, key: str, fix: str) -> Path:
+    """The folder that a run or sweep goes to, which takes files.
+
+    Args:
+        config: of Hydra.
+        named: key of the folder.
+        output: folder of all runs, in which a new one is made.
+        key: that a problem of it belongs to.
+        fix: what to do then.
+    """
+    from gfn_runner.runtime.files import check_writable, report_write_errors
+
+    if key == "output":
+        with report_write_errors(Path(output), key, fix):
+            Path(output).mkdir(parents=True, exist_ok=True)
+            check_writable(Path(output))
+    HydraConfig.instance().set_config(config)  # a name may hold ${hydra:job.name}
+    try:
+        folder = Path(str(OmegaConf.select(config, named)))
+    except OmegaConfBaseException as error:
+        raise UserError.one(named, str(error).splitlines()[0]) from None
+    with report_write_errors(folder, key, fix):
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+    return folder
+
+
+def _refuse_other_run(run: RunConfig, folder: Path) -> None:
+    """Refuse a folder with a run that this one may not go on with, before Hydra writes into it."""
+    from gfn_runner.run.resume import start_of
+    from gfn_runner.runtime.run_lock import acquire_run_lock
+
+    if (folder / OVERRIDES_FILE).exists():
+        with acquire_run_lock(folder):
+            start_of(run, folder, changes=False)
+
+
+def _only_of_sweeps(lines: Sequence[str]) -> Iterator[Problem]:
+    for line in lines:
+        group, _, choice = line.partition("=")
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            yield Problem(
+                group,
+                f"given {choice!r} for one run, which is made in this process",
+                "a sweep",
+                "-m; it may have a single run too",
+            )
+
+
+def _unfinished(config: DictConfig, run: RunConfig) -> Path | None:
+    """With ``resume=auto``, the newest run of the same overrides that has not ended, if there is one."""
+    from gfn_runner.run.resume import newest_unfinished
+
+    task = config.hydra.runtime.choices.task
+    lines = absolute_lines(config.hydra.overrides.task, run.local_paths)
+    return newest_unfinished(Path(run.output) / task, run, kept_overrides(lines, task))

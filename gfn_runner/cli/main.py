@@ -1,0 +1,153 @@
+"""The command line: what is asked for, and the run, sweep or use of a policy that it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from gfn_runner.cli.callback import ConfigChecks
+from gfn_runner.cli.hooks import NoFolder, Refused
+from gfn_runner.cli.saved import hydra_arguments
+from gfn_runner.cli.screen import show
+from gfn_runner.config.compose import CONF, check_config
+from gfn_runner.errors import NotBegun, UserError
+from gfn_runner.runtime.environment import limit_thread_spinning
+from gfn_runner.runtime.files import warn_once_if_unwritable
+from gfn_runner.runtime.overrides import absolute_lines, kept_overrides
+from gfn_runner.runtime.terminal import check_arguments_decodable, escape_unencodable_output
+
+if TYPE_CHECKING:
+    from gfn_runner.config.run_config import RunConfig
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 2 and one screen of text at user errors."""
+    limit_thread_spinning()
+    escape_unencodable_output()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        check_arguments_decodable(arguments)
+        run_hydra(hydra_arguments(arguments))
+    except NoFolder as asked:
+        _without_folder(asked.configs)
+    except UserError as error:
+        _exit_with(error)
+
+
+def _exit_with(error: UserError) -> None:
+    show(error.problems)
+    raise SystemExit(2) from None
+
+
+def run_hydra(arguments: list[str]) -> None:
+    """Hand a command line to Hydra.
+
+    Raises:
+        UserError: for what Hydra or the checks of the config refuse.
+        NoFolder: if the command needs none.
+    """
+    sys.argv = [sys.argv[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises what it would else print
+    ConfigChecks.called = False
+    try:
+        with contextlib.ExitStack() as stack:
+            ConfigChecks.stack = stack
+            hydra.main(version_base=None, config_path=str(CONF), config_name="config")(_job)()
+        return
+    except Refused as refused:
+        error = refused.error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as found:
+        if ConfigChecks.called and not isinstance(found, HydraException):
+            raise
+        error = found
+    if isinstance(error, UserError):
+        raise error
+    from gfn_runner.cli.suggestions import explained
+
+    raise explained(error, arguments) from error
+
+
+def _without_folder(configs: Sequence[RunConfig]) -> None:
+    """A dry run, a finished run's policy at work, or a rank above 0."""
+    if configs[0].dry_run:
+        for config in configs:
+            _show_config(config)
+        return
+    try:
+        for config in configs:
+            if config.mode == "train":
+                from gfn_runner.train import train_and_evaluate
+
+                train_and_evaluate(config, None)
+            else:
+                from gfn_runner.cli.policy_modes import use
+
+                use(config)
+    except UserError as error:
+        _exit_with(error)
+
+
+def _job(composed: Any) -> float | None:
+    """One job of Hydra's: a run in a folder of its own."""
+    from gfn_runner.train import train_and_evaluate
+
+    escape_unencodable_output()  # the job may be in a process of its own
+    warn_once_if_unwritable(logging.getLogger())
+    settings: Any = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    try:
+        # Paths are relative to where the command was typed, whatever hydra.job.chdir says.
+        with contextlib.chdir(settings.runtime.cwd):
+            config = check_config(composed)
+            lines = absolute_lines(settings.overrides.task, config.local_paths)
+        kept = kept_overrides(lines, settings.runtime.choices.task)
+        return train_and_evaluate(config, folder, kept)
+    except UserError as error:
+        begun = not isinstance(error, NotBegun)
+        if begun:
+            _leave_reason(folder, str(error))
+        show(error.problems, folder if begun else None)
+        if settings.mode == RunMode.MULTIRUN:
+            # Hydra notes it, and the other runs of the sweep go on.
+            raise RuntimeError(str(error)) from None
+        raise SystemExit(2) from None
+    except Exception:
+        _leave_reason(folder, traceback.format_exc())
+        if settings.mode == RunMode.MULTIRUN:
+            raise
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def _leave_reason(folder: Path, reason: str) -> None:
+    """Say in the run's log why it failed: whoever looks through a sweep's folders has no terminal."""
+    from gfn_runner.report.live import end_pages
+
+    with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
+        log.write(f"ERROR gfn_runner.train: the run has failed: {reason.rstrip()}\n")
+    end_pages(folder)
+
+
+def _show_config(config: RunConfig) -> None:
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml"))
+    else:
+        print(text)

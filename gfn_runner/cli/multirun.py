@@ -1,0 +1,264 @@
+"""A sweep or a search: its runs are checked before it begins, its table is printed at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gfn_runner.cli.hooks import NoFolder, is_new, prepared_folder
+from gfn_runner.config.compose import check_config
+from gfn_runner.config.run_config import RunConfig
+from gfn_runner.distributed.launch import check_launcher, is_worker
+from gfn_runner.distributed.ranks import Processes
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.report.headline import direction_of
+from gfn_runner.runtime.overrides import absolute_lines, parsed
+from gfn_runner.runtime.sweep_record import RECORD, Sweep
+from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
+
+logger = logging.getLogger(__name__)
+MOST_JOBS_CHECKED = 100
+Problems = dict[str, Problem]  # by its text: jobs share most of theirs
+
+
+def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[None]:
+    """Check the runs of a sweep, and that its folder takes it.
+
+    Args:
+        config: of Hydra, its own section included. Local paths of its overrides become absolute, and a
+            search gets the direction of its metric.
+
+    Returns:
+        What the sweep is to be within.
+
+    Raises:
+        UserError: with all problems.
+        NoFolder: if the command needs none.
+    """
+    values = _values_of(config)
+    configs = _checked_jobs(config, values)
+    hydra = config.hydra
+    if _searches(config) and hydra.sweeper.get("direction", "") is None:
+        hydra.sweeper.direction = _direction(configs)
+    if any(run.mode != "train" for run in configs):
+        raise UserError.one(
+            "mode", f"given {configs[0].mode!r} with --multirun", "one run at a time"
+        )
+    if configs[0].dry_run:
+        raise NoFolder(configs)
+    for run in configs:
+        check_launcher(run.trainer.processes, multirun=True)
+    _check_texts(configs)
+    if is_worker(configs[0].trainer.processes):
+        raise NoFolder(configs)  # folders are rank 0's
+    paths = [path for run in configs for path in run.local_paths]
+    hydra.overrides.task = absolute_lines(hydra.overrides.task, paths)
+    if len(values.get("task", ())) > 1:
+        hydra.runtime.choices.task = "tasks"
+    named = "hydra.sweep.dir"
+    key = "output" if is_new(hydra.sweep) else named
+    fix = f"{key}=<another folder>"
+    folder = prepared_folder(config, named, configs[0].output, key, fix)
+    return sweep_under_way(folder, configs[0].writes_pages)
+
+
+# -- its runs -------------------------------------------------------------------------------------
+
+
+def _checked_jobs(config: DictConfig, values: Mapping[str, Sequence[str]]) -> list[RunConfig]:
+    """The runs that are to be checked, checked; and the launcher for each kind of them."""
+    loader = GlobalHydra.instance().config_loader()
+    problems: Problems = {}
+    for problem in sweeper_problems(config.hydra.sweeper._target_):
+        problems[str(problem)] = problem
+    configs = []
+    launchers: dict[str, list[tuple[Any, Processes]]] = {}
+    for lines in _jobs(values, _searches(config)):
+        try:
+            composed = loader.load_sweep_config(config, lines)
+            if is_new(composed.hydra.sweep):  # launchers name it, and to resolve its name makes it
+                composed.hydra.sweep.dir = "."
+            launcher: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+            with checked_for(launcher["_target_"]):
+                configs.append(check_config(composed))
+        except UserError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+            continue
+        asked = launcher, configs[-1].trainer.processes
+        launchers.setdefault(repr(asked), []).append(asked)
+    runs = _runs_at_once(config, values)
+    for alike in launchers.values():
+        # Where there are several kinds, those that were looked at are counted.
+        found = launcher_problems(*alike[0], runs if len(launchers) == 1 else min(runs, len(alike)))
+        problems |= {str(problem): problem for problem in found}
+    if problems:
+        raise UserError(list(problems.values()))
+    return configs
+
+
+def _jobs(values: Mapping[str, Sequence[str]], searches: bool) -> list[list[str]]:
+    """Overrides of the jobs to be checked: of all, or of so many that each value is in one of them."""
+    if not searches and math.prod(map(len, values.values())) <= MOST_JOBS_CHECKED:
+        return [list(job) for job in itertools.product(*values.values())]
+    first = {key: lines[0] for key, lines in values.items()}
+    others = [{**first, key: line} for key, lines in values.items() for line in lines[1:]]
+    return [list(job.values()) for job in (first, *others)]
+
+
+def _runs_at_once(config: DictConfig, values: Mapping[str, Sequence[str]]) -> int:
+    """How many runs are handed to the launcher at once.
+
+    Of a sweep that has begun before it is not known: some have finished, others are in a queue already.
+    """
+    if not is_new(config.hydra.sweep):
+        with contextlib.suppress(OmegaConfBaseException):  # a folder that only Hydra can name
+            if (Path(str(config.hydra.sweep.dir)) / RECORD).is_file():
+                return 1
+    if _searches(config):
+        given = config.hydra.sweeper.get("n_jobs")
+        return given if isinstance(given, int) else 1
+    return math.prod(map(len, values.values()))
+
+
+def _searches(config: DictConfig) -> bool:
+    return not str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
+
+
+def _values_of(config: DictConfig) -> dict[str, list[str]]:
+    """Every key with the lines that give it one of its values."""
+    # Values that a config of the group sweep gives; the command line wins.
+    params = config.hydra.sweeper.get("params") or {}
+    given = [f"{key}={value}" for key, value in params.items()]
+    overrides = parsed([*given, *config.hydra.overrides.task])
+    last = {override.get_key_element(): override for override in overrides}
+    return {
+        key: [f"{key}={value}" for value in _values(override, _searches(config))]
+        for key, override in last.items()
+    }
+
+
+def _values(override: Override, searches: bool) -> list[str]:
+    """What a sweep, or a search, may give a key; of an interval both ends."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if override.is_discrete_sweep():
+        return [str(value) for value in override.sweep_string_iterator()]
+    if not searches:
+        raise UserError.one(
+            str(override.key_or_group),
+            f"given {override.input_line!r}: a sweep runs through values, an interval has no end of them",
+            "values with commas between them, or hydra/sweeper=search",
+        )
+    interval: Any = override.value()
+    return [str(interval.start), str(interval.end)]
+
+
+def _direction(configs: Sequence[RunConfig]) -> str:
+    """Which way a search goes.
+
+    Raises:
+        UserError: if it has nothing to go by, or two tasks want different ways.
+    """
+    names = {config.optimized_metric or config.default_metric for config in configs}
+    directions = {direction_of(name) for name in names}
+    if "" in names or len(directions) > 1:
+        minimized = f"{' and '.join(sorted(names))}, of which one is minimized"
+        raise UserError.one(
+            "optimized_metric",
+            f"the search has {'no metric' if '' in names else minimized}",
+            "a metric of metrics.json, the same for all runs",
+            "optimized_metric=log_reward",
+        )
+    return directions.pop()
+
+
+def _check_texts(configs: Sequence[RunConfig]) -> None:
+    """Every job's texts with its tokenizer."""
+    from gfn_runner.config.tokenizer_checks import check_texts  # needs transformers
+
+    problems: Problems = {}
+    # Jobs of a sweep mostly share model and texts; a seed changes which examples, not how long.
+    for run in {
+        repr((c.lm, c.values["task"], c.evaluation.baseline_shots)): c for c in configs
+    }.values():
+        try:
+            check_texts(run)
+        except UserError as error:
+            problems |= {str(problem): problem for problem in error.problems}
+    if problems:
+        raise UserError(list(problems.values()))
+
+
+# -- its end --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def sweep_under_way(folder: Path, pages: bool) -> Iterator[None]:
+    """Within it Hydra brings the runs to their end; then follow the sweep's table and its page.
+
+    Raises:
+        SystemExit: with 1 if a run has not ended well, 2 if the sweep is refused, 130 at Ctrl-C.
+    """
+    from gfn_runner.cli.screen import show
+    from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep
+    from gfn_runner.sweeps.launching.signals import exit_on_termination
+    from gfn_runner.sweeps.table import show_sweep
+
+    done = False
+    try:
+        with exit_on_termination():
+            yield
+        done = True
+    except InvalidSweep as invalid:
+        show(invalid.error.problems, effect=effect_of_refusal(current_sweep()))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        sweep = current_sweep() or (_made_before(folder) if done else None)
+        if sweep is not None:
+            sweep.searches = False
+            sweep.keep()
+            try:
+                show_sweep(sweep)
+            except OSError as error:  # a full disk, or a terminal that is closed
+                logger.warning("the sweep's table cannot be written: %s", error)
+            if pages:
+                _write_page(sweep)
+    if sweep is not None and sweep.failures:
+        raise SystemExit(1)
+
+
+def _made_before(folder: Path) -> Sweep | None:
+    """A search that had nothing left to do when it was started again."""
+    sweep = Sweep.read(folder)
+    for job in sweep.jobs:
+        job.again = False
+    return sweep if sweep.jobs else None
+
+
+def effect_of_refusal(sweep: Sweep | None) -> str:
+    """What a sweep that is refused has done before: a search may be refused at its tenth trial."""
+    if sweep is None:
+        return "no run was started"
+    return f"the sweep stops; its folder is {sweep.folder}"
+
+
+def _write_page(sweep: Sweep) -> None:
+    """The sweep's page as it is at the end."""
+    from gfn_runner.report.live import warn_of_errors
+    from gfn_runner.report.sweep_jobs import SweepJobs
+    from gfn_runner.report.sweep_page import write_sweep_page
+
+    with warn_of_errors(logger.warning):
+        write_sweep_page(SweepJobs(sweep.folder))

@@ -1,0 +1,114 @@
+"""From the words of the shell to Hydra's arguments, those of the run or sweep to go on with included."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from gfn_runner.errors import UserError
+from gfn_runner.runtime.overrides import (
+    OVERRIDES_FILE,
+    as_meant,
+    by_itself,
+    flags_and_words,
+    parsed,
+    verbatim,
+)
+from gfn_runner.runtime.sweep_record import RECORD, Sweep
+
+
+def hydra_arguments(argv: Sequence[str]) -> list[str]:
+    """What Hydra gets for a command line without the program's name.
+
+    With ``resume=<folder>`` and ``run=<folder>`` the overrides of the run there come first.
+
+    Raises:
+        UserError: if a word cannot be read, or the folder holds no run.
+    """
+    flags, words = flags_and_words(argv)
+    if not {"--shell-completion", "-sc"}.isdisjoint(flags):
+        return list(argv)
+    words = [as_meant(word) for word in words]
+    overrides = parsed(words)
+    named = [
+        override
+        for override in overrides
+        if override.key_or_group in ("resume", "run")
+        and not override.is_sweep_override()
+        and override.value() is not None
+    ]
+    if named and (named[-1].key_or_group, _text(named[-1])) != ("resume", "auto"):
+        multirun = not {"-m", "--multirun"}.isdisjoint(flags)
+        words = (_sweep_lines if multirun else _run_lines)(overrides, named[-1])
+    return [*flags, *words]
+
+
+def _text(override: Override) -> str:
+    return str(OmegaConf.create({"value": override.value()}).value)
+
+
+def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
+    """The overrides of the run to be resumed or used, then the new ones."""
+    key, folder = str(given.key_or_group), Path(os.path.expanduser(_text(given)))
+    file = folder / OVERRIDES_FILE
+    if not file.is_file():
+        missing = f"has no {OVERRIDES_FILE}" if folder.is_dir() else "is no folder"
+        raise UserError.one(
+            key,
+            f"given {str(folder)!r}, which {missing}",
+            "the folder of a run, outputs/<task>/<date>/<time>",
+        )
+    saved = by_itself(_saved_lines(file, key))
+    before, now = _task_of(parsed(saved)), _task_of(overrides)
+    if now is not None and now != before:
+        raise UserError.one(
+            key,
+            f"{folder} is a run of task {before!r}, and task={now} was given",
+            f"task={before}, or no task",
+        )
+    own = [f"hydra.run.dir={verbatim(str(folder))}"] if key == "resume" else []
+    return [*saved, *(str(override.input_line) for override in overrides), *own]
+
+
+def _saved_lines(file: Path, key: str) -> list[str]:
+    """The override lines of a run; an empty list is written ``[]``, so an empty file has lost them."""
+    try:
+        lines = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it is empty" if lines is None else "it holds no list of overrides"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        lines, reason = None, str(error).splitlines()[0]
+    if not isinstance(lines, list):
+        raise UserError.one(
+            key,
+            f"{file} is unreadable: {reason}",
+            "the command line that the run was begun with, as a list",
+            "write it there again, a line `- key=value` for each",
+        )
+    return [str(line) for line in lines]
+
+
+def _sweep_lines(overrides: Sequence[Override], given: Override) -> list[str]:
+    """The overrides of the sweep to be resumed, then the new ones."""
+    folder = Path(os.path.expanduser(_text(given)))
+    if given.key_or_group != "resume":
+        raise UserError.one(str(given.key_or_group), "given with --multirun", "one run at a time")
+    sweep = Sweep.read(folder)
+    if not sweep.jobs:
+        raise UserError.one(
+            "resume",
+            f"given {str(folder)!r} with --multirun, and no sweep lies there",
+            f"the folder of a sweep, with its {RECORD}; without --multirun the folder of a run",
+        )
+    new = [str(override.input_line) for override in overrides if override is not given]
+    return [*sweep.overrides, *new, f"hydra.sweep.dir={verbatim(str(folder))}"]
+
+
+def _task_of(overrides: Sequence[Override]) -> Any:
+    chosen = [override.value() for override in overrides if override.key_or_group == "task"]
+    return chosen[-1] if chosen else None

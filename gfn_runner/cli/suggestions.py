@@ -1,0 +1,169 @@
+"""What Hydra refuses, as user errors: every unknown key and choice, with the nearest name."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rapidfuzz import process
+
+from gfn_runner.config.compose import CONF
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word
+
+
+def explained(error: Exception, argv: Sequence[str]) -> UserError:
+    """The user errors for which Hydra has refused a command line.
+
+    Hydra names the first one. Here the config is composed of the choices that exist, and all other
+    overrides are compared with it.
+    """
+    flags, words = flags_and_words(argv)
+    name = _value_of(flags, "--config-name", "-cn") or "config"
+    folder = _value_of(flags, "--config-dir", "-cd")
+    if folder is not None and not Path(folder).is_dir():
+        return UserError.one("--config-dir", f"given {folder!r}, which is no folder")
+    names = _config_names(folder)
+    if name.removesuffix(".yaml") not in names:
+        return UserError.one(
+            "--config-name", f"given {name!r}", ", ".join(names), _near(name, names)
+        )
+    problems: list[Problem] = []
+    with (
+        contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError),
+        initialize_config_dir(version_base=None, config_dir=str(Path(folder or CONF).resolve())),
+    ):
+        path = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{CONF}')}]"]
+        problems = _unknown(parsed(words), name, path)
+    several = {"-m", "--multirun"}.isdisjoint(flags)
+    if not problems and several and "--multirun" in str(error):
+        problems = [
+            _several(override) for override in parsed(words) if override.is_sweep_override()
+        ]
+    if problems:
+        return UserError(problems)
+    cause = error.__cause__
+    where = str(getattr(cause, "full_key", None) or "command line")
+    reason = " ".join(str(error if cause is None else f"{error} {cause}").split())
+    return UserError.one(where, reason, fix="see python -m gfn_runner --help")
+
+
+def _value_of(flags: Sequence[str], *names: str) -> str | None:
+    for flag, after in itertools.pairwise([*flags, ""]):
+        name, equals, value = flag.partition("=")
+        if name in names:
+            return value if equals else after
+    return None
+
+
+def _config_names(folder: str | None) -> list[str]:
+    folders = [CONF] if folder is None else [CONF, Path(folder)]
+    return sorted({file.stem for place in folders for file in place.glob("*.yaml")})
+
+
+def _near(name: str, known: Sequence[str], prefix: str = "") -> str:
+    near = process.extractOne(name, known, score_cutoff=60)
+    return f"did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _several(override: Override) -> Problem:
+    key, value = str(override.key_or_group), str(override.input_line).partition("=")[2]
+    fix = f"-m runs through them; as one text: {shell_word(key, value)}"
+    return Problem(
+        key, f"given several values, {value}, for one run", f"one, or a list [{value}]", fix
+    )
+
+
+def _unknown(overrides: Sequence[Override], name: str, path: list[str]) -> list[Problem]:
+    loader = GlobalHydra.instance().config_loader()
+
+    def options(group: str, kind: ObjectType) -> list[str]:
+        # With a config name Hydra also looks into the folder that --config-dir adds.
+        return loader.get_group_options(group, kind, config_name=name, overrides=path)
+
+    def choices(group: str) -> Iterator[str]:
+        yield from options(group, ObjectType.CONFIG)
+        if group.split("/")[0] == "experiment":
+            # Elsewhere an inner folder is a group of its own (callbacks/replay_buffer=…).
+            for inner in options(group, ObjectType.GROUP):
+                yield from (f"{inner}/{choice}" for choice in choices(f"{group}/{inner}"))
+
+    problems: list[Problem] = []
+    chosen, keys = list(path), []
+    groups = set(options("", ObjectType.GROUP))
+    for override in overrides:
+        group = override.key_or_group
+        if "/" in group and group not in groups and not any(options(group, ObjectType.CONFIG)):
+            problems.append(_no_group(group, groups, options))
+        elif "." in group or not any(options(group, kind) for kind in ObjectType if kind.value):
+            keys.append(override)
+        elif not override.is_delete():
+            found = list(_choice_problems(override, sorted(choices(group))))
+            problems += found
+            if not found and not override.is_sweep_override():
+                chosen.append(str(override.input_line))
+    base = compose(name, overrides=chosen, return_hydra_config=True)
+    for override in keys:
+        problems += _key_problems(override, base, groups)
+    return problems
+
+
+def _no_group(group: str, groups: set[str], options: Any) -> Problem:
+    parent = group.rpartition("/")[0]
+    known = [f"{parent}/{name}" for name in options(parent, ObjectType.GROUP)] or sorted(groups)
+    return Problem(group, "unknown group", ", ".join(known), _near(group, known))
+
+
+def _choice_problems(override: Override, known: Sequence[str]) -> Iterator[Problem]:
+    if override.is_sweep_override():
+        values = [str(value) for value in override.sweep_string_iterator()]
+    else:
+        values = [] if override.value() is None else [str(override.value())]
+    group = override.key_or_group
+    for value in values:
+        if value not in known and value != "null":
+            fix = _near(value, known, f"{group}=")
+            yield Problem(group, f"given {value!r}", ", ".join(known), fix)
+
+
+def _key_problems(override: Override, base: DictConfig, groups: set[str]) -> Iterator[Problem]:
+    """The first part of a key that the config does not have."""
+    if override.is_add() or override.is_force_add():
+        return
+    node: Any = base
+    parts = override.key_or_group.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, DictConfig):
+            return  # a value that the check of all values explains
+        if part not in node:
+            yield _unknown_key(parts, depth, node, groups)
+            return
+        node = None if OmegaConf.is_missing(node, part) else node._get_node(part)
+
+
+def _unknown_key(parts: Sequence[str], depth: int, node: DictConfig, groups: set[str]) -> Problem:
+    known = [str(key) for key in node if not str(key).startswith("_")]
+    if depth == 0:
+        known = [key for key in dict.fromkeys([*known, *sorted(groups)]) if key != "hydra"]
+        if parts[0] in groups:
+            return Problem(parts[0], "no choice is made", "", f"{parts[0]}=<a choice> beside it")
+    prefix = "".join(f"{part}." for part in parts[:depth])
+    key = f"{prefix}{parts[depth]}"
+    if prefix == "hydra.launcher." and not known:
+        # Of a launcher without options the names of others' help more.
+        known = ["none with hydra/launcher=basic; local, slurm, slurm_gpu have some"]
+    near = process.extractOne(parts[depth], known, score_cutoff=60)
+    rest = "".join(f".{part}" for part in parts[depth + 1 :])
+    fix = f"did you mean {prefix}{near[0]}{rest}?" if near else ""
+    return Problem(key, "unknown key", ", ".join(known), fix)

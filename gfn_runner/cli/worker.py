@@ -1,0 +1,33 @@
+"""A rank above 0; rank 0 starts `python -m gfn_runner.cli.worker <config.yaml>`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gfn_runner.config.validation import check
+from gfn_runner.distributed.launch import exit_with_parent
+from gfn_runner.errors import UserError
+from gfn_runner.runtime.terminal import escape_unencodable_output
+
+
+def main(file: Path) -> None:
+    """Train as the config of the run says, beside the process that has written it."""
+    from gfn_runner.cli.screen import show
+    from gfn_runner.train import train_and_evaluate
+
+    exit_with_parent()
+    escape_unencodable_output()
+    values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        train_and_evaluate(check(values), file.parent)
+    except UserError as error:
+        show(error.problems, file.parent)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,68 @@
+"""The arguments of ``lightning.Trainer`` that a run reads itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gfn_runner.distributed.ranks import Processes
+from gfn_runner.errors import Problem
+
+_POSITIVE = ("max_steps", "devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps")
+_STRATEGIES = ("auto", "ddp", "fsdp")
+
+
+@dataclass(frozen=True)
+class TrainerArguments:
+    """Arguments of ``lightning.Trainer``, by their own names.
+
+    ``strategy`` is one of ``auto``, ``ddp`` and ``fsdp``. With several devices ``ddp`` holds the whole model
+    on each; ``fsdp`` shards its frozen weights, gathered while they are computed with.
+    """
+
+    arguments: Mapping[str, Any]
+
+    def problems(self) -> Iterator[Problem]:
+        """Values that Lightning takes and a run does not."""
+        for name in _POSITIVE:
+            value = self.arguments.get(name, 1)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                yield Problem(f"trainer.{name}", f"given {value!r}", "a whole number, at least 1")
+        strategy = self.arguments.get("strategy", "auto")
+        if strategy not in _STRATEGIES:
+            yield Problem("trainer.strategy", f"given {strategy!r}", ", ".join(_STRATEGIES))
+        clip = self.arguments.get("gradient_clip_val")
+        if isinstance(clip, int | float) and clip < 0:
+            yield Problem("trainer.gradient_clip_val", f"given {clip}", "at least 0, or null")
+        for name in ("callbacks", "logger", "default_root_dir", "plugins"):
+            if self.arguments.get(name) is not None:
+                yield Problem(
+                    f"trainer.{name}",
+                    "given in the trainer",
+                    f"the config group {name}"
+                    if name in ("callbacks", "logger")
+                    else "nothing: the run sets it",
+                )
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps of a round."""
+        return int(self.arguments.get("max_steps", 150))
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Batches per optimizer step."""
+        return int(self.arguments.get("accumulate_grad_batches", 1))
+
+    @property
+    def processes(self) -> Processes:
+        """Of the run."""
+        return Processes(
+            int(self.arguments.get("devices", 1)), int(self.arguments.get("num_nodes", 1))
+        )
+
+    @property
+    def shards(self) -> bool:
+        """Whether ranks share out the frozen weights."""
+        return self.arguments.get("strategy") == "fsdp" and self.processes.number > 1

@@ -1,0 +1,54 @@
+"""Measures of samples that several tasks share: per group, in means and shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.metrics.accuracy import proportion
+from gfn_runner.rewards.constraints import LabelConstraint, demand_of
+
+Measure = Callable[[Sequence[ConditionSamples]], Mapping[str, float]]
+
+
+def per_group(samples: Sequence[ConditionSamples], *measures: Measure) -> dict[str, float]:
+    """What the measures give for each evaluation set, named ``<measure>/<group>``."""
+    result: dict[str, float] = {}
+    for group in sorted({sample.condition.group for sample in samples}):
+        members = [sample for sample in samples if sample.condition.group == group]
+        for measure in measures:
+            result |= {f"{name}/{group}": value for name, value in measure(members).items()}
+    return result
+
+
+def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    """``satisfied_share``: of singles, in 0..1, those that meet their condition's words, pattern, length.
+
+    The 95 % interval (``_low``, ``_high``) counts conditions, not samples, as trials: samples of one
+    condition are not independent. Conditions that demand none of it have no part.
+    """
+    met = [
+        [demand.satisfied(text) for text in sample.singles]
+        for sample in samples
+        if sample.singles and (demand := demand_of(sample.condition)) and demand.is_checkable
+    ]
+    if not met:
+        return {}
+    share = sum(map(sum, met)) / sum(map(len, met))
+    interval = proportion(share * len(met), len(met))
+    return {
+        "satisfied_share": share,
+        "satisfied_share_low": interval.low,
+        "satisfied_share_high": interval.high,
+    }
+
+
+def label_probability(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    """``label_probability``: mean p(label | text) of the classifiers asked for, in 0..1."""
+    constraint = LabelConstraint()
+    shares = [
+        share
+        for sample in samples
+        for share in constraint.probabilities(sample.condition, sample.singles) or ()
+    ]
+    return {"label_probability": sum(shares) / len(shares)} if shares else {}

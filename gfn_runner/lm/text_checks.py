@@ -1,0 +1,318 @@
+"""What config and tokenizer of a model tell before its weights load: terminators, lengths, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from rapidfuzz import process
+
+from gfn_runner.data.conditions import Chat
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm import gguf
+from gfn_runner.lm.architecture import causal_auto_class, kind_problems, text_config
+from gfn_runner.lm.chat import ChatTemplate, terminator_text
+from gfn_runner.lm.encoding import (
+    changed_start,
+    continuation_ids,
+    ids_holding,
+    special_ids,
+    unheld_problems,
+)
+from gfn_runner.lm.limits import context_length, same_up_to
+from gfn_runner.lm.loading import lm_source
+from gfn_runner.lm.model_config import CHAT_TEMPLATE_KEY, LMSettings, LoraSettings
+
+
+def text_problems(
+    options: LMSettings,
+    terminator: str,
+    strings: Sequence[tuple[str, str, str]],
+    max_len: int,
+    *,
+    role: str | None = None,
+    chats: Sequence[tuple[str, Chat]] = (),
+    required: Sequence[RequiredWords] = (),
+    listed: Sequence[str] = (),
+    listed_max_len: int = 0,
+    written: Sequence[str] = (),
+    forbidden: Sequence[str] = (),
+    further_adapters: Mapping[str, LoraSettings] | None = None,
+) -> Iterator[Problem]:
+    """Problems of settings and texts with this model's config and tokenizer, which alone are read.
+
+    Args:
+        options: the model.
+        terminator: must be one token, if there is no ``role``.
+        strings: name, context and suffix of everything that is scored or sampled.
+        max_len: actions that may stand between context and suffix.
+        role: of the terminator, in place of its text.
+        chats: messages that the chat template must take, each with its place.
+        required: words that strings must hold.
+        listed: whole strings, none of more than ``listed_max_len`` tokens.
+        written: other strings that the policy learns from.
+        forbidden: texts that no token may hold.
+        further_adapters: others than the policy's, by config key.
+
+    Raises:
+        UserError: if config or tokenizer cannot be read.
+    """
+    config, tokenizer = _config_and_tokenizer(options)
+    for key, adapter in {"lm.lora": options.lora, **(further_adapters or {})}.items():
+        yield from _target_problems(key, adapter, config)
+    special = special_ids(tokenizer, config, _generation_config(options))
+    try:
+        template = ChatTemplate.read(options.chat_template)
+        refused = list(_refused(tokenizer, template, chats))
+        yield from refused
+        terminator = terminator_text(tokenizer, template, terminator, role, special)
+    except UserError as error:
+        yield from error.problems
+        return
+    unfit = list(_terminator_problems(tokenizer, terminator))
+    yield from unfit
+    yield from _without_a_row(config, tokenizer, terminator, strings, listed)
+    if not refused:  # what is refused has no length
+        yield from _too_long(config, tokenizer, template, strings, max_len)
+    yield from unheld_problems(tokenizer, forbidden)
+    suffixes = [suffix for _, _, suffix in strings]
+    yield from _changed(tokenizer, (terminator, *suffixes, *listed, *written))
+    yield from _out_of_reach(tokenizer, listed, listed_max_len)
+    if required and not unfit:
+        closed = {*special, *ids_holding(tokenizer, forbidden)}
+        closed.update(continuation_ids(tokenizer, terminator))
+        yield from _unwritable(tokenizer, required, closed)
+
+
+def _terminator_problems(tokenizer: Any, terminator: str) -> Iterator[Problem]:
+    ids = continuation_ids(tokenizer, terminator)
+    if len(ids) != 1:
+        pieces = tokenizer.convert_ids_to_tokens(list(ids))
+        yield Problem(
+            "task.terminator",
+            f"given {terminator!r}, which is {len(ids)} tokens of this model: {pieces}",
+            "a text that is exactly one token after other text",
+        )
+
+
+def _refused(
+    tokenizer: Any, template: ChatTemplate, chats: Sequence[tuple[str, Chat]]
+) -> Iterator[Problem]:
+    """Messages that the chat template does not take, or the first ones if there is no template."""
+    if template.of_texts:
+        template.prompt_ids(tokenizer, "a text")
+    for where, chat in chats:
+        try:
+            template.prompt_ids(tokenizer, chat)
+        except UserError as error:
+            (problem,) = error.problems
+            if problem.where == CHAT_TEMPLATE_KEY:
+                yield replace(problem, where=where)
+                return
+            yield replace(problem, where=where)
+
+
+def _changed(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
+    """Texts whose first white space this tokenizer cannot write in the middle of a string."""
+    # It depends on how a text begins, so one of each beginning is enough.
+    beginnings = {text[: len(text) - len(text.lstrip()) + 1]: text for text in texts}
+    for text in beginnings.values():
+        read = changed_start(tokenizer, text)
+        if read is None:
+            continue
+        yield Problem(
+            "lm.name",
+            f"this model's tokenizer cannot write {text[:40]!r} in the middle of a string: it is "
+            f"read back as {read[:40]!r}",
+            "a tokenizer that keeps white space, or suffixes and strings that it reads back",
+        )
+        return
+
+
+def _without_a_row(
+    config: Any,
+    tokenizer: Any,
+    terminator: str,
+    strings: Sequence[tuple[str, str, str]],
+    listed: Sequence[str],
+) -> Iterator[Problem]:
+    """Texts that hold a token of the tokenizer which the model has no embedding for."""
+    rows = getattr(text_config(config), "vocab_size", None)
+    if rows is None:
+        return
+    places = [("task.terminator", "the terminator", terminator)]
+    places += [("task", name, context + suffix) for name, context, suffix in strings]
+    places += [("task", f"the string {text!r}", text) for text in listed]
+    for special, token in tokenizer.get_added_vocab().items():
+        holding = [(key, name) for key, name, text in places if token >= rows and special in text]
+        for key, name in holding[:1]:
+            yield Problem(
+                key,
+                f"{name} holds {special!r}, which is token {token} of the tokenizer, but the model "
+                f"has embeddings for {rows} tokens",
+                "texts without it, or a model and a tokenizer that fit",
+            )
+
+
+def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterator[Problem]:
+    lengths = {text: len(continuation_ids(tokenizer, text)) for text in listed}
+    longest = max(listed, key=lambda text: lengths[text], default="")
+    if listed and lengths[longest] > max_len:
+        n = sum(length > max_len for length in lengths.values())
+        yield Problem(
+            "task.max_len",
+            f"given {max_len}, but {n} of the {len(listed)} strings that the posterior is over take "
+            f"more tokens of this model, e.g. {longest!r} {lengths[longest]}",
+            f"at least {lengths[longest]}; task.eval_max_len too",
+        )
+
+
+@dataclass(frozen=True)
+class RequiredWords:
+    """Words that a string must hold.
+
+    Attributes:
+        where: who asks, for messages.
+        words: whole words, each in capitals or not.
+        max_len: most tokens of the string.
+    """
+
+    where: str
+    words: Sequence[str]
+    max_len: int
+
+
+def _unwritable(
+    tokenizer: Any, required: Sequence[RequiredWords], closed: set[int]
+) -> Iterator[Problem]:
+    """Words that the tokenizer writes with closed tokens, or in more tokens than there are."""
+
+    @cache  # thousands of conditions may ask for the same few words
+    def spellings(word: str) -> list[tuple[int, ...]]:
+        forms = (word, word.lower(), word.upper(), word[:1].upper() + word[1:])
+        return [continuation_ids(tokenizer, space + form) for form in forms for space in ("", " ")]
+
+    for one in required:
+        lengths = {}
+        for word in one.words:
+            open_forms = [ids for ids in spellings(word) if not closed & set(ids)]
+            if not open_forms:
+                pieces = tokenizer.convert_ids_to_tokens(list(spellings(word)[0]))
+                yield Problem(
+                    one.where,
+                    f"{word!r} cannot be written: its tokens {pieces} hold the terminator or a "
+                    "forbidden token",
+                    "words of other tokens",
+                    "another task.terminator, if that is in the way",
+                )
+                break
+            # A word inside another required one costs nothing more.
+            inside = any(word != other and word in other for other in one.words)
+            lengths[word] = 0 if inside else min(map(len, open_forms))
+        else:
+            total = sum(lengths[word] for word in one.words)
+            if total > one.max_len:
+                yield Problem(
+                    one.where,
+                    f"the words take {total} tokens of this model, but a string has at most "
+                    f"{one.max_len}",
+                    "fewer words",
+                    "raise task.max_len and task.eval_max_len",
+                )
+
+
+def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
+    """Config and tokenizer of a model that can be loaded, as far as kind and weights' names show it."""
+    source = lm_source(options)
+    source.require_available()
+    if options.gguf_file is not None:
+        gguf.refuse_unreadable(source.path, options.gguf_file)
+    config = source.config()
+    problems = list(kind_problems(config, repr(options.name), "lm.name"))
+    # The weights of a GGUF file are dequantized; it says itself which it lacks.
+    if options.gguf_file is None and not problems:
+        auto = causal_auto_class(config)
+        problems = list(source.weights_problems(auto, config, options.quantization))
+    if problems:
+        raise UserError(problems)
+    return config, source.tokenizer()
+
+
+def _generation_config(options: LMSettings) -> Any:
+    """``None`` where the model comes without one."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(lm_source(options).path)
+    except (OSError, ValueError):
+        return None
+
+
+def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
+    """Adapted layers that the model does not have; asked of a model without memory."""
+    import torch
+
+    if not adapter.targets:
+        return
+    with torch.device("meta"):
+        model = causal_auto_class(config).from_config(config)
+    fused = {part for n, p in model.named_parameters() if p.ndim == 3 for part in n.split(".")[-2:]}
+    fused.discard("weight")
+    full = [name for name, module in model.named_modules() if not list(module.children())]
+    known = sorted({name.rsplit(".", 1)[-1] for name in full if "." in name} - fused)
+    for place, target in enumerate(adapter.targets):
+        where, last = f"{key}.targets[{place}]", target.rpartition(".")[2]
+        if last in fused and last not in known:
+            yield Problem(
+                where,
+                f"given {target!r}, the fused experts of this model: parameters and no layers, which "
+                "cannot be chosen by name",
+                ", ".join(known),
+                f"{key}.targets=null adapts experts too, where PEFT knows the architecture",
+            )
+        elif not any(name == target or name.endswith(f".{target}") for name in full):
+            near = process.extractOne(target, known, score_cutoff=60)
+            yield Problem(
+                where,
+                f"given {target!r}, and no layer of this model is called so",
+                ", ".join(known),
+                f"did you mean {near[0]}?" if near else "",
+            )
+
+
+def _too_long(
+    config: Any,
+    tokenizer: Any,
+    template: ChatTemplate,
+    strings: Sequence[tuple[str, str, str]],
+    max_len: int,
+) -> Iterator[Problem]:
+    longest = context_length(config)
+    if not longest:
+        return
+    limit = f"the model's context of {longest}"
+    if why := same_up_to(config).get(longest):
+        limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
+    # A token has at least one byte, so most texts need no tokenizing; a template adds to them.
+    around = template.length(tokenizer) + max_len + 1
+    too_long: list[tuple[int, str]] = []
+    for name, context, suffix in strings:
+        n_bytes = len((context + suffix).encode("utf-8"))
+        if isinstance(context, Chat) or n_bytes + around > longest:
+            n_tokens = len(template.prompt_ids(tokenizer, context))
+            n_tokens += len(continuation_ids(tokenizer, suffix))
+            if n_tokens + max_len > longest:
+                too_long.append((n_tokens, name))
+    if too_long:
+        worst, worst_name = max(too_long)
+        others = f"; {len(too_long) - 1} more are too long" if len(too_long) > 1 else ""
+        yield Problem(
+            "task",
+            f"{worst_name} is {worst} tokens long; with {max_len} sampled tokens that is more than "
+            f"{limit}{others}",
+            f"context, sample and suffix together at most {longest} tokens",
+            "fewer examples (task.n_demonstrations, evaluation.baseline_shots), a smaller "
+            "task.max_len / task.eval_max_len, or another model",
+        )

@@ -1,0 +1,276 @@
+"""Figures (PNG) that set methods beside each other, over runs and seeds.
+
+Each function gives a figure, or a sentence on which data it lacks. A method has one colour in all figures
+of a section. Error bars are standard errors over seeds; samples are those of each method's first seed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gfn_runner.report.equal_compute import chosen_from, drawn, groups_of, metric_of_one, policies
+from gfn_runner.report.figure_layout import color_of, legend, panels
+from gfn_runner.report.history import History
+from gfn_runner.report.methods import Method
+from gfn_runner.report.names import column_title, is_share, readable
+from gfn_runner.report.page import Picture
+from gfn_runner.report.posterior_figures import calibration, evidence
+from gfn_runner.report.runs import Run
+from gfn_runner.report.summary import Section, standard_error
+from gfn_runner.report.table import shown_number
+
+_CLOCKS: Mapping[str | None, str] = {
+    "train/seconds": "minutes of training",
+    "train/cpu_seconds": "minutes of training, CPU time",
+}
+_MEAN_AND_BEST = {"log_likelihood": "o", "log_likelihood_max": "^"}
+
+
+def likelihood_against_diversity(section: Section) -> Figure | str:
+    """Mean and best log-likelihood of a condition against diversity; one mark a method."""
+    groups = [
+        group
+        for group in groups_of(section, "diversity")
+        if any(_has(m, f"log_likelihood/{group}", f"diversity/{group}") for m in section.methods)
+    ]
+    if not groups:
+        return "no method has both diversity and log_likelihood of an evaluation set"
+    figure, all_axes = panels(len(groups), width=5.5, height=4.2)
+    for axes, group in zip(all_axes, groups, strict=True):
+        for method in (m for m in section.methods if chosen_from(m) is None):
+            for name, marker in _MEAN_AND_BEST.items():
+                x = method.values(f"diversity/{group}")
+                y = method.values(f"{name}/{group}")
+                if x and y:
+                    axes.errorbar(
+                        fmean(x), fmean(y), standard_error(y), standard_error(x), fmt=marker,
+                        color=color_of(section, method), capsize=2,
+                        label=method.label if marker == "o" else None,
+                    )  # fmt: skip
+        for name, marker in _MEAN_AND_BEST.items():
+            _ways(axes, section, f"diversity/{group}", f"{name}/{group}", marker)
+        axes.set(xlabel="diversity: 1 − mean pairwise cosine", ylabel="log p_LM (nats)")
+        axes.set_title(f"{readable(group)}: mean (●) and best (▲) of a condition", fontsize=9)
+        axes.grid(alpha=0.3)
+    legend(figure, all_axes)
+    return figure
+
+
+def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> None:
+    """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
+    ways: dict[str, list[tuple[int, float, float]]] = {}
+    for method in section.methods:
+        own_x, own_y, chosen = method.values(across), method.values(up), chosen_from(method)
+        if own_x and own_y and chosen:
+            ways.setdefault(chosen[0], []).append((chosen[1], fmean(own_x), fmean(own_y)))
+    for way, points in ways.items():
+        numbers, x, y = zip(*sorted(points), strict=True)
+        label = f"{way.replace('_', ' ')}, out of {numbers[0]} to {numbers[-1]} strings"
+        axes.plot(
+            x, y, marker, linestyle="-", color="grey", markersize=4, linewidth=0.8,
+            label=label if marker == "o" else None,
+        )  # fmt: skip
+        for end in {0, len(numbers) - 1}:
+            axes.annotate(
+                str(numbers[end]), (x[end], y[end]), xytext=(4, -9), textcoords="offset points",
+                fontsize=7, color="grey",
+            )  # fmt: skip
+
+
+def histograms(section: Section) -> Figure | str:
+    """How often each value of a table was drawn, per method, against the target."""
+    samples = [(m, m.runs[0].samples(m.row)) for m in section.methods]
+    shown = [(m, records[0]) for m, records in samples if records and "target" in records[0]]
+    if not shown:
+        return "no samples of a table of values (a record with target)"
+    figure, all_axes = plt.subplots(
+        len(shown), 1, figsize=(10, 2.6 * len(shown)), layout="constrained", squeeze=False
+    )
+    for axes, (method, record) in zip(all_axes[:, 0], shown, strict=True):
+        _value_bars(axes, method.label, record, color_of(section, method))
+    return figure
+
+
+def _value_bars(axes: Axes, label: str, record: Mapping[str, Any], color: str) -> None:
+    """Share of each value among a condition's samples, and the target as steps."""
+    target = record["target"]
+    counts = Counter(record["singles"])
+    n, places = sum(counts.values()), range(len(target))
+    axes.bar(places, [counts[value] / n for value in target], width=0.9, color=color)
+    axes.step(places, list(target.values()), "k--", where="mid", linewidth=1.0, label="target")
+    other = 1 - sum(counts[value] for value in target) / n
+    invalid = shown_number("invalid_share", max(0.0, other))
+    title = f"{label}: {n} samples, {invalid} % of them invalid"
+    axes.set_title(textwrap.fill(title, 110), fontsize=9)
+    step = max(1, len(target) // 20)
+    names = [value.strip() for value in target]
+    axes.set_xticks(list(places)[::step], names[::step], fontsize=7)
+    axes.set_ylabel("share")
+    axes.legend(fontsize=7)
+
+
+def compute(section: Section) -> Figure | str:
+    """The headline metric against training; below, against the strings that are drawn per question."""
+    metric = section.headline[0] if section.headline else ""
+    groups = groups_of(section, metric)
+    trained = [m for m in section.methods if m.is_trained and m.row == "final"]
+    # Baselines draw as they like: only time is common to all of them.
+    clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
+    curves = {m: _curves(m, metric, clock) for m in trained}
+    chosen = any(chosen_from(m) is not None for m in section.methods)
+    if not groups or not (any(curves.values()) or chosen):
+        return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
+    rows = int(any(curves.values())) + chosen
+    figure, grid = plt.subplots(
+        rows,
+        len(groups),
+        figsize=(4.6 * len(groups), 3.7 * rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    if any(curves.values()):
+        for axes, group in zip(grid[0], groups, strict=True):
+            for method, own in curves.items():
+                x, y, error = own.get(group, ((), (), ()))
+                color = color_of(section, method)
+                axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
+            axes.set(
+                xlabel=_CLOCKS.get(clock, "strings trained on"),
+                ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
+            )
+    if chosen:
+        for axes, group in zip(grid[-1], groups, strict=True):
+            _test_time(axes, section, group)
+    for axes in grid.flat:
+        axes.grid(alpha=0.3)
+        if is_share(metric):
+            axes.set_ylim(-0.02, 1.02)
+    legend(figure, list(grid.flat))
+    return figure
+
+
+FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
+    "likelihood_diversity": (
+        "Log-likelihood under the base model against diversity; bars: standard errors over seeds",
+        likelihood_against_diversity,
+    ),
+    "histogram": ("Share of each value among the samples of the first seed", histograms),
+    "calibration": (
+        "Calibration of the policy: log q + log Z against log R/T of single samples, first seed; log Z "
+        "exact or the largest estimate of any method at hand",
+        calibration,
+    ),
+    "evidence": ("Estimates of log Z against the exact value, first seed", evidence),
+    "compute": (
+        "The first headline metric against training (evaluations on the way have fewer conditions than "
+        "the last one; what a method learns from was drawn or trained before, which is not counted), and "
+        "against strings drawn per question",
+        compute,
+    ),
+}
+
+
+def draw(section: Section, folder: Path) -> tuple[list[Picture], list[str]]:
+    """Draw what there is data for.
+
+    Returns:
+        The figures, and for each one left out its name and the reason.
+    """
+    written, missing = [], []
+    for name, (caption, function) in FIGURES.items():
+        made = function(section)
+        if isinstance(made, str):
+            missing.append(f"{name.replace('_', ' ')}: {made}.")
+            continue
+        path = folder / f"{section.name}_{name}.png"
+        made.savefig(path, dpi=120)
+        plt.close(made)
+        written.append(Picture(path, f"{caption}."))
+    return written, missing
+
+
+def _has(method: Method, *names: str) -> bool:
+    return all(method.values(name) for name in names)
+
+
+Curve = tuple[list[float], list[float], list[float]]
+
+
+def _curves(method: Method, metric: str, clock: str | None) -> dict[str, Curve]:
+    """By evaluation set: training so far, mean over seeds, standard error; the last one is final."""
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for run in method.runs:
+        history = History(run.folder / "metrics.jsonl").read()
+        spent = _spent(run, history, clock)
+        kinds = [f"{kind}/{metric}" for kind in ("eval", "final")]
+        for group in dict.fromkeys(group for kind in kinds for group in history.sets(kind)):
+            # At the last step the final evaluation, which has more conditions, wins.
+            on_the_way, last = (history.series.get(f"{kind}/{group}", {}) for kind in kinds)
+            for step, value in (on_the_way | last).items():
+                found.setdefault(group, {}).setdefault(step, []).append((spent(step), value))
+    curves = {}
+    for group, steps in found.items():
+        if len(steps) > 1:
+            ordered = [steps[step] for step in sorted(steps)]
+            curves[group] = (
+                [fmean(x for x, _ in own) for own in ordered],
+                [fmean(y for _, y in own) for own in ordered],
+                [standard_error([y for _, y in own]) for own in ordered],
+            )
+    return curves
+
+
+def _clock(methods: Sequence[Method]) -> str:
+    """Name of the scalar that a step's cost is measured by.
+
+    On a CPU that is computing time, which other work on the machine does not lengthen; where a run had
+    a GPU, or has not written it down, the time that has passed.
+    """
+    runs = [run for method in methods for run in method.runs]
+    known = all(run.on_cpu and "train/cpu_seconds" in run.metrics for run in runs)
+    return "train/cpu_seconds" if known else "train/seconds"
+
+
+def _spent(run: Run, history: History, clock: str | None) -> Callable[[int], float]:
+    """Training up to an optimizer step, evaluations not counted: minutes, or strings trained on."""
+    if clock is not None:
+        seconds = history.series.get(clock, {})
+        before = dict(zip(seconds, [0, *seconds], strict=False))
+        # Where not every step has a record, those before it are taken to be as long.
+        return lambda step: sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
+    sampling, trainer = run.config.get("sampling", {}), run.config.get("trainer", {})
+    a_step = sampling.get("n_conditions", 1) * sampling.get("n_samples", 1)
+    a_step *= trainer.get("accumulate_grad_batches", 1)
+    for name in ("devices", "num_nodes"):
+        a_step *= trainer.get(name) if isinstance(trainer.get(name), int) else 1
+    return lambda step: float(step * a_step)
+
+
+def _test_time(axes: Axes, section: Section, group: str) -> None:
+    """A metric of single samples against the strings drawn for each of them."""
+    metric = metric_of_one(section)
+    for point in policies(section, group):
+        marker = "*" if point.n == 1 else "P"
+        color = color_of(section, point.method)
+        axes.plot(point.n, fmean(point.values), marker, color=color, label=point.label)
+    for number, way in enumerate(drawn(section, group)):
+        values = list(way.by_n.values())
+        axes.errorbar(
+            list(way.by_n), list(map(fmean, values)), list(map(standard_error, values)),
+            marker="sDo"[number % 3], linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
+            label=way.label,
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set(
+        xlabel="strings drawn per question",
+        ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
+    )

@@ -1,0 +1,131 @@
+"""Pages and reports from the templates: one HTML file that needs no network, or Markdown."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to be typed as they are, in a cell of a table."""
+
+    lines: Sequence[str]
+
+
+Cell = str | Code
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row; all but the first column are numbers where ``numeric``."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG beside the page, and its caption."""
+
+    file: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """When a page was written, and when it is written again.
+
+    Attributes:
+        refresh: seconds after which a browser loads it again; ``None`` once it does not change any more.
+        written: seconds since 1970.
+        due: seconds since 1970 by which the next page would be written; after it the page calls what it
+            had running silent. ``None`` where that is unknown.
+    """
+
+    refresh: int | None
+    written: float
+    due: float | None = None
+
+
+def render(template: str, **values: object) -> str:
+    """A page from ``templates/<template>``; only a page with ``live`` has a script."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def plotly() -> Markup:
+    """Plotly's JavaScript, compressed, in base64: 2 MB instead of 5; takes 0.3 s, once a process."""
+    script = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return Markup(base64.b64encode(gzip.compress(script, 6, mtime=0)).decode("ascii"))
+
+
+def write_page(path: Path, text: str) -> None:
+    """Replace a page in one go: a reader sees the old one or the new one, never a half.
+
+    Several processes may write the same page, so each has an unfinished file of its own; and a page that
+    a crash of the machine loses is no loss, so it is not synced. The last one stays.
+
+    Raises:
+        OSError: if it cannot be written; the old one is left.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=jinja2.select_autoescape(["html"], default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+    )
+    made.globals |= {"live": None, "plotly": ""}
+    made.filters |= {
+        "base64": _base64,
+        "local_time": local_time,
+        "plain": _plain,
+        "cell": _markdown_cell,
+    }
+    return made
+
+
+def _base64(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode("ascii")
+
+
+def local_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _plain(text: str) -> str:
+    """Text of a file or a model, escaped so that Markdown shows it as it is."""
+    # An underscore within a word is none in any Markdown.
+    text = re.sub(r"[\\`*<\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return " ".join(text.splitlines())
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if isinstance(cell, Code):
+        return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in cell.lines)
+    return _plain(cell).replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""Where a run starts, rounds of EM, final evaluation."""

@@ -1,0 +1,318 @@
+"""Going on with a run: from which checkpoint, and whether that may be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gfn_runner.config.run_config import AUTO, RunConfig
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.json_lines import filter_lines, read_metrics
+from gfn_runner.runtime.overrides import OVERRIDES_FILE
+from gfn_runner.runtime.run_lock import run_is_locked
+
+logger = logging.getLogger(__name__)
+
+# What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
+_FIXED = (
+    "task",
+    "objective._target_",
+    "baseline",
+    "lm.name",
+    "lm.gguf_file",
+    "lm.lora",
+    "seed",
+    "sampling.n_conditions",
+    "trainer.accumulate_grad_batches",  # batches are numbered by it, and Lightning counts them
+)
+# In environment*.json: seconds since 1970 at which that part of the run began.
+BEGUN = "begun"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: to go on from; ``None`` to begin.
+        finished: with ``resume=auto``, the final metrics of a run that has nothing left to do.
+    """
+
+    checkpoint: Path | None = None
+    finished: Mapping[str, float | None] | None = None
+
+
+def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
+    """Decide where a run begins, and cut its ``metrics.jsonl`` back to there.
+
+    Args:
+        config: of the run.
+        folder: it goes to.
+        changes: false to refuse what is to be refused, and leave the folder as it is.
+
+    Raises:
+        UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
+            another one; if a checkpoint cannot be read; with ``resume=<folder>``, if there is nothing to
+            go on from, or nothing to do.
+    """
+    if not (folder / OVERRIDES_FILE).exists():
+        return Start()
+    if config.resume is None:
+        raise UserError.one(
+            "hydra.run.dir",
+            f"{folder} holds a run already",
+            "a folder without one",
+            f"{_resume(folder)} to go on with it",
+        )
+    from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
+
+    _refuse_other_run(config, folder)
+    newest = newest_checkpoint(folder / "checkpoints")
+    damaged = 0 if newest else damaged_checkpoints(folder / "checkpoints")
+    if newest is None and config.resume != AUTO:
+        raise _no_checkpoint(folder, damaged)
+    step = _steps_done(folder, newest)
+    if _is_finished(config, folder, step):
+        if config.resume == AUTO:
+            return Start(newest, finished=_metrics(folder))
+        raise UserError.one(
+            "resume",
+            f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
+            f"trainer.max_steps above {step}",
+            f"{_resume(folder)} trainer.max_steps={2 * max(step, 1)}",
+        )
+    if changes:
+        _cut_back(folder, step, newest, damaged)
+    return Start(newest)
+
+
+def _resume(folder: Path) -> str:
+    """The word to type."""
+    return shlex.quote(f"resume={folder}")
+
+
+def _no_checkpoint(folder: Path, damaged: int) -> UserError:
+    if not damaged:
+        what = f"{folder} has no checkpoint yet"
+        return UserError.one("resume", what, "a run that has saved one")
+    again = shlex.quote(f"hydra.run.dir={folder}")
+    return UserError.one(
+        "resume",
+        f"{folder} {_all_damaged(damaged)}",
+        "a run with a good checkpoint",
+        f"put a good one back; resume=auto {again} begins anew there",
+    )
+
+
+def _all_damaged(number: int) -> str:
+    which = "its only checkpoint is" if number == 1 else f"all {number} checkpoints are"
+    return f"cannot go on: {which} damaged"
+
+
+def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> None:
+    """Leave in a run's log what its newest checkpoint knows of; what comes after it is done again."""
+    log = folder / "metrics.jsonl"
+    if damaged:
+        number = len(list(folder.glob("metrics.damaged*.jsonl"))) + 1
+        aside = log.with_name(f"metrics.damaged{f'-{number}' if number > 1 else ''}.jsonl")
+        if log.exists():
+            log.rename(aside)
+        why = _all_damaged(damaged)
+        logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
+        return
+    ended = _metrics(folder).get("run/steps") == step
+
+    def counts(line: Mapping[str, Any]) -> bool:
+        # A final evaluation that was cut off is done again; one that had ended stays.
+        is_final = any(name.startswith("final/") for name in line)
+        return line["step"] < step or (line["step"] == step and (ended or not is_final))
+
+    filter_lines(log, counts)
+    logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
+
+
+def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
+    """Final metrics of this run if ``folder`` holds it and nothing of it is left to do; changes nothing.
+
+    Raises:
+        UserError: if the folder holds another run.
+    """
+    if not (folder / OVERRIDES_FILE).exists() or not _metrics(folder):
+        return None
+    from gfn_runner.callbacks.checkpoint import newest_checkpoint
+
+    _refuse_other_run(config, folder)
+    step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
+    if not _is_finished(config, folder, step):
+        return None
+    return {name: value for name, value in _metrics(folder).items() if value is not None}
+
+
+def _steps_done(folder: Path, checkpoint: Path | None) -> int:
+    """Optimizer steps of a run: of its newest checkpoint; where all are damaged, as it had ended."""
+    from gfn_runner.callbacks.checkpoint import damaged_checkpoints
+
+    if checkpoint is not None:
+        return int(checkpoint.stem.removeprefix("step-"))
+    if damaged_checkpoints(folder / "checkpoints"):
+        return int(_metrics(folder).get("run/steps") or 0)
+    return 0
+
+
+def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
+    evaluated = _metrics(folder).get("run/steps")
+    if not config.trains:
+        return evaluated is not None
+    from gfn_runner.algorithms.em import read_record
+
+    trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
+    return trained and evaluated == step
+
+
+def _metrics(folder: Path) -> dict[str, float | None]:
+    """The final metrics; none where there are none yet."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# -- the same settings ----------------------------------------------------------------------------
+
+
+def _refuse_other_run(config: RunConfig, folder: Path) -> None:
+    """Refuse to go on with a run under settings that its checkpoint does not belong to."""
+    from gfn_runner.run.em_rounds import resume_problems
+
+    saved, now = _saved_config(folder / "config.yaml"), config.as_dict()
+    _follow_moved_files(saved, config)
+    problems = [
+        Problem(
+            key, f"given {_at(now, key)!r}", f"{_at(saved, key)!r}, as in the run to be resumed"
+        )
+        for key in _FIXED
+        if _at(saved, key) != _at(now, key)
+    ]
+    problems += resume_problems(saved, now, folder)
+    if problems:
+        raise UserError(problems)
+
+
+def _saved_config(file: Path) -> dict[str, Any]:
+    """The config that a run was begun with.
+
+    Raises:
+        UserError: if it cannot be read; compared with nothing, every setting would be another one.
+    """
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it is empty" if saved is None else "it holds no settings"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        saved, reason = None, str(error).splitlines()[0]
+    if not isinstance(saved, dict) or not saved:
+        raise UserError.one(
+            "resume",
+            f"{file} is unreadable: {reason}",
+            "the config.yaml that the run has written",
+            "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
+        )
+    return saved
+
+
+def _follow_moved_files(saved: dict[str, Any], config: RunConfig) -> None:
+    """What is gone from its place has moved to where it is given now, if it has kept its name."""
+
+    def followed(before: Any, now: Any) -> Any:
+        if isinstance(before, list) and len(before) == len(now):
+            return [followed(*pair) for pair in zip(before, now, strict=True)]
+        both = isinstance(before, str) and isinstance(now, str) and Path(before).is_absolute()
+        same = both and Path(before).name == Path(now).name
+        return now if same and Path(now).exists() and not Path(before).exists() else before
+
+    for key, _, now in config.local_paths:
+        parent, _, name = key.rpartition(".")
+        section = _at(saved, parent)
+        if isinstance(section, dict) and now is not None:
+            section[name] = followed(section.get(name), now)
+
+
+def _at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def other_settings(config: RunConfig, folder: Path) -> list[str]:
+    """Keys in which a run was made with others than these, as ``key=<what it was>``."""
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    before, now = dict(_leaves(saved)), dict(_leaves(config.as_dict()))
+    passing = ("resume", "output", "dry_run", "logger.")
+    return [
+        f"{key}={before.get(key)}"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key) and not key.startswith(passing)
+    ]
+
+
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for name, branch in tree.items():
+            yield from _leaves(branch, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, tree
+
+
+# -- earlier parts, earlier runs ------------------------------------------------------------------
+
+
+def seconds_before(folder: Path) -> float:
+    """Time of a resumed run's earlier parts: of each, from its beginning to its last step that counts.
+
+    What a part did after the checkpoint that the next one went on from is lost, and its time with it;
+    so is that of a part whose beginning nobody wrote down.
+    """
+    parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
+    begun = [_begun(path) for path in parts]
+    log = folder / "metrics.jsonl"
+    times = [record["time"] for record in read_metrics(log)] if log.is_file() else []
+    return sum(
+        max((time - begin for time in times if begin <= time < end), default=0.0)
+        for begin, end in pairwise(begun)
+        if begin is not None and end is not None
+    )
+
+
+def _begun(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))[BEGUN])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str]) -> Path | None:
+    """The newest run below ``parent`` that was begun with the same overrides and has not ended.
+
+    One that another process is writing is passed over.
+    """
+    for file in sorted(parent.glob(f"*/*/{OVERRIDES_FILE}"), reverse=True):
+        folder = file.parent
+        try:
+            same = sorted(yaml.safe_load(file.read_text(encoding="utf-8"))) == sorted(overrides)
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            continue
+        # Cheaply: which checkpoint a run has is not looked at.
+        evaluated = _metrics(folder).get("run/steps")
+        wanted = evaluated if not config.trains else config.total_steps
+        finished = evaluated is not None and evaluated == wanted
+        if same and not finished and not run_is_locked(folder):
+            return folder
+    return None

@@ -1,0 +1,234 @@
+"""Override lines: as they are typed, which of them belong to a run, and with absolute paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from gfn_runner.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from gfn_runner.runtime.local_paths import LocalPath
+
+# Of a run's folder: the lines that make the run again.
+OVERRIDES_FILE = "overrides.yaml"
+# What a command is to do, where, and by which launcher; none of it makes the run another one.
+_PASSING = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
+_BY_ITSELF = "hydra.mode=RUN"
+# Flags of Hydra that take a value.
+_VALUED = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun",
+}  # fmt: skip
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_FOLDERS = ("resume", "run", "output", "hydra.run.dir", "hydra.sweep.dir")
+
+
+# -- as they are typed ----------------------------------------------------------------------------
+
+
+def flags_and_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags and the overrides: argparse refuses flags that stand between overrides."""
+    flags: list[str] = []
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            words.append(word)
+        elif word in _VALUED and rest:
+            flags += [word, rest.pop(0)]
+        elif word in ("--info", "-i"):
+            flags.append(f"--info={rest.pop(0) if rest and rest[0] in _INFO else 'all'}")
+        else:
+            flags.append(word)
+    return flags, words
+
+
+def verbatim(text: str) -> str:
+    """A text in Hydra's grammar, so that its value is that text: no interpolation, no list, no number."""
+    # Before ${ a backslash escapes the interpolation, or another backslash; elsewhere it is itself.
+    return quoted(re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text))
+
+
+def quoted(text: str) -> str:
+    """A text in Hydra's grammar; interpolations in it count."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def as_meant(word: str) -> str:
+    """An override as Hydra has to read it, of a word as the shell gives it.
+
+    What follows ``prompt=`` is the prompt. A folder, or a value that names an existing file or folder and
+    is something else in Hydra's grammar (of ``= ( ~ # ' [ ,``, say), is that path.
+    """
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    if not equals or (_is_quoted(value) and name != "prompt"):
+        return word
+    if name == "prompt":
+        return f"{key}={verbatim(value)}"
+    path = os.path.expanduser(value)
+    if _exists(path) and (name in _FOLDERS or ("/" in value and _parsed(word) != value)):
+        return f"{key}={verbatim(path)}"
+    if name in _FOLDERS and value not in ("", "null", "auto"):
+        return f"{key}={quoted(path)}"
+    return word
+
+
+def shell_word(key: str, text: str) -> str:
+    """What to type for a text as the value of a key."""
+    return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
+
+
+def _is_quoted(value: str) -> bool:
+    return value[:1] in ("'", '"') and isinstance(_parsed(f"x={value}"), str)
+
+
+def _parsed(line: str) -> Any:
+    """The value of a line; ``None`` if Hydra's grammar does not have it."""
+    try:
+        return OverridesParser.create().parse_override(line).value()
+    except HydraException:
+        return None
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:  # a NUL
+        return False
+
+
+def parsed(lines: Sequence[str]) -> list[Override]:
+    """Override lines by Hydra's grammar.
+
+    Raises:
+        UserError: with every line that is none, and the word to type if its value is meant as a text.
+    """
+    parser, overrides, problems = OverridesParser.create(), [], []
+    for line in lines:
+        try:
+            overrides.append(parser.parse_override(line))
+        except HydraException as error:
+            key, equals, value = line.partition("=")
+            fix = f"if the value is meant as it stands: {shell_word(key, value)}" if equals else ""
+            reason = str(error).splitlines()[0]
+            problems.append(Problem(f"command line: {line}", reason, "key=value", fix))
+    if problems:
+        raise UserError(problems)
+    return overrides
+
+
+# -- of a run -------------------------------------------------------------------------------------
+
+
+def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
+    """What a run's ``overrides.yaml`` holds: one line a key, the last one given, in their order.
+
+    Args:
+        lines: of the command line, without flags.
+        task: the one that was chosen, named in any case.
+    """
+    latest: dict[str, str] = {}
+    for line in lines:
+        if line.lstrip("+").startswith(_PASSING):
+            continue
+        key = line.split("=", 1)[0].lstrip("+")
+        latest.pop(key, None)
+        latest[key] = line
+    named = [] if any(key == "task" for key in latest) else [f"task={task}"]
+    return by_itself([*named, *latest.values()])
+
+
+def by_itself(lines: Sequence[str]) -> list[str]:
+    """Lines that make one run of a sweep and not the sweep: ``sweep=…`` alone would begin it anew."""
+    if not is_of_sweep(lines) or _BY_ITSELF in lines:
+        return list(lines)
+    own: list[str] = []
+    for line in lines:
+        own += [line, _BY_ITSELF] if _chooses_sweep(line) else [line]
+    return own
+
+
+def is_of_sweep(lines: Sequence[str]) -> bool:
+    """Whether a line is ``sweep=…``: a config that makes a command a sweep."""
+    return any(map(_chooses_sweep, lines))
+
+
+def _chooses_sweep(line: str) -> bool:
+    key, _, value = line.lstrip("+").partition("=")
+    return key == "sweep" and value != "null"
+
+
+# -- local paths ----------------------------------------------------------------------------------
+
+
+def absolute_lines(lines: Sequence[str], paths: Iterable[tuple[str, LocalPath, Any]]) -> list[str]:
+    """Override lines in which local paths are absolute, so that they mean the same in every directory.
+
+    A path that a yaml file gives, and no line, gets a line of its own, unless runs differ in it.
+
+    Args:
+        lines: as given in the directory that their paths are relative to.
+        paths: of the configs that they lead to, see ``local_paths``.
+    """
+    marks: dict[str, LocalPath] = {}
+    values: dict[str, set[str]] = {}
+    for key, mark, value in paths:
+        marks[key] = mark
+        values.setdefault(key, set()).add(_as_text(value) if _is_absolute(value) else "")
+    result = []
+    for line in lines:
+        override = OverridesParser.create().parse_override(line)
+        found = marks.get(override.key_or_group)
+        if found is not None and not override.is_delete():
+            values.pop(override.key_or_group, None)
+            line = _absolute_line(line, override, found)
+        result.append(line)
+    own = {key: found.pop() for key, found in values.items() if len(found) == 1}
+    return result + [f"++{key}={text}" for key, text in own.items() if text]
+
+
+def _absolute_line(line: str, override: Override, mark: LocalPath) -> str:
+    """The line itself where nothing in it is a relative path."""
+    value: Any = override.value()
+    key = line[: line.index("=") + 1]
+    if isinstance(value, ChoiceSweep):
+        items = [_absolute(item, mark) for item in value.list]
+        if items == [_absolute(item, None) for item in value.list] or value.shuffle or value.tags:
+            return line
+        joined = ",".join(map(_as_text, items))
+        return key + (joined if value.simple_form else f"choice({joined})")
+    made = _absolute(value, mark)
+    return line if made == _absolute(value, None) else key + _as_text(made)
+
+
+def _absolute(value: Any, mark: LocalPath | None) -> Any:
+    """A value as Hydra's parser gives it, in plain containers; without a mark no path is changed."""
+    if isinstance(value, list):
+        return [_absolute(item, mark) for item in value]
+    text = value.text if isinstance(value, QuotedString) else value
+    return mark.absolute(text) if mark is not None and isinstance(text, str) else text
+
+
+def _is_absolute(value: Any) -> bool:
+    texts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(text, str) and Path(text).is_absolute() for text in texts)
+
+
+def _as_text(value: Any) -> str:
+    """A value as Hydra's grammar has it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_text, value))}]"
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    return "null" if value is None else str(value).lower()

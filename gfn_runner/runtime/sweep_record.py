@@ -1,0 +1,226 @@
+"""The record of a sweep, its jobs and what became of each: ``sweep.json`` in the sweep's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.files import write_atomically
+
+logger = logging.getLogger(__name__)
+RECORD = "sweep.json"
+State = Literal[
+    "waiting", "submitted", "running", "ok", "failed", "cancelled", "timed out", "interrupted"
+]
+_ENDED = ("ok", "failed", "cancelled", "timed out")
+_LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
+_FAILURE = re.compile(r"^ERROR gfn_runner[\w.]*: the run has failed: ", re.MULTILINE)
+
+
+@dataclass
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        number: within the sweep, from 0.
+        overrides: command-line lines, those to Hydra itself left out.
+        folder: of the run, seen from the sweep's.
+        state: ``waiting`` (nobody has it yet), ``submitted`` (in a cluster's queue), ``running``, ``ok``,
+            ``failed``, ``cancelled``, ``timed out``, ``interrupted`` (along with the sweep).
+        why: why it is in that state; empty for ``ok``.
+        again: false if it had finished before this start of the sweep and was not run again.
+        value: what it returned, as ``optimized_metric`` says.
+        metrics: headline metrics, averaged over evaluation sets.
+        minutes: of ``ok`` those of the run, all its parts (``run/minutes``); else those that its process
+            took in this start of the sweep.
+        job_id: in the cluster.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: str
+    state: State = "waiting"
+    why: str = ""
+    again: bool = True
+    value: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    minutes: float | None = None
+    job_id: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+    def beside(self, common: Sequence[str]) -> list[str]:
+        """Overrides other than those."""
+        return [line for line in self.overrides if line not in common]
+
+
+@dataclass
+class Sweep:
+    """A sweep in its folder.
+
+    Attributes:
+        folder: of the sweep.
+        overrides: command-line lines that led to it; ``resume=<folder>`` begins with them.
+        jobs: in the order of their numbers.
+        searches: whether it is a search under way, which draws the values of its next runs later.
+        unwritten: whether the disk has refused the newest record.
+    """
+
+    folder: Path
+    overrides: list[str] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    searches: bool = False
+    unwritten: bool = field(default=False, compare=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> Sweep:
+        """The sweep that a folder holds; an empty one if it holds none.
+
+        Raises:
+            UserError: if its record cannot be read.
+        """
+        path = folder / RECORD
+        if not path.is_file():
+            return cls(folder)
+        try:
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
+            jobs = [Job(**job) for job in found["jobs"]]
+            return cls(folder, list(found["overrides"]), jobs, bool(found.get("searches")))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError.one(
+                str(path),
+                f"cannot be read ({error})",
+                "the file as a sweep has written it",
+                "hydra.sweep.dir=<another folder> begins anew",
+            ) from None
+
+    def write(self) -> None:
+        """Put the record into the sweep's folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "overrides": self.overrides,
+            "searches": self.searches,
+            "jobs": [dataclasses.asdict(job) for job in self.jobs],
+        }
+        write_atomically(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+        self.unwritten = False
+
+    def keep(self, *, changed: bool = True) -> None:
+        """Write the record while runs are under way: none ends because the disk refuses it.
+
+        A refusal is reported once, and the record written later.
+
+        Args:
+            changed: whether there is anything new; else only what was refused before is written.
+        """
+        if not changed and not self.unwritten:
+            return
+        try:
+            self.write()
+        except OSError as error:
+            if not self.unwritten:
+                path = self.folder / RECORD
+                logger.warning("%s cannot be written now: %s; the runs go on", path, error)
+            self.unwritten = True
+
+    def plan(self, jobs: Sequence[Job]) -> list[Job]:
+        """Take jobs into the record; one that it has already keeps its id in the cluster.
+
+        A job's folder belongs to its overrides once its run has begun.
+
+        Returns:
+            The record's own entries, in the order given.
+
+        Raises:
+            UserError: with every folder that two jobs share, or that was another job's before.
+        """
+        known = {job.folder: job for job in self.jobs}
+        problems: list[Problem] = []
+        planned: dict[str, Job] = {}
+        for job in jobs:
+            before = known.get(job.folder)
+            if job.folder in planned:
+                problems.append(_shared(job, planned[job.folder]))
+            elif (
+                before is not None
+                and sorted(before.overrides) != sorted(job.overrides)
+                and (self.folder / job.folder / "config.yaml").exists()
+            ):
+                problems.append(_another(job, before, self.folder))
+            planned[job.folder] = dataclasses.replace(
+                job, job_id=before.job_id if before is not None else None
+            )
+        if problems:
+            raise UserError(problems)
+        self.jobs = sorted((known | planned).values(), key=lambda job: job.number)
+        self.write()
+        return list(planned.values())
+
+    @property
+    def common(self) -> list[str]:
+        """Overrides that all jobs share; none of a single job."""
+        if len(self.jobs) < 2:
+            return []
+        return [
+            line
+            for line in self.jobs[0].overrides
+            if all(line in job.overrides for job in self.jobs)
+        ]
+
+    @property
+    def failures(self) -> list[Job]:
+        """Jobs that have not ended well."""
+        return [job for job in self.jobs if job.state != "ok"]
+
+
+def _shared(job: Job, other: Job) -> Problem:
+    return Problem(
+        "hydra.sweep.subdir",
+        f"jobs {other.number} ({' '.join(other.overrides)}) and {job.number} ({' '.join(job.overrides)}) "
+        f"would share the folder {job.folder}",
+        "a name for each job, e.g. ${hydra:job.num}",
+    )
+
+
+def _another(job: Job, before: Job, folder: Path) -> Problem:
+    return Problem(
+        "hydra.sweep.dir",
+        f"{folder / job.folder} was made for {' '.join(before.overrides)}, "
+        f"not for {' '.join(job.overrides)}",
+        "a folder without a sweep, or that of the same sweep",
+        f"python -m gfn_runner -m resume={folder} goes on with that one",
+    )
+
+
+def log_length(folder: Path) -> int:
+    """Bytes of a run's log so far."""
+    log = folder / "run.log"
+    return log.stat().st_size if log.is_file() else 0
+
+
+def reason(folder: Path, since: int = 0) -> str:
+    """Why a run has failed, in one line, as its log says after the first ``since`` bytes; else empty."""
+    try:
+        text = (folder / "run.log").read_bytes()[since:].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    *_, last = _FAILURE.split(text)
+    lines = [line for line in last.split("\n") if line.strip()]
+    if last is text or not lines:
+        return ""
+    if not lines[0].startswith("Traceback"):
+        return lines[0].strip()
+    # Of a traceback the line after the last indented one names the exception; others may log after it.
+    own = list(itertools.takewhile(lambda line: not _LOG_LINE.match(line), lines))
+    indented = [number for number, line in enumerate(own[:-1]) if line.startswith("  ")]
+    return own[indented[-1] + 1 if indented else -1].strip()

@@ -1,0 +1,272 @@
+"""`_target_` nodes of a config: validated by the signature of what they name, then instantiated.
+
+A node's arguments are those of a class's constructor (or of a function). The type hints of the signature are
+the schema: ``Annotated[int, Field(ge=1)]`` bounds a value, a nested pydantic dataclass takes a mapping. A
+constructor that passes ``**options`` on to its base class has the base's arguments too.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+import hydra.utils
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from rapidfuzz import process
+
+from gfn_runner.errors import Problem, UserError
+
+_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+_MOST_SHOWN = 40  # names of an error's list
+
+
+def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., Any]:
+    """What the ``_target_`` of a node names.
+
+    Args:
+        key: config key of the node, for errors.
+        node: a mapping with ``_target_``.
+        base: what the target has to be a subclass of, if anything.
+
+    Raises:
+        UserError: if there is no such thing, or it is no subclass of ``base``.
+    """
+    allowed = f"a subclass of {base.__name__}" if base else "the import path of a class"
+    if not isinstance(node, Mapping):
+        raise UserError.one(key, f"given {node!r}", f"a config with a _target_: {allowed}")
+    where, path = f"{key}._target_", node.get("_target_")
+    if not isinstance(path, str) or "." not in path:
+        what = "missing" if path is None else f"given {path!r}"
+        raise UserError.one(where, what, allowed)
+    log = logging.getLogger(hydra.utils.__name__)
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it logs what is raised too
+    try:
+        target = hydra.utils.get_object(path)
+    except Exception as error:  # importing a module of the user's may raise anything
+        reason = " ".join(str(error).split())
+        raise UserError.one(where, f"cannot import {path!r}: {reason}", allowed) from error
+    finally:
+        log.setLevel(level)
+    if base and not (isinstance(target, type) and issubclass(target, base)):
+        raise UserError.one(where, f"given {path!r}", allowed)
+    if not callable(target):
+        raise UserError.one(where, f"given {path!r}, which cannot be called", allowed)
+    return target
+
+
+def checked_arguments(
+    key: str, node: Mapping[str, Any], target: Callable[..., Any], runtime: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The arguments of a node, in the types of the target's signature.
+
+    Args:
+        key: config key of the node.
+        node: plain containers.
+        target: what its ``_target_`` names.
+        runtime: arguments that the program gives, not the config.
+
+    Raises:
+        UserError: with every unknown, missing and impossible argument.
+    """
+    given = {name: value for name, value in node.items() if name not in _HYDRA}
+    if inspect.isclass(target) and hasattr(target, "__pydantic_fields__"):
+        return validated_arguments(key, target, given)
+    model = _arguments(target, runtime)
+    if model is None:
+        return given
+    partial = bool(node.get("_partial_"))
+    values, problems = _validate(key, model, given, required=not partial)
+    if problems:
+        raise UserError(problems)
+    own = str(getattr(target, "__module__", "")).startswith("gfn_runner.")
+    # The types of another library's signature are checked; its values are its own to convert.
+    return values if own else given
+
+
+def validated_arguments(key: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a pydantic dataclass, validated."""
+    instance = validated(key, given, kind)
+    return {name: getattr(instance, name) for name in given}
+
+
+def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
+    """``hydra.utils.instantiate`` of a node with checked arguments, and those that the program gives.
+
+    Nested ``_target_`` nodes are instantiated first.
+
+    Raises:
+        UserError: as :func:`checked_arguments`, and for what the constructor itself refuses.
+    """
+    target = target_of(key, node, base)
+    arguments = checked_arguments(key, _with_objects(node), target, tuple(runtime))
+    if node.get("_partial_"):
+        return functools.partial(target, **arguments, **runtime)
+    try:
+        return target(**arguments, **runtime)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise explained(key, target, error) from error
+        raise UserError.one(key, f"{_name(target)} refuses it: {error}") from error
+
+
+def _with_objects(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: hydra.utils.instantiate(value, _convert_="all")
+        if isinstance(value, dict) and "_target_" in value
+        else value
+        for name, value in node.items()
+    }
+
+
+def validated(key: str, given: Any, kind: Any) -> Any:
+    """A value of the config key ``key`` in the type ``kind``.
+
+    Raises:
+        UserError: with every unknown key, wrong type and impossible value.
+    """
+    if hasattr(kind, "__pydantic_fields__") and not isinstance(given, Mapping):
+        raise UserError.one(key, f"given {given!r}", f"keys: {', '.join(_fields(kind))}")
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        raise explained(key, kind, error) from error
+
+
+def explained(key: str, kind: Any, error: ValidationError) -> UserError:
+    """A pydantic error as problems: full key, what was given, what is allowed."""
+    found: dict[str, Problem] = {}
+    for one in error.errors():
+        problem = _problem(key, kind, one)
+        found.setdefault(problem.where, problem)  # a union has an error for each of its types
+    return UserError(list(found.values()))
+
+
+def unknown_key(key: str, name: str, known: list[str]) -> Problem:
+    """An unknown key, with the nearest one that exists."""
+    near = process.extractOne(name, known, score_cutoff=60)
+    prefix = key[: len(key) - len(name)]
+    fix = f"did you mean {prefix}{near[0]}?" if near else ""
+    return Problem(key, "unknown key", ", ".join(known[:_MOST_SHOWN]), fix)
+
+
+def argument_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The type hints of a target's arguments."""
+    model = _arguments(target, ())
+    if model is None:
+        return {}
+    fields = _signature_fields(target, ())
+    return {name: hint for name, (hint, _) in (fields or {}).items()}
+
+
+# -- signatures ---------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def _arguments(target: Callable[..., Any], runtime: tuple[str, ...]) -> type[BaseModel] | None:
+    """A model of a target's arguments; ``None`` where it takes any, or its hints cannot be read."""
+    try:
+        fields = _signature_fields(target, runtime)
+        if fields is None:
+            return None
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+        return create_model(_name(target), __config__=config, **fields)
+    except (NameError, TypeError, ValueError, PydanticUserError):
+        return None  # hints of another library that only a type checker understands
+
+
+def _signature_fields(
+    target: Callable[..., Any], runtime: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """Type and default of every argument, those passed on to base classes included."""
+    constructors: list[Any] = (
+        [vars(kind)["__init__"] for kind in target.__mro__ if "__init__" in vars(kind)]
+        if inspect.isclass(target)
+        else [target]
+    )
+    fields: dict[str, Any] = {}
+    hidden = {*runtime, *getattr(target, "runtime_arguments", ())}
+    for constructor in constructors:
+        signature = inspect.signature(constructor)
+        hints = get_type_hints(constructor, include_extras=True)
+        names = list(signature.parameters.values())
+        for parameter in names[1:] if inspect.isclass(target) else names:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if parameter.name not in hidden:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields.setdefault(parameter.name, (hints.get(parameter.name, Any), default))
+        if not any(p.kind is p.VAR_KEYWORD for p in names):
+            return fields
+    return None  # the last one takes any keyword
+
+
+def _validate(
+    key: str, model: type[BaseModel], given: Mapping[str, Any], *, required: bool
+) -> tuple[dict[str, Any], list[Problem]]:
+    try:
+        checked = model.model_validate(dict(given))
+    except ValidationError as error:
+        kept = [e for e in error.errors() if required or e["type"] != "missing"]
+        if kept:
+            found: dict[str, Problem] = {}
+            for one in kept:
+                problem = _problem(key, model, one)
+                found.setdefault(problem.where, problem)
+            return {}, list(found.values())
+        return dict(given), []
+    return {name: getattr(checked, name) for name in given}, []
+
+
+def _problem(key: str, kind: Any, error: Any) -> Problem:
+    location = [part for part in error["loc"] if part != "nullable"]
+    path, at = key, kind
+    for part in location:
+        inside = _type_at(at, part)
+        if inside is None and isinstance(part, str):
+            break  # a branch of a union, named by its type
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        at = inside
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        name = str(location[-1])
+        whole = path if path.endswith(f".{name}") else f"{path}.{name}"
+        return unknown_key(whole, name, _fields(_container(kind, location)))
+    if error["type"] == "missing":
+        return Problem(path if path != key else f"{key}.{location[-1]}", "missing", "a value")
+    if error["type"] == "dataclass_type":
+        return Problem(path, f"given {error['input']!r}", f"keys: {', '.join(_fields(at))}")
+    allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return Problem(path, f"given {error['input']!r}", allowed)
+
+
+def _container(kind: Any, location: list[Any]) -> Any:
+    for part in location[:-1]:
+        kind = _type_at(kind, part) or kind
+    return kind
+
+
+def _type_at(kind: Any, part: Any) -> Any:
+    """The type of a field, ``Any`` within a list, ``None`` if there is no such field."""
+    if isinstance(part, int):
+        return Any
+    fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
+    if fields is None:
+        options = [a for a in getattr(kind, "__args__", ()) if hasattr(a, "__pydantic_fields__")]
+        return _type_at(options[0], part) if options else None
+    return fields[part].annotation if part in fields else (Any if kind is Any else None)
+
+
+def _fields(kind: Any) -> list[str]:
+    fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
+    if fields is None:
+        options = [a for a in getattr(kind, "__args__", ()) if hasattr(a, "__pydantic_fields__")]
+        return _fields(options[0]) if options else []
+    return list(fields)
+
+
+def _name(target: Callable[..., Any]) -> str:
+    return getattr(target, "__name__", str(target))

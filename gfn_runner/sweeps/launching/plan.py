@@ -1,0 +1,198 @@
+"""The runs of a sweep: composed, validated, and what becomes of each. Starts nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gfn_runner.config.compose import check_config
+from gfn_runner.config.run_config import AUTO, RunConfig
+from gfn_runner.errors import Problem, UserError
+from gfn_runner.report.headline import headline_numbers, optimized_value
+from gfn_runner.run.resume import finished_metrics
+from gfn_runner.runtime.sweep_record import Job, State, log_length, reason
+from gfn_runner.sweeps.check import checked_for, launcher_options, launcher_problems
+
+# Lines of a sweep's command that say nothing about its runs.
+SIDE = ("hydra.sweep.dir=", "hydra.mode=", "resume=")
+
+
+@dataclass
+class Plan:
+    """A run of the sweep, validated.
+
+    Attributes:
+        job: its entry in the record.
+        composed: its config, Hydra's section included.
+        config: validated.
+        folder: of the run.
+        logged: bytes of the run's log before it was started.
+        began: when it was started, seconds since 1970.
+    """
+
+    job: Job
+    composed: DictConfig
+    config: RunConfig
+    folder: Path
+    logged: int = 0
+    began: float | None = None
+
+    @property
+    def launcher(self) -> dict[str, Any]:
+        """``hydra.launcher``, resolved."""
+        options: Any = OmegaConf.to_container(self.composed.hydra.launcher, resolve=True)
+        return options
+
+    @property
+    def options(self) -> Any:
+        """The options of the launcher; ``None`` for one without any."""
+        return launcher_options(self.launcher)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the launcher is called with in a process of its own."""
+        return self.composed, Singleton.get_state()
+
+    def starts(self) -> None:
+        self.job.state, self.job.why, self.began = "running", "", self.began or time.time()
+
+    def ends(self, state: State, why: str = "", value: float | None = None) -> None:
+        """Write down what has become of the run."""
+        self.job.state, self.job.why, self.job.value = state, why, value
+        if self.began is not None:
+            self.job.minutes = (time.time() - self.began) / 60
+        if state == "ok":
+            metrics = finished_metrics(self.config, self.folder) or {}
+            # All parts of the run; this start of the sweep may have seen the last one only, or none.
+            self.job.minutes = metrics.get("run/minutes", self.job.minutes)
+            self.job.metrics = headline_numbers(self.config.task.headline, metrics)
+            if value is not None and self.config.optimized_metric is not None:
+                self.job.metrics = {self.config.optimized_metric: value, **self.job.metrics}
+        if self.job.ended and self.job.again:
+            announce(self.job)
+
+    def fails(self, why: str) -> None:
+        """The run has failed; ``why`` counts where its log gives no reason."""
+        state: State = "timed out" if "timed-out too many times" in why else "failed"
+        self.ends(state, reason(self.folder, self.logged) or why)
+
+    def takes_result(self, job: Any) -> None:
+        """The end of a job of submitit's that has left a result: a value, or what it raised."""
+        try:
+            value = job.task(0).result().return_value
+        except Exception as error:
+            lines = [line for line in str(error).splitlines() if line.strip("- ")]
+            # After the traceback submitit says where its logs are.
+            reasons = [line for line in lines if "Error" in line or "timed-out" in line]
+            self.fails((reasons or lines or [repr(error)])[-1].strip())
+        else:
+            self.ends("ok", value=value)
+
+    def was_finished(self, problems: list[Problem]) -> bool:
+        """Whether the folder holds this run, finished; its result is then written down.
+
+        Problems of a folder that holds another run are added to ``problems``.
+        """
+        self.logged = log_length(self.folder)
+        try:
+            metrics = finished_metrics(self.config, self.folder)
+            if metrics is None:
+                return False
+            named, default = self.config.optimized_metric, self.config.default_metric
+            value = optimized_value(named, default, metrics)
+        except UserError as error:
+            problems += error.problems
+            return False
+        self.job.again = False
+        self.ends("ok", value=value)
+        return True
+
+
+def compose_job(launcher: Any, overrides: Sequence[str], number: int) -> tuple[Job, DictConfig]:
+    """A run's entry in the record, and its config with Hydra's section."""
+    lines = list(overrides)
+    if not any(line.lstrip("+").startswith("resume=") for line in lines):
+        lines.append(f"resume={AUTO}")
+    composed = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, lines)
+    with open_dict(composed):
+        composed.hydra.job.num = number
+        # A cluster's id is not known yet, so no folder can be named after it.
+        composed.hydra.job.id = str(number)
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(composed)
+    try:
+        folder = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+    finally:
+        HydraConfig.instance().cfg = before
+    own = [line for line in lines if not line.lstrip("+").startswith((*SIDE, "hydra."))]
+    return Job(number, own, folder), composed
+
+
+def validate_job(job: Job, composed: DictConfig) -> Plan:
+    """The run, validated.
+
+    Raises:
+        UserError: with every problem of its config.
+    """
+    with checked_for(composed.hydra.launcher._target_):
+        config = check_config(composed, list(composed.hydra.overrides.task))
+    return Plan(job, composed, config, Path(str(composed.hydra.sweep.dir)) / job.folder)
+
+
+def validate_jobs(
+    launcher: Any,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    *,
+    n_runs: int | None = None,
+    skip_invalid: bool = False,
+) -> tuple[list[Job], list[Plan]]:
+    """Compose and validate all runs, and the launcher with them.
+
+    Args:
+        launcher: set up by Hydra.
+        job_overrides: of each run.
+        first: number of the first one.
+        n_runs: that are submitted together; ``None``: all of a kind; 0: the launcher is not validated.
+        skip_invalid: whether an invalid run has failed, and the others are run.
+
+    Returns:
+        Entries of all runs, and the valid ones.
+
+    Raises:
+        UserError: with all problems of the launcher, and of all runs unless ``skip_invalid``.
+    """
+    jobs, plans, problems = [], [], dict[str, Problem]()
+    kinds: dict[str, list[Plan]] = {}
+    for number, lines in enumerate(job_overrides, first):
+        job, composed = compose_job(launcher, lines, number)
+        jobs.append(job)
+        try:
+            plan = validate_job(job, composed)
+        except UserError as error:
+            job.state, job.why = "failed", "; ".join(f"{p.where}: {p.what}" for p in error.problems)
+            if skip_invalid:
+                announce(job)
+            else:
+                problems |= {str(problem): problem for problem in error.problems}
+            continue
+        plans.append(plan)
+        kinds.setdefault(repr((plan.launcher, plan.config.trainer.processes)), []).append(plan)
+    for alike in kinds.values() if n_runs != 0 else ():
+        processes = alike[0].config.trainer.processes
+        found = launcher_problems(alike[0].launcher, processes, n_runs or len(alike))
+        problems |= {str(problem): problem for problem in found}
+    if problems:
+        raise UserError(list(problems.values()))
+    return jobs, plans
+
+
+def announce(job: Job) -> None:
+    print(f"  #{job.number}  {job.state}{': ' if job.why else ''}{job.why}", flush=True)

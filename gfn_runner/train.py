@@ -1,0 +1,383 @@
+"""The recipe of a run: model → module → trainer → fit → evaluate → save."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+from gfn_runner.algorithms.em import load_answers
+from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
+from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.lookup import find_callback, find_logger
+from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
+from gfn_runner.callbacks.preemption import usr2_spares
+from gfn_runner.callbacks.training_log import TrainingLog
+from gfn_runner.callbacks.wandb_media import add_results
+from gfn_runner.config.run_config import RunConfig
+from gfn_runner.config.tokenizer_checks import check_texts
+from gfn_runner.config.validation import check
+from gfn_runner.data.datamodule import ConditionData
+from gfn_runner.distributed.launch import (
+    check_world_size,
+    cluster_environment,
+    is_worker,
+    launch_ranks,
+    lightning_devices,
+)
+from gfn_runner.distributed.ranks import all_gather, broadcast, is_rank_zero
+from gfn_runner.errors import NotBegun, UserError
+from gfn_runner.lm.loading import load
+from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.sharding import ignore_sharded_parameters, shard
+from gfn_runner.loggers.wandb import RunLogger
+from gfn_runner.report.headline import optimized_value
+from gfn_runner.report.live import end_pages
+from gfn_runner.run.em_rounds import train_rounds
+from gfn_runner.run.final_evaluation import final_evaluation, write_results
+from gfn_runner.run.resume import BEGUN, Start, other_settings, seconds_before, start_of
+from gfn_runner.runtime.environment import (
+    environment,
+    peak_gpu_memory_gib,
+    peak_memory_gib,
+    reset_gpu_memory_peaks,
+)
+from gfn_runner.runtime.files import report_write_errors, write_atomically
+from gfn_runner.runtime.overrides import OVERRIDES_FILE
+from gfn_runner.runtime.phases import explain_out_of_memory
+from gfn_runner.runtime.run_lock import acquire_run_lock
+from gfn_runner.runtime.status import muted_progress_lines
+from gfn_runner.tasks.base import GFlowNetModule
+
+logger = logging.getLogger(__name__)
+
+
+def train_and_evaluate(
+    config: RunConfig, folder: Path | None, overrides: Sequence[str] = ()
+) -> float | None:
+    """Train, evaluate, write and print.
+
+    Args:
+        config: validated.
+        folder: of the run; a resumed run goes on in its own. ``None`` on a further rank of a run, which rank
+            0 tells.
+        overrides: that make the run again; saved for ``resume``.
+
+    Returns:
+        What ``optimized_metric`` names, averaged over evaluation sets (for sweepers).
+    """
+    processes = config.trainer.processes
+    check_world_size(processes)
+    started, start, file = _Clock(), None, None
+    with contextlib.ExitStack() as stack:
+        if not is_worker(processes):
+            assert folder is not None  # the first process makes it
+            fix = f"free some, then resume={folder}"
+            stack.enter_context(report_write_errors(folder, "hydra.run.dir", fix))
+            with _leaves_folder_alone():
+                stack.enter_context(acquire_run_lock(folder))
+            start, file = _prepare(config, folder, overrides), folder / "config.yaml"
+        stack.enter_context(launch_ranks(processes, file))
+        folder, start, values = broadcast((folder, start, config.as_dict()))
+        assert folder is not None and start is not None
+        if values != config.as_dict():
+            config = check(values)  # torchrun's ranks compose their own, e.g. of other variables
+        if start.finished is not None:
+            if is_rank_zero():
+                _say_finished(config, folder)
+            known = {name: value for name, value in start.finished.items() if value is not None}
+            return optimized_value(config.optimized_metric, config.default_metric, known)
+        progress = config.callbacks.get("progress")
+        quiet_progress = getattr(progress, "show", "auto") == "none"
+        with usr2_spares(), muted_progress_lines(quiet_progress):
+            return _run(config, folder, start.checkpoint, started)
+
+
+def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clock) -> float | None:
+    """Make the objects, train, evaluate, save."""
+    reset_gpu_memory_peaks()
+    quiet()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    with explain_out_of_memory("load"):
+        lm = load_model(config.lm, seed=config.seed, shards=config.trainer.shards)
+        precision = matmul_precision(config.float32_matmul_precision, lm)
+        torch.set_float32_matmul_precision(precision)
+        load_answers(lm, folder)
+    module, data = make_module(config, lm)
+    trainer = make_trainer(config, lm.device, folder)
+    metrics: dict[str, float] = {}
+    failed = True
+    try:
+        if config.trains:
+            metrics = train_rounds(
+                trainer,
+                module,
+                data,
+                em=config.em,
+                max_steps=config.trainer.max_steps,
+                max_non_finite_steps=_max_non_finite(trainer),
+                reward_temperature=config.reward_temperature,
+                folder=folder,
+                checkpoint=checkpoint,
+            )
+            if is_rank_zero():
+                lm.save_adapter(folder / "adapter")
+        with explain_out_of_memory("evaluation"):
+            metrics |= final_evaluation(
+                trainer,
+                module,
+                data,
+                baseline=config.baseline,
+                trains=config.trains,
+                final_temperature=config.reward_temperature(config.total_steps),
+                folder=folder,
+            )
+        log = find_callback(trainer, TrainingLog)
+        metrics |= log.latest if log is not None else {}
+        metrics |= _run_facts(config.seed, folder, started, trainer.global_step, lm.device)
+        headline = _report(config, folder, metrics) if is_rank_zero() else None
+        wandb = find_logger(trainer, RunLogger)
+        if wandb is not None:
+            add_results(wandb.run, folder, metrics, trainer.global_step)
+        failed = False
+        return headline
+    except (SystemExit, KeyboardInterrupt) as stop:
+        # Lightning makes exit code 1 of a Ctrl-C that comes into its part.
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            _say_stopped(folder)
+            raise SystemExit(130) from None
+        failed = False  # interrupted after its state was saved; it goes on under the same id
+        raise
+    finally:
+        wandb = find_logger(trainer, RunLogger)
+        if wandb is not None and wandb.run is not None:
+            wandb.run.finish(failed=failed)
+
+
+# -- objects ------------------------------------------------------------------------------------
+
+
+def load_model(options: LMSettings, *, seed: int, shards: bool = False) -> LanguageModel:
+    """Model and adapter; with ``shards`` its frozen weights are shared out among the ranks."""
+    if not shards:
+        return load(options, seed=seed)
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and options.device != "cpu":
+        device = torch.device("cuda", torch.cuda.current_device())
+        # The whole model is in the machine's memory first, never on one GPU.
+        dtype = "bfloat16" if options.dtype == "auto" else options.dtype
+        options = replace(options, device="cpu", dtype=dtype)
+    lm = load(options, seed=seed)
+    shard(lm, device)
+    return lm
+
+
+def matmul_precision(wanted: str | None, lm: LanguageModel) -> str:
+    """Precision of fp32 products, as wanted or as the weights allow.
+
+    The adapter is in fp32 whatever the weights are. Beside weights of half precision, which keep 8 to 11
+    bits, TF32's 11 bits lose nothing that counts; fp32 weights are chosen for exact numbers.
+    """
+    if wanted is not None:
+        return wanted
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in lm.model.parameters())
+    return "high" if half and lm.device.type == "cuda" else "highest"
+
+
+def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, ConditionData]:
+    """The experiment with its algorithm, and its batches."""
+    data, algorithm = config.data, config.make_algorithm()
+    data = replace(data, train=algorithm.trained_on(config.task, data.train))
+    module = config.make_task().attach(
+        lm,
+        algorithm,
+        conditions=data.train,
+        sampling=config.sampling,
+        evaluation=config.evaluation,
+        optimizer=config.optimizer,
+        scheduler=config.scheduler,
+        max_steps=config.trainer.max_steps,
+        n_rounds=max(1, config.em.rounds),
+        seed=config.seed,
+    )
+    if lm.lockstep is not None:
+        ignore_sharded_parameters(module)
+    batches = ConditionData(
+        data,
+        batch_size=config.sampling.n_conditions,
+        seed=config.seed,
+        n_during=config.evaluation.during,
+        n_final=config.evaluation.final,
+        evaluation_batch_size=config.evaluation.batch,
+    )
+    return module, batches
+
+
+def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Trainer:
+    """Lightning's trainer with the callbacks and loggers of the config."""
+    arguments = dict(config.trainer.arguments)
+    callbacks = config.make_callbacks()
+    evaluation = next((c for c in callbacks if isinstance(c, EvaluationCallback)), None)
+    # Without evaluations during training the first would come one batch after the last.
+    every = (evaluation.every_n_steps if evaluation else 0) or config.trainer.max_steps + 1
+    several: dict[str, Any] = {}
+    if config.trainer.processes.number > 1:
+        # Lightning's own FSDP would shard the adapter too, and samples no strings. Ranks share out
+        # conditions, not the batches of one list.
+        several = {"strategy": "ddp", "use_distributed_sampler": False}
+    else:
+        arguments.pop("strategy", None)
+    defaults: dict[str, Any] = {
+        "accelerator": "gpu" if device.type == "cuda" else "cpu",
+        "plugins": [DurableCheckpointIO(), cluster_environment(config.trainer.processes)],
+        "val_check_interval": every * config.trainer.accumulate_grad_batches,
+        "default_root_dir": folder,
+        "callbacks": callbacks,
+        "logger": _loggers(config, folder) or False,
+    }
+    devices = lightning_devices(config.trainer.processes)
+    trainer = L.Trainer(**{**defaults, **arguments, **several, **devices})
+    if isinstance(arguments.get("profiler"), str):
+        # A profiler made from its name reports to Lightning's log, which is silenced; give it a file.
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+        profiler.dirpath, profiler.filename = folder, "profile"
+    return trainer
+
+
+def _loggers(config: RunConfig, folder: Path) -> list[Any]:
+    """Of the first process alone."""
+    if not is_rank_zero():
+        return []
+    return config.make_loggers(
+        save_dir=str(folder), config=config.as_dict(), job_type=config.method, run_tags=config.tags
+    )
+
+
+def _max_non_finite(trainer: L.Trainer) -> int:
+    found = find_callback(trainer, SkipNonFiniteSteps)
+    return found.max_in_a_row if found is not None else 0
+
+
+def quiet() -> None:
+    """Silence what other libraries say about choices that are deliberate here."""
+    for name in ("lightning.pytorch", "lightning.fabric", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*module\\(s\\) in eval mode at the start of training.*",  # dropout is 0 in either mode
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*`is_gradient_checkpointing` is deprecated.*",
+        ".*`srun` command is available.*",  # a machine may have SLURM without being asked to use it
+        ".*a tied layer is part of the adapter.*",  # adapters stay beside the model, never merged
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+# -- the run's folder ---------------------------------------------------------------------------
+
+
+def _prepare(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Start:
+    """Check what needs model or folder, and write down what the run is."""
+    holds_run = (folder / OVERRIDES_FILE).exists()
+    with _leaves_folder_alone() if holds_run else contextlib.nullcontext():
+        start = start_of(config, folder)
+        if start.finished is None:
+            check_texts(config)
+    if start.finished is None:
+        _describe(config, folder, overrides)
+        for note in config.data.notes:
+            logger.info("%s", note)
+    return start
+
+
+@contextlib.contextmanager
+def _leaves_folder_alone() -> Iterator[None]:
+    """A user error within it leaves the folder, which another run may be in, as it is."""
+    try:
+        yield
+    except UserError as error:
+        raise NotBegun(error.problems) from None
+
+
+def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Leave the resolved config, the overrides and the environment in the folder."""
+    text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    write_atomically(folder / "config.yaml", text)
+    write_atomically(folder / OVERRIDES_FILE, yaml.safe_dump(list(overrides)))
+    # A resumed run may go on elsewhere: each part says where it ran.
+    parts = len(list(folder.glob("environment*.json")))
+    name = f"environment-{parts + 1}.json" if parts else "environment.json"
+    facts = {BEGUN: time.time()} | environment()
+    write_atomically(folder / name, json.dumps(facts, indent=2) + "\n")
+
+
+def _say_finished(config: RunConfig, folder: Path) -> None:
+    """Of a run that has nothing left to do; a page that an interruption has cost is written now."""
+    print(f"finished before, not run again: {folder}", flush=True)
+    others = other_settings(config, folder)
+    if others:
+        print(f"it was made with other settings: {' '.join(others)}", flush=True)
+    page, results = folder / "report.html", folder / "metrics.json"
+    if not page.exists() or page.stat().st_mtime < results.stat().st_mtime:
+        end_pages(folder)
+
+
+def _say_stopped(folder: Path) -> None:
+    """At once, by Ctrl-C: nothing was saved for that."""
+    if is_rank_zero():
+        saved = any((folder / "checkpoints").glob("*.ckpt"))
+        rest = (
+            "goes on from the newest checkpoint" if saved else "begins anew: nothing was saved yet"
+        )
+        command = f"python -m gfn_runner resume={folder if saved else 'auto'}"
+        print(f"gfn_runner: stopped at once; `{command}` {rest}", file=sys.stderr, flush=True)
+
+
+# -- results ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When a part of a run began: seconds since 1970, and CPU seconds of the process until then."""
+
+    wall: float = field(default_factory=time.time)
+    cpu: float = field(default_factory=time.process_time)
+
+
+def _run_facts(
+    seed: int, folder: Path, started: _Clock, steps: int, device: torch.device
+) -> dict[str, float]:
+    """How long the run took and how much memory; of several processes the largest of each."""
+    on_gpu = [gib for gib in all_gather(peak_gpu_memory_gib(device)) if gib is not None]
+    facts = {
+        "run/seed": float(seed),
+        "run/steps": float(steps),
+        "run/minutes": (seconds_before(folder) + time.time() - started.wall) / 60,
+        "run/cpu_minutes": (time.process_time() - started.cpu) / 60,
+        "run/peak_memory_gib": max(all_gather(peak_memory_gib())),
+    }
+    return facts | ({"run/peak_gpu_memory_gib": max(on_gpu)} if on_gpu else {})
+
+
+def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float | None:
+    method = "this run" if config.baseline is None else config.baseline.label
+    write_results(config.task, method, folder, metrics)
+    # Last: all of the run is there even if nobody has measured what is asked for.
+    return optimized_value(config.optimized_metric, config.default_metric, metrics)

@@ -1,0 +1,257 @@
+"""User errors on the command line: all at once, with key, value, what is allowed and a suggestion."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gfn_runner.cli.main import main
+
+from ..command_line import configs, problems
+
+
+def test_all_values_are_reported_at_once():
+    found = problems(
+        "optimizer.lr=-1",
+        "sampling.n_samples=many",
+        "+objective.regression.knd=huber",
+        "callbacks.replay_buffer=3",
+        "lm.lora.rank=0",
+        "lm.name=/no/such/folder",
+        "sampling.min_temperature=3",
+    )
+    assert {
+        "optimizer.lr", "sampling.n_samples", "objective.regression.knd", "callbacks.replay_buffer", "lm.lora.rank",
+    } <= found.keys()  # fmt: skip
+    assert "-1" in found["optimizer.lr"].what and "greater than 0" in found["optimizer.lr"].allowed
+    assert "'many'" in found["sampling.n_samples"].what
+    assert found["objective.regression.knd"].fix == "did you mean objective.regression.kind?"
+    assert "a subclass of Callback" in found["callbacks.replay_buffer"].allowed
+
+
+def test_wrong_values_of_all_objects_are_reported_at_once():
+    """Each with its key, what was given and what is allowed."""
+    given = {
+        "callbacks.progress.show": "xx",
+        "trainer.max_steps": "0",
+        "trainer.devices": "two",
+        "+trainer.no_such": "1",
+        "optimizer.lr": "-1",
+        "logger.jsonl._target_": "foo.bar",
+        "callbacks.replay_buffer": "off",
+        "task.data.n_test": "-2",
+    }
+    found = problems(*(f"{key}={value}" for key, value in given.items()))
+    assert found.keys() == {key.lstrip("+") for key in given}
+    assert found["trainer.no_such"].what == "unknown key"
+    assert "accumulate_grad_batches" in found["trainer.no_such"].allowed
+    for key, value in given.items():
+        assert value in found[key.lstrip("+")].what or key == "+trainer.no_such"
+    allowed = {
+        "callbacks.progress.show": "'auto', 'bar', 'lines' or 'none'",
+        "trainer.max_steps": "a whole number, at least 1",
+        "trainer.devices": "a whole number, at least 1",
+        "optimizer.lr": "greater than 0",
+        "logger.jsonl._target_": "a subclass of Logger",
+        "callbacks.replay_buffer": "a config with a _target_, or null for no such callback",
+        "task.data.n_test": "greater than or equal to 1",
+    }
+    assert {key: found[key].allowed for key in allowed} == allowed
+    assert "callbacks/replay_buffer=off" in found["callbacks.replay_buffer"].fix
+
+
+def test_a_trainer_takes_every_argument_of_lightnings_and_a_callback_can_be_removed():
+    (config,) = configs("+trainer.profiler=simple", "callbacks.replay_buffer=null")
+    assert config.trainer.arguments["profiler"] == "simple"
+    assert "replay_buffer" not in config.callbacks and "checkpoint" in config.callbacks
+    kinds = {type(callback).__name__ for callback in config.make_callbacks()}
+    assert "ReplayBufferCallback" not in kinds and "AdapterCheckpoint" in kinds
+
+
+@pytest.mark.parametrize(
+    ("argv", "where", "fix"),
+    [
+        (["taks=arithmetic"], "taks", "did you mean task?"),
+        (["optmizer.lr=1"], "optmizer", "did you mean optimizer.lr?"),
+        (["optim.lr=1"], "optim", "did you mean optimizer.lr?"),
+        (["optimizer.lrr=1"], "optimizer.lrr", "did you mean optimizer.lr?"),
+        (["task=arithmetik"], "task", "did you mean task=arithmetic?"),
+        (["-m", "task=arithmetic,arithmetik"], "task", "did you mean task=arithmetic?"),
+        (["-m", "optimizer.lrr=1,2"], "optimizer.lrr", "did you mean optimizer.lr?"),
+        (["callbacks/replay=off"], "callbacks/replay", "did you mean callbacks/replay_buffer?"),
+        (["callbacks/replay_buffer=of"], "callbacks/replay_buffer", "did you mean callbacks/replay_buffer=off?"),
+        (["experiment=paper/arithmetik"], "experiment", "did you mean experiment=paper/arithmetic?"),
+        (["objective.regression.knd=x"], "objective.regression.knd",
+         "did you mean objective.regression.kind?"),
+        (["~seeds"], "seeds", "did you mean seed?"),
+        (["hydra.job.chdr=true"], "hydra.job.chdr", "did you mean hydra.job.chdir?"),
+        (["--config-name=confg"], "--config-name", "did you mean config?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistyped_key_or_choice_gets_a_suggestion(argv, where, fix):
+    found = problems(*argv)
+    assert list(found) == [where] and found[where].fix == fix and found[where].allowed
+
+
+def test_every_unknown_key_and_choice_is_named():
+    given = ("task=arithmetik", "taks=arithmetic", "optimizer.lrr=1", "seed=0", "callbacks/x=y")
+    found = problems(*given)
+    assert found.keys() == {"task", "taks", "optimizer.lrr", "callbacks/x"}
+    assert "arithmetic_tool" in found["task"].allowed
+
+
+def test_a_key_of_a_group_without_a_choice():
+    problem = problems("baseline.epochs=2")["baseline"]
+    assert problem.what == "no choice is made" and "baseline=" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("argv", "where", "said"),
+    [
+        (["seed=0,1"], "seed", "-m runs through them; as one text: 'seed=\"0,1\"'"),
+        (["lm.name=/a(b"], "command line: lm.name=/a(b", "'lm.name=\"/a(b\"'"),
+        (["lm.name=模型"], "command line: lm.name=模型", "'lm.name=\"模型\"'"),
+        (["seed"], "command line: seed", "key=value"),
+        (["-m", "--cfg", "job"], "command line", "Only one of"),
+        (["--config-dir", "/no/such"], "--config-dir", "no folder"),
+        (["hydra.job.chdir=perhaps"], "hydra.job.chdir", "perhaps"),
+        (["seed=${nothing}"], "seed", "nothing"),
+        (["objective=null"], "command line", "Config group override"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_hydra_refuses_is_a_user_error(argv, where, said):
+    found = problems(*argv)
+    assert list(found) == [where] and said in str(found[where])
+
+
+@pytest.mark.parametrize(
+    ("argv", "where"),
+    [
+        (["task.min_len=30"], "task.min_len"),
+        (["objective=vargrad", "sampling.n_samples=1"], "sampling.n_samples"),
+        (["baseline=grpo", "callbacks/replay_buffer=off", "sampling.n_samples=1"], "sampling.n_samples"),
+        (["objective=joint", "sampling.n_samples=1", "task.min_len=5"], "task.min_len"),
+        (["objective=joint", "objective.between=0", "task.min_len=5"], "task.min_len"),
+        (["objective=subtb", "task.min_len=5"], "task.min_len"),
+        (["sampling.n_conditions=0"], "sampling.n_conditions"),
+        (["sampling.min_temperature=3"], "sampling.min_temperature"),
+        (["callbacks.replay_buffer.probability=1", "callbacks.replay_buffer.seed_demonstrations=false"],
+         "callbacks.replay_buffer.probability"),
+        (["task.n_demonstrations=50"], "task.n_demonstrations"),
+        (["task.data.train_operands=[]"], "task.data.train_operands"),
+        (["task.data.rationales=/no/file.json"], "task.data.rationales"),
+        (["lm.device=cuda"], "lm.device"),
+        (["lm.dtype=float8"], "lm.dtype"),
+        (["lm.dtype=float16"], "lm.dtype"),
+        (["lm.dtype=float16", "baseline=sft"], "lm.dtype"),
+        (["trainer.devices=2", "trainer.strategy=fsdp", "lm.quantization=4bit"], "trainer.strategy"),
+        (
+            ["task=subjectivity", "trainer.devices=2", "trainer.strategy=fsdp", "em.m_batch=15"],
+            "em.m_batch",
+        ),
+        (["lm.quantization=4bit"], "lm.quantization"),
+        (["callbacks.reward_tempering.end=0"], "callbacks.reward_tempering.end"),
+        (["objective._target_=gfn_runner.tasks.arithmetic.IntegerArithmetic"], "objective._target_"),
+        (["task._target_=nowhere.Nothing"], "task._target_"),
+        (["task=subjectivity", "task.answer='; so {label}.'"], "task.answer"),
+        (["task=subjectivity", "task.data.train=/no/file.jsonl"], "task.data.train"),
+        (["em.rounds=-1"], "em.rounds"),
+        (["em=twice"], "em"),
+        (["seed=-1"], "seed"),
+        (["seed=4294967296"], "seed"),
+        (["seed=99999999999999999999"], "seed"),
+        (["dry_run=perhaps"], "dry_run"),
+        (["resume=/no/such/run"], "resume"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)  # fmt: skip
+def test_impossible_values_are_refused(argv, where):
+    import torch
+
+    if where in ("lm.device", "lm.quantization") and torch.cuda.is_available():
+        pytest.skip("possible where there is a GPU")
+    found = problems(*argv)
+    assert where in found
+    assert found[where].allowed or found[where].fix
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *([f"objective={name}"] for name in ("tb", "joint", "subtb", "db")),
+        ["objective=tb", "task.min_len=5"],
+        ["baseline=ppo", "callbacks/replay_buffer=off"],
+        [
+            "baseline=sft",
+            "callbacks/replay_buffer=off",
+            "objective=vargrad",
+        ],  # the baseline has its own loss
+    ],
+    ids=" ".join,
+)
+def test_one_sample_is_enough_for_what_compares_no_trajectories(argv):
+    configs(*argv, "sampling.n_samples=1")
+
+
+def test_a_sweep_is_checked_in_every_job():
+    assert {"optimizer.lr", "seed"} <= problems("-m", "optimizer.lr=1e-4,-1e-4", "seed=0,-1").keys()
+
+
+def test_a_zero_condition_task_is_refused(monkeypatch):
+    from gfn_runner.data.samples import TaskData
+    from gfn_runner.tasks.arithmetic import IntegerArithmetic
+
+    monkeypatch.setattr(IntegerArithmetic, "load", lambda self, seed: TaskData([], []))
+    assert "zero training conditions" in problems("seed=0")["task.data"].what
+
+
+def test_malformed_data_is_reported_with_the_rest_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "bad.json"
+    data.write_text(json.dumps([{"str_query": "Question: 1 + 2 = ? Answer:"}], indent=1))
+    with pytest.raises(SystemExit) as stop:
+        main([f"task.data.answers={data}", "optimizer.lr=-1"])
+    assert stop.value.code == 2
+    screen = capsys.readouterr().err
+    assert "2 user errors; nothing was started, nothing was written" in screen
+    assert "line 2" in screen and "num_sol" in screen and "optimizer.lr" in screen
+    assert len(screen.splitlines()) < 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json"]
+
+
+def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    main(["dry_run=true", "task=arithmetic_tool", "objective=subtb", "objective.lam=0.9"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["task"]["calculator"] is True
+    assert shown["objective"]["lam"] == 0.9
+    assert shown["callbacks"]["replay_buffer"]["capacity"] == 50
+    assert not list(tmp_path.iterdir())
+
+
+def imported_by(*argv: str) -> set[str]:
+    code = (
+        "import sys; from gfn_runner.cli.main import main\n"
+        f"try: main({list(argv)})\nexcept SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_what_is_imported_for_an_answer():
+    """Time is spent on imports: 0.7 s of computing for a mistyped key."""
+    heavy = {"torch", "lightning", "transformers", "peft", "wandb"}
+    given = ("taks=arithmetic", "optimizer.lrr=1")
+    assert not (heavy | {"pydantic", "rich.syntax"}) & imported_by(*given)
+    # torchmetrics, which Lightning imports, imports transformers, scipy and matplotlib.
+    assert not {"peft", "wandb", "plotly", "sklearn"} & imported_by("dry_run=true")

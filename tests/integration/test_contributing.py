@@ -1,0 +1,76 @@
+"""CONTRIBUTING's examples, taken from its text: a task, reward, metric, callback, logger and objective of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def extension(tmp_path_factory) -> Path:
+    """A folder outside the repository with CONTRIBUTING's code in ``extension.py`` and its yamls in ``conf``."""
+    folder = tmp_path_factory.mktemp("extension")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, *others = blocks
+    (folder / "extension.py").write_text("\n\n".join([first, *others]))
+    yamls = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    places = [
+        "task/greeting.yaml",
+        "callbacks/longest/default.yaml",
+        "objective/first_and_last.yaml",
+    ]
+    for place, content in zip(places, yamls, strict=True):
+        file = folder / "conf" / place
+        file.parent.mkdir(parents=True)
+        file.write_text(
+            re.sub(r"_target_: gfn_runner\.[\w.]+\.(\w+)", r"_target_: extension.\1", content)
+        )
+    return folder
+
+
+def run(folder: Path, name: str, *overrides: str) -> dict[str, float]:
+    command = [
+        sys.executable, "-m", "gfn_runner", "--config-dir", str(folder / "conf"), "task=greeting",
+        "experiment=tiny/smoke", "evaluation.baseline_shots=[0]", f"hydra.run.dir={folder / name}", *overrides,
+    ]  # fmt: skip
+    path = f"{folder}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / name / "metrics.json").read_text())
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_task_of_contributing_runs(extension):
+    metrics = run(extension, "task")
+    assert metrics["final/log_reward/all"] < 0
+    assert metrics["base_0_shot/log_reward/all"] < 0
+
+
+def test_reward_metric_callback_logger_and_objective_are_added_without_touching_the_package(
+    extension,
+):
+    metrics = run(
+        extension, "all", "task._target_=extension.MeasuredGreeting", "objective=first_and_last",
+        "+callbacks/longest=default", "+logger.csv._target_=lightning.pytorch.loggers.CSVLogger",
+        "callbacks.replay_buffer=null", "+trainer.limit_val_batches=1",
+    )  # fmt: skip
+    assert 0 <= metrics["final/short_share/all"] <= 1
+    records = logged(extension / "all")
+    assert all(r["train/longest"] <= 8 for r in records if "train/longest" in r)
+    assert sum("train/longest" in r for r in records) == 3
+    assert not any("train/buffer_size" in r for r in records)
+    assert list((extension / "all").rglob("metrics.csv"))

@@ -1,0 +1,156 @@
+"""Words of the shell: prompts, paths and flags as they are meant; folders; Hydra's own commands."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from gfn_runner.config.compose import CONF, new_folder
+from gfn_runner.runtime.overrides import as_meant, flags_and_words, parsed, shell_word, verbatim
+
+from ..command_line import configs, problems
+
+SPECIAL = "\\'\"${}[]()=,:#~ \n\tA1é語"
+
+
+def value_of(line: str) -> object:
+    """What a config has after an override."""
+    (override,) = parsed([line])
+    return OmegaConf.create({"x": override.value()}).x
+
+
+def test_any_text_is_itself():
+    generator = random.Random(0)
+    for _ in range(500):
+        text = "".join(generator.choices(SPECIAL, k=generator.randint(0, 12)))
+        assert value_of(f"x={verbatim(text)}") == text
+        assert value_of(as_meant(f"prompt={text}")) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "1,2",
+        '"quoted',
+        "'a' or 'b'",
+        "a\\",
+        "\\'",
+        "${seed}",
+        "\\${seed}",
+        "{a: [1",
+        "a=b\nc",
+    ],
+)
+def test_what_follows_prompt_is_the_prompt(text, tmp_path):
+    (tmp_path / "overrides.yaml").write_text("[task=arithmetic]")
+    (config,) = configs(f"run={tmp_path}", "mode=sample", f"prompt={text}")
+    assert config.prompt == text
+
+
+@pytest.mark.parametrize(
+    "name", ["a=b", "(a", "~a", "a#b", "it's", "[a", "a,b", "語", "1", "a b", "${a}"]
+)
+def test_folders_may_have_any_name(name, tmp_path, monkeypatch):
+    """Those that a run is in, and those that are to be made."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    Path(name, "overrides.yaml").write_text("[task=arithmetic, seed=3]")
+    for word in (f"resume={name}", f"resume={tmp_path / name}"):
+        assert configs(word)[0].seed == 3
+    for word in (f"run={name}", f'run="{name}"' if "$" not in name else f"run={name}"):
+        assert configs(word, "mode=sample", "prompt=a")[0].run == name
+    if "$" not in name:  # an interpolation counts in a folder that is not there
+        Path(name, "overrides.yaml").unlink()
+        Path(name).rmdir()
+        assert configs(f"output={name}")[0].output == name
+
+
+@pytest.mark.parametrize("name", ["a=b", "(a", "a~", "a#b", "it's", "[a", "語", "a b"])
+def test_paths_that_exist_are_meant_and_of_others_the_word_to_type_is_printed(name, tmp_path):
+    file = tmp_path / name
+    file.write_text('{"prompt": "a", "terms": [{"context": "a"}]}')
+    (config,) = configs("task=posterior", f"task.data.train={file}")
+    assert config.task.data.train == str(file)
+    file.unlink()
+    found = problems("task=posterior", f"task.data.train={file}")
+    if "task.data.train" not in found:
+        (problem,) = found.values()
+        (typed,) = shlex.split(problem.fix.partition(": ")[2])
+        found = problems("task=posterior", typed)
+    assert str(file) in found["task.data.train"].what
+
+
+def test_what_to_type_is_the_text():
+    for text in ("a(b", "it's", 'a"b', "a\\", 'a\\"b', "語"):
+        (word,) = shlex.split(shell_word("x", text))
+        assert value_of(word) == text
+
+
+def test_values_are_left_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("1", "null", "a,b"):
+        Path(name).touch()
+    for word in ("seed=1", "baseline=null", "seed=a,b", "resume=auto", "lm.name='a(b'", "x=[1,2]"):
+        assert as_meant(word) == word
+
+
+def test_flags_may_stand_between_overrides():
+    argv = ["a=1", "-m", "--config-dir", "c", "b=2", "--info", "d=3", "-i", "config", "--cfg=job"]
+    flags = ["-m", "--config-dir", "c", "--info=all", "--info=config", "--cfg=job"]
+    assert flags_and_words(argv) == (flags, ["a=1", "b=2", "d=3"])
+    assert [config.seed for config in configs("seed=0,1", "-m", "trainer.max_steps=2")] == [0, 1]
+
+
+def test_a_folder_that_is_taken_gets_a_number(tmp_path):
+    wanted = tmp_path / "a/b"
+    assert [new_folder(wanted).name for _ in range(3)] == ["b", "b-2", "b-3"]
+
+
+def test_another_config_of_a_users(tmp_path):
+    mine = {"defaults": ["config", "_self_"], "seed": 7}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    given = ["--config-dir", str(tmp_path), "--config-name=mine"]
+    assert configs(*given)[0].seed == 7
+    assert problems(*given, "optimizer.lrr=1")["optimizer.lrr"].fix == "did you mean optimizer.lr?"
+    assert "optimizer.lr" in problems(*given, "optimizer.lr=-1")
+    (tmp_path / "mine.yaml").write_text("seed: [")
+    assert "mine" in str(problems(*given))
+
+
+def hydra(*argv: str, cwd: Path) -> str:
+    command = [sys.executable, "-m", "gfn_runner", *argv]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=_environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(cwd.iterdir())
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(CONF.parent)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--cfg", "job", "seed=3"], "seed: 3"),
+        (["--info", "defaults-tree"], "objective: joint"),
+        (["--help"], "arithmetic_tool"),
+        (["--hydra-help"], "--shell-completion"),
+        (["--shell-completion", "install=bash"], "complete"),
+    ],
+)
+def test_what_is_hydras_own_works(argv, said, tmp_path):
+    assert said in hydra(*argv, cwd=tmp_path)

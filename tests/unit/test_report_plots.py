@@ -1,0 +1,190 @@
+"""Plots and the history that they show; how pages are written, while a run trains too."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.report import live, page, panels, run_page
+from gfn_runner.report.history import History
+from gfn_runner.report.live import LivePages
+from gfn_runner.report.names import Name
+from gfn_runner.report.page import write_page
+from gfn_runner.report.plots import MOST_POINTS, dots, log_floor, plot, trace
+from gfn_runner.runtime.json_lines import write_lines
+
+from ..report_folders import (
+    make_run,
+    training,
+)
+
+# -- plots ------------------------------------------------------------------------------------------
+
+
+def test_long_curves_are_means_and_of_dots_every_kth():
+    steps = list(range(10 * MOST_POINTS))
+    values = [float(step % 10) for step in steps]
+    made = plot(Name("t"), [trace(steps, values, "a", "red"), dots(steps, steps, "b", "red")])
+    line, marks = made.figure["data"]
+    assert len(line["x"]) == MOST_POINTS and set(line["y"]) == {4.5} and line["x"][0] == 4.5
+    assert len(marks["x"]) == MOST_POINTS and marks["y"][1] == 10
+    assert made.help == "Means of 10 steps. One dot in 10 steps."
+
+
+def test_a_logarithmic_axis_spans_six_decades_at_most_and_nothing_below_zero():
+    values = [0.0, 4e-13, *[5.0] * 20, 50.0]
+    assert log_floor(values) == pytest.approx(5e-5) and log_floor([0.0, 2.0, 8.0]) == 2.0
+    made = plot(Name("loss"), [trace(list(range(23)), values, "", "red")], log=True)
+    low, high = made.figure["layout"]["yaxis"]["range"]
+    assert -4.5 < low < -4.3 and 1.6 < high < 1.8
+    assert made.help == "2 of the values lie below the axis."
+    plain = plot(Name("loss"), [trace([1, 2], [-1.0, 100.0], "", "red")], log=True)
+    assert "yaxis" not in plain.figure["layout"]
+
+
+def test_no_axis_of_shares_passes_what_they_can_be():
+    made = plot(Name("a", "%", range=(0, 100)), [trace([1, 2], [100.0] * 2, "", "red")])
+    axis = made.figure["layout"]["yaxis"]
+    assert axis == {"minallowed": pytest.approx(-2), "maxallowed": pytest.approx(102)}
+
+
+def test_panels_are_listed_once_and_have_titles():
+    listed = [panel for section in panels.SECTIONS for panel in section.panels]
+    metrics = [metric for panel in listed for metric in panel.metrics]
+    assert len(set(metrics)) == len(metrics)
+    assert all(panel.named.title for panel in listed)
+    assert all(len(p.labels) == len(p.metrics) for p in listed if p.on_pages and len(p.metrics) > 1)
+    assert all(p.in_sweep in ("", *p.metrics) for p in listed)
+
+
+# -- history ----------------------------------------------------------------------------------------
+
+
+def test_history_reads_what_was_added_and_waits_for_complete_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    history = History(path)
+    assert history.read().last_step is None
+    whole = "".join(json.dumps(training(step)) + "\n" for step in (1, 2))
+    rest = json.dumps(training(3)) + "\n"
+    path.write_text(whole + rest[:20])
+    assert history.read().last_step == 2
+    # What was read is not read again.
+    path.write_text("#" * len(whole) + rest)
+    assert history.read().last_step == 3 and history.get("train/loss")[0] == [1, 2, 3]
+
+
+def test_what_a_resumed_run_repeats_replaces_what_came_after_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    steps = [1, 2, 3, 4, 2, 3]
+    write_lines(path, [{"step": s, "time": i, "train/loss": i} for i, s in enumerate(steps)])
+    with path.open("a") as file:
+        file.write('{"step": 5, "tra\n')
+    assert History(path).read().get("train/loss") == ([1, 2, 3], [0.0, 4.0, 5.0])
+
+
+def test_strings_come_from_three_sources(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    records = [training(step) for step in range(1, 7)]
+    records[0]["train/from_replay"] = 0.5  # several batches a step
+    write_lines(path, records)
+    history = History(path).read()
+    found = {source: history.get("train/log_reward", source)[0] for source in PERIODS}
+    assert found == PERIODS
+
+
+PERIODS = {"on-policy": [3, 6], "tempered": [4], "replay": [2, 5]}
+
+
+# -- writing ----------------------------------------------------------------------------------------
+
+
+def test_nobody_reads_half_a_page(tmp_path):
+    """A reader beside several writers always finds one of the complete texts."""
+    path = tmp_path / "report.html"
+    texts = [letter * 200_000 for letter in "abc"]
+    write_page(path, texts[0])
+    ended, found = threading.Event(), set()
+
+    def read():
+        while not ended.is_set():
+            found.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(30):
+        for text in texts:
+            write_page(path, text)
+    ended.set()
+    reader.join()
+    assert found <= set(texts)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(self, *_, **__):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page.Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_page(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+# -- live -------------------------------------------------------------------------------------------
+
+
+def samples(n=6, singles=20):
+    condition = Condition(key="q", group="3_operands", prompt="1 + 1 = ?", answer=2, terms=())
+    own = ConditionSamples(condition, [], ["new"] * singles, [-1.0] * singles, [-2.0] * singles)
+    return [own] * n
+
+
+def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
+    folder = make_run(tmp_path / "r", steps=2, finished=False)
+    pages = LivePages(folder)
+    pages.begun()
+    assert "None yet" in (folder / "report.html").read_text()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(training(3)) + "\n")
+    pages.evaluated(3, samples())
+    html = (folder / "report.html").read_text()
+    assert "<dd>3 of 6</dd>" in html and "<td>new</td>" in html and "at optimizer step 3" in html
+    kept = [json.loads(line) for line in (folder / "samples_newest.jsonl").read_text().splitlines()]
+    assert len(kept) == 4 and len(kept[0]["singles"]) == len(kept[0]["log_pf"]) == 8
+    pages.interrupted()
+    assert "interrupted</b>" in (folder / "report.html").read_text()
+
+
+def test_a_page_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeypatch, caplog):
+    folder = make_run(tmp_path / "r", steps=2, finished=False)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(live, "write_lines", full)
+    monkeypatch.setattr(run_page, "write_page", full)
+    pages = LivePages(folder)
+    for step in range(3):
+        pages.evaluated(step, samples())
+    monkeypatch.setattr(run_page, "render", lambda *_, **__: 1 / 0)
+    pages.begun()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no page: [Errno 28] No space left on device; the run goes on",
+        "no page: ZeroDivisionError: division by zero; the run goes on",
+    ]
+
+
+def test_pages_at_the_end_are_written_unless_they_are_off(tmp_path):
+    for when in ("off", "end", "live"):
+        folder = make_run(tmp_path / when, callbacks={"report": {"pages": when}})
+        live.end_pages(folder)
+        assert (folder / "report.html").is_file() == (when != "off")

@@ -1,0 +1,312 @@
+"""A run's page, out of made-up folders: plots, states, reloading, results, samples."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from gfn_runner.report.history import History
+from gfn_runner.report.names import Name, column_title, is_share, name_of, readable
+from gfn_runner.report.runs import failure, read_run
+from gfn_runner.report.states import duration, state_of
+from gfn_runner.runtime.json_lines import write_lines
+
+from ..report_folders import (
+    ARITHMETIC,
+    FAILED,
+    PHASES,
+    PROMPTING,
+    curves_of,
+    facts_of,
+    make_run,
+    page_of,
+    plots_of,
+    reloads,
+    sample,
+    training,
+)
+
+TITLES = [
+    "vote accuracy (%)", "single accuracy (%)", "mean log R in training (nats)",
+    "mean log R, evaluated (nats)", "log-likelihood under the base model (nats)",
+    "loss (nats², where φ is balanced)", "norm of the gradient", "length of strings (tokens)",
+    "φ spread in training, whole strings (nats)", "φ spread in training, all states (nats)",
+    "φ spread, evaluated (nats)", "log Z, on-policy batches (nats)",
+    "gap of log Z: bound less mean φ, on-policy (nats)", "log Z, evaluated (nats)",
+    "entropy: −log q, on-policy (nats)", "diversity: 1 − mean pairwise cosine",
+    "different bigrams (share of all)", "self-BLEU: low is diverse (0 to 1)",
+    "different samples of a condition (share)", "replay buffer (strings)",
+    "batches from replay (share)", "reward temperature T", "exploration temperature (1: on-policy)",
+    "learning rate", "seconds of an optimizer step, by phase", "seconds of an optimizer step",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The page of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    return page_of(make_run(folder, overrides=["seed=3", "task.terminator=' .'"]))
+
+
+def test_a_page_has_a_plot_of_every_panel_with_data_and_names_the_others(finished):
+    assert list(plots_of(finished)) == TITLES
+    missing = re.search(r"<summary>3 charts without data</summary>(.*?)</ul>", finished, re.S)[1]
+    assert "age of the replay buffer: the run has logged none." in missing
+
+
+def test_curves_are_what_was_logged(finished):
+    assert curves_of(finished, "vote accuracy (%)") == {
+        "3 operands": (6, 25), "3 operands, all conditions": (6, 25),
+        "4 operands": (6, 25), "4 operands, all conditions": (6, 25),
+    }  # fmt: skip
+    by_source = {"on-policy": (6, 1), "tempered": (4, -1), "replay": (5, 0)}
+    assert curves_of(finished, "mean log R in training (nats)") == by_source
+    phases = plots_of(finished)["seconds of an optimizer step, by phase"]["data"]
+    assert {own["name"]: own["y"][-1] for own in phases} == PHASES
+    assert {own["stackgroup"] for own in phases} == {"all"}
+    assert plots_of(finished)["norm of the gradient"]["layout"]["yaxis"]["type"] == "log"
+
+
+def test_a_page_has_state_results_samples_command_config_and_log(finished):
+    facts = facts_of(finished)
+    assert facts["state"] == '<b class="badge good">ok</b>'
+    assert facts["optimizer step"] == "6 of 6" and facts["time"] == "2 min"
+    assert facts["method"] == "GFlowNet, JointBalance" and facts["commit"] == "c0ffeec0ff"
+    assert "python -m gfn_runner task=arithmetic seed=3 &#39;task.terminator=" in finished
+    assert "max_steps: 6" in finished and "something &lt;odd&gt;" in finished
+    assert "<td>this run</td><td>25.0\n[10, 40]</td><td>25.0</td>" in finished
+    assert "<td>1 + 1 = ?</td><td>2</td><td>the last</td><td>−1.50</td><td>−0.25</td>" in finished
+    assert "<td></td><td></td><td>(empty)</td><td>−9.00</td>" in finished
+    assert not reloads(finished)
+
+
+def test_new_scalars_have_a_plot(tmp_path):
+    folder = make_run(tmp_path / "r")
+    with (folder / "metrics.jsonl").open("a") as file:
+        new = {"train/buffer_age": 12.0, "train/tokens_per_second": 900.0, "train/kl_penalty": 0.5}
+        file.write(json.dumps(training(7, **new)) + "\n")
+    html = page_of(folder)
+    age = "age of the replay buffer"
+    assert curves_of(html, f"{age} (optimizer steps)") == {age: (7, 12)}
+    assert curves_of(html, "tokens per second") == {"tokens per second": (7, 900)}
+    assert list(plots_of(html))[-1] == "kl penalty"
+
+
+CONTINUATION = "gfn_runner.tasks.continuation.SentenceContinuation"
+POSTERIOR = "gfn_runner.tasks.user_posterior.UserPosterior"
+
+
+@pytest.mark.parametrize(
+    ("task", "first"),
+    [
+        (ARITHMETIC, ["vote accuracy (%)", "single accuracy (%)"]),
+        (CONTINUATION, ["log-likelihood under the base model (nats)", TITLES[15]]),
+        (POSTERIOR, [TITLES[3], "φ spread, evaluated (nats)", "log Z, evaluated (nats)"]),
+    ],
+)
+def test_the_tasks_own_metrics_come_first_and_once(tmp_path, task, first):
+    html = page_of(make_run(tmp_path / "r", task={"_target_": task}))
+    drawn = re.findall(r'<section class="panel"><h4>(.*?)</h4>', html)
+    assert sorted(drawn) == sorted(TITLES) and drawn[: len(first)] == first
+
+
+def test_every_headline_metric_has_a_title():
+    for name in (
+        "arithmetic", "subjectivity", "user_posterior", "constrained", "random_number", "continuation",
+        "infilling", "contrastive", "translation",
+    ):  # fmt: skip
+        module = importlib.import_module(f"gfn_runner.tasks.{name}")
+        defined = [own for own in vars(module).values() if getattr(own, "headline", ())]
+        assert defined, name
+        for metric in defined[-1].headline:
+            assert is_share(metric) or name_of(metric) != Name(readable(metric)), metric
+    assert column_title("kl/all_numbers") == "KL(valid samples ‖ target), all numbers (nats)"
+    assert column_title("found_share/x") == "found share, x (%)"
+    assert name_of("train/new_thing").with_unit == "new thing"
+
+
+def test_the_large_dots_of_em_are_the_e_steps(tmp_path):
+    """Evaluations on the way are of the policy; after the M-step another model gives R."""
+    folder = make_run(tmp_path / "r")
+    last = {"step": 6, "e_step/log_reward/3_operands": -2.5, "final/log_reward/3_operands": -9.0}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(last) + "\n")
+    curves = curves_of(page_of(folder), "mean log R, evaluated (nats)")
+    assert curves["3 operands, all conditions"] == (6, -2.5)
+    assert all(y != -9 for _, y in curves.values())
+
+
+@pytest.mark.parametrize(
+    ("baseline", "loss", "label"),
+    [
+        ("sft.SFT", "loss: cross-entropy (nats a token)", "known strings"),
+        ("ppo.PPO", "loss: clipped surrogate and value loss", "fresh rollout"),
+    ],
+)
+def test_pages_of_baselines_name_their_own_loss_and_strings(tmp_path, baseline, loss, label):
+    target = f"gfn_runner.algorithms.{baseline}"
+    html = page_of(make_run(tmp_path / "r", baseline={"_target_": target}))
+    assert loss in plots_of(html) and label in curves_of(html, "mean log R in training (nats)")
+    assert f"batches from replay: {baseline[4:]} has no replay buffer." in html
+
+
+def test_a_buffer_that_never_held_a_string_has_no_plot(tmp_path):
+    folder = make_run(tmp_path / "r", steps=1, finished=False)
+    none = {"train/buffer_size": 0.0, "train/from_replay": 0.0}
+    write_lines(folder / "metrics.jsonl", [training(3, **none), training(6, **none)])
+    html = page_of(folder)
+    assert not any("replay" in title for title in plots_of(html))
+    assert "replay buffer: the buffer has held no string." in html
+
+
+def test_pages_need_no_network(tmp_path):
+    folder = make_run(tmp_path / "r")
+    hostile = '</script><script src="https://x.y/z.js"></script>'
+    write_lines(folder / "samples.jsonl", [sample(hostile)])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, f"eval/vote_accuracy/{hostile}": 0.5}) + "\n")
+    html = page_of(folder)
+    named = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: named.extend(
+        (tag, name, value)
+        for name, value in attributes
+        if name in ("src", "href", "srcset", "data")
+    )
+    parser.feed(html)
+    assert named == [] and not re.search(r"@import|url\(", html)
+    assert "&lt;script src=" in html  # as text, in the table of samples
+    assert len(html) < 2_500_000, "Plotly is compressed"
+
+
+def test_an_unfinished_runs_page_reloads_itself_and_a_finished_ones_does_not(tmp_path):
+    html = page_of(make_run(tmp_path / "a", steps=4, finished=False))
+    assert reloads(html) and "badge busy" in html
+    assert facts_of(html)["optimizer step"] == "4 of 6"
+    interrupted = page_of(tmp_path / "a", state_name="interrupted")
+    assert not reloads(interrupted) and '<b class="badge odd">interrupted</b>' in interrupted
+
+
+def test_time_left_is_that_of_the_newest_part(tmp_path):
+    folder = make_run(tmp_path / "r", steps=4, wanted=14, finished=False)
+    now = time.time()
+    records = [training(step, time=now + 5 * step) for step in range(1, 5)]
+    # It was begun a day before, and has been resumed.
+    records[0]["time"] -= 86400
+    write_lines(folder / "metrics.jsonl", records)
+    state = state_of(read_run(folder), History(folder / "metrics.jsonl").read())
+    assert state.left == pytest.approx(50, abs=0.1)
+
+
+@pytest.mark.parametrize(("a_step", "patience"), [(1.0, 900.0), (400.0, 2400.0)])
+def test_a_page_knows_when_the_next_one_is_due(tmp_path, a_step, patience):
+    """A run killed outright cannot say so: after that time its page calls it silent by itself."""
+    folder = make_run(tmp_path / "r", steps=4, wanted=14, finished=False)
+    records = [training(step, time=time.time() + a_step * step) for step in range(1, 5)]
+    write_lines(folder / "metrics.jsonl", records)
+    before = time.time()
+    due = re.search(r'data-due="(\d+)"', page_of(folder))
+    assert before + patience - 1 <= int(due[1]) <= time.time() + patience + 1
+    # At its last step it evaluates, for as long as that takes.
+    assert "data-due=" not in page_of(make_run(tmp_path / "last", steps=6, finished=False))
+
+
+def test_a_failed_runs_page_has_the_reason_and_the_end_of_the_log(tmp_path):
+    folder = make_run(tmp_path / "r", steps=3, finished=False)
+    (folder / "run.log").write_text("WARNING before\n" + FAILED)
+    html = page_of(folder)
+    assert "<p>failed: ValueError: the loss is not finite</p>" in html
+    assert "badge bad" in html and not reloads(html)
+    assert html.index("WARNING before") < html.index("Course of training")
+
+
+def test_a_run_that_went_on_after_its_failure_is_not_failed(tmp_path):
+    folder = make_run(tmp_path / "r", steps=3, finished=False)
+    (folder / "run.log").write_text(FAILED)
+    state = lambda: state_of(read_run(folder), History(folder / "metrics.jsonl").read())  # noqa: E731
+    assert state().name == "failed"
+    later = time.time() + 60
+    os.utime(folder / "metrics.jsonl", (later, later))
+    assert state().name == "running"
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (FAILED, "ValueError: the loss is not finite"),
+        ("ERROR gfn_runner.app: the run has failed: lm.name: given\n  allowed: y", "lm.name: given"),
+        ("ERROR other: out of luck", "out of luck"),
+        ("WARNING a: b", ""),
+        (FAILED + "WARNING later: x", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_the_reason_in_a_log(tmp_path, log, reason):
+    (tmp_path / "run.log").write_text(log)
+    assert failure(tmp_path) == reason
+
+
+def test_a_run_that_writes_nothing_is_silent(tmp_path):
+    folder = make_run(tmp_path / "r", steps=3, finished=False)
+    before = time.time() - 5000
+    for path in folder.iterdir():
+        os.utime(path, (before, before))
+    history = History(folder / "metrics.jsonl").read()
+    state = state_of(read_run(folder), history)
+    assert state.name == "silent" and state.why.startswith("nothing written for 83 min")
+    assert not reloads(page_of(folder))
+    # Its own process knows better: it is at a long evaluation.
+    assert state_of(read_run(folder), history, "running").name == "running"
+
+
+def test_a_baseline_that_trains_nothing_has_a_table_and_no_curves(tmp_path):
+    folder = make_run(tmp_path / "r", baseline={"_target_": PROMPTING}, steps=0)
+    (folder / "metrics.jsonl").unlink()
+    metrics = {"base_0_shot/vote_accuracy/3_operands": 0.75, "run/minutes": 1.0, "run/steps": 0.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    html = page_of(folder)
+    assert plots_of(html) == {} and "No curves: the run trains nothing." in html
+    assert "<td>75.0</td>" in html and "<h1>arithmetic, Prompting: " in html
+    assert not reloads(html) and len(html) < 100_000
+
+
+def test_samples_are_the_newest_ones(tmp_path):
+    folder = make_run(tmp_path / "r", steps=4, finished=False)
+    assert "None yet: the first evaluation writes some." in page_of(folder)
+    write_lines(folder / "samples_newest.jsonl", [sample("on the way", step=4)])
+    html = page_of(folder)
+    assert "<td>on the way</td>" in html and "at optimizer step 4 (samples_newest.jsonl)" in html
+    write_lines(folder / "samples.jsonl", [sample("at the end")])
+    later = time.time() + 60
+    os.utime(folder / "samples.jsonl", (later, later))
+    assert "<td>at the end</td>" in page_of(folder)
+
+
+def test_runs_of_one_step_and_of_none(tmp_path):
+    html = page_of(make_run(tmp_path / "r", steps=1, finished=False))
+    assert "NaN" not in json.dumps(plots_of(html))
+    html = page_of(make_run(tmp_path / "none", steps=0, finished=False))
+    assert plots_of(html) == {} and "loss: no optimizer step yet." in html
+    assert "vote accuracy: not evaluated yet." in html
+
+
+def test_memory_of_host_and_gpu_is_on_the_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics |= {"run/peak_memory_gib": 1.5, "run/peak_gpu_memory_gib": 11.25}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "1.50 GiB of host memory and 11.25 GiB of GPU memory" in page_of(run)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "5 s"), (600, "10 min"), (7260, "2 h 01 min"), (3 * 86400, "3.0 days")],
+)
+def test_lengths_of_time(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,247 @@
+"""A sweep's page, out of made-up folders; pages made afterwards by the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+
+from gfn_runner.report import live, page_files, run_page
+from gfn_runner.report.__main__ import main
+from gfn_runner.report.history import History
+from gfn_runner.report.live import LivePages
+from gfn_runner.report.sweep_jobs import SweepJobs
+from gfn_runner.report.sweep_page import colors_of, write_sweep_page
+from gfn_runner.runtime.json_lines import write_lines
+
+from ..report_folders import (
+    FAILED,
+    curves_of,
+    grid,
+    make_run,
+    make_sweep,
+    plots_of,
+    reloads,
+    rows_of,
+    sweep_page,
+    training,
+)
+
+# -- sweeps -----------------------------------------------------------------------------------------
+
+
+def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
+    lines = [
+        "hydra/sweeper=search",
+        "hydra.sweeper.direction=minimize",
+        "optimizer.lr=interval(0,9)",
+    ]
+    values = (("ok", 0.5), ("ok", 0.25), ("failed", None))
+    jobs = [
+        {"overrides": [f"optimizer.lr={n + 1 / 3}"], "state": state, "value": value}
+        for n, (state, value) in enumerate(values)
+    ]
+    folder = make_sweep(tmp_path / "s", *jobs, overrides=lines, searches=True)
+    for n in range(3):
+        make_run(folder / str(n), task={"_target_": "gfn_runner.tasks.random_number.RandomNumbers"})
+    LivePages(folder / "2", pause=0).begun()
+    html = (folder / "report.html").read_text()
+    assert "Best of the search so far: run 1, exact_kl 0.25." in html
+    assert [row[2] for row in rows_of(html)[1:]] == ["0.3333", "1.333", "2.333"]
+    assert "hydra/sweeper=search" in html and reloads(html), "others may follow"
+    assert "all runs of it" in (folder / "2" / "report.html").read_text()
+    record = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**record, "searches": False}))
+    html = sweep_page(folder, whole=False)
+    assert "Best of the search: run 1" in html and not reloads(html)
+
+
+def test_a_sweeps_page_lists_every_job_with_its_state(tmp_path):
+    jobs = grid(optimizer__lr=("0.001", "0.0001", "1"), seed=(0, 1))
+    killed = {"overrides": jobs[5].split(), "state": "cancelled", "why": "by SLURM"}
+    sweep = make_sweep(tmp_path / "s", *jobs[:5], killed, overrides=["optimizer.lr=1e-3,1e-4,1"])
+    make_run(sweep / "0")
+    make_run(sweep / "1", steps=4, finished=False)
+    failed = make_run(sweep / "2", steps=3, finished=False)
+    (failed / "run.log").write_text(FAILED)
+    (sweep / "3").mkdir()
+    (sweep / "3/run.log").write_text(
+        "ERROR gfn_runner.app: the run has failed: task.data: nothing there\n"
+    )
+    make_run(sweep / "5", steps=4, finished=False)
+    (sweep / ".submitit").mkdir()
+    html = sweep_page(sweep)
+    header, *rows = rows_of(html)
+    assert header == [
+        "run", "state", "optimizer.lr", "seed", "step", "minutes", "vote accuracy (%)",
+        "single accuracy (%)", "why",
+    ]  # fmt: skip
+    assert [row[:5] for row in rows] == [
+        ["0", "ok", "0.001", "0", "6/6"], ["1", "running", "0.001", "1", "4/6"],
+        ["2", "failed", "0.0001", "0", "3/6"], ["3", "failed", "0.0001", "1", ""],
+        ["4", "not begun", "1", "0", ""], ["5", "failed", "1", "1", "4/6"],
+    ]  # fmt: skip
+    assert rows[0][5:8] == ["2.0", "25.0", "50.0"] and rows[1][6:8] == ["25.0*", "50.0*"]
+    why = ["ValueError: the loss is not finite", "task.data: nothing there", "", "by SLURM"]
+    assert [row[-1] for row in rows[2:]] == why
+    assert re.findall(r'<a href="([^"]*)"', html) == [f"{n}/report.html" for n in (0, 1, 2, 5)]
+    assert reloads(html)
+    assert "6 runs: 1 ok, 1 running, 3 failed, 1 not begun." in html
+    assert "gfn_runner -m optimizer.lr=1e-3,1e-4,1</code>" in html
+
+
+def test_a_sweeps_curves_are_of_all_runs_and_coloured_by_what_was_varied(tmp_path):
+    sweep = make_sweep(tmp_path / "s", *grid(optimizer__lr=(0.001, 0.0001), seed=(0, 1)))
+    for n in range(3):
+        make_run(sweep / str(n), steps=4, finished=False)
+    html = sweep_page(sweep)
+    assert curves_of(html, "vote accuracy (%)") == {
+        f"run {n}: optimizer.lr={lr}, seed={seed}": (4, 25)
+        for n, lr, seed in ((0, 0.001, 0), (1, 0.001, 1), (2, 0.0001, 0))
+    }
+    colors, legend = colors_of(SweepJobs(sweep).read())
+    assert colors["0"] == colors["1"] != colors["2"] == colors["3"]
+    assert [label for _, label in legend] == ["optimizer.lr=0.001", "optimizer.lr=0.0001"]
+    assert "None has finished yet." in html
+    # A row and its curves have one id: pointing at one of them highlights all.
+    for figure in plots_of(html).values():
+        assert [own["uid"] for own in figure["data"]] == ["run0", "run1", "run2"]
+    assert re.findall(r'<tr data-run="(\w+)"', html) == ["run0", "run1", "run2", "run3"]
+
+
+def test_a_sweeps_curves_of_training_are_of_what_the_policy_writes(tmp_path):
+    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
+    made = [make_run(sweep / str(n), steps=8, finished=False) for n in range(2)]
+    title = "mean log R in training (nats)"
+    # Steps 3 and 6 alone are on-policy.
+    html = sweep_page(sweep)
+    assert curves_of(html, title) == {"run 0: seed=0": (6, 1), "run 1: seed=1": (6, 1)}
+    assert "<p>On-policy batches.</p>" in html and "of runs without any" not in html
+    write_lines(made[1] / "metrics.jsonl", [training(2), training(5)])
+    html = sweep_page(sweep)
+    assert curves_of(html, title) == {"run 0: seed=0": (6, 1), "run 1: seed=1": (5, 0)}
+    assert "<p>On-policy batches; of runs without any, all batches.</p>" in html
+
+
+def test_colours_where_little_or_much_is_varied(tmp_path):
+    def colors_of_jobs(name, jobs):
+        return colors_of(SweepJobs(make_sweep(tmp_path / name, *jobs)).read())
+
+    colors, legend = colors_of_jobs("seeds", grid(seed=(0, 1, 2)))
+    assert len(set(colors.values())) == 3 and legend[1][1] == "run 1: seed=1"
+    colors, legend = colors_of_jobs("many", grid(optimizer__lr=range(12), objective="ab"))
+    assert [label for _, label in legend] == ["objective=a", "objective=b"] and len(colors) == 24
+    colors, legend = colors_of_jobs("hues", grid(optimizer__lr=range(12)))
+    assert len(set(colors.values())) == 12 and [label for _, label in legend][1] == "run 11"
+
+
+def test_fifty_runs_are_one_page_and_read_once(tmp_path, monkeypatch):
+    sweep = make_sweep(tmp_path / "s", *grid(optimizer__lr=range(25), seed=(0, 1)))
+    for n in range(50):
+        make_run(sweep / str(n), seed=n % 2, optimizer={"lr": n // 2})
+    own = SweepJobs(sweep)
+    html = write_sweep_page(own).read_text()
+    assert [row[0] for row in rows_of(html)][1:] == [str(n) for n in range(50)]
+    assert len(curves_of(html, "loss (nats², where φ is balanced)")) == 50
+    assert "it has many methods" in html
+    assert not reloads(html) and len(html) < 3_000_000
+    monkeypatch.setattr(History, "_add", lambda *_: 1 / 0)
+    write_sweep_page(own)
+
+
+def test_finished_runs_of_a_sweep_are_compared(tmp_path):
+    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
+    for n in range(2):
+        make_run(sweep / str(n), seed=n)
+    html = sweep_page(sweep)
+    compared = html[html.index("Finished runs side by side") - 4 :]
+    assert "<td>GFlowNet</td><td>2</td>" in compared
+    assert "data:image/png;base64," in compared and not reloads(html)
+    assert re.findall(r"<h(\d)>(.*?)</h\d>", compared)[:3] == [
+        ("2", "Finished runs side by side"), ("3", "arithmetic"), ("4", "How each was run"),
+    ]  # fmt: skip
+    brief = sweep_page(sweep, whole=False)
+    assert "data:image/png" not in brief and "since the sweep goes on" in brief
+
+
+def test_runs_without_a_record_are_those_with_a_folder(tmp_path):
+    sweep = tmp_path / "s"
+    for n, lr in ((0, 0.1), (10, 0.2), (9, 0.3)):
+        make_run(sweep / str(n), overrides=[f"optimizer.lr={lr}"])
+    _, *rows = rows_of(sweep_page(sweep, whole=False))
+    found = [["0", "ok", "0.1"], ["9", "ok", "0.3"], ["10", "ok", "0.2"]]
+    assert [row[:3] for row in rows] == found
+
+
+def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
+    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
+    folder = make_run(sweep / "0", steps=2, finished=False)
+    pages = LivePages(folder, pause=1000)
+    path = sweep / "report.html"
+    pages.begun()
+    assert [row[1] for row in rows_of(path.read_text())] == ["state", "running", "not begun"]
+    path.write_text("another job's")
+    # Neither so soon after another job, nor so soon after its own.
+    LivePages(folder, pause=1000).evaluated(2, [])
+    pages.pause = 0
+    pages._sweep_due = time.time() + 5
+    pages.evaluated(2, [])
+    assert path.read_text() == "another job's"
+    LivePages(folder, pause=0).evaluated(2, [])
+    assert len(rows_of(path.read_text())) == 3
+    pages.interrupted()
+    assert [row[1] for row in rows_of(path.read_text())] == ["state", "interrupted", "not begun"]
+
+
+def test_a_job_without_a_config_only_has_its_row(tmp_path, caplog):
+    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
+    (sweep / "0").mkdir()
+    (sweep / "0/run.log").write_text("ERROR gfn_runner.app: the run has failed: no\n")
+    live.end_pages(sweep / "0")
+    states = [row[1] for row in rows_of((sweep / "report.html").read_text())]
+    assert states[1:] == ["failed", "not begun"]
+    assert not (sweep / "0/report.html").exists() and not caplog.records
+
+
+# -- the command ------------------------------------------------------------------------------------
+
+
+def test_pages_are_made_afterwards_for_all_runs_and_their_sweeps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep = make_sweep(tmp_path / "out/s", *grid(seed=(0, 1)))
+    make_run(sweep / "0")
+    make_run(tmp_path / "out/x/alone", steps=2, finished=False)
+    main(["--pages", "out"])
+    names = ["out/s/0/report.html", "out/s/report.html", "out/x/alone/report.html"]
+    assert sorted(capsys.readouterr().out.split()) == names
+    assert all((tmp_path / name).is_file() for name in names)
+    # Runs right below a folder that was named are a sweep too.
+    main(["--pages", "out/x"])
+    assert (tmp_path / "out/x/report.html").is_file()
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_user_errors_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "good")
+    make_run(tmp_path / "bad")
+    (tmp_path / "bad/metrics.json").write_text("{")
+    for arguments, message in (
+        (["--pages", "none"], "none: there is no such folder"),
+        (["--pages", "good", "--out", "x"], "--out: given with --pages"),
+        (["--pages", "good", "bad"], "bad/metrics.json: cannot be read"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2 and message in capsys.readouterr().err
+    # The others have theirs all the same.
+    assert (tmp_path / "good/report.html").is_file() and not (tmp_path / "bad/report.html").exists()
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", "r/report.html")
+
+    monkeypatch.setattr(run_page, "write_page", refused)
+    with pytest.raises(page_files.UserError, match="its page cannot be written"):
+        page_files.write_pages(["good"])

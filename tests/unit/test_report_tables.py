@@ -1,0 +1,276 @@
+"""Reports across runs: tables, notes, samples, pages, out of made-up folders."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+import yaml
+
+import gfn_runner.tasks.arithmetic
+import gfn_runner.tasks.translation
+from gfn_runner.errors import UserError
+from gfn_runner.report.__main__ import main
+from gfn_runner.report.compose import results
+from gfn_runner.report.methods import methods_of
+from gfn_runner.report.summary import cell, commands, sections, spread
+from gfn_runner.runtime.json_lines import write_lines
+
+from ..report_folders import (
+    ARITHMETIC,
+    NUMBERS,
+    SUBTB,
+    accuracy,
+    labels,
+    leave_run,
+    only_section,
+    read,
+    record,
+)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("vote_accuracy/x", [0.5], "50.0"),
+        ("vote_accuracy/x", [0.5, 0.5], "50.0"),
+        ("vote_accuracy/x", [0.4, 0.6], "50.0 ± 10.0"),
+        ("vote_accuracy/x", [0.998, 1.0, 1.0], "99.933 ± 0.067"),
+        ("log_reward/x", [-1.0, -2.0], "−1.50 ± 0.50"),
+        ("log_reward/x", [-100.0, -300.0], "−200 ± 100"),
+        ("log_reward/x", [-2.0082, -2.0082001], "−2.01"),
+        ("log_reward/x", [-2.0082, -2.0083], "−2.008 ± 5e-05"),
+        ("log_reward/x", [-0.5, 0.5], "0.00 ± 0.50"),
+        # What differs by rounding is the same number.
+        ("diversity/x", [-2e-17, 1e-17, 0.0], "0"),
+        ("diversity/x", [0.3, 0.1 + 0.2], "0.3"),
+    ],
+)
+def test_mean_and_standard_error(name, values, shown):
+    assert spread(name, values) == shown
+    if len(values) == 2 and "± 0.5" in shown:
+        assert math.isclose(abs(values[0] - values[1]) / 2, 0.5)
+
+
+def test_a_small_table_comes_out_as_it_should(tmp_path):
+    leave_run(tmp_path / "j/0", accuracy(0.96, 0.1) | {"final/log_reward/3_operands": -1.0})
+    leave_run(tmp_path / "j/1", accuracy(0.98, 0.2), seed=1, commit="b" * 40)
+    leave_run(tmp_path / "s/0", accuracy(0.5, 0.1), objective=SUBTB)
+    main(["j", "s", "--out", "made", "--no-figures"])
+    text = (tmp_path / "made/report.md").read_text(encoding="utf-8")
+    a, b = "a" * 10, "b" * 10
+    notes = (
+        "- arithmetic: GFlowNet (objective=JointBalance); base model, 0-shot: runs of different commits "
+        f"are averaged, {a}, {b}.\n"
+        "- arithmetic: GFlowNet (objective=JointBalance): no log_reward/3_operands of seed 1; the others "
+        "are averaged.\n"
+        "- arithmetic: base model, 0-shot: measured more than once; used is "
+    )
+    assert notes in text
+    assert (
+        """\
+| method | seeds | vote accuracy, 3 operands (%) | mean log R, 3 operands (nats) \
+| the paper's †: vote accuracy, 3 operands (%) |
+|---|---:|---:|---:|---:|
+| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | −1 (1 of 2 seeds) | 95.2 |
+| GFlowNet (objective=SubTB) | 1 | 50.0 |  | 95.2 |
+| base model, 0-shot | 2 | 15.0 ± 5.0 |  | 10.2 |
+| † GPT-J 6B, 3-shot |  |  |  | 15.8 |
+| † GPT-J 6B, 5-shot |  |  |  | 20.4 |
+| † GPT-J 6B, 10-shot |  |  |  | 26.5 |
+| † GPT-J 6B, 20-shot |  |  |  | 35.5 |
+| † GPT-J 6B, supervised |  |  |  | 72.1 |
+| † GPT-J 6B, PPO |  |  |  | 30.6 |
+
+† the paper's numbers, or its published code's: of another model, on other questions.
+"""
+        in text
+    )
+    assert (
+        "| GFlowNet (objective=JointBalance) | `python -m gfn_runner -m task=some seed=0,1` "
+        f"| {a}, {b} | `../j/0/config.yaml`<br>`../j/1/config.yaml` |\n"
+        "| GFlowNet (objective=SubTB) | `python -m gfn_runner task=some seed=0` "
+        f"| {a} | `../s/0/config.yaml` |\n"
+    ) in text
+
+
+def test_columns_can_be_chosen_and_unknown_ones_are_refused(tmp_path):
+    leave_run(tmp_path / "a", {"final/kl/x": 0.5, "final/vote_accuracy/x": 0.5, "train/kl2": 1.0})
+    (section,) = sections(read("a"), ["kl"])
+    assert section.columns == ("kl/x",) and not section.published
+    with pytest.raises(UserError, match=r"--metrics: no run has kl2, tv\n    allowed: kl, vote_"):
+        sections(read("a"), ["kl2", "kl", "tv"])
+
+
+def test_tasks_have_sections_and_the_page_says_so(tmp_path, capsys):
+    leave_run(tmp_path / "a", accuracy(0.5))
+    leave_run(tmp_path / "n", {"final/kl/numbers": 0.25}, task=NUMBERS)
+    failed = leave_run(tmp_path / "f")
+    (failed / "run.log").write_text("Traceback\nERROR it is over\n")
+    main(["a", "n", "f", "--no-figures"])
+    text, said = (tmp_path / "report/report.md").read_text(), capsys.readouterr().out
+    for note in (
+        "The runs are of 2 tasks (arithmetic, random_number): a section each",
+        "f is failed: no metrics.json, no optimizer step of 10 reached, and run.log holds an error.",
+        "f, run.log: ERROR it is over",
+    ):
+        assert note in text and note in said
+    assert "# Report on 2 finished runs" in text
+    assert re.search(
+        r"## random_number\n\n\| method \| seeds \| KL\(.*\), numbers \(nats\) \|\n.*\n.*0\.25",
+        text,
+    )
+
+
+def test_the_old_numbers_of_a_resumed_run_are_not_averaged(tmp_path):
+    leave_run(tmp_path / "a", accuracy(0.5))
+    leave_run(tmp_path / "b", accuracy(0.9), seed=1, em={"rounds": 2})
+    leave_run(tmp_path / "c", accuracy(0.9), seed=1, trainer={"max_steps": 20, "accumulate": 1})
+    (section,) = sections(read("."))
+    assert [cell(m, "vote_accuracy/3_operands") for m in section.methods] == ["50.0"]
+
+
+class IntegerArithmetic(gfn_runner.tasks.arithmetic.IntegerArithmetic):
+    """Another class of the same name."""
+
+
+def test_two_classes_of_one_name_keep_their_sections_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(gfn_runner.tasks.translation, "Own", IntegerArithmetic, raising=False)
+    own = "gfn_runner.tasks.translation.Own"
+    leave_run(tmp_path / "a", accuracy(0.5))
+    leave_run(tmp_path / "b", accuracy(0.5), task=own)
+    assert [section.name for section in sections(read("."))] == [ARITHMETIC, own]
+
+
+def test_a_task_that_is_no_more_leaves_its_numbers(tmp_path):
+    leave_run(tmp_path / "a", {"final/phi_spread/x": 0.5}, task="gfn_runner.tasks.gone.Gone")
+    (section,) = sections(read("a"))
+    assert section.name == "Gone" and section.columns == ("phi_spread/x",)
+    assert "cannot be built" in section.notes[0]
+
+
+def test_a_method_without_any_of_the_metrics_is_named(tmp_path):
+    leave_run(tmp_path / "a", accuracy(0.5, **{"base_0_shot/other/x": 1.0}))
+    (section,) = sections(read("a"))
+    assert [m.label for m in section.methods] == ["GFlowNet"]
+    assert section.notes == (
+        "base model, 0-shot: has none of the table's metrics, so it has no row.",
+    )
+
+
+def test_commands_are_quoted_and_told_apart(tmp_path):
+    for seed, words in enumerate(
+        (["task=some", "a=[1,2]"], ["task=some", "a=[1,2]"], ["task=some"])
+    ):
+        folder = leave_run(tmp_path / str(seed), accuracy(0.5), seed=seed)
+        (folder / "overrides.yaml").write_text(yaml.safe_dump(words))
+    (method,) = methods_of(read("."))
+    assert commands(method) == [
+        "python -m gfn_runner -m task=some 'a=[1,2]' seed=0,1",
+        "python -m gfn_runner task=some seed=2",
+    ]
+    for seed in "02":
+        (tmp_path / seed / "overrides.yaml").unlink()
+    (method,) = methods_of(read("."))
+    assert commands(method)[0] == "unknown: no overrides.yaml of seed 0, 2"
+
+
+def test_rows_that_have_no_name_yet_stand_in_the_order_of_their_numbers(tmp_path):
+    leave_run(tmp_path / "a", {f"best_of_{n}/a/x": 1.0 for n in (16, 4, 64)} | accuracy(None, 0.1))
+    assert labels("a") == ["base model, 0-shot", "best of 4", "best of 16", "best of 64"]
+
+
+def test_published_rows_keep_their_places(tmp_path):
+    leave_run(tmp_path / "a", {"final/vote_accuracy/5_operands": 0.5, "final/vote_accuracy/x": 0.5})
+    table = results(only_section("a"))
+    assert table.header == (
+        "method",
+        "seeds",
+        "vote accuracy, 5 operands (%)",
+        "vote accuracy, x (%)",
+        "the paper's †: vote accuracy, 5 operands (%)",
+    )
+    assert table.rows[0] == ("GFlowNet", "1", "50.0", "50.0", "40.7")
+    assert table.rows[-1] == ("† GPT-J 6B, PPO", "", "", "", "5.6")
+
+
+def test_each_method_has_the_papers_number_under_its_own_settings(tmp_path):
+    """Few-shot of 10 and of 50 examples is two rows of the paper's table."""
+    for n in (10, 50):
+        task = {"_target_": "gfn_runner.tasks.subjectivity.Subjectivity", "data": {"n_train": n}}
+        folder = leave_run(tmp_path / str(n), {"final/vote_accuracy/test": n / 100})
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"task": task}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    table = results(only_section("."))
+    assert [(row[2], row[-1]) for row in table.rows[:2]] == [("10.0", "75.2"), ("50.0", "89.9")]
+
+
+def test_runs_that_are_in_no_mean_have_a_row_of_their_own(tmp_path):
+    leave_run(tmp_path / "a", {"final/vote_accuracy/x": 0.5, "final/single_accuracy/x": 0.5})
+    failed = leave_run(tmp_path / "f", seed=1)
+    (failed / "run.log").write_text("ERROR b: non-finite loss\n")
+    ppo = {"_target_": "gfn_runner.algorithms.ppo.PPO"}
+    leave_run(tmp_path / "u", seed=2, baseline=ppo)
+    leave_run(tmp_path / "n", {"final/kl/numbers": 0.25}, task=NUMBERS)
+    section = next(s for s in sections(read(".")) if s.name == "arithmetic")
+    assert results(section).rows[-2:] == [
+        ("GFlowNet, seed 1", "", "failed", ""),
+        ("PPO, seed 2", "", "unfinished", ""),
+    ]
+
+
+def test_fewer_conditions_are_told(tmp_path):
+    folder = leave_run(tmp_path / "a", accuracy(0.5, 0.1))
+    many = [record(["b"], [-1.0], [-1.0], f"{n}") for n in range(3)]
+    write_lines(folder / "samples.jsonl", many)
+    write_lines(folder / "samples_base_0_shot.jsonl", many[:2])
+    (note,) = [note for note in only_section("a").notes if "same conditions" in note]
+    assert "3 of a set: GFlowNet; 2 of a set: base model, 0-shot." in note
+    write_lines(folder / "samples_base_0_shot.jsonl", many)
+    assert not [note for note in only_section("a").notes if "same conditions" in note]
+
+
+def test_seeds_that_learn_from_the_samples_of_their_own_are_one_method(tmp_path):
+    sft = {"_target_": "gfn_runner.algorithms.sft.SFT"}
+    for seed in (0, 1, 10):
+        teacher = {**sft, "samples_of": f"outputs/1/gflownet/seed{seed}"}
+        leave_run(tmp_path / f"s{seed}", accuracy(0.5), seed=seed, baseline=teacher)
+    (method,) = methods_of(read("."))
+    assert [run.seed for run in method.runs] == [0, 1, 10]
+    other = {**sft, "samples_of": "outputs/1/other/seed0"}
+    leave_run(tmp_path / "o", accuracy(0.5), baseline=other)
+    # With a teacher that is not of the run's own seed the two are told apart.
+    fixed = {**sft, "samples_of": "outputs/1/gflownet/seed0"}
+    leave_run(tmp_path / "f", accuracy(0.5), seed=1, baseline=fixed)
+    assert len(methods_of(read("."))) == 3
+
+
+@pytest.mark.parametrize(
+    ("baseline", "number"),
+    [
+        (None, "95.2 / 75.4"),
+        ({"_target_": "gfn_runner.algorithms.ppo.PPO"}, "30.6 / 13.7"),
+        ({"_target_": "gfn_runner.algorithms.sft.SFT", "samples_of": None}, "72.1 / 19.6"),
+        # No method of the paper: its number stands beside none.
+        ({"_target_": "gfn_runner.algorithms.sft.SFT", "samples_of": "run"}, None),
+        ({"_target_": "gfn_runner.algorithms.grpo.GRPO"}, None),
+    ],
+)
+def test_the_papers_number_stands_beside_the_method_that_it_is_of(baseline, number, tmp_path):
+    metrics = {f"final/vote_accuracy/{n}_operands": 0.5 for n in (3, 4)}
+    leave_run(tmp_path / "a", metrics, **({"baseline": baseline} if baseline else {}))
+    table = results(only_section("a"))
+    if number is None:
+        assert len(table.header) == 4 and table.rows[-1][2:] == ("95.2", "75.4")
+    else:
+        assert table.header[-1] == "the paper's †: vote accuracy, 3 operands / 4 operands (%)"
+        assert table.rows[0][-1] == number

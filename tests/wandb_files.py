@@ -1,0 +1,25 @@
+"""What W&B's offline files hold, read by its own command."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def inspected(file: Path, *flags: str) -> list[Any]:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(file)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [json.loads(text)] if flags else [json.loads(line) for line in text.splitlines()]
+
+
+def parts_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def history(file: Path) -> list[dict[str, Any]]:
+    return [r["history"]["item"] for r in inspected(file) if r["type"] == "history"]
