@@ -40,11 +40,14 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
             "--config-name", f"given {name!r}", ", ".join(names), _near(name, names)
         )
     problems: list[Problem] = []
+    own = Path(folder or CONF).resolve()
+    # The folder with the main config comes first; the other one is added to it.
+    main, added = (own, CONF) if (own / f"{name}.yaml").is_file() else (CONF, own)
     with (
         contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError),
-        initialize_config_dir(version_base=None, config_dir=str(Path(folder or CONF).resolve())),
+        initialize_config_dir(version_base=None, config_dir=str(main)),
     ):
-        path = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{CONF}')}]"]
+        path = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{added}')}]"]
         problems = _unknown(parsed(words), name, path)
     several = {"-m", "--multirun"}.isdisjoint(flags)
     if not problems and several and "--multirun" in str(error):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -20,6 +21,8 @@ from rapidfuzz import process
 
 from gfn_runner.errors import Problem, UserError
 
+# Their constructors convert values themselves.
+_LIBRARIES = ("lightning", "torch", "torchmetrics", "transformers", "wandb")
 _HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _MOST_SHOWN = 40  # names of an error's list
 
@@ -83,9 +86,9 @@ def checked_arguments(
     values, problems = _validate(key, model, given, required=not partial)
     if problems:
         raise UserError(problems)
-    own = str(getattr(target, "__module__", "")).startswith("gfn_runner.")
-    # The types of another library's signature are checked; its values are its own to convert.
-    return values if own else given
+    library = str(getattr(target, "__module__", "")).partition(".")[0]
+    # The types of a library's signature are checked; its values are its own to convert.
+    return given if library in _LIBRARIES else values
 
 
 def validated_arguments(key: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +111,13 @@ def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **r
         return functools.partial(target, **arguments, **runtime)
     try:
         return target(**arguments, **runtime)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ValidationError):
-            raise explained(key, target, error) from error
-        raise UserError.one(key, f"{_name(target)} refuses it: {error}") from error
+    except UserError:
+        raise
+    except ValidationError as error:
+        raise explained(key, target, error) from error
+    except Exception as error:  # a constructor of the user's may raise anything
+        what = f"{_name(target)} raises {type(error).__name__}: {error}"
+        raise UserError.one(key, what, "arguments that it takes") from error
 
 
 def _with_objects(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,6 +246,7 @@ def _problem(key: str, kind: Any, error: Any) -> Problem:
     if error["type"] == "dataclass_type":
         return Problem(path, f"given {error['input']!r}", f"keys: {', '.join(_fields(at))}")
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    allowed = re.sub(r", (unable to parse|got) .*", "", allowed)  # why it is not allowed
     return Problem(path, f"given {error['input']!r}", allowed)
 
 

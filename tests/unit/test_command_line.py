@@ -154,3 +154,11 @@ def _environment() -> dict[str, str]:
 )
 def test_what_is_hydras_own_works(argv, said, tmp_path):
     assert said in hydra(*argv, cwd=tmp_path)
+
+
+def test_a_folder_of_configs_leaves_the_suggestions(tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("_target_: mine.Mine\n")
+    found = problems("--config-dir", str(tmp_path), "sampling.n_sample=4", "task=arithmetc")
+    assert found["sampling.n_sample"].fix == "did you mean sampling.n_samples?"
+    assert found["task"].fix == "did you mean task=arithmetic?" and "mine" in found["task"].allowed
