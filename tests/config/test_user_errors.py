@@ -195,7 +195,7 @@ def test_impossible_values_are_refused(argv, where):
     ids=" ".join,
 )
 def test_one_sample_is_enough_for_what_compares_no_trajectories(argv):
-    configs(*argv, "sampling.n_samples=1")
+    assert configs(*argv, "sampling.n_samples=1")[0].sampling.n_samples == 1
 
 
 def test_a_sweep_is_checked_in_every_job():
