@@ -29,7 +29,7 @@ from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.threads import measured
 from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
-from results import ROOT, write_block
+from seed_tables import ROOT, write_block
 
 from gfn_runner.data.expressions import draw_expression, question
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
@@ -89,7 +89,6 @@ def main() -> None:
     for name, section in sections.items():
         if name in arguments.sections and not (name == "threads" and arguments.device == "cuda"):
             write(arguments, name, section())
-    print(f"written to {arguments.write}")
 
 
 def default_page(device: str) -> Path:
@@ -100,7 +99,7 @@ def default_page(device: str) -> Path:
 def write(arguments: argparse.Namespace, name: str, lines: Iterator[str]) -> None:
     """Put a section between its marks."""
     title, *rest = lines
-    block = "\n".join([title, "", *head(arguments), *rest])
+    block = [title, "", *head(arguments), *rest]
     write_block(arguments.write, f"{arguments.device} {name}", block)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import ROOT, write_block
+from seed_tables import ROOT, write_block
 
 sys.path.insert(0, str(ROOT))
 
@@ -277,7 +277,7 @@ def main() -> None:
             "not right:", one.name, one.tokens, one.error or f"{one.policy:.2g} {one.prefixes:.2g}"
         )
     if arguments.write:
-        write_block(arguments.write, "measured", "\n".join(lines))
+        write_block(arguments.write, "measured", lines)
     sys.exit(bool(wrong))
 
 

@@ -5,28 +5,23 @@
     python scripts/paper.py --tables arithmetic --report-only
     python scripts/paper.py --tables arithmetic --overrides lm.name=<folder> --folder … --write …
 
-A method's seeds are one Hydra multirun, in outputs/paper/<table>/<method>/seed<n>. What is finished there
-under the same overrides is not run again; what was interrupted goes on from its checkpoint, and what has
-failed is tried again. A run that fails is named in the report, with the end of its log; the others go on.
+Runs are in outputs/paper/<table>/<method>/seed<n>. What is finished there under the same overrides is not
+run again; what was interrupted goes on from its checkpoint, and what has failed is tried again. A run that
+fails is named in the report, with the end of its log; the others go on.
 A report a table lies in docs/results/<table>/, and what they come to in docs/results/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from results import ROOT, same_run
+from seed_tables import ROOT, Job, run_all, short
 
-from gfn_runner.runtime.environment import threads_per_process
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
@@ -148,114 +143,41 @@ def main() -> None:
 
 def make(name: str, arguments: argparse.Namespace) -> None:
     """Run what a table lacks; a method that learns from another's runs comes after those."""
-    methods = TABLES[name].methods
-    own = {m: lines for m, lines in methods.items() if m in (arguments.methods or methods)}
-    teachers = {m: set(re.findall(r"\{runs\}/(\w+)/", " ".join(lines))) for m, lines in own.items()}
-    jobs: dict[str, Future[None]] = {}
-
-    def after(method: str) -> None:
-        for teacher in teachers[method] & jobs.keys():
-            jobs[teacher].result()
-        # With overrides of its own each seed is a sweep of one, and one folder has one sweep at a time.
-        for seed in arguments.seeds:
-            run_seeds(name, method, [seed], arguments)
-
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        # A method is submitted after those it waits for: a pool of one job would wait forever otherwise.
-        for method in sorted(own, key=lambda m: bool(teachers[m])):
-            if teachers[method]:
-                jobs[method] = pool.submit(after, method)
-            else:
-                jobs[method] = pool.submit(run_seeds, name, method, arguments.seeds, arguments)
-        for job in jobs.values():
-            job.result()
+    jobs = jobs_of(name, arguments)
+    learns = [job for job in jobs if any("samples_of=" in line for line in job.overrides)]
+    for own in ([job for job in jobs if job not in learns], learns):
+        for _ in run_all(own, arguments.folder / name, at_once=arguments.jobs):
+            pass  # what has failed is named in the report
 
 
-def run_seeds(name: str, method: str, seeds: Sequence[int], arguments: argparse.Namespace) -> None:
-    """Bring all seeds of a method to their end, or to a failure that is on record.
-
-    They are one sweep, which goes on where it was: what has finished is not run again.
-    """
-    folder = arguments.folder / name / method
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = {seed: overrides(name, method, seed, arguments) for seed in seeds}
-    # All of them are looked at: what lies in a seed's place and is something else has to go.
-    left = [seed for seed in seeds if not finished(folder / f"seed{seed}", lines[seed])]
-    if not left:
-        return
-    sweep = [*lines[left[0]][:-1], f"seed={','.join(map(str, left))}"]
-    places = [f"hydra.sweep.dir={short(folder)}", "hydra.sweep.subdir=seed${seed}"]
-    threads = threads_per_process(arguments.jobs)
-    attempt(folder, ["-m", *sweep, *places], f"{name}, {method}, seeds {left}", threads)
-
-
-def overrides(name: str, method: str, seed: int, arguments: argparse.Namespace) -> list[str]:
-    """Of one run; the seed last."""
-    table = TABLES[name]
-    own = [
-        line.format(runs=short(arguments.folder / name), seed=seed)
-        for line in table.methods[method]
-    ]
-    return [*table.common, *own, *arguments.overrides, f"seed={seed}"]
-
-
-def finished(folder: Path, lines: Sequence[str]) -> bool:
-    """Whether a run of these overrides has ended in a folder.
-
-    What lies in its place and is something else is moved aside, never deleted.
-    """
-    known = (folder / "overrides.yaml").is_file() and same_run(folder, list(lines))
-    if folder.exists() and not known:
-        aside = folder.parent / "aside"
-        aside.mkdir(exist_ok=True)
-        folder.rename(aside / f"{folder.name}-{time.time_ns()}")
-    return known and (folder / "metrics.json").is_file()
-
-
-def attempt(folder: Path, arguments: Sequence[str], what: str, threads: int) -> None:
-    """One call of the program; what it says goes to a log beside the runs.
-
-    The number of threads is no override: on another machine, or with other ``--jobs``, the runs are the
-    same ones.
-    """
-    command = [sys.executable, "-m", "gfn_runner", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    print(f"{what}: begins", flush=True)
-    began = time.time()
-    with (folder / "multirun.log").open("a", encoding="utf-8") as log:
-        log.write(f"$ {' '.join(command)}\n")
-        log.flush()
-        code = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        ).returncode
-    end = "ends" if code == 0 else f"FAILED with exit code {code}; see {folder / 'multirun.log'}"
-    print(f"{what}: {end}, {(time.time() - began) / 60:.1f} minutes", flush=True)
+def jobs_of(name: str, arguments: argparse.Namespace) -> list[Job]:
+    """The runs of a table's methods."""
+    table, runs = TABLES[name], short(arguments.folder / name)
+    jobs = []
+    for method in arguments.methods or table.methods:
+        for seed in arguments.seeds if method in table.methods else ():
+            own = [line.format(runs=runs, seed=seed) for line in table.methods[method]]
+            jobs.append(Job(method, [*table.common, *own, *arguments.overrides], seed))
+    return jobs
 
 
 def report(name: str, arguments: argparse.Namespace) -> None:
     """The table's page."""
-    folders = [
-        str(arguments.folder / name / method / f"seed{seed}")
+    places = [
+        arguments.folder / name / method / f"seed{seed}"
         for method in TABLES[name].methods
         for seed in arguments.seeds
-        if (arguments.folder / name / method / f"seed{seed}").is_dir()
     ]
-    if not folders:
+    shown = [short(place) for place in places if place.is_dir()]
+    if not shown:
         print(f"{name}: no run to report on")
         return
-    shown = [short(folder) for folder in folders]
-    command = [sys.executable, "-m", "gfn_runner.report", *shown, "--out"]
-    command += [short(arguments.write / name)]
+    command = [sys.executable, "-m", "gfn_runner.report", *shown]
+    command += ["--out", short(arguments.write / name)]
     if TABLES[name].metrics:
         command += ["--metrics", *TABLES[name].metrics]
     if subprocess.run(command, cwd=ROOT).returncode:
         print(f"{name}: no report, as it says above; the other tables go on", flush=True)
-
-
-def short(path: Path | str) -> str:
-    """Relative to the repository, where it lies within it: pages name no home folder."""
-    path = Path(path).resolve()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from paper import TABLES, short
-from results import ROOT, t_margin
+from paper import TABLES
+from seed_tables import ROOT, short, t_margin
 
 from gfn_runner.errors import UserError
 from gfn_runner.report.names import is_share

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from results import ROOT, write_block
+from seed_tables import ROOT, write_block
 
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
@@ -184,9 +184,7 @@ def page() -> Iterator[str]:
 
 def main() -> None:
     argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
-    path = ROOT / "docs" / "scaling.md"
-    write_block(path, "counted", "\n".join(page()))
-    print(f"written to {path}")
+    write_block(ROOT / "docs" / "scaling.md", "counted", list(page()))
 
 
 if __name__ == "__main__":

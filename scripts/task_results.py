@@ -4,27 +4,23 @@
     python scripts/task_results.py --tasks infilling --seeds 0
     python scripts/task_results.py --shared ../shared       # real models and data of that folder too
 
-Each run is `python -m gfn_runner` in a process of its own. Runs that are finished in the folder are not
-repeated.
+Runs that are finished in the folder are not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from results import ROOT, run_once, spread, write_block
+from seed_tables import ROOT, Job, cell, markdown, run_all, slug, write_block
 
 from gfn_runner.report.figures import draw_all
+from gfn_runner.report.runs import Run
 from gfn_runner.report.table import row_labels
-from gfn_runner.runtime.environment import cores, threads_per_process
+from gfn_runner.runtime.environment import cores
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
@@ -118,133 +114,93 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/ to try by hand")
     arguments = parser.parse_args()
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        finished = {
-            name: [
-                pool.submit(run_shared, *run, arguments.jobs) for run in runs_of(name, arguments)
-            ]
-            for name in arguments.tasks
-        }
-        real = {
-            name: pool.submit(run_shared, *real_run(name, arguments), arguments.jobs)
-            for name in (REAL if arguments.shared else ())
-        }
-        # A section is written as soon as its runs have ended: what comes later may be interrupted.
-        for name, runs in finished.items():
-            block = section(name, [run.result() for run in runs], arguments)
-            write_block(arguments.write, f"task {name}", block)
-        for name, run in real.items():
-            write_block(
-                arguments.write, f"real {name}", real_section(name, run.result(), arguments)
-            )
-    print(f"written to {arguments.write}")
+    folder, at_once = arguments.folder, arguments.jobs
+    jobs = [Job(n, TASKS[n].overrides, seed) for n in arguments.tasks for seed in arguments.seeds]
+    # A section is written as soon as its runs have ended: what comes later may be interrupted.
+    for name, runs in run_all(jobs, folder, at_once=at_once):
+        if len(runs) == len(arguments.seeds):
+            pictures = arguments.write.parent / "images"
+            write_block(arguments.write, f"task {name}", section(name, runs, at_once, pictures))
+        else:
+            print(f"{name}: not all runs have finished, its section is left as it was")
+    if arguments.shared:
+        real = real_jobs(arguments.shared.resolve(), folder / "children.txt")
+        for name, runs in run_all(real, folder / "real", at_once=at_once):
+            if runs:
+                write_block(arguments.write, f"real {name}", real_section(name, runs, at_once))
 
 
-def runs_of(name: str, arguments: argparse.Namespace) -> list[tuple[Path, list[str]]]:
-    """Folder and overrides of a task's runs, one a seed."""
-    return [
-        (arguments.folder / _slug(name) / f"seed{seed}", [*TASKS[name].overrides, f"seed={seed}"])
-        for seed in arguments.seeds
-    ]
-
-
-def run_shared(folder: Path, overrides: list[str], jobs: int) -> dict[str, Any]:
-    """Metrics of a run that shares the cores with ``jobs`` - 1 others."""
-    threads = [f"num_threads={threads_per_process(jobs)}"] if jobs > 1 else []
-    return run_once(folder, [*overrides, *threads])
-
-
-def section(name: str, runs: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> str:
-    """Table, figure and samples of one task."""
-    shown = TASKS[name]
-    minutes = [run["run/minutes"] for run in runs]
-    memory = max(run["run/peak_memory_gib"] for run in runs)
-    lines = [f"### {name}", "", *table(runs, shown.measures), ""]
-    lines.append(
+def section(name: str, runs: Sequence[Run], at_once: int, pictures: Path) -> list[str]:
+    """Table, figure and samples of one task; its figure is put among the pictures."""
+    shown, first = TASKS[name], runs[0]
+    minutes = [run.metrics["run/minutes"] for run in runs]
+    memory = max(run.metrics["run/peak_memory_gib"] for run in runs)
+    commits = list(dict.fromkeys(commit[:7] for run in runs for commit in run.commits))
+    lines = [
+        f"### {name}",
+        "",
+        *table(runs, shown.measures),
+        "",
         f"`python -m gfn_runner {' '.join(shown.overrides)}`: {min(minutes):.1f} to "
-        f"{max(minutes):.1f} minutes with evaluation ({cores()} CPU cores, {arguments.jobs} such runs at "
-        f"a time), {memory:.2f} GiB at most, {runs[0]['run/steps']:.0f} optimizer steps. "
-        f"Seeds {', '.join(map(str, arguments.seeds))}; {_revisions(name, arguments)}."
-    )
-    first = arguments.folder / _slug(name) / f"seed{arguments.seeds[0]}"
-    draw_all(first)
-    picture = first / "figures" / f"{shown.figure}.png"
+        f"{max(minutes):.1f} minutes with evaluation ({cores()} CPU cores, {at_once} such runs at "
+        f"a time), {memory:.2f} GiB at most, {first.metrics['run/steps']:.0f} optimizer steps. "
+        f"Seeds {', '.join(str(run.seed) for run in runs)}; "
+        f"revision{'s' if len(commits) > 1 else ''} {', '.join(commits)}.",
+    ]
+    draw_all(first.folder)
+    picture = first.folder / "figures" / f"{shown.figure}.png"
     if picture.is_file():
-        target = arguments.write.parent / "images" / f"{_slug(name)}_{shown.figure}.png"
-        target.parent.mkdir(exist_ok=True)
+        target = pictures / f"{slug(name)}_{shown.figure}.png"
+        pictures.mkdir(exist_ok=True)
         shutil.copy(picture, target)
         lines += ["", f"![{name}: {shown.figure}](images/{target.name})"]
-    samples = first / "samples.md"
+    samples = first.folder / "samples.md"
     if samples.is_file() and name != "random_number":
         first_lines = samples.read_text(encoding="utf-8").splitlines()[:8]
-        lines += ["", f"First samples (seed {arguments.seeds[0]}):", "", *first_lines]
-    return "\n".join(lines) + "\n"
+        lines += ["", f"First samples (seed {first.seed}):", "", *first_lines]
+    return [*lines, ""]
 
 
-def _revisions(name: str, arguments: argparse.Namespace) -> str:
-    """Of the code that the runs were made with: they may be older than the page."""
-    commits = []
-    for folder, _ in runs_of(name, arguments):
-        git = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["git"]
-        commits.append(str(git["commit"])[:7])
-    different = list(dict.fromkeys(commits))
-    return f"revision{'s' if len(different) > 1 else ''} {', '.join(different)}"
-
-
-def _slug(name: str) -> str:
-    """For paths and Hydra's overrides, which know quotes and commas."""
-    return re.sub(r"[^\w-]+", "_", name)
-
-
-def table(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[str]:
+def table(runs: Sequence[Run], measures: Sequence[str]) -> list[str]:
     """One line a row of the runs' tables, one column a measure and evaluation set."""
+    metrics = runs[0].metrics
     names = [
         key.removeprefix("final/")
         for measure in measures
-        for key in runs[0]
+        for key in metrics
         if key.startswith(f"final/{measure}/")
     ]
     titles = [name.replace("_share", "").replace("_", " ").replace("/", ", ") for name in names]
-    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(names) + 1) + "|"]
-    for prefix, label in row_labels(runs[0]).items():
-        cells = []
-        for name in names:
-            values = [run.get(f"{prefix}/{name}") for run in runs]
-            known = [value for value in values if value is not None]
-            if prefix == "resampled" and name.startswith("phi_spread/"):
-                known = []  # runs of an older revision have it: 0 by definition
-            cells.append(_cell(name, known) if len(known) == len(runs) else "")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return lines
+    rows = [
+        [label, *(cell(f"{prefix}/{name}", runs) for name in names)]
+        for prefix, label in row_labels(metrics).items()
+    ]
+    return markdown(["", *titles], rows)
 
 
-def _cell(name: str, values: list[float]) -> str:
-    if name.partition("/")[0].endswith(("_share", "accuracy")):
-        rare = max(values) < 0.01
-        return spread([100 * value for value in values], digits=3 if rare else 1)
-    return spread(values, digits=5 if max(map(abs, values)) < 0.1 else 2)
-
-
-def real_run(name: str, arguments: argparse.Namespace) -> tuple[Path, list[str]]:
-    """Folder and overrides of a run on real data; one seed."""
-    shared = arguments.shared.resolve()
-    prompts = arguments.folder / "children.txt"
+def real_jobs(shared: Path, prompts: Path) -> list[Job]:
+    """Runs on real data; one seed."""
     if not prompts.is_file():
         write_prompts(shared / "data" / "pratham_books" / "stories.txt", prompts)
-    filled = [o.format(shared=shared, prompts=prompts) for o in REAL[name]]
-    return arguments.folder / "real" / _slug(name), filled
+    return [
+        Job(name, [line.format(shared=shared, prompts=prompts) for line in lines], 0)
+        for name, lines in REAL.items()
+    ]
 
 
-def real_section(name: str, run: Mapping[str, Any], arguments: argparse.Namespace) -> str:
+def real_section(name: str, runs: Sequence[Run], at_once: int) -> list[str]:
     """Table of a real model or real data, whatever comes out; no samples, which would show the data."""
     measures = next(s.measures for s in TASKS.values() if s.overrides[0] == REAL[name][0])
     shown = " ".join(o.format(shared="../shared", prompts="children.txt") for o in REAL[name])
-    lines = [f"### {name}", "", *table([run], measures), ""]
-    lines += [
-        f"`python -m gfn_runner {shown}`: {run['run/minutes']:.1f} minutes "
-        f"({cores()} CPU cores, {arguments.jobs} such runs at a time)."
+    return [
+        f"### {name}",
+        "",
+        *table(runs, measures),
+        "",
+        f"`python -m gfn_runner {shown}`: {runs[0].metrics['run/minutes']:.1f} minutes "
+        f"({cores()} CPU cores, {at_once} such runs at a time).",
+        "",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def write_prompts(stories: Path, path: Path, n: int = 400) -> None:

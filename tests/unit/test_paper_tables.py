@@ -18,7 +18,11 @@ from gfn_runner.config.compose import CONF, check_lines
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import paper
-from paper import TABLES, finished, make, overrides, run_seeds
+import seed_tables
+from paper import TABLES, jobs_of, make
+from seed_tables import Job, cell, finished, run_all, seed_table, write_block
+
+from gfn_runner.report.runs import Run
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 
@@ -31,9 +35,9 @@ def asked(folder: Path, **more) -> argparse.Namespace:
 @pytest.mark.parametrize(("table", "method"), RUNS, ids=map("-".join, RUNS))
 def test_every_runs_command_holds(table, method, tmp_path):
     (tmp_path / table / "gflownet" / "seed1" / "adapter").mkdir(parents=True)
-    lines = overrides(table, method, 1, asked(tmp_path))
+    (job,) = jobs_of(table, asked(tmp_path, methods=[method], seeds=[1]))
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines(lines)
+        config = check_lines(job.lines)
     assert config.seed == 1 and config.task.name == table.rstrip("_0123456789")
     assert (config.baseline is None) == (method == "gflownet")
 
@@ -55,70 +59,119 @@ def test_the_makefile_names_tables_that_exist(target):
 
 
 def leave(folder: Path, lines: list[str], *, ended: bool = True) -> None:
+    """A run's folder as a run leaves it."""
     folder.mkdir(parents=True)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(lines))
+    task = {"_target_": "gfn_runner.tasks.random_number.RandomNumbers"}
+    config = {"task": task, "seed": int(lines[-1].partition("=")[2]), "trainer": {"max_steps": 5}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     if ended:
-        (folder / "metrics.json").write_text("{}")
+        (folder / "metrics.json").write_text('{"run/steps": 5, "final/kl/all": 0.5}')
 
 
 def test_what_is_done_is_known_and_nothing_is_deleted(tmp_path):
     lines = ["task=arithmetic", "seed=0"]
     leave(tmp_path / "seed0", lines)
-    assert finished(tmp_path / "seed0", lines)
-    leave(tmp_path / "seed1", lines, ended=False)
-    assert not finished(tmp_path / "seed1", lines) and (tmp_path / "seed1").exists()
-    assert not (tmp_path / "aside").exists()
+    assert finished(tmp_path / "seed0", lines).seed == 0
+    # A key that is given twice counts as the last one does; where it lies is no setting.
+    twice = ["task=arithmetic", "seed=7", "hydra.run.dir=there", "seed=0"]
+    assert finished(tmp_path / "seed0", twice)
+    leave(tmp_path / "seed1", ["task=arithmetic", "seed=1"], ended=False)
+    assert finished(tmp_path / "seed1", ["task=arithmetic", "seed=1"]) is None
+    assert (tmp_path / "seed1").exists() and not (tmp_path / "aside").exists()
     # Of other settings: a number of one run may not stand under the command of another.
-    assert not finished(tmp_path / "seed0", ["task=arithmetic", "optimizer.lr=1", "seed=0"])
+    assert finished(tmp_path / "seed0", ["task=arithmetic", "optimizer.lr=1", "seed=0"]) is None
     (aside,) = (tmp_path / "aside").iterdir()
     assert aside.name.startswith("seed0-") and (aside / "metrics.json").exists()
-    assert not finished(tmp_path / "seed9", lines)
+    assert finished(tmp_path / "seed9", lines) is None
 
 
-def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, monkeypatch):
-    calls = []
+def test_a_run_of_an_experiment_names_its_task_besides(tmp_path):
+    leave(tmp_path / "seed0", ["task=arithmetic", "experiment=tiny/smoke", "seed=0"])
+    assert finished(tmp_path / "seed0", ["experiment=tiny/smoke", "seed=0"])
 
-    def attempt(folder: Path, arguments, what: str, threads: int) -> None:
-        calls.append((folder.name, arguments))
-        for seed in (0, 1, 2):
-            own = overrides("random_number", folder.name, seed, asked(tmp_path))
-            fails = (folder.name, seed) == ("prompting", 1)
-            if not (folder / f"seed{seed}").exists():
-                leave(folder / f"seed{seed}", own, ended=not fails)
 
-    monkeypatch.setattr(paper, "attempt", attempt)
+class Program:
+    """In place of ``python -m gfn_runner``: what it was called for, and what it leaves."""
+
+    def __init__(self, fails: str = "", seconds: float = 0.0):
+        self.fails, self.seconds = fails, seconds
+        self.calls: list[str] = []
+        self.ended: list[str] = []
+
+    def __call__(self, command, **how):
+        lines = [word for word in command[3:] if not word.startswith(("resume=", "hydra."))]
+        folder = Path(command[-1].removeprefix("hydra.run.dir="))
+        assert "resume=auto" in command and how["env"]["OMP_NUM_THREADS"].isdecimal()
+        name = f"{folder.parent.name}/{folder.name}"
+        self.calls.append(name)
+        time.sleep(self.seconds)
+        failed = name == self.fails
+        if not folder.exists():
+            leave(folder, lines, ended=not failed)
+        self.ended.append(name)
+        return subprocess.CompletedProcess(command, int(failed))
+
+
+@pytest.fixture
+def program(monkeypatch):
+    own = Program()
+    monkeypatch.setattr(seed_tables.subprocess, "run", own)
+    return own
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, program, capsys):
+    program.fails = "prompting/seed1"
     make("random_number", asked(tmp_path))
-    assert {name for name, _ in calls} == set(TABLES["random_number"].methods)
-    for _, arguments in calls:
-        assert arguments[0] == "-m" and "seed=0,1,2" in arguments
-        assert "hydra.sweep.subdir=seed${seed}" in arguments
-    before = len(calls)
+    methods = TABLES["random_number"].methods
+    assert sorted(program.calls) == sorted(f"{m}/seed{n}" for m in methods for n in range(3))
+    assert "prompting/seed1 FAILED with exit code 1" in capsys.readouterr().out
+    program.calls.clear()
     make("random_number", asked(tmp_path))
-    ((name, arguments),) = calls[before:]
-    assert name == "prompting" and "seed=1" in arguments
+    assert program.calls == ["prompting/seed1"]
 
 
-def test_no_seed_of_other_settings_is_in_the_way(tmp_path, monkeypatch):
-    """One alone left lying there would let the sweep refuse all of them, at every start."""
-    calls = []
-    monkeypatch.setattr(paper, "attempt", lambda folder, given, *_: calls.append(given))
-    for seed in (0, 1, 2):
-        leave(tmp_path / f"random_number/exact/seed{seed}", ["task=random_number", f"seed={seed}"])
-    run_seeds("random_number", "exact", [0, 1, 2], asked(tmp_path))
-    (arguments,) = calls
-    assert "seed=0,1,2" in arguments
-    assert [path.name for path in (tmp_path / "random_number/exact").iterdir()] == ["aside"]
-    assert len(list((tmp_path / "random_number/exact/aside").iterdir())) == 3
+def test_runs_come_by_name_with_those_that_have_finished(tmp_path, program):
+    program.fails = "b_c/seed1"
+    jobs = [Job(name, ["task=random_number"], seed) for name in ("a", "b, c") for seed in (0, 1)]
+    runs = dict(run_all(jobs, tmp_path, at_once=2))
+    assert {name: [run.seed for run in own] for name, own in runs.items()} == {
+        "a": [0, 1],
+        "b, c": [0],
+    }
+    assert seed_table(runs, {"KL": "final/kl/all", "none": "final/none"}) == [
+        "|  | KL | none |",
+        "|---|---|---|",
+        "| a | 0.50 ± 0.00 |  |",
+        "| b, c | 0.50 |  |",
+    ]
+
+
+def test_a_mean_has_half_its_t_interval_and_shares_are_in_percent(tmp_path):
+    runs = [Run(tmp_path, {}, {"final/x_share/all": v, "final/x/all": v}) for v in (0.1, 0.2, 0.3)]
+    # sd 0.1, three seeds, t of 2 degrees of freedom 4.3027.
+    assert cell("final/x_share/all", runs) == "20.0 ± 24.8"
+    assert cell("final/x/all", runs) == "0.20 ± 0.25"
+    assert cell("final/x/all", [*runs, Run(tmp_path, {}, {})]) == ""
+
+
+def test_a_block_is_put_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
+    write_block(page, "a", [r"new \1", ""])
+    assert page.read_text() == "before\n<!-- a -->\nnew \\1\n\n<!-- /a -->\nafter\n"
+    with pytest.raises(SystemExit, match="lacks the marks <!-- b -->"):
+        write_block(page, "b", [])
 
 
 def test_the_number_of_jobs_makes_no_other_runs_of_them(tmp_path):
     one, two = asked(tmp_path), asked(tmp_path, jobs=2)
-    assert overrides("arithmetic", "sft", 0, one) == overrides("arithmetic", "sft", 0, two)
+    assert jobs_of("arithmetic", one) == jobs_of("arithmetic", two)
 
 
 def test_another_model_is_one_override_for_all_runs(tmp_path):
-    own = overrides("arithmetic", "sft", 0, asked(tmp_path, overrides=["lm.name=there"]))
-    assert own[-2:] == ["lm.name=there", "seed=0"]
+    for job in jobs_of("arithmetic", asked(tmp_path, overrides=["lm.name=there"])):
+        assert job.lines[-2:] == ["lm.name=there", f"seed={job.seed}"]
 
 
 def test_a_table_without_a_report_does_not_end_the_others(tmp_path, capsys):
@@ -130,20 +183,11 @@ def test_a_table_without_a_report_does_not_end_the_others(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_what_learns_from_another_run_comes_after_it(jobs, tmp_path, monkeypatch):
-    """One after the other, too: a folder has one sweep at a time."""
-    ended, busy = [], set()
-
-    def attempt(folder: Path, arguments, *rest) -> None:
-        assert folder.name not in busy
-        busy.add(folder.name)
-        assert folder.name != "sft_on_gflownet" or "gflownet" in ended
-        time.sleep(0.05 if folder.name == "gflownet" else 0.01)
-        busy.remove(folder.name)
-        ended.append(folder.name)
-
-    monkeypatch.setattr(paper, "attempt", attempt)
+def test_what_learns_from_another_run_comes_after_it(jobs, tmp_path, program):
+    program.seconds = 0.01
     make("arithmetic", asked(tmp_path, jobs=jobs))
-    assert ended.count("sft_on_gflownet") == 3 and set(ended) == TABLES["arithmetic"].methods.keys()
-    of = overrides("arithmetic", "sft_on_gflownet", 2, asked(tmp_path))
-    assert f"baseline.samples_of={tmp_path}/arithmetic/gflownet/seed2" in of
+    learns = [name for name in program.calls if name.startswith("sft_on_gflownet/")]
+    assert len(learns) == 3 and program.calls[-3:] == learns
+    assert set(program.ended[:-3]) == set(program.calls[:-3])
+    *_, job = jobs_of("arithmetic", asked(tmp_path, methods=["sft_on_gflownet"]))
+    assert f"baseline.samples_of={tmp_path}/arithmetic/gflownet/seed2" in job.lines

@@ -1,0 +1,213 @@
+"""Runs over methods and seeds in fixed folders, and Markdown tables of their means: for pages in docs/.
+
+    jobs = [Job("gflownet", ["task=arithmetic"], seed) for seed in (0, 1, 2)]
+    runs = dict(run_all(jobs, ROOT / "outputs" / "mine", at_once=2))
+    lines = seed_table(runs, {"vote, 3 operands": "final/vote_accuracy/3_operands"})
+    write_block(ROOT / "docs" / "mine.md", "accuracy", lines)
+
+Each run is ``python -m gfn_runner`` in a process of its own, in ``<folder>/<name>/seed<n>``. One that has
+finished there under the same overrides is not run again, one that was interrupted goes on from its
+checkpoint, and one that has failed is tried again. The same script may therefore be started any number of
+times.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+
+from scipy import stats
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.names import is_share
+from gfn_runner.report.runs import Run, read_run
+from gfn_runner.runtime.environment import threads_per_process
+from gfn_runner.runtime.overrides import kept_overrides
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        name: of the method, of which there is a run a seed; its folder too.
+        overrides: of the command line, without the seed.
+        seed: of the run.
+    """
+
+    name: str
+    overrides: Sequence[str]
+    seed: int
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self.overrides, f"seed={self.seed}"]
+
+    def place(self, folder: Path) -> Path:
+        """The run's own folder."""
+        return folder / slug(self.name) / f"seed{self.seed}"
+
+
+def slug(name: str) -> str:
+    """A name for paths and Hydra's overrides, which know quotes and commas."""
+    return re.sub(r"[^\w-]+", "_", name)
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+def run_all(
+    jobs: Sequence[Job], folder: Path, *, at_once: int = 1
+) -> Iterator[tuple[str, list[Run]]]:
+    """Bring all jobs to their end, or to a failure, which is printed; the others go on.
+
+    Args:
+        jobs: those of a name one after another.
+        folder: the runs lie below it.
+        at_once: runs at a time; they share the cores.
+
+    Yields:
+        Each name with its finished runs, as soon as its last one has ended.
+    """
+    threads = threads_per_process(at_once)
+    with ThreadPoolExecutor(at_once) as pool:
+        ended = pool.map(lambda job: run_once(job, folder, threads), jobs)
+        pairs = zip(jobs, ended, strict=True)
+        for name, own in groupby(pairs, key=lambda pair: pair[0].name):
+            yield name, [run for _, run in own if run is not None]
+
+
+def run_once(job: Job, folder: Path, threads: int) -> Run | None:
+    """The finished run of a job, made if it is not there; ``None`` if it fails.
+
+    The number of threads is no override: on another machine, or beside other runs, it is the same run.
+    What the program says goes to ``seed<n>.log`` beside the run's folder.
+    """
+    place = job.place(folder)
+    if run := finished(place, job.lines):
+        print(f"{place} is finished already, at commit {', '.join(run.commits)}", flush=True)
+        return run
+    place.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "gfn_runner", *job.lines]
+    command += ["resume=auto", f"hydra.run.dir={short(place)}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    log, began = place.with_suffix(".log"), time.time()
+    print(f"{place} begins: {shlex.join(job.lines)}", flush=True)
+    with log.open("a", encoding="utf-8") as file:
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        ).returncode
+    end = f"FAILED with exit code {code}, see {log}" if code else "ended"
+    print(f"{place} {end}, {(time.time() - began) / 60:.1f} minutes", flush=True)
+    return finished(place, job.lines)
+
+
+def finished(place: Path, lines: Sequence[str]) -> Run | None:
+    """The run of these overrides in its folder; ``None`` if it has not ended.
+
+    A run of other overrides is moved to ``aside/`` and never deleted: a number of one run may not stand
+    under the command of another. So is a folder that no run has written its config to.
+    """
+    try:
+        run = read_run(place)
+        if made_by(run, lines):
+            return run if run.status == "finished" else None
+    except UserError:
+        pass  # no run, or one that has failed too early to leave its config
+    if place.exists():
+        aside = place.parent / "aside"
+        aside.mkdir(exist_ok=True)
+        place.rename(aside / f"{place.name}-{time.time_ns()}")
+    return None
+
+
+def made_by(run: Run, lines: Sequence[str]) -> bool:
+    """Whether a run was begun with these overrides."""
+    # A run names its task in any case, also where an experiment has chosen it.
+    task = next((o.removeprefix("task=") for o in run.overrides if o.startswith("task=")), "")
+    return set(map(_absolute, run.overrides)) == set(map(_absolute, kept_overrides(lines, task)))
+
+
+def _absolute(line: str) -> str:
+    """A line as a run keeps it: local paths, which are relative to ``ROOT``, are absolute."""
+    key, _, value = line.partition("=")
+    bare = value.strip("'")
+    return f"{key}={ROOT / bare}" if bare and (ROOT / bare).exists() else line
+
+
+def short(path: Path | str) -> str:
+    """Relative to the repository, where it lies within it: pages name no home folder."""
+    path = Path(path).resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def seed_table(rows: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> list[str]:
+    """Lines of a Markdown table: means over seeds.
+
+    Args:
+        rows: what a row is called to its runs, one a seed.
+        columns: titles to names in ``metrics.json``.
+    """
+    cells = [
+        [name, *(cell(metric, runs) for metric in columns.values())] for name, runs in rows.items()
+    ]
+    return markdown(["", *columns], cells)
+
+
+def cell(metric: str, runs: Sequence[Run]) -> str:
+    """Mean ± half the 95 % t-interval of a metric; shares in %. Empty if a run lacks it.
+
+    Args:
+        metric: as in ``metrics.json``, with its row in front.
+        runs: one a seed.
+    """
+    values = [run.metrics[metric] for run in runs if metric in run.metrics]
+    if not values or len(values) < len(runs):
+        return ""
+    largest = max(map(abs, values))
+    if is_share(metric.partition("/")[2]):
+        return mean_interval([100 * v for v in values], digits=3 if largest < 0.01 else 1)
+    return mean_interval(values, digits=5 if largest < 0.1 else 2)
+
+
+def mean_interval(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± half the 95 % t-interval; the mean alone for one value."""
+    mean = f"{fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {t_margin(values):.{digits}f}"
+
+
+def t_margin(values: Sequence[float]) -> float:
+    """Half the 95 % t-interval of a mean, of two values or more."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    first, *others = (f"| {' | '.join(line)} |" for line in (header, *rows))
+    return [first, "|---" * len(header) + "|", *others]
+
+
+def write_block(path: Path, name: str, lines: Sequence[str]) -> None:
+    """Put lines between the marks ``<!-- name -->`` and ``<!-- /name -->`` of a file."""
+    text = path.read_text(encoding="utf-8")
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not marked.search(text):
+        raise SystemExit(f"{path} lacks the marks <!-- {name} --> and <!-- /{name} -->")
+    block = "\n".join(lines)
+    path.write_text(marked.sub(lambda m: f"{m[1]}{block}\n{m[2]}", text), encoding="utf-8")
+    print(f"written to {path}", flush=True)
