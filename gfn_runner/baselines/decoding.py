@@ -62,7 +62,7 @@ class Decoding(Baseline):
             yield Problem(
                 "baseline",
                 f"decoding for task {task.name} with a tool, whose answers a decoder does not wait for",
-                "a task without a tool, e.g. task.calculator=false",
+                "a task without a tool, e.g. task.calculator=null",
             )
 
     def rows(self, drawing: Drawing) -> Rows:

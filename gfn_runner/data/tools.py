@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from typing import Literal
+
+CalculatorScope = Literal["two_operands", "expression"]
 
 
 class Tool(ABC):
@@ -19,25 +22,29 @@ class Tool(ABC):
 class Calculator(Tool):
     """Appends the value of the sum or difference before a final ``=``.
 
-    It reads the whole expression back to the last comma (or other text): ``2 - 8 =`` gives `` -6``
-    and ``1 + 2 + 3 =`` gives `` 6``. What is no chain of integers (of at most 18 digits) with ``+``
-    and ``-`` gets no answer.
+    It reads the whole expression back to the last comma (or other text): ``2 - 8 =`` gives `` -6``.
+    What is no chain of integers (of at most 18 digits) with ``+`` and ``-`` gets no answer.
+
+    Attributes:
+        scope: ``"two_operands"`` answers one operation alone, the first operand with a sign or
+            without: longer sums are worked out in steps, as in the paper. ``"expression"`` answers
+            any number of operands: ``1 + 2 + 3 =`` gives `` 6``.
     """
 
     trigger = "="
     _EXPRESSION = re.compile(
         r"(?:^|[,;:?\n]|\.(?!\d))\s*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
     )
-    _NUMBER_OR_SIGN = re.compile(r"\d+|[+-]", re.ASCII)
+    _OPERAND = re.compile(r"([+-]?)\s*(\d+)", re.ASCII)
+
+    def __init__(self, scope: CalculatorScope = "two_operands"):
+        self.scope = scope
 
     def answer(self, text: str) -> str | None:
         found = self._EXPRESSION.search(text)
         if found is None:
             return None
-        value, sign = 0, 1
-        for piece in self._NUMBER_OR_SIGN.findall(found.group(1)):
-            if piece in "+-":
-                sign = -1 if piece == "-" else 1
-            else:
-                value, sign = value + sign * int(piece), 1
-        return f" {value}"
+        operands = [int(sign + digits) for sign, digits in self._OPERAND.findall(found.group(1))]
+        if self.scope == "two_operands" and len(operands) != 2:
+            return None
+        return f" {sum(operands)}"

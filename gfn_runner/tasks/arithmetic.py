@@ -27,7 +27,7 @@ from gfn_runner.data.questions import (
 )
 from gfn_runner.data.readers import DataPath, path_problems
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow, ReferenceSample, TaskData
-from gfn_runner.data.tools import Calculator, Tool
+from gfn_runner.data.tools import Calculator, CalculatorScope, Tool
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import per_group
 from gfn_runner.metrics.accuracy import majority, proportion
@@ -69,7 +69,8 @@ class IntegerArithmetic(GFlowNetModule):
         data: the questions.
         n_demonstrations: worked examples in the reward's context.
         answers_weight: weight of a question without a rationale, against 1 with one.
-        calculator: whether a calculator answers after ``=``.
+        calculator: what a calculator answers after ``=``: one operation, or a whole sum. ``None``: no
+            calculator.
     """
 
     name: ClassVar[str] = "arithmetic"
@@ -83,7 +84,7 @@ class IntegerArithmetic(GFlowNetModule):
         data: ArithmeticData | None = None,
         n_demonstrations: Annotated[int, Field(ge=0)] = 3,
         answers_weight: Annotated[float, Field(ge=0)] = 0.2,
-        calculator: bool = False,
+        calculator: CalculatorScope | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -114,7 +115,7 @@ class IntegerArithmetic(GFlowNetModule):
                 yield from path_problems(f"task.data.{key}", path)
 
     def tool(self) -> Tool | None:
-        return Calculator() if self.calculator else None
+        return Calculator(self.calculator) if self.calculator else None
 
     # -- data ---------------------------------------------------------------------------------
 

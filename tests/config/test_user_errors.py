@@ -143,6 +143,7 @@ def test_what_hydra_refuses_is_a_user_error(argv, where, said):
         (["callbacks.replay_buffer.probability=1", "callbacks.replay_buffer.seed_demonstrations=false"],
          "callbacks.replay_buffer.probability"),
         (["task.n_demonstrations=50"], "task.n_demonstrations"),
+        (["task=arithmetic_tool", "task.calculator=true"], "task.calculator"),
         (["task.data.train_operands=[]"], "task.data.train_operands"),
         (["task.data.rationales=/no/file.json"], "task.data.rationales"),
         (["lm.device=cuda"], "lm.device"),
@@ -232,7 +233,7 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     main(["dry_run=true", "task=arithmetic_tool", "objective=subtb", "objective.lam=0.9"])
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["task"]["calculator"] is True
+    assert shown["task"]["calculator"] == "two_operands"
     assert shown["objective"]["lam"] == 0.9
     assert shown["callbacks"]["replay_buffer"]["capacity"] == 50
     assert not list(tmp_path.iterdir())

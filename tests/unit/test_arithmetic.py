@@ -127,7 +127,7 @@ def test_more_questions_than_there_are_is_an_error():
 
 
 def test_with_the_calculator_demonstrations_leave_the_right_sides_to_it():
-    task = IntegerArithmetic(calculator=True, data=ArithmeticData(n_answers=10, n_test=2))
+    task = IntegerArithmetic(calculator="two_operands", data=ArithmeticData(n_answers=10, n_test=2))
     assert isinstance(task.tool(), Calculator) and IntegerArithmetic().tool() is None
     for condition in task.load(0).train[:50]:
         (text,) = condition.demonstrations
