@@ -175,6 +175,7 @@ def test_max_len_0_gives_empty_strings_of_probability_1(lm):
 # -- tool -----------------------------------------------------------------------------------------
 
 SUMS = "12+=, -3456789."
+TOOL = Calculator("expression")
 STOP = SUMS.index(".")
 
 
@@ -191,7 +192,7 @@ def adding_lm():
 
 def test_a_tools_answer_is_an_observation(adding_lm):
     arguments = (adding_lm, [(0, 1)], 2000, sum_rule(6), seeded())
-    rows = sample(*arguments, temperature=3.0, tool=Calculator())
+    rows = sample(*arguments, temperature=3.0, tool=TOOL)
     answered, at_the_bound, texts = 0, 0, set()
     for row in range(len(rows)):
         ids, length = rows.ids(row), int(rows.length_B[row])
@@ -199,7 +200,7 @@ def test_a_tools_answer_is_an_observation(adding_lm):
         written = adding_lm.decode([t for t, c in zip(ids, chosen, strict=True) if c])
         assert sum(chosen) <= 6 and set(written) <= set("12+=,")
         # What the tool said stands where it would have stood in a string by somebody else.
-        assert with_tool(adding_lm, written, Calculator()) == (tuple(ids), tuple(chosen))
+        assert with_tool(adding_lm, written, TOOL) == (tuple(ids), tuple(chosen))
         answered += not all(chosen)
         at_the_bound += sum(chosen) == 6 and not chosen[-1]
         texts.add(adding_lm.decode(ids))
@@ -212,13 +213,13 @@ def test_a_tools_answer_is_an_observation(adding_lm):
 def test_with_a_tool_the_law_over_what_was_written_still_sums_to_1(adding_lm):
     strings_rule = sum_rule(4, "1+=")
     written = all_strings(len(SUMS), strings_rule)
-    pairs = [with_tool(adding_lm, adding_lm.decode(s), Calculator()) for s in written]
+    pairs = [with_tool(adding_lm, adding_lm.decode(s), TOOL) for s in written]
     rows = Trajectories.from_rows(*zip(*pairs, strict=True), [0] * len(pairs))
     assert not rows.is_action_BT[rows.token_mask_BT].all()
     scores = score_policy(adding_lm, [(0, 1)], rows, strings_rule)
     p_B = (scores.log_pf_BT.sum(1) + at_end(scores.log_pf_stop_BS, rows)).exp()
     assert p_B.sum().item() == pytest.approx(1, abs=1e-5)
-    drawn = sample(adding_lm, [(0, 1)], N, strings_rule, seeded(), tool=Calculator())
+    drawn = sample(adding_lm, [(0, 1)], N, strings_rule, seeded(), tool=TOOL)
     law = {tokens: p for (tokens, _), p in zip(pairs, p_B.tolist(), strict=True)}
     assert_law(counted(drawn), law)
 
