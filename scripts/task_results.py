@@ -40,7 +40,7 @@ class Shown:
 
 
 _LABELS = ("vote_accuracy", "predictive_accuracy", "single_accuracy")
-_DEMANDS = ("satisfied_share", "unique", "log_reward")
+_CONSTRAINED = ("satisfied_share", "unique", "log_reward")
 TASKS: dict[str, Shown] = {
     "random_number": Shown(
         ("task=random_number",),
@@ -76,7 +76,7 @@ TASKS: dict[str, Shown] = {
     "constrained": Shown(
         ("task=constrained",), ("satisfied_share", "grammatical_share", "unique"), "shares"
     ),
-    "posterior": Shown(("task=posterior",), (*_DEMANDS, "phi_spread"), "phi_spread"),
+    "posterior": Shown(("task=posterior",), (*_CONSTRAINED, "phi_spread"), "phi_spread"),
 }
 REAL: dict[str, tuple[str, ...]] = {
     "stories260K, continuation of OpenWebText prompts": (

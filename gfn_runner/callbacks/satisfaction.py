@@ -1,4 +1,4 @@
-"""Warn where no sample of a condition ever meets its demands."""
+"""Warn where no sample of a condition ever meets its constraints."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 class SatisfactionCallback(L.Callback):
-    """Counts fresh samples of each condition until one meets every demand.
+    """Counts fresh samples of each condition until one meets every constraint.
 
-    A demand that no string can meet is mostly refused before training. Where that cannot be decided —
+    A constraint that no string can meet is mostly refused before training. Where that cannot be decided —
     a pattern against words, say — a condition with many draws and none that meets it is all one sees.
 
     Args:
-        warn_after: fresh samples of one condition, none of which met its demands, after which the log has a
+        warn_after: fresh samples of one condition, none of which met its constraints, after which the log has a
             warning; 0 for none.
 
     Attributes:
-        draws: fresh samples of each condition that has not had one that meets its demands.
+        draws: fresh samples of each condition that has not had one that meets its constraints.
         met: keys of the conditions that have.
     """
 
@@ -71,7 +71,7 @@ class SatisfactionCallback(L.Callback):
         if self.draws[key] >= self.warn_after and key not in self._warned:
             self._warned.add(key)
             logger.warning(
-                "none of %d samples of condition %r met its demands, the last one was %r; perhaps no "
+                "none of %d samples of condition %r met its constraints, the last one was %r; perhaps no "
                 "string can (callbacks.satisfaction.warn_after)",
                 self.draws[key],
                 key,
@@ -83,7 +83,7 @@ class SatisfactionCallback(L.Callback):
         if self.draws and self.warn_after and is_rank_zero():
             key = max(self.draws, key=self.draws.__getitem__)
             logger.warning(
-                "%d of %d conditions never had a sample that met their demands, such as %r in %d "
+                "%d of %d conditions never had a sample that met their constraints, such as %r in %d "
                 "samples",
                 len(self.draws),
                 len(self.draws) + len(self.met),

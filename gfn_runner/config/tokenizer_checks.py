@@ -12,8 +12,8 @@ from gfn_runner.lm.classifier import label_problems
 from gfn_runner.lm.encoder import encoder_problems
 from gfn_runner.lm.model_config import WORDS
 from gfn_runner.lm.text_checks import RequiredWords, text_problems
-from gfn_runner.rewards.constraints import demand_of
-from gfn_runner.rewards.demands import Demand
+from gfn_runner.rewards.constraint_factors import constraint_of
+from gfn_runner.rewards.text_constraints import TextConstraint
 
 
 def check_texts(config: RunConfig) -> None:
@@ -45,12 +45,14 @@ def check_texts(config: RunConfig) -> None:
             for text in (task.direct_choices(c) or ("",))
         ]
     longest, shortest = sorted((task.max_len, task.eval_max_len), reverse=True)
-    demands = {
-        str(condition.facts.get("where", f"condition {condition.key!r}")): demand
+    constraints = {
+        str(condition.facts.get("where", f"condition {condition.key!r}")): constraint
         for condition in (*data.train, *data.evaluation)
-        if (demand := demand_of(condition)) is not None
+        if (constraint := constraint_of(condition)) is not None
     }
-    required = [RequiredWords(w, demand.words, shortest) for w, demand in demands.items()]
+    required = [
+        RequiredWords(w, constraint.words, shortest) for w, constraint in constraints.items()
+    ]
     further = {"em.lora": config.em.lora} if config.em.rounds else {}
     problems = list(
         text_problems(
@@ -68,7 +70,7 @@ def check_texts(config: RunConfig) -> None:
             further_adapters=further,
         )
     )
-    problems += _classifier_problems(demands)
+    problems += _classifier_problems(constraints)
     encoder = config.evaluation.encoder
     problems += [] if encoder == WORDS else encoder_problems(encoder)
     if problems:
@@ -94,12 +96,14 @@ def _listed(config: RunConfig) -> list[str]:
     return sorted({text for c in conditions for text in config.task.support(c)})
 
 
-def _classifier_problems(demands: Mapping[str, Demand]) -> Iterator[Problem]:
+def _classifier_problems(constraints: Mapping[str, TextConstraint]) -> Iterator[Problem]:
     """Classifiers that are not to be had, and labels that they do not have."""
     asked: dict[str, dict[str, str]] = {}
-    for where, demand in demands.items():
-        if demand.classifier is not None:
+    for where, constraint in constraints.items():
+        if constraint.classifier is not None:
             # One place is enough for each label of a classifier.
-            asked.setdefault(demand.classifier.name, {}).setdefault(demand.classifier.label, where)
+            asked.setdefault(constraint.classifier.name, {}).setdefault(
+                constraint.classifier.label, where
+            )
     for name, places in asked.items():
         yield from label_problems(name, [(where, label) for label, where in places.items()])

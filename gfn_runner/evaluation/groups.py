@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.metrics.accuracy import proportion
-from gfn_runner.rewards.constraints import LabelConstraint, demand_of
+from gfn_runner.rewards.constraint_factors import ClassifierFactor, constraint_of
 
 Measure = Callable[[Sequence[ConditionSamples]], Mapping[str, float]]
 
@@ -25,12 +25,14 @@ def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     """``satisfied_share``: of singles, in 0..1, those that meet their condition's words, pattern, length.
 
     The 95 % interval (``_low``, ``_high``) counts conditions, not samples, as trials: samples of one
-    condition are not independent. Conditions that demand none of it have no part.
+    condition are not independent. Conditions without any of these have no part.
     """
     met = [
-        [demand.satisfied(text) for text in sample.singles]
+        [constraint.satisfied(text) for text in sample.singles]
         for sample in samples
-        if sample.singles and (demand := demand_of(sample.condition)) and demand.is_checkable
+        if sample.singles
+        and (constraint := constraint_of(sample.condition))
+        and constraint.is_checkable
     ]
     if not met:
         return {}
@@ -45,7 +47,7 @@ def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
 
 def label_probability(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     """``label_probability``: mean p(label | text) of the classifiers asked for, in 0..1."""
-    constraint = LabelConstraint()
+    constraint = ClassifierFactor()
     shares = [
         share
         for sample in samples

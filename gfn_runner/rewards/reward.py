@@ -47,7 +47,7 @@ class CheckableConstraint(Constraint, Protocol):
     """A factor that a text meets or does not."""
 
     def satisfied(self, condition: Condition, text: str) -> bool:
-        """Whether a text, without its terminator, is as the condition demands."""
+        """Whether a text, without its terminator, meets the constraint."""
 
 
 def log_reward(

@@ -23,13 +23,13 @@ from gfn_runner.data.splits import draw_distinct
 from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import label_probability, per_group, satisfied
-from gfn_runner.rewards.constraints import (
-    DEMAND,
+from gfn_runner.rewards.constraint_factors import (
+    CONSTRAINT,
     PENALTY,
-    DemandConstraint,
-    LabelConstraint,
+    ClassifierFactor,
+    ConstraintPenalty,
 )
-from gfn_runner.rewards.demands import Demand, LabelDemand
+from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -38,17 +38,17 @@ FIELDS: dict[str, Any] = {
     "pattern": str,
     "min_words": Annotated[int, Field(ge=0)],
     "max_words": Annotated[int, Field(ge=0)],
-    "classifier": LabelDemand,
+    "classifier": ClassifierLabel,
     "prompt": str,
 }
-_DEMANDS = ("words", "pattern", "min_words", "max_words", "classifier")
+_CONSTRAINT_FIELDS = ("words", "pattern", "min_words", "max_words", "classifier")
 _SLOT = "{words}"
 _HELD_OUT = 0.2
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class ConstrainedData:
-    """Where the demands come from: generated word lists by default, else JSONL files.
+    """Where the constraints come from: generated word lists by default, else JSONL files.
 
     Attributes:
         train: file of records with any of ``words``, ``pattern``, ``min_words``, ``max_words`` and
@@ -68,10 +68,10 @@ class ConstrainedGeneration(GFlowNetModule):
     """The experiment.
 
     Attributes:
-        data: the demands.
+        data: the constraints.
         prompt_template: what the policy reads; ``{words}`` stands for the words, with commas.
         context: what the reward's language model reads instead.
-        penalty: nats for each demand that a text does not meet.
+        penalty: nats for each constraint that a text does not meet.
         forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
             characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
@@ -117,7 +117,7 @@ class ConstrainedGeneration(GFlowNetModule):
                 yield from path_problems(f"task.data.{key}", path)
 
     def constraints(self) -> Sequence[Any]:
-        return (DemandConstraint(self.penalty), LabelConstraint())
+        return (ConstraintPenalty(self.penalty), ClassifierFactor())
 
     def forbidden_texts(self) -> Sequence[str]:
         return self.forbidden
@@ -125,7 +125,7 @@ class ConstrainedGeneration(GFlowNetModule):
     # -- data ---------------------------------------------------------------------------------
 
     def load(self, seed: int) -> TaskData:
-        """Demands for training and test; no word list that is tested occurs in training.
+        """Constraints for training and test; no word list that is tested occurs in training.
 
         Raises:
             UserError: naming file, line and field, for all malformed lines at once.
@@ -162,10 +162,10 @@ class ConstrainedGeneration(GFlowNetModule):
         )
 
     def _row_problems(self, row: Row) -> Iterator[Problem]:
-        demand, prompt = _demand(row), row.get("prompt")
-        if demand.is_empty:
-            yield Problem(row.where, "asks for nothing", f"any of {', '.join(_DEMANDS)}")
-        elif not demand.words and prompt is None:
+        constraint, prompt = _constraint(row), row.get("prompt")
+        if constraint.is_empty:
+            yield Problem(row.where, "asks for nothing", f"any of {', '.join(_CONSTRAINT_FIELDS)}")
+        elif not constraint.words and prompt is None:
             yield Problem(
                 row.at("prompt"),
                 "missing; without words task.prompt_template does not tell the policy what is asked",
@@ -173,28 +173,32 @@ class ConstrainedGeneration(GFlowNetModule):
             )
         if prompt is not None and not prompt.strip():
             yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
-        yield from demand.problems(row.at, self.closed_text, min(self.max_len, self.eval_max_len))
+        yield from constraint.problems(
+            row.at, self.closed_text, min(self.max_len, self.eval_max_len)
+        )
 
     def _row_prompt(self, row: Row) -> str:
         return row.get("prompt") or self._prompt(row.get("words", ()))
 
     def _from_row(self, row: Row) -> Condition:
         where = row.at("words") if row.get("words") else row.where
-        return self._condition(_demand(row), self._row_prompt(row), where)
+        return self._condition(_constraint(row), self._row_prompt(row), where)
 
-    def _condition(self, demand: Demand, prompt: str, where: str | None = None) -> Condition:
-        facts: dict[str, Any] = {DEMAND: demand} | ({"where": where} if where else {})
+    def _condition(
+        self, constraint: TextConstraint, prompt: str, where: str | None = None
+    ) -> Condition:
+        facts: dict[str, Any] = {CONSTRAINT: constraint} | ({"where": where} if where else {})
         return Condition(
             key=prompt,
             prompt=prompt,
             terms=(Term(self.context),),
-            group=f"{len(demand.words)}_words" if demand.words else "no_words",
+            group=f"{len(constraint.words)}_words" if constraint.words else "no_words",
             facts=facts,
         )
 
     def _of_words(self, words: tuple[str, ...]) -> Condition:
         """A generated list, of whose sentences the grammar can judge."""
-        condition = self._condition(Demand(words=words), self._prompt(words))
+        condition = self._condition(TextConstraint(words=words), self._prompt(words))
         return dataclasses.replace(condition, facts={**condition.facts, "grammar": True})
 
     def _prompt(self, words: Sequence[str]) -> str:
@@ -209,7 +213,7 @@ class ConstrainedGeneration(GFlowNetModule):
         if found is None:
             return None
         words = tuple(word.strip() for word in found.group(1).split(","))
-        return self._condition(Demand(words=words), prompt) if all(words) else None
+        return self._condition(TextConstraint(words=words), prompt) if all(words) else None
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Per number of words, shares satisfied with intervals, and what classifiers say; in 0..1."""
@@ -224,13 +228,15 @@ def _grammatical(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     return {"grammatical_share": sum(map(is_sentence, texts)) / len(texts)}
 
 
-def _demand(row: Row) -> Demand:
-    return Demand(**{name: row[name] for name in _DEMANDS if row.get(name) is not None})
+def _constraint(row: Row) -> TextConstraint:
+    return TextConstraint(
+        **{name: row[name] for name in _CONSTRAINT_FIELDS if row.get(name) is not None}
+    )
 
 
 def _identities(condition: Condition) -> set[object]:
     """By what a training list is known again in the test set: its prompt, and its words in any order."""
-    words = condition.facts[DEMAND].words
+    words = condition.facts[CONSTRAINT].words
     by_words = {frozenset(word.casefold() for word in words)} if words else set()
     return {condition.prompt, *by_words}
 

@@ -1,7 +1,7 @@
-"""A user's own posterior: strings in proportion to weighted language-model terms and demands.
+"""A user's own posterior: strings in proportion to weighted language-model terms and constraints.
 
 Each line of a JSONL file is one posterior: the prompt that the policy reads, the terms
-``p_LM(z suffix | context) ** weight`` and what is demanded of the text. Prompts and contexts are texts,
+``p_LM(z suffix | context) ** weight`` and constraints on the text. Prompts and contexts are texts,
 or messages for a chat model. docs/own_posterior.md has worked examples.
 """
 
@@ -24,13 +24,13 @@ from gfn_runner.evaluation.groups import (
     per_group,
     satisfied,
 )
-from gfn_runner.rewards.constraints import (
-    DEMAND,
+from gfn_runner.rewards.constraint_factors import (
+    CONSTRAINT,
     PENALTY,
-    DemandConstraint,
-    LabelConstraint,
+    ClassifierFactor,
+    ConstraintPenalty,
 )
-from gfn_runner.rewards.demands import Demand
+from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -63,7 +63,7 @@ FIELDS: dict[str, Any] = {
     "prompt": str,
     "messages": tuple[MessageRecord, ...],
     "terms": tuple[TermRecord, ...],
-    "constraint": Demand,
+    "constraint": TextConstraint,
     "demonstrations": tuple[str, ...],
 }
 
@@ -88,7 +88,7 @@ class UserPosterior(GFlowNetModule):
 
     Attributes:
         data: the posteriors.
-        penalty: nats for each demand that a text does not meet.
+        penalty: nats for each constraint that a text does not meet.
         forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
             characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
@@ -130,7 +130,7 @@ class UserPosterior(GFlowNetModule):
             )
 
     def constraints(self) -> Sequence[Any]:
-        return (DemandConstraint(self.penalty), LabelConstraint())
+        return (ConstraintPenalty(self.penalty), ClassifierFactor())
 
     def forbidden_texts(self) -> Sequence[str]:
         return self.forbidden
@@ -172,8 +172,8 @@ class UserPosterior(GFlowNetModule):
 
     def _row_problems(self, row: Row) -> Iterator[Problem]:
         yield from _prompt_problems(row)
-        terms, demand = row.get("terms"), row.get("constraint")
-        if not terms and demand is None:
+        terms, constraint = row.get("terms"), row.get("constraint")
+        if not terms and constraint is None:
             yield Problem(
                 row.at("terms"),
                 "none, and no constraint either: nothing says what the posterior is",
@@ -184,18 +184,20 @@ class UserPosterior(GFlowNetModule):
         for place, term in enumerate(terms or ()):
             where = f"terms[{place}]."
             yield from _messages_problems(row, where, "context", term.context, term.messages)
-        if demand is not None:
-            if demand.is_empty:
+        if constraint is not None:
+            if constraint.is_empty:
                 yield Problem(
-                    row.at("constraint"), "asks for nothing", "a demand, or no constraint"
+                    row.at("constraint"),
+                    "asks for nothing",
+                    "words, a pattern, a length or a classifier; or no constraint",
                 )
             shortest = min(self.max_len, self.eval_max_len)
             at = "constraint.{}".format
-            yield from demand.problems(lambda f: row.at(at(f)), self.closed_text, shortest)
-        yield from _demonstration_problems(row, demand, self.closed_text)
+            yield from constraint.problems(lambda f: row.at(at(f)), self.closed_text, shortest)
+        yield from _demonstration_problems(row, constraint, self.closed_text)
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Per group, what is demanded; shares in 0..1, see ``tasks/measures.py``."""
+        """Per group, shares of samples that meet their constraint; see ``evaluation/groups.py``."""
         return per_group(samples, satisfied, label_probability)
 
 
@@ -236,9 +238,11 @@ def _read_by_policy(text: str | None, messages: Sequence[MessageRecord] | None) 
     return Chat.of([{"role": m.role, "content": m.content} for m in messages])
 
 
-def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) -> Iterator[Problem]:
-    # A demand that is broken itself (a pattern that is none) has a problem of its own.
-    judged = demand is not None and not any(demand.problems(str, "", _NO_BOUND))
+def _demonstration_problems(
+    row: Row, constraint: TextConstraint | None, terminator: str
+) -> Iterator[Problem]:
+    # A constraint that is broken itself (a pattern that is none) has a problem of its own.
+    judged = constraint is not None and not any(constraint.problems(str, "", _NO_BOUND))
     for place, text in enumerate(row.get("demonstrations", ())):
         where = row.at(f"demonstrations[{place}]")
         if not text.strip():
@@ -249,12 +253,12 @@ def _demonstration_problems(row: Row, demand: Demand | None, terminator: str) ->
                 f"{text!r} ends in task.terminator = {terminator!r}, which is written after it anyway",
                 "a text without it",
             )
-        elif judged and demand is not None and not demand.satisfied(text):
-            yield Problem(where, f"{text!r} is not as the constraint demands", "one that is")
+        elif judged and constraint is not None and not constraint.satisfied(text):
+            yield Problem(where, f"{text!r} does not meet the constraint", "one that does")
 
 
 def _two_posteriors(train: Sequence[Row], evaluation: Sequence[Row]) -> Iterator[Problem]:
-    """Prompts that both files have, with different terms or demands."""
+    """Prompts that both files have, with different terms or constraints."""
     known = {_prompt(row): row for row in train}
     for row in evaluation:
         other = known.get(_prompt(row))
@@ -280,7 +284,7 @@ def _condition(row: Row) -> Condition:
     )
     facts: dict[str, Any] = {"line": row.where, "where": row.where}
     if row.get("constraint") is not None:
-        facts |= {DEMAND: row["constraint"], "where": row.at("constraint")}
+        facts |= {CONSTRAINT: row["constraint"], "where": row.at("constraint")}
     return Condition(
         key=str(prompt),
         prompt=prompt,

@@ -49,7 +49,7 @@ def constrained_task(folder) -> ConstrainedGeneration:
 
 
 def violations(text: str, prompt: str) -> int:
-    """What each condition above demands, written out."""
+    """The constraint of each condition above, written out."""
     words = text.split()
     return {
         "ab": ("a" not in words) + (len(words) > 1),
@@ -124,7 +124,7 @@ def test_all_conditions_in_one_batch_have_the_same_rewards(task):
 
 @torch.no_grad()
 def test_a_policy_trained_on_these_rewards_is_the_posterior(task):
-    """A tabular policy of the first condition, which has the most demands."""
+    """A tabular policy of the first condition, which has the most constraints."""
     lm, condition = tiny_lm("llama", CHARACTERS), task.load(0).train[0]
     _, rows, rewards_BS = enumerated(lm, task, condition)
     space = Space(n_tokens=3, max_len=3)

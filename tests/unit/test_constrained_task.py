@@ -10,7 +10,7 @@ from gfn_runner.data.conditions import Term
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.synthetic import sentences
 from gfn_runner.errors import UserError
-from gfn_runner.rewards.demands import Demand
+from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
 
 
@@ -36,8 +36,8 @@ def problems(path: str, **options):
 def test_generated_lists_are_as_many_as_asked_for_and_share_none():
     data = ConstrainedGeneration().load(0)
     assert len(data.train) == 8000 and len(data.evaluation) == 50 and not data.notes
-    train = {frozenset(c.facts["demand"].words) for c in data.train}
-    test = {frozenset(c.facts["demand"].words) for c in data.evaluation}
+    train = {frozenset(c.facts["constraint"].words) for c in data.train}
+    test = {frozenset(c.facts["constraint"].words) for c in data.evaluation}
     assert len(train) == 8000 and len(test) == 50 and not train & test
     assert {c.group for c in data.evaluation} == {"1_words", "2_words", "3_words"}
     again, other = ConstrainedGeneration().load(0), ConstrainedGeneration().load(1)
@@ -63,7 +63,7 @@ def test_the_policy_is_told_the_words_and_the_reward_is_not(file):
     first, second, third = lists.load(0).train
     assert first.prompt == first.key == "Words: fox, river. Sentence:"
     assert first.terms == second.terms == (Term("Sentence:"),)
-    assert first.facts["demand"] == Demand(words=("fox", "river"), max_words=9)
+    assert first.facts["constraint"] == TextConstraint(words=("fox", "river"), max_words=9)
     assert second.prompt == "A line in capitals:" and third.prompt == "Words: map. Sentence:"
     groups = [c.group for c in (first, second, third)]
     assert groups == ["2_words", "no_words", "1_words"]
@@ -120,7 +120,7 @@ def test_settings_that_cannot_be():
 def test_the_posterior_of_a_typed_prompt():
     constrained = ConstrainedGeneration()
     condition = constrained.condition_for("Words: fox, ice cream. Sentence:", 0)
-    assert condition.facts["demand"].words == ("fox", "ice cream")
+    assert condition.facts["constraint"].words == ("fox", "ice cream")
     assert condition.terms == (Term("Sentence:"),)
     assert constrained.condition_for("Words: . Sentence:", 0) is None
     assert constrained.condition_for("Words: a,. Sentence:", 0) is None

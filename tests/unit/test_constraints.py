@@ -1,4 +1,4 @@
-"""Constraints out of demands: penalties, a classifier's log-probability, and what is said of them."""
+"""Factors of constraints: penalties, a classifier's log-probability, and what is said of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gfn_runner.data.trajectories import StepOutput, Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm import classifier as classifier_module
 from gfn_runner.lm.classifier import classifier, label_problems
-from gfn_runner.rewards.constraints import DemandConstraint, LabelConstraint
-from gfn_runner.rewards.demands import Demand, LabelDemand
+from gfn_runner.rewards.constraint_factors import ClassifierFactor, ConstraintPenalty
 from gfn_runner.rewards.reward import BatchedConstraint, CheckableConstraint
+from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
 
 from ..tiny_models import character_tokenizer, tiny_lm
@@ -27,8 +27,8 @@ from ..tiny_models import character_tokenizer, tiny_lm
 LABELS = {0: "sad", 1: "happy", 2: "Neutral"}
 
 
-def condition(key: str = "a", demand: Demand | None = None) -> Condition:
-    facts = {} if demand is None else {"demand": demand}
+def condition(key: str = "a", constraint: TextConstraint | None = None) -> Condition:
+    facts = {} if constraint is None else {"constraint": constraint}
     return Condition(key, "a", (Term("a"),), facts=facts)
 
 
@@ -64,10 +64,10 @@ def judge(tmp_path_factory):
 
 
 def test_each_violation_costs_the_penalty(lm):
-    constraint = DemandConstraint(penalty=7.0)
+    constraint = ConstraintPenalty(penalty=7.0)
     assert isinstance(constraint, CheckableConstraint)
     assert not isinstance(constraint, BatchedConstraint)
-    asked = condition(demand=Demand(words=("ab", "cd"), max_words=1))
+    asked = condition(constraint=TextConstraint(words=("ab", "cd"), max_words=1))
     for text, factor in (("ab", -7.0), ("ab cd", -7.0), ("", -14.0), ("a b", -21.0)):
         assert constraint.log_factor(lm, asked, lm.encode(text)) == factor
     assert constraint.log_factor(lm, condition(), lm.encode("a")) == 0.0
@@ -100,11 +100,11 @@ def test_log_probabilities_do_not_depend_on_what_is_asked_together(tmp_path, arc
 
 
 def test_the_factor_is_the_weighted_log_probability(lm, judge, monkeypatch):
-    constraint = LabelConstraint()
+    constraint = ClassifierFactor()
     assert isinstance(constraint, BatchedConstraint)
     assert not isinstance(constraint, CheckableConstraint)
-    happy = condition("h", Demand(classifier=LabelDemand(judge, "happy", 2.0)))
-    neutral = condition("n", Demand(classifier=LabelDemand(judge, "neutral")))
+    happy = condition("h", TextConstraint(classifier=ClassifierLabel(judge, "happy", 2.0)))
+    neutral = condition("n", TextConstraint(classifier=ClassifierLabel(judge, "neutral")))
     asked = [(happy, "ab"), (condition(), "ab"), (neutral, "ab"), (happy, ""), (happy, "ab")]
     expected = [2 * plain_log_prob(judge, "ab", 1), 0.0, plain_log_prob(judge, "ab", 2),
                 2 * plain_log_prob(judge, "", 1), 2 * plain_log_prob(judge, "ab", 1)]  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_model_with_one_logit_is_no_classifier(tmp_path):
     assert "at least two labels" in problem.allowed
 
 
-# -- demands that are never met ---------------------------------------------------------------------
+# -- constraints that are never met ---------------------------------------------------------------------
 
 
 def step(lm, conditions, texts, *, from_replay=False):
@@ -171,12 +171,12 @@ def messages(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_a_condition_whose_demands_are_never_met_is_named_once(lm, caplog):
-    module = SimpleNamespace(lm=lm, constraints=lambda: [DemandConstraint(), LabelConstraint()])
+def test_a_condition_whose_constraints_are_never_met_is_named_once(lm, caplog):
+    module = SimpleNamespace(lm=lm, constraints=lambda: [ConstraintPenalty(), ClassifierFactor()])
     callback = SatisfactionCallback(warn_after=3)
     conditions = [
-        condition("never", Demand(words=("ab",), max_words=0)),
-        condition("once", Demand(words=("ab",))),
+        condition("never", TextConstraint(words=("ab",), max_words=0)),
+        condition("once", TextConstraint(words=("ab",))),
         condition("free"),
     ]
     texts = [("ab", 0), ("a", 0), ("a", 1), ("a", 2)]
@@ -194,14 +194,14 @@ def test_a_condition_whose_demands_are_never_met_is_named_once(lm, caplog):
         again.on_fit_end(None, module)
     assert again.met == {"free", "once"}
     first, last = messages(caplog)
-    assert first.startswith("none of 3 samples of condition 'never' met its demands")
+    assert first.startswith("none of 3 samples of condition 'never' met its constraints")
     assert last.startswith("1 of 3 conditions never had a sample")
 
 
 def test_the_line_can_be_switched_off(lm, caplog):
-    module = SimpleNamespace(lm=lm, constraints=lambda: [DemandConstraint()])
+    module = SimpleNamespace(lm=lm, constraints=lambda: [ConstraintPenalty()])
     callback = SatisfactionCallback(warn_after=0)
-    outputs = step(lm, [condition(demand=Demand(min_words=9))], [("a", 0)])
+    outputs = step(lm, [condition(constraint=TextConstraint(min_words=9))], [("a", 0)])
     callback.on_train_batch_end(None, module, outputs, None, 0)
     callback.on_fit_end(None, module)
     assert not messages(caplog) and not callback.draws

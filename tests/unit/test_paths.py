@@ -99,5 +99,5 @@ def test_a_classifier_of_a_line_is_looked_for_beside_its_file_first(
     folder.mkdir(exist_ok=True)
     (folder / "own.jsonl").write_text(json.dumps(RECORD))
     data = UserPosterior(data=PosteriorData(train="../data/own.jsonl")).load(0)
-    found = data.train[0].facts["demand"].classifier.name
+    found = data.train[0].facts["constraint"].classifier.name
     assert found == str((place / "../data/labels" if at_file else place / "labels").absolute())

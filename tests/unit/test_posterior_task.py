@@ -11,7 +11,7 @@ from gfn_runner.data.conditions import Term
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
 from gfn_runner.metrics.accuracy import proportion
-from gfn_runner.rewards.demands import Demand
+from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.tasks.user_posterior import EXAMPLE, PosteriorData, UserPosterior
 
 GOOD = {"prompt": "a", "terms": [{"context": "c"}]}
@@ -55,10 +55,15 @@ def test_a_line_becomes_a_condition(file):
     first, second = data.train
     assert first.terms == (Term("c", " s.", -0.5), Term("d", "", 1.0))
     assert first.demonstrations == (" a w",) and first.key == first.prompt == "p"
-    assert first.facts["demand"].words == ("w",) and first.facts["demand"].classifier.label == "l"
+    assert (
+        first.facts["constraint"].words == ("w",)
+        and first.facts["constraint"].classifier.label == "l"
+    )
     assert first.facts["where"] == f"{path}, line 1, field constraint"
     # Without terms: the language model's own continuation of the prompt.
-    assert second.terms == (Term("q"),) and second.facts["demand"] == Demand(max_words=3)
+    assert second.terms == (Term("q"),) and second.facts["constraint"] == TextConstraint(
+        max_words=3
+    )
     assert [c.group for c in data.evaluation] == ["seen", "seen"]
 
 
@@ -114,7 +119,7 @@ def test_held_out_and_a_file_of_its_own(file):
         ({"demonstrations": [" "]}, "demonstrations[0]", "given ' '"),
         ({"demonstrations": " a"}, "demonstrations", "given ' a'"),
         ({"constraint": {"words": ["w"]}, "demonstrations": [" w", " v"]}, "demonstrations[1]",
-         "not as the constraint demands"),
+         "does not meet the constraint"),
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_named_with_its_field(file, change, field, what):
@@ -165,7 +170,7 @@ def test_metrics(file):
         ConditionSamples(second, [], ["x", "y"], [-5, -3], [-1, -3]),
     ]
     metrics = UserPosterior().metrics(samples)
-    # Only the condition that demands something is a trial, and three quarters of it a success.
+    # Only the condition that has a constraint is a trial, and three quarters of it a success.
     assert metrics["satisfied_share/seen"] == 0.75
     low, high = (metrics[f"satisfied_share_{end}/seen"] for end in ("low", "high"))
     wilson = proportion(0.75, 1)

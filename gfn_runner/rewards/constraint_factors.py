@@ -1,6 +1,6 @@
-"""Constraint factors c(z) of a posterior, from the demand of a condition.
+"""Constraint factors c(z) of a posterior, from the constraint of a condition.
 
-A condition carries its :class:`Demand` as the fact ``demand``; one without it has the factor 1. Only
+A condition carries its :class:`TextConstraint` as the fact ``constraint``; one without it has the factor 1. Only
 the decoded text of the prefix is judged.
 """
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.rewards.demands import Demand, LabelDemand
+from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 
 if TYPE_CHECKING:
     from gfn_runner.lm.classifier import SequenceClassifier
     from gfn_runner.lm.policy import LanguageModel
 
-DEMAND = "demand"
+CONSTRAINT = "constraint"
 
-# Nats for each demand that is not met. What is left of the posterior's mass on texts that miss a word
+# Nats for each constraint that is not met. What is left of the posterior's mass on texts that miss a word
 # is about exp(-penalty) / p_LM(the word occurs). Words that fit occur with exp(-4) to exp(-12), so 20
 # leaves less than 0.04 % even of the rarest. More buys nothing and makes log R steeper: the first
 # prefix that holds the word jumps by the penalty, and a squared loss by its square.
 PENALTY = 20.0
 
 
-def demand_of(condition: Condition) -> Demand | None:
-    """What the condition demands, if anything."""
-    return condition.facts.get(DEMAND)
+def constraint_of(condition: Condition) -> TextConstraint | None:
+    """The constraint on a condition's strings, if there is one."""
+    return condition.facts.get(CONSTRAINT)
 
 
 @dataclass(frozen=True)
-class DemandConstraint:
+class ConstraintPenalty:
     """log c(z) = −penalty × violations: missing words, no match, a length out of bounds.
 
     Attributes:
@@ -47,19 +47,19 @@ class DemandConstraint:
         Raises:
             UserError: if a pattern takes too long.
         """
-        demand = demand_of(condition)
-        if demand is None:
+        constraint = constraint_of(condition)
+        if constraint is None:
             return 0.0
-        return -self.penalty * demand.violations(lm.decode(prefix))
+        return -self.penalty * constraint.violations(lm.decode(prefix))
 
     def satisfied(self, condition: Condition, text: str) -> bool:
-        """Whether a text meets every demand but the classifier's, which has no yes or no."""
-        demand = demand_of(condition)
-        return demand is None or demand.satisfied(text)
+        """Whether a text meets all of it but the classifier's, which has no yes or no."""
+        constraint = constraint_of(condition)
+        return constraint is None or constraint.satisfied(text)
 
 
 @dataclass(frozen=True)
-class LabelConstraint:
+class ClassifierFactor:
     """log c(z) = weight × log p(label | z) of a sequence classifier."""
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
@@ -106,6 +106,6 @@ def _classifier(name: str, device: str | None = None) -> SequenceClassifier:
     return classifier(name, device)
 
 
-def _label(condition: Condition) -> LabelDemand | None:
-    demand = demand_of(condition)
-    return None if demand is None else demand.classifier
+def _label(condition: Condition) -> ClassifierLabel | None:
+    constraint = constraint_of(condition)
+    return None if constraint is None else constraint.classifier

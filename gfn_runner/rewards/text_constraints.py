@@ -1,4 +1,4 @@
-"""Demands on texts: words, a pattern, a length, a classifier's label.
+"""Constraints on texts: words, a pattern, a length, a classifier's label.
 
 A text is a string as the policy wrote it, without its terminator. Spaces around it do not count.
 """
@@ -23,7 +23,7 @@ MATCH_SECONDS = 2.0
 
 
 @record(frozen=True, config=ConfigDict(extra="forbid"))
-class LabelDemand:
+class ClassifierLabel:
     """A factor p(label | text) ** weight of a classifier.
 
     Attributes:
@@ -39,7 +39,7 @@ class LabelDemand:
 
 
 @record(frozen=True, config=ConfigDict(extra="forbid"))
-class Demand:
+class TextConstraint:
     """What one condition asks of its strings.
 
     Attributes:
@@ -54,12 +54,12 @@ class Demand:
     pattern: str | None = None
     min_words: Annotated[int, Field(ge=0)] | None = None
     max_words: Annotated[int, Field(ge=0)] | None = None
-    classifier: LabelDemand | None = None
+    classifier: ClassifierLabel | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether it asks for nothing."""
-        return self == Demand()
+        return self == TextConstraint()
 
     @property
     def is_checkable(self) -> bool:
@@ -90,7 +90,7 @@ class Demand:
     def problems(
         self, at: Callable[[str], str], terminator: str, max_len: int
     ) -> Iterator[Problem]:
-        """Demands that no string can meet, as far as that is seen without a model.
+        """Constraints that no string can meet, as far as that is seen without a model.
 
         Args:
             at: the place of a field, for messages.

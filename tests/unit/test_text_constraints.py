@@ -1,0 +1,135 @@
+"""Constraints on texts: what counts as met, and constraints that no string can meet."""
+
+from __future__ import annotations
+
+import pytest
+
+from gfn_runner.errors import UserError
+from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.text_checks import RequiredWords, text_problems
+from gfn_runner.rewards import text_constraints
+from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint, required_characters
+
+
+@pytest.mark.parametrize(
+    ("constraint", "text", "violations"),
+    [
+        (TextConstraint(words=("fox",)), " The Fox runs", 0),
+        (TextConstraint(words=("fox",)), "foxes", 1),
+        (TextConstraint(words=("fox",)), "fox-like", 0),
+        (TextConstraint(words=("fox", "river")), "a fox", 1),
+        (TextConstraint(words=("fox", "river")), "", 2),
+        (TextConstraint(words=("ice cream",)), "an Ice  cream!", 0),
+        (TextConstraint(words=("ÜBER",)), "über", 0),
+        (TextConstraint(words=("a.b",)), "axb", 1),
+        (TextConstraint(words=("c++",)), "in C++ again", 0),
+        (TextConstraint(pattern="the .*"), " the end ", 0),
+        (TextConstraint(pattern="the"), "the end", 1),
+        (TextConstraint(pattern="(?i)THE.*"), "the end", 0),
+        (TextConstraint(min_words=2), "one", 1),
+        (TextConstraint(min_words=2), "one two", 0),
+        (TextConstraint(max_words=2), "a b\nc", 1),
+        (TextConstraint(min_words=1, max_words=1), " a ", 0),
+        (TextConstraint(words=("x", "y"), pattern="z", max_words=0), "a", 4),
+        (TextConstraint(), "anything", 0),
+        (TextConstraint(classifier=ClassifierLabel("a", "b")), "anything", 0),
+    ],
+)
+def test_violations(constraint, text, violations):
+    assert constraint.violations(text) == violations
+    assert constraint.satisfied(text) == (violations == 0)
+
+
+def test_missing_words_and_an_empty_constraint():
+    assert TextConstraint(words=("a", "b", "c")).missing("b") == ["a", "c"]
+    assert TextConstraint().is_empty and not TextConstraint(max_words=0).is_empty
+
+
+@pytest.mark.parametrize(
+    ("constraint", "field", "what"),
+    [
+        (TextConstraint(words=("",)), "words[0]", "given ''"),
+        (TextConstraint(words=("a", " A ")), "words[1]", "the same as words[0]"),
+        (TextConstraint(words=tuple("abcdefghi")), "words", "9 different words"),
+        (
+            TextConstraint(words=("a", "b", "c d"), max_words=3),
+            "max_words",
+            "4 different words are required",
+        ),
+        (TextConstraint(min_words=3, max_words=2), "min_words", "above max_words = 2"),
+        (TextConstraint(min_words=9), "min_words", "at most 8 tokens"),
+        (
+            TextConstraint(pattern="a("),
+            "pattern",
+            "no regular expression: missing ), at character 3",
+        ),
+        (TextConstraint(pattern="[a"), "pattern", "no regular expression"),
+        (TextConstraint(pattern=r"The .*\."), "pattern", "requires '.'"),
+        (TextConstraint(pattern=r"(a\.|b\.b)c*"), "pattern", "requires '.'"),
+    ],
+)
+def test_constraints_that_no_string_can_meet(constraint, field, what):
+    (problem,) = constraint.problems(lambda name: f"file, line 1, field {name}", ".", 8)
+    assert problem.where == f"file, line 1, field {field}"
+    assert what in problem.what and problem.allowed
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        TextConstraint(words=("ice cream", "cream"), max_words=2),
+        TextConstraint(min_words=8, max_words=8),
+        TextConstraint(pattern=r"(a|b\.)c"),
+        TextConstraint(pattern=r"a(\.)?"),
+        TextConstraint(pattern=r"a[.]*"),
+        TextConstraint(pattern=r"."),
+        TextConstraint(pattern=r"\p{Lu}.*"),
+    ],
+)
+def test_constraints_that_can_be_met_are_left_alone(constraint):
+    assert not list(constraint.problems(str, ".", 8))
+
+
+def test_required_characters():
+    assert required_characters(r"(?:a\.|\.b)(?P<n>,)+!?") == {".", ","}
+    assert required_characters(r"(?>-)\d{2,}#{0,1}(?=:)") == {"-"}
+    assert required_characters(r"\p{Lu}\.") == set()
+
+
+def test_a_pattern_that_takes_for_ever_is_stopped(monkeypatch):
+    monkeypatch.setattr(text_constraints, "MATCH_SECONDS", 0.05)
+    slow = TextConstraint(pattern=r"(a|aa|a.)+b(?:(?<=c)|d)")
+    with pytest.raises(UserError, match=r"takes more than 0.05 s on 'aaaa"):
+        slow.violations("a" * 200)
+
+
+# -- what a tokenizer knows -------------------------------------------------------------------------
+
+
+def word_problems(words, max_len=12, terminator=".", forbidden=()):
+    required = [RequiredWords("file, line 2, field words", words, max_len)]
+    return list(
+        text_problems(LMSettings(), terminator, [], max_len, required=required, forbidden=forbidden)
+    )
+
+
+def test_words_that_can_be_written():
+    assert not word_problems(("dog", "river"))
+    assert not word_problems(("dog", "dogs", "the dog"), max_len=6)
+
+
+def test_words_that_take_too_many_tokens():
+    (problem,) = word_problems(("extraordinarily", "incomprehensible"), max_len=6)
+    assert problem.where == "file, line 2, field words"
+    assert "tokens of this model, but a string has at most 6" in problem.what
+    assert "task.max_len" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("word", "options"),
+    [("U.S.", {}), ("dog", {"terminator": " dog", "forbidden": ("d", "D")}),
+     ("two\nlines", {"forbidden": ("\n",)})],
+)  # fmt: skip
+def test_words_that_need_a_closed_token(word, options):
+    problems = word_problems((word,), **options)
+    assert problems and "cannot be written" in problems[0].what
