@@ -16,12 +16,12 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.callbacks import Checkpoint
 
 from gfn_runner.algorithms.em import load_answers
 from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.lookup import find_callback, find_logger
-from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
 from gfn_runner.callbacks.preemption import usr2_spares
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.callbacks.wandb_media import add_results
@@ -122,17 +122,7 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
     failed = True
     try:
         if config.trains:
-            metrics = train_rounds(
-                trainer,
-                module,
-                data,
-                em=config.em,
-                max_steps=config.trainer.max_steps,
-                max_non_finite_steps=_max_non_finite(trainer),
-                reward_temperature=config.reward_temperature,
-                folder=folder,
-                checkpoint=checkpoint,
-            )
+            metrics = train_rounds(trainer, module, data, config.em, checkpoint)
             if is_rank_zero():
                 lm.save_adapter(folder / "adapter")
         with explain_out_of_memory("evaluation"):
@@ -199,9 +189,9 @@ def matmul_precision(wanted: str | None, lm: LanguageModel) -> str:
 
 def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, ConditionData]:
     """The experiment with its algorithm, and its batches."""
-    data, algorithm = config.data, config.make_algorithm()
+    data, algorithm = config.data, config.algorithm
     data = replace(data, train=algorithm.trained_on(config.task, data.train))
-    module = config.make_task().attach(
+    module = config.task.attach(
         lm,
         algorithm,
         conditions=data.train,
@@ -229,7 +219,9 @@ def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, C
 def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Trainer:
     """Lightning's trainer with the callbacks and loggers of the config."""
     arguments = dict(config.trainer.arguments)
-    callbacks = config.make_callbacks()
+    callbacks = list(config.callbacks.values())
+    if any(isinstance(callback, Checkpoint) for callback in callbacks):
+        arguments["enable_checkpointing"] = True  # else Lightning refuses a ModelCheckpoint
     evaluation = next((c for c in callbacks if isinstance(c, EvaluationCallback)), None)
     # Without evaluations during training the first would come one batch after the last.
     every = (evaluation.every_n_steps if evaluation else 0) or config.trainer.max_steps + 1
@@ -264,11 +256,6 @@ def _loggers(config: RunConfig, folder: Path) -> list[Any]:
     return config.make_loggers(
         save_dir=str(folder), config=config.as_dict(), job_type=config.method, run_tags=config.tags
     )
-
-
-def _max_non_finite(trainer: L.Trainer) -> int:
-    found = find_callback(trainer, SkipNonFiniteSteps)
-    return found.max_in_a_row if found is not None else 0
 
 
 def quiet() -> None:

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
+from gfn_runner.algorithms.skipped_steps import SkippedSteps, named
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.tools import Tool
 from gfn_runner.data.trajectories import Trajectories
@@ -30,13 +31,12 @@ from gfn_runner.distributed.ranks import (
     all_gather,
     broadcast,
     compute_on_rank_zero,
-    is_rank_zero,
     rank,
     share_of_rank,
     sum_gradients,
     world,
 )
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.pieces import row_slices
 from gfn_runner.lm.policy import LanguageModel
@@ -52,8 +52,8 @@ FOLDER = "answer_adapter"
 _BEFORE = f"{FOLDER}.old"  # the one before, while a new one takes its place
 _RECORD = "em.json"
 _MOST_MEASURED = 64
-_MOST_NAMED = 5
 _GRAD_CLIP = 1.0
+_FIX = "lower em.m_lr, use lm.dtype=float32 or bfloat16; resume=<run folder> makes the M-step again"
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -119,8 +119,8 @@ def m_step(
 ) -> dict[str, float]:
     """Train the answer adapter on pairs of answer and fresh sample; the policy stays as it is.
 
-    A step whose loss or gradient is not finite moves nothing, as in training. Ranks share out the
-    conditions of a step; each of them has to call it.
+    A step whose loss or gradient is not finite moves nothing. Ranks share out the conditions of a step;
+    each of them has to call it.
 
     Args:
         lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
@@ -129,7 +129,7 @@ def m_step(
         options: steps, rate, adapter.
         tool: of the task.
         seed: of the run.
-        most_non_finite: steps in a row that are skipped end the run when they are so many; 0 for never.
+        most_non_finite: see :class:`SkippedSteps`.
 
     Returns:
         ``loss_before`` and ``loss_after`` in nats an answer, of the same samples; ``skipped`` steps.
@@ -146,11 +146,9 @@ def m_step(
     before = _measured_loss(lm, measured, known, rule)
     parameters = lm.answer_parameters()
     optimizer = torch.optim.AdamW(parameters, lr=options.m_lr, weight_decay=0.0)
-    skips = _Skips(number, most_non_finite)
-    with (
-        _unfrozen(parameters),
-        ProgressLogger(f"M-step {number}", options.m_steps, "steps") as count,
-    ):
+    skipped = SkippedSteps(most_non_finite, _FIX)
+    progress = ProgressLogger(f"M-step {number}", options.m_steps, "steps")
+    with _unfrozen(parameters), progress as count:
         for step in range(options.m_steps):
             rng = rng_for("m-step", seed, number, step)
             drawn = rng.choices(pool, [c.weight for c in pool], k=options.m_batch)
@@ -158,19 +156,18 @@ def m_step(
             place = (step, rank()) if world() > 1 else (step,)
             strings = _samples(lm, own, rule, tool, "m-step", seed, number, *place)
             optimizer.zero_grad()
-            losses = all_gather(_backward(lm, own, strings, rule, options.m_batch))
-            sum_gradients(parameters)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
-            problem = _non_finite(drawn, [loss for share in losses for loss in share], norm)
-            # Norms of ranks may differ by rounding: rank 0 decides.
-            if skips.passes(step, broadcast(problem)):
+            problem = _gradient(lm, drawn, own, strings, rule)
+            if problem is None:
+                skipped.in_a_row.clear()
                 optimizer.step()
+            else:
+                skipped.skip(step + 1, problem, f"M-step {number}, ")
             count.advance()
     lm.m_steps = number
     return {
         "loss_before": before,
         "loss_after": _measured_loss(lm, measured, known, rule),
-        "skipped": float(skips.n),
+        "skipped": float(skipped.total),
     }
 
 
@@ -179,6 +176,32 @@ def m_step_line(measured: Mapping[str, float]) -> str:
     skipped = round(measured["skipped"])
     words = f"loss {measured['loss_before']:.4g} → {measured['loss_after']:.4g} nats an answer"
     return words + (f", steps skipped: {skipped}" if skipped else "")
+
+
+def _gradient(
+    lm: LanguageModel,
+    drawn: Sequence[Condition],
+    own: Sequence[Condition],
+    strings: Trajectories,
+    rule: StringRule,
+) -> str | None:
+    """Give the answer adapter the clipped gradient of a step's mean loss, summed over ranks.
+
+    Args:
+        lm: with the answer adapter.
+        drawn: conditions of all ranks.
+        own, strings: of this rank.
+        rule: of the strings.
+
+    Returns:
+        What is not finite, with the conditions of it; ``None`` where all is. The same on every rank.
+    """
+    losses = all_gather(_backward(lm, own, strings, rule, len(drawn)))
+    parameters = lm.answer_parameters()
+    sum_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
+    # Norms of ranks may differ by rounding: rank 0 decides.
+    return broadcast(_non_finite(drawn, [loss for share in losses for loss in share], norm))
 
 
 def _backward(
@@ -256,65 +279,18 @@ class _unfrozen:
             parameter.grad = None
 
 
-@dataclass
-class _Skips:
-    """Steps of an M-step that were skipped: in all, and what was wrong with those in a row."""
-
-    m_step: int
-    most: int
-    n: int = 0
-    in_a_row: list[str] = field(default_factory=list)
-
-    def passes(self, step: int, problem: str | None) -> bool:
-        """Whether the optimizer may make a step.
-
-        Raises:
-            UserError: if it may not, and that for the last time.
-        """
-        if problem is None:
-            self.in_a_row = []
-            return True
-        self.n += 1
-        self.in_a_row.append(f"step {step + 1}: {problem}")
-        place = f"M-step {self.m_step}, optimizer step {step + 1}"
-        if is_rank_zero():
-            logger.warning("%s is skipped: %s", place, problem)
-        if len(self.in_a_row) == self.most:
-            raise _too_many(place, self.in_a_row)
-        return False
-
-
 def _non_finite(
     conditions: Sequence[Condition], losses: Sequence[float], norm: float
 ) -> str | None:
     """What is not finite in a step, and the conditions of it; ``None`` where all is."""
     bad = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
     if bad:
-        # A condition may be drawn twice.
-        keys = dict.fromkeys(conditions[place].key for place in bad)
-        return f"the loss of condition {_named(keys)} is {losses[bad[0]]}"
+        keys = (conditions[place].key for place in bad)
+        return f"the loss of condition {named(keys)} is {losses[bad[0]]}"
     if not math.isfinite(norm):
-        keys = dict.fromkeys(condition.key for condition in conditions)
-        return f"the gradient is not finite; the step's conditions are {_named(keys)}"
+        keys = (condition.key for condition in conditions)
+        return f"the gradient is not finite; the step's conditions are {named(keys)}"
     return None
-
-
-def _named(keys: Iterable[str]) -> str:
-    shown = list(keys)
-    more = " …" if len(shown) > _MOST_NAMED else ""
-    return ", ".join(map(repr, shown[:_MOST_NAMED])) + more
-
-
-def _too_many(place: str, in_a_row: Sequence[str]) -> UserError:
-    most = len(in_a_row)
-    what = ". ".join(in_a_row[-_MOST_NAMED:])
-    return UserError.one(
-        place,
-        what if most == 1 else f"{most} steps in a row are not finite. {what}",
-        "finite losses and gradients; fewer in a row than callbacks.non_finite_steps.max_in_a_row",
-        "lower em.m_lr, use lm.dtype=float32 or bfloat16; "
-        "resume=<run folder> makes the M-step again",
-    )
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import lightning as L
 from pydantic import Field
 
-from gfn_runner.callbacks.lookup import find_callback
-from gfn_runner.callbacks.reward_tempering import RewardTempering
+from gfn_runner.callbacks.log_metrics import log_metrics
+from gfn_runner.callbacks.reward_tempering import reward_schedule
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import Batch
 from gfn_runner.distributed.ranks import compute_on_rank_zero
@@ -55,9 +55,7 @@ class EvaluationCallback(L.Callback):
         if not self.lacks(trainer):
             return
         # As after the step before the interruption.
-        tempering = find_callback(trainer, RewardTempering)
-        if tempering is not None:
-            module.reward_temperature = tempering.schedule(trainer.global_step - 1)
+        module.reward_temperature = reward_schedule(trainer)(trainer.global_step - 1)
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         trainer.validating = True
@@ -116,5 +114,4 @@ class EvaluationCallback(L.Callback):
         # The final evaluation is of more conditions: another series than the ones on the way.
         prefix = "final" if module.final else "eval"
         named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(named, step=trainer.global_step)
+        log_metrics(trainer, named)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import deque
 from typing import Annotated, Any
 
 import lightning as L
@@ -12,11 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gfn_runner.distributed.ranks import all_gather, is_rank_zero
-from gfn_runner.errors import UserError
+from gfn_runner.algorithms.skipped_steps import SkippedSteps
+from gfn_runner.distributed.ranks import all_gather
 from gfn_runner.tasks.base import GFlowNetModule
-
-logger = logging.getLogger(__name__)
 
 _FIX = (
     "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16; "
@@ -37,15 +33,13 @@ class SkipNonFiniteSteps(L.Callback):
 
     Attributes:
         grad_norm: of the newest optimizer step, before clipping; not finite where it was skipped.
-        skipped: optimizer steps that were skipped since the run began.
+        steps: optimizer steps that were skipped since the run began.
     """
 
     def __init__(self, max_in_a_row: Annotated[int, Field(ge=0)] = 5) -> None:
-        self.max_in_a_row = max_in_a_row
+        self.steps = SkippedSteps(max_in_a_row, _FIX)
         self.grad_norm = 0.0
-        self.skipped = 0
         self._reasons: list[str] = []  # of the step that is being made
-        self._in_a_row: deque[str] = deque(maxlen=max(1, max_in_a_row))
 
     def on_before_backward(self, trainer: L.Trainer, module: GFlowNetModule, loss: Tensor) -> None:
         if not loss.isfinite():
@@ -67,40 +61,20 @@ class SkipNonFiniteSteps(L.Callback):
             keys = dict.fromkeys(key for _, _, own in ranks for key in own)
             found = [_gradient_problem(named, list(keys))]
         if not found:
-            self._in_a_row.clear()
+            self.steps.in_a_row.clear()
             return
         for _, parameter in named:
             # An optimizer passes over what has no gradient; a gradient of 0 would move it by momentum.
             parameter.grad = None
-        self._skip(trainer.global_step + 1, "; and ".join(found[:_MOST_NAMED]))
-
-    def _skip(self, step: int, reason: str) -> None:
-        self.skipped += 1
-        self._in_a_row.append(f"step {step}: {reason}")
-        most = self.max_in_a_row
-        if is_rank_zero():
-            logger.warning("optimizer step %d is skipped: %s", step, reason)
-        if most and len(self._in_a_row) >= most:
-            shown = list(self._in_a_row)[-_MOST_NAMED:]
-            what = (
-                reason
-                if most == 1
-                else f"{most} steps in a row are not finite. " + ". ".join(shown)
-            )
-            raise UserError.one(
-                f"optimizer step {step}",
-                what,
-                "finite losses and gradients; fewer in a row than callbacks.non_finite_steps.max_in_a_row",
-                _FIX,
-            )
+        self.steps.skip(trainer.global_step + 1, "; and ".join(found[:_MOST_NAMED]))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "in_a_row": list(self._in_a_row)}
+        return {"skipped": self.steps.total, "in_a_row": list(self.steps.in_a_row)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.skipped = state["skipped"]
-        self._in_a_row.clear()  # every E-step of EM loads the checkpoint before it
-        self._in_a_row.extend(state["in_a_row"])
+        self.steps.total = state["skipped"]
+        self.steps.in_a_row.clear()  # every E-step of EM loads the checkpoint before it
+        self.steps.in_a_row.extend(state["in_a_row"])
 
 
 def _first_keys(module: GFlowNetModule) -> list[str]:

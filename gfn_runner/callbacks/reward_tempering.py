@@ -8,6 +8,7 @@ import lightning as L
 from pydantic import Field
 
 from gfn_runner.algorithms.schedules import Schedule
+from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.tasks.base import GFlowNetModule
 
 
@@ -36,3 +37,9 @@ class RewardTempering(L.Callback):
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Any, batch_idx: int
     ) -> None:
         module.reward_temperature = self.schedule(trainer.global_step)
+
+
+def reward_schedule(trainer: L.Trainer) -> Schedule:
+    """The run's reward temperature by optimizer step; 1 where the callback is removed."""
+    tempering = find_callback(trainer, RewardTempering)
+    return tempering.schedule if tempering is not None else Schedule()

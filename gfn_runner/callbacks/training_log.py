@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from gfn_runner.callbacks.log_metrics import log_metrics
 from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
 from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
@@ -112,7 +113,7 @@ class TrainingLog(L.Callback):
             "cpu_seconds": time.process_time() - self._cpu_started,
         }
         if self.skips is not None:
-            record |= {"grad_norm": self.skips.grad_norm, "skipped": float(self.skips.skipped)}
+            record |= {"grad_norm": self.skips.grad_norm, "skipped": float(self.skips.steps.total)}
         record |= self._counted(record["seconds"])
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
         phases = module.phases.take()
@@ -123,8 +124,7 @@ class TrainingLog(L.Callback):
         self._started, self._cpu_started = now, time.process_time()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
         if self._step % every == 0 or self._step == 1:
-            for logger in trainer.loggers:
-                logger.log_metrics(self.latest, step=self._step)
+            log_metrics(trainer, self.latest)
 
     def _counted(self, seconds: float) -> dict[str, float]:
         """What is counted over all ranks: strings kept, their age, tokens."""

@@ -43,7 +43,7 @@ class RunConfig:
         baseline: what is done in place of GFlowNet training; ``None`` for that.
         trainer: the arguments of ``lightning.Trainer``.
         lm, sampling, evaluation, em: see their classes.
-        callbacks: by their name in the config. A run makes its own: :meth:`make_callbacks`.
+        callbacks: by their name in the config, in the order in which Lightning calls them.
         optimized_metric: what a run returns to a search: a metric's name, with a row or group as prefix or
             without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets; ``None``:
             the task's own (``Task.optimized``).
@@ -129,20 +129,10 @@ class RunConfig:
         trained = self.objective if self.baseline is None else self.baseline
         return (self.task.name, type(trained).__name__)
 
-    def make_task(self) -> GFlowNetModule:
-        """An experiment of its own for a run."""
-        return instantiate("task", self.values["task"], GFlowNetModule)
-
-    def make_algorithm(self) -> Algorithm:
-        """A training algorithm of its own for a run."""
-        if isinstance(self.baseline, Algorithm):
-            return instantiate("baseline", self.values["baseline"], Algorithm)
-        return GFlowNet(self.objective)
-
-    def make_callbacks(self) -> list[L.Callback]:
-        """Callbacks of its own for a run, in the config's order."""
-        nodes = self.values["callbacks"].items()
-        return [instantiate(f"callbacks.{k}", node, L.Callback) for k, node in nodes if node]
+    @property
+    def algorithm(self) -> Algorithm:
+        """What is trained with: a baseline that trains, or GFlowNet training."""
+        return self.baseline if isinstance(self.baseline, Algorithm) else GFlowNet(self.objective)
 
     def make_loggers(self, **runtime: Any) -> list[Logger]:
         """Loggers, ``metrics.jsonl`` always among them.

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
 from gfn_runner.algorithms.em import EMSettings, m_step, m_step_line, read_record, save_answers
-from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.callbacks.checkpoint import newest_checkpoint
 from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.log_metrics import log_metrics
 from gfn_runner.callbacks.lookup import find_callback
+from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
+from gfn_runner.callbacks.reward_tempering import reward_schedule
 from gfn_runner.data.datamodule import ConditionData
 from gfn_runner.data.samples import limited
 from gfn_runner.distributed.ranks import broadcast_tensors, compute_on_rank_zero, is_rank_zero
@@ -36,109 +37,102 @@ def train_rounds(
     trainer: L.Trainer,
     module: GFlowNetModule,
     data: ConditionData,
-    *,
     em: EMSettings,
-    max_steps: int,
-    max_non_finite_steps: int,
-    reward_temperature: Schedule,
-    folder: Path,
     checkpoint: Path | None,
 ) -> dict[str, float]:
     """Make all E- and M-steps that the run's folder does not hold yet; without EM, train.
 
     Args:
-        trainer, module, data: of the run. The model has the folder's answer adapter already.
+        trainer, module, data: of the run. The model has the answer adapter of the run's folder already.
         em: how many rounds, and how an M-step is made.
-        max_steps: optimizer steps of a round.
-        max_non_finite_steps: skipped steps in a row that end an M-step; 0 for never.
-        reward_temperature: by optimizer step.
-        folder: gets the answer adapter after every M-step.
         checkpoint: to begin with, or ``None``.
 
     Returns:
         Of the last round, ``e_step/<metric>``: the evaluation before its M-step; and ``m_step/…``, see
         :func:`m_step`. Empty if there is no M-step.
     """
-    rounds = _Rounds(trainer, module, data, max_steps, reward_temperature)
-    lm, lines = module.lm, folder / "metrics.jsonl"
+    lm, folder = module.lm, Path(trainer.default_root_dir)
     # Rank 0 alone reads the folder: ranks that see it differently would part.
     metrics = dict(compute_on_rank_zero(lambda: read_record(folder).metrics))
-    step = lm.m_steps * max_steps
-    if lm.m_steps and not compute_on_rank_zero(lambda: _is_logged(lines, step)):
+    step = lm.m_steps * module.max_steps
+    if lm.m_steps and not compute_on_rank_zero(lambda: _is_logged(folder / "metrics.jsonl", step)):
         # The run was killed after the M-step, before its line was written.
-        rounds.log(metrics, lm.m_steps)
+        log_metrics(trainer, metrics, step)
     if lm.m_steps == em.rounds:
         # All M-steps are made (or none is wanted): what may be missing is training.
-        rounds.e_step(checkpoint, number=max(1, lm.m_steps))
-    for number in range(lm.m_steps, em.rounds):
-        rounds.e_step(checkpoint, number=number + 1)
-        metrics = rounds.evaluated()
+        _e_step(trainer, module, data, checkpoint, number=max(1, lm.m_steps))
+    for number in range(lm.m_steps + 1, em.rounds + 1):
+        _e_step(trainer, module, data, checkpoint, number=number)
+        metrics = _evaluated(module, data)
+        metrics |= _m_step(trainer, module, data, em)
         if is_rank_zero():
-            print(
-                f"M-step {number + 1}: train the answer adapter on the policy's samples", flush=True
-            )
-        measured = m_step(
-            lm,
-            data.data.train,
-            module.rule,
-            em,
-            tool=module.tool(),
-            seed=module.seed,
-            most_non_finite=max_non_finite_steps,
-        )
-        broadcast_tensors(lm.answer_parameters())  # whatever rounding has done
-        metrics |= {f"m_step/{name}": value for name, value in measured.items()}
-        if is_rank_zero():
-            logger.info("M-step %d: %s", number + 1, m_step_line(measured))
             save_answers(lm, folder, metrics)
-        rounds.log(metrics, number + 1)
+        log_metrics(trainer, metrics, number * module.max_steps)
         checkpoint = compute_on_rank_zero(lambda: newest_checkpoint(folder / "checkpoints"))
     return metrics
 
 
-@dataclass(frozen=True)
-class _Rounds:
-    """What the rounds of a run share."""
+def _e_step(
+    trainer: L.Trainer,
+    module: GFlowNetModule,
+    data: ConditionData,
+    checkpoint: Path | None,
+    *,
+    number: int,
+) -> None:
+    """Train to the end of round ``number``; a checkpoint of that step is only read."""
+    trainer.fit_loop.epoch_loop.max_steps = number * module.max_steps
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    temperature = reward_schedule(trainer)
+    evaluation = find_callback(trainer, EvaluationCallback)
+    if evaluation is not None and evaluation.lacks(trainer):
+        # Interrupted in the evaluation of the last step, after which there is nothing to train.
+        module.reward_temperature = temperature(trainer.global_step - 1)
+        trainer.validate(module, datamodule=data, verbose=False)
+    # A checkpoint of the round's last step trains no batch, before which it would have been set.
+    module.reward_temperature = temperature(trainer.global_step)
 
-    trainer: L.Trainer
-    module: GFlowNetModule
-    data: ConditionData
-    max_steps: int
-    reward_temperature: Schedule
 
-    def log(self, metrics: dict[str, float], number: int) -> None:
-        """The line of an M-step."""
-        for log in self.trainer.loggers:
-            log.log_metrics(metrics, step=number * self.max_steps)
+def _evaluated(module: GFlowNetModule, data: ConditionData) -> dict[str, float]:
+    """The final evaluation's conditions, as the policy and the answer model are now."""
+    options = module.evaluation
+    generator = torch_generator_for(module.lm.device, "e-step", module.seed, module.lm.m_steps)
+    _, measured = evaluate(
+        module.lm,
+        module,
+        module.evaluation_rule,
+        limited(data.data.evaluation, options.final),
+        options,
+        generator,
+        temperature=module.reward_temperature,
+        name="evaluation before the M-step",
+    )
+    return {f"e_step/{name}": value for name, value in measured.items()}
 
-    def e_step(self, checkpoint: Path | None, *, number: int) -> None:
-        """Train to the end of a round; a checkpoint of that step is only read."""
-        trainer, module = self.trainer, self.module
-        trainer.fit_loop.epoch_loop.max_steps = number * self.max_steps
-        trainer.fit(module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
-        evaluation = find_callback(trainer, EvaluationCallback)
-        if evaluation is not None and evaluation.lacks(trainer):
-            # Interrupted in the evaluation of the last step, after which there is nothing to train.
-            module.reward_temperature = self.reward_temperature(trainer.global_step - 1)
-            trainer.validate(module, datamodule=self.data, verbose=False)
-        # A checkpoint of the round's last step trains no batch, before which it would have been set.
-        module.reward_temperature = self.reward_temperature(trainer.global_step)
 
-    def evaluated(self) -> dict[str, float]:
-        """The final evaluation's conditions, as the policy and the answer model are now."""
-        module, options = self.module, self.module.evaluation
-        generator = torch_generator_for(module.lm.device, "e-step", module.seed, module.lm.m_steps)
-        _, measured = evaluate(
-            module.lm,
-            module,
-            module.evaluation_rule,
-            limited(self.data.data.evaluation, options.final),
-            options,
-            generator,
-            temperature=module.reward_temperature,
-            name="evaluation before the M-step",
+def _m_step(
+    trainer: L.Trainer, module: GFlowNetModule, data: ConditionData, em: EMSettings
+) -> dict[str, float]:
+    """Train the answer adapter; what :func:`m_step` has measured, as ``m_step/<name>``."""
+    lm = module.lm
+    if is_rank_zero():
+        print(
+            f"M-step {lm.m_steps + 1}: train the answer adapter on the policy's samples", flush=True
         )
-        return {f"e_step/{name}": value for name, value in measured.items()}
+    skips = find_callback(trainer, SkipNonFiniteSteps)
+    measured = m_step(
+        lm,
+        data.data.train,
+        module.rule,
+        em,
+        tool=module.tool(),
+        seed=module.seed,
+        most_non_finite=skips.steps.most_in_a_row if skips is not None else 0,
+    )
+    broadcast_tensors(lm.answer_parameters())  # whatever rounding has done
+    if is_rank_zero():
+        logger.info("M-step %d: %s", lm.m_steps, m_step_line(measured))
+    return {f"m_step/{name}": value for name, value in measured.items()}
 
 
 def _is_logged(lines: Path, step: int) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -70,7 +71,7 @@ class GFlowNetModule(Task, L.LightningModule):
         self.last_output: StepOutput | None = None
         self.phases = Phases()
         self.strict_loading = False
-        self._group_options: list[dict[str, Any]] = []  # of the optimizer, as the config has them
+        self._group_options: list[dict[str, Any]] = []  # of the optimizer, by the config
 
     def attach(
         self,
@@ -176,40 +177,37 @@ class GFlowNetModule(Task, L.LightningModule):
     def configure_optimizers(self) -> Any:
         groups = [{"params": list(self.lm.trainable().values())}]
         optimizer = self.make_optimizer([*groups, *self.algorithm.parameter_groups()])
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        lengths = {"total_steps": self.max_steps, "n_rounds": self.n_rounds}
-        takes = inspect.signature(self.make_scheduler).parameters
-        schedule = self.make_scheduler(
-            optimizer, **{k: v for k, v in lengths.items() if k in takes}
-        )
         self._group_options = [
-            {name: group[name] for name in ("initial_lr", "weight_decay", "betas") if name in group}
+            {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ]
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        schedule = {"scheduler": self._schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        assert self.make_scheduler is not None
+        lengths = {"total_steps": self.max_steps, "n_rounds": self.n_rounds}
+        takes = inspect.signature(self.make_scheduler).parameters
+        return self.make_scheduler(optimizer, **{k: v for k, v in lengths.items() if k in takes})
 
     def on_train_start(self) -> None:
-        """Give a resumed optimizer the learning rates, decays and betas of the config.
+        """Give a resumed optimizer the options and the schedule of the config.
 
         A checkpoint restores its own with the moments; the config may have changed since. Where it has
         not, every number is the same as before, to the last bit.
         """
-        schedule = self.lr_schedulers()
-        if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
-            return
-        groups = schedule.optimizer.param_groups
-        schedule.base_lrs = [options["initial_lr"] for options in self._group_options]
-        rates = [
-            base * factor(schedule.last_epoch)
-            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        ]
-        for group, options, rate in zip(groups, self._group_options, rates, strict=True):
-            group.update(options, lr=rate)
-        schedule._last_lr = rates
+        optimizer = self.trainer.optimizers[0]
+        for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
+            group.pop("initial_lr", None)
+            group.update(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of steps of a schedule without the optimizer's
+            for config in self.trainer.lr_scheduler_configs:
+                config.scheduler = self._schedule(optimizer)
+                for _ in range(self.global_step):
+                    config.scheduler.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.algorithm.before_optimizer_step(self)

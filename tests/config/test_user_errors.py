@@ -67,7 +67,7 @@ def test_a_trainer_takes_every_argument_of_lightnings_and_a_callback_can_be_remo
     (config,) = configs("+trainer.profiler=simple", "callbacks.replay_buffer=null")
     assert config.trainer.arguments["profiler"] == "simple"
     assert "replay_buffer" not in config.callbacks and "checkpoint" in config.callbacks
-    kinds = {type(callback).__name__ for callback in config.make_callbacks()}
+    kinds = {type(callback).__name__ for callback in config.callbacks.values()}
     assert "ReplayBufferCallback" not in kinds and "AdapterCheckpoint" in kinds
 
 

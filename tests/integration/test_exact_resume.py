@@ -252,14 +252,22 @@ def test_a_run_of_em_that_is_killed_and_resumed_is_the_same_run(moment, number, 
     assert not (folder / "answer_adapter.part").exists()
 
 
-def test_a_changed_learning_rate_counts_from_the_first_step_on(tmp_path):
+EXPONENTIAL = [
+    "~scheduler.decay",
+    "~scheduler.warmup_steps",
+    "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+    "+scheduler.gamma=0.5",
+]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "factor"),
+    [(["scheduler.decay=true", "scheduler.warmup_steps=3"], 1.0), (EXPONENTIAL, 0.25)],
+    ids=["linear", "exponential"],
+)
+def test_a_changed_learning_rate_counts_from_the_first_step_on(scheduler, factor, tmp_path):
     """A checkpoint brings back the rates that its run had; the config has the say."""
-    lines = [
-        "task=random_number",
-        "objective=tb",
-        "scheduler.decay=true",
-        "scheduler.warmup_steps=3",
-    ]
+    lines = ["task=random_number", "objective=tb", *scheduler]
     changed = ["optimizer.lr=1e-4", "optimizer.weight_decay=0.1", "optimizer.betas=[0.8,0.9]"]
     changed += ["objective.log_z_lr=0.01", "trainer.max_steps=4"]
     straight = run(tmp_path / "straight", *lines, *changed)
@@ -273,7 +281,7 @@ def test_a_changed_learning_rate_counts_from_the_first_step_on(tmp_path):
         [r["train/lr"] for r in logged(f) if r["step"] > 2 and "train/lr" in r]
         for f in (folder, straight)
     ]
-    assert rates[0] == rates[1] and rates[0][0] == 1e-4 * 3 / 3 and len(rates[0]) == 2
+    assert rates[0] == rates[1] and rates[0][0] == 1e-4 * factor and len(rates[0]) == 2
 
 
 def signalled(folder: Path, number: int, wanted: int, *lines: str) -> int:

@@ -47,6 +47,7 @@ class Steps:
             global_step=0,
             accumulate_grad_batches=accumulate,
             loggers=[],
+            callback_metrics={},
             log_every_n_steps=1,
             callbacks=[replay, SkipNonFiniteSteps(), self.log],
         )

@@ -1,0 +1,64 @@
+"""Optimizer steps that are skipped because loss or gradient are not finite: counted, logged, too many in a row."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from gfn_runner.distributed.ranks import is_rank_zero
+from gfn_runner.errors import UserError
+
+logger = logging.getLogger(__name__)
+_MOST_NAMED = 5
+
+
+class SkippedSteps:
+    """Counts skipped steps, and ends the run after too many in a row.
+
+    Args:
+        most_in_a_row: so many end it; 1 at the first, 0 never.
+        fix: what the user can do.
+
+    Attributes:
+        total: skipped so far.
+        in_a_row: the newest, each as ``step <number>: <reason>``.
+    """
+
+    def __init__(self, most_in_a_row: int, fix: str) -> None:
+        self.most_in_a_row, self.fix = most_in_a_row, fix
+        self.total = 0
+        self.in_a_row: deque[str] = deque(maxlen=max(1, most_in_a_row))
+
+    def skip(self, step: int, reason: str, part: str = "") -> None:
+        """Count a step that is not made.
+
+        Args:
+            step: its number, counted from 1.
+            reason: what is not finite.
+            part: of the run that it belongs to, as a prefix of messages.
+
+        Raises:
+            UserError: if as many steps in a row are skipped as may be.
+        """
+        self.total += 1
+        self.in_a_row.append(f"step {step}: {reason}")
+        place = f"{part}optimizer step {step}"
+        if is_rank_zero():
+            logger.warning("%s is skipped: %s", place, reason)
+        most = self.most_in_a_row
+        if most and len(self.in_a_row) == most:
+            shown = ". ".join(list(self.in_a_row)[-_MOST_NAMED:])
+            raise UserError.one(
+                place,
+                reason if most == 1 else f"{most} steps in a row are not finite. {shown}",
+                "finite losses and gradients; fewer in a row than callbacks.non_finite_steps.max_in_a_row",
+                self.fix,
+            )
+
+
+def named(keys: Iterable[str]) -> str:
+    """The first few keys of conditions, for a message."""
+    different = list(dict.fromkeys(keys))
+    more = " …" if len(different) > _MOST_NAMED else ""
+    return ", ".join(map(repr, different[:_MOST_NAMED])) + more
