@@ -86,7 +86,7 @@ def _handler(asked: list[str]) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *args: Any) -> None:
-            pass
+            """Each request would be a line on stderr."""
 
         def do_GET(self) -> None:
             self._reply({})

@@ -13,25 +13,6 @@ from gfn_runner.cli.main import main
 from ..command_line import configs, problems
 
 
-def test_all_values_are_reported_at_once():
-    found = problems(
-        "optimizer.lr=-1",
-        "sampling.n_samples=many",
-        "+objective.regression.knd=huber",
-        "callbacks.replay_buffer=3",
-        "lm.lora.rank=0",
-        "lm.name=/no/such/folder",
-        "sampling.min_temperature=3",
-    )
-    assert {
-        "optimizer.lr", "sampling.n_samples", "objective.regression.knd", "callbacks.replay_buffer", "lm.lora.rank",
-    } <= found.keys()  # fmt: skip
-    assert "-1" in found["optimizer.lr"].what and "greater than 0" in found["optimizer.lr"].allowed
-    assert "'many'" in found["sampling.n_samples"].what
-    assert found["objective.regression.knd"].fix == "did you mean objective.regression.kind?"
-    assert "a subclass of Callback" in found["callbacks.replay_buffer"].allowed
-
-
 def test_wrong_values_of_all_objects_are_reported_at_once():
     """Each with its key, what was given and what is allowed."""
     given = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
-import pytest
 import yaml
 
 from gfn_runner.callbacks import live_report
@@ -50,28 +49,6 @@ def test_the_page_is_written_anew_at_every_evaluation(tmp_path, monkeypatch):
         ("0 of 4", "running", True), ("2 of 4", "running", True), ("4 of 4", "running", True),
         ("4 of 4", None, False),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("choice", "pages"), [("end", 1), ("off", 0)])
-def test_pages_only_when_they_are_wanted(tmp_path, monkeypatch, choice, pages):
-    written = []
-    whole = live.write_run_page
-    monkeypatch.setattr(live, "write_run_page", lambda *a: written.append(a) or whole(*a))
-    folder = run(tmp_path / "r", "trainer.max_steps=2", *QUICK, f"callbacks/report={choice}")
-    assert len(written) == pages and (folder / "report.html").is_file() == bool(pages)
-    assert not (folder / "samples_newest.jsonl").exists()
-
-
-def test_a_page_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("gfn_runner.report.run_page.write_page", full)
-    folder = run(tmp_path / "r", "trainer.max_steps=2", *QUICK)
-    assert (folder / "metrics.json").is_file() and not (folder / "report.html").exists()
-    said = [r.getMessage() for r in caplog.records if "No space left" in r.getMessage()]
-    # One of the training and one of the end.
-    assert said == ["no page: [Errno 28] No space left on device; the run goes on"] * 2
 
 
 def test_only_the_first_rank_writes(monkeypatch):

@@ -155,10 +155,9 @@ def test_runs_that_do_not_train_end_too_when_the_terminal_is_closed(tmp_path):
     process = begin(*lines, "seed=0,1", f"hydra.sweep.dir={folder}")
     logs = lambda: [log.read_text() for log in folder.glob(".submitit/*/*.out")]  # noqa: E731
     wait(process, lambda: any("final evaluation" in log for log in logs()))
-    began = time.monotonic()
     process.send_signal(signal.SIGHUP)
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGHUP, said
     assert states(folder) == ["interrupted", "waiting"] and "0 of 2 runs are ok" in said
-    assert time.monotonic() - began < 60 and not run_is_locked(folder / "0"), "it has ended"
+    assert not run_is_locked(folder / "0"), "it has ended"
     assert not (folder / "0" / "metrics.json").exists()

@@ -351,11 +351,6 @@ def test_files_are_cut_at_the_numbers_asked_for(files):
     assert [c.group for c in data.evaluation] == ["3_operands", "4_operands", "5_operands"]
 
 
-def test_too_few_rationales_outside_the_test_sets(files):
-    with pytest.raises(UserError, match=r"(?s)task.data.rationales.*has 3 questions outside"):
-        IntegerArithmetic(n_demonstrations=3, data=ArithmeticData(**files)).load(0)
-
-
 def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
     text = """[
  {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 3, "str_rationale": "1 + 2 = 3"},

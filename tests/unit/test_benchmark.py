@@ -11,13 +11,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from bench import threads
 from bench.floor import Floor
-from bench.measure import alternating, memory_of, ratio, slope
+from bench.measure import alternating, ratio, slope
 from bench.ours import PHASES, OurStep
 from bench.plain import PlainStep
 from bench.work import TERMINATOR, Shape, make_lm
-from benchmark import GROWN, ONE_CONDITION, SECTIONS, default_page, grown
 
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.rewards.reward import log_reward
@@ -90,35 +88,6 @@ def test_a_step_of_each_and_its_phases(lm):
     plain()
 
 
-@pytest.mark.parametrize(
-    ("device", "places"),
-    [
-        ("cpu", ["embedded", "gpt2", *SECTIONS[1:]]),
-        ("cuda", ["embedded", *ONE_CONDITION, *SECTIONS[1:-1], "check"]),
-    ],
-)
-def test_the_page_has_a_place_for_every_section(device, places):
-    page = default_page(device).read_text(encoding="utf-8")
-    for mark in (f"{slash}{device} {name}" for name in places for slash in ("", "/")):
-        assert page.count(f"<!-- {mark} -->") == 1, mark
-
-
-@pytest.mark.parametrize("name", GROWN)
-def test_a_size_is_changed_alone(name):
-    lm, shape = grown(name, GROWN[name][0], "cpu")
-    more_lm, more = grown(name, GROWN[name][1], "cpu")
-    config, other = lm.model.config, more_lm.model.config
-    models = (config.vocab_size, config.hidden_size), (other.vocab_size, other.hidden_size)
-    assert (shape != more) != (models[0] != models[1])
-
-
-def test_memory_of_a_step_is_told_beyond_what_was_held_before():
-    held = torch.ones(2**26)  # 256 MiB, gone again before
-    del held
-    gib = memory_of(lambda: torch.ones(2**25), torch.device("cpu"))
-    assert gib != gib or gib == pytest.approx(0.125, abs=0.02)
-
-
 def test_ratios_and_slopes():
     turns = []
     seconds = alternating(
@@ -127,39 +96,3 @@ def test_ratios_and_slopes():
     assert turns == [("a", 0), "b", ("a", 1), "b", ("a", 2), "b"] and len(seconds["a"]) == 2
     assert ratio([4.0, 9.0, 1.0], [2.0, 3.0, 1.0]) == (2.0, 1.0, 3.0)
     assert slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
-
-
-def test_ways_to_wait_are_measured_by_turns_alone_and_beside_a_busy_process(monkeypatch):
-    """And each in a process with that way alone in its environment."""
-    asked = []
-
-    class Stepper:
-        def __init__(self, way, conditions):
-            self.way = way
-
-        def __call__(self):
-            asked.append((self.way["OMP_WAIT_POLICY"], len(others)))
-            return float(len(asked))
-
-        def close(self):
-            asked.append("closed")
-
-    others = []
-
-    class Busy:
-        def __enter__(self):
-            others.append(0)
-
-        def __exit__(self, *_):
-            others.pop()
-
-    monkeypatch.setattr(threads, "Stepper", Stepper)
-    monkeypatch.setattr(threads, "busy", Busy)
-    seconds = threads.measured(2, 1, {w: {"OMP_WAIT_POLICY": w} for w in "ab"})
-    turns = [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert asked == [("a", 0), ("b", 0), *turns, *turns, "closed", "closed"]
-    assert seconds == {
-        "quiet": {"a": [3.0, 7.0], "b": [4.0, 8.0]},
-        "busy": {"a": [5.0, 9.0], "b": [6.0, 10.0]},
-    }
-    assert next(iter(threads.WAYS.values())) == {"GOMP_SPINCOUNT": "1000"}

@@ -103,14 +103,6 @@ def test_texts_go_through_the_template_only_where_that_is_asked_for(tmp_path):
     assert of_file.prompt_ids(chat_tokenizer(None), Chat.of(USER)) == tuple(plain)
 
 
-def test_a_model_keeps_a_chat_and_a_text_apart():
-    tokenizer = chat_tokenizer()
-    lm = LanguageModel(random_model("llama", len(tokenizer)), tokenizer)
-    chat = Chat.of(USER)
-    assert chat == json.dumps(USER) and chat.messages == USER
-    assert lm.encode_prompt(str(chat)) != lm.encode_prompt(chat) == lm.encode_prompt(Chat(chat))
-
-
 # -- the end of a turn ------------------------------------------------------------------------------
 
 
@@ -199,12 +191,6 @@ def test_a_wrong_line_with_messages_is_named_with_its_field(tmp_path, change, fi
     (problem,) = caught.value.problems
     assert problem.where == f"{file}, line 2, field {field}"
     assert what in problem.what and problem.allowed
-
-
-def test_the_same_messages_have_one_posterior(tmp_path):
-    file = lines(tmp_path, *({"messages": USER, "terms": [{"context": c}]} for c in "ab"))
-    with pytest.raises(UserError, match="the same prompt as line 1"):
-        own(file).load(0)
 
 
 # -- what only the tokenizer can tell ---------------------------------------------------------------

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from gfn_runner.config.compose import CONF, new_folder
-from gfn_runner.runtime.overrides import as_meant, flags_and_words, parsed, shell_word, verbatim
+from gfn_runner.runtime.overrides import as_meant, flags_and_words, parsed, verbatim
 
 from ..command_line import configs, problems
 
@@ -87,20 +87,6 @@ def test_paths_that_exist_are_meant_and_of_others_the_word_to_type_is_printed(na
         (typed,) = shlex.split(problem.fix.partition(": ")[2])
         found = problems("task=posterior", typed)
     assert str(file) in found["task.data.train"].what
-
-
-def test_what_to_type_is_the_text():
-    for text in ("a(b", "it's", 'a"b', "a\\", 'a\\"b', "語"):
-        (word,) = shlex.split(shell_word("x", text))
-        assert value_of(word) == text
-
-
-def test_values_are_left_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("1", "null", "a,b"):
-        Path(name).touch()
-    for word in ("seed=1", "baseline=null", "seed=a,b", "resume=auto", "lm.name='a(b'", "x=[1,2]"):
-        assert as_meant(word) == word
 
 
 def test_flags_may_stand_between_overrides():

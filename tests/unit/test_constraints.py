@@ -198,15 +198,6 @@ def test_a_condition_whose_constraints_are_never_met_is_named_once(lm, caplog):
     assert last.startswith("1 of 3 conditions never had a sample")
 
 
-def test_the_line_can_be_switched_off(lm, caplog):
-    module = SimpleNamespace(lm=lm, constraints=lambda: [ConstraintPenalty()])
-    callback = SatisfactionCallback(warn_after=0)
-    outputs = step(lm, [condition(constraint=TextConstraint(min_words=9))], [("a", 0)])
-    callback.on_train_batch_end(None, module, outputs, None, 0)
-    callback.on_fit_end(None, module)
-    assert not messages(caplog) and not callback.draws
-
-
 def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
     asked = {"name": judge, "label": "happy", "weight": 3.0}
     path = tmp_path / "lists.jsonl"

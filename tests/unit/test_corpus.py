@@ -59,12 +59,6 @@ def pages(corpus) -> dict[str, list[list[tuple[Expression, str, int]]]]:
     return found
 
 
-def test_the_same_seed_writes_the_same(corpus):
-    assert list(islice(documents(0), 200)) == corpus[:200]
-    assert list(islice(documents(1), 200)) != corpus[:200]
-    assert all(text.endswith("\n") and text.isascii() for text in corpus)
-
-
 def test_drills_are_right(corpus):
     drills = [text for text in corpus if text.startswith("Sums: ")]
     assert len(drills) > 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from gfn_runner.lm.encoding import (
@@ -27,36 +27,9 @@ from gfn_runner.tasks.user_posterior import UserPosterior
 from ..tiny_models import character_tokenizer, random_model
 from ..tokenizer_kinds import EXACT, LINES, byte_level, lower_case, stripping, word_piece
 
-ENTRIES = ["<s>", "▁", *".ab\n17", "▁a", "▁17", "17"]
-
-
-@pytest.fixture
-def spaced() -> PreTrainedTokenizerFast:
-    """As SentencePiece's: every text begins with ▁."""
-    merges = [("▁", "a"), ("1", "7"), ("▁", "17")]
-    model = models.BPE({text: i for i, text in enumerate(ENTRIES)}, merges)
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    tokenizer.decoder = decoders.Metaspace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
-
 
 def names(tokenizer, ids) -> list[str]:
     return tokenizer.convert_ids_to_tokens(list(ids))
-
-
-def test_no_space_is_put_in_front_of_a_continuation(spaced):
-    assert names(spaced, spaced(".", add_special_tokens=False)["input_ids"]) == ["▁", "."]
-    for text, wanted in {
-        ".": ["."],
-        "a": ["a"],
-        " a": ["▁a"],
-        " 17": ["▁17"],
-        "17": ["17"],
-        "\n": ["\n"],
-        "": [],
-    }.items():
-        assert names(spaced, continuation_ids(spaced, text)) == wanted
 
 
 # -- round trips ------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from gfn_runner import train
-from gfn_runner.report.headline import direction_of, memory_at_most
 from gfn_runner.runtime import environment
 
 
@@ -81,20 +80,6 @@ def test_the_program_says_how_threads_wait_before_torch_is_imported(tmp_path):
         text=True,
     )
     assert "spins 1000" in done.stderr, done.stderr
-
-
-def test_memory_of_host_and_gpu_is_kept_apart(monkeypatch):
-    """A GPU's peak is torch's own, of the model's device; without a GPU there is none."""
-    peaks = {"cuda:1": 3 * 2**30}
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[str(device)])
-    assert environment.peak_gpu_memory_gib(torch.device("cuda:1")) == 3.0
-    assert environment.peak_gpu_memory_gib(torch.device("cpu")) is None
-    host = {"run/peak_memory_gib": 1.25}
-    assert memory_at_most(host) == "1.25 GiB of host memory"
-    both = memory_at_most(host | {"run/peak_gpu_memory_gib": 3.0})
-    assert both == "1.25 GiB of host memory and 3.00 GiB of GPU memory"
-    assert memory_at_most({}) == ""
-    assert direction_of("run/peak_gpu_memory_gib") == "minimize"
 
 
 def test_a_run_writes_the_largest_gpu_memory_of_its_processes(monkeypatch, tmp_path):

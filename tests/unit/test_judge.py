@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gfn_runner.errors import UserError
-from gfn_runner.metrics.judge import PROMPTS, Judge, JudgeSettings, rating_in, read_prompt
+from gfn_runner.metrics.judge import Judge, JudgeSettings, rating_in, read_prompt
 
 needs_openai = pytest.mark.skipif(
     importlib.util.find_spec("openai") is None, reason="an optional package"
@@ -188,21 +188,6 @@ def test_giving_up_needs_failures_in_a_row(endpoint):
 )
 def test_the_rating_in_a_reply(reply, rating):
     assert rating_in(reply) == rating
-
-
-@pytest.mark.parametrize(
-    ("file", "fields"),
-    [
-        ("story_middle.txt", ["beginning", "middle", "ending"]),
-        ("continuation.txt", ["prompt", "sample"]),
-    ],
-)
-def test_shipped_prompts_ask_for_all_fields_and_a_rating(file, fields):
-    text = read_prompt(file, fields)
-    filled = text.format_map({name: f"<{name}>" for name in fields})
-    assert all(filled.count(f"<{name}>") == 1 for name in fields)
-    assert '"Rating: "' in filled
-    assert {path.name for path in PROMPTS.iterdir()} == {"story_middle.txt", "continuation.txt"}
 
 
 @pytest.mark.parametrize(

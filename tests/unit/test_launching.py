@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
 
-from gfn_runner.cli.multirun import effect_of_refusal, sweep_under_way
+from gfn_runner.cli.multirun import sweep_under_way
 from gfn_runner.config.compose import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.runtime import environment
@@ -28,7 +28,6 @@ from gfn_runner.runtime.sweep_record import Job, Sweep
 from gfn_runner.sweeps import check, slurm
 from gfn_runner.sweeps.launching import cluster, processes
 from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep, launch
-from tests.command_line import configs
 
 SMALL = ("experiment=tiny/smoke", "num_threads=1")
 
@@ -145,11 +144,6 @@ def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch,
         pass
     assert "2 of 2 runs are ok (2 had finished before)" in capsys.readouterr().out
     assert json.loads((tmp_path / "sweep.json").read_text())["searches"] is False
-
-
-def test_what_a_refused_sweep_has_done_is_told(tmp_path):
-    assert effect_of_refusal(None) == "no run was started"
-    assert str(tmp_path) in effect_of_refusal(Sweep(tmp_path))
 
 
 @pytest.fixture
@@ -351,57 +345,3 @@ def test_a_failure_of_the_first_process_is_the_end_of_a_run(tmp_path):
     failed[0] = None
     second.touch()
     assert cluster._has_result(job)
-
-
-def checked_search(launcher: Any, *lines: str, **params: str) -> Any:
-    pytest.importorskip("optuna")
-    from gfn_runner.sweeps.search import check_search
-
-    made = launcher("hydra/sweeper=search")
-    sweeper = SimpleNamespace(
-        launcher=made,
-        config=made.config,
-        n_jobs=1,
-        direction=None,
-        _parse_sweeper_params_config=lambda: [f"{key}={value}" for key, value in params.items()],
-    )
-    check_search(sweeper, [*lines])
-    return sweeper
-
-
-@pytest.mark.parametrize(
-    ("lines", "direction"),
-    [
-        (["task=arithmetic"], "maximize"),
-        (["task=arithmetic", "optimized_metric=phi_spread"], "minimize"),
-    ],
-)
-def test_a_search_goes_the_way_of_its_metric_and_that_is_on_record(launcher, lines, direction):
-    sweeper = checked_search(launcher, *lines, "optimizer.lr=tag(log, interval(1e-4, 1e-3))")
-    assert sweeper.direction == direction
-    assert f"hydra.sweeper.direction={direction}" in sweeper.config.hydra.overrides.hydra
-
-
-def test_a_search_over_tasks_that_want_different_ways_is_refused(launcher):
-    line = "task=arithmetic,random_number"
-    with pytest.raises(InvalidSweep) as caught:
-        checked_search(launcher, line)
-    assert "exact_kl and vote_accuracy" in str(caught.value.error)
-    assert checked_search(launcher, line, "optimized_metric=log_reward").direction == "maximize"
-
-
-def test_of_a_search_every_choice_and_both_ends_of_an_interval_are_validated(launcher, tmp_path):
-    folder = tmp_path / "sweep"
-    folder.mkdir()
-    (folder / "multirun.yaml").touch()
-    space = {"optimizer.lr": "interval(-1.0, 1.0)", "lm.lora.rank": "range(0, 3)"}
-    with pytest.raises(InvalidSweep) as caught:
-        checked_search(launcher, "seed=choice(3, -4)", **space)
-    problems = {problem.where: problem.what for problem in caught.value.error.problems}
-    assert problems["optimizer.lr"] == "given -1.0" and problems["seed"] == "given -4"
-    assert "lm.lora.rank" in problems and not folder.exists(), "what Hydra made for nothing"
-
-
-def test_the_check_of_a_sweep_makes_no_folder(tmp_path):
-    lines = ["experiment=tiny/smoke", "hydra/launcher=local", "seed=0,1", f"output={tmp_path}"]
-    assert len(configs("-m", *lines)) == 2 and not list(tmp_path.iterdir())

@@ -202,10 +202,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def only(problems: list[Problem], where: str, *words: str) -> None:
+def is_only(problems: list[Problem], where: str, *words: str) -> bool:
+    """One problem at that key, with these words in it."""
     (problem,) = problems
-    assert problem.where == where
-    assert all(word in str(problem) for word in words), str(problem)
+    return problem.where == where and all(word in str(problem) for word in words)
 
 
 def problems(folder: Path, **options: str) -> list[Problem]:
@@ -232,7 +232,7 @@ def no_code(monkeypatch, capsys):
 def test_a_folder_that_cannot_be_loaded_is_one_problem(how, model, no_code):
     change, messages = BROKEN[how]
     change(model)
-    only(problems(model), "lm.name", *messages)
+    assert is_only(problems(model), "lm.name", *messages), problems(model)
 
 
 @pytest.mark.parametrize("how", ["LFS weights", "GPTQ"])
@@ -261,7 +261,7 @@ def test_loading_itself_refuses_what_a_check_before_it_has_not_seen(model):
 def test_code_that_a_known_architecture_does_not_need_is_not_run(model, no_code):
     config_with(auto_map={"AutoModelForCausalLM": "code.MyModel"})(model)
     (model / "code.py").write_text(f"print({PRINTED!r})\n")
-    load(LMSettings(name=str(model), device="cpu"))
+    assert load(LMSettings(name=str(model), device="cpu")).vocab_size == len(CHARACTERS)
 
 
 def test_the_program_refuses_code_and_makes_no_folder(model, tmp_path, capsys, monkeypatch):
@@ -317,7 +317,8 @@ def test_a_text_with_a_token_that_has_no_embedding(where, model):
         listed_max_len=8,
     )
     key = "task.terminator" if where == "terminator" else "task"
-    only(list(found), key, "'<pad>'", f"the model has embeddings for {len(CHARACTERS)} tokens")
+    said = f"the model has embeddings for {len(CHARACTERS)} tokens"
+    assert is_only(list(found), key, "'<pad>'", said)
 
 
 # -- classifiers and sentence encoders --------------------------------------------------------------
@@ -348,26 +349,26 @@ def broken(whole: Path, tmp_path: Path, how: str) -> tuple[Path, str]:
 def test_a_classifier_that_cannot_be_loaded(how, whole_classifier, tmp_path):
     folder, messages = broken(whole_classifier, tmp_path, how)
     messages = "bitsandbytes 4-bit" if how == "4-bit" else messages
-    only(list(label_problems(str(folder), [])), f"classifier {folder}", messages)
+    found = list(label_problems(str(folder), []))
+    assert is_only(found, f"classifier {folder}", messages), found
 
 
 @pytest.mark.parametrize("how", SHARED)
 def test_a_sentence_encoder_that_cannot_be_loaded(how, whole_encoder, tmp_path):
     folder, messages = broken(whole_encoder, tmp_path, how)
     found = list(sentence_model_problems(str(folder))) or list(encoder_problems(str(folder)))
-    only(found, ENCODER_KEY, messages)
+    assert is_only(found, ENCODER_KEY, messages), found
     with pytest.raises(UserError, match=ENCODER_KEY):
         load_sentence_model(str(folder), device="cpu")
 
 
 def test_a_base_model_is_no_classifier(whole):
-    only(
-        list(label_problems(str(whole), [])), f"classifier {whole}", "score.weight",
-        "it would be random", "of another task",
-    )  # fmt: skip
+    said = ("score.weight", "it would be random", "of another task")
+    assert is_only(list(label_problems(str(whole), [])), f"classifier {whole}", *said)
     with pytest.raises(UserError, match="it would be random"):
         classifier(str(whole))
 
 
 def test_a_classifier_is_no_language_model(whole_classifier):
-    only(problems(whole_classifier), "lm.name", "lack", "lm_head.weight", "of another task")
+    said = ("lack", "lm_head.weight", "of another task")
+    assert is_only(problems(whole_classifier), "lm.name", *said)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from gfn_runner.loggers.json_lines import JsonLinesLogger, jsonable
+from gfn_runner.loggers.json_lines import JsonLinesLogger
 from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.runtime.json_lines import read_metrics
 
@@ -31,12 +31,6 @@ def test_lines_are_appended_and_nothing_is_cut(tmp_path):
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert lines[0]["train/loss"] == 9.0 and lines[2]["train/loss"] == 1.5
     assert lines[2]["train/worst"] is None and lines[2]["time"] > 1.6e9
-
-
-def test_what_json_has_no_word_for():
-    assert [jsonable(v) for v in (math.nan, math.inf, -math.inf)] == [None] * 3
-    assert jsonable(torch.tensor(0.5)) == 0.5 and jsonable(3) == 3.0
-    assert type(jsonable(torch.tensor(2))) is float
 
 
 def test_where_a_step_is_repeated_the_later_line_wins(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from types import SimpleNamespace
@@ -97,11 +96,6 @@ def test_sets_are_measured_apart_and_a_tasks_own_names_win():
     assert measure(Own(), [drawn()])["log_pf/all"] == 7.0
 
 
-def test_samples_without_a_likelihood_have_no_mean_of_it():
-    measured = measure(Plain(), [drawn()])
-    assert "log_likelihood/all" not in measured and "log_pf/all" in measured
-
-
 def test_strings_of_probability_0_are_left_out():
     samples = [
         drawn("a", log_reward=(-1.0, -math.inf), log_likelihood=(-1.0, -math.inf)),
@@ -157,14 +151,6 @@ def test_exact_distances_count_what_is_written_outside_the_support(inside, tempe
     assert measured["exact_tv/all"] == pytest.approx(sum(max(0.0, p - r) for p, r in both))
     kl = sum(p * math.log(p / r) for p, r in zip(target, q, strict=True))
     assert measured["exact_kl/all"] == pytest.approx(kl)
-
-
-def test_exact_distances_of_a_tasks_support_and_their_absence():
-    exact = {"support_log_reward": (0.0, 0.0), "support_log_pf": (math.log(0.5),) * 2}
-    far = {"support_log_reward": (0.0, 0.0), "support_log_pf": (math.log(0.9), math.log(0.1))}
-    measured = measure(Plain(), [drawn("a", **exact), drawn("b", **far), drawn("c")])
-    assert measured["exact_tv/all"] == pytest.approx((0.0 + 0.4) / 2)
-    assert not {"exact_tv/all", "exact_kl/all"} & measure(Plain(), [drawn()]).keys()
 
 
 def test_the_support_of_a_task_is_scored_under_policy_and_posterior():
@@ -223,13 +209,6 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
 # -- what may be missing ---------------------------------------------------------------------------
 
 
-def test_bertscore_without_references_is_absent_and_says_so(caplog):
-    options = EvaluationSettings(bertscore="anything")
-    with caplog.at_level(logging.WARNING):
-        assert OptionalMetrics(options.bertscore, options.judge)([drawn()]) == {}
-    assert "BERTScore is left out: the samples have no references" in caplog.text
-
-
 @pytest.mark.parametrize("loads", [True, False])
 def test_bertscores_model_is_loaded_once_and_what_is_missing_said_once(loads, caplog, monkeypatch):
     asked, means = [], [torch.tensor([0.5])] * 3
@@ -286,10 +265,6 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
     assert asked == [
         {"prompt": "prompt a", "sample": "u", "middle": "u", "beginning": "B.", "ending": "E."}
     ]
-
-
-def test_nothing_is_measured_that_was_not_asked_for():
-    assert OptionalMetrics(None, None)([drawn(facts={"references": ("r",)})]) == {}
 
 
 # -- baselines -------------------------------------------------------------------------------------
@@ -378,12 +353,6 @@ def test_the_draws_are_of_the_base_model(toy):
     )
 
 
-def test_what_is_kept_says_nothing_of_the_base_models_distances(toy):
-    """The support was scored under the base model, whose distance is not that of what was kept."""
-    samples = resampled(toy, 1.0, 200, 20)
-    assert "exact_tv/numbers" not in measure(toy[1], [samples], temperature=1.0)
-
-
 def test_rows_of_the_base_model_at_temperatures(toy):
     """Token by token, with the adapter off; log q stays the one at temperature 1."""
     lm, task, rule, condition = toy
@@ -406,9 +375,3 @@ def test_rows_of_the_base_model_at_temperatures(toy):
         assert empty and empty == pytest.approx(
             [law_V[0, rule.terminator].item()] * len(empty), abs=1e-4
         )
-
-
-def test_no_baseline_is_drawn_unless_asked_for(toy):
-    lm, task, rule, condition = toy
-    options = EvaluationSettings(baseline_shots=())
-    assert not list(baseline_rows(Drawing(lm, task, rule, [condition], options, 0, 1.0)))

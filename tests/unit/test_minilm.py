@@ -11,7 +11,6 @@ import torch
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import sentence_model_problems
-from gfn_runner.metrics.diversity import embedding_diversity
 from gfn_runner.metrics.encoders import load_encoder
 
 # The example of sentence-transformers' quickstart, with the cosines that it prints for this model.
@@ -40,13 +39,6 @@ def test_its_cosines_are_the_published_ones_in_any_order(encoder):
     # The published digits say no more; the order of texts, and their padding, say nothing.
     again_NE = encoder.encode([TEXTS[2], TEXTS[0] + " " + TEXTS[1] * 3, TEXTS[0]])
     torch.testing.assert_close(again_NE[[2, 0]], vector_NE[[0, 2]], atol=1e-5, rtol=0)
-
-
-@installed
-def test_diversity_is_one_minus_the_mean_cosine(encoder):
-    pairs = torch.tensor([COSINES[0, 1], COSINES[0, 2], COSINES[1, 2]])
-    expected = 1 - pairs.mean().item()
-    assert embedding_diversity(TEXTS, encoder) == pytest.approx(expected, abs=1e-3)
 
 
 def test_without_its_package_there_is_one_problem_before_the_run(monkeypatch):

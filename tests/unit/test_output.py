@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 import gfn_runner
-from gfn_runner.config.compose import CONF
 
 ENCODINGS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
@@ -51,8 +49,3 @@ def test_arguments_that_the_locale_cannot_read_are_refused_once():
     done = called("-m", "gfn_runner", "lm.name=\u03c6", **ENCODINGS["C locale"])
     assert done.returncode == 2 and b"Traceback" not in done.stderr
     assert b"PYTHONUTF8=1" in done.stderr and b"nothing was written" in done.stderr
-
-
-def test_the_log_file_is_utf8_in_every_locale():
-    handlers = OmegaConf.load(CONF / "config.yaml").hydra.job_logging.handlers
-    assert handlers.file.encoding == "utf-8"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-import types
 from collections import Counter
 
 import pytest
@@ -109,23 +107,3 @@ def test_without_the_package_there_are_no_bert_scores(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MetricUnavailableError, match=r"pip install 'gfn-runner\[bertscore\]'"):
         BertScorer()(TEXTS, REFERENCES)
-
-
-def test_what_the_package_is_asked_for(monkeypatch):
-    """The paper's model and its rescaling, unless set otherwise."""
-    asked = {}
-
-    class BERTScorer:
-        def __init__(self, **options):
-            asked.update(options)
-            raise OSError("no such model\nand more")
-
-    fake = types.ModuleType("bert_score")
-    fake.BERTScorer = BERTScorer
-    monkeypatch.setitem(sys.modules, "bert_score", fake)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    with pytest.raises(MetricUnavailableError, match=r"OSError: no such model$"):
-        BertScorer()(TEXTS, REFERENCES)
-    assert asked["model_type"] == "microsoft/deberta-xlarge-mnli"
-    assert asked["rescale_with_baseline"] is True
-    assert asked["lang"] == "en"

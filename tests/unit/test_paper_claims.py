@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,11 +11,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import paper_claims
 from paper import TABLES
 from paper_claims import CLAIMS, FEW_SHOT, GFLOWNET, SFT, Claim, Found, found, page
 
-SCRIPT = Path(paper_claims.__file__)
 ABOVE = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT)
 BELOW = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT, lower=True)
 
@@ -114,32 +110,6 @@ def test_a_vote_stands_beside_one_chosen_among_as_many(tmp_path):
     assert found(tmp_path, claim).differences == [pytest.approx(0.2)]
 
 
-def test_few_shot_answers_at_once_where_the_task_does():
-    assert re.fullmatch(FEW_SHOT.row, "direct_5_shot") and re.fullmatch(
-        FEW_SHOT.row, "base_10_shot"
-    )
-    assert not re.fullmatch(FEW_SHOT.row, "base_0_shot")
-
-
 def test_every_claim_is_of_a_table_and_methods_that_are_run():
     for claim in (claim for own in CLAIMS.values() for claim in own):
         assert {claim.better.method, claim.worse.method} <= TABLES[claim.table].methods.keys()
-
-
-def test_the_command_writes_the_page_or_says_what_is_missing(tmp_path):
-    leave(tmp_path / "runs", "gflownet", 0, {"final/vote_accuracy/x": 1.0})
-    (tmp_path / "nothing").mkdir()
-
-    def call(folder: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), "--folder", folder, "--write", "made"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-
-    assert call("runs").returncode == 0
-    assert "| arithmetic | 1 | 6 |" in (tmp_path / "made/README.md").read_text()
-    failed = call("nothing")
-    assert failed.returncode == 1 and "make paper-tiny makes them" in failed.stderr
-    (tmp_path / "runs/arithmetic/gflownet/seed0/metrics.json").write_text("{")
-    failed = call("runs")
-    assert failed.returncode == 1 and "metrics.json: cannot be read" in failed.stderr
-    assert "Traceback" not in failed.stderr
-    assert "| arithmetic | 1 | 6 |" in (tmp_path / "made/README.md").read_text()

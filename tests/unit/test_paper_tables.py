@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from gfn_runner.config.compose import CONF, check_lines
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import paper
 import seed_tables
 from paper import TABLES, jobs_of, make
 from seed_tables import Job, cell, finished, run_all, seed_table, write_block
@@ -40,22 +38,6 @@ def test_every_runs_command_holds(table, method, tmp_path):
         config = check_lines(job.lines)
     assert config.seed == 1 and config.task.name == table.rstrip("_0123456789")
     assert (config.baseline is None) == (method == "gflownet")
-
-
-@pytest.mark.parametrize("target", ["paper-tiny", "paper-subjectivity", "paper-random-number"])
-def test_the_makefile_names_tables_that_exist(target):
-    # Under `make test ARGS=…` a further make would take these arguments over.
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "ARGS"}
-    shown = subprocess.run(
-        ["make", "--no-print-directory", "-n", "-o", "install", target],
-        cwd=paper.ROOT,
-        capture_output=True,
-        text=True,
-        env=plain,
-    ).stdout
-    words = shown.split()
-    assert "scripts/paper.py" in words
-    assert set(words[words.index("scripts/paper.py") + 1 :]) <= {"--tables", *TABLES}
 
 
 def leave(folder: Path, lines: list[str], *, ended: bool = True) -> None:
@@ -162,24 +144,6 @@ def test_a_block_is_put_between_its_marks(tmp_path):
     assert page.read_text() == "before\n<!-- a -->\nnew \\1\n\n<!-- /a -->\nafter\n"
     with pytest.raises(SystemExit, match="lacks the marks <!-- b -->"):
         write_block(page, "b", [])
-
-
-def test_the_number_of_jobs_makes_no_other_runs_of_them(tmp_path):
-    one, two = asked(tmp_path), asked(tmp_path, jobs=2)
-    assert jobs_of("arithmetic", one) == jobs_of("arithmetic", two)
-
-
-def test_another_model_is_one_override_for_all_runs(tmp_path):
-    for job in jobs_of("arithmetic", asked(tmp_path, overrides=["lm.name=there"])):
-        assert job.lines[-2:] == ["lm.name=there", f"seed={job.seed}"]
-
-
-def test_a_table_without_a_report_does_not_end_the_others(tmp_path, capsys):
-    folder = tmp_path / "random_number/exact/seed0"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("task: {_target_: some.Task}\nseed: 0\n")
-    paper.report("random_number", asked(tmp_path, write=tmp_path / "docs"))
-    assert "random_number: no report" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,9 @@ from gfn_runner.callbacks import preemption
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.callbacks.preemption import PreemptionCallback, job_is_running, usr2_spares
 
-from ..hearing import hear
+from ..hearing import as_before, send  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 class Checkpoint(AdapterCheckpoint):
@@ -51,21 +52,6 @@ class Run:
 
     def evaluate(self) -> None:
         self.callback.on_validation_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Every signal's handler is put back."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    hear()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

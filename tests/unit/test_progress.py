@@ -6,15 +6,12 @@ import io
 import re
 from types import SimpleNamespace
 
-import pytest
 from rich.console import Console
 
 from gfn_runner.callbacks import progress
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.progress import StepProgress
 from gfn_runner.callbacks.training_log import TrainingLog
-from gfn_runner.report.evaluation_line import evaluation_line
-from gfn_runner.runtime.status import duration
 
 LATEST = {
     "train/loss": 12.5,
@@ -67,11 +64,6 @@ class Shown:
         return self.file.getvalue()
 
 
-def last_line(text: str) -> str:
-    """Of what a terminal shows, without its control sequences."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip("\r\n ").splitlines()[-1]
-
-
 def test_slow_steps_have_a_line_of_their_own_after_half_a_minute():
     shown = Shown(terminal=False, every=100)
     # A step looks at the clock when it ends, and once more when it has said something.
@@ -104,72 +96,9 @@ def test_without_a_terminal_there_are_plain_lines():
     assert lines[2] == shown
 
 
-def test_in_a_terminal_there_is_a_bar_and_a_line_for_each_evaluation():
-    shown = Shown(terminal=True, width=160)
-    assert shown.progress.draws_bars
-    text = shown.train(evaluated_at=(2, 4))
-    assert "━" in text and "\x1b[" in text and "training" in text
-    last = last_line(text)
-    assert (
-        "6/6" in last and "loss 12.5" in last and "tokens/s 417" in last and "φ spread 3.5" in last
-    )
-    assert re.search(r"\d:\d\d:\d\d", last), "time left"
-    assert text.count("evaluation at step") == 2 and "step 2/6" not in text
-
-
-SCALARS = ["loss 12.5", "log R -23.2", "φ spread 3.5", "T 0.75", "tokens/s 417"]
-
-
-@pytest.mark.parametrize(
-    ("width", "bar", "n_scalars"), [(20, 0, 0), (30, 6, 0), (60, 14, 2), (80, 12, 4), (130, 40, 5)]
-)
-def test_the_bar_gives_way_first_then_scalars_and_the_step_and_time_left_stay_whole(
-    width, bar, n_scalars
-):
-    last = last_line(Shown(terminal=True, width=width).train(evaluated_at=()))
-    assert len(last) <= width and last.count("━") == bar
-    after = last[last.index("6/6") :]
-    assert after == " ".join(["6/6 0:00:00", "  ".join(SCALARS[:n_scalars])]).rstrip()
-    shown = Shown(terminal=True, width=width)
-    shown.trainer.max_steps = 6_000
-    last = last_line(shown.train(evaluated_at=()))
-    assert len(last) <= width and re.search(r"\b6/6000 [-\d]:[-\d]{2}:[-\d]{2}( |$)", last)
-
-
-def test_a_bar_does_not_jump_with_the_digits_of_a_step():
-    shown = Shown(terminal=True, width=80)
-    shown.progress.on_train_start(shown.trainer, shown.module)
-    places = []
-    for step, loss in ((1, 1.0), (2, 1.25e-5), (3, 1.0)):
-        shown.trainer.global_step, shown.log.latest = step, LATEST | {"train/loss": loss}
-        shown.progress.on_train_batch_end(shown.trainer, shown.module, None, None, 0)
-        shown.progress._bars.refresh()
-        places.append(last_line(shown.file.getvalue()).split("\r")[-1].index(f"{step}/6"))
-    assert places[0] > places[1] == places[2]
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_scalar_that_means_nothing_of_a_batch_is_left_out(terminal):
-    latest = {name: value for name, value in LATEST.items() if name != "train/phi_spread"}
-    last = last_line(Shown(terminal=terminal, width=130).train(latest=latest))
-    assert "log R -23.2  T 0.75" in last and "φ" not in last
-
-
 def test_a_run_that_goes_on_says_so_at_its_first_step():
     lines = Shown(terminal=False, every=5).train(steps=11, evaluated_at=(), begun=2).splitlines()
     assert [line.split()[1] for line in lines] == ["3/6", "5/6", "10/6"]
-
-
-def test_an_evaluation_names_its_sets_once_and_has_shares_in_percent():
-    metrics = {
-        "log_likelihood/news": -8.45, "log_likelihood/stories": -2.8611, "legal_share/stories": 0.984,
-        "diversity/news": 0.5, "log_likelihood_max/news": -1.0,
-    }  # fmt: skip
-    headline = ("log_likelihood", "legal_share", "specific_share")
-    assert evaluation_line(headline, 20, metrics) == (
-        "evaluation at step 20 (news / stories): log_likelihood −8.45 / −2.86, legal_share – / 98.4 %"
-    )
-    assert evaluation_line(("bleu",), 20, metrics) == "evaluation at step 20"
 
 
 def test_none_says_nothing_and_bars_and_lines_can_be_forced():
@@ -198,9 +127,3 @@ def test_the_time_left_is_at_the_pace_since_training_went_on(monkeypatch):
         shown.progress.on_train_batch_end(shown.trainer, shown.module, None, None, 0)
     # 98 steps at half a minute each.
     assert shown.file.getvalue().splitlines()[-1].endswith("49 min left")
-
-
-def test_durations_are_short():
-    assert [duration(s) for s in (0.4, 59, 61, 3599, 3660, 11_100)] == [
-        "0 s", "59 s", "1 min", "1 h 00 min", "1 h 01 min", "3 h 05 min",
-    ]  # fmt: skip

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import matplotlib.pyplot as plt
 import pytest
 
-from gfn_runner.report.method_figures import compute, draw, histograms
+from gfn_runner.report.method_figures import compute, draw
 from gfn_runner.report.method_figures import likelihood_against_diversity as likelihood
-from gfn_runner.report.posterior_figures import calibration, evidence
+from gfn_runner.report.posterior_figures import calibration
 from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
     CONTINUATION,
     LIKELY,
-    NUMBERS,
     accuracy,
     leave_run,
     logged,
@@ -51,37 +49,6 @@ def test_likelihood_has_a_mark_a_method_with_errors_over_seeds(tmp_path):
     across, up = axes.containers[0].lines[2]
     assert across.get_segments()[0][:, 0] == pytest.approx((0.49, 0.51))
     assert up.get_segments()[0][:, 1] == pytest.approx((-9.1, -8.9))
-
-
-def test_strings_chosen_out_of_several_are_one_line_and_take_no_colour(tmp_path):
-    metrics = {f"final/{name}": value for name, value in LIKELY.items()}
-    for n, shift in ((4, 0.2), (1, 0.0), (16, 0.4)):
-        metrics |= {f"resampled_{n}/{name}": value + shift for name, value in LIKELY.items()}
-    metrics |= {f"base_0_shot/{name}": value for name, value in LIKELY.items()}
-    leave_run(tmp_path / "a", metrics, task=CONTINUATION)
-    figure = likelihood(only_section("."))
-    (axes,) = figure.axes
-    mean, best = [line for line in axes.lines if line.get_color() == "grey"]
-    assert list(mean.get_xdata()) == pytest.approx([0.5, 0.7, 0.9])
-    assert list(mean.get_ydata()) == pytest.approx([-9.0, -8.8, -8.6])
-    assert list(best.get_ydata()) == pytest.approx([-7.0, -6.8, -6.6])
-    assert [text.get_text() for text in axes.texts] == ["1", "16"] * 2
-    assert [c.lines[0].get_color() for c in axes.containers] == ["C0", "C0", "C1", "C1"]
-    (legend,) = figure.legends
-    assert "resampled, out of 1 to 16 strings" in [text.get_text() for text in legend.texts]
-
-
-def test_histograms_have_a_panel_a_method(tmp_path):
-    folder = leave_run(
-        tmp_path / "a", {"final/kl/numbers": 0.1, "base_0_shot/kl/numbers": 0.2}, task=NUMBERS
-    )
-    for name, texts in (("samples", [" 3", " 4"]), ("samples_base_0_shot", [" 4", " 9"])):
-        drawn = record(texts, [0.0] * 2, [0.0] * 2, target={" 3": 0.5, " 4": 0.5})
-        write_lines(folder / f"{name}.jsonl", [drawn])
-    ours, base = histograms(only_section("a")).axes
-    assert [bar.get_height() for bar in ours.patches] == [0.5, 0.5]
-    assert [bar.get_height() for bar in base.patches] == [0.0, 0.5]
-    assert base.get_title() == "base model, 0-shot: 2 samples, 50.0 % of them invalid"
 
 
 def test_an_exact_policy_lies_on_the_line(tmp_path):
@@ -130,19 +97,6 @@ def test_an_exact_log_z_goes_before_every_estimate(tmp_path):
     assert list(axes.lines[0].get_ydata()) == pytest.approx([-9 + exact, -9 + exact])
 
 
-def test_evidence_is_set_against_the_sum_over_all_strings(tmp_path):
-    folder = leave_run(tmp_path / "a", accuracy(0.5))
-    drawn = record(["a", "b"], [-1.0, -1.0], [-4.0, -5.0], support_log_reward=[-1.0, -1.0])
-    write_lines(folder / "samples.jsonl", [drawn])
-    figure = evidence(only_section("a"))
-    (axes,) = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GFlowNet"]
-    assert axes.get_xlim() == axes.get_ylim()
-    exact, mean, bound = -2.0 + math.log(2), 2.5, math.log((math.e**2 + math.e**3) / 2)
-    found = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines[:2]]
-    assert found == [pytest.approx((exact, mean)), pytest.approx((exact, bound))]
-
-
 def test_the_headline_stands_over_the_strings_trained_on(tmp_path):
     for seed, shift in enumerate((0.0, 0.2)):
         folder = leave_run(tmp_path / str(seed), {"final/vote_accuracy/x": 0.6 + shift}, seed=seed)
@@ -150,43 +104,6 @@ def test_the_headline_stands_over_the_strings_trained_on(tmp_path):
     (axes,) = compute(only_section(".")).axes
     assert curve(axes, 0) == ([40.0, 80.0], pytest.approx([0.3, 0.7]))
     assert axes.get_xlabel() == "strings trained on"
-
-
-@pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cpu", "some GPU")])
-def test_it_stands_over_time_beside_a_trained_baseline(devices, tmp_path):
-    ppo = {"_target_": "gfn_runner.algorithms.ppo.PPO"}
-    for name, baseline, device in zip("ap", (None, ppo), devices, strict=True):
-        metrics = {"final/vote_accuracy/x": 0.6, "train/cpu_seconds": 6.0}
-        folder = leave_run(tmp_path / name, metrics, baseline=baseline)
-        environment = json.loads((folder / "environment.json").read_text())
-        (folder / "environment.json").write_text(json.dumps(environment | {"device": device}))
-        # A record every fifth step speaks of all five.
-        logged(folder, {5: 0.2, 10: 0.6}, **{"train/cpu_seconds": 6.0, "train/seconds": 60.0})
-    (axes,) = compute(only_section(".")).axes
-    minutes = [0.5, 1.0] if devices[1] == "cpu" else [5.0, 10.0]
-    assert curve(axes, 0) == curve(axes, 1) == (pytest.approx(minutes), [0.2, 0.6])
-    assert axes.get_xlabel().startswith("minutes of training")
-    assert ("CPU" in axes.get_xlabel()) == (devices[1] == "cpu")
-
-
-def test_rows_of_several_draws_stand_over_their_number(tmp_path):
-    metrics = {
-        "final/vote_accuracy/x": 0.9, "final/single_accuracy/x": 0.8,
-        "resampled_4/single_accuracy/x": 0.5, "resampled_16/single_accuracy/x": 0.7,
-        "best_of_4/single_accuracy/x": 0.4,
-    }  # fmt: skip
-    evaluation = {"votes": 10}
-    leave_run(tmp_path / "a", metrics, evaluation=evaluation)
-    (axes,) = compute(only_section("a")).axes
-    marks = {
-        line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
-        for line in axes.lines
-        if line.get_label().startswith("GFlowNet")
-    }
-    assert marks == {"GFlowNet, one sample": (1, 0.8), "GFlowNet, vote": (10, 0.9)}
-    names = [container.get_label() for container in axes.containers]
-    found = dict(zip(names, (curve(axes, n) for n in range(len(names))), strict=True))
-    assert found == {"resampled": ([4, 16], [0.5, 0.7]), "best of": ([4], [0.4])}
 
 
 def test_a_figure_without_data_is_left_out_and_says_why(tmp_path):

@@ -14,7 +14,6 @@ from gfn_runner.report.side_by_side import sample_table
 from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
-    NUMBERS,
     accuracy,
     leave_run,
     only_section,
@@ -47,19 +46,6 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
     (folder / "samples.jsonl").unlink()
     write_lines(folder / "samples_base_0_shot.jsonl", [record([""], [], [])])
     assert sample_table(only_section("a")) == "no method left single samples"
-
-
-def test_a_sample_is_judged_by_the_task_where_it_can(tmp_path):
-    from gfn_runner.tasks.arithmetic import IntegerArithmetic
-
-    condition = IntegerArithmetic().load(0).evaluation[0]
-    steps = " " + condition.facts["expression"].steps()
-    folder = leave_run(tmp_path / "a", accuracy(0.5, 0.1))
-    for name, text in (("samples", steps), ("samples_base_0_shot", " 1 + 1 = 3")):
-        drawn = record([text], [-1.0], [-1.0], condition.key, group=condition.group)
-        write_lines(folder / f"{name}.jsonl", [drawn])
-    table = sample_table(only_section("a"))
-    assert [row[-1] for row in table.rows] == ["single accuracy: yes", "single accuracy: no"]
 
 
 def test_broken_samples_are_named(tmp_path):
@@ -97,16 +83,6 @@ def test_policies_stand_beside_as_many_draws_and_the_table_tells_where_they_cros
     assert "### At equal test-time compute" in (tmp_path / "made/report.md").read_text()
 
 
-def test_where_there_is_nothing_to_compare_at_equal_compute_it_is_said(tmp_path):
-    leave_run(tmp_path / "a", accuracy(0.5))
-    assert equal_compute(only_section("a")) == "no rows of several draws a question"
-    lower = {"final/kl/x": 0.1, "resampled_4/kl/x": 0.2}
-    leave_run(tmp_path / "b", lower, task=NUMBERS)
-    assert equal_compute(only_section("b")) == "kl, where smaller is better, is not compared"
-    leave_run(tmp_path / "c", {"resampled_4/single_accuracy/x": 0.5})
-    assert equal_compute(only_section("c")) == "no trained policy was measured on the same sets"
-
-
 def test_pages_and_pictures_lie_side_by_side(tmp_path, capsys):
     whole_run(tmp_path)
     main(["a", "--out", "deep/made"])
@@ -134,15 +110,6 @@ def test_the_html_needs_nothing_but_itself(tmp_path):
     assert len(sources) == 3 and all(s.startswith("data:image/png;base64,iVBOR") for s in sources)
     assert "<script" not in page and "&lt;script src=" in page and "@import" not in page
     assert page.count('<div class="wide"><table') == 4
-
-
-def test_without_figures_none_is_drawn(tmp_path):
-    whole_run(tmp_path)
-    main(["a", "--no-figures"])
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
-        "report.html",
-        "report.md",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -194,21 +161,3 @@ def test_texts_and_commands_are_escaped(tmp_path):
         "<code>python -m gfn_runner task=some &#39;x=a|b&#39; &#39;y=_c_ *d*&#39; seed=0</code>"
         in html
     )
-
-
-def test_of_rows_that_choose_only_the_largest_number_is_shown(tmp_path):
-    rows = [f"{kind}_{n}" for kind in ("best_of", "resampled") for n in (4, 16)]
-    folder = leave_run(tmp_path / "a", {f"{row}/single_accuracy/x": 0.5 for row in rows})
-    for row in rows:
-        write_lines(folder / f"samples_{row}.jsonl", [record(["b"], [], [])])
-    table = sample_table(only_section("a"))
-    assert [row[1] for row in table.rows] == ["best of 16", "resampled from 16"]
-
-
-def test_samples_that_the_paper_printed_stand_below_ours(tmp_path):
-    folder = leave_run(tmp_path / "a", accuracy(0.5))
-    write_lines(folder / "samples.jsonl", [record(["b"], [-1.0], [-1.0])])
-    main(["a", "--no-figures"])
-    text = (tmp_path / "report/report.md").read_text()
-    assert "| 1 - 9 + 8 | PPO | 1 - 9 - 8 | −13.17 |" in text
-    assert text.index("### Samples for the same conditions") < text.index("† The paper's own")

@@ -9,7 +9,7 @@ import pytest
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.report import live, page, panels, run_page
+from gfn_runner.report import live, page, run_page
 from gfn_runner.report.history import History
 from gfn_runner.report.live import LivePages
 from gfn_runner.report.names import Name
@@ -46,21 +46,6 @@ def test_a_logarithmic_axis_spans_six_decades_at_most_and_nothing_below_zero():
     assert "yaxis" not in plain.figure["layout"]
 
 
-def test_no_axis_of_shares_passes_what_they_can_be():
-    made = plot(Name("a", "%", range=(0, 100)), [trace([1, 2], [100.0] * 2, "", "red")])
-    axis = made.figure["layout"]["yaxis"]
-    assert axis == {"minallowed": pytest.approx(-2), "maxallowed": pytest.approx(102)}
-
-
-def test_panels_are_listed_once_and_have_titles():
-    listed = [panel for section in panels.SECTIONS for panel in section.panels]
-    metrics = [metric for panel in listed for metric in panel.metrics]
-    assert len(set(metrics)) == len(metrics)
-    assert all(panel.named.title for panel in listed)
-    assert all(len(p.labels) == len(p.metrics) for p in listed if p.on_pages and len(p.metrics) > 1)
-    assert all(p.in_sweep in ("", *p.metrics) for p in listed)
-
-
 # -- history ----------------------------------------------------------------------------------------
 
 
@@ -84,19 +69,6 @@ def test_what_a_resumed_run_repeats_replaces_what_came_after_it(tmp_path):
     with path.open("a") as file:
         file.write('{"step": 5, "tra\n')
     assert History(path).read().get("train/loss") == ([1, 2, 3], [0.0, 4.0, 5.0])
-
-
-def test_strings_come_from_three_sources(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    records = [training(step) for step in range(1, 7)]
-    records[0]["train/from_replay"] = 0.5  # several batches a step
-    write_lines(path, records)
-    history = History(path).read()
-    found = {source: history.get("train/log_reward", source)[0] for source in PERIODS}
-    assert found == PERIODS
-
-
-PERIODS = {"on-policy": [3, 6], "tempered": [4], "replay": [2, 5]}
 
 
 # -- writing ----------------------------------------------------------------------------------------

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 
 import matplotlib.pyplot as plt
 import pytest
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow
-from gfn_runner.report.figures import draw_all, share_bars
+from gfn_runner.report.figures import draw_all
 from gfn_runner.report.samples import write_sample_table, write_samples
-from gfn_runner.report.table import result_table, row_labels
+from gfn_runner.report.table import result_table
 from gfn_runner.runtime.json_lines import read_lines
 from gfn_runner.tasks.continuation import SentenceContinuation
 from gfn_runner.tasks.random_number import RandomNumbers
@@ -34,24 +33,6 @@ def samples(prompt: str, *singles: str, facts: dict | None = None) -> ConditionS
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def test_rows_stand_in_their_order_whatever_that_of_the_metrics():
-    names = (
-        "resampled/a", "base_at_T0.8/a", "base_10_shot/a", "direct_3_shot/a", "run/seed",
-        "e_step/a", "base_2_shot/a", "base_0_shot/a/b", "final/a", "base_0_shot/a",
-    )  # fmt: skip
-    assert list(row_labels(dict.fromkeys(names, 0.0)).items()) == [
-        ("final", "E + M"),
-        ("e_step", "E-step"),
-        ("base_0_shot", "base model, 0-shot"),
-        ("base_2_shot", "base model, 2-shot"),
-        ("base_10_shot", "base model, 10-shot"),
-        ("base_at_T0.8", "base model, T = 0.8"),
-        ("direct_3_shot", "base model at once, 3-shot"),
-        ("resampled", "exact, by resampling"),
-    ]
-    assert row_labels({"final/a": 0.0}) == {"final": "this run"}
-
-
 class Shown(SentenceContinuation):
     headline = ("good_share", "vote_accuracy", "nats")
 
@@ -64,25 +45,6 @@ def cells(task, metrics) -> dict[str, list[str]]:
     table = result_table(task, metrics)
     columns = [list(column.cells) for column in table.columns]
     return {label: [column[row] for column in columns[1:]] for row, label in enumerate(columns[0])}
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0.0005, "0.05"),
-        (0.00049, "0.049"),
-        (0.000012, "0.0012"),
-        (0.0, "0.0"),
-        (0.001, "0.1"),
-        (0.12345, "12.3"),
-        (1.0, "100.0"),
-        (0.9994, "99.9"),
-        (0.9996, "99.96"),
-        (0.999988, "99.9988"),
-    ],
-)
-def test_a_rare_share_does_not_look_like_none_nor_one_of_nearly_all_like_all(value, shown):
-    assert cells(Shown(), {"final/good_share/x": value})["this run"] == [shown]
 
 
 def test_shares_are_in_percent_and_other_metrics_in_their_unit():
@@ -114,12 +76,6 @@ def test_a_table_of_samples_keeps_its_cells_whatever_is_written(tmp_path):
         r"| a \| b | one\|two<br>&lt;b>x&lt;/b><br>(empty) | p<br>q |",
         r"| c<br>d | e | f\\\| |",
     ]
-
-
-def test_a_row_without_texts_has_no_column(tmp_path):
-    rows = {"one": [samples("p", "a")], "at once": [samples("p", "")]}
-    write_sample_table(tmp_path / "samples.md", rows)
-    assert (tmp_path / "samples.md").read_text().startswith("| prompt | one |\n")
 
 
 def test_samples_are_written_and_read(tmp_path):
@@ -159,25 +115,6 @@ LIKELY = {
     "base_at_T0.8/diversity/one": 0.3, "base_at_T0.8/log_likelihood/one": -8.0,
     "final/diversity/two": 0.1, "base_0_shot/log_likelihood/one": -5.0,
 }  # fmt: skip
-
-
-def test_bars_are_the_shares_of_each_row():
-    final = {
-        "final/right_share/x": 0.75, "final/found_share/x": 0.5, "final/bleu/x": 0.9,
-        "base_0_shot/right_share/x": 0.25, "final/invalid_share/x": 0.9,
-    }  # fmt: skip
-    figure = share_bars(final)
-    (axes,) = figure.axes
-    heights = [[bar.get_height() for bar in group] for group in axes.containers]
-    assert heights == [[0.75, 0.5], [0.25, pytest.approx(math.nan, nan_ok=True)]], "no bar is no 0"
-    assert [text.get_text() for text in axes.get_xticklabels()] == [
-        "right\n(of samples)\nx", "found\n(of translations)\nx",
-    ]  # fmt: skip
-    # No bar lies below the legend.
-    assert axes.get_legend() is None and len(figure.legends[0].get_texts()) == 2
-    centres = [[bar.get_x() + bar.get_width() / 2 for bar in group] for group in axes.containers]
-    assert [sum(pair) / 2 for pair in zip(*centres, strict=True)] == pytest.approx([0, 1])
-    assert share_bars({"final/bleu/x": 0.9, "base_0_shot/right_share/x": 0.5}) is None
 
 
 def drawn_of(folder, final: dict) -> set[str]:

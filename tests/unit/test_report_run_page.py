@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -12,13 +11,11 @@ from html.parser import HTMLParser
 import pytest
 
 from gfn_runner.report.history import History
-from gfn_runner.report.names import Name, column_title, is_share, name_of, readable
 from gfn_runner.report.runs import failure, read_run
-from gfn_runner.report.states import duration, state_of
+from gfn_runner.report.states import state_of
 from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
-    ARITHMETIC,
     FAILED,
     PHASES,
     PROMPTING,
@@ -32,32 +29,12 @@ from ..report_folders import (
     training,
 )
 
-TITLES = [
-    "vote accuracy (%)", "single accuracy (%)", "mean log R in training (nats)",
-    "mean log R, evaluated (nats)", "log-likelihood under the base model (nats)",
-    "loss (nats², where φ is balanced)", "norm of the gradient", "length of strings (tokens)",
-    "φ spread in training, whole strings (nats)", "φ spread in training, all states (nats)",
-    "φ spread, evaluated (nats)", "log Z, on-policy batches (nats)",
-    "gap of log Z: bound less mean φ, on-policy (nats)", "log Z, evaluated (nats)",
-    "entropy: −log q, on-policy (nats)", "diversity: 1 − mean pairwise cosine",
-    "different bigrams (share of all)", "self-BLEU: low is diverse (0 to 1)",
-    "different samples of a condition (share)", "replay buffer (strings)",
-    "batches from replay (share)", "reward temperature T", "exploration temperature (1: on-policy)",
-    "learning rate", "seconds of an optimizer step, by phase", "seconds of an optimizer step",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The page of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "r"
     return page_of(make_run(folder, overrides=["seed=3", "task.terminator=' .'"]))
-
-
-def test_a_page_has_a_plot_of_every_panel_with_data_and_names_the_others(finished):
-    assert list(plots_of(finished)) == TITLES
-    missing = re.search(r"<summary>3 charts without data</summary>(.*?)</ul>", finished, re.S)[1]
-    assert "age of the replay buffer: the run has logged none." in missing
 
 
 def test_curves_are_what_was_logged(finished):
@@ -98,39 +75,6 @@ def test_new_scalars_have_a_plot(tmp_path):
     assert list(plots_of(html))[-1] == "kl penalty"
 
 
-CONTINUATION = "gfn_runner.tasks.continuation.SentenceContinuation"
-POSTERIOR = "gfn_runner.tasks.user_posterior.UserPosterior"
-
-
-@pytest.mark.parametrize(
-    ("task", "first"),
-    [
-        (ARITHMETIC, ["vote accuracy (%)", "single accuracy (%)"]),
-        (CONTINUATION, ["log-likelihood under the base model (nats)", TITLES[15]]),
-        (POSTERIOR, [TITLES[3], "φ spread, evaluated (nats)", "log Z, evaluated (nats)"]),
-    ],
-)
-def test_the_tasks_own_metrics_come_first_and_once(tmp_path, task, first):
-    html = page_of(make_run(tmp_path / "r", task={"_target_": task}))
-    drawn = re.findall(r'<section class="panel"><h4>(.*?)</h4>', html)
-    assert sorted(drawn) == sorted(TITLES) and drawn[: len(first)] == first
-
-
-def test_every_headline_metric_has_a_title():
-    for name in (
-        "arithmetic", "subjectivity", "user_posterior", "constrained", "random_number", "continuation",
-        "infilling", "contrastive", "translation",
-    ):  # fmt: skip
-        module = importlib.import_module(f"gfn_runner.tasks.{name}")
-        defined = [own for own in vars(module).values() if getattr(own, "headline", ())]
-        assert defined, name
-        for metric in defined[-1].headline:
-            assert is_share(metric) or name_of(metric) != Name(readable(metric)), metric
-    assert column_title("kl/all_numbers") == "KL(valid samples ‖ target), all numbers (nats)"
-    assert column_title("found_share/x") == "found share, x (%)"
-    assert name_of("train/new_thing").with_unit == "new thing"
-
-
 def test_the_large_dots_of_em_are_the_e_steps(tmp_path):
     """Evaluations on the way are of the policy; after the M-step another model gives R."""
     folder = make_run(tmp_path / "r")
@@ -140,29 +84,6 @@ def test_the_large_dots_of_em_are_the_e_steps(tmp_path):
     curves = curves_of(page_of(folder), "mean log R, evaluated (nats)")
     assert curves["3 operands, all conditions"] == (6, -2.5)
     assert all(y != -9 for _, y in curves.values())
-
-
-@pytest.mark.parametrize(
-    ("baseline", "loss", "label"),
-    [
-        ("sft.SFT", "loss: cross-entropy (nats a token)", "known strings"),
-        ("ppo.PPO", "loss: clipped surrogate and value loss", "fresh rollout"),
-    ],
-)
-def test_pages_of_baselines_name_their_own_loss_and_strings(tmp_path, baseline, loss, label):
-    target = f"gfn_runner.algorithms.{baseline}"
-    html = page_of(make_run(tmp_path / "r", baseline={"_target_": target}))
-    assert loss in plots_of(html) and label in curves_of(html, "mean log R in training (nats)")
-    assert f"batches from replay: {baseline[4:]} has no replay buffer." in html
-
-
-def test_a_buffer_that_never_held_a_string_has_no_plot(tmp_path):
-    folder = make_run(tmp_path / "r", steps=1, finished=False)
-    none = {"train/buffer_size": 0.0, "train/from_replay": 0.0}
-    write_lines(folder / "metrics.jsonl", [training(3, **none), training(6, **none)])
-    html = page_of(folder)
-    assert not any("replay" in title for title in plots_of(html))
-    assert "replay buffer: the buffer has held no string." in html
 
 
 def test_pages_need_no_network(tmp_path):
@@ -294,19 +215,3 @@ def test_runs_of_one_step_and_of_none(tmp_path):
     html = page_of(make_run(tmp_path / "none", steps=0, finished=False))
     assert plots_of(html) == {} and "loss: no optimizer step yet." in html
     assert "vote accuracy: not evaluated yet." in html
-
-
-def test_memory_of_host_and_gpu_is_on_the_page(tmp_path):
-    run = make_run(tmp_path / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics |= {"run/peak_memory_gib": 1.5, "run/peak_gpu_memory_gib": 11.25}
-    (run / "metrics.json").write_text(json.dumps(metrics))
-    assert "1.50 GiB of host memory and 11.25 GiB of GPU memory" in page_of(run)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(5, "5 s"), (600, "10 min"), (7260, "2 h 01 min"), (3 * 86400, "3.0 days")],
-)
-def test_lengths_of_time(seconds, text):
-    assert duration(seconds) == text

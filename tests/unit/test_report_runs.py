@@ -13,7 +13,6 @@ from gfn_runner.report.runs import find_runs, read_run
 from gfn_runner.report.summary import cell, sections
 
 from ..report_folders import (
-    JOINT,
     SUBTB,
     accuracy,
     labels,
@@ -134,16 +133,6 @@ def test_a_method_is_called_by_what_sets_it_apart(tmp_path):
     ]
 
 
-def test_an_objectives_own_settings_count_among_runs_of_it(tmp_path):
-    for number, objective in enumerate((JOINT, SUBTB, SUBTB | {"lam": 0.5})):
-        leave_run(tmp_path / str(number), accuracy(0.5), objective=objective)
-    assert labels(".") == [
-        "GFlowNet (objective=JointBalance)",
-        "GFlowNet (objective=SubTB, objective.lam=0.9)",
-        "GFlowNet (objective=SubTB, objective.lam=0.5)",
-    ]
-
-
 def test_what_has_no_effect_on_the_numbers_sets_nothing_apart(tmp_path):
     leave_run(tmp_path / "a", accuracy(0.5))
     leave_run(
@@ -181,18 +170,6 @@ def test_trained_baselines_are_called_by_their_class(tmp_path):
     assert labels(".") == ["GFlowNet", "PPO (baseline.clip=0.1)", "PPO (baseline.clip=0.2)", "SFT"]
 
 
-def test_a_row_that_a_baseline_writes_under_two_settings_is_two_methods(tmp_path):
-    for p in (0.9, 0.5):
-        baseline = {"_target_": "gfn_runner.baselines.decoding.Decoding", "top_p": p}
-        leave_run(tmp_path / str(p), {"nucleus/unique/x": p}, baseline=baseline)
-    assert labels(".") == [f"nucleus sampling (baseline.top_p={p})" for p in (0.5, 0.9)]
-
-
-def test_the_parts_of_em_are_methods_of_their_own(tmp_path):
-    leave_run(tmp_path / "a", {"final/a/x": 1.0, "e_step/a/x": 0.5, "m_step/loss": 3.0})
-    assert labels("a") == ["GFlowNet, E + M", "GFlowNet, E-step"]
-
-
 def test_that_baselines_have_no_em_is_no_difference_between_them(tmp_path):
     em, off = {"rounds": 1, "m_lr": 0.1}, {"rounds": 0, "m_lr": 0.1}
     ours = {"final/a/x": 1.0, "e_step/a/x": 0.5, "m_step/loss": 3.0, "base_0_shot/a/x": 0.1}
@@ -227,10 +204,3 @@ def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
         "base model, 0-shot: measured more than once; used is own for seed 0, not newer, trained. They "
         "differ in vote_accuracy.",
     )
-
-
-def test_the_same_numbers_twice_are_called_the_same(tmp_path):
-    for name in ("a", "b"):
-        leave_run(tmp_path / name, accuracy(0.5))
-    (section,) = sections(read("."))
-    assert section.notes[0].endswith("Their numbers are the same.")

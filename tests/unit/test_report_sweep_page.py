@@ -14,7 +14,6 @@ from gfn_runner.report.history import History
 from gfn_runner.report.live import LivePages
 from gfn_runner.report.sweep_jobs import SweepJobs
 from gfn_runner.report.sweep_page import colors_of, write_sweep_page
-from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
     FAILED,
@@ -26,7 +25,6 @@ from ..report_folders import (
     reloads,
     rows_of,
     sweep_page,
-    training,
 )
 
 # -- sweeps -----------------------------------------------------------------------------------------
@@ -111,32 +109,6 @@ def test_a_sweeps_curves_are_of_all_runs_and_coloured_by_what_was_varied(tmp_pat
     assert re.findall(r'<tr data-run="(\w+)"', html) == ["run0", "run1", "run2", "run3"]
 
 
-def test_a_sweeps_curves_of_training_are_of_what_the_policy_writes(tmp_path):
-    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
-    made = [make_run(sweep / str(n), steps=8, finished=False) for n in range(2)]
-    title = "mean log R in training (nats)"
-    # Steps 3 and 6 alone are on-policy.
-    html = sweep_page(sweep)
-    assert curves_of(html, title) == {"run 0: seed=0": (6, 1), "run 1: seed=1": (6, 1)}
-    assert "<p>On-policy batches.</p>" in html and "of runs without any" not in html
-    write_lines(made[1] / "metrics.jsonl", [training(2), training(5)])
-    html = sweep_page(sweep)
-    assert curves_of(html, title) == {"run 0: seed=0": (6, 1), "run 1: seed=1": (5, 0)}
-    assert "<p>On-policy batches; of runs without any, all batches.</p>" in html
-
-
-def test_colours_where_little_or_much_is_varied(tmp_path):
-    def colors_of_jobs(name, jobs):
-        return colors_of(SweepJobs(make_sweep(tmp_path / name, *jobs)).read())
-
-    colors, legend = colors_of_jobs("seeds", grid(seed=(0, 1, 2)))
-    assert len(set(colors.values())) == 3 and legend[1][1] == "run 1: seed=1"
-    colors, legend = colors_of_jobs("many", grid(optimizer__lr=range(12), objective="ab"))
-    assert [label for _, label in legend] == ["objective=a", "objective=b"] and len(colors) == 24
-    colors, legend = colors_of_jobs("hues", grid(optimizer__lr=range(12)))
-    assert len(set(colors.values())) == 12 and [label for _, label in legend][1] == "run 11"
-
-
 def test_fifty_runs_are_one_page_and_read_once(tmp_path, monkeypatch):
     sweep = make_sweep(tmp_path / "s", *grid(optimizer__lr=range(25), seed=(0, 1)))
     for n in range(50):
@@ -164,15 +136,6 @@ def test_finished_runs_of_a_sweep_are_compared(tmp_path):
     ]  # fmt: skip
     brief = sweep_page(sweep, whole=False)
     assert "data:image/png" not in brief and "since the sweep goes on" in brief
-
-
-def test_runs_without_a_record_are_those_with_a_folder(tmp_path):
-    sweep = tmp_path / "s"
-    for n, lr in ((0, 0.1), (10, 0.2), (9, 0.3)):
-        make_run(sweep / str(n), overrides=[f"optimizer.lr={lr}"])
-    _, *rows = rows_of(sweep_page(sweep, whole=False))
-    found = [["0", "ok", "0.1"], ["9", "ok", "0.3"], ["10", "ok", "0.2"]]
-    assert [row[:3] for row in rows] == found
 
 
 def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):

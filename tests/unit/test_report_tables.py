@@ -9,25 +9,19 @@ import matplotlib.pyplot as plt
 import pytest
 import yaml
 
-import gfn_runner.tasks.arithmetic
-import gfn_runner.tasks.translation
 from gfn_runner.errors import UserError
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.compose import results
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.summary import cell, commands, sections, spread
-from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
-    ARITHMETIC,
     NUMBERS,
     SUBTB,
     accuracy,
-    labels,
     leave_run,
     only_section,
     read,
-    record,
 )
 
 
@@ -139,32 +133,11 @@ def test_the_old_numbers_of_a_resumed_run_are_not_averaged(tmp_path):
     assert [cell(m, "vote_accuracy/3_operands") for m in section.methods] == ["50.0"]
 
 
-class IntegerArithmetic(gfn_runner.tasks.arithmetic.IntegerArithmetic):
-    """Another class of the same name."""
-
-
-def test_two_classes_of_one_name_keep_their_sections_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(gfn_runner.tasks.translation, "Own", IntegerArithmetic, raising=False)
-    own = "gfn_runner.tasks.translation.Own"
-    leave_run(tmp_path / "a", accuracy(0.5))
-    leave_run(tmp_path / "b", accuracy(0.5), task=own)
-    assert [section.name for section in sections(read("."))] == [ARITHMETIC, own]
-
-
 def test_a_task_that_is_no_more_leaves_its_numbers(tmp_path):
     leave_run(tmp_path / "a", {"final/phi_spread/x": 0.5}, task="gfn_runner.tasks.gone.Gone")
     (section,) = sections(read("a"))
     assert section.name == "Gone" and section.columns == ("phi_spread/x",)
     assert "cannot be built" in section.notes[0]
-
-
-def test_a_method_without_any_of_the_metrics_is_named(tmp_path):
-    leave_run(tmp_path / "a", accuracy(0.5, **{"base_0_shot/other/x": 1.0}))
-    (section,) = sections(read("a"))
-    assert [m.label for m in section.methods] == ["GFlowNet"]
-    assert section.notes == (
-        "base model, 0-shot: has none of the table's metrics, so it has no row.",
-    )
 
 
 def test_commands_are_quoted_and_told_apart(tmp_path):
@@ -182,61 +155,6 @@ def test_commands_are_quoted_and_told_apart(tmp_path):
         (tmp_path / seed / "overrides.yaml").unlink()
     (method,) = methods_of(read("."))
     assert commands(method)[0] == "unknown: no overrides.yaml of seed 0, 2"
-
-
-def test_rows_that_have_no_name_yet_stand_in_the_order_of_their_numbers(tmp_path):
-    leave_run(tmp_path / "a", {f"best_of_{n}/a/x": 1.0 for n in (16, 4, 64)} | accuracy(None, 0.1))
-    assert labels("a") == ["base model, 0-shot", "best of 4", "best of 16", "best of 64"]
-
-
-def test_published_rows_keep_their_places(tmp_path):
-    leave_run(tmp_path / "a", {"final/vote_accuracy/5_operands": 0.5, "final/vote_accuracy/x": 0.5})
-    table = results(only_section("a"))
-    assert table.header == (
-        "method",
-        "seeds",
-        "vote accuracy, 5 operands (%)",
-        "vote accuracy, x (%)",
-        "the paper's †: vote accuracy, 5 operands (%)",
-    )
-    assert table.rows[0] == ("GFlowNet", "1", "50.0", "50.0", "40.7")
-    assert table.rows[-1] == ("† GPT-J 6B, PPO", "", "", "", "5.6")
-
-
-def test_each_method_has_the_papers_number_under_its_own_settings(tmp_path):
-    """Few-shot of 10 and of 50 examples is two rows of the paper's table."""
-    for n in (10, 50):
-        task = {"_target_": "gfn_runner.tasks.subjectivity.Subjectivity", "data": {"n_train": n}}
-        folder = leave_run(tmp_path / str(n), {"final/vote_accuracy/test": n / 100})
-        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"task": task}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    table = results(only_section("."))
-    assert [(row[2], row[-1]) for row in table.rows[:2]] == [("10.0", "75.2"), ("50.0", "89.9")]
-
-
-def test_runs_that_are_in_no_mean_have_a_row_of_their_own(tmp_path):
-    leave_run(tmp_path / "a", {"final/vote_accuracy/x": 0.5, "final/single_accuracy/x": 0.5})
-    failed = leave_run(tmp_path / "f", seed=1)
-    (failed / "run.log").write_text("ERROR b: non-finite loss\n")
-    ppo = {"_target_": "gfn_runner.algorithms.ppo.PPO"}
-    leave_run(tmp_path / "u", seed=2, baseline=ppo)
-    leave_run(tmp_path / "n", {"final/kl/numbers": 0.25}, task=NUMBERS)
-    section = next(s for s in sections(read(".")) if s.name == "arithmetic")
-    assert results(section).rows[-2:] == [
-        ("GFlowNet, seed 1", "", "failed", ""),
-        ("PPO, seed 2", "", "unfinished", ""),
-    ]
-
-
-def test_fewer_conditions_are_told(tmp_path):
-    folder = leave_run(tmp_path / "a", accuracy(0.5, 0.1))
-    many = [record(["b"], [-1.0], [-1.0], f"{n}") for n in range(3)]
-    write_lines(folder / "samples.jsonl", many)
-    write_lines(folder / "samples_base_0_shot.jsonl", many[:2])
-    (note,) = [note for note in only_section("a").notes if "same conditions" in note]
-    assert "3 of a set: GFlowNet; 2 of a set: base model, 0-shot." in note
-    write_lines(folder / "samples_base_0_shot.jsonl", many)
-    assert not [note for note in only_section("a").notes if "same conditions" in note]
 
 
 def test_seeds_that_learn_from_the_samples_of_their_own_are_one_method(tmp_path):

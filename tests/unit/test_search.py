@@ -15,7 +15,7 @@ from gfn_runner.report.headline import direction_of, headline_numbers, optimized
 
 optuna = pytest.importorskip("optuna")
 
-from gfn_runner.sweeps.search import _next_batch, _space, search  # noqa: E402  it needs optuna
+from gfn_runner.sweeps.search import _next_batch, search  # noqa: E402  it needs optuna
 
 SPACE = ["x=interval(0.0, 1.0)", "kind=choice(a,b)", "seed=3"]
 
@@ -86,13 +86,6 @@ def test_interrupted_trials_are_taken_up_in_batches_of_numbers_that_follow_each_
         batch = _next_batch(SimpleNamespace(n_jobs=2), None, {}, left)
         batches.append([trial.number for trial in batch])
     assert batches == [[1, 2], [3], [5, 6], [9]]
-
-
-def test_of_two_lines_for_one_key_the_last_one_counts():
-    params = ["x=interval(0.0, 1.0)", "seed=3"]
-    sweeper = SimpleNamespace(_parse_sweeper_params_config=lambda: params)
-    space, fixed = _space(sweeper, ["x=0.5", "seed=choice(1,2)"])
-    assert list(space) == ["seed"] and fixed == {"x": "0.5"}
 
 
 def test_a_search_that_goes_on_does_not_draw_the_same_again(tmp_path):
@@ -174,12 +167,6 @@ def test_what_a_run_is_worth():
 )  # fmt: skip
 def test_which_way_a_metric_gets_better(metric, direction):
     assert direction_of(metric) == direction
-
-
-def test_a_search_in_which_no_trial_has_a_value_ends_without_a_traceback(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        searched(tmp_path, Launcher(fails=True), 2)
-    assert stop.value.code == 1 and "no trial has a value" in capsys.readouterr().err
 
 
 def test_a_run_without_training_is_worth_its_first_row():

@@ -29,17 +29,6 @@ def commands(tmp_path, monkeypatch):
     return put
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("30:00", 30), ("1:00:00", 60), ("2-00:00:00", 2880), ("1-12", 2160), ("45", 45),
-        ("0:30", 0.5), ("infinite", None), ("n/a", None),
-    ],
-)  # fmt: skip
-def test_times(text, expected):
-    assert slurm.minutes(text) == expected
-
-
 def test_states_of_jobs_and_of_elements_of_arrays(commands):
     commands(
         squeue="printf '7_0|RUNNING|None\\n7_1|PENDING|Resources\\n8|FAILED|NonZeroExitCode\\n"
@@ -165,17 +154,6 @@ def test_a_cluster_that_is_down_and_none_at_all(commands, tmp_path, monkeypatch)
     assert "no controller" in problems()["hydra/launcher"].what
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     assert "not on this machine" in problems()["hydra/launcher"].what
-
-
-def test_packages_that_are_missing_are_named(commands, monkeypatch):
-    commands(sinfo="printf 'gpu*|infinite\\n'", sbatch="true")
-    monkeypatch.setattr(check, "find_spec", lambda name: None)
-    assert "gfn-runner[slurm]" in problems()["hydra/launcher"].fix
-    (problem,) = check.sweeper_problems(f"{check.PLUGINS}.SearchSweeper")
-    assert "gfn-runner[search]" in problem.fix
-    assert not list(
-        check.sweeper_problems("hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
-    )
 
 
 def test_the_script_that_slurm_is_asked_about_is_the_one_of_the_jobs(commands):

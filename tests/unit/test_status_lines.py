@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from gfn_runner.baselines.prompting import Prompting
 from gfn_runner.baselines.resampling import Resampling
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.runtime import status as status_lines
-from gfn_runner.runtime.status import EVERY, ProgressLogger, duration, muted_progress_lines
+from gfn_runner.runtime.status import EVERY, ProgressLogger, muted_progress_lines
 
 from .test_baselines import drawing
 
@@ -106,7 +107,7 @@ def test_inner_counts_other_ranks_and_bars_say_nothing(clock, caplog, monkeypatc
     monkeypatch.setattr(
         status_lines.threading,
         "Thread",
-        lambda target, **_: started.append(target.__self__) or Idle(),
+        lambda target, **_: started.append(target.__self__) or SimpleNamespace(start=lambda: None),
     )
     with ProgressLogger("outer", 2, clock=clock) as outer, ProgressLogger("inner", 1, clock=clock):
         assert started == [outer]
@@ -116,13 +117,6 @@ def test_inner_counts_other_ranks_and_bars_say_nothing(clock, caplog, monkeypatc
     with muted_progress_lines():
         work(clock, ProgressLogger("under a bar", 4, clock=clock), seconds_each=60.0)
     assert not said(caplog)
-
-
-class Idle:
-    """A thread that does not run."""
-
-    def start(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -155,7 +149,3 @@ def test_an_m_step_is_counted_by_its_steps(counts):
     asked = [Condition("one", "ba", (Term("ba", "a."),))]
     m_step(d.lm, asked, d.rule, EMSettings(m_steps=3, m_batch=2), tool=None, seed=0)
     assert [(c.what, c.done, c.total, c.unit) for c in counts] == [("M-step 1", 3, 3, "steps")]
-
-
-def test_units_of_time():
-    assert [duration(s) for s in (40, 700, 11100)] == ["40 s", "12 min", "3 h 05 min"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from gfn_runner.errors import UserError
@@ -102,91 +100,3 @@ def test_the_table_names_what_differs_and_every_reason(tmp_path, capsys, monkeyp
     assert "scancel 9_2" in shown and f"resume={tmp_path}" in shown
     written = (tmp_path / "sweep.md").read_text()
     assert "| 1 | seed=1 | failed |  |  | 1 | ValueError: a\\|b |" in written
-
-
-METRICS = {
-    "kl": 0.1234567, "kl_floor": 0.0456, "invalid_share": 0.0123, "exact_kl": 0.0987, "exact_tv": 0.2345,
-}  # fmt: skip
-
-
-def searched(folder, values=(0.8130913055203, 0.4071036058197), n_metrics=5) -> Sweep:
-    """A search over four keys, the exact values of which its record has."""
-    sweep = Sweep(folder)
-    lines = [
-        [
-            "task=random_number",
-            f"callbacks.reward_tempering.end={end}",
-            "optimizer.lr=0.0007453942447208346",
-            f"callbacks.replay_buffer.probability={0.1 + end / 10}",
-            "lm.lora.rank=32",
-            f"callbacks.replay_buffer.alpha={number}",
-            f"lm.lora.alpha={2 * number}",
-        ]
-        for number, end in enumerate(values)
-    ]
-    for job in sweep.plan([Job(n, own, str(n)) for n, own in enumerate(lines)]):
-        job.state, job.minutes = "ok", 12.25
-        job.metrics = {
-            f"{i or ''}{name}": v for i in range(n_metrics // 5) for name, v in METRICS.items()
-        }
-    sweep.write()
-    return sweep
-
-
-@pytest.mark.parametrize("n_metrics", [5, 15])
-def test_a_search_is_readable_in_a_narrow_terminal(tmp_path, capsys, monkeypatch, n_metrics):
-    monkeypatch.setenv("COLUMNS", "80")
-    show_sweep(searched(tmp_path, n_metrics=n_metrics))
-    shown = capsys.readouterr().out
-    table = shown[shown.index("overrides") : shown.index("2 of 2 runs")]
-    rows = [line for line in table.splitlines() if " is " not in line]
-    assert max(map(len, rows)) <= 80 and len(rows) < 15 * n_metrics / 5
-    assert "…" not in table and "folder" not in table, (
-        "a folder that is the run's number says nothing"
-    )
-    # Whole values and whole numbers, of both runs.
-    for text in (
-        "end=0.8131",
-        "end=0.4071",
-        "probability=0.1813",
-        "12.2",
-        "0.123",
-        "0.0456",
-        "1.2",
-    ):
-        assert re.search(rf"(^|\s){re.escape(text)}(\s|$)", table), text
-    assert table.count("0.0987") == 2 * n_metrics / 5
-    assert "shares are in %" in table
-    # Shared by two keys, so in full; the others are named once.
-    assert "callbacks.replay_buffer.alpha=1" in table and "lm.lora.alpha=2" in table
-    assert (
-        "end is callbacks.reward_tempering.end, probability is callbacks.replay_buffer.probability"
-        in table
-    )
-    assert shown.startswith("sweep task=random_number optimizer.lr=0.0007454 lm.lora.rank=32")
-
-
-def test_a_search_in_a_wide_terminal_is_one_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
-    show_sweep(searched(tmp_path))
-    first = next(li for li in capsys.readouterr().out.splitlines() if "end=0.8131" in li)
-    assert first.split() == [
-        "0", "end=0.8131", "ok", "0.123", "0.0456", "1.2", "0.0987", "0.234", "12.2",
-    ]  # fmt: skip
-
-
-def test_the_written_table_has_whole_keys_and_four_digits(tmp_path):
-    show_sweep(searched(tmp_path))
-    written = (tmp_path / "sweep.md").read_text()
-    assert (
-        "callbacks.reward_tempering.end=0.8131 callbacks.replay_buffer.probability=0.1813"
-        in written
-    )
-    assert written.startswith("# sweep task=random_number optimizer.lr=0.0007454 lm.lora.rank=32")
-    assert "end=0.8130913055203" in (tmp_path / RECORD).read_text()
-
-
-def test_runs_that_four_digits_would_make_one_keep_all_of_theirs(tmp_path):
-    show_sweep(sweep := Sweep(tmp_path, [], jobs("x=0.12345", "x=0.123451", "x=1.500001", "x=2.0")))
-    written = (sweep.folder / "sweep.md").read_text()
-    assert all(f"| {x} |" in written for x in ("x=0.12345", "x=0.123451", "x=1.5", "x=2.0"))

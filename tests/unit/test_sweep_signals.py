@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,23 +17,9 @@ from gfn_runner.sweeps.launching.signals import (
     ignore_termination_signals,
 )
 
-from ..hearing import hear
+from ..hearing import as_before, send  # noqa: F401
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Every signal's handler is put back; tests behind a shell's `&` or `nohup` hear all of them."""
-    handlers = {number: signal.getsignal(number) for number in NUMBERS}
-    hear()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
+pytestmark = pytest.mark.usefixtures("as_before")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

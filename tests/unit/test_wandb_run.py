@@ -15,12 +15,10 @@ from gfn_runner.loggers import wandb_run
 from gfn_runner.loggers.json_lines import JsonLinesLogger
 from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.loggers.wandb_run import (
-    STEP,
     WandbRun,
     run_id,
     short_tag,
     sweep_of,
-    sync_command,
 )
 from gfn_runner.runtime.seeds import derived_seed
 
@@ -99,13 +97,6 @@ def test_a_start_that_fails_is_tried_offline_and_then_given_up(
     assert "W&B does not start offline" in caplog.text and "and more" not in caplog.text
 
 
-def test_long_tags_are_cut_and_stay_different():
-    long = ["x" * 64, "x" * 65, "x" * 65 + "a", "x" * 65 + "b"]
-    short = [short_tag(tag) for tag in long]
-    assert short[0] == long[0] and len(set(short)) == 4
-    assert {len(tag) for tag in short} == {64} and short == [short_tag(tag) for tag in long]
-
-
 @pytest.mark.parametrize("project", ["team/mine", "a:b", "50%", "x" * 129, ""])
 def test_a_project_that_wandb_would_refuse(project):
     (problem,) = RunLogger.argument_problems({"project": project})
@@ -179,19 +170,6 @@ def test_a_run_belongs_to_the_multirun_whose_folder_it_is_in(tmp_path):
     assert sweep_of(named / "0") == "lr sweep"
     # Two sweeps at one time of two days are two groups.
     assert sweep_of(dated / "lr=1" / "seed=2") == "2026-01-31/12-00-00"
-
-
-def test_the_command_names_every_part_of_a_resumed_run_in_order(tmp_path):
-    folder = tmp_path / "a run"
-    names = ["offline-run-20260201_090000-abc", "offline-run-20260131_120000-abc"]
-    for name in names:
-        (folder / "wandb" / name).mkdir(parents=True)
-    (folder / "wandb" / "latest-run").symlink_to(names[0])
-    at = [f"'{folder}/wandb/{name}'" for name in reversed(names)]
-    assert sync_command(folder) == f"wandb sync {at[0]} {at[1]}"
-    (folder / "wandb" / "run-20260301_090000-abc").mkdir()
-    assert sync_command(folder).startswith("wandb sync --include-online '")
-    assert sync_command(folder).endswith("/run-20260301_090000-abc'")
 
 
 # -- what fails -------------------------------------------------------------------------------------
@@ -271,14 +249,6 @@ def test_copies_that_wait_to_be_sent_lie_in_the_runs_folder(tmp_path, monkeypatc
     monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")
     run.attempt("figures", lambda: seen.append(os.environ["WANDB_DATA_DIR"]))
     assert seen == [str(tmp_path / "wandb"), "elsewhere"]
-
-
-def test_the_step_stands_beside_what_is_logged(tmp_path):
-    logged = []
-    run = WandbRun(SimpleNamespace(offline=True, log=logged.append), tmp_path)
-    run.log("scalars", {"train/loss": 1.0}, 5)
-    run.log("scalars", {"train/loss": 2.0}, None)
-    assert logged == [{"train/loss": 1.0, STEP: 5}, {"train/loss": 2.0}]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import torch
 
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.evaluation.draw import base_log_likelihood, draw_many, string_scores
-from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.evaluation.draw import base_log_likelihood, string_scores
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.sampling import sample
@@ -72,14 +71,6 @@ def test_concatenated_sorts_by_condition_and_keeps_order():
     assert [whole.ids(i) for i in range(4)] == [[3], [6, 7, 8], [4, 5], []]
     assert whole.condition_B.tolist() == [0, 0, 1, 1]
     assert whole.is_action_BT.sum(dim=1).tolist() == [1, 3, 2, 0]
-
-
-def test_chunks_draw_as_many_of_each_condition():
-    lm, generator = tiny_lm(), torch.Generator().manual_seed(0)
-    task = RandomNumbers()
-    few = EvaluationSettings(rows=4)
-    rows = draw_many(lm, task, RULE, [[2], [3]], [1.0] * 7, few, generator)
-    assert rows.condition_B.tolist() == [0] * 7 + [1] * 7
 
 
 def test_a_repeated_string_has_one_score():

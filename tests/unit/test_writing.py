@@ -1,0 +1,216 @@
+"""Files that outlive crashes and full disks: lines that wait for room, and what is renamed when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
+from gfn_runner.errors import UserError
+from gfn_runner.runtime.files import report_write_errors, warn_once_if_unwritable, write_atomically
+from gfn_runner.runtime.json_lines import (
+    LineAppender,
+    filter_lines,
+    read_lines,
+    read_metrics,
+    write_lines,
+)
+
+
+def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "metrics.jsonl"
+    lines = LineAppender(path)
+    lines.append({"step": 1})
+    real = Path.open
+
+    class Full:
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, text: str) -> None:
+            with real(path, "a") as file:
+                file.write(text[:4])  # half a line gets through
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, *_, **__: Full())
+        lines.append({"step": 2})
+        lines.append({"step": 3})
+    assert read_lines(path) == [{"step": 1}], "no half line stays"
+    assert len(lines.waiting) == 2 and caplog.text.count("No space left") == 1
+    lines.append({"step": 4})
+    assert [r["step"] for r in read_lines(path)] == [1, 2, 3, 4] and lines.waiting == []
+    assert "nothing is missing" in caplog.text
+
+
+class Flaky(LineAppender):
+    """A file on a disk that is full for a while."""
+
+    full = False
+
+    def _write(self, text: str) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super()._write(text)
+
+
+def test_lines_that_wait_are_written_before_a_checkpoint(tmp_path):
+    lines = Flaky(tmp_path / "metrics.jsonl")
+    lines.full = True
+    lines.append({"step": 1})
+    lines.sync()
+    assert read_lines(lines.path) == []
+    lines.full = False
+    lines.sync()
+    assert read_lines(lines.path) == [{"step": 1}] and lines.waiting == []
+
+
+@pytest.mark.parametrize("written_after_all", [False, True])
+def test_lines_that_wait_on_are_in_the_checkpoint(written_after_all, tmp_path):
+    lines = Flaky(tmp_path / "metrics.jsonl")
+    trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(lines=lines), object()])
+    callback = AdapterCheckpoint()
+    lines.append({"step": 1})
+    saved: dict[str, Any] = {}
+    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    assert saved == {}
+    lines.full = True
+    for step in (2, 3):
+        lines.append({"step": step, "é": 0.1})
+    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    if written_after_all:
+        lines.full = False
+        lines.sync()
+        filter_lines(lines.path, lambda record: True)
+    # Killed; it goes on from there.
+    trainer.loggers = [SimpleNamespace(lines=LineAppender(lines.path))]
+    callback.on_load_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
+    assert [record["step"] for record in read_lines(lines.path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "a": "\xc3', b"\0\0\0\0", b"\xff\xfe\x00"])
+def test_a_tail_that_is_no_text_is_passed_over(tail, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + tail)
+    assert read_metrics(path) == [{"step": 1}]
+    filter_lines(path, lambda record: True)
+    assert path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"ste')
+    LineAppender(path).append({"step": 2})
+    assert path.read_text() == '{"step": 1}\n{"ste\n{"step": 2}\n'
+    filter_lines(path, lambda record: record["step"] <= 1)
+    assert path.read_text() == '{"step": 1}\n'
+    filter_lines(tmp_path / "none.jsonl", lambda record: True)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_atomically(path, "old")
+
+    def fails(self: Path, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fails)
+        with (
+            pytest.raises(UserError) as caught,
+            report_write_errors(tmp_path, "hydra.run.dir", "free some"),
+        ):
+            write_atomically(path, "new")
+    (problem,) = caught.value.problems
+    assert problem.where == "hydra.run.dir" and problem.fix == "free some"
+    assert "metrics.json.part cannot be written: No space left on device" in problem.what
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("kind", ["text", "lines"])
+def test_what_is_renamed_is_on_the_disk_before(kind, tmp_path, monkeypatch):
+    """A file system may have the name on the disk first: after a power failure the file is empty."""
+    done: list[Any] = []
+    path, replace = tmp_path / "a", Path.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(
+            os.fstat(descriptor).st_size
+            if os.path.isfile(f"/proc/self/fd/{descriptor}")
+            else "folder"
+        )
+
+    def renamed(self: Path, target: Any) -> Path:
+        done.append("renamed")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    if kind == "text":
+        write_atomically(path, '{"step": 1}\n')
+    else:
+        write_lines(path, [{"step": 1}])
+    assert done == [12, "renamed", "folder"]
+
+
+def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_an_error(
+    tmp_path, monkeypatch
+):
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    number = errno.EINVAL
+    write_atomically(tmp_path / "a", "old")
+    number = errno.EDQUOT  # NFS finds out when it sends
+    with pytest.raises(OSError, match="quota"):
+        write_atomically(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_full_disk_in_the_words_of_another_library(tmp_path):
+    """Met with a file system of 160 KiB: the adapter is written by Rust code."""
+
+    class SafetensorError(Exception):
+        pass
+
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(UserError) as caught,
+        report_write_errors(tmp_path, "hydra.run.dir", "free some"),
+    ):
+        raise SafetensorError(said)
+    assert said in str(caught.value) and str(tmp_path) in str(caught.value)
+    with (
+        pytest.raises(SafetensorError),
+        report_write_errors(tmp_path, "hydra.run.dir", "free some"),
+    ):
+        raise SafetensorError("another one")
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), report_write_errors(tmp_path / "run", "output", ""):
+        (tmp_path / "data.json").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_log_on_a_full_disk_is_reported_once(capsys):
+    log = logging.Logger("full")
+    log.addHandler(logging.FileHandler("/dev/full"))
+    warn_once_if_unwritable(log)
+    for number in range(3):
+        log.warning("line %d", number)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "/dev/full cannot be written ([Errno 28]" in said
+    # A wrong format of a line is still shown.
+    log.warning("%d", "no number")
+    assert "Logging error" in capsys.readouterr().err
