@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.runs import ROOT, exit_code, lines_of, metrics_of
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +34,16 @@ def extension(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, name: str, *overrides: str) -> dict[str, float]:
-    command = [
-        sys.executable, "-m", "gfn_runner", "--config-dir", str(folder / "conf"), "task=greeting",
-        "experiment=tiny/smoke", "evaluation.baseline_shots=[0]", f"hydra.run.dir={folder / name}", *overrides,
+    """The program's command line with the folder on its path."""
+    lines = [
+        "--config-dir", folder / "conf", "task=greeting", "experiment=tiny/smoke", "num_threads=1",
+        "evaluation.baseline_shots=[0]", "evaluation.singles=4", "callbacks/report=off",
+        f"hydra.run.dir={folder / name}", *overrides,
     ]  # fmt: skip
-    path = f"{folder}{os.pathsep}{ROOT}"
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder / name / "metrics.json").read_text())
-
-
-def logged(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        assert exit_code(*lines) == 0
+    return metrics_of(folder / name)
 
 
 def test_the_task_of_contributing_runs(extension):
@@ -69,7 +61,7 @@ def test_reward_metric_callback_logger_and_objective_are_added_without_touching_
         "callbacks.replay_buffer=null", "+trainer.limit_val_batches=1",
     )  # fmt: skip
     assert 0 <= metrics["final/short_share/all"] <= 1
-    records = logged(extension / "all")
+    records = lines_of(extension / "all/metrics.jsonl")
     assert all(r["train/longest"] <= 8 for r in records if "train/longest" in r)
     assert sum("train/longest" in r for r in records) == 3
     assert not any("train/buffer_size" in r for r in records)

@@ -66,20 +66,6 @@ def test_a_task_runs_to_its_table(task, run_of):
     assert (folder / "samples.md").read_text(encoding="utf-8").startswith("| prompt | this run |")
 
 
-def test_measures_of_single_tasks(run_of):
-    of = {task: metrics_of(run_of(task)) for task in ("posterior", "constrained", "random_number")}
-    assert of["posterior"]["final/log_reward/seen"] < 0 and of["posterior"]["final/log_pf/seen"] < 0
-    assert 0 < of["posterior"]["final/unique/seen"] <= 1
-    assert "base_0_shot/log_z_bound/seen" in of["posterior"]
-    for prefix in ("final", "base_0_shot"):
-        shares = [
-            v for k, v in of["constrained"].items() if k.startswith(f"{prefix}/satisfied_share/")
-        ]
-        assert shares and all(0 <= share <= 1 for share in shares)
-    assert of["random_number"]["final/n_samples/numbers"] == 300
-    assert 0 <= of["random_number"]["final/exact_tv/numbers"] <= 1
-
-
 def test_what_was_asked_for_stands_in_rows_of_its_own(run_of):
     folder = run_of("continuation")
     metrics = metrics_of(folder)

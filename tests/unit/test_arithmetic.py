@@ -344,13 +344,6 @@ def test_files_are_read_without_duplicates_and_overlaps(files):
     assert data.notes == ("5 training questions dropped: in a test set, or there already",)
 
 
-def test_files_are_cut_at_the_numbers_asked_for(files):
-    options = ArithmeticData(**files, n_rationales=2, n_answers=1, n_test=1)
-    data = IntegerArithmetic(n_demonstrations=1, data=options).load(0)
-    assert [c.key for c in data.train] == ["1 + 2 + 3", "9 - 1 - 1", "5 + 5 + 5"]
-    assert [c.group for c in data.evaluation] == ["3_operands", "4_operands", "5_operands"]
-
-
 def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
     text = """[
  {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 3, "str_rationale": "1 + 2 = 3"},

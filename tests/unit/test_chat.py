@@ -174,12 +174,10 @@ def test_a_line_with_messages_becomes_a_condition(tmp_path):
         ({"prompt": "a"}, "messages", "given beside prompt"),
         ({"messages": None}, "prompt", "missing"),
         ({"messages": []}, "messages", "none"),
-        ({"messages": "Name"}, "messages", "given 'Name'"),
         ({"messages": [{"role": "usr", "content": ""}]}, "messages[0].role", "given 'usr'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
         ({"messages": [*USER, {"role": "assistant", "content": "b"}]}, "messages[1].role", "last"),
         ({"terms": [{"context": "a", "messages": USER}]}, "terms[0].messages", "beside context"),
-        ({"terms": [{"suffix": "a"}]}, "terms[0].context", "missing"),
         ({"terms": [{"messages": []}]}, "terms[0].messages", "none"),
     ],
 )

@@ -133,8 +133,6 @@ def _environment() -> dict[str, str]:
     [
         (["--cfg", "job", "seed=3"], "seed: 3"),
         (["--info", "defaults-tree"], "objective: joint"),
-        (["--help"], "arithmetic_tool"),
-        (["--hydra-help"], "--shell-completion"),
         (["--shell-completion", "install=bash"], "complete"),
     ],
 )

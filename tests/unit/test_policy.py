@@ -259,14 +259,6 @@ def test_an_adapted_output_layer_comes_beside_those_of_the_blocks(architecture):
     assert of_named == {name for name in blocks if name.endswith(f".{named}")} | {"lm_head"}
 
 
-def test_an_answer_adapter_may_adapt_the_output_layer_too():
-    lm = tiny_lm("gpt2", adapter="random")
-    lm.add_answer_adapter(LoraSettings(rank=2, alpha=2, output_layer=True), seed=1)
-    names = [n for n, _ in lm.model.named_parameters() if ".answers." in n]
-    assert any("lm_head" in name for name in names) and any("c_attn" in name for name in names)
-    assert not any("lora_A.default.lora_" in name for name in names)
-
-
 def test_saved_adapters_are_read_to_the_device_of_the_model(monkeypatch, tmp_path):
     """PEFT's own choice is the first GPU of the machine, whatever the rank."""
     tiny_lm("llama", adapter="random").save_adapter(tmp_path)

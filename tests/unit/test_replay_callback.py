@@ -110,13 +110,6 @@ def test_a_demonstration_that_is_no_string_or_too_long_is_left_out(unfit, caplog
     assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
 
 
-def test_more_demonstrations_than_one_piece():
-    conditions = [Condition(f"{n}", "x", (Term("x"),), (f"{n}",)) for n in range(35)]
-    replay = callback(conditions)
-    replay.on_fit_start(None, fake_module())
-    assert replay.buffer.keys() == [f"{n}" for n in range(35)]
-
-
 def test_the_tools_answers_are_put_into_demonstrations():
     conditions = [Condition("x", "x", (Term("x"),), ("1+2=,3-9=",))]
     module = fake_module(tool=Calculator(), max_len=20)
@@ -140,13 +133,6 @@ def test_a_resumed_buffer_is_not_seeded_again_and_drops_conditions_that_are_gone
     again.on_fit_start(None, fake_module())
     assert again.buffer.keys() == ["c"] and len(again.buffer) == 1
     assert "'gone' is not in this run's data" in caplog.text
-
-
-@pytest.mark.parametrize("options", [{"seed_demonstrations": False}, {"probability": 0.0}])
-def test_seeding_can_be_switched_off(options):
-    replay = callback(**({"probability": 0.5} | options))
-    replay.on_fit_start(None, fake_module())
-    assert len(replay.buffer) == 0
 
 
 # -- draws ------------------------------------------------------------------------------------------

@@ -179,16 +179,6 @@ def test_the_adapter_has_no_part_in_the_reward(lm, base):
     assert (policy - plain).abs().max() > 0.1
 
 
-def test_the_policy_is_on_again_behind_it(lm):
-    rows, trainable = rows_of(lm), set(lm.trainable())
-    prompts = [lm.encode_prompt(c.prompt) for c in CONDITIONS]
-    before = score_policy(lm, prompts, rows, rule())
-    log_reward(lm, CONDITIONS, rows, rule())
-    after = score_policy(lm, prompts, rows, rule())
-    assert torch.equal(before.log_pf_BT, after.log_pf_BT)
-    assert after.log_pf_BT.requires_grad and set(lm.trainable()) == trainable and trainable
-
-
 @torch.no_grad()
 def test_the_policy_is_on_again_behind_a_failure(lm, monkeypatch):
     prompts = [lm.encode_prompt(c.prompt) for c in CONDITIONS]

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as record
 
-from gfn_runner.data.hub import HubSource, parse_source
+from gfn_runner.data.hub import parse_source
 from gfn_runner.data.readers import (
     path_problems,
     read_prompts,
@@ -154,12 +154,6 @@ def test_a_delimiter_that_is_not_clear(written):
     assert problem.what == "no columns text, label"
 
 
-@pytest.mark.parametrize("name", ["data.csv", "data.tsv"])
-def test_a_long_field(written, name):
-    (row,) = read_table(written("text\n" + "x" * 200_000, name), ("text",))
-    assert len(row["text"]) == 200_000
-
-
 def test_a_tab_separated_table_has_no_quoting(written):
     path = written('label\ttext\n1\t"so" he said\n0\t"\n', "data.tsv")
     assert [r["text"] for r in read_table(path, ("text",))] == ['"so" he said', '"']
@@ -286,12 +280,6 @@ def test_all_mistakes_of_all_lines_and_duplicates_at_once(written):
     assert found[-1].what == "the same prompt as line 1"
 
 
-def test_further_fields_are_dropped_where_they_are_allowed(written):
-    path = written('{"prompt": "a", "terms": [], "more": 1}')
-    (row,) = records(path, allow_unknown=True)
-    assert set(row.values) == {"prompt", "terms"}
-
-
 # -- data sets of the hub ---------------------------------------------------------------------------
 
 
@@ -314,18 +302,6 @@ def hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: module)
     return SimpleNamespace(rows=rows, asked=asked)
-
-
-@pytest.mark.parametrize(
-    ("path", "source"),
-    [
-        ("hub:o/n:train", HubSource("o/n", None, "train", None)),
-        ("hub:n:test:text", HubSource("n", None, "test", "text")),
-        ("hub:o/n/main:train[:50]:text", HubSource("o/n", "main", "train[:50]", "text")),
-    ],
-)
-def test_names_of_data_sets(path, source):
-    assert parse_source(path) == source
 
 
 @pytest.mark.parametrize("path", ["hub:", "hub:o/n", "hub:o/n:", "hub:a/b/c/d:train", "hub::train"])
@@ -364,9 +340,3 @@ def test_what_can_be_wrong_with_a_data_set(hub):
     hub.rows[:] = [{"prompt": " "}]
     (problem,) = problems_of(read_table, "hub:o/n:train", ("prompt",))
     assert problem.what == "empty"
-
-
-def test_without_the_library_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (problem,) = problems_of(read_prompts, "hub:o/n:train")
-    assert "not installed" in problem.what and "gfn-runner[hub-data]" in problem.fix

@@ -137,27 +137,6 @@ def test_an_evaluation_is_a_table(noted):
     assert first["samples/eval"].data[1] == [6, "set 0", "prompt 0", "text 0 1", -2.0, -1.0, 0.0]
 
 
-def test_a_row_that_writes_nothing_has_no_table_and_ends_no_others(noted, caplog):
-    at_once = ConditionSamples(Condition("x", "x", ()), ("",), ("",), (), ())
-    add_samples(noted, 9, "direct_0_shot", [at_once], 1, 1.0)
-    add_samples(noted, 9, "final", drawn(1), 1, 1.0)
-    assert [next(iter(values)) for values in noted.run.logged] == ["samples/final"]
-    assert not caplog.records
-
-
-def test_all_can_be_switched_off(noted, tmp_path):
-    none = media(noted, histogram_every_n_steps=0, max_table_rows=0)
-    off = media(None)
-    for callback in (none, off):
-        train(callback, 1, 10)
-        callback.on_validation_end(
-            SimpleNamespace(global_step=10), SimpleNamespace(reward_temperature=1.0, final=False)
-        )
-    off.samples("final", drawn(1), 1, 1.0)
-    off.at_the_end(tmp_path, {"a": 1.0}, 1)
-    assert noted.run.logged == []
-
-
 def test_the_end_gives_metrics_and_adapters_and_needs_no_figures(noted, tmp_path):
     for name in ("adapter", "answer_adapter/inner"):
         (tmp_path / name).mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +16,8 @@ from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.loggers.wandb_run import (
     WandbRun,
     run_id,
-    short_tag,
     sweep_of,
 )
-from gfn_runner.runtime.seeds import derived_seed
 
 from ..runs import TINY, composed
 
@@ -104,34 +101,6 @@ def test_a_project_that_wandb_would_refuse(project):
     assert not list(RunLogger.argument_problems({"project": "My project (2), \u03c6" + "x" * 100}))
 
 
-def test_a_real_run_offline(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = tmp_path / "multirun" / "2026-01-31" / "12-00-00" / "3"
-    folder.mkdir(parents=True)
-    (folder.parent / "multirun.yaml").touch()
-    tags = ("arithmetic", "SubTB", short_tag("y" * 100))
-    parts = []
-    for group in (None, "by hand"):
-        logger = RunLogger(
-            project="p", tags=("mine",), group=group, save_dir=folder, config={"seed": 3},
-            job_type="ppo", run_tags=(*tags[:2], "y" * 100),
-        )  # fmt: skip
-        own = logger.run
-        assert own is not None
-        try:
-            assert logger.experiment is own.run
-            run = own.run
-            assert run.name == "2026-01-31/12-00-00/3" and run.config["seed"] == 3
-            assert set(run.tags) == {"mine", *tags} and run.job_type == "ppo" and own.offline
-            assert run.group == (group or "2026-01-31/12-00-00")
-            # A resumed run goes on under its id; `wandb sync` joins the parts of a run that may resume.
-            parts.append(run.id)
-            assert len(run.id) == 16 and run.settings.resume == "allow"
-        finally:
-            own.finish()
-    assert parts[0] == parts[1]
-
-
 def test_an_id_is_kept_in_its_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -148,12 +117,6 @@ def test_an_id_is_kept_in_its_folder(tmp_path):
     assert run_id(copy) not in (first, another) and run_id(moved) == first
     (copy / ".wandb_id.json").write_text("{")
     assert len(run_id(copy)) == 16
-
-
-def test_a_run_of_before_ids_were_kept_goes_on_under_its_own(tmp_path):
-    before = f"{derived_seed('wandb', tmp_path.resolve()):016x}"
-    (tmp_path / "wandb" / f"offline-run-20260131_120000-{before}").mkdir(parents=True)
-    assert run_id(tmp_path) == before == run_id(tmp_path)
 
 
 # -- sweeps and commands ----------------------------------------------------------------------------
@@ -226,29 +189,6 @@ def test_an_end_that_times_out_says_what_is_missing_and_how_to_send_it(tmp_path,
     assert "did not get all of this run (Timed out finishing run.)" in caplog.text
     printed = capsys.readouterr().out
     assert f"wandb sync --include-online {tmp_path}/wandb/run-2026" in printed
-
-
-def test_an_end_says_where_the_run_is_and_whether_it_failed(tmp_path, capsys):
-    codes = []
-    run = SimpleNamespace(
-        offline=False,
-        url="https://example/me/p/abc",
-        finish=lambda exit_code: codes.append(exit_code),
-    )
-    for failed in (False, True):
-        WandbRun(run, tmp_path).finish(failed=failed)
-    assert codes == [0, 1] and capsys.readouterr().out.count("W&B: https://example/me/p/abc\n") == 2
-
-
-def test_copies_that_wait_to_be_sent_lie_in_the_runs_folder(tmp_path, monkeypatch):
-    seen = []
-    run = WandbRun(SimpleNamespace(offline=True), tmp_path)
-    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
-    run.attempt("figures", lambda: seen.append(os.environ["WANDB_DATA_DIR"]))
-    assert "WANDB_DATA_DIR" not in os.environ, "the next run has a folder of its own"
-    monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")
-    run.attempt("figures", lambda: seen.append(os.environ["WANDB_DATA_DIR"]))
-    assert seen == [str(tmp_path / "wandb"), "elsewhere"]
 
 
 @pytest.mark.parametrize(
