@@ -90,7 +90,7 @@ class Space:
         return (scores.log_pf_BT.sum(1) + stop_B).exp()
 
 
-def train(space: Space, objective, temperature: float, *, steps: int = 1200, pick=None):
+def train(space: Space, objective, temperature: float, *, steps: int = 500, pick=None):
     """Train a tabular policy; ``pick`` chooses the rows of a step (default: all strings)."""
     table = torch.zeros(len(space.prefixes), space.n_tokens + 1, requires_grad=True)
     log_z = torch.zeros(1, requires_grad=True)
@@ -173,7 +173,7 @@ def test_from_samples_on_and_off_policy(name):
         return torch.multinomial(weights, 16, replacement=True, generator=generator)
 
     objective = OBJECTIVES[name]
-    assert_exact(space, objective, 1.0, train(space, objective, 1.0, steps=2000, pick=pick))
+    assert_exact(space, objective, 1.0, train(space, objective, 1.0, steps=800, pick=pick))
 
 
 # -- formulas -------------------------------------------------------------------------------------

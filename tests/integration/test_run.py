@@ -27,7 +27,12 @@ from tests.runs import (
     weights_of,
 )
 
-SHORT = (*SMALL, "callbacks.evaluation.every_n_steps=0", "evaluation.baseline_shots=[]")
+SHORT = (
+    *SMALL,
+    "callbacks.evaluation.every_n_steps=0",
+    "evaluation.baseline_shots=[]",
+    "callbacks/report=off",
+)
 
 
 def test_everything_is_left(finished):

@@ -17,7 +17,7 @@ def test_all_of_a_run_that_prints_nothing_else_is_counted(tmp_path, monkeypatch)
     monkeypatch.setattr(ProgressLogger, "__enter__", entered)
     monkeypatch.setattr(ProgressLogger, "_muted", 0)
     # A test's config shows nothing, and counts all the same.
-    run(tmp_path / "run", "trainer.max_steps=2", "callbacks.evaluation.every_n_steps=2")
+    run(tmp_path / "run", "trainer.max_steps=2", "callbacks/report=off")
     assert [count.what for count, speaks in begun if speaks] == [
         "demonstrations by the base model",
         "rewards of demonstrations",
