@@ -54,7 +54,8 @@ def test_a_baseline_that_trains_nothing(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["sft", "ppo", "grpo"])
 def test_a_baseline_that_trains(name, tmp_path, capsys):
-    folder = run(tmp_path / "run", f"baseline={name}", *FEW, "trainer.max_steps=2")
+    lines = [f"baseline={name}", *FEW, "trainer.max_steps=2", "callbacks/report=off"]
+    folder = run(tmp_path / "run", *lines)
     metrics = metrics_of(folder)
     assert metrics["run/steps"] == 2 and "final/vote_accuracy/3_operands" in metrics
     assert {path.name for path in folder.iterdir()} >= COMMON | {"adapter", "samples.jsonl"}
@@ -69,7 +70,13 @@ def test_a_baseline_that_trains(name, tmp_path, capsys):
 
 
 def test_answers_are_learnt_and_asked_for_at_once(tmp_path):
-    lines = ["task=subjectivity", "baseline=sft", "trainer.max_steps=2", *FEW]
+    lines = [
+        "task=subjectivity",
+        "baseline=sft",
+        "trainer.max_steps=2",
+        "callbacks/report=off",
+        *FEW,
+    ]
     folder = run(tmp_path / "run", *lines, "evaluation.final=4", base=TINY)
     metrics = metrics_of(folder)
     assert metrics["final/vote_accuracy/test"] == metrics["final/single_accuracy/test"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import matplotlib.pyplot as plt
 import pytest
 
 from gfn_runner.report.method_figures import compute, draw
@@ -22,12 +21,7 @@ from ..report_folders import (
     record,
 )
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def curve(axes, number):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import matplotlib.pyplot as plt
 import pytest
 import yaml
 
@@ -21,12 +20,7 @@ from ..report_folders import (
     whole_run,
 )
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):

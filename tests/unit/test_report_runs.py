@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import matplotlib.pyplot as plt
 import pytest
 
 from gfn_runner.errors import UserError
@@ -20,12 +19,7 @@ from ..report_folders import (
     read,
 )
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 # -- folders ---------------------------------------------------------------------------------------

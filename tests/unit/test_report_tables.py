@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 
-import matplotlib.pyplot as plt
 import pytest
 import yaml
 
@@ -24,12 +23,7 @@ from ..report_folders import (
     read,
 )
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 @pytest.mark.parametrize(
