@@ -9,7 +9,7 @@ HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install architecture arithmetic smoke smollm2 test test-all test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: install ## the tests, without further cases of what they cover; no downloa
 
 test-all: install ## the same with all cases, as CI runs it
 	$(PYTEST) -m "$(HERE)" $(ARGS)
+
+fuzz: install ## properties and fuzz tests with many times their cases, others each time (ARGS='--budget=100 -k calculator')
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/properties tests/fuzz --budget=20 $(ARGS)
 
 smollm2: install ## download and convert SmolLM2-135M-Instruct (a minute, 93 MB; once)
 	$(RUN) scripts/get_smollm2.py $(ARGS)

@@ -341,11 +341,20 @@ def _saved(folder: Path) -> Path:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a run's folder; of no M-step where there is none."""
+    """The record in a run's folder; of no M-step where there is none.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     file = _saved(folder) / _RECORD
     if not file.is_file():
         return Record()
-    return Record(**json.loads(file.read_text(encoding="utf-8")))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return Record(int(found["m_steps"]), dict(found["metrics"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        allowed = "the record that the run's newest M-step has written"
+        raise UserError.one(str(file), f"cannot be read ({error!r:.200})", allowed) from error
 
 
 def load_answers(lm: LanguageModel, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gfn_runner.data.expressions import Expression, draw_expression
 from gfn_runner.data.readers import read_entries
+from gfn_runner.data.rows import raise_all
 from gfn_runner.errors import Problem, UserError
 
 _QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
@@ -98,8 +99,7 @@ def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[E
                     )
                 questions.append((expression, entry.get("str_rationale", "")))
         problems += wrong
-    if problems:
-        raise UserError(problems)
+    raise_all(problems)
     if not questions:
         raise UserError.one(str(path), "no question in it", "a list of at least one object")
     return questions

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import io
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from gfn_runner.runtime.local_paths import LocalPath
 # A key of the config that names one of these files.
 DataPath = Annotated[str, LocalPath()]
 _DELIMITERS = (",", ";", "\t", "|")
+_MOST_NAMES, _LONGEST_NAME = 30, 60  # of a header, in a message
 
 
 def path_problems(config_key: str, path: str) -> Iterator[Problem]:
@@ -167,7 +169,7 @@ def read_table(
     for number, cells in lines:
         if len(cells) != len(names):
             fix = "a text that holds the delimiter stands in quotes"
-            allowed = f"{len(names)}, one for each of {', '.join(names)}"
+            allowed = f"{len(names)}, one for each of {_listed(names)}"
             fix = fix if len(cells) > len(names) else ""
             problems.append(Problem(f"{path}, line {number}", f"{len(cells)} cells", allowed, fix))
             continue
@@ -221,17 +223,24 @@ def _cells(
 
 
 def _header_problems(path: str, names: Sequence[str], columns: Sequence[str]) -> Iterator[Problem]:
-    where, allowed = f"{path}, line 1", f"columns: {', '.join(names)}"
+    where, allowed = f"{path}, line 1", f"columns: {_listed(names)}"
     if len(names) == 1 < len(columns) and names[0] not in columns:
         yield Problem(where, f"no columns {', '.join(columns)}", allowed)
         return
     for name in columns:
         if name not in names:
             near = process.extractOne(name, names, score_cutoff=60)
-            fix = f"rename {near[0]} to {name}" if near else ""
+            fix = f"rename {near[0][:_LONGEST_NAME]} to {name}" if near else ""
             yield Problem(where, f"no column {name}", allowed, fix)
-    for name in sorted({name for name in names if name and names.count(name) > 1}):
+    for name in sorted(name for name, n in Counter(names).items() if name and n > 1):
         yield Problem(where, f"two columns are called {name}", "different names")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of a header for a message; what is no table at all may have any number of any length."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
+    more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(shown[:_MOST_NAMES]) + more
 
 
 def _empty_cells(row: Row, columns: Sequence[str]) -> Iterator[Problem]:

@@ -32,8 +32,9 @@ class Calculator(Tool):
     """
 
     trigger = "="
+    # A line end is a separator itself: were it a space too, many of them would take quadratic time.
     _EXPRESSION = re.compile(
-        r"(?:^|[,;:?\n]|\.(?!\d))\s*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
+        r"(?:^|[,;:?\n]|\.(?!\d))[^\S\n]*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
     )
     _OPERAND = re.compile(r"([+-]?)\s*(\d+)", re.ASCII)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
+
+from gfn_runner.runtime.json_lines import loads
 
 # Strings of the policy as it is, of a tempered one and of the replay buffer are three populations.
 SOURCES = ("on-policy", "tempered", "replay")
@@ -50,7 +51,7 @@ class History:
         self._offset += len(complete)
         for line in complete.splitlines():
             try:
-                record = json.loads(line)
+                record = loads(line)
             except ValueError:
                 continue  # cut off by a crash
             if isinstance(record, dict) and isinstance(record.get("step"), int):

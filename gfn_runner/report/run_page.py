@@ -16,10 +16,11 @@ from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render, write_page
 from gfn_runner.report.plots import Curves, run_plots
 from gfn_runner.report.runs import Run, callback_arguments, last_lines, read_run, trains
+from gfn_runner.report.samples import read_samples
 from gfn_runner.report.states import PATIENCE, State, StateName, duration, state_of
 from gfn_runner.report.sweep_jobs import is_sweep
 from gfn_runner.report.table import row_labels, shown_number
-from gfn_runner.runtime.json_lines import read_lines
+from gfn_runner.runtime.json_lines import loads
 from gfn_runner.runtime.overrides import by_itself
 
 PAGE = "report.html"
@@ -199,10 +200,10 @@ def _samples(run: Run) -> tuple[str, Table | None]:
     if path is None:
         return "None yet: the first evaluation writes some.", None
     try:
-        records = read_lines(path)
+        records = read_samples(path)
     except ValueError as error:
         return f"{path.name} cannot be read ({error}).", None
-    records = [record for record in records if record.get("singles")]
+    records = [record for record in records if record["singles"]]
     if not records:
         return f"{path.name} holds no samples at temperature 1.", None
     step = records[0].get("step")
@@ -254,7 +255,7 @@ def _files(folder: Path) -> list[tuple[str, str]]:
         config = (folder / "config.yaml").read_text(encoding="utf-8")
         found.append(("Resolved config (config.yaml)", config))
         for path in parts:
-            text = json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=2)
+            text = json.dumps(loads(path.read_text(encoding="utf-8")), indent=2)
             found.append((f"What it ran on ({path.name})", text))
     except (OSError, ValueError):
         pass  # gone since it was read, or half written

@@ -6,7 +6,6 @@ import contextlib
 import glob
 import importlib
 import itertools
-import json
 import math
 import os
 import re
@@ -21,15 +20,15 @@ import yaml
 from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.runtime.json_lines import read_lines
+from gfn_runner.report.samples import read_samples
+from gfn_runner.report.saved_config import read_config
+from gfn_runner.runtime.json_lines import loads
 from gfn_runner.runtime.sweep_record import reason
 
 Status = Literal["finished", "unfinished", "failed"]
 _LOG_LINES = 5
 _LOG_BYTES = 20_000
 _LOG_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
-# The C loader is ten times as fast.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed", 0))
+        return int(self.config.get("seed") or 0)
 
     @property
     def baseline(self) -> str | None:
@@ -77,8 +76,17 @@ class Run:
 
     @property
     def temperature(self) -> float:
-        """Reward temperature T at the end of training."""
-        schedule = Schedule(**callback_arguments(self.config, "reward_tempering"))
+        """Reward temperature T at the end of training.
+
+        Raises:
+            UserError: if the config's is no schedule.
+        """
+        try:
+            schedule = Schedule(**callback_arguments(self.config, "reward_tempering"))
+        except (TypeError, ValueError) as error:
+            where = f"{self.folder / 'config.yaml'}, callbacks.reward_tempering"
+            what = f"no schedule of T: {str(error).splitlines()[0]}"
+            raise UserError.one(where, what, "start, end, steps and shape") from None
         return schedule(max(0, int(self.metrics.get("run/steps", 0)) - 1))
 
     @cached_property
@@ -103,7 +111,7 @@ class Run:
 def _samples(path: Path, written: int) -> list[dict[str, Any]]:
     # Several figures and a table look at the same samples.
     try:
-        return read_lines(path)
+        return read_samples(path)
     except ValueError as error:
         raise UserError.one(
             str(path), f"cannot be read ({error})", "one JSON object a line, as a run writes them"
@@ -195,7 +203,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: at files that are not what a run writes.
     """
-    config = _config(folder / "config.yaml")
+    config = read_config(folder / "config.yaml")
     metrics, ended = _metrics(folder / "metrics.json")
     log = last_lines(folder / "run.log")
     status, why = _status(folder, config, metrics)
@@ -214,32 +222,12 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = _parsed(path.resolve(), path.stat().st_mtime_ns)
-        target = config["task"]["_target_"]
-        named = isinstance(target, str)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        named = False
-    if not named:
-        raise UserError.one(
-            str(path), "cannot be read", "the resolved config of a run, with task._target_"
-        )
-    return config
-
-
-@lru_cache(maxsize=256)
-def _parsed(path: Path, written: int) -> Any:
-    # A page of many runs that is written again and again would do little else.
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-
-
 def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
     """Metrics that are finite numbers, and when they were written; ``None`` without the file."""
     if not path.is_file():
         return None, 0.0
     try:
-        flat = json.loads(path.read_text(encoding="utf-8"))
+        flat = loads(path.read_text(encoding="utf-8"))
         # Lines of JSON say null where a number was not finite.
         known = {name: float(value) for name, value in flat.items() if value is not None}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -296,10 +284,10 @@ def newest_of(*paths: Iterable[Path]) -> float:
 
 def steps_wanted(config: Mapping[str, Any]) -> int | None:
     """Optimizer steps of a whole run; ``None`` of one that trains nothing."""
-    steps = config.get("trainer", {}).get("max_steps")
+    steps = (config.get("trainer") or {}).get("max_steps")
     if steps is None or not trains(config, unknown=False):
         return None
-    return int(steps) * max(1, int(config.get("em", {}).get("rounds", 0)))
+    return int(steps) * max(1, int((config.get("em") or {}).get("rounds") or 0))
 
 
 def callback_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -324,7 +312,7 @@ def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
 def _last_step(path: Path) -> int | None:
     for line in reversed(last_lines(path)):
         with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a crash
-            return int(json.loads(line)["step"])
+            return int(loads(line)["step"])
     return None
 
 
@@ -353,7 +341,7 @@ def _environments(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in parts:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             content = None
         found.append(content if isinstance(content, dict) else {})

@@ -7,7 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.runtime.json_lines import write_lines
+from gfn_runner.runtime.json_lines import read_lines, write_lines
+
+_NUMBERS = ("log_reward", "log_pf", "support_log_reward")
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """What :func:`write_samples` wrote; empty if there is no file.
+
+    Raises:
+        ValueError: naming the first line that is no record of samples.
+    """
+    records = read_lines(path)
+    for number, record in enumerate(records, start=1):
+        wrong = _wrong_field(record)
+        if wrong:
+            raise ValueError(f"record {number}: {wrong} is not what a run writes")
+    return records
+
+
+def _wrong_field(record: Any) -> str:
+    if not isinstance(record, dict):
+        return "it"
+    texts = [record.get("singles"), record.get("votes", [])]
+    if not all(isinstance(own, list) and all(isinstance(t, str) for t in own) for own in texts):
+        return "singles or votes"
+    for name in _NUMBERS:
+        values = record.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+            return name
+    target = record.get("target", {})
+    if not isinstance(target, dict) or not all(isinstance(v, int | float) for v in target.values()):
+        return "target"
+    hashable = isinstance(record.get("group"), str) and isinstance(record.get("condition"), str)
+    return "" if hashable else "group or condition"
 
 
 def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:

@@ -160,7 +160,8 @@ def resume_problems(
             f"given {config['em']['rounds']}",
             f"at least {made}: so many M-steps were made",
         )
-    before = saved["trainer"]["max_steps"]
+    # A section may be missing from a config that somebody has changed.
+    before = (saved.get("trainer") or {}).get("max_steps")
     if config["trainer"]["max_steps"] != before:
         yield Problem(
             "trainer.max_steps",
@@ -168,9 +169,10 @@ def resume_problems(
             f"{before}",
             f"em.rounds={made + 1} to train on",
         )
-    if saved["em"]["lora"] != config["em"]["lora"]:
+    lora = (saved.get("em") or {}).get("lora")
+    if lora != config["em"]["lora"]:
         yield Problem(
             "em.lora",
             f"given {config['em']['lora']!r}",
-            f"{saved['em']['lora']!r}, as in the run to be resumed",
+            f"{lora!r}, as in the run to be resumed",
         )

@@ -28,7 +28,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     # JSON leaves U+2028 and its like as they are: only a line feed ends a record.
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    return [loads(line) for line in lines if line]
+
+
+def loads(text: str | bytes) -> Any:
+    """``json.loads`` of a file that anything may have happened to.
+
+    What is nested too deeply is a ``ValueError`` like all that is no JSON; a whole number of more digits
+    than 64 bits have is a float, perhaps infinite.
+    """
+    try:
+        return json.loads(
+            text, parse_int=lambda digits: (int if len(digits) < 19 else float)(digits)
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -50,11 +64,13 @@ def filter_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a file; lines that a crash has cut off or left with other bytes are left out."""
+    """Records of a step; lines that a crash has cut off or left with other bytes are left out."""
     content = path.read_bytes() if path.is_file() else b""
     for line in content.split(b"\n"):
         with contextlib.suppress(ValueError):  # of JSON, or of UTF-8
-            yield json.loads(line.decode("utf-8"))
+            record = loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                yield record
 
 
 class LineAppender:

@@ -1,0 +1,36 @@
+"""How many cases a property or a fuzz test tries: its own number, times ``--budget``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+FACTOR = 1.0
+
+# Drawing a model takes longer than hypothesis likes; nothing is kept between runs.
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+def set_budget(factor: float) -> None:
+    """Profile ``ci``, the same cases in every run; with a factor above 1 ``long``, others each time."""
+    global FACTOR
+    FACTOR = factor
+    settings.register_profile("ci", derandomize=True, **_COMMON)
+    settings.register_profile("long", print_blob=True, **_COMMON)
+    settings.load_profile("long" if factor > 1 else "ci")
+
+
+def cases(number: int) -> int:
+    """``number`` times the budget; at least one."""
+    return max(1, round(number * FACTOR))
+
+
+def examples(number: int) -> Callable[[Any], Any]:
+    """Decorator of a property: it is tried on so many examples, times the budget."""
+    return settings(max_examples=cases(number))
