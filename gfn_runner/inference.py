@@ -210,7 +210,7 @@ def _as_read(prompt: Prompt) -> str:
         return prompt
     try:
         return Chat.of(json.loads(prompt)) if prompt.strip("[] \n") else prompt
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return prompt
 
 
@@ -248,5 +248,15 @@ def saved_config(folder: Path) -> RunConfig:
             f"{folder} has no config.yaml",
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
-    values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it holds no settings"
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values, reason = None, str(error).partition("\n")[0]
+    if not isinstance(values, dict):
+        what, allowed = (
+            f"{file} is unreadable: {reason}",
+            "the config.yaml that the run has written",
+        )
+        raise UserError.one("run", what, allowed)
     return check(values, needs_data=False)

@@ -81,7 +81,7 @@ def _saved_lines(file: Path, key: str) -> list[str]:
     try:
         lines = yaml.safe_load(file.read_text(encoding="utf-8"))
         reason = "it is empty" if lines is None else "it holds no list of overrides"
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         lines, reason = None, str(error).splitlines()[0]
     if not isinstance(lines, list):
         raise UserError.one(

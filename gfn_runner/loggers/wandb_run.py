@@ -261,7 +261,7 @@ def _kept_id(folder: Path) -> dict[str, str]:
     try:
         known = json.loads((folder / _ID_FILE).read_text(encoding="utf-8"))
         return {name: str(known[name]) for name in ("id", "folder")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}
 
 

@@ -330,7 +330,7 @@ def last_lines(path: Path) -> list[str]:
 def _overrides(path: Path) -> tuple[str, ...]:
     try:
         lines = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return ()
     return tuple(map(str, lines)) if isinstance(lines, list) else ()
 

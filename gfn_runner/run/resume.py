@@ -181,7 +181,7 @@ def _metrics(folder: Path) -> dict[str, float | None]:
     """The final metrics; none where there are none yet."""
     try:
         found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -216,7 +216,7 @@ def _saved_config(file: Path) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
         reason = "it is empty" if saved is None else "it holds no settings"
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         saved, reason = None, str(error).splitlines()[0]
     if not isinstance(saved, dict) or not saved:
         raise UserError.one(
@@ -294,7 +294,7 @@ def seconds_before(folder: Path) -> float:
 def _begun(path: Path) -> float | None:
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))[BEGUN])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return None
 
 
@@ -307,7 +307,7 @@ def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str])
         folder = file.parent
         try:
             same = sorted(yaml.safe_load(file.read_text(encoding="utf-8"))) == sorted(overrides)
-        except (OSError, ValueError, TypeError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError):
             continue
         # Cheaply: which checkpoint a run has is not looked at.
         evaluated = _metrics(folder).get("run/steps")

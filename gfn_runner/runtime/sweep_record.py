@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.files import write_atomically
 
@@ -94,12 +96,13 @@ class Sweep:
             return cls(folder)
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
-            jobs = [Job(**job) for job in found["jobs"]]
-            return cls(folder, list(found["overrides"]), jobs, bool(found.get("searches")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            jobs = TypeAdapter(list[Job]).validate_python(found["jobs"])
+            overrides = TypeAdapter(list[str]).validate_python(found["overrides"])
+            return cls(folder, overrides, jobs, bool(found.get("searches")))
+        except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
             raise UserError.one(
                 str(path),
-                f"cannot be read ({error})",
+                f"cannot be read ({' '.join(str(error).split())[:200]})",
                 "the file as a sweep has written it",
                 "hydra.sweep.dir=<another folder> begins anew",
             ) from None

@@ -47,7 +47,7 @@ WORDS = (
     "-m resume=x",
     "hydra.run.dir=x", "hydra.sweep.dir=x", "hydra.job.chdir=true", "hydra.verbose=true", "hydra.job.name=a/b",
     "output=/proc/x",
-    "hydra.searchpath=[file://x]", "hydra.mode=MULTIRUN", "hydra=null", "hydra.callbacks=null",
+    "hydra.searchpath=[file://x]", "hydra.mode=MULTIRUN", "hydra=null",
 )  # fmt: skip
 # Would take minutes, or a network: what is asked for is then done.
 SLOW = ("task.data.", "task.n_", "lm.name", "evaluation.judge")
@@ -90,6 +90,7 @@ def word(rng: random.Random) -> str:
 def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["gfn_runner"])
+    monkeypatch.setattr("gfn_runner.train.train_and_evaluate", lambda *_: pytest.fail("it trains"))
     yield tmp_path
 
 

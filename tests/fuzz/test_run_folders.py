@@ -15,6 +15,7 @@ from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
 from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.errors import UserError
+from gfn_runner.inference import saved_config
 from gfn_runner.report.__main__ import main as report
 from gfn_runner.run.resume import newest_unfinished, start_of
 from gfn_runner.runtime.json_lines import write_lines
@@ -144,6 +145,14 @@ def test_every_file_with_every_wrong_content(wrong, good, tmp_path, capsys):
         path.write_bytes(WRONG[wrong])
     check_report(folder, tmp_path / "out", f"with config {WRONG[wrong][:60]!r}", capsys)
     check_resume(folder / "1", f"with config {WRONG[wrong][:60]!r}")
+
+
+@pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))
+def test_a_policy_with_a_wrong_config_is_refused(content, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught, at_most(20.0):
+        saved_config(tmp_path)
+    assert all(problem.what for problem in caught.value.problems)
 
 
 def test_spoiled_runs(good, tmp_path, capsys):
