@@ -36,7 +36,7 @@ from gfn_runner.distributed.ranks import (
     sum_gradients,
     world,
 )
-from gfn_runner.errors import Problem
+from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.pieces import row_slices
 from gfn_runner.lm.policy import LanguageModel

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from gfn_runner.config.run_config import RunConfig
 
 
+# What Hydra itself raises at a command line that it has not foreseen.
+_OF_HYDRA = (ValueError, TypeError, AttributeError, RecursionError)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and one screen of text at user errors."""
     limit_thread_spinning()
@@ -69,7 +73,7 @@ def run_hydra(arguments: list[str]) -> None:
         return
     except Refused as refused:
         error = refused.error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as found:
+    except (*_OF_HYDRA, HydraException, OmegaConfBaseException, yaml.YAMLError) as found:
         if ConfigChecks.called and not isinstance(found, HydraException):
             raise
         error = found

@@ -57,8 +57,9 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
     """The overrides of the run to be resumed or used, then the new ones."""
     key, folder = str(given.key_or_group), Path(os.path.expanduser(_text(given)))
     file = folder / OVERRIDES_FILE
-    if not file.is_file():
-        missing = f"has no {OVERRIDES_FILE}" if folder.is_dir() else "is no folder"
+    # os.path's functions take any name, too long ones too.
+    if not os.path.isfile(file):
+        missing = f"has no {OVERRIDES_FILE}" if os.path.isdir(folder) else "is no folder"
         raise UserError.one(
             key,
             f"given {str(folder)!r}, which {missing}",

@@ -44,7 +44,15 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     # The folder with the main config comes first; the other one is added to it.
     main, added = (own, CONF) if (own / f"{name}.yaml").is_file() else (CONF, own)
     with (
-        contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError),
+        contextlib.suppress(
+            HydraException,
+            OmegaConfBaseException,
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ),  # fmt: skip
         initialize_config_dir(version_base=None, config_dir=str(main)),
     ):
         path = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{added}')}]"]

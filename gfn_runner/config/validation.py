@@ -202,8 +202,16 @@ class _Found:
             raise UserError(problems)
         return TrainerArguments(arguments)
 
+    def _nodes(self, name: str) -> dict[str, Any]:
+        """The configs by name that a group holds; in ``values`` they may be changed."""
+        nodes = self.values.get(name) or {}
+        if not isinstance(nodes, Mapping):
+            raise UserError.one(name, f"given {nodes!r}", "configs by name, each with a _target_")
+        self.values[name] = dict(nodes)
+        return self.values[name]
+
     def callbacks(self) -> dict[str, L.Callback]:
-        nodes = self.values["callbacks"] = dict(self.values.get("callbacks") or {})
+        nodes = self._nodes("callbacks")
         made: dict[str, L.Callback] = {}
         for name, node in nodes.items():
             if node is None:
@@ -227,7 +235,7 @@ class _Found:
 
     def loggers(self) -> None:
         """Loggers are checked and not made: they may open files and connections."""
-        nodes = self.values["logger"] = dict(self.values.get("logger") or {})
+        nodes = self._nodes("logger")
         for name, node in nodes.items():
             if node is None:
                 continue

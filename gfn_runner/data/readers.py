@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,8 +37,8 @@ def path_problems(config_key: str, path: str) -> Iterator[Problem]:
     if is_hub(path):
         for problem in source_problems(path):
             yield dataclasses.replace(problem, where=config_key, what=f"{path}: {problem.what}")
-    elif not Path(path).expanduser().is_file():
-        kind = "a folder" if Path(path).expanduser().is_dir() else "no such file"
+    elif not os.path.isfile(os.path.expanduser(path)):
+        kind = "a folder" if os.path.isdir(os.path.expanduser(path)) else "no such file"
         yield Problem(config_key, f"given {path!r}: {kind}", "a file, or hub:owner/name:split")
 
 
@@ -48,7 +49,7 @@ def read_text(path: str | Path) -> str:
         UserError: if there is no such file, it cannot be read, or some lines are not UTF-8.
     """
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = Path(os.path.expanduser(path)).read_bytes()
     except FileNotFoundError as error:
         raise UserError.one(str(path), "no such file", "a file that exists") from error
     except IsADirectoryError as error:

@@ -93,7 +93,7 @@ class Run:
     def rows(self) -> tuple[str, ...]:
         """Prefixes of metrics that were measured on samples: ``final`` and methods without training."""
         others = {"run", "train", "seconds", "eval", "m_step"}
-        found = dict.fromkeys(name.partition("/")[0] for name in self.metrics)
+        found = dict.fromkeys(name.partition("/")[0] for name in self.metrics if "/" in name)
         return tuple(name for name in found if name not in others)
 
     def samples(self, row: str) -> list[dict[str, Any]]:
@@ -311,7 +311,9 @@ def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
 
 def _last_step(path: Path) -> int | None:
     for line in reversed(last_lines(path)):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a crash
+        with contextlib.suppress(
+            ValueError, TypeError, KeyError, OverflowError
+        ):  # cut off by a crash
             return int(loads(line)["step"])
     return None
 

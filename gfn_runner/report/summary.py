@@ -206,7 +206,7 @@ def _refuse_unknown(runs: Sequence[Run], metrics: Sequence[str]) -> None:
         name.split("/")[1]
         for run in runs
         for name in run.metrics
-        if name.partition("/")[0] in run.rows
+        if "/" in name and name.partition("/")[0] in run.rows
     }
     unknown = [name for name in metrics if name not in known]
     if unknown:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ class Sweep:
             UserError: if its record cannot be read.
         """
         path = folder / RECORD
-        if not path.is_file():
+        if not os.path.isfile(path):  # of a name that is too long too
             return cls(folder)
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))

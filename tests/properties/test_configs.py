@@ -75,13 +75,13 @@ def test_the_configs_are_valid_and_stay_so_by_yaml(lines):
 
 
 def assert_round_trip(config) -> None:
-    written = yaml.safe_dump(config.as_dict(), allow_unicode=True)
+    written = yaml.safe_dump(config.as_dict(), allow_unicode=True, sort_keys=False)
     again = check(yaml.safe_load(written))
     assert repr(again.as_dict()) == repr(config.as_dict())  # NaN is no equal of itself
 
 
 @given(st.data())
-@examples(40)
+@examples(15)
 def test_a_changed_entry_is_taken_or_refused_by_name(data):
     lines = data.draw(st.sampled_from(BASES))
     values = copy.deepcopy(base(lines))

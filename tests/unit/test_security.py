@@ -195,6 +195,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_a_runs_folder_or_on_the_screen(tmp_path):
     folder = tmp_path / "run"
     done = run_process(
