@@ -106,7 +106,7 @@ def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **r
         UserError: as :func:`checked_arguments`, and for what the constructor itself refuses.
     """
     target = target_of(key, node, base)
-    arguments = checked_arguments(key, _with_objects(node), target, tuple(runtime))
+    arguments = checked_arguments(key, _with_objects(key, node), target, tuple(runtime))
     if node.get("_partial_"):
         return functools.partial(target, **arguments, **runtime)
     try:
@@ -120,13 +120,22 @@ def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **r
         raise UserError.one(key, what, "arguments that it takes") from error
 
 
-def _with_objects(node: Mapping[str, Any]) -> dict[str, Any]:
+def _with_objects(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: hydra.utils.instantiate(value, _convert_="all")
+        name: _inner_object(f"{key}.{name}", value)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in node.items()
     }
+
+
+def _inner_object(key: str, node: Mapping[str, Any]) -> Any:
+    target_of(key, node)
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except Exception as error:  # a constructor of the user's may raise anything
+        reason = " ".join(str(error).split())
+        raise UserError.one(key, f"cannot be made: {reason}", "arguments that it takes") from error
 
 
 def validated(key: str, given: Any, kind: Any) -> Any:

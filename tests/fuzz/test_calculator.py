@@ -79,7 +79,7 @@ def random_text(rng: random.Random) -> str:
 
 
 READERS = {
-    "calculator": (Calculator().answer, r" -?[0-9]+"),
+    "calculator": (Calculator("expression").answer, r" -?[0-9]+"),
     "arithmetic": (IntegerArithmetic.read_answer, r"-?[0-9]{1,18}"),
     "judge": (rating_in, r"[0-9.]+"),
 }
