@@ -117,7 +117,8 @@ def _job(composed: Any) -> float | None:
         with contextlib.chdir(settings.runtime.cwd):
             config = check_config(composed)
             if config.dry_run:  # without the checks of hydra.callbacks
-                return _show_config(config)
+                _show_config(config)
+                return None
             lines = absolute_lines(settings.overrides.task, config.local_paths)
         kept = kept_overrides(lines, settings.runtime.choices.task)
         return train_and_evaluate(config, folder, kept)
