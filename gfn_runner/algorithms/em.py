@@ -7,11 +7,9 @@ speaks of is then the base model with an adapter of its own, the answer adapter.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +41,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.runtime.files import sync
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
 from gfn_runner.runtime.status import ProgressLogger
 
@@ -157,11 +156,8 @@ def m_step(
             strings = _samples(lm, own, rule, tool, "m-step", seed, number, *place)
             optimizer.zero_grad()
             problem = _gradient(lm, drawn, own, strings, rule)
-            if problem is None:
-                skipped.in_a_row.clear()
+            if skipped.passes(step + 1, problem, f"M-step {number}, "):
                 optimizer.step()
-            else:
-                skipped.skip(step + 1, problem, f"M-step {number}, ")
             count.advance()
     lm.m_steps = number
     return {
@@ -319,19 +315,14 @@ def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) 
     lm.save_answer_adapter(unfinished)
     record = {"m_steps": lm.m_steps, "metrics": dict(metrics)}
     (unfinished / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    _sync(unfinished)
+    for path in unfinished.iterdir():
+        with path.open("rb") as file:
+            sync(file.fileno())
     if place.is_dir():
         shutil.rmtree(before, ignore_errors=True)
         place.rename(before)
     unfinished.rename(place)
     shutil.rmtree(before, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Make sure that the files of a folder survive a crash of the machine."""
-    for path in folder.iterdir():
-        with path.open("rb") as file, contextlib.suppress(OSError):
-            os.fsync(file.fileno())
 
 
 def _saved(folder: Path) -> Path:

@@ -30,17 +30,20 @@ class SkippedSteps:
         self.total = 0
         self.in_a_row: deque[str] = deque(maxlen=max(1, most_in_a_row))
 
-    def skip(self, step: int, reason: str, part: str = "") -> None:
-        """Count a step that is not made.
+    def passes(self, step: int, reason: str | None, part: str = "") -> bool:
+        """Whether a step may be made; counted where it may not.
 
         Args:
             step: its number, counted from 1.
-            reason: what is not finite.
+            reason: what is not finite; ``None`` where all is.
             part: of the run that it belongs to, as a prefix of messages.
 
         Raises:
             UserError: if as many steps in a row are skipped as may be.
         """
+        if reason is None:
+            self.in_a_row.clear()
+            return True
         self.total += 1
         self.in_a_row.append(f"step {step}: {reason}")
         place = f"{part}optimizer step {step}"
@@ -55,6 +58,7 @@ class SkippedSteps:
                 "finite losses and gradients; fewer in a row than callbacks.non_finite_steps.max_in_a_row",
                 self.fix,
             )
+        return False
 
 
 def named(keys: Iterable[str]) -> str:

@@ -1,17 +1,16 @@
 """What a baseline is: settings, what it cannot do, and the rows that it draws.
 
 A baseline is chosen by ``baseline=…`` beside any task. It shares the task's data, evaluation and folder,
-so that its numbers stand in the same columns. Some train an adapter of their own (SFT, PPO, GRPO): they
-name a Lightning module. The others draw rows: names and samples of a method. What they compute with is
-imported when it is used, so that a config is checked fast.
+so that its numbers stand in the same columns. Some train an adapter of their own (SFT, PPO, GRPO): these are
+algorithms (``gfn_runner.algorithms``). The others draw rows: names and samples of a method.
 """
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings
@@ -20,12 +19,11 @@ from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
-
-if TYPE_CHECKING:
-    from gfn_runner.lm.policy import LanguageModel
-    from gfn_runner.lm.vocabulary import StringRule
 
 Rows = Iterator[tuple[str, list[ConditionSamples]]]
 
@@ -64,8 +62,6 @@ class Drawing:
             conditions, options: in place of its own.
             how: see :func:`draw_answers`.
         """
-        from gfn_runner.evaluation.draw import draw_answers
-
         with self.lm.base():
             return draw_answers(
                 self.lm,
@@ -81,17 +77,13 @@ class Drawing:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Baseline(ABC):
-    """A method to be compared with.
+    """A method to be compared with that trains nothing.
 
     Attributes:
         label: what a table calls it.
-        lightning_module: import path of the module that trains it; ``None`` where nothing is trained.
-        needs_pairs_between: whether a condition with a single trajectory teaches nothing.
     """
 
     label: ClassVar[str]
-    needs_pairs_between: ClassVar[bool] = False
-    lightning_module: ClassVar[str | None] = None
 
     def problems(self) -> Iterator[Problem]:
         """What is impossible in the settings alone."""
@@ -101,13 +93,9 @@ class Baseline(ABC):
         """What of a task this baseline cannot do."""
         yield from ()
 
-    def trained_on(self, task: Task, conditions: Sequence[Condition]) -> Sequence[Condition]:
-        """The training conditions that it can learn from."""
-        return conditions
-
+    @abstractmethod
     def rows(self, drawing: Drawing) -> Rows:
-        """Name and samples of each row of a baseline that trains nothing."""
-        raise NotImplementedError(f"{self.label} trains a policy")
+        """Name and samples of each of its rows."""
 
 
 def few_shot_conditions(

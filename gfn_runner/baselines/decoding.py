@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
@@ -12,15 +13,14 @@ from gfn_runner.baselines.base import Baseline, Drawing, Rows
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.task import Task
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.draw import draw_many
+from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
+from gfn_runner.rewards.reward import string_log_reward
 
-if TYPE_CHECKING:
-    import torch
-
-    from gfn_runner.data.trajectories import Trajectories
-
-    # (token ids of prompts, strings for each, generator) → strings
-    Decode = Callable[[Sequence[Sequence[int]], int, torch.Generator], Trajectories]
+# (token ids of prompts, strings for each, generator) → strings
+Decode = Callable[[Sequence[Sequence[int]], int, torch.Generator], Trajectories]
 
 DECODERS = ("greedy", "beam", "diverse_beam", "sampling", "tempered", "nucleus", "top_k")
 
@@ -78,9 +78,6 @@ class Decoding(Baseline):
                 yield row, drawing.draw(row, *seed, draw=best)
 
     def _decoder(self, d: Drawing, name: str) -> Decode:
-        from gfn_runner.evaluation.draw import draw_many
-        from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
-
         lm, rule = d.lm, d.rule
         if name == "beam":
             return lambda prompts, n, _: beam_search(lm, prompts, n, rule)
@@ -108,9 +105,6 @@ def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajec
 
 def _likeliest(drawing: Drawing, decode: Decode, compute: int) -> Callable[..., Trajectories]:
     """Of ``compute`` times as many strings the likeliest different ones under log R, n or fewer."""
-    import torch
-
-    from gfn_runner.rewards.reward import string_log_reward
 
     def draw(
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings
 
@@ -14,12 +15,9 @@ from gfn_runner.baselines.base import Baseline, Drawing, Rows
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import Problem
-
-if TYPE_CHECKING:
-    import torch
-
-    from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.evaluation.draw import string_scores, support_strings
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -52,11 +50,6 @@ def _draw(
     d: Drawing, conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
 ) -> Trajectories:
     """``n`` strings of the posterior of each condition; it has a temperature of its own."""
-    import torch
-
-    from gfn_runner.data.trajectories import Trajectories
-    from gfn_runner.evaluation.draw import string_scores, support_strings
-
     parts = []
     for place, condition in enumerate(conditions):
         listed = support_strings(d.lm, d.task, condition)
@@ -71,8 +64,6 @@ def _draw(
 
 
 def _with_density(samples: ConditionSamples, temperature: float) -> ConditionSamples:
-    import torch
-
     support_N = torch.tensor(samples.support_log_reward, dtype=torch.float64) / temperature
     log_z = float(support_N.logsumexp(dim=0))
     return dataclasses.replace(

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.baselines.base import Baseline, Drawing, Rows, few_shot_conditions
+from gfn_runner.baselines.direct import answer_directly, answers_directly
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.errors import Problem, UserError
@@ -69,8 +70,6 @@ def prompt_base_model(
 
 def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
     """A row for each number of worked examples; numbers that do not fit the context are left out."""
-    from gfn_runner.baselines.direct import answer_directly, answers_directly
-
     at_once = answers_directly(d.task, d.conditions)
     for k in shots:
         too_long = _tokens_beyond_context(d, k)

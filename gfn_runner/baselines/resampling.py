@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
@@ -119,8 +120,6 @@ def _some(samples: ConditionSamples, places: Sequence[int]) -> ConditionSamples:
 
 def _kept(d: Drawing, samples: ConditionSamples, *, votes: int = 0) -> ConditionSamples:
     """``options.singles`` singles and ``votes`` votes, drawn with replacement by R^(1/T) / p."""
-    import torch
-
     temperature = d.temperature
     phi_N = torch.tensor(samples.log_reward) / temperature - torch.tensor(samples.log_pf)
     phi_N = phi_N.masked_fill(~phi_N.isfinite(), -math.inf)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import lightning as L
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from pydantic import Field
 
@@ -62,12 +63,7 @@ class AdapterCheckpoint(L.Callback):
         self.saved_step = self._step if self._path(self._step).is_file() else -1
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
         # Between the batches of a step gradients are accumulated, which no checkpoint holds: a save that
         # has failed is not tried again there.
@@ -190,8 +186,6 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        import torch
-
         path, self.problem = Path(path), None
         unfinished = path.with_suffix(_UNFINISHED)
         try:
@@ -283,8 +277,6 @@ def _content(path: Path) -> bytes:
 
 def _read_otherwise(content: BinaryIO, records: Sequence[zipfile.ZipInfo]) -> str | None:
     """The first record that torch's reader gives other bytes of than the checksum says."""
-    import torch
-
     kind = getattr(torch._C, "PyTorchFileReader", None)
     if kind is None:
         return None  # a private name: where torch has given it up, Python's own check has to do

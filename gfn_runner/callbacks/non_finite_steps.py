@@ -60,13 +60,11 @@ class SkipNonFiniteSteps(L.Callback):
         if not found and not all(finite for _, finite, _ in ranks):
             keys = dict.fromkeys(key for _, _, own in ranks for key in own)
             found = [_gradient_problem(named, list(keys))]
-        if not found:
-            self.steps.in_a_row.clear()
-            return
-        for _, parameter in named:
-            # An optimizer passes over what has no gradient; a gradient of 0 would move it by momentum.
-            parameter.grad = None
-        self.steps.skip(trainer.global_step + 1, "; and ".join(found[:_MOST_NAMED]))
+        reason = "; and ".join(found[:_MOST_NAMED]) or None
+        if not self.steps.passes(trainer.global_step + 1, reason):
+            for _, parameter in named:
+                # An optimizer passes over what has no gradient; one of 0 would move it by momentum.
+                parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.steps.total, "in_a_row": list(self.steps.in_a_row)}

@@ -73,12 +73,7 @@ class PreemptionCallback(L.Callback):
             self.received = signal.Signals(number)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
         if trainer.global_step != self._step:  # else gradients are accumulated, which none saves
             self._step = trainer.global_step

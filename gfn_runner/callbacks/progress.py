@@ -80,7 +80,7 @@ class StepProgress(L.Callback):
             mute_progress_lines(+1)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: GFlowNetModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, module: GFlowNetModule, outputs: Any, *_: Any
     ) -> None:
         step = trainer.global_step
         latest = self.training_log.latest if self.training_log is not None else {}

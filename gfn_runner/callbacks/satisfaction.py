@@ -10,7 +10,7 @@ import lightning as L
 from pydantic import Field
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.trajectories import Batch, StepOutput
+from gfn_runner.data.trajectories import StepOutput
 from gfn_runner.distributed.ranks import all_gather, is_rank_zero
 from gfn_runner.rewards.reward import CheckableConstraint
 from gfn_runner.tasks.base import GFlowNetModule
@@ -40,12 +40,7 @@ class SatisfactionCallback(L.Callback):
         self._warned: set[str] = set()
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: GFlowNetModule,
-        outputs: dict[str, Any],
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
         output: StepOutput = outputs["output"]
         constraints = [c for c in module.constraints() if isinstance(c, CheckableConstraint)]

@@ -86,12 +86,7 @@ class TrainingLog(L.Callback):
         self._lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: GFlowNetModule,
-        outputs: dict[str, Any],
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
         for name, value in measures(outputs["output"]).items():
             self._sums[name].append(value)

@@ -65,12 +65,7 @@ class WandbMedia(L.Callback):
         self.replay = find_callback(trainer, ReplayBufferCallback)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: GFlowNetModule,
-        outputs: dict[str, Any],
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
         step, every = trainer.global_step, self.histogram_every_n_steps
         due = every > 0 and step != self._shown_step and (step == 1 or step % every == 0)
@@ -108,10 +103,6 @@ class WandbMedia(L.Callback):
     ) -> None:
         """A table of an evaluation or of a row; see :func:`add_samples`."""
         add_samples(self.wandb, self.max_table_rows, name, drawn, step, temperature)
-
-    def at_the_end(self, folder: Path, metrics: Mapping[str, float], step: int) -> None:
-        """Figures, adapters, final metrics; see :func:`add_results`."""
-        add_results(self.wandb, folder, metrics, step)
 
 
 def add_samples(

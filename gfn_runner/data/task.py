@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from gfn_runner.data.conditions import Condition
+from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import (
     ConditionSamples,
     DemonstrationPrompt,
@@ -148,11 +149,13 @@ class Task(ABC):
         return ()
 
     def without_answer(self, condition: Condition) -> Condition:
-        """The condition with a posterior that does not speak of its answer, as a test question is asked.
+        """The condition as a test question is asked: with p(Z ⊤ | X) alone for its posterior.
 
-        Itself where the answer is no part of the posterior, or given to the policy too.
+        Itself where it has no answer.
         """
-        return condition
+        if condition.answer is None:
+            return condition
+        return replace(condition, terms=(Term(condition.terms[0].context),))
 
     def support(self, condition: Condition) -> Sequence[str]:
         """All strings that matter, where the space is small enough to list: for exact distances."""

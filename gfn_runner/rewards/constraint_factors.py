@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gfn_runner.data.conditions import Condition
+from gfn_runner.lm.classifier import classifier
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 
 if TYPE_CHECKING:
-    from gfn_runner.lm.classifier import SequenceClassifier
     from gfn_runner.lm.policy import LanguageModel
 
 CONSTRAINT = "constraint"
@@ -78,7 +78,7 @@ class ClassifierFactor:
         values = [0.0] * len(asked)
         names = {label.name for condition, _ in asked if (label := _label(condition))}
         for name in sorted(names):
-            model = _classifier(name, str(lm.device))
+            model = classifier(name, str(lm.device))
             members = [
                 (place, label)
                 for place, (condition, _) in enumerate(asked)
@@ -95,15 +95,8 @@ class ClassifierFactor:
         label = _label(condition)
         if label is None:
             return None
-        model = _classifier(label.name)
+        model = classifier(label.name)
         return model.log_probs(texts)[:, model.index(label.label)].exp().tolist()
-
-
-def _classifier(name: str, device: str | None = None) -> SequenceClassifier:
-    # Not at the top: a config is checked without torch.
-    from gfn_runner.lm.classifier import classifier
-
-    return classifier(name, device)
 
 
 def _label(condition: Condition) -> ClassifierLabel | None:

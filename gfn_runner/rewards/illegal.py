@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.lm.encoding import ids_holding
 
 if TYPE_CHECKING:
     from gfn_runner.lm.policy import LanguageModel
-
-# Finding the tokens decodes the whole vocabulary: once for a model and a list of texts.
-_FOUND: WeakKeyDictionary[LanguageModel, dict[tuple[str, ...], frozenset[int]]] = (
-    WeakKeyDictionary()
-)
 
 
 @dataclass(frozen=True)
@@ -36,16 +31,14 @@ class IllegalTokens:
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
         """log c of one prefix, nats."""
-        illegal = illegal_ids(lm, self.texts)
+        illegal = illegal_ids(lm.tokenizer, self.texts)
         return -self.penalty * sum(token in illegal for token in prefix)
 
     def satisfied(self, condition: Condition, text: str) -> bool:
         return not any(illegal in text for illegal in self.texts)
 
 
-def illegal_ids(lm: LanguageModel, texts: tuple[str, ...]) -> frozenset[int]:
+@lru_cache(maxsize=16)  # it goes through the whole vocabulary
+def illegal_ids(tokenizer: Any, texts: tuple[str, ...]) -> frozenset[int]:
     """Tokens whose text holds one of ``texts``."""
-    known = _FOUND.setdefault(lm, {})
-    if texts not in known:
-        known[texts] = ids_holding(lm.tokenizer, texts)
-    return known[texts]
+    return ids_holding(tokenizer, texts)

@@ -13,8 +13,11 @@ from typing import Any
 
 import yaml
 
+from gfn_runner.algorithms.em import read_record
+from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
 from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.run.em_rounds import resume_problems
 from gfn_runner.runtime.json_lines import filter_lines, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.run_lock import run_is_locked
@@ -72,8 +75,6 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
             "a folder without one",
             f"{_resume(folder)} to go on with it",
         )
-    from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
-
     _refuse_other_run(config, folder)
     newest = newest_checkpoint(folder / "checkpoints")
     damaged = 0 if newest else damaged_checkpoints(folder / "checkpoints")
@@ -147,8 +148,6 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     """
     if not (folder / OVERRIDES_FILE).exists() or not _metrics(folder):
         return None
-    from gfn_runner.callbacks.checkpoint import newest_checkpoint
-
     _refuse_other_run(config, folder)
     step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
     if not _is_finished(config, folder, step):
@@ -158,8 +157,6 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
 
 def _steps_done(folder: Path, checkpoint: Path | None) -> int:
     """Optimizer steps of a run: of its newest checkpoint; where all are damaged, as it had ended."""
-    from gfn_runner.callbacks.checkpoint import damaged_checkpoints
-
     if checkpoint is not None:
         return int(checkpoint.stem.removeprefix("step-"))
     if damaged_checkpoints(folder / "checkpoints"):
@@ -171,8 +168,6 @@ def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
     evaluated = _metrics(folder).get("run/steps")
     if not config.trains:
         return evaluated is not None
-    from gfn_runner.algorithms.em import read_record
-
     trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
     return trained and evaluated == step
 
@@ -191,8 +186,6 @@ def _metrics(folder: Path) -> dict[str, float | None]:
 
 def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run under settings that its checkpoint does not belong to."""
-    from gfn_runner.run.em_rounds import resume_problems
-
     saved, now = _saved_config(folder / "config.yaml"), config.as_dict()
     _follow_moved_files(saved, config)
     problems = [

@@ -7,7 +7,6 @@ right-hand side of every step is a tool's observation.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -271,10 +270,6 @@ class IntegerArithmetic(GFlowNetModule):
         taken = {str(e) for e in self._test_expressions()}
         examples, _ = self._rationales(rng_for("arithmetic", "train", seed), taken)
         return self._condition(expression, examples, seed)
-
-    def without_answer(self, condition: Condition) -> Condition:
-        """p(Z ⊤ | X) alone."""
-        return dataclasses.replace(condition, terms=(Term(condition.terms[0].context),))
 
     def answer_suffix(self, answer: str) -> str:
         return _suffix(answer)

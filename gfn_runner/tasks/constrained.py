@@ -17,9 +17,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.readers import DataPath, Row, held_out, path_problems, read_records
+from gfn_runner.data.readers import DataPath, Row, held_out, read_records
 from gfn_runner.data.samples import ConditionSamples, TaskData
-from gfn_runner.data.splits import draw_distinct
+from gfn_runner.data.splits import draw_distinct, file_problems
 from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import label_probability, per_group, satisfied
@@ -64,16 +64,49 @@ class ConstrainedData:
     n_test: Annotated[int, Field(ge=1)] = 50
 
 
-class ConstrainedGeneration(GFlowNetModule):
+class ConstrainedTask(GFlowNetModule):
+    """What experiments whose conditions carry a constraint share.
+
+    Attributes:
+        penalty: nats for each constraint that a text does not meet.
+        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
+            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
+    """
+
+    writes_text: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY,
+        forbidden: tuple[str, ...] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.penalty = penalty
+        self.forbidden = forbidden
+
+    def constraints(self) -> Sequence[Any]:
+        return (ConstraintPenalty(self.penalty), ClassifierFactor())
+
+    def forbidden_texts(self) -> Sequence[str]:
+        return self.forbidden
+
+    def constraint_problems(
+        self, constraint: TextConstraint, at: Callable[[str], str]
+    ) -> Iterator[Problem]:
+        """What of a constraint no string of this task can meet; see :meth:`TextConstraint.problems`."""
+        shortest = min(self.max_len, self.eval_max_len)
+        return constraint.problems(at, self.closed_text, shortest)
+
+
+class ConstrainedGeneration(ConstrainedTask):
     """The experiment.
 
     Attributes:
         data: the constraints.
         prompt_template: what the policy reads; ``{words}`` stands for the words, with commas.
         context: what the reward's language model reads instead.
-        penalty: nats for each constraint that a text does not meet.
-        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
-            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
 
     name: ClassVar[str] = "constrained"
@@ -83,7 +116,6 @@ class ConstrainedGeneration(GFlowNetModule):
         "unique",
         "log_reward",
     )
-    writes_text: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -91,16 +123,12 @@ class ConstrainedGeneration(GFlowNetModule):
         data: ConstrainedData | None = None,
         prompt_template: str = "Words: {words}. Sentence:",
         context: str = "Sentence:",
-        penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY,
-        forbidden: tuple[str, ...] = ("\n",),
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.data = data or ConstrainedData()
         self.prompt_template = prompt_template
         self.context = context
-        self.penalty = penalty
-        self.forbidden = forbidden
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -111,16 +139,7 @@ class ConstrainedGeneration(GFlowNetModule):
                 f"{self.prompt_template.count(_SLOT)} times",
                 f"a text with {_SLOT} once",
             )
-        for key in ("train", "test"):
-            path = getattr(self.data, key)
-            if path is not None:
-                yield from path_problems(f"task.data.{key}", path)
-
-    def constraints(self) -> Sequence[Any]:
-        return (ConstraintPenalty(self.penalty), ClassifierFactor())
-
-    def forbidden_texts(self) -> Sequence[str]:
-        return self.forbidden
+        yield from file_problems("train", self.data.train, self.data.test)
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -173,9 +192,7 @@ class ConstrainedGeneration(GFlowNetModule):
             )
         if prompt is not None and not prompt.strip():
             yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
-        yield from constraint.problems(
-            row.at, self.closed_text, min(self.max_len, self.eval_max_len)
-        )
+        yield from self.constraint_problems(constraint, row.at)
 
     def _row_prompt(self, row: Row) -> str:
         return row.get("prompt") or self._prompt(row.get("words", ()))

@@ -76,8 +76,6 @@ class SentenceContinuation(GFlowNetModule):
     def __init__(
         self,
         *,
-        max_len: Annotated[int, Field(ge=1)] = 20,
-        eval_max_len: Annotated[int, Field(ge=1)] = 20,
         data: PromptData | None = None,
         illegal: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n", '"', "http", "www"),
         illegal_penalty: Annotated[float, Field(gt=0)] = 50.0,
@@ -85,7 +83,7 @@ class SentenceContinuation(GFlowNetModule):
         validator_penalty: Annotated[float, Field(gt=0)] = 10.0,
         **options: Any,
     ) -> None:
-        super().__init__(max_len=max_len, eval_max_len=eval_max_len, **options)
+        super().__init__(**options)
         self.data = data or PromptData()
         self.illegal = illegal
         self.illegal_penalty = illegal_penalty

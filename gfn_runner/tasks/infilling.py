@@ -77,14 +77,12 @@ class StoryInfilling(GFlowNetModule):
     def __init__(
         self,
         *,
-        max_len: Annotated[int, Field(ge=1)] = 20,
-        eval_max_len: Annotated[int, Field(ge=1)] = 20,
         data: StoryData | None = None,
         template: str = "Beginning: {beginning}\nEnding: {ending}\nMiddle:",
         demonstrate: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(max_len=max_len, eval_max_len=eval_max_len, **options)
+        super().__init__(**options)
         self.data = data or StoryData()
         self.template = template
         self.demonstrate = demonstrate

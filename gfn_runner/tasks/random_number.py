@@ -61,8 +61,6 @@ class RandomNumbers(GFlowNetModule):
     def __init__(
         self,
         *,
-        max_len: Annotated[int, Field(ge=1)] = 5,
-        eval_max_len: Annotated[int, Field(ge=1)] = 5,
         prompt: str = "The following is a random integer drawn uniformly between 0 and 100:",
         prefix: str = " ",
         low: int = 0,
@@ -72,7 +70,7 @@ class RandomNumbers(GFlowNetModule):
         penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 12.0,
         **options: Any,
     ) -> None:
-        super().__init__(max_len=max_len, eval_max_len=eval_max_len, **options)
+        super().__init__(**options)
         self.prompt = prompt
         self.prefix = prefix
         self.low = low

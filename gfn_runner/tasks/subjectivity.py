@@ -7,19 +7,18 @@ after Z. A new review's label is the one that its rationales make likeliest.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.readers import DataPath, Row, path_problems, raise_all, read_records
+from gfn_runner.data.readers import DataPath, Row, raise_all, read_records
 from gfn_runner.data.samples import ConditionSamples, DemonstrationPrompt, ReferenceRow, TaskData
+from gfn_runner.data.splits import file_problems
 from gfn_runner.data.synthetic.reviews import draw_review
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import per_group
@@ -29,7 +28,7 @@ from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
 _FIELDS: dict[str, type] = {"text": str, "label": int, "label_text": str}
-_GENERATED_TEST = 500
+_LABELS = ("objective", "subjective")  # of generated reviews
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -80,10 +79,8 @@ class Subjectivity(GFlowNetModule):
         self,
         *,
         terminator: str = ",",
-        max_len: Annotated[int, Field(ge=1)] = 5,
-        eval_max_len: Annotated[int, Field(ge=1)] = 5,
         data: SubjectivityData | None = None,
-        labels: tuple[str, ...] = ("objective", "subjective"),
+        labels: tuple[str, ...] = _LABELS,
         prompt: str = 'Classify this movie review as objective or subjective: "{text}" This review is',
         answer: str = ", so it is {label}.",
         direct_answer: str = " {label}.",
@@ -93,9 +90,7 @@ class Subjectivity(GFlowNetModule):
         wrong_label_penalty: Annotated[float, Field(ge=0)] = 50.0,
         **options: Any,
     ) -> None:
-        super().__init__(
-            terminator=terminator, max_len=max_len, eval_max_len=eval_max_len, **options
-        )
+        super().__init__(terminator=terminator, **options)
         self.data = data or SubjectivityData()
         self.labels = labels
         self.prompt = prompt
@@ -133,20 +128,14 @@ class Subjectivity(GFlowNetModule):
                 f"given {self.demonstration_keep!r}: {error}",
                 "a regular expression",
             )
-        if self.data.train is None and self.labels != type(self)().labels:
+        if self.data.train is None and self.labels != _LABELS:
             yield Problem(
                 "task.labels",
                 f"given {list(self.labels)} without task.data.train; generated reviews are "
                 "objective or subjective",
                 "[objective, subjective], or a file with these labels",
             )
-        yield from self._file_problems()
-
-    def _file_problems(self) -> Iterator[Problem]:
-        paths = {"train": self.data.train, "test": self.data.test}
-        for key, path in paths.items():
-            if path is not None:
-                yield from path_problems(f"task.data.{key}", path)
+        yield from file_problems("train", self.data.train, self.data.test)
         if self.data.train is not None and self.data.test is None:
             yield Problem(
                 "task.data.test",
@@ -162,25 +151,44 @@ class Subjectivity(GFlowNetModule):
 
         Where files overlap, the review is dropped from training.
         """
-        notes: tuple[str, ...] = ()
         if self.data.test is None:
             test, train = self._generated(seed)
-        elif self.data.train is None:
-            test, train, notes = self._read_test(self.data.test, self._generated(seed)[1])
+            notes: list[str] = []
         else:
-            test, train, notes = self._read(self.data.train, self.data.test)
+            test, train, notes = self._read(self.data.test, seed)
         examples = tuple(train)
         return TaskData(
             [self._condition(review, "train", examples) for review in train],
             [self._condition(review, "test", examples) for review in test],
-            notes,
+            tuple(notes),
         )
+
+    def _read(self, test_path: str, seed: int) -> tuple[list[Review], list[Review], list[str]]:
+        """Reviews of files; test, training and what a person should know of them."""
+        rows = self._rows()
+        test, twice = _different(rows[test_path], set())
+        taken = {row["text"].strip() for row in test}
+        test = test[: self.data.n_test]
+        reviews = [_review(row) for row in test]
+        if self.data.train is None:
+            drawn = [review for review in self._generated(seed)[1] if review.text not in taken]
+            return reviews, drawn, [f"{twice} test reviews dropped: there already"] if twice else []
+        train, dropped = _different(rows[self.data.train], taken)
+        train, notes = train[: self.data.n_train], []
+        self._refuse_unseen(train, test)
+        if dropped or twice:
+            where = "in the test file, or there already"
+            notes.append(f"{dropped} training and {twice} test reviews dropped: {where}")
+        if len(train) < self.data.n_train:
+            asked = f"of task.data.n_train = {self.data.n_train}"
+            notes.append(f"{self.data.train} has {len(train)} reviews {asked}")
+        return reviews, [_review(row) for row in train], notes
 
     def _generated(self, seed: int) -> tuple[list[Review], list[Review]]:
         """Test reviews, the same for every seed; then training reviews; labels in equal shares."""
         taken: set[str] = set()
-        n_test = self.data.n_test or _GENERATED_TEST
-        test = list(self._drawn(rng_for("subjectivity", "test"), n_test, taken))
+        test_rng = rng_for("subjectivity", "test")
+        test = list(self._drawn(test_rng, self.data.n_test or 500, taken))
         train_rng = rng_for("subjectivity", "train", seed)
         return test, list(self._drawn(train_rng, self.data.n_train, taken))
 
@@ -199,11 +207,11 @@ class Subjectivity(GFlowNetModule):
             taken.add(text)
             yield Review(text, label)
 
-    def _rows(self, paths: Sequence[str]) -> dict[str, list[Row]]:
-        """Rows of files, checked together."""
+    def _rows(self) -> dict[str, list[Row]]:
+        """Rows of the files by path, checked together."""
         problems: list[Problem] = []
         rows: dict[str, list[Row]] = {}
-        for path in dict.fromkeys(paths):
+        for path in dict.fromkeys(filter(None, (self.data.train, self.data.test))):
             try:
                 rows[path] = read_records(path, _FIELDS, allow_unknown=True, what="review")
             except UserError as error:
@@ -212,82 +220,47 @@ class Subjectivity(GFlowNetModule):
         raise_all(problems)
         return rows
 
-    def _read_test(
-        self, path: str, drawn: Sequence[Review]
-    ) -> tuple[list[Review], list[Review], tuple[str, ...]]:
-        """Reviews of a file to test on, beside generated ones to train on; as :meth:`_read`."""
-        rows = self._rows([path])[path]
-        test, twice = _different(rows, set())
-        taken = {row["text"].strip() for row in test}
-        notes = (f"{twice} test reviews dropped: there already",) if twice else ()
-        train = [review for review in drawn if review.text not in taken]
-        return [_review(row) for row in test[: self.data.n_test]], train, notes
-
-    def _read(
-        self, train_path: str, test_path: str
-    ) -> tuple[list[Review], list[Review], tuple[str, ...]]:
-        """Reviews of files; test, training and what a person should know of them."""
-        rows = self._rows([train_path, test_path])
-        test, twice_in_test = _different(rows[test_path], set())
-        taken = {row["text"].strip() for row in test}
-        train, dropped = _different(rows[train_path], taken)
-        train, asked = train[: self.data.n_train], self.data.n_train
-        test = test[: self.data.n_test]
-        self._refuse_unseen(train, test, train_path)
-        notes = []
-        if dropped or twice_in_test:
-            notes.append(
-                f"{dropped} training and {twice_in_test} test reviews dropped: in the test file, or "
-                "there already"
-            )
-        if len(train) < asked:
-            notes.append(f"{train_path} has {len(train)} reviews of task.data.n_train = {asked}")
-        return [_review(row) for row in test], [_review(row) for row in train], tuple(notes)
-
     def _label_problems(self, rows: Sequence[Row]) -> Iterator[Problem]:
         """Labels that are not among ``labels``, numbers that stand for two, texts that are empty."""
-        number_of: dict[str, Row] = {}
-        text_of: dict[int, Row] = {}
+        first: dict[object, Row] = {}  # of each label and of each number
         for row in rows:
-            label = row["label_text"]
+            label, number = row["label_text"], row["label"]
             if not row["text"].strip():
                 yield Problem(row.at("text"), "empty", "a text")
             if label not in self.labels:
                 allowed = ", ".join(self.labels)
                 yield Problem(row.at("label_text"), f"given {label!r}", allowed, "task.labels=[…]")
                 continue
-            known = text_of.setdefault(row["label"], row)
-            same = number_of.setdefault(label, row)
-            if known["label_text"] != label:
-                yield Problem(
-                    row.at("label"),
-                    f"given {row['label']} with {label!r}, but {known.where} has it with "
-                    f"{known['label_text']!r}",
-                    "one number for one label",
-                )
-            elif same["label"] != row["label"]:
-                yield Problem(
-                    row.at("label"),
-                    f"given {row['label']} with {label!r}, but {same.where} has {same['label']}",
-                    "one number for one label",
-                )
+            for known in (first.setdefault(number, row), first.setdefault(label, row)):
+                if (known["label"], known["label_text"]) != (number, label):
+                    yield Problem(
+                        row.at("label"),
+                        f"given {number} with {label!r}, but {known.where} has {known['label']} with "
+                        f"{known['label_text']!r}",
+                        "one number for one label",
+                    )
+                    break
 
-    def _refuse_unseen(self, train: Sequence[Row], test: Sequence[Row], path: str) -> None:
+    def _refuse_unseen(self, train: Sequence[Row], test: Sequence[Row]) -> None:
         if not train:
-            raise UserError.one("task.data.train", f"{path} has no review outside the test file")
+            what = f"{self.data.train} has no review outside the test file"
+            raise UserError.one("task.data.train", what)
         seen = {row["label_text"] for row in train}
-        problems = {}
+        unseen: dict[str, Row] = {}
         for row in test:
-            label = row["label_text"]
-            if label not in seen and label not in problems:
-                problems[label] = Problem(
+            if row["label_text"] not in seen:
+                unseen.setdefault(row["label_text"], row)
+        raise_all(
+            [
+                Problem(
                     row.at("label_text"),
                     f"given {label!r}, and none of the {len(train)} training reviews has this label",
                     ", ".join(sorted(seen)),
                     "raise task.data.n_train, or give another task.data.train",
                 )
-        if problems:
-            raise UserError(list(problems.values()))
+                for label, row in unseen.items()
+            ]
+        )
 
     def _condition(self, review: Review, group: str, examples: tuple[Review, ...]) -> Condition:
         prompt = self._prompt(review.text)
@@ -355,10 +328,6 @@ class Subjectivity(GFlowNetModule):
             return None
         return Condition(key=prompt, prompt=prompt, terms=(Term(prompt),))
 
-    def without_answer(self, condition: Condition) -> Condition:
-        """p(Z ⊤ | X) alone."""
-        return dataclasses.replace(condition, terms=(Term(condition.terms[0].context),))
-
     def answer_suffix(self, answer: str) -> str | None:
         return self._suffix(answer) if answer in self.labels else None
 
@@ -366,11 +335,10 @@ class Subjectivity(GFlowNetModule):
         """Accuracy of the answers in four ways, and certainty; per group.
 
         - ``vote_accuracy``: the label that most votes make likeliest;
-        - ``predictive_accuracy``: the likeliest label under the mean of p(label | X Z) over the singles
-          (the posterior predictive);
+        - ``predictive_accuracy``: the likeliest label under the mean of p(label | X Z) over the singles;
         - ``greedy_accuracy``: the label that the greedy rationale makes likeliest;
-        - ``single_accuracy``: the share of singles that make the right label likeliest. Its interval
-          counts reviews as trials, not samples: those of one review are not independent.
+        - ``single_accuracy``: the share of singles that make the right label likeliest; the trials of its
+          interval are reviews, since samples of one review are not independent.
 
         Shares in 0..1 with 95 % Wilson intervals (``…_low``, ``…_high``); ``label_log_prob`` (mean over
         singles of log p(right label | X Z), normalised over the labels) in nats.
@@ -413,10 +381,7 @@ class Subjectivity(GFlowNetModule):
         ]
 
 
-@dataclass(frozen=True)
-class Review:
-    """A text and its label."""
-
+class Review(NamedTuple):
     text: str
     label: str
 

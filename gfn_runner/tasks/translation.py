@@ -62,15 +62,11 @@ class Translation(GFlowNetModule):
         self,
         *,
         terminator: str = "\n",
-        max_len: Annotated[int, Field(ge=1)] = 16,
-        eval_max_len: Annotated[int, Field(ge=1)] = 16,
         data: TranslationData | None = None,
         template: str = "Velan: {source} English:",
         **options: Any,
     ) -> None:
-        super().__init__(
-            terminator=terminator, max_len=max_len, eval_max_len=eval_max_len, **options
-        )
+        super().__init__(terminator=terminator, **options)
         self.data = data or TranslationData()
         self.template = template
 

@@ -26,13 +26,10 @@ from gfn_runner.evaluation.groups import (
 )
 from gfn_runner.rewards.constraint_factors import (
     CONSTRAINT,
-    PENALTY,
-    ClassifierFactor,
-    ConstraintPenalty,
 )
 from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.runtime.seeds import rng_for
-from gfn_runner.tasks.base import GFlowNetModule
+from gfn_runner.tasks.constrained import ConstrainedTask
 
 _NO_BOUND = 1_000_000
 EXAMPLE = Path(__file__).parent / "examples" / "posterior.jsonl"
@@ -83,14 +80,11 @@ class PosteriorData:
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class UserPosterior(GFlowNetModule):
+class UserPosterior(ConstrainedTask):
     """The experiment.
 
     Attributes:
         data: the posteriors.
-        penalty: nats for each constraint that a text does not meet.
-        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
-            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
     """
 
     name: ClassVar[str] = "posterior"
@@ -101,20 +95,10 @@ class UserPosterior(GFlowNetModule):
         "log_z_bound",
         "unique",
     )
-    writes_text: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        data: PosteriorData | None = None,
-        penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = PENALTY,
-        forbidden: tuple[str, ...] = (),
-        **options: Any,
-    ) -> None:
+    def __init__(self, *, data: PosteriorData | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.data = data or PosteriorData()
-        self.penalty = penalty
-        self.forbidden = forbidden
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -128,12 +112,6 @@ class UserPosterior(GFlowNetModule):
                 f"given {self.data.held_out} beside task.data.evaluation",
                 "one of the two",
             )
-
-    def constraints(self) -> Sequence[Any]:
-        return (ConstraintPenalty(self.penalty), ClassifierFactor())
-
-    def forbidden_texts(self) -> Sequence[str]:
-        return self.forbidden
 
     def load(self, seed: int) -> TaskData:
         """Read the posteriors. Evaluated ones are ``seen`` if they were trained on, else ``unseen``.
@@ -191,9 +169,7 @@ class UserPosterior(GFlowNetModule):
                     "asks for nothing",
                     "words, a pattern, a length or a classifier; or no constraint",
                 )
-            shortest = min(self.max_len, self.eval_max_len)
-            at = "constraint.{}".format
-            yield from constraint.problems(lambda f: row.at(at(f)), self.closed_text, shortest)
+            yield from self.constraint_problems(constraint, lambda f: row.at(f"constraint.{f}"))
         yield from _demonstration_problems(row, constraint, self.closed_text)
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:

@@ -134,7 +134,7 @@ def test_all_mistakes_of_both_files_are_named_at_once(tmp_path):
 def test_a_number_stands_for_one_label(tmp_path):
     test = '{"text": "n", "label": 0, "label_text": "subjective"}\n' + lines(("new", 0))
     ((where, what),) = wrong(task_of(tmp_path, lines(*GOOD), test))
-    assert where == "test.jsonl, line 1, field label" and "line 1 has it with 'objective'" in what
+    assert where == "test.jsonl, line 1, field label" and "line 1 has 0 with 'objective'" in what
 
 
 def test_a_label_that_training_never_shows_is_refused(tmp_path):

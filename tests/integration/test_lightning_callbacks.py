@@ -1,0 +1,48 @@
+"""Lightning's own callbacks, added by yaml alone: they find the run's metrics by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.runs import TINY, lines_of, metrics_of, run
+
+LINES = (
+    "task=random_number",
+    "trainer.max_steps=4",
+    "callbacks.evaluation.every_n_steps=1",
+    "callbacks/report=off",
+)
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    """Lines of training and of evaluations on the way, without times."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("time", "seconds/"))}
+        | {"train/seconds": 0, "train/cpu_seconds": 0, "train/tokens_per_second": 0}
+        for line in lines_of(folder / "metrics.jsonl")
+        if not any(name.startswith("final/") for name in line)
+    ]
+
+
+def test_early_stopping_and_the_best_checkpoint_by_a_metric_of_evaluations(tmp_path):
+    plain = run(tmp_path / "plain", *LINES, base=TINY)
+    stop, best = "+callbacks.early_stopping", "+callbacks.best"
+    stopped = run(
+        tmp_path / "stopped",
+        *LINES,
+        f"{stop}._target_=lightning.pytorch.callbacks.EarlyStopping",
+        f"{stop}.monitor=eval/n_samples/numbers",  # the same in every evaluation
+        f"{stop}.patience=1",
+        f"{best}._target_=lightning.pytorch.callbacks.ModelCheckpoint",
+        f"{best}.monitor=train/reward_temperature",
+        f"{best}.dirpath={tmp_path / 'best'}",
+        base=TINY,
+    )
+    assert metrics_of(stopped)["run/steps"] == 2
+    lines = logged(stopped)
+    assert lines == logged(plain)[: len(lines)], "what is logged stays as it was"
+    (checkpoint,) = (tmp_path / "best").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=True)
+    assert all("lora" in name for name in state["state_dict"])
