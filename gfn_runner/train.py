@@ -197,6 +197,7 @@ def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, C
         conditions=data.train,
         sampling=config.sampling,
         evaluation=config.evaluation,
+        evaluated=data.evaluation,
         optimizer=config.optimizer,
         scheduler=config.scheduler,
         max_steps=config.trainer.max_steps,

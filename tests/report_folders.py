@@ -39,7 +39,7 @@ def training(step, **values):
         "train/exploration_temperature": None if turn == 2 else 1.0 + turn,
     }  # fmt: skip
     if turn == 0:
-        record |= {"train/log_z": -3.0, "train/log_z_bound": -2.5, "train/log_z_gap": 0.5}
+        record |= {"train/elbo": -3.0, "train/log_z_bound": -2.5, "train/log_z_gap": 0.5}
         record["train/entropy"] = 1.5
     return record | {f"seconds/{name}": value for name, value in PHASES.items()} | values
 
@@ -53,7 +53,7 @@ def evaluation(step, kind="eval"):
     }
     metrics |= {
         "phi_spread": 0.7,
-        "log_z": -3.0,
+        "elbo": -3.0,
         "log_z_bound": -2.0,
         "diversity": 0.4,
         "unique": 0.9,

@@ -8,7 +8,7 @@ algorithms (``gfn_runner.algorithms``). The others draw rows: names and samples 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -36,6 +36,7 @@ class Drawing:
         lm, task, rule, conditions, options: of the evaluation.
         seed: of everything drawn.
         temperature: reward temperature of the posterior.
+        posterior: adds samples of the posterior to those of a row whose log q is the model's.
     """
 
     lm: LanguageModel
@@ -45,6 +46,7 @@ class Drawing:
     options: EvaluationSettings
     seed: int
     temperature: float
+    posterior: Callable[[ConditionSamples], ConditionSamples] | None = None
 
     def draw(
         self,

@@ -65,6 +65,7 @@ def prompt_base_model(
         *("prompting", d.seed, shots, *named),
         conditions=few_shot_conditions(d.task, d.conditions, shots, d.seed),
         temperature=temperature,
+        posterior=d.posterior if temperature == 1.0 else None,
     )
 
 

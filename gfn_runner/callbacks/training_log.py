@@ -34,7 +34,7 @@ class TrainingLog(L.Callback):
       strings alone, where it says how far log q is from log R/T up to a constant. Conditions of a
       single string, however often drawn, have nothing to spread and do not count; absent without others;
     - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
-    - on-policy batches only, nats, means over conditions at the current temperature: ``train/log_z`` mean
+    - on-policy batches only, nats, means over conditions at the current temperature: ``train/elbo`` mean
       terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
       importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
       an exact policy; ``train/entropy`` −log q of whole strings;
@@ -196,9 +196,9 @@ def measures(output: StepOutput) -> dict[str, float]:
         log_q_stop_B = output.scores.log_pf_stop_BS.gather(1, last_B1)[:, 0]
         log_q_B = output.scores.log_pf_BT.sum(dim=1) + log_q_stop_B
         measured |= {
-            "log_z": terminal_mean_C.mean().item(),
+            "elbo": terminal_mean_C.mean().item(),
             "log_z_bound": fmean(bounds),
             "entropy": -log_q_B.mean().item(),
         }
-        measured["log_z_gap"] = measured["log_z_bound"] - measured["log_z"]
+        measured["log_z_gap"] = measured["log_z_bound"] - measured["elbo"]
     return measured

@@ -89,6 +89,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
             options,
             generator,
             temperature=temperature,
+            seed=config.seed,
             optional=OptionalMetrics(options.bertscore, options.judge),
         )
     metrics = {f"final/{name}": value for name, value in measured.items()}

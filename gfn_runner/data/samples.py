@@ -43,6 +43,9 @@ class ConditionSamples:
             nats; empty where the task has none.
         vote_answer_log_probs: the same of each vote.
         support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
+        posterior: texts of samples of the posterior itself, where they were drawn.
+        posterior_log_reward, posterior_log_pf: untempered log R and log q of each of them, nats.
+        posterior_ess: effective sample size of the draws that they were resampled from, as a share.
         draws_ess: effective sample size of the draws that the singles were resampled from, as a share
             of the draws; ``None`` where nothing was resampled.
         greedy: the text at temperature 0, where the task draws it.
@@ -61,6 +64,10 @@ class ConditionSamples:
     vote_answer_log_probs: Sequence[Sequence[float]] = ()
     support_log_reward: Sequence[float] = ()
     support_log_pf: Sequence[float] = ()
+    posterior: Sequence[str] = ()
+    posterior_log_reward: Sequence[float] = ()
+    posterior_log_pf: Sequence[float] = ()
+    posterior_ess: float | None = None
     draws_ess: float | None = None
     greedy: str | None = None
     greedy_answer_log_probs: Sequence[float] = ()

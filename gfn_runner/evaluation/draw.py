@@ -42,6 +42,7 @@ def draw_answers(
     *,
     temperature: float = 1.0,
     draw: Draw | None = None,
+    posterior: Callable[[ConditionSamples], ConditionSamples] | None = None,
     name: str = "evaluation",
 ) -> list[ConditionSamples]:
     """Sample each condition as the model is switched now, and score the singles.
@@ -56,6 +57,7 @@ def draw_answers(
         temperature: of the singles. Their log q stays the one at temperature 1.
         draw: of votes and singles, in place of sampling token by token; it may give other numbers of
             strings than it is asked for.
+        posterior: adds samples of the posterior; see :func:`~gfn_runner.evaluation.posterior.with_posterior`.
         name: of what is drawn, for the lines of the log.
     """
     results: list[ConditionSamples] = []
@@ -68,7 +70,8 @@ def draw_answers(
         for start in range(0, len(own), options.batch):
             part = own[start : start + options.batch]
             count.part = part[0].group
-            results += _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
+            drawn_part = _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
+            results += drawn_part if posterior is None else map(posterior, drawn_part)
             count.advance(len(part))
     return [samples for share in all_gather(results) for samples in share]
 

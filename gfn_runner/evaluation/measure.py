@@ -7,8 +7,10 @@ By evaluation set, of the samples at temperature 1:
 - ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
 - ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
   absent in the row that resamples, whose q is defined by R;
-- ``log_z`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
+- ``elbo`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
   as a share of the samples (in the row that resamples: as a share of its draws);
+- ``eubo`` mean φ of samples of the posterior, ``jeffreys`` = ``eubo`` − ``elbo`` of the same conditions, nats;
+  ``posterior_ess`` the effective sample size of the draws that those samples come from, as a share;
 - ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
 - ``bleu``, ``gleu`` of samples against references, where there are some;
 - for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
@@ -27,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
@@ -36,12 +38,13 @@ from gfn_runner.errors import UserError
 from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.evaluation.groups import Measure, per_group
 from gfn_runner.evaluation.optional import OptionalMetrics
+from gfn_runner.evaluation.posterior import posterior_sampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
 from gfn_runner.metrics.encoders import load_encoder
-from gfn_runner.metrics.evidence import evidence, terminal_phi
+from gfn_runner.metrics.evidence import evidence, mean_phi, terminal_phi
 from gfn_runner.metrics.overlap import bleu, gleu
 
 logger = logging.getLogger(__name__)
@@ -70,6 +73,7 @@ def measure(
     metrics: list[Measure] = [
         _likelihoods,
         partial(_evidence, temperature=temperature),
+        partial(_from_above, temperature=temperature),
         partial(_exact, temperature=temperature),
         _overlap,
     ]
@@ -88,6 +92,7 @@ def evaluate(
     generator: torch.Generator,
     *,
     temperature: float,
+    seed: int,
     optional: OptionalMetrics | None = None,
     name: str = "evaluation",
 ) -> tuple[list[ConditionSamples], dict[str, float]]:
@@ -97,12 +102,19 @@ def evaluate(
         lm: the policy, or the base model within ``lm.base()``.
         task, rule, conditions, options, generator, name: see :func:`draw_answers`.
         temperature: reward temperature T that φ is formed with.
+        seed: of the samples of the posterior.
         optional: BERTScore and judge, if they are wanted.
 
     Returns:
         The samples, and their metrics as :func:`measure` names them.
     """
-    samples = draw_answers(lm, task, rule, conditions, options, generator, name=name)
+    sampler = posterior_sampler(lm, task, rule, conditions, options, seed)
+    posterior = None
+    if sampler is not None:
+        posterior = partial(with_posterior, sampler=sampler, temperature=temperature)
+    samples = draw_answers(
+        lm, task, rule, conditions, options, generator, posterior=posterior, name=name
+    )
     encoder = options.encoder
     return samples, measure(
         task, samples, temperature=temperature, encoder=encoder, optional=optional
@@ -133,6 +145,34 @@ def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[s
         # φ of resampled strings is the draws' estimate of log Z by definition. The draws had weights.
         return {"log_z_bound": measured["log_z_bound"], "ess": fmean(draws)}
     return measured
+
+
+def _from_above(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
+    """The evidence upper bound, and its distance from the lower one, over conditions that have both."""
+    bounds, shares = [], []
+    for s in samples:
+        own = terminal_phi(s.log_reward, s.log_pf, temperature)
+        above = _posterior_phi(s, temperature)
+        shares += [] if s.posterior_ess is None else [s.posterior_ess]
+        if above is not None and len(own):
+            bounds.append((above, above - mean_phi(own)))
+    measured = {"posterior_ess": fmean(shares)} if shares else {}
+    if bounds:
+        eubo, jeffreys = map(fmean, zip(*bounds, strict=True))
+        measured |= {"eubo": eubo, "jeffreys": jeffreys}
+    return measured
+
+
+def _posterior_phi(s: ConditionSamples, temperature: float) -> float | None:
+    """Mean φ of the posterior: of its samples, or exactly where all strings are listed."""
+    if s.posterior_log_pf:
+        phi_K = terminal_phi(s.posterior_log_reward, s.posterior_log_pf, temperature)
+        # A string that the policy cannot write makes the bound infinite.
+        return mean_phi(phi_K) if len(phi_K) == len(s.posterior_log_pf) else math.inf
+    if s.support_log_pf:
+        log_r_N = np.asarray(s.support_log_reward, dtype=np.float64) / temperature
+        return float(softmax(log_r_N) @ (log_r_N - np.asarray(s.support_log_pf)))
+    return None
 
 
 def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:

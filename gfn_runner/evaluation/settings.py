@@ -42,6 +42,10 @@ class EvaluationSettings:
         baseline_temperatures: temperatures below or above 1 at which the base model is evaluated too,
             token by token, bare.
         baseline_limit: conditions per set for all that; ``None`` for all.
+        posterior_draws: draws of the base model per condition, after each of the policy's prompt and the
+            context of the posterior's first term, from which samples of the posterior are resampled by
+            importance: for ``eubo`` and ``jeffreys``. 0 for none.
+        posterior_limit: conditions per set for that; ``None`` for all.
         resampled: draws per condition of the base model from which its posterior is resampled by
             importance, as a picture of exact sampling; 0 for none.
     """
@@ -61,6 +65,8 @@ class EvaluationSettings:
     baseline_shots: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     baseline_limit: Annotated[int, Field(ge=1)] | None = None
+    posterior_draws: Annotated[int, Field(ge=0)] = 0
+    posterior_limit: Annotated[int, Field(ge=1)] | None = 20
     resampled: Annotated[int, Field(ge=0)] = 0
 
     def problems(self) -> Iterator[Problem]:

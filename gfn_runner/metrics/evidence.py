@@ -68,7 +68,7 @@ def phi_spread(phi_K: ArrayLike) -> float:
 
 
 def evidence(phi: Iterable[ArrayLike]) -> dict[str, float]:
-    """Means over conditions: ``phi_spread``, ``log_z`` (mean φ), ``log_z_bound``, ``ess``.
+    """Means over conditions: ``phi_spread``, ``elbo`` (mean φ), ``log_z_bound``, ``ess``.
 
     ``ess`` is a share of the samples. A condition of a single sample has no spread and does not count;
     empty where no condition counts.
@@ -81,7 +81,7 @@ def evidence(phi: Iterable[ArrayLike]) -> dict[str, float]:
         return {}
     return {
         "phi_spread": fmean(map(phi_spread, counted)),
-        "log_z": fmean(map(mean_phi, counted)),
+        "elbo": fmean(map(mean_phi, counted)),
         "log_z_bound": fmean(map(importance_bound, counted)),
         "ess": fmean(effective_sample_size(own) / len(own) for own in counted),
     }

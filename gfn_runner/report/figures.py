@@ -117,7 +117,7 @@ def _loss_and_reward(history: History) -> Figure | None:
         right,
         history,
         {
-            "train/log_z": "mean terminal φ, on-policy: log Z − KL",
+            "train/elbo": "mean terminal φ, on-policy: log Z − KL",
             "train/log_z_bound": "importance-weighted bound on log Z",
         },
     )

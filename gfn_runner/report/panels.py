@@ -129,7 +129,7 @@ SECTIONS = (
         "Mean terminal φ is log Z − KL(policy ‖ posterior); the bound lies between it and log Z.",
         (
             Panel(
-                ("train/log_z", "train/log_z_bound"),
+                ("train/elbo", "train/log_z_bound"),
                 Name("log Z, on-policy batches", "nats"),
                 ("mean terminal φ = log Z − KL", "bound on log Z"),
                 absent=_NEVER_FRESH,
@@ -141,10 +141,10 @@ SECTIONS = (
                 absent=_NEVER_FRESH,
             ),
             Panel(
-                ("eval/log_z/*", "eval/log_z_bound/*"),
+                ("eval/elbo/*", "eval/log_z_bound/*", "eval/eubo/*"),
                 Name("log Z, evaluated", "nats"),
-                ("mean φ", "bound"),
-                help="Mean φ = log Z − KL (line), importance-weighted bound (dashed); the gap closes.",
+                ("ELBO", "bound", "EUBO"),
+                help="ELBO = log Z − KL (line), importance-weighted bound (dashed), EUBO (dotted); the gap closes.",
                 absent="a single sample of a condition tells nothing of log Z",
                 in_sweep="eval/log_z_bound/*",
             ),

@@ -85,6 +85,9 @@ def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str
     support: dict[str, Any] = {}
     if sample.support_log_reward:
         support["support_log_reward"] = [round(value, 4) for value in sample.support_log_reward]
+    if sample.posterior_log_pf:
+        support["posterior_log_reward"] = [round(v, 4) for v in sample.posterior_log_reward]
+        support["posterior_log_pf"] = [round(v, 4) for v in sample.posterior_log_pf]
     return {
         "group": condition.group,
         "condition": condition.key,

@@ -105,6 +105,7 @@ def _evaluated(module: GFlowNetModule, data: ConditionData) -> dict[str, float]:
         options,
         generator,
         temperature=module.reward_temperature,
+        seed=module.seed,
         name="evaluation before the M-step",
     )
     return {f"e_step/{name}": value for name, value in measured.items()}

@@ -132,6 +132,7 @@ def _rows(
         options,
         module.seed,
         temperature,
+        module.with_posterior(temperature),
     )
     if trains or not isinstance(baseline, Baseline):
         yield from baseline_rows(drawing)

@@ -13,6 +13,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import lightning as L
@@ -28,6 +29,7 @@ from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import is_rank_zero
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.posterior import posterior_sampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import NonFiniteLogits, sample
@@ -81,6 +83,7 @@ class GFlowNetModule(Task, L.LightningModule):
         conditions: Sequence[Condition] = (),
         sampling: SamplingSettings | None = None,
         evaluation: EvaluationSettings | None = None,
+        evaluated: Sequence[Condition] = (),
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         max_steps: int = 1,
@@ -95,6 +98,7 @@ class GFlowNetModule(Task, L.LightningModule):
             conditions: to train on.
             sampling: trajectories of a training step.
             evaluation: what an evaluation draws.
+            evaluated: its conditions; of the first ones, samples of the posterior are drawn too.
             optimizer: called with parameter groups.
             scheduler: called with the optimizer and, where it takes them, ``total_steps`` (optimizer steps
                 of a round) and ``n_rounds``.
@@ -113,6 +117,9 @@ class GFlowNetModule(Task, L.LightningModule):
         self.max_steps, self.n_rounds, self.seed = max_steps, n_rounds, seed
         self.rule = string_rule(lm, self, self.max_len)
         self.evaluation_rule = string_rule(lm, self, self.eval_max_len)
+        self.posterior_sampler = posterior_sampler(
+            lm, self, self.evaluation_rule, evaluated, self.evaluation, seed
+        )
         algorithm.setup(self)
         return self
 
@@ -255,8 +262,22 @@ class GFlowNetModule(Task, L.LightningModule):
         if not self.final and options.singles_during is not None:
             options = dataclasses.replace(options, singles=options.singles_during)
         return draw_answers(
-            self.lm, self, self.evaluation_rule, batch.conditions, options, generator
+            self.lm,
+            self,
+            self.evaluation_rule,
+            batch.conditions,
+            options,
+            generator,
+            posterior=self.with_posterior(self.reward_temperature),
         )
+
+    def with_posterior(
+        self, temperature: float
+    ) -> Callable[[ConditionSamples], ConditionSamples] | None:
+        """What adds samples of the posterior at a reward temperature to evaluation samples, if anything."""
+        if self.posterior_sampler is None:
+            return None
+        return partial(with_posterior, sampler=self.posterior_sampler, temperature=temperature)
 
     # -- Lightning ----------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ def test_conditions_count_alike_and_single_samples_do_not():
     first = terminal_phi([-1.0, -3.0, -math.inf], [-2.0, -1.0, -1.0], 0.5)
     assert first.tolist() == [0.0, -5.0], "a string of reward 0 is left out"
     both = evidence([first, [1.0, 1.0, 1.0], [7.0], []])
-    assert both["log_z"] == pytest.approx((-2.5 + 1.0) / 2)
+    assert both["elbo"] == pytest.approx((-2.5 + 1.0) / 2)
     assert both["phi_spread"] == pytest.approx((2.5 + 0.0) / 2)
     assert both["ess"] == pytest.approx((effective_sample_size(first) / 2 + 1) / 2)
     assert both["log_z_bound"] == pytest.approx((importance_bound(first) + 1.0) / 2)

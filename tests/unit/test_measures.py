@@ -107,7 +107,7 @@ def test_strings_of_probability_0_are_left_out():
     assert measured["log_likelihood_max/all"] == pytest.approx(-2.0)
     assert measured["log_reward/all"] == pytest.approx(-7 / 3)
     # One finite φ is no spread: only the second condition counts.
-    assert measured["log_z/all"] == pytest.approx((0.0 - 3.0) / 2)
+    assert measured["elbo/all"] == pytest.approx((0.0 - 3.0) / 2)
 
 
 # -- φ and log Z -----------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_evidence_is_that_of_phi(temperature):
     weight = np.exp(phi)
     expected = {
         "phi_spread": np.sqrt(((phi - phi.mean(1, keepdims=True)) ** 2).mean(1)),
-        "log_z": phi.mean(1),
+        "elbo": phi.mean(1),
         "log_z_bound": np.log(weight.mean(1)),
         "ess": weight.sum(1) ** 2 / (weight**2).sum(1) / 3,
     }
