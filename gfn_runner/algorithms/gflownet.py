@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
+from gfn_runner.data.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import all_gather
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives.losses import Objective
@@ -22,6 +22,26 @@ from gfn_runner.objectives.phi import phi
 
 if TYPE_CHECKING:
     from gfn_runner.tasks.base import GFlowNetModule
+
+
+def joined(
+    fresh: Trajectories, log_reward_BS: Tensor, replay: ReplayDraw
+) -> tuple[Trajectories, Tensor, Tensor]:
+    """Fresh trajectories and those of the replay buffer in the groups of their conditions.
+
+    Returns:
+        All trajectories, their log-rewards (B, S), and which rows are fresh (B,).
+    """
+    rows = Trajectories.concatenated([fresh, replay.trajectories])
+    n_states = rows.token_BT.shape[1] + 1
+    order_B = torch.cat([fresh.condition_B, replay.trajectories.condition_B]).sort(stable=True)[1]
+    reward_BS = torch.cat(
+        [
+            nn.functional.pad(part_BS, (0, n_states - part_BS.shape[1]), value=float("-inf"))
+            for part_BS in (log_reward_BS, replay.log_reward_BS)
+        ]
+    )
+    return rows, reward_BS[order_B], order_B < len(fresh)
 
 
 class GFlowNet(Algorithm):
@@ -59,12 +79,13 @@ class GFlowNet(Algorithm):
         return [group]
 
     def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
-        from_replay = batch.replay is not None
+        replay = batch.replay
+        from_replay = replay is not None and not replay.beside_fresh
         prompts = module.prompts(batch.conditions)
+        fresh_B = None  # all rows
         with module.lm.in_step():
-            if batch.replay is not None:
-                trajectories = batch.replay.trajectories
-                log_reward_BS = batch.replay.log_reward_BS
+            if replay is not None and not replay.beside_fresh:
+                trajectories, log_reward_BS = replay.trajectories, replay.log_reward_BS
                 temperature = float("nan")
             else:
                 temperature = module.exploration_temperature(batch.index)
@@ -72,6 +93,10 @@ class GFlowNet(Algorithm):
                     trajectories = module.explore(prompts, batch.index, temperature)
                 with module.phases("reward"):
                     log_reward_BS = module.log_reward(batch.conditions, trajectories)
+                if replay is not None:
+                    trajectories, log_reward_BS, fresh_B = joined(
+                        trajectories, log_reward_BS, replay
+                    )
         with module.phases("policy"):
             scores = score_policy(module.lm, prompts, trajectories, module.rule)
         scores.terminable_BS = self.counted_BS(scores.terminable_BS, trajectories.length_B)
@@ -95,7 +120,7 @@ class GFlowNet(Algorithm):
             from_replay,
             temperature,
         )
-        return {"loss": loss, "output": output}
+        return {"loss": loss, "output": output if fresh_B is None else output.rows(fresh_B)}
 
     def counted_BS(self, terminable_BS: Tensor, length_B: Tensor) -> Tensor:
         return self.objective.counted_BS(terminable_BS, length_B)

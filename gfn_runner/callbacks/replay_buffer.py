@@ -6,6 +6,7 @@ import logging
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import lightning as L
@@ -19,6 +20,7 @@ from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import all_gather, is_rank_zero, rank, world
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.posterior import draw_proposals
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.vocabulary import StringRule
@@ -44,7 +46,7 @@ class ReplayBufferCallback(L.Callback):
 
     Args:
         probability: share of training steps that draw from the buffer; 0 switches it off.
-        capacity, tolerance, priority, seed_demonstrations: see
+        capacity, tolerance, priority, seed_demonstrations, posterior_draws, beside_fresh: see
             :class:`~gfn_runner.data.replay_buffer.ReplaySettings`.
 
     Attributes:
@@ -59,15 +61,24 @@ class ReplayBufferCallback(L.Callback):
         tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.25,
         priority: Annotated[float, Field(ge=0)] = 0.0,
         seed_demonstrations: bool = True,
+        posterior_draws: Annotated[int, Field(ge=0)] = 0,
+        beside_fresh: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         self.options = ReplaySettings(
-            probability, capacity, tolerance, priority, seed_demonstrations
+            probability,
+            capacity,
+            tolerance,
+            priority,
+            seed_demonstrations,
+            posterior_draws,
+            beside_fresh,
         )
         self.buffer = ReplayBuffer(self.options)
         self._all: dict[str, Condition] = {}
         self.conditions: dict[str, Condition] = {}
         # M-steps of the model whose log-rewards are stored.
         self.m_steps = 0
+        self._drawn: set[str] = set()  # conditions of which the base model's draws were stored
 
     @property
     def active(self) -> bool:
@@ -160,21 +171,70 @@ class ReplayBufferCallback(L.Callback):
         turn = rng_for("replay", module.seed, batch.index // world())
         if not self.active or turn.random() >= self.options.probability:
             return
+        if self.options.posterior_draws:
+            self._draw_posterior(trainer, module, batch)
         rng = turn if rank() == 0 else rng_for("replay", module.seed, batch.index, "rank", rank())
+        beside = self.options.beside_fresh
+        if beside:
+            batch.replay = self._drawn_from_buffer(module, batch.conditions, beside, rng)
+            return
         # Where only different trajectories are compared, a single string gives no loss.
         known = self.buffer.keys(at_least=2 if module.algorithm.needs_pairs_between else 1)
         if not known:
             return
         batch.conditions = self._with_strings(batch.conditions, set(known), rng)
-        tokens, actions, rewards, places = [], [], [], []
-        for place, condition in enumerate(batch.conditions):
-            for entry in self.buffer.sample(condition.key, module.sampling.n_samples, rng):
-                tokens.append(entry.tokens)
-                actions.append(entry.is_action)
-                rewards.append(entry.log_reward)
-                places.append(place)
-        trajectories = Trajectories.from_rows(tokens, actions, places, module.lm.device)
-        batch.replay = ReplayDraw(trajectories, _padded(rewards, module.lm.device))
+        n = module.sampling.n_samples
+        batch.replay = self._drawn_from_buffer(module, batch.conditions, n, rng)
+
+    def _drawn_from_buffer(
+        self,
+        module: GFlowNetModule,
+        conditions: Sequence[Condition],
+        n: int,
+        rng: random.Random,
+    ) -> ReplayDraw | None:
+        """At most ``n`` strings of each condition; ``None`` where none of them has any."""
+        rows = [
+            (entry, place)
+            for place, condition in enumerate(conditions)
+            if self.buffer.entries(condition.key)
+            for entry in self.buffer.sample(condition.key, n, rng)
+        ]
+        if not rows:
+            return None
+        trajectories = Trajectories.from_rows(
+            [entry.tokens for entry, _ in rows],
+            [entry.is_action for entry, _ in rows],
+            [place for _, place in rows],
+            module.lm.device,
+        )
+        rewards_BS = _padded([entry.log_reward for entry, _ in rows], module.lm.device)
+        return ReplayDraw(trajectories, rewards_BS, bool(self.options.beside_fresh))
+
+    @torch.no_grad()
+    def _draw_posterior(self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch) -> None:
+        """Store samples of the posterior for conditions that have had none: draws of the base model, resampled."""
+        new = [c for c in batch.conditions if c.key not in self._drawn]
+        if not new:
+            return
+        generator = torch_generator_for(module.lm.device, "replay-draws", module.seed, batch.index)
+        n, capacity = self.options.posterior_draws, self.options.capacity
+        with module.lm.in_step():
+            drawn = draw_proposals(
+                module.lm, module, module.rule, new, n, module.evaluation, generator
+            )
+            parts = []
+            for place, draws in enumerate(drawn):
+                offset = rng_for("replay-draws", module.seed, batch.index, place).random()
+                kept = draws.resampled(capacity, module.reward_temperature, offset).unique()
+                rows = draws.strings.rows(kept)
+                parts.append(replace(rows, condition_B=torch.full_like(rows.condition_B, place)))
+            trajectories = Trajectories.concatenated(parts)
+            if len(trajectories):
+                rewards_BS = module.log_reward(new, trajectories)
+                stored = [trainer.global_step] * len(trajectories)
+                self._store(new, trajectories, rewards_BS, _read(module, trajectories), stored)
+        self._drawn.update(condition.key for condition in new)
 
     def _with_strings(
         self, conditions: list[Condition], known: set[str], rng: random.Random
@@ -240,12 +300,14 @@ class ReplayBufferCallback(L.Callback):
         whole = ReplayBuffer(self.options)
         for state in all_gather(self.buffer.state_dict()):
             whole.merge(state)
-        return {"buffer": whole.state_dict(), "m_steps": self.m_steps}
+        drawn = sorted(set().union(*all_gather(self._drawn)))
+        return {"buffer": whole.state_dict(), "m_steps": self.m_steps, "drawn": drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what belongs to this rank's conditions."""
         self.buffer.load_state_dict(state["buffer"])
         self.m_steps = state.get("m_steps", 0)
+        self._drawn = set(state.get("drawn", ())) & self.conditions.keys()
         for key in set(self.buffer.keys()) - self.conditions.keys():
             if key not in self._all and is_rank_zero():
                 logger.warning(

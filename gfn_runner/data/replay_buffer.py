@@ -32,6 +32,11 @@ class ReplaySettings:
         priority: exponent a of the draw, p ∝ rank^−a with rank 1 the best; 0 is uniform. (Rank-based
             priority: Schaul et al. 2016, arXiv:1511.05952.)
         seed_demonstrations: put the conditions' demonstrations in before the first step.
+        posterior_draws: strings of the base model, after the policy's prompt and after the posterior's own
+            context each, that are drawn when a condition is replayed for the first time; those that are
+            resampled from them by importance go into the buffer. 0 for none.
+        beside_fresh: strings per condition that join the fresh ones of a replay step; 0: the buffer's
+            strings replace them.
     """
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.25
@@ -39,14 +44,18 @@ class ReplaySettings:
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.25
     priority: Annotated[float, Field(ge=0)] = 0.0
     seed_demonstrations: bool = True
+    posterior_draws: Annotated[int, Field(ge=0)] = 0
+    beside_fresh: Annotated[int, Field(ge=0)] = 0
 
     def problems(self) -> Iterator[Problem]:
-        if self.probability == 1 and not self.seed_demonstrations:
+        if self.probability == 1 and not (
+            self.seed_demonstrations or self.posterior_draws or self.beside_fresh
+        ):
             yield Problem(
                 "callbacks.replay_buffer.probability",
                 "given 1 with callbacks.replay_buffer.seed_demonstrations=false: nothing would ever enter "
                 "the buffer",
-                "below 1, or seeded demonstrations",
+                "below 1, seeded demonstrations, posterior_draws or beside_fresh",
             )
 
 

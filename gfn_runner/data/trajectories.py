@@ -6,7 +6,7 @@ Letters of shapes: see ``conditions``. State ``i`` of a trajectory is its prefix
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -154,10 +154,12 @@ class ReplayDraw:
     Attributes:
         trajectories: the strings; ``condition_B`` indexes the batch's conditions.
         log_reward_BS: nats, of every state that the objective compares; −inf at the others.
+        beside_fresh: whether they join fresh trajectories of the batch's conditions, or replace them.
     """
 
     trajectories: Trajectories
     log_reward_BS: Tensor
+    beside_fresh: bool = False
 
 
 @dataclass
@@ -167,7 +169,7 @@ class Batch:
     Attributes:
         conditions: different from each other.
         index: number of the batch since the run began; all its randomness is derived from it.
-        replay: trajectories to train on instead of fresh ones.
+        replay: trajectories to train on instead of fresh ones, or beside them.
     """
 
     conditions: list[Condition]
@@ -194,3 +196,20 @@ class StepOutput:
     phi_BS: Tensor
     from_replay: bool
     exploration_temperature: float = 1.0
+
+    def rows(self, chosen_B: Tensor) -> StepOutput:
+        """The output of the chosen rows alone."""
+        trajectories = self.trajectories.rows(chosen_B)
+        n_tokens = trajectories.token_BT.shape[1]
+        s = self.scores
+        return replace(
+            self,
+            trajectories=trajectories,
+            log_reward_BS=self.log_reward_BS[chosen_B, : n_tokens + 1],
+            scores=PolicyScores(
+                s.log_pf_BT[chosen_B, :n_tokens],
+                s.log_pf_stop_BS[chosen_B, : n_tokens + 1],
+                s.terminable_BS[chosen_B, : n_tokens + 1],
+            ),
+            phi_BS=self.phi_BS[chosen_B, : n_tokens + 1],
+        )

@@ -126,31 +126,57 @@ class PosteriorSampler:
         places_n = draws.resampled(n, temperature, offset)
         return draws.strings.rows(places_n), draws.log_reward_N[places_n]
 
-    @torch.no_grad()
     def draw(self, condition: Condition) -> PosteriorDraws:
-        """Draw ``n`` strings after the policy's prompt and, as often, after the context of the posterior's first term.
+        """New draws of a condition."""
+        generator = torch_generator_for(self.lm.device, "posterior", self.seed, condition.key)
+        (draws,) = draw_proposals(
+            self.lm, self.task, self.rule, [condition], self.n, self.options, generator
+        )
+        return draws
 
-        The density is that of the mixture, so that a string counts the same whichever prompt it was drawn after
-        (balance heuristic, Veach & Guibas 1995).
-        """
-        lm, rule = self.lm, self.rule
-        texts = [condition.prompt, *(term.context for term in condition.terms[:1])]
-        prompts = [lm.encode_prompt(text) for text in dict.fromkeys(texts)]
-        generator = torch_generator_for(lm.device, "posterior", self.seed, condition.key)
-        ones = [1.0] * self.n
-        with lm.base():
-            drawn = Trajectories.concatenated(
-                [
-                    draw_many(lm, self.task, rule, [prompt], ones, self.options, generator)
-                    for prompt in prompts
-                ]
-            )
-            strings, inverse_B = drawn.distinct()
-            densities = [policy_log_probs(lm, [prompt], strings, rule) for prompt in prompts]
-        log_density_N = torch.stack(densities).logsumexp(dim=0) - math.log(len(prompts))
-        log_reward_N, _ = string_log_reward(lm, [condition], strings, rule, self.task.constraints())
-        count_N = inverse_B.bincount(minlength=len(strings))
-        return PosteriorDraws(strings, log_reward_N, log_density_N, count_N)
+
+@torch.no_grad()
+def draw_proposals(
+    lm: LanguageModel,
+    task: Task,
+    rule: StringRule,
+    conditions: Sequence[Condition],
+    n: int,
+    options: EvaluationSettings,
+    generator: torch.Generator,
+) -> list[PosteriorDraws]:
+    """``n`` strings of the base model after the policy's prompt, and ``n`` after the posterior's own context.
+
+    The latter is the context of the posterior's first term. The density is that of the mixture, so that a string
+    counts the same whichever prompt it was drawn after (balance heuristic, Veach & Guibas 1995).
+
+    Args:
+        lm, task, rule: of the posterior.
+        conditions: each gets its draws, in their order.
+        n: draws after each prompt.
+        options: how many strings are drawn at once.
+        generator: of the model's device.
+    """
+    own = [c.prompt for c in conditions]
+    contexts = [c.terms[0].context if c.terms else c.prompt for c in conditions]
+    texts = [own] if contexts == own else [own, contexts]
+    prompts = [[lm.encode_prompt(text) for text in column] for column in texts]
+    with lm.base():
+        drawn = Trajectories.concatenated(
+            [draw_many(lm, task, rule, some, [1.0] * n, options, generator) for some in prompts]
+        )
+        strings, inverse_B = drawn.distinct()
+        densities = [policy_log_probs(lm, some, strings, rule) for some in prompts]
+    log_density_N = torch.stack(densities).logsumexp(dim=0) - math.log(len(prompts))
+    log_reward_N, _ = string_log_reward(lm, conditions, strings, rule, task.constraints())
+    count_N = inverse_B.bincount(minlength=len(strings))
+    draws = []
+    for place in range(len(conditions)):
+        of_N = strings.condition_B == place
+        rows = strings.rows(of_N)
+        rows = dataclasses.replace(rows, condition_B=torch.zeros_like(rows.condition_B))
+        draws.append(PosteriorDraws(rows, log_reward_N[of_N], log_density_N[of_N], count_N[of_N]))
+    return draws
 
 
 def posterior_sampler(

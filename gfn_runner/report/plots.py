@@ -218,7 +218,7 @@ def _evaluated(panel: Panel, history: History) -> tuple[list[Trace], str]:
             steps, values = history.get(f"eval/{metric}/{group}")
             if values:
                 own = [scale * value for value in values]
-                dash = {"dash": "dash"} if at else {}
+                dash = {"dash": ("solid", "dash", "dot")[at % 3]}
                 traces.append(trace(steps, own, label, color, line=dash))
             steps, values = history.get(f"{end}/{metric}/{group}")
             if values:
