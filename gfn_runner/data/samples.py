@@ -46,6 +46,7 @@ class ConditionSamples:
         posterior: texts of samples of the posterior itself, where they were drawn.
         posterior_log_reward, posterior_log_pf: untempered log R and log q of each of them, nats.
         posterior_ess: effective sample size of the draws that they were resampled from, as a share.
+        posterior_log_z: the estimate of log Z by those draws, nats.
         draws_ess: effective sample size of the draws that the singles were resampled from, as a share
             of the draws; ``None`` where nothing was resampled.
         greedy: the text at temperature 0, where the task draws it.
@@ -68,6 +69,7 @@ class ConditionSamples:
     posterior_log_reward: Sequence[float] = ()
     posterior_log_pf: Sequence[float] = ()
     posterior_ess: float | None = None
+    posterior_log_z: float | None = None
     draws_ess: float | None = None
     greedy: str | None = None
     greedy_answer_log_probs: Sequence[float] = ()

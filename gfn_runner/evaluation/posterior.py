@@ -56,6 +56,11 @@ class PosteriorDraws:
         total = (count_N * weight_N).sum()
         return float(total**2 / (count_N * weight_N.square()).sum() / count_N.sum())
 
+    def log_z(self, temperature: float) -> float:
+        """Log of the mean weight: the importance estimate of log Z, nats; −∞ where no draw has a weight."""
+        log_w_N, count_N = self.log_weight_N(temperature), self.count_N.double()
+        return float((log_w_N + count_N.log()).logsumexp(dim=0) - count_N.sum().log())
+
     def resampled(self, n: int, temperature: float, offset: float) -> Tensor:
         """Places of ``n`` strings in proportion to R^(1/T), as far as the draws tell. Shape (n,).
 
@@ -208,6 +213,7 @@ def with_posterior(
     lm, condition = sampler.lm, samples.condition
     if condition.key not in sampler.conditions:
         return samples
+    draws = sampler.draws(condition.key)
     kept, log_reward_K = sampler.resample(condition.key, math.ceil(sampler.n / 4), temperature)
     if not len(kept):
         return dataclasses.replace(samples, posterior_ess=0.0)
@@ -219,5 +225,6 @@ def with_posterior(
         posterior=[lm.decode(ids) for ids in kept.strings()],
         posterior_log_reward=log_reward_K.tolist(),
         posterior_log_pf=log_pf_K.tolist(),
-        posterior_ess=sampler.draws(condition.key).ess(temperature),
+        posterior_ess=draws.ess(temperature),
+        posterior_log_z=draws.log_z(temperature),
     )

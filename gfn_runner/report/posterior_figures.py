@@ -24,12 +24,13 @@ _MOST_DOTS = 3000
 
 
 def calibration(section: Section) -> Figure | str:
-    """log q + log Z of single samples against log R/T: on the identity line where the policy is exact.
+    """log q + log Z of samples against log R/T: on the identity line where the policy is exact.
 
-    log Z of a condition is exact where all of its strings are listed; else the largest of the
-    importance-weighted estimates at hand, of this method's samples and of the others': the estimates of
-    one that never draws some strings lack these, and with its own alone a policy that always writes the
-    same string would lie on the line.
+    Circles are samples of the posterior: those far below the line are what the policy misses. log Z of a
+    condition is exact where all of its strings are listed; else the largest of the importance-weighted
+    estimates at hand, of the posterior's draws, this method's samples and the others': the estimates of one
+    that never draws some strings lack these, and with its own alone a policy that always writes the same
+    string would lie on the line.
     """
     known = _log_z(section)
     dots = [(m, _calibrated(m.runs[0], m.row, known)) for m in section.methods if m.is_trained]
@@ -40,10 +41,16 @@ def calibration(section: Section) -> Figure | str:
     for axes, (method, own) in zip(all_axes, shown, strict=True):
         x, y = zip(*own, strict=True)
         axes.plot(x, y, ".", color=color_of(section, method), markersize=3, alpha=0.5)
+        if posterior := _posterior_dots(method.runs[0], method.row, known):
+            at, q = zip(*posterior, strict=True)
+            axes.plot(at, q, "o", color="k", fillstyle="none", markersize=4, alpha=0.4)
+            x, y = (*x, *at), (*y, *q)
         axes.axline((fmean(x), fmean(x)), slope=1, color="k", linestyle="--", linewidth=0.8)
         _same_scales(axes, (*x, *y))
         axes.set(xlabel="log R / T (nats)", ylabel="log q + log Z (nats)")
-        title = f"{method.label}: {len(own)} different samples"
+        title = f"{method.label}: {len(own)} different samples (•)"
+        if posterior:
+            title += f", {len(posterior)} of the posterior (○)"
         axes.set_title(textwrap.fill(title, 48), fontsize=8)
         axes.grid(alpha=0.3)
     return figure
@@ -105,9 +112,11 @@ def _log_z(section: Section) -> dict[_Posterior, float]:
             at, found = _posterior(run, record), _finite(record, run.temperature)
             if support := record.get("support_log_reward"):
                 exact[at] = float(np.logaddexp.reduce(np.asarray(support) / run.temperature))
+            estimates = [record.get("posterior_log_z")]
             if len(found) > 1:
-                bound = importance_bound([r - q for _, r, q in found])
-                bounds[at] = max(bound, bounds.get(at, -math.inf))
+                estimates.append(importance_bound([r - q for _, r, q in found]))
+            for estimate in (e for e in estimates if e is not None):
+                bounds[at] = max(estimate, bounds.get(at, -math.inf))
     return bounds | exact
 
 
@@ -119,6 +128,19 @@ def _calibrated(run: Run, row: str, log_z: Mapping[_Posterior, float]) -> list[t
         if len(found) > 1:
             at = log_z[_posterior(run, record)]
             dots += {text: (r, q + at) for text, r, q in found}.values()
+    return dots[:: math.ceil(len(dots) / _MOST_DOTS) or 1]
+
+
+def _posterior_dots(
+    run: Run, row: str, log_z: Mapping[_Posterior, float]
+) -> list[tuple[float, float]]:
+    """The same of different samples of the posterior itself, where they were drawn."""
+    dots: list[tuple[float, float]] = []
+    for record in run.samples(row):
+        log_r = [r / run.temperature for r in record.get("posterior_log_reward") or ()]
+        pairs = set(zip(log_r, record.get("posterior_log_pf") or (), strict=False))
+        at = log_z.get(_posterior(run, record), math.nan)
+        dots += sorted((r, q + at) for r, q in pairs if math.isfinite(r + q + at))
     return dots[:: math.ceil(len(dots) / _MOST_DOTS) or 1]
 
 

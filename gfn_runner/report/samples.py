@@ -86,6 +86,8 @@ def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str
     if sample.support_log_reward:
         support["support_log_reward"] = [round(value, 4) for value in sample.support_log_reward]
     if sample.posterior_log_pf:
+        if sample.posterior_log_z is not None:
+            support["posterior_log_z"] = round(sample.posterior_log_z, 4)
         support["posterior_log_reward"] = [round(v, 4) for v in sample.posterior_log_reward]
         support["posterior_log_pf"] = [round(v, 4) for v in sample.posterior_log_pf]
     return {

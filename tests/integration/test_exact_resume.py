@@ -61,6 +61,13 @@ CASES: dict[str, list[str]] = {
     "constrained": ["task=constrained", "task.data.n_train=8", "task.data.n_test=2"],
     "posterior": ["task=posterior"],
     "infilling": ["task=infilling", "task.data.n_test=3", "task.data.n_train=20"],
+    "draws of the base model beside fresh strings": [
+        "task=infilling",
+        "task.data.n_test=3",
+        "task.data.n_train=10",
+        "callbacks.replay_buffer.posterior_draws=4",
+        "callbacks.replay_buffer.beside_fresh=2",
+    ],
     "learned log Z, accumulated": [
         *ARITHMETIC,
         "objective=tb",

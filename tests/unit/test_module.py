@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.trajectories import Batch
+from gfn_runner.data.trajectories import Batch, ReplayDraw, Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.objectives.losses import JointBalance, TrajectoryBalance, VarGradTB
@@ -50,6 +50,42 @@ def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
     assert expected > 0.1 and known_BS.sum() == n_states
     step["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in lm.trainable().values())
+
+
+@pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
+def test_strings_of_the_buffer_join_the_groups_of_fresh_ones(objective):
+    """The loss is that of all strings; the output is of the fresh ones, as without the buffer."""
+    conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
+    module = tiny_module(TASK, objective, conditions)
+    lm = module.lm
+    alone = module.training_step(Batch(conditions), 0)["output"]
+    texts = [(" a", 1), (" e c", 0), (" b", 1)]
+    strings = [lm.encode(text) for text, _ in texts]
+    actions = [(True,) * len(ids) for ids in strings]
+    stored = Trajectories.from_rows(strings, actions, [place for _, place in texts])
+    rewards_BS = module.log_reward(conditions, stored)
+    if objective.needs_log_z:
+        module.algorithm.log_z.data.fill_(-3.0)
+    batch = Batch(conditions, replay=ReplayDraw(stored, rewards_BS, beside_fresh=True))
+    step = module.training_step(batch, 0)
+    output = step["output"]
+    assert not output.from_replay
+    assert output.trajectories.strings() == alone.trajectories.strings()
+    torch.testing.assert_close(output.phi_BS, alone.phi_BS, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.log_reward_BS, alone.log_reward_BS, atol=1e-4, rtol=0)
+
+    together = Trajectories.concatenated([alone.trajectories, stored])
+    with torch.no_grad():
+        prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
+        scores = score_policy(lm, prompts, together, module.rule)
+        expected = objective(
+            phi(scores, log_reward(lm, conditions, together, module.rule), 1.0),
+            scores.terminable_BS,
+            together.length_B,
+            together.condition_B,
+            module.algorithm.log_z if objective.needs_log_z else None,
+        )
+    torch.testing.assert_close(step["loss"].detach(), expected, atol=1e-3, rtol=1e-4)
 
 
 def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():

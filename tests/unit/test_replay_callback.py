@@ -20,6 +20,8 @@ from gfn_runner.data.replay_buffer import Entry
 from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.tools import Calculator
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
+from gfn_runner.evaluation.posterior import draw_proposals
+from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
@@ -330,3 +332,57 @@ def test_written_demonstrations_are_no_less_probable_than_what_was_drawn(keep):
     assert kept and set(kept) <= beginnings
     # Most of a random model's strings are spelled as no tokenizer would.
     assert any(lm.encode(lm.decode(ids)) != ids for ids in kept)
+
+
+# -- draws of the base model ------------------------------------------------------------------------
+
+
+def drawing_module(**options):
+    module = fake_module(max_len=3, adapter="random", **options)
+    module.evaluation, module.reward_temperature = EvaluationSettings(), 1.0
+    module.sampling, module.constraints = SamplingSettings(n_samples=5), tuple
+    return module
+
+
+def test_samples_of_the_posterior_enter_the_buffer_once_and_join_fresh_strings():
+    module = drawing_module()
+    replay = callback(posterior_draws=40, beside_fresh=3, capacity=10)
+    trainer, batch = SimpleNamespace(global_step=5), Batch(CONDITIONS[:2], 0)
+    replay.on_train_batch_start(trainer, module, batch, 0)
+    assert replay.buffer.keys() == ["a", "b"] and batch.replay.beside_fresh
+    assert batch.replay.trajectories.condition_B.tolist() == [0] * 3 + [1] * 3
+    for condition in CONDITIONS[:2]:
+        entries = replay.buffer.entries(condition.key)
+        assert 3 <= len(entries) <= 10
+        for entry in entries:
+            assert entry.step == 5
+            rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
+            expected = module.log_reward([condition], rows)[0].tolist()
+            assert entry.log_reward == pytest.approx(expected, abs=1e-4)
+    before = replay.state_dict()
+    replay.on_train_batch_start(trainer, module, Batch(CONDITIONS[:2], 1), 0)
+    assert replay.state_dict() == before, "drawn once"
+    again = callback(posterior_draws=40, beside_fresh=3, capacity=10)
+    again.load_state_dict(before)
+    again.on_train_batch_start(trainer, module, Batch(CONDITIONS[:3], 2), 0)
+    assert again.state_dict()["drawn"] == ["a", "b", "c"]
+    assert again.buffer.entries("a") == replay.buffer.entries("a")
+
+
+def test_draws_are_weighted_towards_the_posterior():
+    """Of many draws, those that are kept have more reward for the base model's probability."""
+    module = drawing_module()
+    generator = torch.Generator().manual_seed(0)
+    (draws,) = draw_proposals(
+        module.lm, module, module.rule, CONDITIONS[:1], 500, module.evaluation, generator
+    )
+    weight_N = draws.log_weight_N(1.0)
+    kept = draws.resampled(50, 1.0, 0.5)
+    assert weight_N[kept].mean() > weight_N.repeat_interleave(draws.count_N).mean() + 0.1
+
+
+def test_without_a_buffer_a_replay_step_beside_fresh_strings_is_a_fresh_one():
+    replay = callback(beside_fresh=3)
+    batch = Batch(CONDITIONS[:2], 0)
+    replay.on_train_batch_start(SimpleNamespace(global_step=0), drawing_module(), batch, 0)
+    assert batch.replay is None
