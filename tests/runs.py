@@ -24,7 +24,12 @@ from gfn_runner.train import train_and_evaluate
 from tests.command_line import configs
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ("experiment=tiny/smoke", "callbacks.progress.show=none", "num_threads=1", "evaluation.posterior_draws=8")
+TINY = (
+    "experiment=tiny/smoke",
+    "callbacks.progress.show=none",
+    "num_threads=1",
+    "evaluation.posterior_draws=8",
+)
 ARITHMETIC = ("task.data.n_test=4", "task.data.n_answers=20", "task.data.n_rationales=8")
 SMALL = (
     *TINY,
