@@ -17,7 +17,7 @@ from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
-from gfn_runner.errors import Problem
+from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
@@ -44,6 +44,8 @@ class SFT(Algorithm):
     Args:
         samples_of: folder of a finished run whose policy writes the strings; ``None`` for the task's own.
         n_samples: of that policy, for each training condition.
+        right_only: learn only those of its strings that lead to the right answer; a condition without one
+            is replaced by another that has one.
 
     Attributes:
         written: strings of the other run's policy by condition key, each with what of it the policy chose;
@@ -56,9 +58,10 @@ class SFT(Algorithm):
         self,
         samples_of: Annotated[str, LocalPath()] | None = None,
         n_samples: Annotated[int, Field(ge=1)] = 4,
+        right_only: bool = False,
     ) -> None:
         super().__init__()
-        self.samples_of, self.n_samples = samples_of, n_samples
+        self.samples_of, self.n_samples, self.right_only = samples_of, n_samples, right_only
         self.written: dict[str, list[_String]] = {}
 
     def problems(self) -> Iterator[Problem]:
@@ -68,6 +71,12 @@ class SFT(Algorithm):
                 f"given {self.samples_of!r}, which holds no adapter/",
                 "the folder of a finished run that trained a policy",
             )
+        if self.right_only and self.samples_of is None:
+            yield Problem(
+                "baseline.right_only",
+                "given true without baseline.samples_of: the task's own strings are right",
+                "false, or true with baseline.samples_of=<run folder>",
+            )
 
     def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
         if not self.trained_on(task, data.train):
@@ -75,6 +84,12 @@ class SFT(Algorithm):
                 "baseline",
                 f"sft, but task {task.name} knows no string to learn from",
                 "a task with demonstrations or references, or baseline.samples_of=<run folder>",
+            )
+        if self.right_only and data.train and task.is_right(data.train[0], "") is None:
+            yield Problem(
+                "baseline.right_only",
+                f"given true, but task {task.name} does not tell right strings from wrong ones",
+                "false for this task",
             )
 
     def trained_on(self, task: Task, conditions: Sequence[Condition]) -> Sequence[Condition]:
@@ -85,6 +100,13 @@ class SFT(Algorithm):
     def on_fit_start(self, module: GFlowNetModule) -> None:
         if self.samples_of is not None and not self.written:
             self.written = self._written(module, Path(self.samples_of) / "adapter")
+            if not self.written:
+                raise UserError.one(
+                    "baseline.right_only",
+                    f"no string of the policy of {self.samples_of} leads to the right answer",
+                    "a policy that is right now and then",
+                    "baseline.n_samples=<more>, or baseline.right_only=false",
+                )
 
     @torch.no_grad()
     def _written(self, module: GFlowNetModule, adapter: Path) -> dict[str, list[_String]]:
@@ -99,16 +121,19 @@ class SFT(Algorithm):
                 prompts = module.prompts(part)
                 rows = sample(lm, prompts, n, module.rule, generator, tool=module.tool())
                 for place, condition in enumerate(part):
-                    own = range(place * n, (place + 1) * n)
-                    written[condition.key] = [
+                    own = [
                         (rows.ids(row), rows.is_action_BT[row, : len(rows.ids(row))].tolist())
-                        for row in own
+                        for row in range(place * n, (place + 1) * n)
                     ]
+                    if self.right_only:
+                        own = [s for s in own if module.is_right(condition, lm.decode(s[0]))]
+                    if own:
+                        written[condition.key] = own
                 count.advance(len(part))
         return written
 
     def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
-        conditions, lm = batch.conditions, module.lm
+        conditions, lm = self._taught(module, batch), module.lm
         if answers_directly(module, conditions) and not self.written:
             with lm.in_step():
                 pass  # while other ranks score log R
@@ -130,6 +155,14 @@ class SFT(Algorithm):
             conditions, trajectories, log_reward_BS, scores, module.reward_temperature
         )
         return {"loss": loss, "output": output}
+
+    def _taught(self, module: GFlowNetModule, batch: Batch) -> list[Condition]:
+        """The batch, with other conditions in place of those without a string to learn."""
+        if not self.written:
+            return batch.conditions
+        known = [c for c in module.conditions if c.key in self.written]
+        rng = rng_for("taught", module.seed, batch.index)
+        return [c if c.key in self.written else rng.choice(known) for c in batch.conditions]
 
     def _strings(
         self, module: GFlowNetModule, conditions: Sequence[Condition], index: int

@@ -100,6 +100,10 @@ class Task(ABC):
         """What supervised fine-tuning is to learn to write for a condition; empty if that is unknown."""
         return condition.demonstrations
 
+    def is_right(self, condition: Condition, text: str) -> bool | None:
+        """Whether a sample leads to its condition's answer; ``None`` where its text does not tell."""
+        return None
+
     def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:
         """How the base model writes demonstrations of a training condition, or ``None``.
 

@@ -12,10 +12,11 @@ By evaluation set, of the samples at temperature 1:
 - ``eubo`` mean φ of samples of the posterior, ``jeffreys`` = ``eubo`` − ``elbo`` of the same conditions, nats;
   ``posterior_ess`` the effective sample size of the draws that those samples come from, as a share;
 - ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
-- ``bleu``, ``gleu`` of samples against references, where there are some;
+- ``bleu``, ``gleu`` of samples against references, where there are some, and with a sentence encoder
+  ``reference_similarity``, the mean cosine of a sample and its reference;
 - for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
-  ``self_bleu``, ``unique`` share of different strings, within a condition. Without its encoder,
-  ``diversity`` is absent.
+  ``self_bleu``, ``unique`` share of different strings, within a condition. Without their encoder,
+  ``diversity`` and ``reference_similarity`` are absent.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ from gfn_runner.evaluation.groups import Measure, per_group
 from gfn_runner.evaluation.optional import OptionalMetrics
 from gfn_runner.evaluation.posterior import posterior_sampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.model_config import WORDS
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
 from gfn_runner.metrics.encoders import load_encoder
 from gfn_runner.metrics.evidence import evidence, mean_phi, terminal_phi
-from gfn_runner.metrics.overlap import bleu, gleu
+from gfn_runner.metrics.overlap import bleu, gleu, reference_similarity
 
 logger = logging.getLogger(__name__)
 # Pairwise measures grow with the square of the samples.
@@ -75,7 +77,7 @@ def measure(
         partial(_evidence, temperature=temperature),
         partial(_from_above, temperature=temperature),
         partial(_exact, temperature=temperature),
-        _overlap,
+        partial(_overlap, encoder=encoder),
     ]
     if task.writes_text:
         metrics.append(partial(_diversity, encoder=encoder))
@@ -193,7 +195,7 @@ def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str,
     return {"exact_tv": fmean(total_variations), "exact_kl": fmean(divergences)}
 
 
-def _overlap(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+def _overlap(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, float]:
     pairs = [
         (text, s.condition.facts["references"])
         for s in samples
@@ -203,7 +205,11 @@ def _overlap(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     if not pairs:
         return {}
     texts, references = zip(*pairs, strict=True)
-    return {"bleu": bleu(texts, references), "gleu": gleu(texts, references)}
+    measured = {"bleu": bleu(texts, references), "gleu": gleu(texts, references)}
+    # Of word counts it would be one more overlap of words.
+    if encoder != WORDS and (loaded := _encoder(encoder)) is not None:
+        measured["reference_similarity"] = reference_similarity(texts, references, loaded)
+    return measured
 
 
 def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, float]:
@@ -228,5 +234,5 @@ def _encoder(name: str) -> Any:
         return load_encoder(name)
     except UserError as error:
         # A hub that cannot be reached is no reason to lose the training before it.
-        logger.warning("%s\n    `diversity` is left out of this run's evaluations", error)
+        logger.warning("%s\n    its metrics are left out of this run's evaluations", error)
         return None

@@ -1,12 +1,17 @@
-"""Overlap of texts with references: BLEU-4, GLEU-4 and, where it is installed, BERTScore."""
+"""Likeness of texts and references: BLEU-4, GLEU-4, embeddings and, where it is installed, BERTScore."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch.nn.functional import normalize
 
 from gfn_runner.metrics.words import words
+
+if TYPE_CHECKING:
+    from gfn_runner.metrics.encoders import Encoder
 
 BERT_MODEL = "microsoft/deberta-xlarge-mnli"
 
@@ -40,6 +45,32 @@ def gleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     from nltk.translate.gleu_score import sentence_gleu
 
     return _mean(sentence_gleu, texts, references)
+
+
+def reference_similarity(
+    texts: Sequence[str], references: Sequence[Sequence[str]], encoder: Encoder
+) -> float:
+    """Mean cosine of each text's embedding and its reference's, in −1..1.
+
+    Args:
+        texts: one or more.
+        references: of each text, at least one; the closest counts.
+        encoder: of the vectors; numbers of different encoders are not comparable. A vector of length 0 is
+            orthogonal to all others.
+
+    Raises:
+        ValueError: without texts, or at a text without references.
+    """
+    _check(texts, references)
+    # Each text is embedded once: samples of a condition share their references.
+    different = list(dict.fromkeys([*texts, *(r for group in references for r in group)]))
+    unit_NE = normalize(encoder.encode(different).double().cpu(), dim=1)
+    vector = dict(zip(different, unit_NE, strict=True))
+    closest = [
+        max(float(vector[text] @ vector[reference]) for reference in group)
+        for text, group in zip(texts, references, strict=True)
+    ]
+    return sum(closest) / len(closest)
 
 
 def _mean(

@@ -60,6 +60,8 @@ _METRICS: Mapping[str, Name] = {
     "unique": Name("different samples of a condition", "share", "unique", _SHARE),
     "bleu": Name("BLEU-4", "0 to 1", "BLEU-4", _SHARE),
     "gleu": Name("GLEU-4", "0 to 1", "GLEU-4", _SHARE),
+    "reference_similarity": Name("cosine with the reference", "", "cos(reference)", (-1.0, 1.0)),
+    "ending_log_prob": Name("log p(ending | beginning Z)", "nats", "log p(ending)"),
     "bertscore_f1": Name("BERTScore F1", "", "BERTScore"),
     "judge_rating": Name("rating by the judge", "1 to 5", "judge", (1.0, 5.0)),
     "pointwise_mutual_information": Name("pointwise mutual information", "nats", "PMI"),

@@ -290,6 +290,9 @@ class IntegerArithmetic(GFlowNetModule):
         found = _ANSWER.search(text)
         return int(found.group(1)) if found else None
 
+    def is_right(self, condition: Condition, text: str) -> bool:
+        return self.read_answer(text) == condition.answer
+
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Accuracy by vote, greedy, of single samples and of their Bayesian model average; share parsed.
 

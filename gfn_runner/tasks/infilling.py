@@ -7,6 +7,7 @@ fits the beginning, the ending, or both.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -182,9 +183,13 @@ class StoryInfilling(GFlowNetModule):
         return f"{self.terminator} {answer}"
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Of generated stories, shares of samples that fit, by the grammar's judgement; in 0..1."""
+        """How likely the ending is after a sample, nats, and whether a sample fits, in 0..1.
+
+        ``ending_log_prob`` is the mean of log p(ending | beginning Z) under the base model. The shares that
+        fit are of generated stories, by their grammar's judgement.
+        """
         known = [s for s in samples if "plot" in s.condition.facts]
-        return per_group(known, _fitting)
+        return per_group(samples, _ending) | per_group(known, _fitting)
 
 
 _JUDGES = {
@@ -192,6 +197,13 @@ _JUDGES = {
     "fits_beginning_share": stories.fits_beginning,
     "fits_ending_share": stories.fits_ending,
 }
+
+
+def _ending(samples: Sequence[ConditionSamples]) -> dict[str, float]:
+    # log p(Z "." ending | beginning) less log p(Z "." | beginning).
+    pairs = [pair for s in samples for pair in zip(s.term_log_probs, s.log_likelihood, strict=False)]
+    values = [terms[0] - closed for terms, closed in pairs if math.isfinite(closed)]
+    return {"ending_log_prob": fmean(values)} if values else {}
 
 
 def _fitting(samples: Sequence[ConditionSamples]) -> dict[str, float]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from gfn_runner.data.task import Task
+from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.objectives.losses import JointBalance, SubTB
@@ -241,6 +243,22 @@ def test_the_log_reward_of_every_string_is_its_formula(toy, packed):
     is_end_BS = torch.arange(log_reward_BS.shape[1]) == rows.length_B[:, None]
     torch.testing.assert_close(at_ends_BS[is_end_BS], log_reward_BS[is_end_BS], atol=NATS, rtol=0)
     assert at_ends_BS[~is_end_BS].isneginf().all()
+
+
+def test_the_ending_after_a_middle_is_scored_as_text(tmp_path):
+    """By the whole story's forward, and under the base model, not the policy."""
+    toy = infilling(tmp_path)
+    lm, condition = tiny_lm(characters=toy.characters, adapter="random"), toy.task.load(0).train[0]
+    options = EvaluationSettings(votes=0, singles=12)
+    generator = torch.Generator().manual_seed(0)
+    samples = draw_answers(
+        lm, toy.task, toy.rule(lm), [condition], options, generator, temperature=5.0
+    )
+    texts, log_p = samples[0].singles, plain(toy.characters)
+    assert len(set(texts)) > 5
+    expected = [log_p(f"{condition.terms[0].context}{text}.", " ab.") for text in texts]
+    found = toy.task.metrics(samples)["ending_log_prob/train"]
+    assert found == pytest.approx(sum(expected) / len(expected), abs=NATS)
 
 
 def test_two_tables_after_one_prompt_are_two_posteriors():

