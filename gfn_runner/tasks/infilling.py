@@ -201,7 +201,9 @@ _JUDGES = {
 
 def _ending(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     # log p(Z "." ending | beginning) less log p(Z "." | beginning).
-    pairs = [pair for s in samples for pair in zip(s.term_log_probs, s.log_likelihood, strict=False)]
+    pairs = [
+        pair for s in samples for pair in zip(s.term_log_probs, s.log_likelihood, strict=False)
+    ]
     values = [terms[0] - closed for terms, closed in pairs if math.isfinite(closed)]
     return {"ending_log_prob": fmean(values)} if values else {}
 

@@ -135,7 +135,9 @@ class Vectors:
 
 def test_the_similarity_is_the_mean_cosine_with_the_closest_reference():
     encoder = Vectors(a=(2.0, 0.0), b=(0.0, 3.0), c=(1.0, 1.0), d=(-4.0, 0.0), zero=(0.0, 0.0))
-    found = reference_similarity(["a", "a", "c", "zero"], [["b", "c"], ["d"], ["c"], ["a"]], encoder)
+    found = reference_similarity(
+        ["a", "a", "c", "zero"], [["b", "c"], ["d"], ["c"], ["a"]], encoder
+    )
     assert found == pytest.approx((0.5**0.5 - 1 + 1 + 0) / 4, abs=1e-7)
     assert encoder.calls == [["a", "c", "zero", "b", "d"]]  # each text once
     with pytest.raises(ValueError, match="at least one reference"):
