@@ -6,7 +6,6 @@ import importlib.util
 from collections import Counter
 
 import pytest
-
 import torch
 
 from gfn_runner.metrics.overlap import (
