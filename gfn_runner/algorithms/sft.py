@@ -121,7 +121,7 @@ class SFT(Algorithm):
                 prompts = module.prompts(part)
                 rows = sample(lm, prompts, n, module.rule, generator, tool=module.tool())
                 for place, condition in enumerate(part):
-                    own = [
+                    own: list[_String] = [
                         (rows.ids(row), rows.is_action_BT[row, : len(rows.ids(row))].tolist())
                         for row in range(place * n, (place + 1) * n)
                     ]
