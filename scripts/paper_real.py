@@ -1,0 +1,91 @@
+"""The paper's tables on SmolLM2-135M, as one command that can be interrupted and called again.
+
+    python scripts/paper_real.py --list                             # runs, done or not, with estimated minutes
+    python scripts/paper_real.py --data FOLDER                      # all tables, up to 20 hours on two cores
+    python scripts/paper_real.py --data FOLDER --table infilling
+    python scripts/paper_real.py --report-only                      # the page of what is finished
+
+Runs are in outputs/paper_real/<table>/<method>/seed<n>, all first seeds first. What is finished there under
+the same overrides is not run again, what was interrupted goes on from its checkpoint, and what has failed is
+tried again. After each run the page docs/results/smollm2/README.md is written anew.
+
+FOLDER (or the environment variable GFN_PAPER_DATA) holds the data, see docs/smollm2.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from paper_real_data import prepare
+from paper_real_page import done, page
+from paper_real_tables import TABLES, jobs_of
+from seed_tables import ROOT, Job, run_once
+
+from gfn_runner.lm.model_folders import SMOLLM2_FOLDER
+from gfn_runner.runtime.environment import threads_per_process
+from gfn_runner.runtime.files import write_atomically
+from gfn_runner.runtime.terminal import escape_unencodable_output
+
+VARIABLE = "GFN_PAPER_DATA"
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help=f"folder of the data; default: ${VARIABLE}")
+    parser.add_argument("--table", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper_real")
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results" / "smollm2")
+    parser.add_argument("--list", action="store_true", help="the runs, done or not; runs nothing")
+    parser.add_argument("--report-only", action="store_true", help="of what is finished already")
+    arguments = parser.parse_args(given)
+    folder = arguments.folder.resolve()
+    jobs = in_order(arguments.table, folder)
+    if arguments.list:
+        print("\n".join(listed(jobs, folder)))
+        return
+    if not arguments.report_only:
+        source = arguments.data or os.environ.get(VARIABLE)
+        if not source:
+            raise SystemExit(
+                f"no data: --data FOLDER, or the environment variable {VARIABLE}, names them"
+            )
+        if not SMOLLM2_FOLDER.is_dir():
+            raise SystemExit(f"{SMOLLM2_FOLDER} is missing: make smollm2")
+        files = dict.fromkeys(f for table in arguments.table for f in TABLES[table].data.values())
+        prepare(Path(source).expanduser(), files, folder / "data")
+        for table, job in jobs:
+            run_once(job, folder / table, threads_per_process(1))
+            write(folder, arguments.write)
+    write(folder, arguments.write)
+    print(f"written to {arguments.write / 'README.md'}")
+
+
+def in_order(tables: Sequence[str], folder: Path) -> list[tuple[str, Job]]:
+    """Runs of tables, first seeds first: an interrupted command has something of every table."""
+    jobs = [(table, job) for table in tables for job in jobs_of(table, folder)]
+    return sorted(jobs, key=lambda pair: pair[1].seed)
+
+
+def listed(jobs: Sequence[tuple[str, Job]], folder: Path) -> list[str]:
+    """A line for each run, and what is left."""
+    lines, left = [], 0
+    for table, job in jobs:
+        minutes = TABLES[table].methods[job.name].minutes
+        ended = done(job, folder / table) is not None
+        left += 0 if ended else minutes
+        state = "done" if ended else f"not run, about {minutes} minutes"
+        lines.append(f"{table:16} {job.name:16} seed {job.seed}  {state}")
+    return [*lines, f"left: {left} minutes ({left / 60:.1f} hours) on two quiet cores"]
+
+
+def write(folder: Path, where: Path) -> None:
+    where.mkdir(parents=True, exist_ok=True)
+    write_atomically(where / "README.md", page(folder))
+
+
+if __name__ == "__main__":
+    escape_unencodable_output()
+    main()

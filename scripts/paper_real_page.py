@@ -1,0 +1,147 @@
+"""The page of ``make paper-real``: a section a table, of what has been run so far."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from paper_real_data import DROPPED
+from paper_real_tables import TABLES, Row, Table, jobs_of
+from seed_tables import Job, cell, made_by, markdown
+
+from gfn_runner.config.compose import CONF
+from gfn_runner.errors import UserError
+from gfn_runner.report.runs import Run, read_run
+
+_UNTRAINED = ("Prompting", "Decoding")
+
+
+def done(job: Job, folder: Path) -> Run | None:
+    """The finished run of a job; unlike ``seed_tables.finished`` it moves nothing."""
+    try:
+        run = read_run(job.place(folder))
+    except UserError:
+        return None
+    return run if run.status == "finished" and made_by(run, job.lines) else None
+
+
+def page(folder: Path) -> str:
+    """All tables, of the runs in a folder; what is not run says so."""
+    lines = [
+        "# The paper's tables on SmolLM2-135M",
+        "",
+        "Written by `make paper-real` (`scripts/paper_real.py`). Mean ± half the 95 % t-interval over seeds; "
+        "accuracies and shares in %. In brackets the paper's own number, of a much larger model (GPT-J 6B; GPT-2 "
+        "large for infilling). Minutes are of a run on two cores: estimated for quiet ones, and as measured.",
+    ]
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        for name, table in TABLES.items():
+            lines += ["", f"## {table.title}", "", *_section(name, table, folder)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(name: str, table: Table, folder: Path) -> list[str]:
+    jobs = jobs_of(name, folder)
+    runs = {job: done(job, folder / name) for job in jobs}
+    by_method: dict[str, list[Run]] = {method: [] for method in table.methods}
+    for job, run in runs.items():
+        by_method[job.name] += [run] if run is not None else []
+    header = ["", "seeds", *table.columns]
+    cells = [_cells(row, table, by_method[row.method]) for row in table.rows]
+    lines = [*markdown(header, cells), ""]
+    dropped = folder / "data" / DROPPED
+    if "task.data.rationales" in table.data and dropped.is_file():
+        lines += [dropped.read_text(encoding="utf-8").strip(), ""]
+    if table.note:
+        lines += [table.note, ""]
+    lines += _sizes(table, jobs, by_method)
+    found = [run for own in by_method.values() for run in own]
+    if found:
+        commits = ", ".join(dict.fromkeys(commit for run in found for commit in run.commits))
+        last = datetime.datetime.fromtimestamp(max(run.ended for run in found), datetime.UTC)
+        lines += ["", f"Commit {commits}; the last run ended on {last:%Y-%m-%d}."]
+    if name == "arithmetic":
+        lines += ["", "### Rationales and their log R (Table E.4)", "", *_rationales(by_method)]
+    return lines
+
+
+def _cells(row: Row, table: Table, runs: Sequence[Run]) -> list[str]:
+    cells = [row.title, f"{len(runs)} of {table.methods[row.method].seeds}"]
+    for place, metric in enumerate(table.columns.values()):
+        ours = cell(f"{row.row}/{metric}", runs) if runs else "not run"
+        paper = row.paper[place] if place < len(row.paper) else ""
+        cells.append(f"{ours} ({paper})" if paper else ours)
+    return cells
+
+
+# -- sizes ----------------------------------------------------------------------------------------
+
+
+def _sizes(table: Table, jobs: Sequence[Job], by_method: dict[str, list[Run]]) -> list[str]:
+    """What a run of each method costs, read from its config."""
+    header = ["run", "steps", "strings a step", "longest string", "evaluated", "votes + samples"]
+    first = {job.name: job for job in reversed(jobs)}
+    rows = []
+    for method, own in table.methods.items():
+        config = compose("config", overrides=first[method].lines)
+        measured = [run.metrics.get("run/minutes", 0.0) for run in by_method[method]]
+        minutes = f"{own.minutes}, {fmean(measured):.0f}" if measured else f"{own.minutes}"
+        rows.append([method, *_sizes_of(config), minutes])
+    return markdown([*header, "minutes: estimated, measured"], rows)
+
+
+def _sizes_of(config: DictConfig) -> list[str]:
+    target = str(config.baseline._target_).rpartition(".")[2] if config.baseline else ""
+    task, sampling, evaluation = config.task, config.sampling, config.evaluation
+    questions = evaluation.final
+    steps, strings = "", ""
+    if target in _UNTRAINED:
+        questions = evaluation.baseline_limit or questions
+    else:
+        steps = str(config.trainer.max_steps)
+        each = 1 if target == "SFT" else sampling.n_samples
+        strings = f"{sampling.n_conditions} × {each}"
+        if config.trainer.accumulate_grad_batches > 1:
+            strings += f" × {config.trainer.accumulate_grad_batches}"
+        if config.em.rounds:
+            steps += f" + {config.em.m_steps}"
+    length = f"{task.max_len}, {task.eval_max_len} in evaluation"
+    drawn = f"{evaluation.votes} + {evaluation.singles}"
+    return [steps, strings, length, f"{questions} a set", drawn]
+
+
+# -- table E.4 ------------------------------------------------------------------------------------
+
+
+def _rationales(by_method: dict[str, list[Run]], questions: int = 6) -> list[str]:
+    """What PPO and the GFlowNet policy write for some questions, and what R says of it."""
+    if not by_method["ppo"] or not by_method["gflownet"]:
+        return ["Not run: needs ppo and gflownet above."]
+    ppo = {record["condition"]: record for record in by_method["ppo"][0].samples("final")}
+    ours = {record["condition"]: record for record in by_method["gflownet"][0].samples("final")}
+    both = [key for key in ppo if key in ours]
+    # As in the paper, questions that PPO gets wrong come first.
+    both.sort(key=lambda key: _is_right(ppo[key], 0))
+    rows = []
+    for key in both[:questions]:
+        for who, record in (("PPO", ppo[key]), ("GFlowNet", ours[key])):
+            right = "yes" if _is_right(record, 0) else "no"
+            text = record["singles"][0].strip().replace("|", "\\|").replace("\n", " ")
+            rows.append(
+                [key, who, f"`{text or '(empty)'}`", f"{record['log_reward'][0]:.2f}", right]
+            )
+    return [
+        *markdown(["question", "", "rationale", "log R, nats", "right"], rows),
+        "",
+        "In the paper: for `1 - 9 + 8`, PPO's `1 - 9 - 8` −13.17 and the right `1 - 9 = -8, -8 + 8 = 0` −27.75; for "
+        "`8 + 7 + 2 + 7`, PPO's `8 + 7 + 2 + 7` −2.39 and the right chain −11.72.",
+    ]
+
+
+def _is_right(record: dict, place: int) -> bool:
+    words = record["singles"][place].replace(",", " ").split()
+    return bool(words) and words[-1] == str(record["answer"])
