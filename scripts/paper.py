@@ -18,9 +18,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from seed_tables import ROOT, Job, run_all, short
+from seed_tables import ROOT, Job, options, run_all, short
 
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
@@ -119,16 +118,12 @@ TABLES: dict[str, Table] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, "paper", "results")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--methods", nargs="+", help="of each table; all of them if not given")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
         "--overrides", nargs="+", default=[], help="of all runs, e.g. lm.name=<folder>"
     )
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
     parser.add_argument("--report-only", action="store_true", help="of what is finished already")
     arguments = parser.parse_args()
     for name in arguments.tables:

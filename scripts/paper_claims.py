@@ -9,7 +9,6 @@ the 95 % t-interval of the difference leaves out 0; else the seeds do not separa
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -169,16 +168,19 @@ class Found:
         return "holds" if (mean < 0) == self.claim.lower else "reversed"
 
 
-def runs_of(folder: Path, table: str) -> dict[str, list[Run]]:
-    """The runs of a table by method, finished or not.
+Runs = Mapping[str, Mapping[str, Sequence[Run]]]  # by table and method
+
+
+def read_all(folder: Path) -> dict[str, dict[str, list[Run]]]:
+    """The runs below a folder by table and method, finished or not.
 
     Raises:
         UserError: at a run's file that cannot be read.
     """
-    found: dict[str, list[Run]] = {}
-    for place in sorted((folder / table).glob("*/seed*/config.yaml")):
-        if place.parent.parent.name != "aside":
-            found.setdefault(place.parent.parent.name, []).append(read_run(place.parent))
+    found: dict[str, dict[str, list[Run]]] = {}
+    for place in sorted(folder.glob("*/*/seed*/config.yaml")):
+        table, method, _ = place.parent.relative_to(folder).parts
+        found.setdefault(table, {}).setdefault(method, []).append(read_run(place.parent))
     return found
 
 
@@ -205,46 +207,64 @@ def measured(
     return row, by_row[row]
 
 
-def found(folder: Path, claim: Claim) -> Found | None:
+def found(runs: Runs, claim: Claim) -> Found | None:
     """The claim's numbers, of seeds and evaluation sets that both sides have; ``None`` without any."""
-    runs = runs_of(folder, claim.table)
     metrics = (claim.metric, claim.worse_metric or claim.metric)
-    sides = (claim.better, claim.worse)
     (better_row, better), (worse_row, worse) = (
-        measured(runs.get(side.method, []), side, metric, lower=claim.lower)
-        for side, metric in zip(sides, metrics, strict=True)
+        measured(runs[claim.table].get(side.method, ()), side, metric, lower=claim.lower)
+        for side, metric in zip((claim.better, claim.worse), metrics, strict=True)
     )
-    both: dict[int, tuple[float, float]] = {}
+    first: dict[int, float] = {}
+    second: dict[int, float] = {}
     for seed in sorted(better.keys() & worse.keys()):
         if sets := sorted(better[seed].keys() & worse[seed].keys()):
-            both[seed] = (
-                fmean(better[seed][name] for name in sets),
-                fmean(worse[seed][name] for name in sets),
-            )
-    if not both:
-        return None
-    first, second = ({seed: pair[at] for seed, pair in both.items()} for at in (0, 1))
-    return Found(claim, first, second, better_row, worse_row)
+            first[seed] = fmean(better[seed][name] for name in sets)
+            second[seed] = fmean(worse[seed][name] for name in sets)
+    return Found(claim, first, second, better_row, worse_row) if first else None
 
 
-def missing(folder: Path, table: str, seeds: Sequence[int]) -> list[str]:
-    """Runs of methods at hand that have not finished or never begun, with the reason if one is known."""
-    there = runs_of(folder, table)
-    lines = []
-    for method in there:
-        own = {run.seed: run for run in there[method]}
-        for seed in sorted({*seeds, *own}):
-            run = own.get(seed)
-            if run is None:
-                lines.append(f"{table}, {method}, seed {seed}: no run")
-            elif run.status != "finished":
-                lines.append(f"{table}, {method}, seed {seed}: {run.status}, {run.why}")
-    return lines
+# -- the page -------------------------------------------------------------------------------------
 
 
-def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int]) -> str:
+@dataclass(frozen=True)
+class Cost:
+    """What a table's finished runs took: minutes that passed, and of computing where it is known."""
+
+    runs: Sequence[Run]
+
+    @property
+    def minutes(self) -> float:
+        return sum(run.metrics.get("run/minutes", 0.0) for run in self.runs)
+
+    @property
+    def computing(self) -> float | None:
+        known = [run.metrics.get("run/cpu_minutes") for run in self.runs]
+        return None if None in known else sum(value for value in known if value is not None)
+
+    def row(self, name: str) -> str:
+        commits = dict.fromkeys(commit for run in self.runs for commit in run.commits)
+        threads = {str(e.get("threads", "unknown")) for r in self.runs for e in r.environments[:1]}
+        computing = "" if self.computing is None else f"{self.computing:.0f}"
+        cells = [name, str(len(self.runs)), f"{self.minutes:.0f}", computing]
+        return f"| {' | '.join([*cells, ', '.join(sorted(threads)), ', '.join(commits)])} |"
+
+
+def page(folder: Path, write: Path, seeds: Sequence[int]) -> str:
     """``docs/results/README.md``: what there is, what it took, and the claims."""
+    runs = read_all(folder)
     account = os.path.relpath(ROOT / "docs" / "comparison.md", write)
+    costs = {
+        table: Cost([r for own in methods.values() for r in own if r.status == "finished"])
+        for table, methods in runs.items()
+    }
+    total = sum(cost.minutes for cost in costs.values())
+    computed = sum(
+        cost.minutes if cost.computing is None else cost.computing for cost in costs.values()
+    )
+    rows = []
+    for table, cost in costs.items():
+        has_report = (write / table / "report.md").is_file()
+        rows.append(cost.row(f"[{table}]({table}/report.md)" if has_report else table))
     lines = [
         "# The paper's tables on the embedded model",
         "",
@@ -256,82 +276,66 @@ def page(folder: Path, write: Path, tables: Sequence[str], seeds: Sequence[int])
         "",
         "| table | finished runs | minutes of all runs | of computing | threads of a run | commits |",
         "|---|---:|---:|---:|---:|---|",
-    ]
-    total, computed, absent = 0.0, 0.0, []
-    for table in tables:
-        runs = [run for own in runs_of(folder, table).values() for run in own]
-        ended = [run for run in runs if run.status == "finished"]
-        minutes = sum(run.metrics.get("run/minutes", 0.0) for run in ended)
-        known = all("run/cpu_minutes" in run.metrics for run in ended)
-        cpu = sum(run.metrics["run/cpu_minutes"] for run in ended) if known else minutes
-        total, computed = total + minutes, computed + cpu
-        absent += missing(folder, table, seeds)
-        commits = ", ".join(dict.fromkeys(commit for run in ended for commit in run.commits))
-        threads = ", ".join(sorted({_threads(run) for run in ended}))
-        name = f"[{table}]({table}/report.md)" if (write / table / "report.md").is_file() else table
-        shown = [f"{minutes:.0f}", f"{cpu:.0f}" if known else "", threads, commits]
-        lines.append(f"| {name} | {len(ended)} | {' | '.join(shown)} |")
-    lines += [
+        *rows,
         "",
         f"All runs together took {total:.0f} minutes, evaluation included; two at a time, that is "
         f"{total / 120:.1f} hours. Of computing, which other work on the machine does not lengthen, "
         f"{computed:.0f} minutes (where that was not written down, the minutes that passed): "
         f"{computed / 120:.1f} hours on two cores.",
     ]
-    if others := [name for table in TABLES for name in _never_run(folder, table)]:
+    if others := [name for table in TABLES for name in _never_run(runs, table)]:
         lines += ["", f"Not run, and in no claim below: {', '.join(others)}."]
-    if absent:
+    if absent := [line for table in runs for line in _missing(table, runs[table], seeds)]:
         lines += ["", "Not finished:", "", *(f"- {line}" for line in absent)]
     for title, claims in CLAIMS.items():
-        if own := [claim for claim in claims if _was_run(folder, claim)]:
-            lines += ["", f"## {title}", "", *_claim_table(folder, own)]
+        own_claims = [
+            c for c in claims if {c.better.method, c.worse.method} <= runs.get(c.table, {}).keys()
+        ]
+        if own_claims:
+            table_of_them = [_claim_row(claim, found(runs, claim)) for claim in own_claims]
+            lines += ["", f"## {title}", "", *_CLAIM_HEADER, *table_of_them]
     return "\n".join(lines) + "\n"
 
 
-def _never_run(folder: Path, table: str) -> list[str]:
+def _never_run(runs: Runs, table: str) -> list[str]:
     """Methods of a table without a run; the table alone if it has none at all."""
-    there = runs_of(folder, table)
+    there = runs.get(table, {})
     return [f"{table} {m}" for m in TABLES[table].methods if m not in there] if there else [table]
 
 
-def _was_run(folder: Path, claim: Claim) -> bool:
-    return {claim.better.method, claim.worse.method} <= runs_of(folder, claim.table).keys()
-
-
-def _threads(run: Run) -> str:
-    try:
-        facts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
-        return str(facts["threads"])
-    except (OSError, ValueError, KeyError):
-        return "unknown"
-
-
-def _claim_table(folder: Path, claims: Sequence[Claim]) -> list[str]:
-    lines = [
-        "| table | metric | claimed | seeds | first | second | difference, 95 % interval | here |",
-        "|---|---|---|---:|---:|---:|---:|---|",
-    ]
-    for claim in claims:
-        row = found(folder, claim)
-        sign = "below" if claim.lower else "above"
-        first = _called(claim.better, row.better_row if row else "")
-        second = _called(claim.worse, row.worse_row if row else "")
-        metric = claim.metric.replace("_", " ") + (" (%)" if is_share(claim.metric) else "")
-        if claim.worse_metric:
-            metric += f" against {claim.worse_metric.replace('_', ' ')}"
-        cells = [claim.table, metric, f"{first} {sign} {second}"]
-        if row is None:
-            cells += ["0", "", "", "", "no data"]
-        else:
-            cells += [
-                str(len(row.better)),
-                spread(claim.metric, list(row.better.values())),
-                spread(claim.metric, list(row.worse.values())),
-                _difference(row),
-                row.verdict,
-            ]
-        lines.append(f"| {' | '.join(cells)} |")
+def _missing(table: str, there: Mapping[str, Sequence[Run]], seeds: Sequence[int]) -> list[str]:
+    """Runs of methods at hand that have not finished or never begun, with the reason if one is known."""
+    lines = []
+    for method, runs in there.items():
+        own = {run.seed: run for run in runs}
+        for seed in sorted({*seeds, *own}):
+            run = own.get(seed)
+            why = "no run" if run is None else f"{run.status}, {run.why}"
+            if run is None or run.status != "finished":
+                lines.append(f"{table}, {method}, seed {seed}: {why}")
     return lines
+
+
+_CLAIM_HEADER = (
+    "| table | metric | claimed | seeds | first | second | difference, 95 % interval | here |",
+    "|---|---|---|---:|---:|---:|---:|---|",
+)
+
+
+def _claim_row(claim: Claim, row: Found | None) -> str:
+    sign = "below" if claim.lower else "above"
+    first = _called(claim.better, row.better_row if row else "")
+    second = _called(claim.worse, row.worse_row if row else "")
+    metric = claim.metric.replace("_", " ") + (" (%)" if is_share(claim.metric) else "")
+    if claim.worse_metric:
+        metric += f" against {claim.worse_metric.replace('_', ' ')}"
+    cells = [claim.table, metric, f"{first} {sign} {second}"]
+    if row is None:
+        cells += ["0", "", "", "", "no data"]
+    else:
+        sides = (spread(claim.metric, list(own.values())) for own in (row.better, row.worse))
+        cells += [str(len(row.better)), *sides, _difference(row), row.verdict]
+    return f"| {' | '.join(cells)} |"
 
 
 def _called(side: Side, row: str) -> str:
@@ -340,9 +344,8 @@ def _called(side: Side, row: str) -> str:
 
 
 def _difference(row: Found) -> str:
-    scale = 100 if is_share(row.claim.metric) else 1
+    scale, digits = (100, 1) if is_share(row.claim.metric) else (1, 3)
     mean, margin = scale * fmean(row.differences), row.margin
-    digits = 1 if scale == 100 else 3
     return f"{mean:+.{digits}f}" + (f" ± {scale * margin:.{digits}f}" if margin is not None else "")
 
 
@@ -352,11 +355,10 @@ def main() -> None:
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="that belong there")
     arguments = parser.parse_args()
-    tables = sorted({path.name for path in arguments.folder.glob("*") if path.is_dir()})
+    if not any(arguments.folder.glob("*/*/seed*/config.yaml")):
+        raise SystemExit(f"{arguments.folder}: no run lies there; make paper-tiny makes them")
     try:
-        if not any(runs_of(arguments.folder, table) for table in tables):
-            raise SystemExit(f"{arguments.folder}: no run lies there; make paper-tiny makes them")
-        text = page(arguments.folder, arguments.write, tables, arguments.seeds)
+        text = page(arguments.folder, arguments.write, arguments.seeds)
     except UserError as error:
         raise SystemExit("\n".join(map(str, error.problems))) from None
     arguments.write.mkdir(parents=True, exist_ok=True)

@@ -8,15 +8,13 @@ Runs that are finished in the folder are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
-from seed_tables import ROOT, Job, cell, markdown, run_all, write_block
+from seed_tables import ROOT, Job, cell, markdown, options, run_all, write_block
 
 from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.report.figures import draw_all
@@ -32,11 +30,8 @@ PICTURES = ("accuracy", "loss_and_reward", "phi_spread", "log_reward")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, "results", "results.md", jobs=1)
     parser.add_argument("--variants", nargs="+", default=VARIANTS, help="name=override[,override]")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "results")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results.md")
     parser.add_argument("--readme", action="store_true", help="README's table and docs/images too")
     arguments = parser.parse_args()
     jobs = []
@@ -44,7 +39,7 @@ def main() -> None:
         name, _, overrides = variant.partition("=")
         lines = [*overrides.split(","), f"evaluation.final={QUESTIONS}"]
         jobs += [Job(name, lines, seed) for seed in arguments.seeds]
-    results = dict(run_all(jobs, arguments.folder))
+    results = dict(run_all(jobs, arguments.folder, at_once=arguments.jobs))
     if any(len(runs) < len(arguments.seeds) for runs in results.values()):
         raise SystemExit("not all runs have finished: the page is left as it was")
     write_block(arguments.write, "arithmetic", page(results))

@@ -13,6 +13,7 @@ times.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -58,6 +59,25 @@ class Job:
     def place(self, folder: Path) -> Path:
         """The run's own folder."""
         return folder / slug(self.name) / f"seed{self.seed}"
+
+
+def options(doc: str, folder: str, write: str, *, jobs: int = 2) -> argparse.ArgumentParser:
+    """``--seeds``, ``--folder``, ``--write`` and ``--jobs``, which all such scripts have.
+
+    Args:
+        doc: of the script; its first line is the help.
+        folder: of the runs, below ``outputs/``.
+        write: the page, or the folder of pages, below ``docs/``.
+        jobs: runs at a time.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / folder)
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / write)
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, help="runs at a time; they share the cores"
+    )
+    return parser
 
 
 def slug(name: str) -> str:

@@ -9,13 +9,12 @@ Runs that are finished in the folder are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seed_tables import ROOT, Job, cell, markdown, run_all, slug, write_block
+from seed_tables import Job, cell, markdown, options, run_all, slug, write_block
 
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.runs import Run
@@ -106,12 +105,8 @@ REAL: dict[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, "task_results", "results.md")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help=", ".join(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "task_results")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results.md")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; they share the cores")
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/ to try by hand")
     arguments = parser.parse_args()
     folder, at_once = arguments.folder, arguments.jobs

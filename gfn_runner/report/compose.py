@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,11 @@ from gfn_runner.report.summary import (
     cell,
     commands,
     left_out,
-    origins,
     published_columns,
     published_header,
     task_of,
 )
-from gfn_runner.report.table import PUBLISHED, shown_number
+from gfn_runner.report.table import PUBLISHED, hundredths, shown_number
 
 _TEXT = (
     "Mean ± standard error of the mean over seeds; a single seed has no error. Shares and accuracies "
@@ -131,7 +131,7 @@ def _published_samples(section: Section) -> tuple[str, Table] | None:
     found = task.reference_samples() if task else ()
     if not found:
         return None
-    rows = [(s.condition, s.label, s.text, f"{s.log_reward:.2f}".replace("-", "−")) for s in found]
+    rows = [(s.condition, s.label, s.text, hundredths(s.log_reward)) for s in found]
     header = ("condition", "method", "sample", "log R (nats)")
     return _PAPERS_SAMPLES, Table(header, rows, numeric=False)
 
@@ -187,7 +187,8 @@ def _origins(section: Section, page: Path) -> Table:
         by_runs.setdefault(tuple(map(id, method.runs)), []).append(method)
     rows = []
     for methods in by_runs.values():
-        commits, places = origins(methods[0], page)
-        labels = "; ".join(method.label for method in methods)
-        rows.append((labels, Code(commands(methods[0])), commits, Code(places)))
+        first, labels = methods[0], "; ".join(method.label for method in methods)
+        places = [os.path.relpath(run.folder / "config.yaml", page) for run in first.runs]
+        commits = ", ".join(first.commits) or "unknown"
+        rows.append((labels, Code(commands(first)), commits, Code(places)))
     return Table(("methods", "command", "commit", "resolved config"), rows, numeric=False)

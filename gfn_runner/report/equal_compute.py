@@ -17,7 +17,7 @@ from gfn_runner.report.headline import direction_of
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title
 from gfn_runner.report.page import Table
-from gfn_runner.report.summary import Section, spread
+from gfn_runner.report.summary import Section, cell
 
 _DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
 
@@ -28,31 +28,31 @@ class Drawn:
 
     Attributes:
         label: of the way, with settings where the methods at hand differ in them.
-        by_n: strings a question to the metric's values, one a seed; smallest first.
-        seeds: likewise the number of runs, of which some may lack the metric.
+        column: ``<metric>/<evaluation set>``.
+        by_n: strings a question to the method that chooses among so many; smallest first.
     """
 
     label: str
-    by_n: dict[int, list[float]]
-    seeds: dict[int, int]
+    column: str
+    by_n: dict[int, Method]
 
-    def at(self, n: int) -> int | None:
-        """The smallest measured number of strings that is not below n."""
-        return next((m for m in self.by_n if m >= n), None)
-
-    def reaching(self, value: float) -> int | None:
-        """The smallest measured number of strings whose mean over seeds is not below a value."""
-        return next((n for n, values in self.by_n.items() if fmean(values) >= value), None)
+    def values(self) -> dict[int, list[float]]:
+        """Of each number of strings the metric's values, one a seed."""
+        return {n: method.values(self.column) for n, method in self.by_n.items()}
 
 
 @dataclass(frozen=True)
 class Point:
-    """A trained policy with n strings a question: how it is called, and its values, one a seed."""
+    """A trained policy with n strings a question: how it is called, and the column that is its value."""
 
     method: Method
     label: str
     n: int
-    values: list[float]
+    column: str
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.method.values(self.column))
 
 
 def chosen_from(method: Method) -> tuple[str, int] | None:
@@ -63,60 +63,39 @@ def chosen_from(method: Method) -> tuple[str, int] | None:
 
 def metric_of_one(section: Section) -> str:
     """The metric of a single string: ``single_accuracy`` where there is one, or the task's first."""
-    names = {
-        name.split("/")[1] for m in section.methods for run in m.runs for name in run.metrics
-        if name.startswith(f"{m.row}/")
-    }  # fmt: skip
-    if "single_accuracy" in names:
+    if groups_of(section, "single_accuracy"):
         return "single_accuracy"
     return section.headline[0] if section.headline else ""
 
 
 def drawn(section: Section, group: str) -> list[Drawn]:
     """All ways of choosing that were measured on an evaluation set."""
-    metric = metric_of_one(section)
-    found: dict[tuple[str, str], dict[int, tuple[list[float], int]]] = {}
+    column = f"{metric_of_one(section)}/{group}"
+    found: dict[str, dict[int, Method]] = {}
     for method in section.methods:
-        values = method.values(f"{metric}/{group}")
-        if values and (chosen := chosen_from(method)):
+        if (chosen := chosen_from(method)) and method.values(column):
             settings = method.label.partition(" (")[2]
-            found.setdefault((chosen[0], settings), {})[chosen[1]] = values, len(method.runs)
-    return [
-        Drawn(
-            kind.replace("_", " ") + (f" ({settings}" if settings else ""),
-            {n: values for n, (values, _) in sorted(by_n.items())},
-            {n: seeds for n, (_, seeds) in by_n.items()},
-        )
-        for (kind, settings), by_n in found.items()
-    ]
+            label = chosen[0].replace("_", " ") + (f" ({settings}" if settings else "")
+            found.setdefault(label, {})[chosen[1]] = method
+    return [Drawn(label, column, dict(sorted(by_n.items()))) for label, by_n in found.items()]
 
 
 def policies(section: Section, group: str) -> list[Point]:
     """Each trained policy with one string a question, and with the vote of several where it has one."""
-    metric = metric_of_one(section)
+    single, vote = f"{metric_of_one(section)}/{group}", f"vote_accuracy/{group}"
     points = []
-    for method in section.methods:
-        if method.row != "final":
-            continue
-        if values := method.values(f"{metric}/{group}"):
-            points.append(Point(method, f"{method.label}, one sample", 1, values))
-        evaluation = method.runs[0].config.get("evaluation", {})
-        votes = method.values(f"vote_accuracy/{group}")
-        if metric == "single_accuracy" and votes and (n := evaluation.get("votes", 0)):
-            points.append(Point(method, f"{method.label}, vote", n, votes))
+    for method in (m for m in section.methods if m.row == "final" and m.values(single)):
+        points.append(Point(method, f"{method.label}, one sample", 1, single))
+        n = method.runs[0].config.get("evaluation", {}).get("votes", 0)
+        if single.startswith("single_accuracy/") and method.values(vote) and n:
+            points.append(Point(method, f"{method.label}, vote", n, vote))
     return points
 
 
 def groups_of(section: Section, metric: str) -> list[str]:
     """Evaluation sets of a metric, in any method."""
-    names = dict.fromkeys(
-        name.split("/", 2)[2]
-        for method in section.methods
-        for run in method.runs
-        for name in run.metrics
-        if name.startswith(f"{method.row}/{metric}/")
-    )
-    return list(names)
+    parts = [name.partition("/") for method in section.methods for name in method.names]
+    return list(dict.fromkeys(group for name, _, group in parts if name == metric and group))
 
 
 def equal_compute(section: Section) -> Table | str:
@@ -133,8 +112,9 @@ def equal_compute(section: Section) -> Table | str:
     if direction_of(metric) == "minimize":
         return f"{metric}, where smaller is better, is not compared"
     rows = [
-        _row(point, group, metric, [_by(label, own) for label in labels])
+        _row(point, group, [by_label.get(label) for label in labels])
         for group, own in ways.items()
+        for by_label in [{way.label: way for way in own}]
         for point in policies(section, group)
     ]
     if not rows:
@@ -144,24 +124,17 @@ def equal_compute(section: Section) -> Table | str:
     return Table((title, "set", "strings a question", "policy", *columns), rows)
 
 
-def _by(label: str, ways: Sequence[Drawn]) -> Drawn:
-    return next((way for way in ways if way.label == label), Drawn(label, {}, {}))
-
-
-def _row(point: Point, group: str, metric: str, ways: Sequence[Drawn]) -> list[str]:
-    cells = [point.label, group.replace("_", " "), str(point.n)]
-    cells.append(_cell(metric, point.values, len(point.method.runs)))
+def _row(point: Point, group: str, ways: Sequence[Drawn | None]) -> list[str]:
+    cells = [point.label, group.replace("_", " "), str(point.n), cell(point.method, point.column)]
     for way in ways:
-        at = way.at(point.n)
+        if way is None:
+            cells += ["", ""]
+            continue
         # Where the very number was not measured, the next larger one: more compute for the base model.
+        at = next((n for n in way.by_n if n >= point.n), None)
         more = "" if at == point.n else f" (n = {at})"
-        cells.append("" if at is None else _cell(metric, way.by_n[at], way.seeds[at]) + more)
-        reached = way.reaching(fmean(point.values))
-        none = f"none up to {max(way.by_n)}" if way.by_n else ""
-        cells.append(f"n = {reached}" if reached else none)
+        cells.append("" if at is None else cell(way.by_n[at], way.column) + more)
+        means = {n: fmean(values) for n, values in way.values().items()}
+        reached = next((n for n, mean in means.items() if mean >= point.mean), None)
+        cells.append(f"n = {reached}" if reached else f"none up to {max(means)}")
     return cells
-
-
-def _cell(metric: str, values: list[float], seeds: int) -> str:
-    missing = f" ({len(values)} of {seeds} seeds)" if len(values) < seeds else ""
-    return spread(metric, values) + missing

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.history import History
 from gfn_runner.report.run_page import NEWEST, PAGE, write_run_page
 from gfn_runner.report.runs import callback_arguments, read_run
-from gfn_runner.report.samples import sample_record
+from gfn_runner.report.samples import first_of_each_set, sample_record
 from gfn_runner.report.states import StateName
 from gfn_runner.report.sweep_jobs import SweepJobs, is_sweep
 from gfn_runner.report.sweep_page import write_sweep_page
@@ -43,9 +42,9 @@ class LivePages:
         self._write("running")
 
     def evaluated(self, step: int, samples: Sequence[ConditionSamples]) -> None:
-        records = [{"step": step, **sample_record(own, _SINGLES)} for own in _few(samples)]
+        records = [{"step": step, **sample_record(own, _SINGLES)} for own in samples]
         with warn_of_errors(self._warn):
-            write_lines(self.folder / NEWEST, records)
+            write_lines(self.folder / NEWEST, first_of_each_set(records, _CONDITIONS))
         self._write("running")
 
     def interrupted(self) -> None:
@@ -101,14 +100,3 @@ def end_pages(folder: Path) -> None:
     with contextlib.suppress(UserError, ValueError, TypeError):
         options = callback_arguments(read_run(folder).config, "report") or {"pages": "off"}
     LivePages(folder, **options).ended()
-
-
-def _few(samples: Sequence[ConditionSamples]) -> list[ConditionSamples]:
-    """The first conditions of each evaluation set."""
-    met: Counter[str] = Counter()
-    few = []
-    for own in samples:
-        met[own.condition.group] += 1
-        if met[own.condition.group] <= _CONDITIONS:
-            few.append(own)
-    return few

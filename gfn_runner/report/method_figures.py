@@ -129,33 +129,36 @@ def compute(section: Section) -> Figure | str:
     chosen = any(chosen_from(m) is not None for m in section.methods)
     if not groups or not (any(curves.values()) or chosen):
         return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
-    rows = int(any(curves.values())) + chosen
+    kinds = [
+        kind for kind, there in (("training", any(curves.values())), ("test", chosen)) if there
+    ]
     figure, grid = plt.subplots(
-        rows,
+        len(kinds),
         len(groups),
-        figsize=(4.6 * len(groups), 3.7 * rows),
+        figsize=(4.6 * len(groups), 3.7 * len(kinds)),
         layout="constrained",
         squeeze=False,
     )
-    if any(curves.values()):
-        for axes, group in zip(grid[0], groups, strict=True):
+    for kind, line in zip(kinds, grid, strict=True):
+        for axes, group in zip(line, groups, strict=True):
+            if kind == "test":
+                _test_time(axes, section, group)
+                continue
             for method, own in curves.items():
                 x, y, error = own.get(group, ((), (), ()))
                 color = color_of(section, method)
                 axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
-            axes.set(
-                xlabel=_CLOCKS.get(clock, "strings trained on"),
-                ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
-            )
-    if chosen:
-        for axes, group in zip(grid[-1], groups, strict=True):
-            _test_time(axes, section, group)
+            axes.set(xlabel=_CLOCKS.get(clock, "strings trained on"), ylabel=_axis(metric, group))
     for axes in grid.flat:
         axes.grid(alpha=0.3)
         if is_share(metric):
             axes.set_ylim(-0.02, 1.02)
     legend(figure, list(grid.flat))
     return figure
+
+
+def _axis(metric: str, group: str) -> str:
+    return column_title(f"{metric}/{group}").replace(" (%)", "")
 
 
 FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
@@ -261,16 +264,13 @@ def _test_time(axes: Axes, section: Section, group: str) -> None:
     for point in policies(section, group):
         marker = "*" if point.n == 1 else "P"
         color = color_of(section, point.method)
-        axes.plot(point.n, fmean(point.values), marker, color=color, label=point.label)
+        axes.plot(point.n, point.mean, marker, color=color, label=point.label)
     for number, way in enumerate(drawn(section, group)):
-        values = list(way.by_n.values())
+        values = list(way.values().values())
         axes.errorbar(
             list(way.by_n), list(map(fmean, values)), list(map(standard_error, values)),
             marker="sDo"[number % 3], linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
             label=way.label,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set(
-        xlabel="strings drawn per question",
-        ylabel=column_title(f"{metric}/{group}").replace(" (%)", ""),
-    )
+    axes.set(xlabel="strings drawn per question", ylabel=_axis(metric, group))

@@ -60,6 +60,16 @@ class Method:
     def is_trained(self) -> bool:
         return self.row in TRAINED
 
+    @property
+    def commits(self) -> list[str]:
+        return list(dict.fromkeys(commit for run in self.runs for commit in run.commits))
+
+    @property
+    def names(self) -> list[str]:
+        """``<metric>/<evaluation set>`` of what was measured in any of its runs."""
+        own = [name.partition("/") for run in self.runs for name in run.metrics]
+        return list(dict.fromkeys(name for row, _, name in own if row == self.row))
+
     def values(self, name: str) -> list[float]:
         """A metric, ``<metric>/<evaluation set>``, in the seeds that have it."""
         key = f"{self.row}/{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfn_runner.errors import Problem, UserError
@@ -27,24 +27,26 @@ def write_pages(given: Sequence[str]) -> list[Path]:
         UserError: with every folder without a run and every run that cannot be read; the pages of the
             others are written.
     """
-    written, problems = [], []
-    folders = _folders(given)
-    for folder in folders:
+    written: list[Path] = []
+    problems: list[Problem] = []
+
+    def write(folder: Path, how: Callable[[Path], Path]) -> None:
         try:
-            written.append(write_run_page(folder))
+            written.append(how(folder))
         except UserError as error:
-            problems += error.problems
+            problems.extend(error.problems)
         except OSError as error:
             problems.append(Problem(str(folder), f"its page cannot be written ({error})"))
+
+    folders = _folders(given)
+    for folder in folders:
+        write(folder, write_run_page)
     asked = {Path(text).resolve() for text in given}
     parents = dict.fromkeys(folder.parent for folder in folders)
     sweeps = [p for p in parents if is_sweep(p) or p.resolve() in asked]
     sweeps += [Path(text) for text in given if is_sweep(Path(text)) and Path(text) not in sweeps]
     for folder in sweeps:
-        try:
-            written.append(write_sweep_page(SweepJobs(folder), whole=True))
-        except OSError as error:
-            problems.append(Problem(str(folder), f"its page cannot be written ({error})"))
+        write(folder, lambda sweep: write_sweep_page(SweepJobs(sweep), whole=True))
     if problems:
         raise UserError(problems)
     return written

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,18 @@ from gfn_runner.report.history import History
 from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render, write_page
 from gfn_runner.report.plots import Curves, run_plots
-from gfn_runner.report.runs import Run, callback_arguments, last_lines, read_run, trains
-from gfn_runner.report.samples import read_samples
+from gfn_runner.report.runs import (
+    Run,
+    callback_arguments,
+    environment_files,
+    last_lines,
+    read_run,
+    trains,
+)
+from gfn_runner.report.samples import first_of_each_set, read_samples
 from gfn_runner.report.states import PATIENCE, State, StateName, duration, state_of
 from gfn_runner.report.sweep_jobs import is_sweep
-from gfn_runner.report.table import row_labels, shown_number
+from gfn_runner.report.table import columns_of, hundredths, interval_of, row_labels, shown_number
 from gfn_runner.runtime.json_lines import loads
 from gfn_runner.runtime.overrides import by_itself
 
@@ -80,35 +87,17 @@ def _due(run: Run, state: State, now: float) -> float | None:
     return now + max(PATIENCE, 3 * pace * every)
 
 
-def headline_of(run: Run) -> tuple[str, ...]:
-    """Metrics that the run's task puts first; none if its class cannot be imported any more."""
-    return tuple(getattr(_task_class(run), "headline", ()))
-
-
-def task_name(run: Run) -> str:
-    """As in ``task=…``; the class's own if it cannot be imported any more."""
-    return str(getattr(_task_class(run), "name", run.task.rpartition(".")[2]))
-
-
-def _task_class(run: Run) -> Any:
-    module, _, name = run.task.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return None
-
-
 def _content(run: Run, history: History, state: State) -> dict[str, Any]:
     """The values of ``templates/run.html``."""
     method = f", {run.baseline}" if run.baseline else ""
     every = callback_arguments(run.config, "evaluation").get("every_n_steps", 1)
     trained = trains(run.config)
-    curves = Curves(history, headline_of(run), trained, bool(every), run.baseline)
+    curves = Curves(history, run.headline, trained, bool(every), run.baseline)
     sections, missing = run_plots(curves)
     has_results = bool(run.metrics) and state.name == "ok"
     samples_text, samples = _samples(run)
     return {
-        "title": f"{task_name(run)}{method}: {'/'.join(run.folder.resolve().parts[-2:])}",
+        "title": f"{run.task_name}{method}: {'/'.join(run.folder.resolve().parts[-2:])}",
         "state": state,
         "facts": _facts(run, state),
         "sweep": f"../{PAGE}" if is_sweep(run.folder.parent) else "",
@@ -157,14 +146,8 @@ def _facts(run: Run, state: State) -> list[tuple[str, str]]:
 
 def _results(run: Run) -> Table | None:
     """The headline metrics, a row for the policy and one for each of those below it."""
-    labels = row_labels(run.metrics, "this run" if run.baseline is None else run.baseline)
-    names = dict.fromkeys(n.partition("/")[2] for n in run.metrics if n.partition("/")[0] in labels)
-    columns = [
-        n
-        for metric in headline_of(run)
-        for n in names
-        if "/" in n and n.partition("/")[0] == metric
-    ]
+    labels = row_labels(run.metrics, run.baseline or "this run")
+    columns = columns_of(run.metrics, labels, run.headline)
     rows = [
         (label, *(_result(run.metrics, prefix, name) for name in columns))
         for prefix, label in labels.items()
@@ -181,8 +164,7 @@ def _result(metrics: Mapping[str, float], prefix: str, name: str) -> str:
     """A value, and below it its interval where there is one."""
     if f"{prefix}/{name}" not in metrics:
         return ""
-    metric, _, group = name.partition("/")
-    low, high = (metrics.get(f"{prefix}/{metric}_{end}/{group}") for end in ("low", "high"))
+    low, high = interval_of(metrics, prefix, name)
     shown = shown_number(name, metrics[f"{prefix}/{name}"])
     if low is None or high is None:
         return shown
@@ -209,19 +191,12 @@ def _samples(run: Run) -> tuple[str, Table | None]:
     step = records[0].get("step")
     when = "in the last evaluation" if step is None else f"at optimizer step {step}"
     text = f"The first samples at temperature 1 of a few conditions, {when} ({path.name}); nats."
-    rows = [row for record in _of_each_set(records) for row in _sample_rows(record)]
+    each = max(1, _CONDITIONS // len({str(record.get("group")) for record in records}))
+    shown = first_of_each_set(records, each)
+    rows = [row for record in shown for row in _sample_rows(record)]
     header = ("prompt", "answer", "sample", "log R", "log q")
     kept = [at for at in range(len(header)) if at != 1 or any(row[1] for row in rows)]
     return text, Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows], False)
-
-
-def _of_each_set(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first records of each evaluation set, as many of one as of the other."""
-    sets: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        sets.setdefault(str(record.get("group")), []).append(record)
-    most = max(1, _CONDITIONS // len(sets))
-    return [record for own in sets.values() for record in own[:most]]
 
 
 def _sample_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -229,7 +204,7 @@ def _sample_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     columns = [record.get(name, []) for name in ("log_reward", "log_pf")]
     for at, text in enumerate(record["singles"][:_SAMPLES]):
-        numbers = (f"{own[at]:.2f}".replace("-", "−") if at < len(own) else "" for own in columns)
+        numbers = (hundredths(own[at]) if at < len(own) else "" for own in columns)
         first = (_short(str(record.get("prompt", ""))), str(record.get("answer") or ""))
         rows.append((*(("", "") if at else first), _short(text) or "(empty)", *numbers))
     return rows
@@ -249,14 +224,14 @@ def _pictures(run: Run) -> list[Picture]:
 
 def _files(folder: Path) -> list[tuple[str, str]]:
     """The resolved config and the environment of each part, with their titles."""
-    parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
+    files = {folder / "config.yaml": "Resolved config"}
+    files |= {path: "What it ran on" for path in environment_files(folder)}
     found = []
-    try:
-        config = (folder / "config.yaml").read_text(encoding="utf-8")
-        found.append(("Resolved config (config.yaml)", config))
-        for path in parts:
-            text = json.dumps(loads(path.read_text(encoding="utf-8")), indent=2)
-            found.append((f"What it ran on ({path.name})", text))
-    except (OSError, ValueError):
-        pass  # gone since it was read, or half written
+    # What is gone since it was read, or half written, is left out.
+    with contextlib.suppress(OSError, ValueError):
+        for path, title in files.items():
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".json":
+                text = json.dumps(loads(text), indent=2)
+            found.append((f"{title} ({path.name})", text))
     return found

@@ -40,29 +40,37 @@ class Run:
         config: resolved, as ``config.yaml`` has it.
         metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
         overrides: command-line lines that led to the config.
-        commits: of the code, in the order of the run's parts; with ``-changed`` where files were changed.
+        environments: what each of its parts ran on, in their order; empty for one that cannot be read.
         status: ``finished``, ``unfinished`` (or still running) or ``failed``.
         why: the reason of a status other than ``finished``.
         log: the last lines of ``run.log``.
         ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
-        on_cpu: whether all its parts ran without a GPU.
     """
 
     folder: Path
     config: Mapping[str, Any]
     metrics: Mapping[str, float]
     overrides: tuple[str, ...] = ()
-    commits: tuple[str, ...] = ()
+    environments: tuple[Mapping[str, Any], ...] = ()
     status: Status = "finished"
     why: str = ""
     log: tuple[str, ...] = ()
     ended: float = 0.0
-    on_cpu: bool = False
 
     @property
     def task(self) -> str:
         """Import path of the task's class."""
         return str(self.config["task"]["_target_"])
+
+    @property
+    def task_name(self) -> str:
+        """As in ``task=…``; the class's own if it cannot be imported any more."""
+        return str(getattr(_imported(self.task), "name", self.task.rpartition(".")[2]))
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Metrics that the task puts first; none if its class cannot be imported any more."""
+        return tuple(getattr(_imported(self.task), "headline", ()))
 
     @property
     def seed(self) -> int:
@@ -73,6 +81,22 @@ class Run:
         """Class of the baseline that the run is of; ``None`` for GFlowNet training."""
         chosen = self.config.get("baseline")
         return str(chosen["_target_"]).rpartition(".")[2] if chosen else None
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Of the code, in the order of the run's parts; with ``-changed`` where files were changed."""
+        gits = [e["git"] for e in self.environments if isinstance(e.get("git"), dict)]
+        found = (
+            str(git["commit"])[:10] + "-changed" * bool(git.get("changed"))
+            for git in gits
+            if "commit" in git
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all its parts ran without a GPU."""
+        return {e.get("device") for e in self.environments} == {"cpu"}
 
     @property
     def temperature(self) -> float:
@@ -207,18 +231,16 @@ def read_run(folder: Path) -> Run:
     metrics, ended = _metrics(folder / "metrics.json")
     log = last_lines(folder / "run.log")
     status, why = _status(folder, config, metrics)
-    environments = _environments(folder)
     return Run(
         folder=folder,
         config=config,
         metrics=metrics or {},
         overrides=_overrides(folder / "overrides.yaml"),
-        commits=_commits(environments),
+        environments=tuple(map(_environment, environment_files(folder))),
         status=status,
         why=why,
         log=tuple(log[-_LOG_LINES:]),
         ended=ended,
-        on_cpu={e.get("device") for e in environments} == {"cpu"},
     )
 
 
@@ -301,12 +323,17 @@ def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
     baseline = config.get("baseline")
     if not baseline:
         return True
-    module, _, name = str(baseline.get("_target_", "")).rpartition(".")
+    kind = _imported(str(baseline.get("_target_", "")))
+    return unknown if kind is None else issubclass(kind, Algorithm)
+
+
+def _imported(target: str) -> Any:
+    """A class by its import path; ``None`` if there is none any more."""
+    module, _, name = target.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
-        return issubclass(kind, Algorithm)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        return unknown
+        return None
 
 
 def _last_step(path: Path) -> int | None:
@@ -337,22 +364,13 @@ def _overrides(path: Path) -> tuple[str, ...]:
     return tuple(map(str, lines)) if isinstance(lines, list) else ()
 
 
-def _environments(folder: Path) -> list[dict[str, Any]]:
-    """The environment of each part of a run; empty for one that cannot be read."""
-    parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
-    found = []
-    for path in parts:
-        try:
-            content = loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            content = None
-        found.append(content if isinstance(content, dict) else {})
-    return found
+def environment_files(folder: Path) -> list[Path]:
+    """``environment*.json`` of each part of a run, in their order."""
+    return sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
 
 
-def _commits(environments: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    gits = [e["git"] for e in environments if isinstance(e.get("git"), dict)]
-    found = [
-        str(g["commit"])[:10] + "-changed" * bool(g.get("changed")) for g in gits if "commit" in g
-    ]
-    return tuple(dict.fromkeys(found))
+def _environment(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        content = loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}

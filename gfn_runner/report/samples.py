@@ -102,3 +102,11 @@ def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str
         "log_pf": [round(value, 4) for value in sample.log_pf[:most]],
         **support,
     }
+
+
+def first_of_each_set(records: Sequence[dict[str, Any]], each: int) -> list[dict[str, Any]]:
+    """The first records of each evaluation set, ``each`` of every one of them."""
+    sets: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        sets.setdefault(str(record.get("group")), []).append(record)
+    return [record for own in sets.values() for record in own[:each]]

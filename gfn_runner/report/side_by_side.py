@@ -17,6 +17,7 @@ from gfn_runner.report.names import is_share, readable
 from gfn_runner.report.page import Table
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, task_of
+from gfn_runner.report.table import hundredths
 
 _HEADER = (
     "condition",
@@ -88,7 +89,7 @@ def _most_frequent(record: Mapping[str, Any], key: Key, judge: _Judge) -> tuple[
     text, n = Counter(record["singles"]).most_common(1)[0]
     rewards = record.get("log_reward") or ()
     at = record["singles"].index(text)
-    log_reward = f"{rewards[at]:.2f}".replace("-", "−") if at < len(rewards) else ""
+    log_reward = hundredths(rewards[at]) if at < len(rewards) else ""
     share = f"{100 * n / len(record['singles']):.0f} %"
     return text.strip() or "(empty)", share, log_reward, judge(key, text)
 

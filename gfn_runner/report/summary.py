@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.data.task import Task
@@ -176,29 +174,13 @@ def commands(method: Method) -> list[str]:
         if not overrides:
             lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
             continue
-        command = ["python", "-m", "gfn_runner"]
         if len(own) > 1 and not is_of_sweep(overrides):
-            lines.append(
-                " ".join(
-                    [
-                        *command,
-                        "-m",
-                        *map(shlex.quote, overrides),
-                        f"seed={','.join(map(str, own))}",
-                    ]
-                )
-            )
+            words = f"-m {shlex.join(overrides)} seed={','.join(map(str, own))}"
+            lines.append(f"python -m gfn_runner {words}")
         else:  # with -m it would be the sweep anew
-            command += map(shlex.quote, by_itself(overrides))
-            lines += [" ".join([*command, f"seed={seed}"]) for seed in own]
+            words = shlex.join(by_itself(overrides))
+            lines += [f"python -m gfn_runner {words} seed={seed}" for seed in own]
     return lines
-
-
-def origins(method: Method, page: Path) -> tuple[str, list[str]]:
-    """Commits of the method's runs, and their configs as paths from the page's folder."""
-    commits = dict.fromkeys(commit for run in method.runs for commit in run.commits)
-    places = [os.path.relpath(run.folder / "config.yaml", page) for run in method.runs]
-    return ", ".join(commits) or "unknown", places
 
 
 def _refuse_unknown(runs: Sequence[Run], metrics: Sequence[str]) -> None:
@@ -231,12 +213,14 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
     notes += _notes(shown, columns)
     rows = {method: _published(method, columns) for method in shown}
     beside = {method: _counterpart(own, method) for method, own in rows.items()}
+    published = [row for own in rows.values() for row in own]
+    different = [row for at, row in enumerate(published) if row not in published[:at]]
     return Section(
         name=task.name if task else target.rpartition(".")[2],
         methods=tuple(shown),
         columns=tuple(columns),
         headline=headline,
-        published=tuple(_different(row for own in rows.values() for row in own)),
+        published=tuple(different),
         beside={method: row for method, row in beside.items() if row is not None},
         notes=tuple(notes),
     )
@@ -250,14 +234,6 @@ def _published(method: Method, columns: Sequence[str]) -> list[ReferenceRow]:
         for row in (task.reference_rows() if task else ())
     ]
     return [row for row in rows if row.values]
-
-
-def _different(rows: Iterable[ReferenceRow]) -> list[ReferenceRow]:
-    found: list[ReferenceRow] = []
-    for row in rows:
-        if row not in found:
-            found.append(row)
-    return found
 
 
 def task_of(run: Run) -> tuple[Task | None, str]:
@@ -274,13 +250,7 @@ def task_of(run: Run) -> tuple[Task | None, str]:
 
 def _columns(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
     """``<metric>/<set>`` in the order of metrics; sets as the runs have them."""
-    names = dict.fromkeys(
-        name.partition("/")[2]
-        for method in methods
-        for run in method.runs
-        for name in run.metrics
-        if name.startswith(f"{method.row}/")
-    )
+    names = dict.fromkeys(name for method in methods for name in method.names)
     return [name for metric in metrics for name in names if name.partition("/")[0] == metric]
 
 
@@ -292,13 +262,8 @@ def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
             by_text.setdefault(text, []).append(method.label)
     notes = [f"{'; '.join(labels)}: {text}" for text, labels in by_text.items()]
     notes += _conditions(methods)
-    changed = {
-        str(run.folder): None
-        for method in methods
-        for run in method.runs
-        if any("changed" in commit for commit in run.commits)
-    }
-    if changed:
+    runs = dict.fromkeys(run for method in methods for run in method.runs)
+    if changed := [str(run.folder) for run in runs if "-changed" in "".join(run.commits)]:
         notes.append(f"Files were changed since the commit in {', '.join(changed)}.")
     return notes
 
@@ -331,9 +296,8 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
     notes = []
     if method.dropped:
         notes.append(_duplicates(method, columns))
-    commits = dict.fromkeys(commit for run in method.runs for commit in run.commits)
-    if len(commits) > 1:
-        notes.append(f"runs of different commits are averaged, {', '.join(commits)}.")
+    if len(method.commits) > 1:
+        notes.append(f"runs of different commits are averaged, {', '.join(method.commits)}.")
     for column in columns:
         missing = [run for run in method.runs if f"{method.row}/{column}" not in run.metrics]
         if 0 < len(missing) < len(method.runs):
@@ -345,19 +309,16 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
 def _duplicates(method: Method, columns: Sequence[str]) -> str:
     """Which run is used for a seed that several have measured, and whether it matters."""
     kept = {run.seed: run for run in method.runs}
+    names = {column: f"{method.row}/{column}" for column in columns}
     used = []
     for seed in dict.fromkeys(run.seed for run in method.dropped):
         others = ", ".join(str(run.folder) for run in method.dropped if run.seed == seed)
         used.append(f"{kept[seed].folder} for seed {seed}, not {others}")
     different = dict.fromkeys(
         column.partition("/")[0]
-        for column in columns
+        for column, name in names.items()
         for run in method.dropped
-        if _value(run, method, column) != _value(kept[run.seed], method, column)
+        if run.metrics.get(name) != kept[run.seed].metrics.get(name)
     )
     agree = f"They differ in {', '.join(different)}" if different else "Their numbers are the same"
     return f"measured more than once; used is {'; '.join(used)}. {agree}."
-
-
-def _value(run: Run, method: Method, column: str) -> float | None:
-    return run.metrics.get(f"{method.row}/{column}")

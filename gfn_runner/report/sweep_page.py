@@ -28,7 +28,7 @@ from gfn_runner.report.plots import (
     plot,
     trace,
 )
-from gfn_runner.report.run_page import PAGE, headline_of, refresh_of, task_name
+from gfn_runner.report.run_page import PAGE, refresh_of
 from gfn_runner.report.states import StateName, duration
 from gfn_runner.report.summary import left_out, sections, task_of
 from gfn_runner.report.sweep_jobs import JobPage, SweepJobs, values_of
@@ -70,7 +70,7 @@ def write_sweep_page(
 
 def _runs(sweep: SweepJobs) -> dict[str, Any]:
     """The values of the first half of ``templates/sweep.html``."""
-    names = dict.fromkeys(task_name(job.run) for job in sweep.jobs if job.run)
+    names = dict.fromkeys(job.run.task_name for job in sweep.jobs if job.run)
     counts = Counter(job.state.name for job in sweep.jobs)
     states = ", ".join(f"{n} {state}" for state, n in counts.items())
     summary = f"{len(sweep.jobs)} runs: {states}."
@@ -143,7 +143,7 @@ def _uid(sweep: SweepJobs, job: JobPage) -> str:
 
 
 def _headline(sweep: SweepJobs) -> list[str]:
-    return list(dict.fromkeys(m for job in sweep.jobs if job.run for m in headline_of(job.run)))
+    return list(dict.fromkeys(m for job in sweep.jobs if job.run for m in job.run.headline))
 
 
 def _value(job: JobPage, metric: str) -> str:

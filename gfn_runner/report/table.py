@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -27,30 +27,22 @@ def result_table(
         metrics: flat, with a row's prefix: ``final/``, ``base_<k>_shot/`` and so on.
         method: what the run's own row is called.
     """
-    first = next(iter(row_labels(metrics)), "final")
-    names = [
-        name.removeprefix(f"{first}/")
-        for headline in task.headline
-        for name in metrics
-        if name.startswith(f"{first}/{headline}/")
-    ]
+    names = columns_of(metrics, [next(iter(row_labels(metrics)), "final")], task.headline)
     groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
     widest = max(map(len, row_labels(metrics, method).values()), default=0)
     needed = widest + sum(1 + max(map(len, _header(name).split())) for name in names)
     if needed <= WIDTH or len(groups) < 2:
         return _table(task, metrics, names, task.name, method)
-    return Group(
-        *(
-            _table(
-                task,
-                metrics,
-                [n for n in names if n.endswith(f"/{group}")],
-                f"{task.name}, {group}",
-                method,
-            )
-            for group in groups
-        )
-    )
+    own = {group: [name for name in names if name.endswith(f"/{group}")] for group in groups}
+    return Group(*(_table(task, metrics, own[g], f"{task.name}, {g}", method) for g in groups))
+
+
+def columns_of(metrics: Iterable[str], rows: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """``<metric>/<evaluation set>`` of some rows, in the order of the metrics that are wanted."""
+    parts = [name.partition("/") for name in metrics]
+    kept = set(rows)
+    names = dict.fromkeys(name for row, _, name in parts if row in kept and "/" in name)
+    return [name for metric in wanted for name in names if name.partition("/")[0] == metric]
 
 
 def _table(
@@ -65,7 +57,7 @@ def _table(
     for name in names:
         table.add_column(_header(name).replace(" ", "\n"), justify="right", no_wrap=True)
     for number, (prefix, label) in enumerate(row_labels(metrics, method).items()):
-        cells = (_cell(metrics, f"{prefix}/{name}") for name in names)
+        cells = (_cell(metrics, prefix, name) for name in names)
         table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
     for row in task.reference_rows():
@@ -136,6 +128,10 @@ def shown_number(name: str, value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def hundredths(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
 def rounded(text: str) -> str:
     """A value, or an override line that ends in one, to four digits: a search draws sixteen."""
     return re.sub(r"(?:(?<==)|^)-?\d+\.\d+(e[-+]?\d+)?$", _four_digits, text)
@@ -146,18 +142,21 @@ def _four_digits(found: re.Match[str]) -> str:
     return found[0] if float(short) == float(found[0]) else short
 
 
-def _cell(metrics: Mapping[str, float], name: str) -> str:
-    if name not in metrics:
+def _cell(metrics: Mapping[str, float], row: str, name: str) -> str:
+    """A value, and below it its interval where there is one; empty where it was not measured."""
+    if f"{row}/{name}" not in metrics:
         return ""
-    *prefix, metric, group = name.split("/")
-    ends = [metrics.get("/".join([*prefix, f"{metric}_{end}", group])) for end in ("low", "high")]
-    own = f"{metric}/{group}"
-    shown = shown_number(own, metrics[name])
-    if ends[0] is None or ends[1] is None:
+    low, high = interval_of(metrics, row, name)
+    shown = shown_number(name, metrics[f"{row}/{name}"])
+    if low is None or high is None:
         return shown
-    digits = [
-        f"{100 * end:.0f}" if is_share(own) else shown_number(own, end)
-        for end in ends
-        if end is not None
-    ]
-    return f"{shown}\n{'–'.join(digits)}"
+    ends = (f"{100 * v:.0f}" if is_share(name) else shown_number(name, v) for v in (low, high))
+    return f"{shown}\n{'–'.join(ends)}"
+
+
+def interval_of(
+    metrics: Mapping[str, float], row: str, name: str
+) -> tuple[float | None, float | None]:
+    """The ends of a metric's interval, ``<metric>_low/<set>`` and ``<metric>_high/<set>``."""
+    metric, _, group = name.partition("/")
+    return metrics.get(f"{row}/{metric}_low/{group}"), metrics.get(f"{row}/{metric}_high/{group}")

@@ -40,6 +40,10 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float,
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
+def with_range(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:.2f} ({values[1]:.2f}–{values[2]:.2f})"
+
+
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Exponent of growth: slope of log time against log size; 1 is proportional."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

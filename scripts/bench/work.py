@@ -40,6 +40,10 @@ class Shape:
     prompt: int
     suffix: int
 
+    @property
+    def size(self) -> str:
+        return f"{self.conditions} × {self.samples}"
+
 
 # Sizes of the paper's experiments: a context of three demonstrations, an ending of a dozen tokens.
 SHAPES = {

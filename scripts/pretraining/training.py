@@ -203,7 +203,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
     model = new_model(settings, tokenizer)
     tokenizer.save_pretrained(folder)
     start = time.time()
-    tokens = _first_phase(model, tokenizer, settings)
+    tokens = first_phase(model, tokenizer, settings)
     model.save_pretrained(folder)
     first_loss = held_out_loss(model, tokenizer, settings)
     second_tokens = second_phase(model, tokenizer, settings)
@@ -223,11 +223,12 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _first_phase(
+def first_phase(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings
 ) -> int:
+    """Train on the first mixture; returns the number of its tokens."""
     stream = packed_rows(tokenizer, settings, settings.seed)
-    return _train(model, stream, optimizers(model, settings), settings.steps, settings.warmup)
+    return _train(model, stream, settings, settings.steps, settings.warmup)
 
 
 def second_phase(
@@ -235,21 +236,20 @@ def second_phase(
 ) -> int:
     """Train on the second mixture; returns the number of its tokens."""
     stream = packed_rows(tokenizer, settings, settings.seed + _SECOND_SEED, SECOND_PHASE)
-    rates = {
-        optimizer: settings.second_rate * rate
-        for optimizer, rate in optimizers(model, settings).items()
-    }
-    return _train(model, stream, rates, settings.second_steps, settings.second_warmup)
+    steps, warmup, rate = settings.second_steps, settings.second_warmup, settings.second_rate
+    return _train(model, stream, settings, steps, warmup, rate)
 
 
 def _train(
     model: LlamaForCausalLM,
     stream: Iterator[PackedRows],
-    peak_rates: Mapping[torch.optim.Optimizer, float],
+    settings: PretrainSettings,
     steps: int,
     warmup: int,
+    share: float = 1.0,
 ) -> int:
-    """One phase; returns the number of its tokens."""
+    """One phase at a share of the peak learning rates; returns the number of its tokens."""
+    peak_rates = {o: share * rate for o, rate in optimizers(model, settings).items()}
     start, tokens = time.time(), 0
     for step in range(steps):
         factor = learning_rate_factor(step, steps, warmup)

@@ -12,7 +12,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from paper import TABLES
-from paper_claims import CLAIMS, FEW_SHOT, GFLOWNET, SFT, Claim, Found, found, page
+from paper_claims import CLAIMS, FEW_SHOT, GFLOWNET, SFT, Claim, Found, found, page, read_all
 
 ABOVE = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT)
 BELOW = Claim("arithmetic", "vote_accuracy", GFLOWNET, SFT, lower=True)
@@ -63,11 +63,11 @@ def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
         leave(tmp_path, "prompting", seed, rows)
     leave(tmp_path, "gflownet", 2, None)  # not finished: no part of any mean
     claim = Claim("arithmetic", "vote_accuracy", GFLOWNET, FEW_SHOT)
-    own = found(tmp_path, claim)
+    own = found(read_all(tmp_path), claim)
     assert own.better == pytest.approx({0: 0.7, 1: 0.7})
     assert (own.worse_row, own.worse) == ("base_5_shot", {0: 0.6, 1: 0.6})
-    assert found(tmp_path, ABOVE) is None  # supervised fine-tuning was not run
-    text = page(tmp_path, tmp_path / "docs", ["arithmetic"], [0, 1])
+    assert found(read_all(tmp_path), ABOVE) is None  # supervised fine-tuning was not run
+    text = page(tmp_path, tmp_path / "docs", [0, 1])
     assert "| arithmetic | 4 | 24 |  | 1 | cccccccccc |" in text
     assert "that is 0.2 hours. Of computing" in text
     row = "| arithmetic | vote accuracy (%) | best few-shot (5) above 0-shot | 2 | 60.0 | 99.0 "
@@ -80,7 +80,7 @@ def test_sides_are_means_over_sets_and_the_best_of_several_rows(tmp_path):
     assert "- arithmetic, gflownet, seed 2: unfinished, no metrics.json" in text
     assert "arithmetic, gflownet, seed 0" not in text
     leave(tmp_path, "sft", 1, None)
-    text = page(tmp_path, tmp_path / "docs", ["arithmetic"], [0, 1])
+    text = page(tmp_path, tmp_path / "docs", [0, 1])
     assert "| GFlowNet above supervised | 0 |  |  |  | no data |" in text
     assert "- arithmetic, sft, seed 0: no run" in text
     assert "- arithmetic, sft, seed 1: unfinished" in text
@@ -93,7 +93,7 @@ def test_only_seeds_and_sets_that_both_have_are_compared(tmp_path):
     leave(tmp_path, "gflownet", 1, {easy: 0.8, hard: 0.2})
     leave(tmp_path, "sft", 1, {easy: 0.6})
     leave(tmp_path, "sft", 2, {easy: 0.0})
-    own = found(tmp_path, ABOVE)
+    own = found(read_all(tmp_path), ABOVE)
     assert (own.better, own.worse) == ({1: 0.8}, {1: 0.6}) and own.verdict == "one seed"
 
 
@@ -107,7 +107,7 @@ def test_a_vote_stands_beside_one_chosen_among_as_many(tmp_path):
         for claim in own
         if claim.worse_metric and claim.worse.row == "resampled_16"
     )
-    assert found(tmp_path, claim).differences == [pytest.approx(0.2)]
+    assert found(read_all(tmp_path), claim).differences == [pytest.approx(0.2)]
 
 
 def test_every_claim_is_of_a_table_and_methods_that_are_run():
