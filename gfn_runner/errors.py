@@ -17,18 +17,16 @@ class Problem:
         what: what is wrong, with what was given.
         allowed: what would be right; empty if ``what`` says it.
         fix: a suggestion; empty if there is none.
-        source: where the value was set (``command line``, ``conf/optim/adamw.yaml:3``), if known.
     """
 
     where: str
     what: str
     allowed: str = ""
     fix: str = ""
-    source: str = ""
 
     def __str__(self) -> str:
         lines = [f"{_shortened(self.where)}: {_shortened(self.what)}"]
-        labelled = (("set in", self.source), ("allowed", self.allowed), ("fix", self.fix))
+        labelled = (("allowed", self.allowed), ("fix", self.fix))
         lines += [f"    {label}: {text}" for label, text in labelled if text]
         return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -59,6 +60,7 @@ from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.phases import explain_out_of_memory
 from gfn_runner.runtime.run_lock import acquire_run_lock
 from gfn_runner.runtime.status import muted_progress_lines
+from gfn_runner.runtime.targets import with_objects
 from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
@@ -219,7 +221,7 @@ def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, C
 
 def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Trainer:
     """Lightning's trainer with the callbacks and loggers of the config."""
-    arguments = dict(config.trainer.arguments)
+    arguments = with_objects("trainer", config.trainer.arguments)
     callbacks = list(config.callbacks.values())
     if any(isinstance(callback, Checkpoint) for callback in callbacks):
         arguments["enable_checkpointing"] = True  # else Lightning refuses a ModelCheckpoint
@@ -331,11 +333,11 @@ def _say_stopped(folder: Path) -> None:
     """At once, by Ctrl-C: nothing was saved for that."""
     if is_rank_zero():
         saved = any((folder / "checkpoints").glob("*.ckpt"))
-        rest = (
-            "goes on from the newest checkpoint" if saved else "begins anew: nothing was saved yet"
-        )
-        command = f"python -m gfn_runner resume={folder if saved else 'auto'}"
-        print(f"gfn_runner: stopped at once; `{command}` {rest}", file=sys.stderr, flush=True)
+        rest = "nothing was saved yet; the same command with resume=auto begins anew there"
+        if saved:
+            command = f"python -m gfn_runner {shlex.quote(f'resume={folder}')}"
+            rest = f"`{command}` goes on from the newest checkpoint"
+        print(f"gfn_runner: stopped at once; {rest}", file=sys.stderr, flush=True)
 
 
 # -- results ------------------------------------------------------------------------------------

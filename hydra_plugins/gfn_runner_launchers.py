@@ -12,17 +12,19 @@ from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 
-class BasicLauncherConfig(SearchPathPlugin):
-    """Makes ``hydra/launcher=basic`` the launcher below, for this project's configs alone.
+class BasicConfigs(SearchPathPlugin):
+    """Makes ``hydra/launcher=basic`` and ``hydra/sweeper=basic`` those below, for this project's configs alone.
 
-    A yaml file of that name would be merged with the config of Hydra's own launcher.
+    A yaml file of that name would be merged with the config of Hydra's own.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -30,6 +32,8 @@ class BasicLauncherConfig(SearchPathPlugin):
         if any((folder / "hydra" / "launcher" / "slurm_gpu.yaml").is_file() for folder in folders):
             node = {"_target_": f"{__name__}.BasicLauncher"}
             ConfigStore.instance().store("basic", node, group="hydra/launcher")
+            node = {"_target_": f"{__name__}.BasicSweeper", "params": None}
+            ConfigStore.instance().store("basic", node, group="hydra/sweeper")
 
 
 class BasicLauncher(Launcher):
@@ -95,6 +99,24 @@ class SlurmLauncher(BasicLauncher, BaseSubmititLauncher):
     """A job of SLURM for each run."""
 
 
+class BasicSweeper(Sweeper):
+    """Every combination of the values. Hydra's own composes each once more, and submits batches unseen."""
+
+    def __init__(self, params: Any = None):
+        self.launcher: Any = None
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from gfn_runner.sweeps.launching.launch import planned_overrides
+
+        # They were composed and validated before the folder was made, with the values of ``params``.
+        return self.launcher.launch(planned_overrides(), 0)
+
+
 if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
     from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 
@@ -110,9 +132,8 @@ if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
 
             from optuna.exceptions import ExperimentalWarning
 
-            from gfn_runner.sweeps.search import check_search, search
+            from gfn_runner.sweeps.search import search
 
             # conf/hydra/sweeper/search.yaml has chosen it, and Optuna's version is pinned.
             warnings.filterwarnings("ignore", "``multivariate`` option", ExperimentalWarning)
-            check_search(self.sweeper, arguments)
             search(self.sweeper, arguments, self.seed)

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from gfn_runner.cli.main import main
-from gfn_runner.config.compose import CONF, check_config, check_lines
+from gfn_runner.config.compose import CONF, check_config
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.runtime.overrides import kept_overrides
 from gfn_runner.train import train_and_evaluate
@@ -43,7 +43,7 @@ SMALL = (
 def composed(*overrides: str) -> RunConfig:
     """The checked config of a command line."""
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return check_lines(list(overrides))
+        return check_config(compose("config", list(overrides), return_hydra_config=True))
 
 
 def jobs(*arguments: str) -> list[RunConfig]:

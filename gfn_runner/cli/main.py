@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_arguments_decodable(arguments)
         run_hydra(hydra_arguments(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `--help | head`; Python would write the rest when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except NoFolder as asked:
         _without_folder(asked.configs)
     except UserError as error:

@@ -5,30 +5,26 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from gfn_runner.cli.hooks import NoFolder, is_new, prepared_folder
-from gfn_runner.config.compose import check_config
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.distributed.launch import check_launcher, is_worker
-from gfn_runner.distributed.ranks import Processes
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.headline import direction_of
 from gfn_runner.runtime.overrides import absolute_lines, parsed
 from gfn_runner.runtime.sweep_record import RECORD, Sweep
-from gfn_runner.sweeps.check import checked_for, launcher_problems, sweeper_problems
+from gfn_runner.sweeps.check import launcher_problems, sweeper_problems
+from gfn_runner.sweeps.launching.plan import Plan, compose_job, validate_job
 
 logger = logging.getLogger(__name__)
-MOST_JOBS_CHECKED = 100
-Problems = dict[str, Problem]  # by its text: jobs share most of theirs
 
 
 def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[None]:
@@ -46,10 +42,12 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
         NoFolder: if the command needs none.
     """
     values = _values_of(config)
-    configs = _checked_jobs(config, values)
-    hydra = config.hydra
+    plans = _checked_plans(config, _jobs(values, _searches(config)))
+    configs, hydra = [plan.config for plan in plans], config.hydra
     if _searches(config) and hydra.sweeper.get("direction", "") is None:
         hydra.sweeper.direction = _direction(configs)
+        # On record: pages read it, and it stays when the search goes on.
+        hydra.overrides.hydra.append(f"hydra.sweeper.direction={hydra.sweeper.direction}")
     if any(run.mode != "train" for run in configs):
         raise UserError.one(
             "mode", f"given {configs[0].mode!r} with --multirun", "one run at a time"
@@ -69,54 +67,56 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     key = "output" if is_new(hydra.sweep) else named
     fix = f"{key}=<another folder>"
     folder = prepared_folder(config, named, configs[0].output, key, fix)
-    return sweep_under_way(folder, configs[0].writes_pages)
+    for plan in plans:
+        with read_write(plan.composed.hydra):
+            plan.composed.hydra.sweep.dir = str(folder)
+        plan.job.overrides = absolute_lines(plan.job.overrides, paths)
+    return sweep_under_way(folder, configs[0].writes_pages, () if _searches(config) else plans)
 
 
 # -- its runs -------------------------------------------------------------------------------------
 
 
-def _checked_jobs(config: DictConfig, values: Mapping[str, Sequence[str]]) -> list[RunConfig]:
-    """The runs that are to be checked, checked; and the launcher for each kind of them."""
+def _checked_plans(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Plan]:
+    """The runs, composed and validated; and the launcher for each kind of them."""
     loader = GlobalHydra.instance().config_loader()
-    problems: Problems = {}
-    for problem in sweeper_problems(config.hydra.sweeper._target_):
-        problems[str(problem)] = problem
-    configs = []
-    launchers: dict[str, list[tuple[Any, Processes]]] = {}
-    for lines in _jobs(values, _searches(config)):
-        try:
-            composed = loader.load_sweep_config(config, lines)
-            if is_new(composed.hydra.sweep):  # launchers name it, and to resolve its name makes it
+    found = list(sweeper_problems(config.hydra.sweeper._target_))
+    plans = []
+    kinds: dict[str, list[Plan]] = {}
+    for number, lines in enumerate(jobs):
+        job, composed = compose_job(loader, config, lines, number)
+        if is_new(
+            config.hydra.sweep
+        ):  # launchers name the folder, and to resolve its name makes it
+            with read_write(composed.hydra):
                 composed.hydra.sweep.dir = "."
-            launcher: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
-            with checked_for(launcher["_target_"]):
-                configs.append(check_config(composed))
+        try:
+            plan = validate_job(job, composed)
         except UserError as error:
-            problems |= {str(problem): problem for problem in error.problems}
+            found += error.problems
             continue
-        asked = launcher, configs[-1].trainer.processes
-        launchers.setdefault(repr(asked), []).append(asked)
-    runs = _runs_at_once(config, values)
-    for alike in launchers.values():
-        # Where there are several kinds, those that were looked at are counted.
-        found = launcher_problems(*alike[0], runs if len(launchers) == 1 else min(runs, len(alike)))
-        problems |= {str(problem): problem for problem in found}
-    if problems:
-        raise UserError(list(problems.values()))
-    return configs
+        plans.append(plan)
+        kinds.setdefault(repr((plan.launcher, plan.config.trainer.processes)), []).append(plan)
+    for alike in kinds.values():
+        processes = alike[0].config.trainer.processes
+        at_once = _runs_at_once(config, len(alike))
+        found += launcher_problems(alike[0].launcher, processes, at_once)
+    if found:
+        raise UserError(list(dict.fromkeys(found)))  # jobs share most of theirs
+    return plans
 
 
 def _jobs(values: Mapping[str, Sequence[str]], searches: bool) -> list[list[str]]:
-    """Overrides of the jobs to be checked: of all, or of so many that each value is in one of them."""
-    if not searches and math.prod(map(len, values.values())) <= MOST_JOBS_CHECKED:
+    """Overrides of all jobs; of a search, of so many that each value is in one of them."""
+    if not searches:
         return [list(job) for job in itertools.product(*values.values())]
     first = {key: lines[0] for key, lines in values.items()}
     others = [{**first, key: line} for key, lines in values.items() for line in lines[1:]]
     return [list(job.values()) for job in (first, *others)]
 
 
-def _runs_at_once(config: DictConfig, values: Mapping[str, Sequence[str]]) -> int:
-    """How many runs are handed to the launcher at once.
+def _runs_at_once(config: DictConfig, n_runs: int) -> int:
+    """How many of some runs are handed to the launcher at once.
 
     Of a sweep that has begun before it is not known: some have finished, others are in a queue already.
     """
@@ -124,10 +124,8 @@ def _runs_at_once(config: DictConfig, values: Mapping[str, Sequence[str]]) -> in
         with contextlib.suppress(OmegaConfBaseException):  # a folder that only Hydra can name
             if (Path(str(config.hydra.sweep.dir)) / RECORD).is_file():
                 return 1
-    if _searches(config):
-        given = config.hydra.sweeper.get("n_jobs")
-        return given if isinstance(given, int) else 1
-    return math.prod(map(len, values.values()))
+    n_jobs = config.hydra.sweeper.get("n_jobs") if _searches(config) else n_runs
+    return min(n_jobs, n_runs) if isinstance(n_jobs, int) else 1
 
 
 def _searches(config: DictConfig) -> bool:
@@ -186,7 +184,7 @@ def _check_texts(configs: Sequence[RunConfig]) -> None:
     """Every job's texts with its tokenizer."""
     from gfn_runner.config.tokenizer_checks import check_texts  # needs transformers
 
-    problems: Problems = {}
+    found: list[Problem] = []
     # Jobs of a sweep mostly share model and texts; a seed changes which examples, not how long.
     for run in {
         repr((c.lm, c.values["task"], c.evaluation.baseline_shots)): c for c in configs
@@ -194,29 +192,34 @@ def _check_texts(configs: Sequence[RunConfig]) -> None:
         try:
             check_texts(run)
         except UserError as error:
-            problems |= {str(problem): problem for problem in error.problems}
-    if problems:
-        raise UserError(list(problems.values()))
+            found += error.problems
+    if found:
+        raise UserError(list(dict.fromkeys(found)))
 
 
 # -- its end --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def sweep_under_way(folder: Path, pages: bool) -> Iterator[None]:
+def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> Iterator[None]:
     """Within it Hydra brings the runs to their end; then follow the sweep's table and its page.
+
+    Args:
+        folder: of the sweep.
+        pages: whether it has a page.
+        plans: its runs; none of a search.
 
     Raises:
         SystemExit: with 1 if a run has not ended well, 2 if the sweep is refused, 130 at Ctrl-C.
     """
     from gfn_runner.cli.screen import show
-    from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep
+    from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep, planned
     from gfn_runner.sweeps.launching.signals import exit_on_termination
     from gfn_runner.sweeps.table import show_sweep
 
     done = False
     try:
-        with exit_on_termination():
+        with exit_on_termination(), planned(plans):
             yield
         done = True
     except InvalidSweep as invalid:

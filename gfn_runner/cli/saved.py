@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ from omegaconf import OmegaConf
 
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.overrides import (
+    HYDRA_FILE,
     OVERRIDES_FILE,
     as_meant,
     by_itself,
     flags_and_words,
     parsed,
+    value_of,
     verbatim,
 )
 from gfn_runner.runtime.sweep_record import RECORD, Sweep
@@ -45,8 +48,22 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
     ]
     if named and (named[-1].key_or_group, _text(named[-1])) != ("resume", "auto"):
         multirun = not {"-m", "--multirun"}.isdisjoint(flags)
+        flags += _config_flags(Path(os.path.expanduser(_text(named[-1]))), flags)
         words = (_sweep_lines if multirun else _run_lines)(overrides, named[-1])
     return [*flags, *words]
+
+
+def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
+    """``--config-dir`` and ``--config-name`` of a run, or of the runs of a sweep, where none is given now."""
+    files = [folder / HYDRA_FILE, *sorted(folder.glob(f"*/{HYDRA_FILE}"))]
+    for file in files:
+        with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError):
+            hydra = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]
+            sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}
+            own = {"--config-dir": sources.get("command-line")}
+            own["--config-name"] = hydra["job"]["config_name"]
+            return [f"{k}={v}" for k, v in own.items() if v and value_of(given, k) is None]
+    return []
 
 
 def _text(override: Override) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from rapidfuzz import process
 
 from gfn_runner.config.compose import CONF
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word
+from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word, value_of
+
+_TYPO = 75  # likeness in %, from which a name is a mistyped one: min_len is 71 % max_len
 
 
 def explained(error: Exception, argv: Sequence[str]) -> UserError:
@@ -30,8 +31,8 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     overrides are compared with it.
     """
     flags, words = flags_and_words(argv)
-    name = _value_of(flags, "--config-name", "-cn") or "config"
-    folder = _value_of(flags, "--config-dir", "-cd")
+    name = value_of(flags, "--config-name") or "config"
+    folder = value_of(flags, "--config-dir")
     if folder is not None and not Path(folder).is_dir():
         return UserError.one("--config-dir", f"given {folder!r}, which is no folder")
     names = _config_names(folder)
@@ -68,14 +69,6 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     where = str(getattr(cause, "full_key", None) or "command line")
     reason = " ".join(str(error if cause is None else f"{error} {cause}").split())
     return UserError.one(where, reason, fix="see python -m gfn_runner --help")
-
-
-def _value_of(flags: Sequence[str], *names: str) -> str | None:
-    for flag, after in itertools.pairwise([*flags, ""]):
-        name, equals, value = flag.partition("=")
-        if name in names:
-            return value if equals else after
-    return None
 
 
 def _config_names(folder: str | None) -> list[str]:
@@ -158,12 +151,13 @@ def _key_problems(override: Override, base: DictConfig, groups: set[str]) -> Ite
         if not isinstance(node, DictConfig):
             return  # a value that the check of all values explains
         if part not in node:
-            yield _unknown_key(parts, depth, node, groups)
+            yield _unknown_key(override, depth, node, groups)
             return
         node = None if OmegaConf.is_missing(node, part) else node._get_node(part)
 
 
-def _unknown_key(parts: Sequence[str], depth: int, node: DictConfig, groups: set[str]) -> Problem:
+def _unknown_key(override: Override, depth: int, node: DictConfig, groups: set[str]) -> Problem:
+    parts = override.key_or_group.split(".")
     known = [str(key) for key in node if not str(key).startswith("_")]
     if depth == 0:
         known = [key for key in dict.fromkeys([*known, *sorted(groups)]) if key != "hydra"]
@@ -175,6 +169,23 @@ def _unknown_key(parts: Sequence[str], depth: int, node: DictConfig, groups: set
         # Of a launcher without options the names of others' help more.
         known = ["none with hydra/launcher=basic; local, slurm, slurm_gpu have some"]
     near = process.extractOne(parts[depth], known, score_cutoff=60)
+    if (near is None or near[1] < _TYPO) and parts[depth] in (more := _further_arguments(node)):
+        line = str(override.input_line)
+        return Problem(
+            key, "not in the yaml file of the choice", ", ".join([*known, *more]), f"+{line}"
+        )
     rest = "".join(f".{part}" for part in parts[depth + 1 :])
     fix = f"did you mean {prefix}{near[0]}{rest}?" if near else ""
     return Problem(key, "unknown key", ", ".join(known), fix)
+
+
+def _further_arguments(node: DictConfig) -> list[str]:
+    """Arguments of a node's ``_target_`` that it does not list. Slow: most targets import torch."""
+    if node.get("_target_") is None:
+        return []
+    from gfn_runner.runtime.targets import argument_hints, target_of
+
+    with contextlib.suppress(UserError):
+        hints = argument_hints(target_of("", {"_target_": node["_target_"]}))
+        return [name for name in hints if name not in node]
+    return []

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,12 +44,8 @@ OmegaConf.register_new_resolver(
 )
 
 
-def check_config(composed: DictConfig, lines: Sequence[str] = ()) -> RunConfig:
-    """Check a composed config; Hydra's own section is passed over.
-
-    Args:
-        composed: as Hydra gives it.
-        lines: overrides that led to it.
+def check_config(composed: DictConfig) -> RunConfig:
+    """Check a config as Hydra composes it; Hydra's own section is passed over.
 
     Raises:
         UserError: with all problems.
@@ -77,8 +72,3 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def check_lines(lines: Sequence[str]) -> RunConfig:
-    """Compose and check one job's overrides; call it with Hydra initialised."""
-    return check_config(compose("config", overrides=list(lines), return_hydra_config=True))

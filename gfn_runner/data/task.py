@@ -70,9 +70,9 @@ class Task(ABC):
             yield Problem(
                 "task.min_len",
                 f"given {self.min_len}, above task.max_len = {self.max_len}",
-                f"0 to {self.max_len}",
+                f"0 to {min(self.max_len, self.eval_max_len)}",
             )
-        if self.min_len > self.eval_max_len:
+        elif self.min_len > self.eval_max_len:
             yield Problem(
                 "task.eval_max_len",
                 f"given {self.eval_max_len}, below task.min_len = {self.min_len}",

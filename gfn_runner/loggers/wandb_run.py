@@ -239,14 +239,7 @@ def run_id(folder: Path) -> str:
     if known.get("folder") == here:
         return known["id"]
     moved = known and _kept_id(Path(known["folder"])).get("id") != known["id"]
-    # Before ids were kept they were made from the folder's name.
-    before = f"{derived_seed('wandb', folder.resolve()):016x}"
-    if moved:
-        own = known["id"]
-    elif any(folder.glob(f"wandb/*run-*-{before}")):
-        own = before
-    else:
-        own = uuid.uuid4().hex[:16]
+    own = known["id"] if moved else uuid.uuid4().hex[:16]
     try:
         write_atomically(path, json.dumps({"id": own, "folder": here}) + "\n")
     except OSError as error:

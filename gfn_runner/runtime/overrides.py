@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Of a run's folder: the lines that make the run again.
 OVERRIDES_FILE = "overrides.yaml"
+HYDRA_FILE = ".hydra/hydra.yaml"
 # What a command is to do, where, and by which launcher; none of it makes the run another one.
 _PASSING = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
 _BY_ITSELF = "hydra.mode=RUN"
@@ -28,6 +30,7 @@ _VALUED = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--experimental-rerun",
 }  # fmt: skip
+_SHORT = {"--config-dir": "-cd", "--config-name": "-cn"}
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FOLDERS = ("resume", "run", "output", "hydra.run.dir", "hydra.sweep.dir")
 
@@ -51,6 +54,16 @@ def flags_and_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             flags.append(word)
     return flags, words
+
+
+def value_of(flags: Sequence[str], name: str) -> str | None:
+    """The value of one of Hydra's flags, by its long name."""
+    names = (name, _SHORT[name])
+    for flag, after in itertools.pairwise([*flags, ""]):
+        given, equals, value = flag.partition("=")
+        if given in names:
+            return value if equals else after
+    return None
 
 
 def verbatim(text: str) -> str:

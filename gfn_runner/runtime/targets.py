@@ -7,11 +7,12 @@ constructor that passes ``**options`` on to its base class has the base's argume
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 import hydra.utils
@@ -51,7 +52,9 @@ def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., An
     try:
         target = hydra.utils.get_object(path)
     except Exception as error:  # importing a module of the user's may raise anything
-        reason = " ".join(str(error).split())
+        while error.__cause__ is not None:
+            error = error.__cause__  # type: ignore[assignment]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError.one(where, f"cannot import {path!r}: {reason}", allowed) from error
     finally:
         log.setLevel(level)
@@ -67,6 +70,8 @@ def checked_arguments(
 ) -> dict[str, Any]:
     """The arguments of a node, in the types of the target's signature.
 
+    A nested ``_target_`` node stays one; the object that it names is validated in its place.
+
     Args:
         key: config key of the node.
         node: plain containers.
@@ -76,7 +81,26 @@ def checked_arguments(
     Raises:
         UserError: with every unknown, missing and impossible argument.
     """
-    given = {name: value for name, value in node.items() if name not in _HYDRA}
+    nested = {name: value for name, value in node.items() if _is_node(value)}
+    return _arguments_with_objects(key, node, target, runtime) | nested
+
+
+def with_objects(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node in which nested ``_target_`` nodes are the objects that they name."""
+    return {
+        name: instantiate(f"{key}.{name}", value) if _is_node(value) else value
+        for name, value in node.items()
+    }
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
+def _arguments_with_objects(
+    key: str, node: Mapping[str, Any], target: Callable[..., Any], runtime: tuple[str, ...]
+) -> dict[str, Any]:
+    given = {k: value for k, value in with_objects(key, node).items() if k not in _HYDRA}
     if inspect.isclass(target) and hasattr(target, "__pydantic_fields__"):
         return validated_arguments(key, target, given)
     model = _arguments(target, runtime)
@@ -100,13 +124,11 @@ def validated_arguments(key: str, kind: Any, given: Mapping[str, Any]) -> dict[s
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
     """``hydra.utils.instantiate`` of a node with checked arguments, and those that the program gives.
 
-    Nested ``_target_`` nodes are instantiated first.
-
     Raises:
         UserError: as :func:`checked_arguments`, and for what the constructor itself refuses.
     """
     target = target_of(key, node, base)
-    arguments = checked_arguments(key, _with_objects(key, node), target, tuple(runtime))
+    arguments = _arguments_with_objects(key, node, target, tuple(runtime))
     if node.get("_partial_"):
         return functools.partial(target, **arguments, **runtime)
     try:
@@ -118,24 +140,6 @@ def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **r
     except Exception as error:  # a constructor of the user's may raise anything
         what = f"{_name(target)} raises {type(error).__name__}: {error}"
         raise UserError.one(key, what, "arguments that it takes") from error
-
-
-def _with_objects(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _inner_object(f"{key}.{name}", value)
-        if isinstance(value, dict) and "_target_" in value
-        else value
-        for name, value in node.items()
-    }
-
-
-def _inner_object(key: str, node: Mapping[str, Any]) -> Any:
-    target_of(key, node)
-    try:
-        return hydra.utils.instantiate(node, _convert_="all")
-    except Exception as error:  # a constructor of the user's may raise anything
-        reason = " ".join(str(error).split())
-        raise UserError.one(key, f"cannot be made: {reason}", "arguments that it takes") from error
 
 
 def validated(key: str, given: Any, kind: Any) -> Any:
@@ -154,11 +158,18 @@ def validated(key: str, given: Any, kind: Any) -> Any:
 
 def explained(key: str, kind: Any, error: ValidationError) -> UserError:
     """A pydantic error as problems: full key, what was given, what is allowed."""
+    return UserError(_problems(key, kind, error.errors()))
+
+
+def _problems(key: str, kind: Any, errors: Sequence[Any]) -> list[Problem]:
+    """One problem a key: a union has an error for each of its types, all of which are allowed."""
     found: dict[str, Problem] = {}
-    for one in error.errors():
-        problem = _problem(key, kind, one)
-        found.setdefault(problem.where, problem)  # a union has an error for each of its types
-    return UserError(list(found.values()))
+    for problem in (_problem(key, kind, one) for one in errors):
+        first = found.setdefault(problem.where, problem)
+        if problem.what == first.what and problem.allowed not in first.allowed.split(" or "):
+            allowed = f"{first.allowed} or {problem.allowed}"
+            found[problem.where] = dataclasses.replace(first, allowed=allowed)
+    return list(found.values())
 
 
 def unknown_key(key: str, name: str, known: list[str]) -> Problem:
@@ -171,8 +182,7 @@ def unknown_key(key: str, name: str, known: list[str]) -> Problem:
 
 def argument_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The type hints of a target's arguments."""
-    model = _arguments(target, ())
-    if model is None:
+    if _arguments(target, ()) is None:
         return {}
     fields = _signature_fields(target, ())
     return {name: hint for name, (hint, _) in (fields or {}).items()}
@@ -227,13 +237,7 @@ def _validate(
         checked = model.model_validate(dict(given))
     except ValidationError as error:
         kept = [e for e in error.errors() if required or e["type"] != "missing"]
-        if kept:
-            found: dict[str, Problem] = {}
-            for one in kept:
-                problem = _problem(key, model, one)
-                found.setdefault(problem.where, problem)
-            return {}, list(found.values())
-        return dict(given), []
+        return dict(given), _problems(key, model, kept)
     return {name: getattr(checked, name) for name in given}, []
 
 

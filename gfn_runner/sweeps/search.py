@@ -14,42 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import OmegaConf, read_write
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from omegaconf import OmegaConf
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
-
-from gfn_runner.errors import UserError
-from gfn_runner.report.headline import direction_of
-from gfn_runner.sweeps.launching.launch import locked_sweep
-from gfn_runner.sweeps.launching.plan import Plan, validate_jobs
 
 logger = logging.getLogger(__name__)
 _PATIENCE = 3  # batches without a single value, after which the search ends
 Space = dict[str, BaseDistribution]
-
-
-def check_search(sweeper: Any, arguments: Sequence[str]) -> None:
-    """Validate every choice and both ends of every interval; choose the direction if none is given.
-
-    Args:
-        sweeper: hydra-optuna-sweeper's, set up by Hydra.
-        arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
-
-    Raises:
-        InvalidSweep: with all problems; no trial has begun.
-    """
-    space, fixed = _space(sweeper, arguments)
-    ends = {name: _ends(distribution) for name, distribution in space.items()}
-    first = {**fixed, **{name: values[0] for name, values in ends.items()}}
-    jobs = [first, *({**first, name: end} for name in ends for end in ends[name][1:])]
-    with locked_sweep(sweeper.launcher):
-        lines = [_lines(job) for job in jobs]
-        _, plans = validate_jobs(sweeper.launcher, lines, 0, n_runs=sweeper.n_jobs)
-        if sweeper.direction is None:
-            sweeper.direction = _direction(plans)
-            overrides = sweeper.config.hydra.overrides
-            with read_write(overrides):  # on record, so that it stays when the search goes on
-                overrides.hydra.append(f"hydra.sweeper.direction={sweeper.direction}")
 
 
 def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
@@ -60,7 +31,7 @@ def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
 
     Args:
         sweeper: hydra-optuna-sweeper's, set up by Hydra.
-        arguments: as in :func:`check_search`.
+        arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
         seed: of the sampler, plus the number of trials before, so that a search that goes on
             does not draw the same values again. ``None``: another one each time.
     """
@@ -112,33 +83,8 @@ def _space(sweeper: Any, arguments: Sequence[str]) -> tuple[Space, dict[str, Any
     return create_params_from_overrides(list(last.values()))
 
 
-def _ends(distribution: Any) -> Sequence[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    return distribution.low, distribution.high
-
-
 def _lines(values: dict[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
-
-
-def _direction(plans: Sequence[Plan]) -> str:
-    """Which way the metric of all runs gets better.
-
-    Raises:
-        UserError: if there is no metric, or two tasks want different ways.
-    """
-    names = {plan.config.optimized_metric or plan.config.default_metric for plan in plans}
-    directions = {direction_of(name) for name in names}
-    if "" in names or len(directions) > 1:
-        several = f"{' and '.join(sorted(names))}, of which one is minimized"
-        raise UserError.one(
-            "optimized_metric",
-            f"the search has {'no metric' if '' in names else several}",
-            "a metric of metrics.json, the same for all runs",
-            "optimized_metric=log_reward",
-        )
-    return directions.pop()
 
 
 def _interrupted(study: Any, space: Space) -> list[Any]:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from gfn_runner.config.compose import CONF, check_lines
+from gfn_runner.config.compose import CONF
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.lm import model_folders
 from gfn_runner.objectives.losses import JointBalance, SubTB
 from gfn_runner.runtime.targets import argument_hints, target_of
+from tests.runs import composed
 
 # What the program gives to an object, not its config.
 RUNTIME_ARGUMENTS = {"optimizer", "total_steps", "n_rounds"}
@@ -27,15 +28,10 @@ def smollm2_is_there(monkeypatch):
     monkeypatch.setattr(model_folders, "SMOLLM2_FOLDER", model_folders.EMBEDDED_FOLDER)
 
 
-def compose_and_check(*lines: str):
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        return check_lines(list(lines))
-
-
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_yaml_composes_and_checks(file: Path):
     if file.name == "config.yaml" and len(file.parts) == 1:
-        assert isinstance(compose_and_check().objective, JointBalance)
+        assert isinstance(composed().objective, JointBalance)
         return
     group, choice = str(file.parent), file.stem
     if file.parts[0] == "experiment":
@@ -46,7 +42,7 @@ def test_yaml_composes_and_checks(file: Path):
         line = f"{group}={choice}"
     # Of the tasks only this one lists its strings.
     listed = ["task=random_number"] if line == "baseline=exact" else []
-    config = compose_and_check(*listed, line)
+    config = composed(*listed, line)
     if group in ("task", "objective", "scheduler", "logger"):
         assert_objects_list_every_argument(config)
 
@@ -57,11 +53,11 @@ def test_yamls_list_every_key():
     from omegaconf import OmegaConf
 
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        composed = OmegaConf.to_container(compose("config"))
-        checked = check_lines([]).as_dict()
+        listed = OmegaConf.to_container(compose("config"))
+    checked = composed().as_dict()
     # Without a choice of these there is nothing of them to see.
     unchosen = {".experiment", ".baseline", ".recipe", ".sweep"}
-    assert keys(composed) | unchosen == keys(checked) | unchosen
+    assert keys(listed) | unchosen == keys(checked) | unchosen
 
 
 def assert_objects_list_every_argument(config: RunConfig) -> None:
@@ -86,7 +82,7 @@ def test_baselines_list_every_key(name):
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         composed = OmegaConf.to_container(compose("config", overrides=[f"baseline={name}"]))
     task = "random_number" if name == "exact" else "arithmetic"
-    baseline = compose_and_check(f"task={task}", f"baseline={name}").baseline
+    baseline = composed(f"task={task}", f"baseline={name}").baseline
     assert composed["baseline"].keys() == arguments_of(type(baseline)) | {"_target_"}
     # What a yaml shows is what the class has by itself.
     own, shown = vars(type(baseline)()), vars(baseline)
@@ -109,7 +105,7 @@ def keys(tree: object, at: str = "") -> set[str]:
 
 
 def test_the_command_line_wins_over_an_experiment_and_an_experiment_over_a_group():
-    config = compose_and_check("experiment=paper/arithmetic", "scheduler.warmup_steps=7")
+    config = composed("experiment=paper/arithmetic", "scheduler.warmup_steps=7")
     assert isinstance(config.objective, SubTB)
     assert config.scheduler.keywords["warmup_steps"] == 7
     assert config.optimizer.keywords["lr"] == 1e-4
@@ -117,16 +113,16 @@ def test_the_command_line_wins_over_an_experiment_and_an_experiment_over_a_group
 
 
 def test_a_task_may_choose_its_em_and_the_command_line_chooses_last():
-    assert compose_and_check("task=arithmetic").em.rounds == 0
-    assert compose_and_check("task=subjectivity").em.rounds == 1
-    assert compose_and_check("task=subjectivity", "em=off").em.rounds == 0
-    assert compose_and_check("task=subjectivity", "em.rounds=3").em.rounds == 3
+    assert composed("task=arithmetic").em.rounds == 0
+    assert composed("task=subjectivity").em.rounds == 1
+    assert composed("task=subjectivity", "em=off").em.rounds == 0
+    assert composed("task=subjectivity", "em.rounds=3").em.rounds == 3
 
 
 def test_the_resolved_config_leads_to_itself(tmp_path):
     from gfn_runner.config.validation import check
 
-    config = compose_and_check("task=arithmetic_tool", "objective=tb", "task.max_len=21")
+    config = composed("task=arithmetic_tool", "objective=tb", "task.max_len=21")
     again = check(config.as_dict())
     assert again.as_dict() == config.as_dict()
     assert type(again.task) is type(config.task) and again.task.max_len == 21

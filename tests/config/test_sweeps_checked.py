@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gfn_runner.cli import multirun
+from gfn_runner.cli.main import main
 from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.config.compose import CONF
 from gfn_runner.runtime.sweep_record import Job, Sweep
@@ -55,6 +56,7 @@ def test_a_run_of_a_question_goes_on_by_itself(name, tmp_path):
 def test_a_search_goes_the_way_of_its_metric(lines, direction, tmp_path):
     config = started("sweep=search", *lines, f"output={tmp_path}")
     assert config.hydra.sweeper.direction == direction
+    assert f"hydra.sweeper.direction={direction}" in config.hydra.overrides.hydra
 
 
 def test_a_sweep_has_a_folder_of_its_own_below_its_task_or_tasks(tmp_path):
@@ -88,11 +90,34 @@ def test_a_value_of_a_question_that_is_none_is_found_with_the_others():
     assert {"seed", "optimizer.lr"} <= found.keys()
 
 
-def test_of_a_large_sweep_every_value_is_checked():
-    seeds, rates = ",".join(map(str, range(21))), "1e-3,1e-4,2e-3,2e-4,3e-4"
-    jobs = configs("-m", f"seed={seeds}", f"optimizer.lr={rates}")
-    assert len(jobs) == 25 and {job.seed for job in jobs} == set(range(21))
-    assert "optimizer.lr" in problems("-m", f"seed={seeds}", f"optimizer.lr={rates},-1")
+def test_each_job_is_composed_once_and_an_invalid_one_leaves_no_folder(tmp_path, monkeypatch):
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    composed, ran = [], []
+    load = ConfigLoaderImpl.load_sweep_config
+
+    def counted(loader, config, lines):
+        composed.append(lines)
+        return load(loader, config, lines)
+
+    def trained(config, folder, overrides):
+        ran.append((config.seed, config.sampling.n_samples, folder))
+        return 1.0
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+    monkeypatch.setattr("gfn_runner.train.train_and_evaluate", trained)
+    output = tmp_path / "out"
+    lines = ["-m", "seed=3,4", "callbacks/report=off", f"output={output}"]
+    with pytest.raises(SystemExit) as refused:
+        main([*lines, "sampling.n_samples=2,1", "objective=vargrad"])
+    assert refused.value.code == 2 and not ran and not output.exists()
+    composed.clear()
+    main([*lines, "sampling.n_samples=2,5"])
+    assert len(composed) == 4
+    (folder,) = output.glob("*/multirun/*/*")
+    expected = [(3, 2), (3, 5), (4, 2), (4, 5)]
+    assert ran == [(*values, folder / str(n)) for n, values in enumerate(expected)]
+    assert [job.state for job in Sweep.read(folder).jobs] == ["ok"] * 4
 
 
 def test_of_a_search_both_ends_of_an_interval_are_checked():
@@ -151,7 +176,6 @@ def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkey
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     folder = tmp_path / "sweep"
     lines = ["-m", "hydra/launcher=slurm", f"hydra.sweep.dir={folder}"]
-    monkeypatch.setattr(multirun, "MOST_JOBS_CHECKED", 6)  # more are counted than checked
     seeds = "seed=0,1,2,3,4"
     configs(*lines, seeds, "optimizer.lr=1e-3,1e-4")
     configs(*lines, "hydra/sweeper=search", "optimizer.lr=interval(1e-4, 1e-3)")

@@ -52,6 +52,15 @@ def test_a_trainer_takes_every_argument_of_lightnings_and_a_callback_can_be_remo
     assert "ReplayBufferCallback" not in kinds and "AdapterCheckpoint" in kinds
 
 
+def test_a_profiler_is_an_object_of_the_config():
+    name = "lightning.pytorch.profilers.SimpleProfiler"
+    given = (f"+trainer.profiler._target_={name}", "+trainer.profiler.filename=steps")
+    (config,) = configs(*given)
+    assert config.trainer.arguments["profiler"] == {"_target_": name, "filename": "steps"}
+    found = problems(*given, "+trainer.profiler.fliename=a", "trainer.max_steps=0")
+    assert found.keys() == {"trainer.profiler.fliename", "trainer.max_steps"}
+
+
 @pytest.mark.parametrize(
     ("argv", "where", "fix"),
     [
@@ -158,7 +167,7 @@ def test_impossible_values_are_refused(argv, where):
     if where in ("lm.device", "lm.quantization") and torch.cuda.is_available():
         pytest.skip("possible where there is a GPU")
     found = problems(*argv)
-    assert where in found
+    assert list(found) == [where], "one mistake is one problem"
     assert found[where].allowed or found[where].fix
 
 

@@ -178,7 +178,7 @@ def test_results_are_there_once_the_figures_are(finished, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("where", "rest"),
     [
-        ("gfn_runner.tasks.base.GFlowNetModule.training_step", "resume=auto` begins anew"),
+        ("gfn_runner.tasks.base.GFlowNetModule.training_step", "resume=auto begins anew"),
         ("lightning.Trainer.validate", "resume={}` goes on"),  # the final evaluation
     ],
 )

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from gfn_runner.config.compose import CONF, new_folder
 from gfn_runner.runtime.overrides import as_meant, flags_and_words, parsed, verbatim
+from gfn_runner.runtime.sweep_record import Job, Sweep
 
 from ..command_line import configs, problems
 
@@ -138,6 +139,48 @@ def _environment() -> dict[str, str]:
 )
 def test_what_is_hydras_own_works(argv, said, tmp_path):
     assert said in hydra(*argv, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "run"), [([], "run"), (["-m"], "sweep/0")])
+def test_what_was_begun_with_configs_of_the_users_goes_on_without_naming_them(flags, run, tmp_path):
+    mine, folder = tmp_path / "mine", tmp_path / run.partition("/")[0]
+    mine.mkdir()
+    (mine / "mine.yaml").write_text(yaml.safe_dump({"defaults": ["config", "_self_"], "n": 7}))
+    hydra = tmp_path / run / ".hydra" / "hydra.yaml"
+    hydra.parent.mkdir(parents=True)
+    sources = [
+        {"provider": "main", "path": str(CONF)},
+        {"provider": "command-line", "path": str(mine)},
+    ]
+    saved = {"job": {"config_name": "mine"}, "runtime": {"config_sources": sources}}
+    hydra.write_text(yaml.safe_dump({"hydra": saved}))
+    lines = ["task=arithmetic", "seed=3"]
+    if flags:
+        Sweep(folder, lines, [Job(0, lines, "0")]).write()
+    else:
+        (folder / "overrides.yaml").write_text(yaml.safe_dump(lines))
+    (config,) = configs(*flags, f"resume={folder}")
+    assert config.n == 7 and config.seed == 3
+    assert configs(*flags, f"resume={folder}", "--config-name=config")[0].n == 10
+
+
+def test_a_pipe_that_is_closed_early_is_no_error(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m gfn_runner --help"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, cwd=tmp_path, env=_environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and "Fine-tunes" in done.stdout
+
+
+def test_an_argument_that_a_yaml_file_does_not_list_is_to_be_added(tmp_path):
+    (tmp_path / "task").mkdir()
+    target = "gfn_runner.tasks.arithmetic.IntegerArithmetic"
+    (tmp_path / "task" / "mine.yaml").write_text(f"_target_: {target}\nmax_len: 22\n")
+    given = ["--config-dir", str(tmp_path), "task=mine", "task.min_len=1", "task.mx_len=3"]
+    found = problems(*given)
+    assert found["task.min_len"].fix == "+task.min_len=1"
+    assert found["task.mx_len"].fix == "did you mean task.max_len?"
 
 
 def test_a_folder_of_configs_leaves_the_suggestions(tmp_path):

@@ -127,15 +127,6 @@ def test_a_metric_that_one_trial_lacks_ends_no_search(launcher, metric, values):
     assert [done.return_value for done in launch(made, lines, 0)] == values
 
 
-def test_a_sweep_with_such_a_run_is_refused_as_a_whole(launcher, tmp_path):
-    made = launcher()
-    with pytest.raises(InvalidSweep) as caught:
-        launch(made, [["seed=2"], IMPOSSIBLE, ["seed=-1"]], 0)
-    where = [problem.where for problem in caught.value.error.problems]
-    assert where == ["callbacks.replay_buffer.probability", "seed"] and made.ran == []
-    assert not (tmp_path / "sweep" / record.RECORD).exists()
-
-
 def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch, capsys):
     jobs = [Job(n, [f"seed={n}"], str(n), "ok", metrics={"kl": 0.5}) for n in range(2)]
     Sweep(tmp_path, ["hydra/sweeper=search"], jobs, searches=True).write()

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import initialize_config_dir
 
-from gfn_runner.config.compose import CONF, check_lines
+from tests.runs import composed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -34,8 +33,7 @@ def asked(folder: Path, **more) -> argparse.Namespace:
 def test_every_runs_command_holds(table, method, tmp_path):
     (tmp_path / table / "gflownet" / "seed1" / "adapter").mkdir(parents=True)
     (job,) = jobs_of(table, asked(tmp_path, methods=[method], seeds=[1]))
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines(job.lines)
+    config = composed(*job.lines)
     assert config.seed == 1 and config.task.name == table.rstrip("_0123456789")
     assert (config.baseline is None) == (method == "gflownet")
 

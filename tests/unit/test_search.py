@@ -121,7 +121,6 @@ def test_a_search_warns_of_nothing_that_its_own_config_has_chosen(monkeypatch):
         optuna.samplers.TPESampler(multivariate=True)
 
     monkeypatch.setattr(gfn_runner.sweeps.search, "search", draws)
-    monkeypatch.setattr(gfn_runner.sweeps.search, "check_search", lambda *_: None)
     sweeper = SearchSweeper.__new__(SearchSweeper)
     sweeper.sweeper, sweeper.seed = None, 0
     with warnings.catch_warnings(record=True) as caught:

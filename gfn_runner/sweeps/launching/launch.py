@@ -22,11 +22,12 @@ from gfn_runner.runtime.sweep_record import Job, Sweep
 from gfn_runner.sweeps.check import LOCAL, SLURM
 from gfn_runner.sweeps.launching.cluster import run_on_slurm
 from gfn_runner.sweeps.launching.in_process import run_in_process
-from gfn_runner.sweeps.launching.plan import SIDE, Plan, validate_jobs
+from gfn_runner.sweeps.launching.plan import SIDE, Plan, announce, compose_job, validate_job
 from gfn_runner.sweeps.launching.processes import run_in_processes
 
 _RUNNERS = {SLURM: run_on_slurm, LOCAL: run_in_processes}
 _current: list[Sweep] = []
+_planned: dict[int, Plan] = {}
 
 
 class InvalidSweep(SystemExit):
@@ -37,6 +38,22 @@ class InvalidSweep(SystemExit):
         self.error = error
 
 
+@contextlib.contextmanager
+def planned(plans: Sequence[Plan]) -> Iterator[None]:
+    """Within it the sweep has these runs, by their numbers; a search has none before it draws them."""
+    _current.clear()
+    _planned.update({plan.job.number: plan for plan in plans})
+    try:
+        yield
+    finally:
+        _planned.clear()
+
+
+def planned_overrides() -> list[list[str]]:
+    """Override lines of every run that is planned."""
+    return [plan.job.overrides for plan in _planned.values()]
+
+
 def current_sweep() -> Sweep | None:
     """The sweep that this process has begun, if there is one."""
     return _current[-1] if _current else None
@@ -45,7 +62,7 @@ def current_sweep() -> Sweep | None:
 def launch(
     launcher: Any, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Sequence[JobReturn]:
-    """Validate runs, and bring them to their end.
+    """Bring runs to their end; those that nobody has validated yet are validated first.
 
     Args:
         launcher: one of ``hydra_plugins/gfn_runner_launchers.py``, set up by Hydra.
@@ -56,10 +73,10 @@ def launch(
         What each run returns; ``None`` of one that has failed, at which no sweeper stops.
 
     Raises:
-        InvalidSweep: if a run or the launcher is invalid, the sweep's folder holds other runs, another
-            process is at this sweep, or SLURM does not say what it has of it.
+        InvalidSweep: if the sweep's folder holds other runs, another process is at this sweep, or SLURM
+            does not say what it has of it.
     """
-    with locked_sweep(launcher) as folder:
+    with _locked_sweep(launcher) as folder:
         jobs = _launch(launcher, folder, job_overrides, first)
     return [
         JobReturn(overrides=list(lines), status=JobStatus.COMPLETED, _return_value=job.value)
@@ -68,7 +85,7 @@ def launch(
 
 
 @contextlib.contextmanager
-def locked_sweep(launcher: Any) -> Iterator[Path]:
+def _locked_sweep(launcher: Any) -> Iterator[Path]:
     """The sweep's folder, which no other process writes to meanwhile.
 
     Raises:
@@ -93,12 +110,7 @@ def _launch(
 ) -> list[Job]:
     sweep = Sweep.read(folder)
     sweep.searches = not str(launcher.config.hydra.sweeper._target_).endswith(".BasicSweeper")
-    # Of a sweep that has begun before, SLURM may have some runs already. And a search draws values that
-    # nobody has seen before, some of which do not fit each other.
-    n_runs = 0 if _current else 1 if sweep.jobs else None
-    jobs, plans = validate_jobs(
-        launcher, job_overrides, first, n_runs=n_runs, skip_invalid=sweep.searches
-    )
+    jobs, plans = _plans(launcher, job_overrides, first)
     # As they were given: hydra.sweep.subdir=seed${seed} is another name for each job.
     given: Any = OmegaConf.to_container(launcher.config.hydra.overrides, resolve=False)
     sweep.overrides = [
@@ -120,6 +132,33 @@ def _launch(
     if sweep.searches:
         _refuse_unmeasured(sweep, plans)
     return list(known.values())
+
+
+def _plans(
+    launcher: Any, job_overrides: Sequence[Sequence[str]], first: int
+) -> tuple[list[Job], list[Plan]]:
+    """Entries of all runs, and the valid ones.
+
+    A search draws values that nobody has seen before, some of which do not fit each other: that run has
+    failed.
+    """
+    jobs, plans = [], []
+    for number, lines in enumerate(job_overrides, first):
+        plan = _planned.get(number)
+        if plan is None:
+            loader = launcher.hydra_context.config_loader
+            job, composed = compose_job(loader, launcher.config, lines, number)
+            try:
+                plan = validate_job(job, composed)
+            except UserError as error:
+                job.state = "failed"
+                job.why = "; ".join(f"{p.where}: {p.what}" for p in error.problems)
+                announce(job)
+                jobs.append(job)
+                continue
+        jobs.append(plan.job)
+        plans.append(plan)
+    return jobs, plans
 
 
 def _refuse_unmeasured(sweep: Sweep, plans: Sequence[Plan]) -> None:

@@ -18,7 +18,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.headline import headline_numbers, optimized_value
 from gfn_runner.run.resume import finished_metrics
 from gfn_runner.runtime.sweep_record import Job, State, log_length, reason
-from gfn_runner.sweeps.check import checked_for, launcher_options, launcher_problems
+from gfn_runner.sweeps.check import checked_for, launcher_options
 
 # Lines of a sweep's command that say nothing about its runs.
 SIDE = ("hydra.sweep.dir=", "hydra.mode=", "resume=")
@@ -32,7 +32,6 @@ class Plan:
         job: its entry in the record.
         composed: its config, Hydra's section included.
         config: validated.
-        folder: of the run.
         logged: bytes of the run's log before it was started.
         began: when it was started, seconds since 1970.
     """
@@ -40,9 +39,13 @@ class Plan:
     job: Job
     composed: DictConfig
     config: RunConfig
-    folder: Path
     logged: int = 0
     began: float | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(str(self.composed.hydra.sweep.dir)) / self.job.folder
 
     @property
     def launcher(self) -> dict[str, Any]:
@@ -115,12 +118,21 @@ class Plan:
         return True
 
 
-def compose_job(launcher: Any, overrides: Sequence[str], number: int) -> tuple[Job, DictConfig]:
-    """A run's entry in the record, and its config with Hydra's section."""
+def compose_job(
+    loader: Any, config: DictConfig, overrides: Sequence[str], number: int
+) -> tuple[Job, DictConfig]:
+    """A run's entry in the record, and its config with Hydra's section.
+
+    Args:
+        loader: Hydra's, of configs.
+        config: of the sweep.
+        overrides: of the run.
+        number: of the run.
+    """
     lines = list(overrides)
     if not any(line.lstrip("+").startswith("resume=") for line in lines):
         lines.append(f"resume={AUTO}")
-    composed = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, lines)
+    composed = loader.load_sweep_config(config, lines)
     with open_dict(composed):
         composed.hydra.job.num = number
         # A cluster's id is not known yet, so no folder can be named after it.
@@ -142,56 +154,7 @@ def validate_job(job: Job, composed: DictConfig) -> Plan:
         UserError: with every problem of its config.
     """
     with checked_for(composed.hydra.launcher._target_):
-        config = check_config(composed, list(composed.hydra.overrides.task))
-    return Plan(job, composed, config, Path(str(composed.hydra.sweep.dir)) / job.folder)
-
-
-def validate_jobs(
-    launcher: Any,
-    job_overrides: Sequence[Sequence[str]],
-    first: int,
-    *,
-    n_runs: int | None = None,
-    skip_invalid: bool = False,
-) -> tuple[list[Job], list[Plan]]:
-    """Compose and validate all runs, and the launcher with them.
-
-    Args:
-        launcher: set up by Hydra.
-        job_overrides: of each run.
-        first: number of the first one.
-        n_runs: that are submitted together; ``None``: all of a kind; 0: the launcher is not validated.
-        skip_invalid: whether an invalid run has failed, and the others are run.
-
-    Returns:
-        Entries of all runs, and the valid ones.
-
-    Raises:
-        UserError: with all problems of the launcher, and of all runs unless ``skip_invalid``.
-    """
-    jobs, plans, problems = [], [], dict[str, Problem]()
-    kinds: dict[str, list[Plan]] = {}
-    for number, lines in enumerate(job_overrides, first):
-        job, composed = compose_job(launcher, lines, number)
-        jobs.append(job)
-        try:
-            plan = validate_job(job, composed)
-        except UserError as error:
-            job.state, job.why = "failed", "; ".join(f"{p.where}: {p.what}" for p in error.problems)
-            if skip_invalid:
-                announce(job)
-            else:
-                problems |= {str(problem): problem for problem in error.problems}
-            continue
-        plans.append(plan)
-        kinds.setdefault(repr((plan.launcher, plan.config.trainer.processes)), []).append(plan)
-    for alike in kinds.values() if n_runs != 0 else ():
-        processes = alike[0].config.trainer.processes
-        found = launcher_problems(alike[0].launcher, processes, n_runs or len(alike))
-        problems |= {str(problem): problem for problem in found}
-    if problems:
-        raise UserError(list(problems.values()))
-    return jobs, plans
+        return Plan(job, composed, check_config(composed))
 
 
 def announce(job: Job) -> None:
