@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.overrides import (
     HYDRA_FILE,
+    HYDRA_SWEEP_FILE,
     OVERRIDES_FILE,
     as_meant,
     by_itself,
@@ -55,8 +56,7 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
 
 def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
     """``--config-dir`` and ``--config-name`` of a run, or of the runs of a sweep, where none is given now."""
-    files = [folder / HYDRA_FILE, *sorted(folder.glob(f"*/{HYDRA_FILE}"))]
-    for file in files:
+    for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
         with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError):
             hydra = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]
             sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Of a run's folder: the lines that make the run again.
 OVERRIDES_FILE = "overrides.yaml"
-HYDRA_FILE = ".hydra/hydra.yaml"
+# Hydra's own, of a run and of a sweep.
+HYDRA_FILE, HYDRA_SWEEP_FILE = ".hydra/hydra.yaml", "multirun.yaml"
 # What a command is to do, where, and by which launcher; none of it makes the run another one.
 _PASSING = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
 _BY_ITSELF = "hydra.mode=RUN"

@@ -102,7 +102,8 @@ def _arguments_with_objects(
 ) -> dict[str, Any]:
     given = {k: value for k, value in with_objects(key, node).items() if k not in _HYDRA}
     if inspect.isclass(target) and hasattr(target, "__pydantic_fields__"):
-        return validated_arguments(key, target, given)
+        instance = validated(key, given, target)
+        return {name: getattr(instance, name) for name in given}
     model = _arguments(target, runtime)
     if model is None:
         return given
@@ -113,12 +114,6 @@ def _arguments_with_objects(
     library = str(getattr(target, "__module__", "")).partition(".")[0]
     # The types of a library's signature are checked; its values are its own to convert.
     return given if library in _LIBRARIES else values
-
-
-def validated_arguments(key: str, kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a pydantic dataclass, validated."""
-    instance = validated(key, given, kind)
-    return {name: getattr(instance, name) for name in given}
 
 
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
@@ -259,7 +254,7 @@ def _problem(key: str, kind: Any, error: Any) -> Problem:
     if error["type"] == "dataclass_type":
         return Problem(path, f"given {error['input']!r}", f"keys: {', '.join(_fields(at))}")
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    allowed = re.sub(r", (unable to parse|got) .*", "", allowed)  # why it is not allowed
+    allowed = re.sub(r", (unable to|got) .*", "", allowed)  # why it is not allowed
     return Problem(path, f"given {error['input']!r}", allowed)
 
 

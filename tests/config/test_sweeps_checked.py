@@ -118,6 +118,8 @@ def test_each_job_is_composed_once_and_an_invalid_one_leaves_no_folder(tmp_path,
     expected = [(3, 2), (3, 5), (4, 2), (4, 5)]
     assert ran == [(*values, folder / str(n)) for n, values in enumerate(expected)]
     assert [job.state for job in Sweep.read(folder).jobs] == ["ok"] * 4
+    hydra = yaml.safe_load((folder / "multirun.yaml").read_text())["hydra"]
+    assert hydra["runtime"]["config_sources"] and hydra["job"]["config_name"] == "config"
 
 
 def test_of_a_search_both_ends_of_an_interval_are_checked():

@@ -141,12 +141,14 @@ def test_what_is_hydras_own_works(argv, said, tmp_path):
     assert said in hydra(*argv, cwd=tmp_path)
 
 
-@pytest.mark.parametrize(("flags", "run"), [([], "run"), (["-m"], "sweep/0")])
-def test_what_was_begun_with_configs_of_the_users_goes_on_without_naming_them(flags, run, tmp_path):
-    mine, folder = tmp_path / "mine", tmp_path / run.partition("/")[0]
+@pytest.mark.parametrize(("flags", "file"), [([], ".hydra/hydra.yaml"), (["-m"], "multirun.yaml")])
+def test_what_was_begun_with_configs_of_the_users_goes_on_without_naming_them(
+    flags, file, tmp_path
+):
+    mine, folder = tmp_path / "mine", tmp_path / "folder"
     mine.mkdir()
     (mine / "mine.yaml").write_text(yaml.safe_dump({"defaults": ["config", "_self_"], "n": 7}))
-    hydra = tmp_path / run / ".hydra" / "hydra.yaml"
+    hydra = folder / file
     hydra.parent.mkdir(parents=True)
     sources = [
         {"provider": "main", "path": str(CONF)},

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.files import report_write_errors
+from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
 from gfn_runner.runtime.run_lock import acquire_run_lock
 from gfn_runner.runtime.sweep_record import Job, Sweep
 from gfn_runner.sweeps.check import LOCAL, SLURM
@@ -98,7 +99,7 @@ def _locked_sweep(launcher: Any) -> Iterator[Path]:
             try:
                 yield folder
             except UserError:
-                if {path.name for path in folder.iterdir()} <= {"multirun.yaml", ".lock"}:
+                if {path.name for path in folder.iterdir()} <= {HYDRA_SWEEP_FILE, ".lock"}:
                     shutil.rmtree(folder)
                 raise
     except UserError as error:
@@ -118,6 +119,7 @@ def _launch(
     ]
     with report_write_errors(folder, "hydra.sweep.dir", f"free some, then -m resume={folder}"):
         known = {job.folder: job for job in sweep.plan(jobs)}
+        OmegaConf.save(launcher.config, folder / HYDRA_SWEEP_FILE)
     _current[:] = [sweep]
     for plan in plans:
         plan.job = known[plan.job.folder]
