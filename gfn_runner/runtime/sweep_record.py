@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.files import write_atomically
 
@@ -95,6 +93,8 @@ class Sweep:
         path = folder / RECORD
         if not os.path.isfile(path):  # of a name that is too long too
             return cls(folder)
+        from pydantic import TypeAdapter  # not at the top: a mistyped key is answered without
+
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
             jobs = TypeAdapter(list[Job]).validate_python(found["jobs"])

@@ -161,7 +161,7 @@ def _problems(key: str, kind: Any, errors: Sequence[Any]) -> list[Problem]:
     found: dict[str, Problem] = {}
     for problem in (_problem(key, kind, one) for one in errors):
         first = found.setdefault(problem.where, problem)
-        if problem.what == first.what and problem.allowed not in first.allowed.split(" or "):
+        if problem.what == first.what and problem.allowed not in first.allowed:
             allowed = f"{first.allowed} or {problem.allowed}"
             found[problem.where] = dataclasses.replace(first, allowed=allowed)
     return list(found.values())

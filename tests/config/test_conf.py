@@ -80,10 +80,10 @@ def test_baselines_list_every_key(name):
     from omegaconf import OmegaConf
 
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        composed = OmegaConf.to_container(compose("config", overrides=[f"baseline={name}"]))
+        listed = OmegaConf.to_container(compose("config", overrides=[f"baseline={name}"]))
     task = "random_number" if name == "exact" else "arithmetic"
     baseline = composed(f"task={task}", f"baseline={name}").baseline
-    assert composed["baseline"].keys() == arguments_of(type(baseline)) | {"_target_"}
+    assert listed["baseline"].keys() == arguments_of(type(baseline)) | {"_target_"}
     # What a yaml shows is what the class has by itself.
     own, shown = vars(type(baseline)()), vars(baseline)
     plain = {key: value for key, value in own.items() if not key.startswith("_")}
