@@ -57,7 +57,9 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
 def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
     """``--config-dir`` and ``--config-name`` of a run, or of the runs of a sweep, where none is given now."""
     for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
-        with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError):
+        with contextlib.suppress(
+            OSError, ValueError, RecursionError, yaml.YAMLError, LookupError, TypeError
+        ):
             hydra = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]
             sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}
             own = {"--config-dir": sources.get("command-line")}
