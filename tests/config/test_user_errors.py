@@ -172,7 +172,7 @@ def test_impossible_values_are_refused(argv, where):
 
 
 def test_one_mistake_is_one_problem():
-    found = problems("task.min_len=30")
+    found = problems("task.min_len=40")
     assert list(found) == ["task.min_len"] and found["task.min_len"].allowed == "0 to 24"
 
 
