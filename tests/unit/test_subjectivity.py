@@ -164,7 +164,7 @@ def test_a_file_with_nothing_new_or_nothing_at_all_is_refused(tmp_path):
         ({"demonstration": ""}, {"task.demonstration"}),
         ({"demonstration_keep": "("}, {"task.demonstration_keep"}),
         ({"data": SubjectivityData(train="none.jsonl")}, {"task.data.train", "task.data.test"}),
-        ({"min_len": 40}, {"task.min_len", "task.eval_max_len"}),
+        ({"min_len": 40}, {"task.min_len"}),
     ],
 )
 def test_impossible_settings(options, where):
