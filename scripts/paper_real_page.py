@@ -46,10 +46,10 @@ def page(folder: Path) -> str:
 
 def _section(name: str, table: Table, folder: Path) -> list[str]:
     jobs = jobs_of(name, folder)
-    runs = {job: done(job, folder / name) for job in jobs}
     by_method: dict[str, list[Run]] = {method: [] for method in table.methods}
-    for job, run in runs.items():
-        by_method[job.name] += [run] if run is not None else []
+    for job in jobs:
+        if run := done(job, folder / name):
+            by_method[job.name].append(run)
     header = ["", "seeds", *table.columns]
     cells = [_cells(row, table, by_method[row.method]) for row in table.rows]
     lines = [*markdown(header, cells), ""]
@@ -95,7 +95,8 @@ def _sizes(table: Table, jobs: Sequence[Job], by_method: dict[str, list[Run]]) -
 
 
 def _sizes_of(config: DictConfig) -> list[str]:
-    target = str(config.baseline._target_).rpartition(".")[2] if config.baseline else ""
+    baseline = config.get("baseline")  # there is no such key without one
+    target = str(baseline._target_).rpartition(".")[2] if baseline else ""
     task, sampling, evaluation = config.task, config.sampling, config.evaluation
     questions = evaluation.final
     steps, strings = "", ""

@@ -1,0 +1,207 @@
+"""The paper's tables on SmolLM2: every command holds, data lose what is trained on, pages of what is finished."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import initialize_config_dir
+
+from gfn_runner.config.compose import CONF, check_lines
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import paper_real
+import seed_tables
+from paper_real_data import DROPPED, FILES, TEST, prepare
+from paper_real_page import done, page
+from paper_real_tables import TABLES, jobs_of
+
+RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
+
+
+def questions(*texts: str) -> str:
+    rows = [
+        {"str_query": f"Question: {t} = ? Answer:", "num_sol": eval(t), "str_rationale": f"{t} ="}
+        for t in texts
+    ]
+    return json.dumps(rows)
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A user's folder, of a few lines a file."""
+    folder = tmp_path / "source"
+    review = [{"text": f"it is {n}", "label": n % 2, "label_text": "x"} for n in range(60)]
+    for row in review:
+        row["label_text"] = ("objective", "subjective")[row["label"]]
+    lines = [json.dumps(row) for row in review]
+    texts = {
+        FILES["rationales.json"]: questions(
+            *(f"{a} + {b} - 1" for a in range(8) for b in range(4))
+        ),
+        FILES["answers.json"]: questions("9 + 9 + 9", "8 - 8 - 8 + 1"),
+        FILES["subjectivity_10.jsonl"]: "\n".join(lines[:10]),
+        FILES["subjectivity_50.jsonl"]: "\n".join(lines[:50]),
+        FILES["subjectivity_test.jsonl"]: "\n".join(lines[50:]),
+        FILES["prompts.txt"]: "One thing happened. \nAnother did. \nA third.\n",
+        FILES["stories.csv"]: "sentence1,sentence2,sentence3,sentence4,sentence5\n"
+        + "".join(f"a{n}.,b.,c.,d.,e.\n" for n in range(4)),
+    }
+    tests = {
+        3: ["1 + 2 - 1", "9 + 9 + 9", "5 - 5 - 5", "5 - 5 - 5"],
+        4: ["8 - 8 - 8 + 1", "1 + 1 + 1 + 1"],
+        5: ["1 + 1 + 1 + 1 + 1"],
+    }
+    tool = Path(FILES["answers.json"]).parent
+    texts |= {str(tool / f"1digit_{n}_op+-_test.json"): questions(*own) for n, own in tests.items()}
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_test_questions_that_are_trained_on_are_dropped_and_it_is_said(source, tmp_path):
+    prepare(source, [TEST], tmp_path / "data")
+    left = [row["str_query"] for row in json.loads((tmp_path / "data" / TEST).read_text())]
+    assert [text.split(": ")[1].split(" =")[0] for text in left] == [
+        "5 - 5 - 5",
+        "1 + 1 + 1 + 1",
+        "1 + 1 + 1 + 1 + 1",
+    ]
+    note = (tmp_path / "data" / DROPPED).read_text()
+    assert "3 at 3 operands, 1 left; 2 at 4 operands, 1 left; 1 at 5 operands, 1 left" in note
+
+
+@pytest.mark.parametrize(("table", "method"), RUNS, ids=map("-".join, RUNS))
+def test_every_runs_command_holds(table, method, source, tmp_path):
+    prepare(source, TABLES[table].data.values(), tmp_path / "data")
+    (tmp_path / table / "gflownet" / "seed0" / "adapter").mkdir(parents=True)
+    job = next(job for job in jobs_of(table, tmp_path) if job.name == method)
+    stand_in = ["lm.name=embedded", "evaluation.encoder=words"]
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        config = check_lines([*job.lines, *stand_in])
+    assert config.task.name == TABLES[table].experiment.removesuffix("_tool")
+    assert (config.baseline is None) == method.startswith("gflownet")
+    trained = {condition.prompt for condition in config.data.train}
+    # The one random number is trained on and asked for.
+    if table != "random_number":
+        assert not trained & {condition.prompt for condition in config.data.evaluation}
+
+
+def test_rows_are_of_runs_and_have_no_more_numbers_than_columns():
+    for table in TABLES.values():
+        assert {row.method for row in table.rows} <= table.methods.keys()
+        assert all(len(row.paper) <= len(table.columns) for row in table.rows)
+
+
+def test_no_run_is_above_an_hour_and_all_are_within_twenty():
+    minutes = [m.minutes for table in TABLES.values() for m in table.methods.values()]
+    total = sum(m.minutes * m.seeds for table in TABLES.values() for m in table.methods.values())
+    assert max(minutes) <= 60 and total <= 20 * 60
+
+
+def leave(folder: Path, table: str, method: str, seed: int, metrics: dict, samples=()) -> None:
+    """A finished run as the table's command would leave it."""
+    job = next(j for j in jobs_of(table, folder) if (j.name, j.seed) == (method, seed))
+    place = job.place(folder / table)
+    place.mkdir(parents=True)
+    (place / "overrides.yaml").write_text(yaml.safe_dump(["task=there", *job.lines]))
+    config = {"task": {"_target_": "some.Task"}, "seed": seed, "trainer": {"max_steps": 5}}
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    (place / "environment.json").write_text(json.dumps({"git": {"commit": "c" * 40}}))
+    (place / "metrics.json").write_text(json.dumps({"run/steps": 5, "run/minutes": 7, **metrics}))
+    (place / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+
+
+def test_the_page_has_what_is_finished_and_the_papers_numbers(tmp_path):
+    for seed, share in enumerate((0.1, 0.2, 0.3)):
+        metrics = {"final/vote_accuracy/3_operands": share}
+        leave(tmp_path, "arithmetic_tool", "gflownet", seed, metrics)
+    # Of other overrides: not this table's.
+    other = tmp_path / "arithmetic_tool/gflownet/seed2/overrides.yaml"
+    text = page(tmp_path)
+    assert "| GFlowNet | 3 of 3 | 20.0 ± 24.8 (95.2 ± 1.3) |" in text
+    other.write_text(yaml.safe_dump(["task=there", "optimizer.lr=1", "seed=2"]))
+    text = page(tmp_path)
+    assert "| GFlowNet | 2 of 3 | 15.0 ± 63.5 (95.2 ± 1.3) |" in text
+    assert "| PPO | 0 of 2 | not run (30.6 ± 4.1) |" in text
+    assert (
+        "Commit cccccccccc;" in text and "| gflownet | 80 | 4 × 8 | 24, 34 in evaluation |" in text
+    )
+    assert "| 36, 7 |" in text, "minutes, estimated and measured"
+    assert all(f"## {table.title}\n" in text for table in TABLES.values())
+    assert "Not run: needs ppo and gflownet above." in text
+
+
+def test_rationales_stand_beside_each_other_wrong_ones_of_ppo_first(tmp_path):
+    def record(key: str, answer: int, text: str, log_reward: float) -> dict:
+        return {
+            "group": "g",
+            "condition": key,
+            "answer": answer,
+            "singles": [text],
+            "log_reward": [log_reward],
+        }
+
+    ppo = [record("1 + 1", 2, " 1 + 1 = 2", -3.0), record("1 - 9", -8, " 1 - 9", -2.0)]
+    ours = [record("1 - 9", -8, " 1 - 9 = -8", -5.0), record("1 + 1", 2, " 1 + 1 = 2", -3.0)]
+    leave(tmp_path, "arithmetic", "ppo", 0, {}, ppo)
+    leave(tmp_path, "arithmetic", "gflownet", 0, {}, ours)
+    text = page(tmp_path)
+    first = text.index("| 1 - 9 | PPO | `1 - 9` | -2.00 | no |")
+    assert first < text.index("| 1 - 9 | GFlowNet | `1 - 9 = -8` | -5.00 | yes |")
+    assert first < text.index("| 1 + 1 | PPO | `1 + 1 = 2` | -3.00 | yes |")
+
+
+@pytest.fixture
+def program(monkeypatch, tmp_path):
+    """In place of the program: a run leaves its folder; the model is there."""
+    calls: list[str] = []
+
+    def run(command, **how):
+        place = Path(command[-1].removeprefix("hydra.run.dir="))
+        calls.append("/".join(place.parts[-3:]))
+        leave(place.parents[2], *place.parts[-3:-1], int(place.name.removeprefix("seed")), {})
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(seed_tables.subprocess, "run", run)
+    monkeypatch.setattr(paper_real, "SMOLLM2_FOLDER", tmp_path)
+    return calls
+
+
+def test_runs_are_made_once_first_seeds_first_and_listed(source, tmp_path, program, capsys):
+    asked = ["--folder", str(tmp_path / "runs"), "--write", str(tmp_path / "docs")]
+    asked += ["--table", "infilling", "continuation"]
+    paper_real.main([*asked, "--list"])
+    assert "continuation     decoding         seed 0  not run, about" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists() and not program
+    paper_real.main([*asked, "--data", str(source)])
+    assert [name.endswith("seed0") for name in program] == [True] * 6 + [False] * 6
+    assert "| GFlowNet | 2 of 2 |" in (tmp_path / "docs/README.md").read_text()
+    program.clear()
+    paper_real.main([*asked, "--data", str(source)])
+    assert not program
+    paper_real.main([*asked, "--list"])
+    assert "left: 0 minutes" in capsys.readouterr().out
+    assert all(
+        done(job, tmp_path / "runs/infilling") for job in jobs_of("infilling", tmp_path / "runs")
+    )
+
+
+def test_without_data_it_is_refused_in_a_line(source, tmp_path, program, monkeypatch):
+    monkeypatch.delenv(paper_real.VARIABLE, raising=False)
+    asked = ["--folder", str(tmp_path / "runs"), "--write", str(tmp_path), "--table", "infilling"]
+    with pytest.raises(SystemExit, match="--data FOLDER"):
+        paper_real.main(asked)
+    with pytest.raises(SystemExit, match=r"stories\.csv cannot be read; --data FOLDER"):
+        paper_real.main([*asked, "--data", str(tmp_path / "nothing")])
+    monkeypatch.setenv(paper_real.VARIABLE, str(source))
+    paper_real.main(asked)
+    (source / FILES["stories.csv"]).write_text("other\n")
+    with pytest.raises(SystemExit, match=r"another stories\.csv than that of the runs there"):
+        paper_real.main(asked)
