@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -38,9 +39,8 @@ def page(folder: Path) -> str:
         "accuracies and shares in %. In brackets the paper's own number, of a much larger model (GPT-J 6B; GPT-2 "
         "large for infilling). Minutes are of a run on two cores: estimated for quiet ones, and as measured.",
     ]
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        for name, table in TABLES.items():
-            lines += ["", f"## {table.title}", "", *_section(name, table, folder)]
+    for name, table in TABLES.items():
+        lines += ["", f"## {table.title}", "", *_section(name, table, folder)]
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +58,7 @@ def _section(name: str, table: Table, folder: Path) -> list[str]:
         lines += [dropped.read_text(encoding="utf-8").strip(), ""]
     if table.note:
         lines += [table.note, ""]
-    lines += _sizes(table, jobs, by_method)
+    lines += _sizes(table, jobs, by_method, folder)
     found = [run for own in by_method.values() for run in own]
     if found:
         commits = ", ".join(dict.fromkeys(commit for run in found for commit in run.commits))
@@ -81,17 +81,27 @@ def _cells(row: Row, table: Table, runs: Sequence[Run]) -> list[str]:
 # -- sizes ----------------------------------------------------------------------------------------
 
 
-def _sizes(table: Table, jobs: Sequence[Job], by_method: dict[str, list[Run]]) -> list[str]:
+def _sizes(
+    table: Table, jobs: Sequence[Job], by_method: dict[str, list[Run]], folder: Path
+) -> list[str]:
     """What a run of each method costs, read from its config."""
     header = ["run", "steps", "strings a step", "longest string", "evaluated", "votes + samples"]
     first = {job.name: job for job in reversed(jobs)}
     rows = []
     for method, own in table.methods.items():
-        config = compose("config", overrides=first[method].lines)
+        # Neither the data nor another run's folder changes a size.
+        config = _composed(*(line for line in first[method].lines if str(folder) not in line))
         measured = [run.metrics.get("run/minutes", 0.0) for run in by_method[method]]
         minutes = f"{own.minutes}, {fmean(measured):.0f}" if measured else f"{own.minutes}"
         rows.append([method, *_sizes_of(config), minutes])
     return markdown([*header, "minutes: estimated, measured"], rows)
+
+
+@cache
+def _composed(*lines: str) -> DictConfig:
+    # The page is written after every run.
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+        return compose("config", overrides=list(lines))
 
 
 def _sizes_of(config: DictConfig) -> list[str]:

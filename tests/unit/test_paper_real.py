@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import initialize_config_dir
 
-from gfn_runner.config.compose import CONF, check_lines
+from tests.runs import composed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -77,14 +76,14 @@ def test_test_questions_that_are_trained_on_are_dropped_and_it_is_said(source, t
     assert "3 at 3 operands, 1 left; 2 at 4 operands, 1 left; 1 at 5 operands, 1 left" in note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "method"), RUNS, ids=map("-".join, RUNS))
 def test_every_runs_command_holds(table, method, source, tmp_path):
     prepare(source, TABLES[table].data.values(), tmp_path / "data")
     (tmp_path / table / "gflownet" / "seed0" / "adapter").mkdir(parents=True)
     job = next(job for job in jobs_of(table, tmp_path) if job.name == method)
     stand_in = ["lm.name=embedded", "evaluation.encoder=words"]
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        config = check_lines([*job.lines, *stand_in])
+    config = composed(*job.lines, *stand_in)
     assert config.task.name == TABLES[table].experiment.removesuffix("_tool")
     assert (config.baseline is None) == method.startswith("gflownet")
     trained = {condition.prompt for condition in config.data.train}
