@@ -17,6 +17,7 @@ from seed_tables import Job, cell, made_by, markdown
 from gfn_runner.config.compose import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.report.runs import Run, read_run
+from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 _UNTRAINED = ("Prompting", "Decoding")
 
@@ -136,11 +137,11 @@ def _rationales(by_method: dict[str, list[Run]], questions: int = 6) -> list[str
     ours = {record["condition"]: record for record in by_method["gflownet"][0].samples("final")}
     both = [key for key in ppo if key in ours]
     # As in the paper, questions that PPO gets wrong come first.
-    both.sort(key=lambda key: _is_right(ppo[key], 0))
+    both.sort(key=lambda key: _is_right(ppo[key]))
     rows = []
     for key in both[:questions]:
         for who, record in (("PPO", ppo[key]), ("GFlowNet", ours[key])):
-            right = "yes" if _is_right(record, 0) else "no"
+            right = "yes" if _is_right(record) else "no"
             text = record["singles"][0].strip().replace("|", "\\|").replace("\n", " ")
             rows.append(
                 [key, who, f"`{text or '(empty)'}`", f"{record['log_reward'][0]:.2f}", right]
@@ -153,6 +154,5 @@ def _rationales(by_method: dict[str, list[Run]], questions: int = 6) -> list[str
     ]
 
 
-def _is_right(record: dict, place: int) -> bool:
-    words = record["singles"][place].replace(",", " ").split()
-    return bool(words) and words[-1] == str(record["answer"])
+def _is_right(record: dict) -> bool:
+    return IntegerArithmetic.read_answer(record["singles"][0]) == record["answer"]

@@ -36,26 +36,7 @@ def write_gguf(
     """
     writer = GGUFWriter(file, architecture)
     tokens = [*special, *_bytes(), "Ġ7", "in"]
-    writer.add_name("tiny")
-    writer.add_context_length(64)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([_CONTROL] * len(special) + [_NORMAL] * (len(tokens) - len(special)))
-    writer.add_token_merges(["Ġ 7", "i n"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_pad_token_id(1)
-    writer.add_chat_template(TEMPLATE)
+    _add_metadata(writer, tokens, len(special))
     lacks = more.pop("lacks", None)
     has_factors = more.pop("rope_freqs", False)
     for key, value in more.items():
@@ -78,6 +59,30 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_metadata(writer: GGUFWriter, tokens: Sequence[str], n_special: int) -> None:
+    """Of the model and its tokenizer."""
+    writer.add_name("tiny")
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([_CONTROL] * n_special + [_NORMAL] * (len(tokens) - n_special))
+    writer.add_token_merges(["Ġ 7", "i n"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(1)
+    writer.add_chat_template(TEMPLATE)
 
 
 def _shapes(n_tokens: int) -> dict[str, tuple[int, ...]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -13,25 +12,24 @@ import lightning as L
 import torch
 from pydantic import Field
 
+from gfn_runner.callbacks.demonstrations import (
+    Written,
+    fitting_demonstrations,
+    written_demonstrations,
+)
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.datamodule import own_conditions
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
-from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import all_gather, is_rank_zero, rank, world
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation.posterior import draw_proposals
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.sampling import sample, with_tool
-from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.evaluation.posterior import PosteriorSampler
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
 from gfn_runner.runtime.status import ProgressLogger
 from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 16  # conditions scored together
-# Token ids of strings that a model wrote, by condition key.
-Written = dict[str, tuple[tuple[int, ...], ...]]
 
 
 class ReplayBufferCallback(L.Callback):
@@ -215,22 +213,21 @@ class ReplayBufferCallback(L.Callback):
     def _draw_posterior(self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch) -> None:
         """Store samples of the posterior for conditions that have had none: draws of the base model, resampled."""
         new = [c for c in batch.conditions if c.key not in self._drawn]
-        if not new:
-            return
-        generator = torch_generator_for(module.lm.device, "replay-draws", module.seed, batch.index)
-        n, capacity = self.options.posterior_draws, self.options.capacity
+        options = replace(module.evaluation, posterior_draws=self.options.posterior_draws)
+        sampler = PosteriorSampler(module.lm, module, module.rule, new, options, module.seed)
+        new = list(sampler.conditions.values())
+        place_of = ("replay-draws", module.seed, batch.index)
+        generator = torch_generator_for(module.lm.device, *place_of)
+        # Ranks may have different numbers of new conditions.
         with module.lm.in_step():
-            drawn = draw_proposals(
-                module.lm, module, module.rule, new, n, module.evaluation, generator
-            )
             parts = []
-            for place, draws in enumerate(drawn):
-                offset = rng_for("replay-draws", module.seed, batch.index, place).random()
-                kept = draws.resampled(capacity, module.reward_temperature, offset).unique()
-                rows = draws.strings.rows(kept)
+            for place, draws in enumerate(sampler.draw(new, generator) if new else ()):
+                offset = rng_for(*place_of, place).random()
+                kept = draws.resampled(self.options.capacity, module.reward_temperature, offset)
+                rows = draws.strings.rows(kept.unique())
                 parts.append(replace(rows, condition_B=torch.full_like(rows.condition_B, place)))
-            trajectories = Trajectories.concatenated(parts)
-            if len(trajectories):
+            if sum(map(len, parts)):
+                trajectories = Trajectories.concatenated(parts)
                 rewards_BS = module.log_reward(new, trajectories)
                 stored = [trainer.global_step] * len(trajectories)
                 self._store(new, trajectories, rewards_BS, _read(module, trajectories), stored)
@@ -314,80 +311,6 @@ class ReplayBufferCallback(L.Callback):
                     "replay buffer: condition %r is not in this run's data; dropped", key
                 )
             self.buffer.drop(key)
-
-
-@torch.no_grad()
-def written_demonstrations(
-    lm: LanguageModel,
-    asked: Mapping[str, DemonstrationPrompt],
-    rule: StringRule,
-    generator: torch.Generator,
-) -> Written:
-    """Strings of different texts that the bare base model writes; in the order of their draw.
-
-    They are the tokens that the model wrote: those that the tokenizer would write the text with may be
-    far less probable.
-
-    Args:
-        lm: its adapters do not take part.
-        asked: prompt, number of samples and what is kept of each, by condition key.
-        rule: what may be written, and how long.
-        generator: of the model's device.
-    """
-    if not asked:
-        return {}
-    prompts = [lm.encode_prompt(a.prompt) for a in asked.values()]
-    most = max(a.n for a in asked.values())
-    with lm.base():
-        rows = sample(lm, prompts, most, rule, generator)
-    written = {}
-    for place, (key, a) in enumerate(asked.items()):
-        kept: dict[str, tuple[int, ...]] = {}
-        for ids in (rows.ids(place * most + number) for number in range(a.n)):
-            found = re.match(a.keep, lm.decode(ids))
-            if found and found.group():
-                kept.setdefault(found.group(), _beginning(lm, ids, found.group()))
-        written[key] = tuple(kept.values())
-    return written
-
-
-def _beginning(lm: LanguageModel, ids: Sequence[int], text: str) -> tuple[int, ...]:
-    """The first tokens of a string, which are ``text``; its usual ones if it ends within a token."""
-    for n in range(len(ids), 0, -1):
-        if lm.decode(ids[:n]) == text:
-            return tuple(ids[:n])
-    return lm.encode(text)
-
-
-def fitting_demonstrations(
-    module: GFlowNetModule, conditions: Sequence[Condition], written: Written | None = None
-) -> tuple[Trajectories, int]:
-    """Demonstrations that the policy could write, a tool's answers put in, and how many it could not.
-
-    The latter are not to be scored: they may be longer than the model's context. Those in ``written`` are
-    taken beside the conditions' own.
-    """
-    trajectories, rule = _demonstrations(module, conditions, written or {}), module.rule
-    fits_B = rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])[:, 0]
-    fits_B = fits_B & (rule.n_actions_BS(trajectories)[:, -1] <= rule.max_len)
-    return trajectories.rows(fits_B.nonzero()[:, 0]), int((~fits_B).sum())
-
-
-def _demonstrations(
-    module: GFlowNetModule, conditions: Sequence[Condition], written: Written
-) -> Trajectories:
-    tool = module.tool()
-    rows = [
-        (*with_tool(module.lm, given, tool), place)
-        for place, condition in enumerate(conditions)
-        for given in _known(condition, written)
-    ]
-    tokens, actions, places = zip(*rows, strict=True)
-    return Trajectories.from_rows(tokens, actions, places, module.lm.device)
-
-
-def _known(condition: Condition, written: Written) -> list[str | tuple[int, ...]]:
-    return [*condition.demonstrations, *written.get(condition.key, ())]
 
 
 def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:

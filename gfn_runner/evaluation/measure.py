@@ -33,13 +33,13 @@ import torch
 from scipy.special import logsumexp, softmax
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.samples import ConditionSamples, limited
 from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.evaluation.groups import Measure, per_group
 from gfn_runner.evaluation.optional import OptionalMetrics
-from gfn_runner.evaluation.posterior import posterior_sampler, with_posterior
+from gfn_runner.evaluation.posterior import PosteriorSampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import WORDS
 from gfn_runner.lm.policy import LanguageModel
@@ -110,10 +110,9 @@ def evaluate(
     Returns:
         The samples, and their metrics as :func:`measure` names them.
     """
-    sampler = posterior_sampler(lm, task, rule, conditions, options, seed)
-    posterior = None
-    if sampler is not None:
-        posterior = partial(with_posterior, sampler=sampler, temperature=temperature)
+    first = limited(conditions, options.posterior_limit)
+    sampler = PosteriorSampler(lm, task, rule, first, options, seed)
+    posterior = partial(with_posterior, sampler=sampler, temperature=temperature)
     samples = draw_answers(
         lm, task, rule, conditions, options, generator, posterior=posterior, name=name
     )

@@ -1,4 +1,4 @@
-"""Samples of the posterior itself: enumerated, or resampled from draws of the base model by importance.
+"""Samples of the posterior itself, resampled by importance from draws of the base model.
 
 Their φ under a policy bounds log Z from above, as φ of the policy's own samples bounds it from below, so that the
 two together show the modes that the policy misses (Blessing et al. 2024, "Beyond ELBOs", arXiv:2406.07423).
@@ -11,17 +11,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples, limited
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.evaluation.draw import draw_many, policy_log_probs
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.metrics.evidence import effective_sample_size, importance_bound
 from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
 
@@ -48,18 +51,21 @@ class PosteriorDraws:
         return weight_N.masked_fill(~weight_N.isfinite(), -math.inf)
 
     def ess(self, temperature: float) -> float:
-        """Effective sample size (Σ w)² / Σ w², as a share of the draws; 0 where no draw has a weight."""
-        log_w_N, count_N = self.log_weight_N(temperature), self.count_N.double()
-        if log_w_N.isneginf().all():
-            return 0.0
-        weight_N = (log_w_N - log_w_N.max()).exp()
-        total = (count_N * weight_N).sum()
-        return float(total**2 / (count_N * weight_N.square()).sum() / count_N.sum())
+        """Effective sample size of the draws, as a share of them; 0 where no draw has a weight."""
+        phi_K = self._phi_K(temperature)
+        return effective_sample_size(phi_K) / int(self.count_N.sum()) if len(phi_K) else 0.0
 
     def log_z(self, temperature: float) -> float:
-        """Log of the mean weight: the importance estimate of log Z, nats; −∞ where no draw has a weight."""
-        log_w_N, count_N = self.log_weight_N(temperature), self.count_N.double()
-        return float((log_w_N + count_N.log()).logsumexp(dim=0) - count_N.sum().log())
+        """The importance estimate of log Z, nats; −∞ where no draw has a weight."""
+        phi_K = self._phi_K(temperature)
+        if not len(phi_K):
+            return -math.inf
+        return importance_bound(phi_K) + math.log(len(phi_K) / int(self.count_N.sum()))
+
+    def _phi_K(self, temperature: float) -> NDArray[np.float64]:
+        """φ of every draw that has a weight, for the density that it was drawn from."""
+        phi_K = self.log_weight_N(temperature).repeat_interleave(self.count_N)
+        return phi_K[phi_K.isfinite()].cpu().numpy()
 
     def resampled(self, n: int, temperature: float, offset: float) -> Tensor:
         """Places of ``n`` strings in proportion to R^(1/T), as far as the draws tell. Shape (n,).
@@ -82,15 +88,13 @@ class PosteriorDraws:
 
 
 class PosteriorSampler:
-    """Samples of posteriors from draws of the base model, which are made once and kept.
-
-    The draws are a function of seed and condition alone, so that a resumed run has the same ones.
+    """Samples of posteriors from draws of the base model, which are kept.
 
     Args:
         lm, task, rule: of the posterior.
-        conditions: that may be asked for.
-        n: draws of each condition after each prompt; see :meth:`draw`.
-        options: how many strings are drawn at once.
+        conditions: whose posterior may be asked for. Those whose strings the task lists have no part: their
+            posterior is known.
+        options: ``posterior_draws`` strings after each prompt; how many are drawn at once.
         seed: of the draws.
     """
 
@@ -100,105 +104,65 @@ class PosteriorSampler:
         task: Task,
         rule: StringRule,
         conditions: Sequence[Condition],
-        n: int,
         options: EvaluationSettings,
         seed: int,
     ) -> None:
         self.lm, self.task, self.rule = lm, task, rule
-        self.conditions = {condition.key: condition for condition in conditions}
-        self.n, self.options, self.seed = n, options, seed
+        asked = conditions if options.posterior_draws else ()
+        self.conditions = {c.key: c for c in asked if not task.support(c)}
+        self.options, self.seed = options, seed
         self._draws: dict[str, PosteriorDraws] = {}
         self._m_steps = lm.m_steps
 
     def draws(self, key: str) -> PosteriorDraws:
-        """The draws of a condition, from memory if it was asked for before."""
+        """The draws of a condition, from memory if it was asked for before.
+
+        They are a function of seed and condition alone, so that a resumed run has the same ones.
+        """
         if self._m_steps != self.lm.m_steps:  # another reward
             self._draws.clear()
             self._m_steps = self.lm.m_steps
         if key not in self._draws:
-            self._draws[key] = self.draw(self.conditions[key])
+            generator = torch_generator_for(self.lm.device, "posterior", self.seed, key)
+            (self._draws[key],) = self.draw([self.conditions[key]], generator)
         return self._draws[key]
 
-    def resample(self, key: str, n: int, temperature: float) -> tuple[Trajectories, Tensor]:
-        """``n`` strings of the condition's posterior R^(1/T), with repetitions, and their log R.
+    @torch.no_grad()
+    def draw(
+        self, conditions: Sequence[Condition], generator: torch.Generator
+    ) -> list[PosteriorDraws]:
+        """New draws of each condition: of the base model, half of them after the policy's prompt.
 
-        Returns:
-            The strings, all of condition 0, and ``log_reward_n``, untempered, nats. None of both where no draw
-            has a weight.
+        The others come after the context of the posterior's first term. The density is that of the mixture,
+        so that a string counts the same whichever prompt it was drawn after (balance heuristic, Veach & Guibas
+        1995).
         """
-        draws = self.draws(key)
-        offset = rng_for("posterior", self.seed, key, n).random()
-        places_n = draws.resampled(n, temperature, offset)
-        return draws.strings.rows(places_n), draws.log_reward_N[places_n]
-
-    def draw(self, condition: Condition) -> PosteriorDraws:
-        """New draws of a condition."""
-        generator = torch_generator_for(self.lm.device, "posterior", self.seed, condition.key)
-        (draws,) = draw_proposals(
-            self.lm, self.task, self.rule, [condition], self.n, self.options, generator
-        )
+        lm, rule, ones = self.lm, self.rule, [1.0] * self.options.posterior_draws
+        own = [c.prompt for c in conditions]
+        contexts = [c.terms[0].context if c.terms else c.prompt for c in conditions]
+        texts = [own] if contexts == own else [own, contexts]
+        prompts = [[lm.encode_prompt(text) for text in column] for column in texts]
+        with lm.base():
+            drawn = Trajectories.concatenated(
+                [
+                    draw_many(lm, self.task, rule, some, ones, self.options, generator)
+                    for some in prompts
+                ]
+            )
+            strings, inverse_B = drawn.distinct()
+            densities = [policy_log_probs(lm, some, strings, rule) for some in prompts]
+        log_density_N = torch.stack(densities).logsumexp(dim=0) - math.log(len(prompts))
+        log_reward_N, _ = string_log_reward(lm, conditions, strings, rule, self.task.constraints())
+        count_N = inverse_B.bincount(minlength=len(strings))
+        draws = []
+        for place in range(len(conditions)):
+            of_N = strings.condition_B == place
+            rows = strings.rows(of_N)
+            rows = dataclasses.replace(rows, condition_B=torch.zeros_like(rows.condition_B))
+            draws.append(
+                PosteriorDraws(rows, log_reward_N[of_N], log_density_N[of_N], count_N[of_N])
+            )
         return draws
-
-
-@torch.no_grad()
-def draw_proposals(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    n: int,
-    options: EvaluationSettings,
-    generator: torch.Generator,
-) -> list[PosteriorDraws]:
-    """``n`` strings of the base model after the policy's prompt, and ``n`` after the posterior's own context.
-
-    The latter is the context of the posterior's first term. The density is that of the mixture, so that a string
-    counts the same whichever prompt it was drawn after (balance heuristic, Veach & Guibas 1995).
-
-    Args:
-        lm, task, rule: of the posterior.
-        conditions: each gets its draws, in their order.
-        n: draws after each prompt.
-        options: how many strings are drawn at once.
-        generator: of the model's device.
-    """
-    own = [c.prompt for c in conditions]
-    contexts = [c.terms[0].context if c.terms else c.prompt for c in conditions]
-    texts = [own] if contexts == own else [own, contexts]
-    prompts = [[lm.encode_prompt(text) for text in column] for column in texts]
-    with lm.base():
-        drawn = Trajectories.concatenated(
-            [draw_many(lm, task, rule, some, [1.0] * n, options, generator) for some in prompts]
-        )
-        strings, inverse_B = drawn.distinct()
-        densities = [policy_log_probs(lm, some, strings, rule) for some in prompts]
-    log_density_N = torch.stack(densities).logsumexp(dim=0) - math.log(len(prompts))
-    log_reward_N, _ = string_log_reward(lm, conditions, strings, rule, task.constraints())
-    count_N = inverse_B.bincount(minlength=len(strings))
-    draws = []
-    for place in range(len(conditions)):
-        of_N = strings.condition_B == place
-        rows = strings.rows(of_N)
-        rows = dataclasses.replace(rows, condition_B=torch.zeros_like(rows.condition_B))
-        draws.append(PosteriorDraws(rows, log_reward_N[of_N], log_density_N[of_N], count_N[of_N]))
-    return draws
-
-
-def posterior_sampler(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
-    seed: int,
-) -> PosteriorSampler | None:
-    """For the conditions of an evaluation; ``None`` where ``options`` ask for no samples of the posterior.
-
-    Where all strings of a condition are listed, nothing is drawn: their weights are known.
-    """
-    chosen = [c for c in limited(conditions, options.posterior_limit) if not task.support(c)]
-    n = options.posterior_draws
-    return PosteriorSampler(lm, task, rule, chosen, n, options, seed) if n and chosen else None
 
 
 @torch.no_grad()
@@ -214,16 +178,19 @@ def with_posterior(
     if condition.key not in sampler.conditions:
         return samples
     draws = sampler.draws(condition.key)
-    kept, log_reward_K = sampler.resample(condition.key, math.ceil(sampler.n / 4), temperature)
-    if not len(kept):
+    n = math.ceil(sampler.options.posterior_draws / 4)
+    offset = rng_for("posterior", sampler.seed, condition.key).random()
+    places_K = draws.resampled(n, temperature, offset)
+    if not len(places_K):
         return dataclasses.replace(samples, posterior_ess=0.0)
+    kept = draws.strings.rows(places_K)
     distinct, inverse_K = kept.distinct()
     prompts = [lm.encode_prompt(condition.prompt)]
     log_pf_K = policy_log_probs(lm, prompts, distinct, sampler.rule)[inverse_K]
     return dataclasses.replace(
         samples,
         posterior=[lm.decode(ids) for ids in kept.strings()],
-        posterior_log_reward=log_reward_K.tolist(),
+        posterior_log_reward=draws.log_reward_N[places_K].tolist(),
         posterior_log_pf=log_pf_K.tolist(),
         posterior_ess=draws.ess(temperature),
         posterior_log_z=draws.log_z(temperature),

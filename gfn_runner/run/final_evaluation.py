@@ -14,9 +14,9 @@ from rich.console import Console
 from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.baselines.base import Baseline, Drawing
 from gfn_runner.baselines.rows import baseline_rows
+from gfn_runner.callbacks.demonstrations import fitting_demonstrations
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.lookup import find_callback
-from gfn_runner.callbacks.replay_buffer import fitting_demonstrations
 from gfn_runner.callbacks.wandb_media import WandbMedia
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.datamodule import ConditionData

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.samples import ConditionSamples, limited
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import is_rank_zero
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.draw import draw_answers
-from gfn_runner.evaluation.posterior import posterior_sampler, with_posterior
+from gfn_runner.evaluation.posterior import PosteriorSampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import NonFiniteLogits, sample
@@ -117,8 +117,9 @@ class GFlowNetModule(Task, L.LightningModule):
         self.max_steps, self.n_rounds, self.seed = max_steps, n_rounds, seed
         self.rule = string_rule(lm, self, self.max_len)
         self.evaluation_rule = string_rule(lm, self, self.eval_max_len)
-        self.posterior_sampler = posterior_sampler(
-            lm, self, self.evaluation_rule, evaluated, self.evaluation, seed
+        first = limited(evaluated, self.evaluation.posterior_limit)
+        self.posterior_sampler = PosteriorSampler(
+            lm, self, self.evaluation_rule, first, self.evaluation, seed
         )
         algorithm.setup(self)
         return self
@@ -271,12 +272,8 @@ class GFlowNetModule(Task, L.LightningModule):
             posterior=self.with_posterior(self.reward_temperature),
         )
 
-    def with_posterior(
-        self, temperature: float
-    ) -> Callable[[ConditionSamples], ConditionSamples] | None:
-        """What adds samples of the posterior at a reward temperature to evaluation samples, if anything."""
-        if self.posterior_sampler is None:
-            return None
+    def with_posterior(self, temperature: float) -> Callable[[ConditionSamples], ConditionSamples]:
+        """What adds samples of the posterior at a reward temperature to those of an evaluation."""
         return partial(with_posterior, sampler=self.posterior_sampler, temperature=temperature)
 
     # -- Lightning ----------------------------------------------------------------------------

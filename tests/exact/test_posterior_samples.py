@@ -11,12 +11,10 @@ import torch
 
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.evaluation.draw import policy_log_probs
-from gfn_runner.evaluation.measure import measure
+from gfn_runner.evaluation.measure import evaluate, measure
 from gfn_runner.evaluation.posterior import (
     PosteriorDraws,
     PosteriorSampler,
-    draw_proposals,
-    posterior_sampler,
     with_posterior,
 )
 from gfn_runner.evaluation.settings import EvaluationSettings
@@ -45,7 +43,7 @@ def toy():
 @pytest.fixture(scope="module")
 def sampler(toy) -> PosteriorSampler:
     lm, task, rule = toy
-    return PosteriorSampler(lm, task, rule, [CONDITION], OPTIONS.posterior_draws, OPTIONS, 0)
+    return PosteriorSampler(lm, task, rule, [CONDITION], OPTIONS, 0)
 
 
 @torch.no_grad()
@@ -104,7 +102,7 @@ def listing(toy) -> PosteriorDraws:
     """Every string, as if each had been drawn once from a uniform proposal."""
     rows, log_reward_N, _, _ = enumerated(toy)
     flat_N = torch.full((len(rows),), -math.log(len(rows)))
-    return PosteriorDraws(rows, log_reward_N, flat_N, torch.ones(len(rows)))
+    return PosteriorDraws(rows, log_reward_N, flat_N, torch.ones(len(rows), dtype=torch.long))
 
 
 def test_systematic_resampling_is_right_on_average_and_within_one_of_it(toy):
@@ -167,9 +165,10 @@ def test_listed_strings_give_the_bound_exactly(toy):
 def test_draws_do_not_depend_on_what_was_asked_for_before(toy, sampler):
     lm, task, rule = toy
     other = Condition("b", "c", (Term("c", "."),), group="all")
-    few = PosteriorSampler(lm, task, rule, [CONDITION, other], 20, OPTIONS, 7)
+    options = EvaluationSettings(posterior_draws=20)
+    few = PosteriorSampler(lm, task, rule, [CONDITION, other], options, 7)
     first = few.draws("a")
-    again = PosteriorSampler(lm, task, rule, [CONDITION, other], 20, OPTIONS, 7)
+    again = PosteriorSampler(lm, task, rule, [CONDITION, other], options, 7)
     again.draws("b")
     assert first.strings.strings() == again.draws("a").strings.strings()
     assert few.draws("a") is first, "drawn once"
@@ -179,7 +178,8 @@ def test_draws_for_many_conditions_are_each_conditions_own(toy):
     lm, task, rule = toy
     other = Condition("b", "cc", (Term("c", "."),), group="all")
     generator = torch.Generator().manual_seed(0)
-    both = draw_proposals(lm, task, rule, [CONDITION, other], 50, OPTIONS, generator)
+    options = EvaluationSettings(posterior_draws=50)
+    both = PosteriorSampler(lm, task, rule, (), options, 0).draw([CONDITION, other], generator)
     for draws, condition in zip(both, (CONDITION, other), strict=True):
         expected, _ = string_log_reward(lm, [condition], draws.strings, rule, task.constraints())
         torch.testing.assert_close(draws.log_reward_N, expected, atol=1e-4, rtol=0)
@@ -193,7 +193,8 @@ def test_only_the_first_conditions_of_a_set_have_samples_of_the_posterior(toy):
         for group in "xy"
         for n in range(3)
     ]
-    options = EvaluationSettings(posterior_draws=4, posterior_limit=2)
-    made = posterior_sampler(lm, task, rule, conditions, options, 0)
-    assert made is not None and set(made.conditions) == {"x0", "x1", "y0", "y1"}
-    assert posterior_sampler(lm, task, rule, conditions, EvaluationSettings(), 0) is None
+    for draws, expected in ((4, {"x0", "x1", "y0", "y1"}), (0, set())):
+        options = EvaluationSettings(votes=0, singles=1, posterior_draws=draws, posterior_limit=2)
+        generator = torch.Generator().manual_seed(0)
+        found, _ = evaluate(lm, task, rule, conditions, options, generator, temperature=1.0, seed=0)
+        assert {s.condition.key for s in found if s.posterior_log_pf} == expected

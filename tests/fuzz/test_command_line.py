@@ -116,7 +116,7 @@ def tried(words: list[str], capfd, folder) -> int:
 
 @pytest.mark.parametrize("value", VALUES[::7], ids=lambda value: ascii(value)[:20])
 def test_hostile_values(value, alone, capfd):
-    tried([f"objective.between={value}", f"trainer={value}"], capfd, alone)
+    assert tried([f"objective.between={value}", f"trainer={value}"], capfd, alone) == 2
 
 
 def test_random_command_lines(alone, capfd):

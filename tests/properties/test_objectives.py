@@ -10,27 +10,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfn_runner.objectives.losses import (
-    DetailedBalance,
-    JointBalance,
-    Regression,
-    SubTB,
-    TrajectoryBalance,
-    VarGradTB,
-)
+from gfn_runner.objectives import losses
 from tests.budget import examples
 
 REGRESSIONS = st.one_of(
-    st.just(Regression()),
-    st.builds(Regression, kind=st.just("huber"), delta=st.floats(0.1, 5.0)),
-    st.just(Regression(kind="cosh")),
+    st.just(losses.Regression()),
+    st.builds(losses.Regression, kind=st.just("huber"), delta=st.floats(0.1, 5.0)),
+    st.just(losses.Regression(kind="cosh")),
 )
 OBJECTIVES = st.one_of(
-    st.builds(SubTB, regression=REGRESSIONS, lam=st.floats(0.1, 1.5)),
-    st.builds(DetailedBalance, regression=REGRESSIONS),
-    st.builds(VarGradTB, regression=REGRESSIONS),
-    st.builds(TrajectoryBalance, regression=REGRESSIONS),
-    st.builds(JointBalance, regression=REGRESSIONS, between=st.floats(0.0, 2.0)),
+    st.builds(losses.SubTB, regression=REGRESSIONS, lam=st.floats(0.1, 1.5)),
+    st.builds(losses.DetailedBalance, regression=REGRESSIONS),
+    st.builds(losses.VarGradTB, regression=REGRESSIONS),
+    st.builds(losses.TrajectoryBalance, regression=REGRESSIONS),
+    st.builds(losses.JointBalance, regression=REGRESSIONS, between=st.floats(0.0, 2.0)),
 )
 
 
@@ -51,7 +44,7 @@ def batches(draw, most_rows: int = 6, longest: int = 6):
     return phi_BS, terminable_BS, length_B, torch.tensor(conditions), log_z_C
 
 
-def rho(regression: Regression, d: float) -> float:
+def rho(regression: losses.Regression, d: float) -> float:
     size = abs(d)
     if regression.kind == "squared":
         return d * d
@@ -66,11 +59,11 @@ def rho(regression: Regression, d: float) -> float:
 def weight(objective, a, b, n_states) -> float:
     """Of an ordered pair of states (row, rank, terminal), as the docstrings of the objectives say it."""
     (row_a, rank_a, end_a), (row_b, rank_b, end_b) = a, b
-    if isinstance(objective, SubTB):
+    if isinstance(objective, losses.SubTB):
         return objective.lam ** (rank_b - rank_a - 1) if rank_a < rank_b else 0.0
-    if isinstance(objective, DetailedBalance):
+    if isinstance(objective, losses.DetailedBalance):
         return float(rank_b == rank_a + 1)
-    if isinstance(objective, VarGradTB):
+    if isinstance(objective, losses.VarGradTB):
         return float(end_a and end_b and row_a != row_b)
     share = 1 / n_states[row_a] / n_states[row_b]
     if row_a == row_b:
@@ -80,16 +73,16 @@ def weight(objective, a, b, n_states) -> float:
 
 def by_hand(objective, phi_BS, terminable_BS, length_B, condition_B, log_z_C) -> float:
     lengths, conditions = length_B.tolist(), condition_B.tolist()
-    if isinstance(objective, TrajectoryBalance):
+    if isinstance(objective, losses.TrajectoryBalance):
         ended = [row for row, n in enumerate(lengths) if terminable_BS[row, n]]
-        losses = [
+        found = [
             rho(
                 objective.regression,
                 float(phi_BS[row, lengths[row]] - log_z_C[conditions[row]]),
             )
             for row in ended
         ]
-        return sum(losses) / max(1, len(losses))
+        return sum(found) / max(1, len(found))
     labels = conditions if objective.group == "condition" else range(len(lengths))
     groups: dict[int, list] = {}
     n_states = {row: int(mask.sum()) for row, mask in enumerate(terminable_BS)}
@@ -99,7 +92,7 @@ def by_hand(objective, phi_BS, terminable_BS, length_B, condition_B, log_z_C) ->
             ((row, rank, state == lengths[row]), float(phi_BS[row, state]))
             for rank, state in enumerate(counted)
         )
-    losses = []
+    found = []
     for members in groups.values():
         total = loss = 0.0
         for (a, phi_a), (b, phi_b) in itertools.product(members, members):
@@ -107,8 +100,8 @@ def by_hand(objective, phi_BS, terminable_BS, length_B, condition_B, log_z_C) ->
             total += w
             loss += w * rho(objective.regression, phi_a - phi_b)
         if total > 0:
-            losses.append(loss / total)
-    return sum(losses) / max(1, len(losses))
+            found.append(loss / total)
+    return sum(found) / max(1, len(found))
 
 
 @given(OBJECTIVES, batches())
@@ -159,7 +152,7 @@ def test_micro_batches_of_whole_conditions_add_up(objective, batch, data):
 def n_losses(objective, part) -> int:
     """Groups of a batch that have a pair; rows that ended, for trajectory balance."""
     _, terminable_BS, length_B, condition_B = part
-    if isinstance(objective, TrajectoryBalance):
+    if isinstance(objective, losses.TrajectoryBalance):
         return int(terminable_BS.gather(1, length_B[:, None]).sum())
     n_states_B = terminable_BS.sum(dim=1).tolist()
     if objective.group == "trajectory":
@@ -168,7 +161,7 @@ def n_losses(objective, part) -> int:
     found = 0
     for condition in set(condition_B.tolist()):
         rows = [row for row, c in enumerate(condition_B.tolist()) if c == condition]
-        if isinstance(objective, VarGradTB):
+        if isinstance(objective, losses.VarGradTB):
             found += sum(ends[row] for row in rows) > 1
         else:
             alive = [row for row in rows if n_states_B[row]]

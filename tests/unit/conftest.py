@@ -12,3 +12,15 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
     plt.close("all")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a file, and gives its path."""
+
+    def write(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        return str(path)
+
+    return write

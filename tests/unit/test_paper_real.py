@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gfn_runner.data.questions import parse_question
 from tests.runs import composed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -25,7 +26,11 @@ RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 
 def questions(*texts: str) -> str:
     rows = [
-        {"str_query": f"Question: {t} = ? Answer:", "num_sol": eval(t), "str_rationale": f"{t} ="}
+        {
+            "str_query": f"Question: {t} = ? Answer:",
+            "num_sol": parse_question(f"Question: {t} = ? Answer:").value,
+            "str_rationale": f"{t} =",
+        }
         for t in texts
     ]
     return json.dumps(rows)

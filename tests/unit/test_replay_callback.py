@@ -10,17 +10,14 @@ import torch
 
 from gfn_runner.algorithms.base import SamplingSettings
 from gfn_runner.algorithms.gflownet import GFlowNet
-from gfn_runner.callbacks.replay_buffer import (
-    ReplayBufferCallback,
-    fitting_demonstrations,
-    written_demonstrations,
-)
+from gfn_runner.callbacks.demonstrations import fitting_demonstrations, written_demonstrations
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.replay_buffer import Entry
 from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.tools import Calculator
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
-from gfn_runner.evaluation.posterior import draw_proposals
+from gfn_runner.evaluation.posterior import PosteriorSampler
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.policy import LanguageModel
@@ -341,6 +338,7 @@ def drawing_module(**options):
     module = fake_module(max_len=3, adapter="random", **options)
     module.evaluation, module.reward_temperature = EvaluationSettings(), 1.0
     module.sampling, module.constraints = SamplingSettings(n_samples=5), tuple
+    module.support = lambda condition: ()
     return module
 
 
@@ -373,9 +371,9 @@ def test_draws_are_weighted_towards_the_posterior():
     """Of many draws, those that are kept have more reward for the base model's probability."""
     module = drawing_module()
     generator = torch.Generator().manual_seed(0)
-    (draws,) = draw_proposals(
-        module.lm, module, module.rule, CONDITIONS[:1], 500, module.evaluation, generator
-    )
+    options = EvaluationSettings(posterior_draws=500)
+    sampler = PosteriorSampler(module.lm, module, module.rule, CONDITIONS[:1], options, 0)
+    (draws,) = sampler.draw(CONDITIONS[:1], generator)
     weight_N = draws.log_weight_N(1.0)
     kept = draws.resampled(50, 1.0, 0.5)
     assert weight_N[kept].mean() > weight_N.repeat_interleave(draws.count_N).mean() + 0.1

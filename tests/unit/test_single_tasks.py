@@ -17,16 +17,6 @@ from gfn_runner.tasks.translation import Translation
 from .test_text_tasks import COLUMNS, keys, made, refused, story_rows
 
 
-@pytest.fixture
-def written(tmp_path):
-    def write(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        return str(path)
-
-    return write
-
-
 def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
     n = len(singles)
     return ConditionSamples(condition, (), singles, (0.0,) * n, (0.0,) * n, terms)

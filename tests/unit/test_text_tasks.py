@@ -19,16 +19,6 @@ from gfn_runner.tasks.translation import Translation
 COLUMNS = [f"sentence{number}" for number in range(1, 6)]
 
 
-@pytest.fixture
-def written(tmp_path):
-    def write(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        return str(path)
-
-    return write
-
-
 def prompts(n: int, first: int = 0) -> str:
     return "".join(f"prompt {number}\n" for number in range(first, first + n))
 
