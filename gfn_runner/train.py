@@ -139,7 +139,9 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
             )
         log = find_callback(trainer, TrainingLog)
         metrics |= log.latest if log is not None else {}
-        metrics |= _run_facts(config.seed, folder, started, trainer.global_step, lm.device)
+        metrics |= _run_facts(
+            config.seed, folder, started, trainer.global_step, config.total_steps, lm.device
+        )
         headline = _report(config, folder, metrics) if is_rank_zero() else None
         wandb = find_logger(trainer, RunLogger)
         if wandb is not None:
@@ -352,7 +354,7 @@ class _Clock:
 
 
 def _run_facts(
-    seed: int, folder: Path, started: _Clock, steps: int, device: torch.device
+    seed: int, folder: Path, started: _Clock, steps: int, total_steps: int, device: torch.device
 ) -> dict[str, float]:
     """How long the run took and how much memory; of several processes the largest of each."""
     on_gpu = [gib for gib in all_gather(peak_gpu_memory_gib(device)) if gib is not None]
@@ -363,6 +365,8 @@ def _run_facts(
         "run/cpu_minutes": (time.process_time() - started.cpu) / 60,
         "run/peak_memory_gib": max(all_gather(peak_memory_gib())),
     }
+    if steps < total_steps:
+        facts["run/stopped_early_of"] = float(total_steps)
     return facts | ({"run/peak_gpu_memory_gib": max(on_gpu)} if on_gpu else {})
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import lightning as L
 from pydantic import Field
 
-from gfn_runner.callbacks.log_metrics import log_metrics
+from gfn_runner.callbacks.log_metrics import check_monitors, log_metrics
 from gfn_runner.callbacks.reward_tempering import reward_schedule
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import Batch
@@ -115,3 +115,5 @@ class EvaluationCallback(L.Callback):
         prefix = "final" if module.final else "eval"
         named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
         log_metrics(trainer, named)
+        if not module.final:
+            check_monitors(trainer)

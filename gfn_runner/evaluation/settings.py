@@ -66,7 +66,7 @@ class EvaluationSettings:
     baseline_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     baseline_limit: Annotated[int, Field(ge=1)] | None = None
     posterior_draws: Annotated[int, Field(ge=0)] = 0
-    posterior_limit: Annotated[int, Field(ge=1)] | None = 20
+    posterior_limit: Annotated[int, Field(ge=1)] | None = 10
     resampled: Annotated[int, Field(ge=0)] = 0
 
     def problems(self) -> Iterator[Problem]:

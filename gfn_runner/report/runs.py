@@ -262,12 +262,17 @@ def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
     return {n: v for n, v in known.items() if math.isfinite(v)}, path.stat().st_mtime
 
 
+def steps_ended(metrics: Mapping[str, float | None]) -> float | None:
+    """Optimizer steps that a run has done with: those it was to make where a callback has stopped it early."""
+    return metrics.get("run/stopped_early_of", metrics.get("run/steps"))
+
+
 def _status(
     folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float] | None
 ) -> tuple[Status, str]:
     wanted = steps_wanted(config)
     if metrics is not None:
-        done = metrics.get("run/steps")
+        done = steps_ended(metrics)
         if done is None or wanted is None or done >= wanted:
             return "finished", ""
         why = (

@@ -17,6 +17,7 @@ from gfn_runner.algorithms.em import read_record
 from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
 from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.report.runs import steps_ended
 from gfn_runner.run.em_rounds import resume_problems
 from gfn_runner.runtime.json_lines import filter_lines, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
@@ -165,11 +166,12 @@ def _steps_done(folder: Path, checkpoint: Path | None) -> int:
 
 
 def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
-    evaluated = _metrics(folder).get("run/steps")
+    metrics = _metrics(folder)
+    evaluated = metrics.get("run/steps")
     if not config.trains:
         return evaluated is not None
-    trained = step >= config.total_steps and read_record(folder).m_steps == config.em.rounds
-    return trained and evaluated == step
+    trained = max(step, steps_ended(metrics) or 0) >= config.total_steps
+    return trained and evaluated == step and read_record(folder).m_steps == config.em.rounds
 
 
 def _metrics(folder: Path) -> dict[str, float | None]:
@@ -303,9 +305,8 @@ def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str])
         except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError):
             continue
         # Cheaply: which checkpoint a run has is not looked at.
-        evaluated = _metrics(folder).get("run/steps")
-        wanted = evaluated if not config.trains else config.total_steps
-        finished = evaluated is not None and evaluated == wanted
+        ended = steps_ended(_metrics(folder))
+        finished = ended is not None and (not config.trains or ended == config.total_steps)
         if same and not finished and not run_is_locked(folder):
             return folder
     return None

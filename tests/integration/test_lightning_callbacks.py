@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from gfn_runner.errors import UserError
+from gfn_runner.report.runs import read_run
 from tests.runs import TINY, lines_of, metrics_of, run
 
 LINES = (
@@ -29,8 +32,7 @@ def logged(folder: Path) -> list[dict[str, float]]:
 def test_early_stopping_and_the_best_checkpoint_by_a_metric_of_evaluations(tmp_path):
     plain = run(tmp_path / "plain", *LINES, base=TINY)
     stop, best = "+callbacks.early_stopping", "+callbacks.best"
-    stopped = run(
-        tmp_path / "stopped",
+    lines = [
         *LINES,
         f"{stop}._target_=lightning.pytorch.callbacks.EarlyStopping",
         f"{stop}.monitor=eval/n_samples/numbers",  # the same in every evaluation
@@ -38,11 +40,28 @@ def test_early_stopping_and_the_best_checkpoint_by_a_metric_of_evaluations(tmp_p
         f"{best}._target_=lightning.pytorch.callbacks.ModelCheckpoint",
         f"{best}.monitor=train/reward_temperature",
         f"{best}.dirpath={tmp_path / 'best'}",
-        base=TINY,
-    )
-    assert metrics_of(stopped)["run/steps"] == 2
-    lines = logged(stopped)
-    assert lines == logged(plain)[: len(lines)], "what is logged stays as it was"
+    ]
+    stopped = run(tmp_path / "stopped", *lines, base=TINY)
+    before = metrics_of(stopped)
+    assert (before["run/steps"], before["run/stopped_early_of"]) == (2, 4)
+    records = logged(stopped)
+    assert records == logged(plain)[: len(records)], "what is logged stays as it was"
+    assert read_run(stopped).status == "finished"
+    run(stopped, *lines, "resume=auto", base=TINY)
+    assert metrics_of(stopped) == before, "nothing is left to do"
     (checkpoint,) = (tmp_path / "best").glob("*.ckpt")
     state = torch.load(checkpoint, weights_only=True)
     assert all("lora" in name for name in state["state_dict"])
+
+
+def test_a_monitor_that_names_no_scalar_is_a_user_error(tmp_path):
+    with pytest.raises(UserError) as error:
+        run(
+            tmp_path / "run",
+            *LINES,
+            "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+            "+callbacks.stop.monitor=eval/exact_vt/numbers",
+            base=TINY,
+        )
+    (problem,) = error.value.problems
+    assert problem.where == "monitor of EarlyStopping" and "eval/exact_tv/numbers" in str(problem)
