@@ -133,7 +133,7 @@ class SFT(Algorithm):
         return written
 
     def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
-        conditions, lm = self._taught(module, batch), module.lm
+        conditions, lm = self._with_strings(module, batch), module.lm
         if answers_directly(module, conditions) and not self.written:
             with lm.in_step():
                 pass  # while other ranks score log R
@@ -156,12 +156,12 @@ class SFT(Algorithm):
         )
         return {"loss": loss, "output": output}
 
-    def _taught(self, module: GFlowNetModule, batch: Batch) -> list[Condition]:
+    def _with_strings(self, module: GFlowNetModule, batch: Batch) -> list[Condition]:
         """The batch, with other conditions in place of those without a string to learn."""
         if not self.written:
             return batch.conditions
         known = [c for c in module.conditions if c.key in self.written]
-        rng = rng_for("taught", module.seed, batch.index)
+        rng = rng_for("with-strings", module.seed, batch.index)
         return [c if c.key in self.written else rng.choice(known) for c in batch.conditions]
 
     def _strings(
