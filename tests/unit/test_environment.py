@@ -87,7 +87,8 @@ def test_a_run_writes_the_largest_gpu_memory_of_its_processes(monkeypatch, tmp_p
     monkeypatch.setattr(train, "seconds_before", lambda folder: 0.0)
     for gib, written in ((None, None), (2.5, 3.5)):
         monkeypatch.setattr(train, "peak_gpu_memory_gib", lambda device, gib=gib: gib)
-        facts = train._run_facts(3, tmp_path, train._Clock(), 4, torch.device("cpu"))
+        facts = train._run_facts(3, tmp_path, train._Clock(), 4, 4, torch.device("cpu"))
+        assert "run/stopped_early_of" not in facts
         assert (facts["run/seed"], facts["run/steps"]) == (3, 4)
         assert facts.get("run/peak_gpu_memory_gib") == written
         assert facts["run/peak_memory_gib"] > 0
