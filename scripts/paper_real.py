@@ -3,11 +3,13 @@
     python scripts/paper_real.py --list                             # runs, done or not, with estimated minutes
     python scripts/paper_real.py --data FOLDER                      # all tables, up to 20 hours on two cores
     python scripts/paper_real.py --data FOLDER --table infilling
+    python scripts/paper_real.py --data FOLDER --jobs 2             # two runs at a time, of a core each
     python scripts/paper_real.py --report-only                      # the page of what is finished
 
 Runs are in outputs/paper_real/<table>/<method>/seed<n>, all first seeds first. What is finished there under
 the same overrides is not run again, what was interrupted goes on from its checkpoint, and what has failed is
-tried again. After each run the page docs/results/smollm2/README.md is written anew.
+tried again. After each run the page docs/results/smollm2/README.md is written anew, and beside it the run's
+numbers in runs.jsonl: with that file, another machine makes only the runs that it lacks.
 
 FOLDER (or the environment variable GFN_PAPER_DATA) holds the data, see docs/smollm2.md.
 """
@@ -17,10 +19,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
+from threading import Lock
 
 from paper_real_data import prepare
-from paper_real_page import done, page
+from paper_real_page import page
+from paper_real_records import FILE, Runs
 from paper_real_tables import TABLES, jobs_of
 from seed_tables import ROOT, Job, run_once
 
@@ -38,13 +44,15 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper_real")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results" / "smollm2")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     parser.add_argument("--list", action="store_true", help="the runs, done or not; runs nothing")
     parser.add_argument("--report-only", action="store_true", help="of what is finished already")
     arguments = parser.parse_args(given)
     folder = arguments.folder.resolve()
     jobs = in_order(arguments.table, folder)
+    runs = Runs(folder, arguments.write / FILE)
     if arguments.list:
-        print("\n".join(listed(jobs, folder)))
+        print("\n".join(listed(jobs, runs)))
         return
     if not arguments.report_only:
         source = arguments.data or os.environ.get(VARIABLE)
@@ -56,11 +64,36 @@ def main(given: Sequence[str] | None = None) -> None:
             raise SystemExit(f"{SMOLLM2_FOLDER} is missing: make smollm2")
         files = dict.fromkeys(f for table in arguments.table for f in TABLES[table].data.values())
         prepare(Path(source).expanduser(), files, folder / "data")
-        for table, job in jobs:
-            run_once(job, folder / table, threads_per_process(1))
-            write(folder, arguments.write)
-    write(folder, arguments.write)
+        run_all(jobs, runs, folder, arguments.write, arguments.jobs)
+    write(folder, runs, arguments.write)
     print(f"written to {arguments.write / 'README.md'}")
+
+
+def run_all(
+    jobs: Sequence[tuple[str, Job]], runs: Runs, folder: Path, where: Path, at_once: int
+) -> None:
+    """Make the runs that are missing; those of a table's seed, which need each other, in their order."""
+    lock, threads = Lock(), threads_per_process(at_once)
+    wanted = [(t, j) for t, j in jobs if not runs.done(t, j) or _is_read(t, j, jobs, runs, folder)]
+
+    def make(group: Sequence[tuple[str, Job]]) -> None:
+        for table, job in group:
+            run_once(job, folder / table, threads)
+            with lock:
+                runs.add(table, job)
+                write(folder, runs, where)
+
+    groups = [list(own) for _, own in groupby(wanted, key=lambda pair: (pair[0], pair[1].seed))]
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(make, groups))
+
+
+def _is_read(
+    table: str, job: Job, jobs: Sequence[tuple[str, Job]], runs: Runs, folder: Path
+) -> bool:
+    """Whether a run that is not done reads this one's folder, of which there is no more than the record."""
+    place = str(job.place(folder / table))
+    return any(not runs.done(t, j) and any(place in line for line in j.lines) for t, j in jobs)
 
 
 def in_order(tables: Sequence[str], folder: Path) -> list[tuple[str, Job]]:
@@ -69,21 +102,21 @@ def in_order(tables: Sequence[str], folder: Path) -> list[tuple[str, Job]]:
     return sorted(jobs, key=lambda pair: pair[1].seed)
 
 
-def listed(jobs: Sequence[tuple[str, Job]], folder: Path) -> list[str]:
+def listed(jobs: Sequence[tuple[str, Job]], runs: Runs) -> list[str]:
     """A line for each run, and what is left."""
     lines, left = [], 0
     for table, job in jobs:
         minutes = TABLES[table].methods[job.name].minutes
-        ended = done(job, folder / table) is not None
+        ended = runs.done(table, job) is not None
         left += 0 if ended else minutes
         state = "done" if ended else f"not run, about {minutes} minutes"
         lines.append(f"{table:16} {job.name:16} seed {job.seed}  {state}")
     return [*lines, f"left: {left} minutes ({left / 60:.1f} hours) on two quiet cores"]
 
 
-def write(folder: Path, where: Path) -> None:
+def write(folder: Path, runs: Runs, where: Path) -> None:
     where.mkdir(parents=True, exist_ok=True)
-    write_atomically(where / "README.md", page(folder))
+    write_atomically(where / "README.md", page(folder, runs))
 
 
 if __name__ == "__main__":

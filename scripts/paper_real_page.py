@@ -11,45 +11,41 @@ from statistics import fmean
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from paper_real_data import DROPPED
+from paper_real_records import Runs
 from paper_real_tables import TABLES, Row, Table, jobs_of
-from seed_tables import Job, cell, made_by, markdown
+from seed_tables import Job, cell, markdown
 
 from gfn_runner.config.compose import CONF
-from gfn_runner.errors import UserError
-from gfn_runner.report.runs import Run, read_run
+from gfn_runner.report.runs import Run
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 _UNTRAINED = ("Prompting", "Decoding")
 
 
-def done(job: Job, folder: Path) -> Run | None:
-    """The finished run of a job; unlike ``seed_tables.finished`` it moves nothing."""
-    try:
-        run = read_run(job.place(folder))
-    except UserError:
-        return None
-    return run if run.status == "finished" and made_by(run, job.lines) else None
+def page(folder: Path, runs: Runs) -> str:
+    """All tables, of what is finished; what is not run says so.
 
-
-def page(folder: Path) -> str:
-    """All tables, of the runs in a folder; what is not run says so."""
+    Args:
+        folder: of all runs and of the data.
+        runs: those finished.
+    """
     lines = [
         "# The paper's tables on SmolLM2-135M",
         "",
         "Written by `make paper-real` (`scripts/paper_real.py`). Mean ± half the 95 % t-interval over seeds; "
         "accuracies and shares in %. In brackets the paper's own number, of a much larger model (GPT-J 6B; GPT-2 "
-        "large for infilling). Minutes are of a run on two cores: estimated for quiet ones, and as measured.",
+        "large for infilling). Minutes: estimated, of a run on two quiet cores; measured, of computing on one or two.",
     ]
     for name, table in TABLES.items():
-        lines += ["", f"## {table.title}", "", *_section(name, table, folder)]
+        lines += ["", f"## {table.title}", "", *_section(name, table, folder, runs)]
     return "\n".join(lines) + "\n"
 
 
-def _section(name: str, table: Table, folder: Path) -> list[str]:
+def _section(name: str, table: Table, folder: Path, runs: Runs) -> list[str]:
     jobs = jobs_of(name, folder)
     by_method: dict[str, list[Run]] = {method: [] for method in table.methods}
     for job in jobs:
-        if run := done(job, folder / name):
+        if run := runs.done(name, job):
             by_method[job.name].append(run)
     header = ["", "seeds", *table.columns]
     cells = [_cells(row, table, by_method[row.method]) for row in table.rows]
@@ -92,10 +88,10 @@ def _sizes(
     for method, own in table.methods.items():
         # Neither the data nor another run's folder changes a size.
         config = _composed(*(line for line in first[method].lines if str(folder) not in line))
-        measured = [run.metrics.get("run/minutes", 0.0) for run in by_method[method]]
+        measured = [run.metrics.get("run/cpu_minutes", 0.0) for run in by_method[method]]
         minutes = f"{own.minutes}, {fmean(measured):.0f}" if measured else f"{own.minutes}"
         rows.append([method, *_sizes_of(config), minutes])
-    return markdown([*header, "minutes: estimated, measured"], rows)
+    return markdown([*header, "minutes: estimated, CPU minutes"], rows)
 
 
 @cache

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import paper_real
 import seed_tables
 from paper_real_data import DROPPED, FILES, TEST, prepare
-from paper_real_page import done, page
+from paper_real_page import page
+from paper_real_records import FILE, Runs
 from paper_real_tables import TABLES, jobs_of
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
@@ -118,7 +119,9 @@ def leave(folder: Path, table: str, method: str, seed: int, metrics: dict, sampl
     config = {"task": {"_target_": "some.Task"}, "seed": seed, "trainer": {"max_steps": 5}}
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     (place / "environment.json").write_text(json.dumps({"git": {"commit": "c" * 40}}))
-    (place / "metrics.json").write_text(json.dumps({"run/steps": 5, "run/minutes": 7, **metrics}))
+    (place / "metrics.json").write_text(
+        json.dumps({"run/steps": 5, "run/cpu_minutes": 9, **metrics})
+    )
     (place / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
 
 
@@ -128,16 +131,16 @@ def test_the_page_has_what_is_finished_and_the_papers_numbers(tmp_path):
         leave(tmp_path, "arithmetic_tool", "gflownet", seed, metrics)
     # Of other overrides: not this table's.
     other = tmp_path / "arithmetic_tool/gflownet/seed2/overrides.yaml"
-    text = page(tmp_path)
+    text = page(tmp_path, Runs(tmp_path, tmp_path / FILE))
     assert "| GFlowNet | 3 of 3 | 20.0 ± 24.8 (95.2 ± 1.3) |" in text
     other.write_text(yaml.safe_dump(["task=there", "optimizer.lr=1", "seed=2"]))
-    text = page(tmp_path)
+    text = page(tmp_path, Runs(tmp_path, tmp_path / FILE))
     assert "| GFlowNet | 2 of 3 | 15.0 ± 63.5 (95.2 ± 1.3) |" in text
     assert "| PPO | 0 of 2 | not run (30.6 ± 4.1) |" in text
     assert (
         "Commit cccccccccc;" in text and "| gflownet | 80 | 4 × 8 | 24, 34 in evaluation |" in text
     )
-    assert "| 36, 7 |" in text, "minutes, estimated and measured"
+    assert "| 36, 9 |" in text, "minutes, estimated and of computing"
     assert all(f"## {table.title}\n" in text for table in TABLES.values())
     assert "Not run: needs ppo and gflownet above." in text
 
@@ -156,7 +159,7 @@ def test_rationales_stand_beside_each_other_wrong_ones_of_ppo_first(tmp_path):
     ours = [record("1 - 9", -8, " 1 - 9 = -8", -5.0), record("1 + 1", 2, " 1 + 1 = 2", -3.0)]
     leave(tmp_path, "arithmetic", "ppo", 0, {}, ppo)
     leave(tmp_path, "arithmetic", "gflownet", 0, {}, ours)
-    text = page(tmp_path)
+    text = page(tmp_path, Runs(tmp_path, tmp_path / FILE))
     first = text.index("| 1 - 9 | PPO | `1 - 9` | -2.00 | no |")
     assert first < text.index("| 1 - 9 | GFlowNet | `1 - 9 = -8` | -5.00 | yes |")
     assert first < text.index("| 1 + 1 | PPO | `1 + 1 = 2` | -3.00 | yes |")
@@ -192,9 +195,33 @@ def test_runs_are_made_once_first_seeds_first_and_listed(source, tmp_path, progr
     assert not program
     paper_real.main([*asked, "--list"])
     assert "left: 0 minutes" in capsys.readouterr().out
-    assert all(
-        done(job, tmp_path / "runs/infilling") for job in jobs_of("infilling", tmp_path / "runs")
-    )
+
+
+def test_another_machine_makes_only_the_runs_that_are_not_recorded(source, tmp_path, program):
+    written = (tmp_path / "docs" / name for name in ("README.md", FILE))
+    asked = ["--write", str(tmp_path / "docs"), "--table", "infilling", "--data", str(source)]
+    paper_real.main([*asked, "--folder", str(tmp_path / "one")])
+    page_before, records = (path.read_text() for path in written)
+    assert len(program) == 6 and str(tmp_path) not in records
+    other = [*asked, "--folder", str(tmp_path / "other"), "--jobs", "2"]
+    paper_real.main(other)
+    assert len(program) == 6 and (tmp_path / "docs/README.md").read_text() == page_before
+    # A record of other overrides is of another run.
+    (tmp_path / "docs" / FILE).write_text(records.replace("trainer.max_steps=100", "trainer.x=1"))
+    paper_real.main(other)
+    assert sorted(program[6:]) == ["infilling/sft/seed0", "infilling/sft/seed1"]
+
+
+def test_a_recorded_run_is_made_again_for_one_that_reads_its_folder(source, tmp_path, program):
+    asked = ["--write", str(tmp_path / "docs"), "--table", "arithmetic_tool", "--data", str(source)]
+    paper_real.main([*asked, "--folder", str(tmp_path / "one")])
+    records = (tmp_path / "docs" / FILE).read_text().splitlines(keepends=True)
+    last = '"method": "sft_on_gflownet", "seed": 2'
+    (tmp_path / "docs" / FILE).write_text("".join(line for line in records if last not in line))
+    program.clear()
+    paper_real.main([*asked, "--folder", str(tmp_path / "other")])
+    made = ["arithmetic_tool/gflownet/seed2", "arithmetic_tool/sft_on_gflownet/seed2"]
+    assert program == made
 
 
 def test_without_data_it_is_refused_in_a_line(source, tmp_path, program, monkeypatch):

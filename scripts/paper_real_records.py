@@ -1,0 +1,118 @@
+"""Finished runs of ``make paper-real`` as lines of a file that is committed beside their page.
+
+The runs themselves are in ``outputs/``. With their records, another machine goes on where this one stopped, and
+the page can be written again without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seed_tables import Job, made_by
+
+from gfn_runner.errors import UserError
+from gfn_runner.report.runs import Run, read_run
+from gfn_runner.runtime.json_lines import read_lines, write_lines
+
+FILE = "runs.jsonl"
+# Of arithmetic, for table E.4: enough questions to choose from. Texts of other tables are not ours to publish.
+_SAMPLES = 30
+_FIELDS = ("condition", "answer", "singles", "log_reward")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    Attributes:
+        table: of ``paper_real_tables``.
+        method: of the table.
+        seed: of the run.
+        overrides: its command; ``{folder}`` stands for the folder of all runs.
+        metrics: of ``metrics.json``.
+        environments: the commits that its parts ran at, as ``environment.json`` has them.
+        ended: seconds since 1970.
+        samples: of the first questions, arithmetic only.
+    """
+
+    table: str
+    method: str
+    seed: int
+    overrides: Sequence[str]
+    metrics: dict[str, float]
+    environments: Sequence[dict[str, Any]]
+    ended: float
+    samples: Sequence[dict[str, Any]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRun(Run):
+    """A run of which the record alone is here."""
+
+    kept: Sequence[dict[str, Any]] = ()
+
+    def samples(self, row: str) -> list[dict[str, Any]]:
+        return list(self.kept)
+
+
+class Runs:
+    """What is finished, in the folder of the runs or in the file of their records.
+
+    Args:
+        folder: of all runs, absolute.
+        file: of the records.
+    """
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self._folder, self._file = folder, file
+        records = [Record(**line) for line in read_lines(file)]
+        self._records = {(r.table, r.method, r.seed): r for r in records}
+
+    def here(self, table: str, job: Job) -> Run | None:
+        """The finished run in its folder; unlike ``seed_tables.finished`` it moves nothing."""
+        try:
+            run = read_run(job.place(self._folder / table))
+        except UserError:
+            return None
+        return run if run.status == "finished" and made_by(run, job.lines) else None
+
+    def done(self, table: str, job: Job) -> Run | None:
+        """The finished run of a job, or what its record has of it; of other overrides it is another run."""
+        if run := self.here(table, job):
+            return run
+        record = self._records.get((table, job.name, job.seed))
+        if record is None or list(record.overrides) != self._portable(job):
+            return None
+        return RecordedRun(
+            folder=job.place(self._folder / table),
+            config={},
+            metrics=record.metrics,
+            environments=tuple(record.environments),
+            ended=record.ended,
+            kept=record.samples,
+        )
+
+    def add(self, table: str, job: Job) -> None:
+        """Record a job's run, if it is finished."""
+        run = self.here(table, job)
+        if run is None:
+            return
+        samples = run.samples("final")[:_SAMPLES] if table == "arithmetic" else []
+        self._records[table, job.name, job.seed] = Record(
+            table=table,
+            method=job.name,
+            seed=job.seed,
+            overrides=self._portable(job),
+            metrics={name: float(f"{value:.6g}") for name, value in run.metrics.items()},
+            environments=[{"git": part["git"]} for part in run.environments if "git" in part],
+            ended=round(run.ended),
+            samples=[{name: row[name] for name in _FIELDS if name in row} for row in samples],
+        )
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_lines(self._file, (asdict(self._records[key]) for key in sorted(self._records)))
+
+    def _portable(self, job: Job) -> list[str]:
+        return [line.replace(str(self._folder), "{folder}") for line in job.lines]
