@@ -163,14 +163,14 @@ TABLES: dict[str, Table] = {
         "arithmetic_tool",
         _ARITHMETIC_DATA,
         {
-            "prompting": Method(30, ("baseline=prompting", "baseline.shots=[0,3,5,10]")),
-            "sft": Method(19, _SFT),
-            "ppo": Method(26, _PPO, seeds=2),
-            "grpo": Method(26, _GRPO, seeds=2),
             "gflownet": Method(36),
+            "sft": Method(19, _SFT),
+            "prompting": Method(30, ("baseline=prompting", "baseline.shots=[0,3,5,10]")),
             "sft_on_gflownet": Method(
                 24, (*_SFT, _LEARNS, "baseline.right_only=true", "baseline.n_samples=2")
             ),
+            "ppo": Method(26, _PPO, seeds=2),
+            "grpo": Method(26, _GRPO, seeds=2),
         },
         [
             *_FEW_SHOT,
