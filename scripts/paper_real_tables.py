@@ -91,10 +91,14 @@ def jobs_of(name: str, folder: Path) -> list[Job]:
     ]
 
 
-_PPO = ("baseline=ppo", "trainer.max_steps=120")
-_GRPO = ("baseline=grpo", "trainer.max_steps=120")
+# Experiments have a replay buffer and EM, and are read after the baseline.
+_NO_BUFFER = "callbacks.replay_buffer.probability=0"
+_NO_EM = "em.rounds=0"
+_GROUPS = (_NO_BUFFER, "sampling.n_conditions=4", "sampling.n_samples=8", "trainer.max_steps=120")
+_PPO = ("baseline=ppo", *_GROUPS)
+_GRPO = ("baseline=grpo", *_GROUPS)
 # Strings of one condition each.
-_SFT = ("baseline=sft", "sampling.n_conditions=8")
+_SFT = ("baseline=sft", _NO_BUFFER, "sampling.n_conditions=8")
 _ACCURACY = {f"vote, {n} operands": f"vote_accuracy/{n}_operands" for n in (3, 4, 5)}
 _SINGLE = {f"single sample, {n}": f"single_accuracy/{n}_operands" for n in (3, 4, 5)}
 _ARITHMETIC_DATA = {
@@ -116,10 +120,6 @@ _SFT_ROW = Row("supervised, 50 rationales", "sft", paper=_PAPER_SFT)
 _LEARNS = "baseline.samples_of={runs}/gflownet/seed{seed}"
 
 
-# The experiment has both, and is read after the baseline.
-_NEITHER_EM_NOR_BUFFER = ("em.rounds=0", "callbacks.replay_buffer.probability=0")
-
-
 def _subjectivity(n: int, paper: Sequence[str]) -> Table:
     shots = [0, 10] if n == 10 else [0, 10, 20]
     few = [Row(f"{k}-shot", "prompting", f"direct_{k}_shot") for k in shots[1:]]
@@ -135,12 +135,11 @@ def _subjectivity(n: int, paper: Sequence[str]) -> Table:
                 (
                     "baseline=prompting",
                     f"baseline.shots=[{','.join(map(str, shots))}]",
-                    *_NEITHER_EM_NOR_BUFFER,
+                    _NO_BUFFER,
+                    _NO_EM,
                 ),
             ),
-            "sft": Method(
-                6, (*_SFT, "trainer.max_steps=80", "optimizer.lr=1e-3", *_NEITHER_EM_NOR_BUFFER)
-            ),
+            "sft": Method(6, (*_SFT, _NO_EM, "trainer.max_steps=80", "optimizer.lr=1e-3")),
             "gflownet": Method(30),
         },
         [
@@ -163,9 +162,11 @@ TABLES: dict[str, Table] = {
         "arithmetic_tool",
         _ARITHMETIC_DATA,
         {
-            "gflownet": Method(36),
+            "gflownet": Method(25),
             "sft": Method(19, _SFT),
-            "prompting": Method(30, ("baseline=prompting", "baseline.shots=[0,3,5,10]")),
+            "prompting": Method(
+                30, ("baseline=prompting", _NO_BUFFER, "baseline.shots=[0,3,5,10]")
+            ),
             "sft_on_gflownet": Method(
                 24, (*_SFT, _LEARNS, "baseline.right_only=true", "baseline.n_samples=2")
             ),
@@ -290,7 +291,9 @@ TABLES: dict[str, Table] = {
         "arithmetic",
         _ARITHMETIC_DATA,
         {
-            "prompting": Method(24, ("baseline=prompting", "baseline.shots=[0,3,5]"), seeds=1),
+            "prompting": Method(
+                24, ("baseline=prompting", _NO_BUFFER, "baseline.shots=[0,3,5]"), seeds=1
+            ),
             "sft": Method(20, _SFT, seeds=1),
             "gflownet": Method(40, seeds=1),
             "ppo": Method(30, _PPO, seeds=1),
