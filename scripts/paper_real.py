@@ -26,8 +26,8 @@ from threading import Lock
 
 from paper_real_data import prepare
 from paper_real_page import page
-from paper_real_records import FILE, Runs
 from paper_real_tables import TABLES, jobs_of
+from run_records import FILE, Runs
 from seed_tables import ROOT, Job, run_once
 
 from gfn_runner.lm.model_folders import SMOLLM2_FOLDER
@@ -50,7 +50,8 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     folder = arguments.folder.resolve()
     jobs = in_order(arguments.table, folder)
-    runs = Runs(folder, arguments.write / FILE)
+    # Table E.4 shows samples.
+    runs = Runs(folder, arguments.write / FILE, with_samples=["arithmetic"])
     if arguments.list:
         print("\n".join(listed(jobs, runs)))
         return

@@ -11,8 +11,8 @@ from statistics import fmean
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from paper_real_data import DROPPED
-from paper_real_records import Runs
 from paper_real_tables import TABLES, Row, Table, jobs_of
+from run_records import Runs
 from seed_tables import Job, cell, markdown
 
 from gfn_runner.config.compose import CONF

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gfn_runner.cli.hooks import NoFolder, is_new, prepared_folder
 from gfn_runner.config.run_config import RunConfig
+from gfn_runner.data.samples import TaskData
 from gfn_runner.distributed.launch import check_launcher, is_worker
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.headline import direction_of
@@ -83,6 +84,7 @@ def _checked_plans(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Pl
     found = list(sweeper_problems(config.hydra.sweeper._target_))
     plans = []
     kinds: dict[str, list[Plan]] = {}
+    loaded: dict[str, TaskData] = {}
     for number, lines in enumerate(jobs):
         job, composed = compose_job(loader, config, lines, number)
         if is_new(
@@ -91,7 +93,7 @@ def _checked_plans(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Pl
             with read_write(composed.hydra):
                 composed.hydra.sweep.dir = "."
         try:
-            plan = validate_job(job, composed)
+            plan = validate_job(job, composed, loaded)
         except UserError as error:
             found += error.problems
             continue

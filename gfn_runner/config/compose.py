@@ -16,6 +16,7 @@ from gfn_runner.errors import UserError
 
 if TYPE_CHECKING:
     from gfn_runner.config.run_config import RunConfig
+    from gfn_runner.data.samples import TaskData
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a checkout conf lies beside the package, in a wheel inside it.
@@ -44,8 +45,12 @@ OmegaConf.register_new_resolver(
 )
 
 
-def check_config(composed: DictConfig) -> RunConfig:
+def check_config(composed: DictConfig, loaded: dict[str, TaskData] | None = None) -> RunConfig:
     """Check a config as Hydra composes it; Hydra's own section is passed over.
+
+    Args:
+        composed: the config.
+        loaded: data of other runs of a sweep, see ``validation.check``.
 
     Raises:
         UserError: with all problems.
@@ -59,7 +64,7 @@ def check_config(composed: DictConfig) -> RunConfig:
         values: Any = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError.one(str(error.full_key or "config"), str(error).splitlines()[0]) from error
-    return check(values)
+    return check(values, loaded=loaded)
 
 
 @contextlib.contextmanager

@@ -68,13 +68,20 @@ _OPTIONAL = ("num_threads", "float32_matmul_precision")
 _ORDER = (*_TARGETS, *_SECTIONS, *_GROUPS, *_SCALARS)
 
 
-def check(config: Mapping[str, Any], *, needs_data: bool = True) -> RunConfig:
+def check(
+    config: Mapping[str, Any],
+    *,
+    needs_data: bool = True,
+    loaded: dict[str, TaskData] | None = None,
+) -> RunConfig:
     """Validate a resolved config.
 
     Args:
         config: plain containers.
         needs_data: whether data that cannot be read are an error. They never are for the modes ``sample`` and
             ``predict``: a policy outlives the files that it was trained on.
+        loaded: data by task and seed: those of earlier runs of a sweep, to which this run's are added. Runs that
+            differ in other things share them.
 
     Raises:
         UserError: with all problems found: unknown keys, wrong types, impossible values, impossible
@@ -104,7 +111,12 @@ def check(config: Mapping[str, Any], *, needs_data: bool = True) -> RunConfig:
     if "task" in found.parts and not any(p.where.startswith("task") for p in found.problems):
         load = _load if needs_data else _load_if_possible
         task, seed = found.parts["task"], found.parts.get("seed", 0)
-        found.collect("data", lambda: load(task, seed))
+        loaded = {} if loaded is None else loaded
+        same = repr((found.values["task"], seed))
+        if same not in loaded:
+            found.collect("data", lambda: loaded.setdefault(same, load(task, seed)))
+        else:
+            found.parts["data"] = loaded[same]
     found.problems += _data_problems(found.parts)
     if found.problems:
         raise UserError(found.problems)

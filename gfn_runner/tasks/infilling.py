@@ -79,8 +79,8 @@ class StoryInfilling(GFlowNetModule):
         self,
         *,
         data: StoryData | None = None,
-        template: str = "Beginning: {beginning}\nEnding: {ending}\nMiddle:",
-        demonstrate: bool = False,
+        template: str = "{ending}\n{beginning}",
+        demonstrate: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(**options)

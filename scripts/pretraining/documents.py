@@ -35,7 +35,7 @@ def infill_document(rng: random.Random) -> str:
         middle = rng.choice(templates).format(**words)
     else:
         middle = stories.draw_story(rng).middle
-    return f"{stories.infill_prompt(story.beginning, story.ending)} {middle}.\n"
+    return f"Beginning: {story.beginning}\nEnding: {story.ending}\nMiddle: {middle}.\n"
 
 
 def sentence_document(rng: random.Random) -> str:

@@ -19,8 +19,8 @@ import paper_real
 import seed_tables
 from paper_real_data import DROPPED, FILES, TEST, prepare
 from paper_real_page import page
-from paper_real_records import FILE, Runs
 from paper_real_tables import TABLES, jobs_of
+from run_records import FILE, Runs
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 

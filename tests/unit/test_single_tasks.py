@@ -118,15 +118,15 @@ def test_shares_of_right_translations_and_of_those_that_were_found():
 def test_a_story_is_cut_into_its_ends_and_its_middle(written):
     path = written("s.csv", ",".join(COLUMNS) + '\nA b.,"C, d.",E!,F g.,H.\n')
     files = {"stories": path, "test": written("t.csv", story_rows(1))}
-    (condition,) = made(StoryInfilling, data=files, demonstrate=True).load(0).train
+    (condition,) = made(StoryInfilling, data=files).load(0).train
     assert condition.key == "A b. C, d. E! … H."
-    assert condition.prompt == "Beginning: A b. C, d. E!\nEnding: H.\nMiddle:"
+    assert condition.prompt == "H.\nA b. C, d. E!"
     # The terminator begins the suffix: it is the middle's own full stop.
     assert condition.terms == (Term("A b. C, d. E!", ". H."),)
     assert condition.demonstrations == (" F g",) and condition.facts["references"] == ("F g",)
     assert condition.facts["beginning"] == "A b. C, d. E!" and condition.facts["ending"] == "H."
     assert "plot" not in condition.facts
-    plain = made(StoryInfilling, data=files).load(0)
+    plain = made(StoryInfilling, data=files, demonstrate=False).load(0)
     assert not any(c.demonstrations for c in (*plain.train, *plain.evaluation))
 
 
@@ -160,7 +160,7 @@ def test_generated_stories_carry_their_plot():
     for condition in (*data.train, *data.evaluation):
         facts = condition.facts
         assert facts["references"][0] in stories.middles(facts["plot"])
-        assert condition.prompt == stories.infill_prompt(facts["beginning"], facts["ending"])
+        assert condition.prompt == f"{facts['ending']}\n{facts['beginning']}"
         assert condition.terms == (Term(facts["beginning"], f". {facts['ending']}"),)
 
 

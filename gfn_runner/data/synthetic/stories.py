@@ -223,8 +223,3 @@ def _all_patterns() -> Iterator[str]:
                 yield _pattern(template, words)
     for template in _WANTS:
         yield _pattern(template, words)
-
-
-def infill_prompt(beginning: str, ending: str) -> str:
-    """What a model reads before it writes the middle; Hu et al. 2024, section 4.2."""
-    return f"Beginning: {beginning}\nEnding: {ending}\nMiddle:"

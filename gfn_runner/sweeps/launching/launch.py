@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import OmegaConf
 
+from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.files import report_write_errors
 from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
@@ -145,13 +146,14 @@ def _plans(
     failed.
     """
     jobs, plans = [], []
+    loaded: dict[str, TaskData] = {}
     for number, lines in enumerate(job_overrides, first):
         plan = _planned.get(number)
         if plan is None:
             loader = launcher.hydra_context.config_loader
             job, composed = compose_job(loader, launcher.config, lines, number)
             try:
-                plan = validate_job(job, composed)
+                plan = validate_job(job, composed, loaded)
             except UserError as error:
                 job.state = "failed"
                 job.why = "; ".join(f"{p.where}: {p.what}" for p in error.problems)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gfn_runner.config.compose import check_config
 from gfn_runner.config.run_config import AUTO, RunConfig
+from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.headline import headline_numbers, optimized_value
 from gfn_runner.run.resume import finished_metrics
@@ -147,14 +148,19 @@ def compose_job(
     return Job(number, own, folder), composed
 
 
-def validate_job(job: Job, composed: DictConfig) -> Plan:
+def validate_job(job: Job, composed: DictConfig, loaded: dict[str, TaskData]) -> Plan:
     """The run, validated.
+
+    Args:
+        job: its entry in the record.
+        composed: its config.
+        loaded: data of the sweep's other runs, see ``validation.check``.
 
     Raises:
         UserError: with every problem of its config.
     """
     with checked_for(composed.hydra.launcher._target_):
-        return Plan(job, composed, check_config(composed))
+        return Plan(job, composed, check_config(composed, loaded))
 
 
 def announce(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Finished runs of ``make paper-real`` as lines of a file that is committed beside their page.
+"""Finished runs of a page as lines of a file that is committed beside it.
 
 The runs themselves are in ``outputs/``. With their records, another machine goes on where this one stopped, and
 the page can be written again without them.
@@ -7,7 +7,7 @@ the page can be written again without them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from seed_tables import Job, made_by
 
 from gfn_runner.errors import UserError
 from gfn_runner.report.runs import Run, read_run
-from gfn_runner.runtime.json_lines import read_lines, write_lines
+from gfn_runner.runtime.json_lines import read_lines, read_metrics, write_lines
 
 FILE = "runs.jsonl"
-# Of arithmetic, for table E.4: enough questions to choose from. Texts of other tables are not ours to publish.
+TRAINING_MINUTES = "run/training_cpu_minutes"  # of all processes' cores, evaluation left out
 _SAMPLES = 30
 _FIELDS = ("condition", "answer", "singles", "log_reward")
 
@@ -28,14 +28,14 @@ class Record:
     """A finished run.
 
     Attributes:
-        table: of ``paper_real_tables``.
+        table: of the page.
         method: of the table.
         seed: of the run.
         overrides: its command; ``{folder}`` stands for the folder of all runs.
         metrics: of ``metrics.json``.
         environments: the commits that its parts ran at, as ``environment.json`` has them.
         ended: seconds since 1970.
-        samples: of the first questions, arithmetic only.
+        samples: of the first conditions, where a page shows them.
     """
 
     table: str
@@ -64,10 +64,11 @@ class Runs:
     Args:
         folder: of all runs, absolute.
         file: of the records.
+        with_samples: tables whose samples are kept; others' texts may not be ours to publish.
     """
 
-    def __init__(self, folder: Path, file: Path) -> None:
-        self._folder, self._file = folder, file
+    def __init__(self, folder: Path, file: Path, with_samples: Sequence[str] = ()) -> None:
+        self._folder, self._file, self._with_samples = folder, file, with_samples
         records = [Record(**line) for line in read_lines(file)]
         self._records = {(r.table, r.method, r.seed): r for r in records}
 
@@ -77,7 +78,9 @@ class Runs:
             run = read_run(job.place(self._folder / table))
         except UserError:
             return None
-        return run if run.status == "finished" and made_by(run, job.lines) else None
+        if run.status != "finished" or not made_by(run, job.lines):
+            return None
+        return replace(run, metrics=_measured(run))
 
     def done(self, table: str, job: Job) -> Run | None:
         """The finished run of a job, or what its record has of it; of other overrides it is another run."""
@@ -100,7 +103,7 @@ class Runs:
         run = self.here(table, job)
         if run is None:
             return
-        samples = run.samples("final")[:_SAMPLES] if table == "arithmetic" else []
+        samples = run.samples("final")[:_SAMPLES] if table in self._with_samples else []
         self._records[table, job.name, job.seed] = Record(
             table=table,
             method=job.name,
@@ -116,3 +119,10 @@ class Runs:
 
     def _portable(self, job: Job) -> list[str]:
         return [line.replace(str(self._folder), "{folder}") for line in job.lines]
+
+
+def _measured(run: Run) -> dict[str, float]:
+    """The run's metrics, and what its training alone has cost."""
+    seconds = [line.get("train/cpu_seconds") for line in read_metrics(run.folder / "metrics.jsonl")]
+    known = [value for value in seconds if value is not None]
+    return {**run.metrics, **({TRAINING_MINUTES: sum(known) / 60} if known else {})}

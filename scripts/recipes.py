@@ -1,0 +1,201 @@
+"""Changes to training at equal computing time, for docs/recipes.md.
+
+    python scripts/recipes.py --list
+    python scripts/recipes.py                                        # all of them, three seeds
+    python scripts/recipes.py --tasks infilling --minutes 2 5 --seeds 0
+    python scripts/recipes.py --report-only                          # the page of what is finished
+
+A run's steps are minutes of one core, divided by the CPU seconds of a step, see ``RECIPES``. Runs are in
+outputs/recipes/<task>/<recipe>, and may be interrupted. Their numbers are kept beside the page, in
+docs/recipes.jsonl: another machine makes only the runs that are missing there.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+from run_records import TRAINING_MINUTES, Runs
+from seed_tables import Job, cell, markdown, options, run_once, write_block
+
+from gfn_runner.report.runs import Run
+from gfn_runner.runtime.environment import threads_per_process
+from gfn_runner.runtime.terminal import escape_unencodable_output
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row.
+
+    Attributes:
+        seconds: CPU seconds of a step, measured on one core of an AMD EPYC (2.5 GHz).
+        overrides: what is changed; without any, the task's default.
+    """
+
+    seconds: float
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A task.
+
+    Attributes:
+        recipes: by their names in the table.
+        columns: titles to metrics of ``metrics.json``.
+        resampling: overrides of a run that resamples draws of the base model, ``None`` where there is none.
+        common: overrides of all runs.
+    """
+
+    recipes: Mapping[str, Recipe]
+    columns: Mapping[str, str]
+    resampling: tuple[str, ...] | None = None
+    common: tuple[str, ...] = ()
+
+
+_COMMON = (
+    "logger=local",
+    "callbacks.report=null",
+    "callbacks.evaluation.every_n_steps=0",
+    "evaluation.baseline_shots=[]",
+    "evaluation.baseline_temperatures=[]",
+)
+_DRAWS = 256
+_RESAMPLED = f"resampled from {_DRAWS} draws"
+# What task=infilling did before 2026-11-29.
+_TEMPLATE = 'task.template="Beginning: {beginning}\\nEnding: {ending}\\nMiddle:"'
+_NO_REPLAY = ("callbacks/replay_buffer=off", "callbacks.replay_buffer.beside_fresh=0")
+_EARLIER = (
+    "lm=tiny_head",
+    "sampling=hot",
+    *_NO_REPLAY,
+    "objective.regression.kind=squared",
+    "optimizer.lr=2e-3",
+    "scheduler.warmup_steps=50",
+)
+SECTIONS: dict[str, Section] = {
+    "infilling": Section(
+        {
+            "default": Recipe(1.10),
+            "no true middles beside fresh strings": Recipe(0.97, _NO_REPLAY),
+            "1 beside fresh strings": Recipe(1.04, ("callbacks.replay_buffer.beside_fresh=1",)),
+            "squared loss": Recipe(1.10, ("objective.regression.kind=squared",)),
+            "8 conditions of 16 samples": Recipe(
+                0.95, ("sampling.n_conditions=8", "sampling.n_samples=16")
+            ),
+            "joint objective": Recipe(2.20, ("objective=joint",)),
+            "the paper's prompt": Recipe(1.10, (_TEMPLATE,)),
+            "earlier default": Recipe(1.15, (_TEMPLATE, *_EARLIER)),
+        },
+        {
+            "Jeffreys, nats": "jeffreys/stories",
+            "fits both": "fits_both_share/stories",
+            "diversity": "diversity/stories",
+            "log R": "log_reward/stories",
+        },
+        resampling=("evaluation.final=100",),
+    ),
+}
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = options(__doc__, "recipes", "recipes.md", jobs=2)
+    parser.add_argument("--tasks", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
+    parser.add_argument("--minutes", nargs="+", type=int, default=[2, 5, 10], help="of one core")
+    parser.add_argument("--list", action="store_true", help="the runs, done or not; runs nothing")
+    parser.add_argument("--report-only", action="store_true", help="of what is finished already")
+    arguments = parser.parse_args(given)
+    folder, at_once = arguments.folder.resolve(), arguments.jobs
+    runs, lock = Runs(folder, arguments.write.with_suffix(".jsonl")), Lock()
+    jobs = [
+        (task, job)
+        for seed in arguments.seeds
+        for task in arguments.tasks
+        for job in jobs_of(task, arguments.minutes, seed)
+    ]
+    missing = [(task, job) for task, job in jobs if not runs.done(task, job)]
+    if arguments.list:
+        state = {True: "not run", False: "done"}
+        print(
+            "\n".join(f"{t:14} {j.name} seed {j.seed}: {state[(t, j) in missing]}" for t, j in jobs)
+        )
+        return
+
+    def make(pair: tuple[str, Job]) -> None:
+        task, job = pair
+        run_once(job, folder / task, threads_per_process(at_once))
+        with lock:
+            runs.add(task, job)
+            write_block(arguments.write, "recipes", page(runs))
+
+    if not arguments.report_only:
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(make, missing))
+    write_block(arguments.write, "recipes", page(runs))
+
+
+def jobs_of(task: str, minutes: Sequence[int], seed: int) -> list[Job]:
+    """Each recipe for each of the times; and the posterior's own samples."""
+    section = SECTIONS[task]
+    common = (f"task={task}", *_COMMON, *section.common)
+    jobs = [
+        Job(
+            f"{name}, {limit} min",
+            [*common, *recipe.overrides, f"trainer.max_steps={round(limit * 60 / recipe.seconds)}"],
+            seed,
+        )
+        for limit in minutes
+        for name, recipe in section.recipes.items()
+    ]
+    if section.resampling is not None:
+        lines = [*common, *section.resampling, "baseline=resampling", f"baseline.draws=[{_DRAWS}]"]
+        jobs.append(Job(_RESAMPLED, lines, seed))
+    return jobs
+
+
+def page(runs: Runs) -> list[str]:
+    """A table a task, of what is finished; recipes without a run have no row."""
+    lines: list[str] = []
+    for task in SECTIONS:
+        rows = _rows(task, runs)
+        if rows:
+            header = ["recipe", "seeds", "steps", "CPU minutes"]
+            lines += [f"### {task}", "", *markdown([*header, *SECTIONS[task].columns], rows), ""]
+            lines += _commands(task)
+    return lines
+
+
+def _rows(task: str, runs: Runs, most_seeds: int = 10) -> list[list[str]]:
+    found: dict[str, list[Run]] = {}
+    for limit in range(1, 61):
+        for seed in range(most_seeds):
+            for job in jobs_of(task, [limit], seed):
+                if run := runs.done(task, job):
+                    found.setdefault(job.name, []).append(run)
+    rows = []
+    for name, own in found.items():
+        row = f"resampled_{_DRAWS}" if name == _RESAMPLED else "final"
+        metrics = list(SECTIONS[task].columns.values())
+        trained = row == "final"
+        cost = [cell("run/steps", own[:1]), cell(TRAINING_MINUTES, own)] if trained else ["", ""]
+        rows.append([name, str(len(own)), *cost, *(cell(f"{row}/{m}", own) for m in metrics)])
+    return rows
+
+
+def _commands(task: str) -> list[str]:
+    """What each recipe changes."""
+    section = SECTIONS[task]
+    common = " ".join((f"task={task}", *section.common))
+    lines = [f"Runs: `python -m gfn_runner {common} trainer.max_steps=…` and", ""]
+    for name, recipe in section.recipes.items():
+        changes = f"`{shlex.join(recipe.overrides)}`" if recipe.overrides else "nothing else"
+        lines.append(f"- {name}: {changes}")
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    escape_unencodable_output()
+    main()
