@@ -73,7 +73,6 @@ _EARLIER = (
     "sampling=hot",
     *_NO_REPLAY,
     "objective.regression.kind=squared",
-    "optimizer.lr=2e-3",
     "scheduler.warmup_steps=50",
 )
 SECTIONS: dict[str, Section] = {

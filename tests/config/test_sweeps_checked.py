@@ -85,6 +85,12 @@ def test_the_command_line_wins_over_a_question():
     assert all(job.lm.lora.alpha == job.lm.lora.rank for job in jobs)
 
 
+def test_runs_of_the_same_task_and_seed_share_their_data():
+    jobs = configs("sampling.n_samples=2,5", "seed=0,1", "task.data.n_answers=9")
+    one, other, again, _ = (job.data for job in jobs)
+    assert one is again and one is not other and one.train != other.train
+
+
 def test_a_value_of_a_question_that_is_none_is_found_with_the_others():
     found = problems("sweep=buffer", "+hydra.sweeper.params.seed='0,-1'", "optimizer.lr=1e-3,-1")
     assert {"seed", "optimizer.lr"} <= found.keys()
