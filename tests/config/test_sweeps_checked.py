@@ -86,7 +86,7 @@ def test_the_command_line_wins_over_a_question():
 
 
 def test_runs_of_the_same_task_and_seed_share_their_data():
-    jobs = configs("sampling.n_samples=2,5", "seed=0,1", "task.data.n_answers=9")
+    jobs = configs("-m", "sampling.n_samples=2,5", "seed=0,1", "task.data.n_answers=9")
     one, other, again, _ = (job.data for job in jobs)
     assert one is again and one is not other and one.train != other.train
 
