@@ -16,6 +16,7 @@ from gfn_runner.config.compose import CONF
 from gfn_runner.runtime.sweep_record import Job, Sweep
 
 from ..command_line import configs, problems
+from ..slow import mostly_slow
 
 
 def started(*lines: str) -> DictConfig:
@@ -30,7 +31,10 @@ def started(*lines: str) -> DictConfig:
 QUESTIONS = {"objective": 5, "temperature_and_rate": 16, "buffer": 9, "lora_rank": 4, "search": 6}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")), ["objective"]),
+)
 def test_every_question_is_a_sweep_that_holds(name):
     assert len(configs(f"sweep={name}")) == QUESTIONS[name], "without -m"
 
@@ -59,6 +63,7 @@ def test_a_search_goes_the_way_of_its_metric(lines, direction, tmp_path):
     assert f"hydra.sweeper.direction={direction}" in config.hydra.overrides.hydra
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_folder_of_its_own_below_its_task_or_tasks(tmp_path):
     for lines, name in ((["seed=0,1"], "arithmetic"), (["task=arithmetic,infilling"], "tasks")):
         folders = {started(*lines, f"output={tmp_path}").hydra.sweep.dir for _ in range(2)}
@@ -67,13 +72,16 @@ def test_a_sweep_has_a_folder_of_its_own_below_its_task_or_tasks(tmp_path):
     assert started("seed=0,1", f"hydra.sweep.dir={folder}").hydra.sweep.dir == str(folder)
 
 
+@pytest.mark.slow
 def test_a_search_over_tasks_that_want_different_ways_is_refused():
     given = ("sweep=search", "task=arithmetic,random_number")
     assert "exact_kl and vote_accuracy" in problems(*given)["optimized_metric"].what
     assert configs(*given, "optimized_metric=log_reward")
 
 
-@pytest.mark.parametrize("task", ["continuation", "infilling", "translation", "arithmetic"])
+@pytest.mark.parametrize(
+    "task", mostly_slow(["continuation", "infilling", "translation", "arithmetic"], ["infilling"])
+)
 def test_the_question_of_the_buffer_has_batches_from_it(task):
     jobs = configs("sweep=buffer", f"task={task}")
     assert {job.callbacks["replay_buffer"].options.probability for job in jobs} == {0.25}
@@ -91,6 +99,7 @@ def test_runs_of_the_same_task_and_seed_share_their_data():
     assert one is again and one is not other and one.train != other.train
 
 
+@pytest.mark.slow
 def test_a_value_of_a_question_that_is_none_is_found_with_the_others():
     found = problems("sweep=buffer", "+hydra.sweeper.params.seed='0,-1'", "optimizer.lr=1e-3,-1")
     assert {"seed", "optimizer.lr"} <= found.keys()
@@ -175,6 +184,7 @@ def test_options_of_a_launcher_are_checked_with_the_rest():
     )
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkeypatch):
     for command in ("srun", "squeue", "sinfo"):
         (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")

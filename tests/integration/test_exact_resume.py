@@ -25,6 +25,7 @@ from gfn_runner.callbacks import evaluation
 from tests import runs
 from tests.copied_runs import MOMENTS, Moment, assert_same, copied
 from tests.runs import CONF, TINY, lines_of, made_once, metrics_of, newest_state, start
+from tests.slow import mostly_slow
 
 COMMON = (
     *TINY,
@@ -87,6 +88,13 @@ CASES: dict[str, list[str]] = {
         "+scheduler.gamma=0.7",
     ],
 }
+# The others are slow: one of each kind of state is enough for a change of one's own.
+KEPT = (
+    "infilling",
+    "draws of the base model beside fresh strings",
+    "learned log Z, accumulated",
+    "grpo",
+)
 # Each leaves a checkpoint (of step 2 or 4) and work to be done: the checkpoint of a step comes before its
 # evaluation. The cases take turns.
 TIMES: list[Moment] = [
@@ -149,7 +157,7 @@ def test_every_task_and_every_baseline_that_trains_is_resumed_here():
     assert len(baselines) == 3 and choices >= {f"baseline={path.stem}" for path in baselines}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, KEPT))
 def test_a_run_that_is_killed_and_resumed_is_the_same_run(case, tmp_path):
     for copy in run_copied(tmp_path, KILLS[case], *CASES[case]).values():
         assert not (copy / "metrics.json").exists()
@@ -308,6 +316,7 @@ def wanted_lines(path: Path, since: float) -> int:
     return sum(json.loads(line)["time"] >= since for line in whole)
 
 
+@pytest.mark.slow
 def test_the_program_is_killed_and_stopped_at_random_times(tmp_path):
     """From outside: SIGKILL, then SIGTERM, then left alone."""
     lines = [

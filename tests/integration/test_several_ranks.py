@@ -182,6 +182,7 @@ def test_a_run_of_two_ranks_is_resumed_with_one(shared_run, tmp_path, caplog):
     assert "dropped" not in caplog.text
 
 
+@pytest.mark.slow
 def test_ranks_of_torchrun_take_the_config_of_the_first(tmp_path):
     """Each composes its own, and may find other environment variables."""
     lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=1", "seed=${oc.env:RANK}"]
@@ -189,6 +190,7 @@ def test_ranks_of_torchrun_take_the_config_of_the_first(tmp_path):
     assert metrics_of(tmp_path)["run/seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_a_rank_of_a_run_has_failed(tmp_path):
     lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=500,3", f"hydra.sweep.dir={tmp_path}"]
     lines += ["callbacks.evaluation.every_n_steps=0"]
