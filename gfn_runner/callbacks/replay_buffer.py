@@ -296,7 +296,9 @@ class ReplayBufferCallback(L.Callback):
         """Of all ranks together; every rank has to call it."""
         whole = ReplayBuffer(self.options)
         for state in all_gather(self.buffer.state_dict()):
-            whole.merge(state)
+            part = ReplayBuffer(self.options)
+            part.load_state_dict(state)
+            whole.merge(part)
         drawn = sorted(set().union(*all_gather(self._drawn)))
         return {"buffer": whole.state_dict(), "m_steps": self.m_steps, "drawn": drawn}
 

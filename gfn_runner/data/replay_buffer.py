@@ -8,12 +8,15 @@ below ``tolerance`` times the sum of their lengths.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
+import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from rapidfuzz.distance import Levenshtein
@@ -67,8 +70,7 @@ class Entry:
         tokens: ids, without the terminator.
         is_action: whether the policy chose each token (a tool's tokens are kept, as observations).
         log_reward: untempered log-rewards of all prefixes, nats; one more than there are tokens.
-        step: optimizer steps done when it was stored; 0 for demonstrations, and where a checkpoint of an
-            older version does not say.
+        step: optimizer steps done when it was stored; 0 for demonstrations.
     """
 
     tokens: tuple[int, ...]
@@ -162,24 +164,48 @@ class ReplayBuffer:
         self._entries.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain containers only, so that a checkpoint loads with ``weights_only=True``."""
-        return {key: [dict(vars(e)) for e in entries] for key, entries in self._entries.items()}
+        """Keys, and flat tensors over the strings in their order: half a million are saved in a second."""
+        entries = self.all_entries()
+
+        def flat(values: Iterable[Iterable[Any]], dtype: type) -> torch.Tensor:
+            # Ten times faster than a tensor of a list.
+            return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(values), dtype))
+
+        return {
+            "keys": list(self._entries),
+            "count_C": torch.tensor([*map(len, self._entries.values())], dtype=torch.int64),
+            "length_B": torch.tensor([len(entry.tokens) for entry in entries], dtype=torch.int64),
+            "step_B": torch.tensor(self.steps(), dtype=torch.int64),
+            "tokens": flat((entry.tokens for entry in entries), np.int64),
+            "is_action": flat((entry.is_action for entry in entries), np.bool_),
+            "log_reward": flat((entry.log_reward for entry in entries), np.float64),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
-        self._entries = {key: [_entry(row) for row in rows] for key, rows in state.items()}
+        tokens, actions, rewards = (
+            state[name].tolist() for name in ("tokens", "is_action", "log_reward")
+        )
+        entries, start = [], 0
+        for place, (length, step) in enumerate(
+            zip(state["length_B"].tolist(), state["step_B"].tolist(), strict=True)
+        ):
+            end = start + length
+            # A string has a log-reward more than tokens.
+            own = tuple(rewards[start + place : end + place + 1])
+            entries.append(Entry(tuple(tokens[start:end]), tuple(actions[start:end]), own, step))
+            start = end
+        rest = iter(entries)
+        self._entries = {
+            key: list(itertools.islice(rest, count))
+            for key, count in zip(state["keys"], state["count_C"].tolist(), strict=True)
+        }
 
-    def merge(self, state: dict[str, Any]) -> None:
-        """Add what another buffer's :meth:`state_dict` gave; the best of both stay."""
-        for key, rows in state.items():
+    def merge(self, other: ReplayBuffer) -> None:
+        """Add another buffer's strings; the best of both stay."""
+        for key, entries in other._entries.items():
             if key in self._entries:
-                for row in rows:
-                    self.add(key, _entry(row))
+                for entry in entries:
+                    self.add(key, entry)
             else:
-                self._entries[key] = [_entry(row) for row in rows]
-
-
-def _entry(row: dict[str, Any]) -> Entry:
-    # Checkpoints of older versions hold lists.
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
-    return Entry(**values)
+                self._entries[key] = list(entries)

@@ -226,18 +226,8 @@ def test_a_string_keeps_the_step_at_which_it_was_stored(tmp_path):
     again, merged = buffer(), buffer()
     again.load_state_dict(torch.load(tmp_path / "state.ckpt", weights_only=True))
     merged.add("a", replace(entry([1], -2), step=1))
-    merged.merge(kept.state_dict())
+    merged.merge(kept)
     assert kept.steps() == again.steps() == merged.steps() == [3, 8]
-
-
-def test_a_checkpoint_of_before_steps_were_kept_is_read():
-    kept, again = buffer(), buffer()
-    kept.add("a", replace(entry([1, 2], -1), step=5))
-    state = kept.state_dict()
-    for row in state["a"]:
-        del row["step"]
-    again.load_state_dict(state)
-    assert again.entries("a") == [entry([1, 2], -1)] and again.steps() == [0]
 
 
 def test_settings_in_which_nothing_would_ever_enter():

@@ -359,7 +359,7 @@ def test_samples_of_the_posterior_enter_the_buffer_once_and_join_fresh_strings()
             assert entry.log_reward == pytest.approx(expected, abs=1e-4)
     before = replay.state_dict()
     replay.on_train_batch_start(trainer, module, Batch(CONDITIONS[:2], 1), 0)
-    assert replay.state_dict() == before, "drawn once"
+    assert_same(replay.state_dict(), before)  # drawn once
     again = callback(posterior_draws=40, beside_fresh=3, capacity=10)
     again.load_state_dict(before)
     again.on_train_batch_start(trainer, module, Batch(CONDITIONS[:3], 2), 0)
