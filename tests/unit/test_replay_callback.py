@@ -26,6 +26,7 @@ from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.objectives.losses import JointBalance
 from gfn_runner.rewards.reward import log_reward
 
+from ..copied_runs import assert_same
 from ..tiny_models import CHARACTERS, random_model, tiny_lm
 from ..tokenizer_kinds import metaspace
 
