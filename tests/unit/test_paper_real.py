@@ -138,9 +138,9 @@ def test_the_page_has_what_is_finished_and_the_papers_numbers(tmp_path):
     assert "| GFlowNet | 2 of 3 | 15.0 ± 63.5 (95.2 ± 1.3) |" in text
     assert "| PPO | 0 of 2 | not run (30.6 ± 4.1) |" in text
     assert (
-        "Commit cccccccccc;" in text and "| gflownet | 80 | 4 × 8 | 24, 34 in evaluation |" in text
+        "Commit cccccccccc;" in text and "| gflownet | 80 | 8 × 3 | 24, 34 in evaluation |" in text
     )
-    assert "| 36, 9 |" in text, "minutes, estimated and of computing"
+    assert "| 25, 9 |" in text, "minutes, estimated and of computing"
     assert all(f"## {table.title}\n" in text for table in TABLES.values())
     assert "Not run: needs ppo and gflownet above." in text
 
