@@ -9,7 +9,7 @@ HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny paper-real benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -86,6 +86,9 @@ paper-arithmetic paper-infilling paper-random-number paper-continuation: install
 
 paper-subjectivity: install
 	$(RUN) scripts/paper.py --tables subjectivity_10 subjectivity_20 subjectivity_50 $(ARGS)
+
+recipes: install ## compare changes to training at equal computing time, for docs/recipes.md (resumable; ARGS='--list', '--tasks infilling --minutes 5')
+	$(RUN) scripts/recipes.py $(ARGS)
 
 paper-real: install ## the paper's tables on SmolLM2, resumable (20 hours on two cores; ARGS='--list', '--data FOLDER --table …')
 	$(RUN) scripts/paper_real.py $(ARGS)
