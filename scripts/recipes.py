@@ -63,6 +63,7 @@ _COMMON = (
     "evaluation.baseline_shots=[]",
     "evaluation.baseline_temperatures=[]",
 )
+MINUTES = (2, 5, 10)
 _DRAWS = 256
 _RESAMPLED = f"resampled from {_DRAWS} draws"
 # What task=infilling did before 2026-11-29.
@@ -103,7 +104,9 @@ SECTIONS: dict[str, Section] = {
 def main(given: Sequence[str] | None = None) -> None:
     parser = options(__doc__, "recipes", "recipes.md", jobs=2)
     parser.add_argument("--tasks", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
-    parser.add_argument("--minutes", nargs="+", type=int, default=[2, 5, 10], help="of one core")
+    parser.add_argument(
+        "--minutes", nargs="+", type=int, default=MINUTES, choices=MINUTES, help="of one core"
+    )
     parser.add_argument("--list", action="store_true", help="the runs, done or not; runs nothing")
     parser.add_argument("--report-only", action="store_true", help="of what is finished already")
     arguments = parser.parse_args(given)
@@ -167,13 +170,12 @@ def page(runs: Runs) -> list[str]:
     return lines
 
 
-def _rows(task: str, runs: Runs, most_seeds: int = 10) -> list[list[str]]:
+def _rows(task: str, runs: Runs, most_seeds: int = 5) -> list[list[str]]:
     found: dict[str, list[Run]] = {}
-    for limit in range(1, 61):
-        for seed in range(most_seeds):
-            for job in jobs_of(task, [limit], seed):
-                if run := runs.done(task, job):
-                    found.setdefault(job.name, []).append(run)
+    for seed in range(most_seeds):
+        for job in jobs_of(task, MINUTES, seed):
+            if run := runs.done(task, job):
+                found.setdefault(job.name, []).append(run)
     rows = []
     for name, own in found.items():
         row = f"resampled_{_DRAWS}" if name == _RESAMPLED else "final"

@@ -205,6 +205,7 @@ def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkey
     assert asked == ["0-9%10", "0-1%2", "0-2%3", "0-2%3"]
 
 
+@pytest.mark.slow
 def test_devices_of_another_machine_are_not_looked_for_on_this_one(tmp_path, monkeypatch):
     import torch
 

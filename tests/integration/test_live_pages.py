@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import pytest
 import yaml
 
 from gfn_runner.callbacks import live_report
@@ -72,6 +73,7 @@ def test_only_the_first_rank_writes(monkeypatch):
     assert calls == ["begun", "evaluated"]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failing_job(tmp_path):
     """The second job's learning rate breaks the policy at its first step."""
     lines = [

@@ -35,6 +35,9 @@ from tests.runs import (
 )
 from tests.tiny_modules import NoTrainer
 
+# One worker: another would only wait for the runs that they share.
+pytestmark = pytest.mark.xdist_group("ranks")
+
 PAIRS = [
     ("JointBalance", "ddp", "torchrun"),
     ("TrajectoryBalance", "ddp", "srun"),
@@ -208,6 +211,7 @@ def test_a_sweep_goes_on_where_a_rank_of_a_run_has_failed(tmp_path):
     assert [job.state for job in Sweep.read(tmp_path).jobs] == ["failed", "ok"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path):
     folder = tmp_path / "run"
     lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=500", f"hydra.run.dir={folder}"]

@@ -141,6 +141,7 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
         assert made == list(range(1, len(made) + 1))
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_train_end_too_when_the_terminal_is_closed(tmp_path):
     folder = tmp_path / "sweep"
     # One that draws its final evaluation for longer than this test lasts, one that has not begun.

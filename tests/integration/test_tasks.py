@@ -98,11 +98,10 @@ def test_a_policy_outlives_its_data(tmp_path, caplog, capsys):
 
 def test_every_number_is_known_before_the_first_step(run_of):
     """Also those that the base model never writes in a whole run."""
-    (rows,) = newest_state(run_of("random_number"))["callbacks"]["ReplayBufferCallback"][
-        "buffer"
-    ].values()
+    state = newest_state(run_of("random_number"))["callbacks"]["ReplayBufferCallback"]["buffer"]
     lm = load(LMSettings(), adapter=False)
-    found = {lm.decode(row["tokens"]) for row in rows}
+    strings = state["tokens"].split(state["length_B"].tolist())
+    found = {lm.decode(string.tolist()) for string in strings}
     assert {f" {number}" for number in range(101)} <= found
 
 

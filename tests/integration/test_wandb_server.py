@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from gfn_runner.loggers.wandb_run import STEP
 from tests.fake_wandb import fake_wandb
 from tests.runs import ROOT
@@ -38,6 +40,7 @@ own.finish()
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_vanishes_is_waited_for_and_spoken_of_once(tmp_path):
     """One table is waited for; the others are not tried."""
     with fake_wandb() as server:

@@ -241,6 +241,7 @@ def test_a_further_process_of_torchrun_makes_no_folder(variables, monkeypatch, t
     assert taken == [None] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_before_it_has_joined_ends_the_run(variables, tmp_path):
     """Rank 0 raises, and does not wait for it, nor end its own process, which may be a sweep's."""
     run = launch.launch_ranks(ranks.Processes(2), tmp_path / "missing.yaml")
