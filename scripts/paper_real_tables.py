@@ -162,7 +162,7 @@ TABLES: dict[str, Table] = {
         "arithmetic_tool",
         _ARITHMETIC_DATA,
         {
-            "gflownet": Method(25),
+            "gflownet": Method(36),
             "sft": Method(19, _SFT),
             "prompting": Method(
                 30, ("baseline=prompting", _NO_BUFFER, "baseline.shots=[0,3,5,10]")
