@@ -80,15 +80,15 @@ SECTIONS: dict[str, Section] = {
     "infilling": Section(
         {
             "default": Recipe(1.10),
+            "earlier default": Recipe(1.15, (_TEMPLATE, *_EARLIER)),
+            "the paper's prompt": Recipe(1.10, (_TEMPLATE,)),
             "no true middles beside fresh strings": Recipe(0.97, _NO_REPLAY),
-            "1 beside fresh strings": Recipe(1.04, ("callbacks.replay_buffer.beside_fresh=1",)),
             "squared loss": Recipe(1.10, ("objective.regression.kind=squared",)),
             "8 conditions of 16 samples": Recipe(
                 0.95, ("sampling.n_conditions=8", "sampling.n_samples=16")
             ),
             "joint objective": Recipe(2.20, ("objective=joint",)),
-            "the paper's prompt": Recipe(1.10, (_TEMPLATE,)),
-            "earlier default": Recipe(1.15, (_TEMPLATE, *_EARLIER)),
+            "1 beside fresh strings": Recipe(1.04, ("callbacks.replay_buffer.beside_fresh=1",)),
         },
         {
             "Jeffreys, nats": "jeffreys/stories",
