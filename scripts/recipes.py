@@ -181,7 +181,11 @@ def _rows(task: str, runs: Runs, most_seeds: int = 5) -> list[list[str]]:
         row = f"resampled_{_DRAWS}" if name == _RESAMPLED else "final"
         metrics = list(SECTIONS[task].columns.values())
         trained = row == "final"
-        cost = [cell("run/steps", own[:1]), cell(TRAINING_MINUTES, own)] if trained else ["", ""]
+        cost = (
+            [f"{own[0].metrics['run/steps']:.0f}", cell(TRAINING_MINUTES, own)]
+            if trained
+            else ["", ""]
+        )
         rows.append([name, str(len(own)), *cost, *(cell(f"{row}/{m}", own) for m in metrics)])
     return rows
 
