@@ -28,7 +28,7 @@ arithmetic: install ## train, evaluate and report integer arithmetic (5 minutes 
 smoke: install ## the same with a few questions (half a minute)
 	$(RUN) -m gfn_runner experiment=tiny/smoke $(ARGS)
 
-test: install ## the tests, without further cases of what they cover; no download, no GPU (10 to 12 minutes on two cores)
+test: install ## the tests, without further cases of what they cover; no download, no GPU (a quarter of an hour on two cores)
 	$(PYTEST) -m "$(HERE) and not slow" $(ARGS)
 
 test-all: install ## the same with all cases, as CI runs it

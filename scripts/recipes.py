@@ -5,7 +5,8 @@
     python scripts/recipes.py --tasks infilling --minutes 2 5 --seeds 0
     python scripts/recipes.py --report-only                          # the page of what is finished
 
-A run's steps are minutes of one core, divided by the CPU seconds of a step, see ``RECIPES``. Runs are in
+A run's steps are minutes of one core, divided by the CPU seconds of a step, see ``SECTIONS``; the page has the
+minutes that training took. Runs are in
 outputs/recipes/<task>/<recipe>, and may be interrupted. Their numbers are kept beside the page, in
 docs/recipes.jsonl: another machine makes only the runs that are missing there.
 """

@@ -113,10 +113,7 @@ def check(
         task, seed = found.parts["task"], found.parts.get("seed", 0)
         loaded = {} if loaded is None else loaded
         same = repr((found.values["task"], seed))
-        if same not in loaded:
-            found.collect("data", lambda: loaded.setdefault(same, load(task, seed)))
-        else:
-            found.parts["data"] = loaded[same]
+        found.collect("data", lambda: loaded.get(same) or loaded.setdefault(same, load(task, seed)))
     found.problems += _data_problems(found.parts)
     if found.problems:
         raise UserError(found.problems)

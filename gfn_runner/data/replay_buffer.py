@@ -164,11 +164,11 @@ class ReplayBuffer:
         self._entries.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keys, and flat tensors over the strings in their order: half a million are saved in a second."""
+        """Keys, and flat tensors over the strings in their order: saving many small objects is slow."""
         entries = self.all_entries()
 
         def flat(values: Iterable[Iterable[Any]], dtype: type) -> torch.Tensor:
-            # Ten times faster than a tensor of a list.
+            # Faster than a tensor of a list.
             return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(values), dtype))
 
         return {
