@@ -190,8 +190,7 @@ TABLES: dict[str, Table] = {
         {},
         {
             "prompting": Method(3, ("baseline=prompting", "baseline.shots=[0]")),
-            # A batch has each condition once, and there is one: 32 strings are 32 batches.
-            "sft": Method(12, ("baseline=sft", "trainer.accumulate_grad_batches=32")),
+            "sft": Method(12, ("baseline=sft", "baseline.n_strings=32")),
             "ppo": Method(10, ("baseline=ppo", "trainer.max_steps=100")),
             "gflownet": Method(10, ("trainer.max_steps=100",)),
         },

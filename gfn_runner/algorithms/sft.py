@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -22,7 +23,6 @@ from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.objectives.phi import phi, terminal_states
-from gfn_runner.rewards.reward import terminal_log_reward
 from gfn_runner.runtime.local_paths import LocalPath
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
 from gfn_runner.runtime.status import ProgressLogger
@@ -46,6 +46,7 @@ class SFT(Algorithm):
         n_samples: of that policy, for each training condition.
         right_only: learn only those of its strings that lead to the right answer; a condition without one
             is replaced by another that has one.
+        n_strings: drawn for each condition of a step, from those that are known of it.
 
     Attributes:
         written: strings of the other run's policy by condition key, each with what of it the policy chose;
@@ -59,9 +60,11 @@ class SFT(Algorithm):
         samples_of: Annotated[str, LocalPath()] | None = None,
         n_samples: Annotated[int, Field(ge=1)] = 4,
         right_only: bool = False,
+        n_strings: Annotated[int, Field(ge=1)] = 1,
     ) -> None:
         super().__init__()
         self.samples_of, self.n_samples, self.right_only = samples_of, n_samples, right_only
+        self.n_strings = n_strings
         self.written: dict[str, list[_String]] = {}
 
     def problems(self) -> Iterator[Problem]:
@@ -135,8 +138,6 @@ class SFT(Algorithm):
     def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
         conditions, lm = self._with_strings(module, batch), module.lm
         if answers_directly(module, conditions) and not self.written:
-            with lm.in_step():
-                pass  # while other ranks score log R
             with module.phases("policy"):
                 loss = answer_loss(module, conditions)
             return {"loss": loss, "output": _nothing_written(conditions, lm.device)}
@@ -144,16 +145,11 @@ class SFT(Algorithm):
         # Long enough for the strings and one more token, so that their ends are learnt, not forced.
         longest = int(trajectories.is_action_BT.sum(dim=1).max()) + 1
         rule = dataclasses.replace(module.rule, max_len=max(module.rule.max_len, longest))
-        with module.phases("reward"), lm.in_step():
-            log_reward_BS = terminal_log_reward(
-                lm, conditions, trajectories, rule, module.constraints()
-            )
         with module.phases("policy"):
             scores = score_policy(lm, module.prompts(conditions), trajectories, rule)
         loss = cross_entropy(scores, trajectories, rule)
-        output = step_output(
-            conditions, trajectories, log_reward_BS, scores, module.reward_temperature
-        )
+        unknown_BS = torch.full_like(scores.log_pf_stop_BS, math.nan)
+        output = step_output(conditions, trajectories, unknown_BS, scores, has_rewards=False)
         return {"loss": loss, "output": output}
 
     def _with_strings(self, module: GFlowNetModule, batch: Batch) -> list[Condition]:
@@ -167,17 +163,19 @@ class SFT(Algorithm):
     def _strings(
         self, module: GFlowNetModule, conditions: Sequence[Condition], index: int
     ) -> Trajectories:
-        """One string for each condition."""
+        """``n_strings`` for each condition."""
         rng = rng_for("sft", module.seed, index)
         rows = []
-        for condition in conditions:
-            if condition.key in self.written:
-                rows.append(rng.choice(self.written[condition.key]))
-            else:
-                text = rng.choice(list(module.targets(condition)))
-                rows.append(with_tool(module.lm, text, module.tool()))
-        tokens, actions = zip(*rows, strict=True)
-        return Trajectories.from_rows(tokens, actions, range(len(rows)), module.lm.device)
+        for place, condition in enumerate(conditions):
+            written = self.written.get(condition.key)
+            for _ in range(self.n_strings):
+                if written:
+                    tokens, actions = rng.choice(written)
+                else:
+                    text = rng.choice(list(module.targets(condition)))
+                    tokens, actions = with_tool(module.lm, text, module.tool())
+                rows.append((tokens, actions, place))
+        return Trajectories.from_rows(*zip(*rows, strict=True), module.lm.device)
 
     def validation_step(self, module: GFlowNetModule, batch: Batch) -> list[ConditionSamples]:
         """Answers at once where they were learnt so; samples else."""
@@ -226,10 +224,11 @@ def step_output(
     trajectories: Trajectories,
     log_reward_BS: Tensor,
     scores: PolicyScores,
-    reward_temperature: float,
+    reward_temperature: float = 1.0,
     *,
     from_replay: bool = True,
-    exploration_temperature: float = float("nan"),
+    exploration_temperature: float = math.nan,
+    has_rewards: bool = True,
 ) -> StepOutput:
     """What a step on whole strings leaves for the callbacks; φ at the strings' ends alone."""
     detached = dataclasses.replace(
@@ -248,17 +247,18 @@ def step_output(
         phi_BS,
         from_replay,
         exploration_temperature,
+        has_rewards,
     )
 
 
 def _nothing_written(conditions: list[Condition], device: torch.device) -> StepOutput:
-    """Of a step without strings: log R and φ are unknown."""
+    """Of a step without strings."""
     none: list[tuple[()]] = [()] * len(conditions)
     empty = Trajectories.from_rows(none, none, range(len(conditions)), device)
-    unknown_BS = torch.full((len(conditions), 1), float("nan"), device=device)
+    unknown_BS = torch.full((len(conditions), 1), math.nan, device=device)
     scores = PolicyScores(
         torch.zeros(len(conditions), 0, device=device),
         torch.zeros_like(unknown_BS),
         torch.ones_like(unknown_BS, dtype=torch.bool),
     )
-    return StepOutput(conditions, empty, unknown_BS, scores, unknown_BS, True, float("nan"))
+    return StepOutput(conditions, empty, unknown_BS, scores, unknown_BS, True, math.nan, False)

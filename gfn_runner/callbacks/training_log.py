@@ -28,7 +28,8 @@ class TrainingLog(L.Callback):
     """Logs what training is doing, on all ranks together (times: on the first). Names and units:
 
     - ``train/loss`` (squared nats), ``train/grad_norm``, ``train/lr``, ``train/reward_temperature``;
-    - ``train/log_reward`` mean untempered log R of whole strings, nats; ``train/length`` tokens;
+    - ``train/log_reward`` mean untempered log R of whole strings, nats (SFT asks for none: neither it
+      nor what has φ in it is recorded); ``train/length`` tokens;
     - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
       0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
       strings alone, where it says how far log q is from log R/T up to a constant. Conditions of a
@@ -169,6 +170,13 @@ def _differ(trajectories: Trajectories, state_BS: Tensor) -> Tensor:
 def measures(output: StepOutput) -> dict[str, float]:
     """Scalars of one batch; see :class:`TrainingLog`."""
     trajectories, terminable_BS = output.trajectories, output.scores.terminable_BS
+    measured = {
+        "length": trajectories.length_B.float().mean().item(),
+        "from_replay": float(output.from_replay),
+        "exploration_temperature": output.exploration_temperature,
+    }
+    if not output.has_rewards:
+        return measured
     last_B1 = trajectories.length_B[:, None]
     phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
     log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
@@ -177,12 +185,7 @@ def measures(output: StepOutput) -> dict[str, float]:
     terminal_BS = terminal_states(terminable_BS, trajectories.length_B)
     terminal_mean_C, terminal_C = phi_moments(output.phi_BS, terminal_BS, trajectories.condition_B)
     terminal_C = terminal_C[_differ(trajectories, terminal_BS)]
-    measured = {
-        "log_reward": log_reward_B.mean().item(),
-        "length": trajectories.length_B.float().mean().item(),
-        "from_replay": float(output.from_replay),
-        "exploration_temperature": output.exploration_temperature,
-    }
+    measured["log_reward"] = log_reward_B.mean().item()
     if len(spread_C):
         measured |= {"phi_spread": spread_C.mean().item(), "phi_spread_max": spread_C.max().item()}
     if len(terminal_C):

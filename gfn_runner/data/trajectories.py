@@ -187,6 +187,7 @@ class StepOutput:
         phi_BS: φ of every state in nats; only terminable states mean something.
         from_replay: whether the trajectories came from the buffer.
         exploration_temperature: at which they were sampled; 1 is on-policy, NaN from the buffer.
+        has_rewards: whether log R was asked for; without it log R and φ are NaN.
     """
 
     conditions: list[Condition]
@@ -196,6 +197,7 @@ class StepOutput:
     phi_BS: Tensor
     from_replay: bool
     exploration_temperature: float = 1.0
+    has_rewards: bool = True
 
     def rows(self, chosen_B: Tensor) -> StepOutput:
         """The output of the chosen rows alone."""

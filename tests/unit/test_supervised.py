@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gfn_runner.algorithms.sft import SFT, cross_entropy
+from gfn_runner.callbacks.training_log import measures
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.trajectories import Batch, PolicyScores, Trajectories
@@ -104,6 +105,17 @@ def test_a_string_as_long_as_may_be_is_learnt_with_its_end():
     rows = Trajectories.from_rows([(0, 1, 1)], [[True] * 3], [0])
     scores = score_policy(module.lm, [module.lm.encode_prompt("ab")], rows, longer)
     assert scores.log_pf_stop_BS[0, 3].exp() > 0.8
+
+
+def test_a_step_learns_several_strings_of_a_condition_and_asks_for_no_reward():
+    module, condition = module_of(algorithm=SFT(n_strings=9), demonstrations=("a", "bb"))
+    module.constraints = lambda: pytest.fail("a reward was asked for")
+    step = module.training_step(Batch([condition], 0), 0)
+    rows = step["output"].trajectories
+    texts = [module.lm.decode(rows.ids(row)) for row in range(len(rows))]
+    assert len(texts) == 9 and set(texts) == {"a", "bb"}
+    assert "log_reward" not in (found := measures(step["output"]))
+    assert "phi_spread" not in found and 1 < found["length"] < 2
 
 
 def test_right_answers_are_learnt_at_once():
