@@ -1,11 +1,20 @@
-"""Shared fixtures: one torch thread for every test; and the budget of properties and fuzz tests."""
+"""Shared fixtures: one torch thread for every test; the model of runs; and the budget of properties and fuzz tests."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.budget import set_budget
+from tests.tiny_models import save_first_layer
+
+MODEL = "GFN_RUNNER_TEST_MODEL"
+OF_A_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 
 def pytest_addoption(parser):
@@ -20,6 +29,14 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     set_budget(config.getoption("--budget"))
+    if not OF_A_WORKER:
+        os.environ[MODEL] = tempfile.mkdtemp(prefix="gfn-runner-tests-")
+        save_first_layer(Path(os.environ[MODEL]))
+
+
+def pytest_unconfigure():
+    if not OF_A_WORKER:
+        shutil.rmtree(os.environ.pop(MODEL))
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 
 from gfn_runner.config.compose import CONF
@@ -19,7 +19,6 @@ from tests.runs import composed
 
 # What the program gives to an object, not its config.
 RUNTIME_ARGUMENTS = {"optimizer", "total_steps", "n_rounds"}
-FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,23 +27,40 @@ def smollm2_is_there(monkeypatch):
     monkeypatch.setattr(model_folders, "SMOLLM2_FOLDER", model_folders.EMBEDDED_FOLDER)
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
-def test_yaml_composes_and_checks(file: Path):
-    if file.name == "config.yaml" and len(file.parts) == 1:
-        assert isinstance(composed().objective, JointBalance)
-        return
-    group, choice = str(file.parent), file.stem
-    if file.parts[0] == "experiment":
-        line = f"experiment={'/'.join(file.with_suffix('').parts[1:])}"
-    elif group == "callbacks":
-        line = f"callbacks={choice}"
-    else:
-        line = f"{group}={choice}"
-    # Of the tasks only this one lists its strings.
-    listed = ["task=random_number"] if line == "baseline=exact" else []
-    config = composed(*listed, line)
-    if group in ("task", "objective", "scheduler", "logger"):
-        assert_objects_list_every_argument(config)
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+# Of these groups any choice goes with any other's: one config has a choice of each.
+GROUPS = ("lm", "sampling", "evaluation", "objective", "scheduler", "trainer", "logger", "optimizer")
+GROUPS += tuple(f"callbacks/{path.name}" for path in CONF.glob("callbacks/*") if path.is_dir())
+GROUPS += ("hydra/launcher", "callbacks")
+ROUNDS = range(max(len(choices(group)) for group in GROUPS))
+OTHERS = ("em", "task", "baseline", "recipe", "sweep", "hydra/sweeper", ".")
+# tests/integration/test_paper_experiments.py composes those of the paper, test_sweeps_checked.py every sweep.
+EXPERIMENTS = [f"{group}/{name}" for group in ("smollm2", "tiny") for name in choices(f"experiment/{group}")]
+
+
+def test_no_yaml_is_missed():
+    folders = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
+    assert folders == {*GROUPS, *OTHERS} | {f"experiment/{n}" for n in ("paper", "smollm2", "tiny")}
+    assert set(choices("recipe")) <= {"none", *choices("task")}, "a task composes its recipe"
+
+
+@pytest.mark.parametrize("number", ROUNDS)
+def test_choices_compose_and_check(number):
+    lines = [f"{g}={choices(g)[number % len(choices(g))]}" for g in GROUPS]
+    assert_objects_list_every_argument(composed("task=random_number", "recipe=none", *lines))
+
+
+@pytest.mark.parametrize("name", choices("task"))
+def test_tasks_compose_and_check_with_their_recipes(name):
+    assert_objects_list_every_argument(composed(f"task={name}"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_compose_and_check(name):
+    composed(f"experiment={name}")
 
 
 def test_yamls_list_every_key():
@@ -74,16 +90,12 @@ def arguments_of(target: Any) -> set[str]:
     return set(argument_hints(target))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "baseline").glob("*.yaml")))
+@pytest.mark.parametrize("name", choices("baseline"))
 def test_baselines_list_every_key(name):
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
-        listed = OmegaConf.to_container(compose("config", overrides=[f"baseline={name}"]))
-    task = "random_number" if name == "exact" else "arithmetic"
+    task = "random_number" if name == "exact" else "translation"  # the one lists its strings, the other has examples
     baseline = composed(f"task={task}", f"baseline={name}").baseline
-    assert listed["baseline"].keys() == arguments_of(type(baseline)) | {"_target_"}
+    listed = yaml.safe_load((CONF / "baseline" / f"{name}.yaml").read_text())
+    assert listed.keys() - {"defaults"} == arguments_of(type(baseline)) | {"_target_"}
     # What a yaml shows is what the class has by itself.
     own, shown = vars(type(baseline)()), vars(baseline)
     plain = {key: value for key, value in own.items() if not key.startswith("_")}

@@ -12,5 +12,6 @@ from tests.runs import made_once, run
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The folder of a finished run of 4 steps; do not write into it."""
-    make = lambda folder: run(folder, "trainer.max_steps=4", figures=True)  # noqa: E731
+    lines = ["trainer.max_steps=4", "evaluation.posterior_draws=8"]
+    make = lambda folder: run(folder, *lines, figures=True)  # noqa: E731
     return made_once(tmp_path_factory, "finished", make)

@@ -15,16 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
-from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 from gfn_runner.run.resume import start_of
-from tests.runs import ROOT, TINY, jobs, run_process
+from tests.runs import MODEL, ROOT, TINY, jobs, run_process
 
 PROMPT = "Sentence: The old farmer"
 LINES = (
     "task=posterior",
     "task.data.train=own.jsonl",
-    "lm.name=mymodel",
     *TINY,
+    "lm.name=mymodel",
     "callbacks.progress.show=lines",
     "callbacks.progress.every_n_steps=1",
     "trainer.max_steps=1",
@@ -42,7 +41,7 @@ def trained(tmp_path_factory):
     """Two directories: in one a run and its model, in the other another model of that name."""
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     for place in (here, there):
-        shutil.copytree(EMBEDDED_FOLDER, place / "mymodel")
+        shutil.copytree(MODEL, place / "mymodel")
     weights = there / "mymodel" / "model.safetensors"
     save_file(
         {name: 0.5 * tensor for name, tensor in load_file(weights).items()},
@@ -98,7 +97,7 @@ def test_it_is_resumed_from_another_directory(trained, monkeypatch):
     assert checkpoint is not None and checkpoint.parent == Path(run) / "checkpoints"
     # The whole place was moved, and is named anew.
     saved, moved = here / "run/config.yaml", there / "moved"
-    shutil.copytree(EMBEDDED_FOLDER, moved / "mymodel")
+    shutil.copytree(MODEL, moved / "mymodel")
     text = saved.read_text("utf-8")
     saved.write_text(text.replace(str(here / "mymodel"), "/gone/mymodel"), "utf-8")
     (config,) = jobs(f"resume={run}", "trainer.max_steps=2", f"lm.name={moved / 'mymodel'}")

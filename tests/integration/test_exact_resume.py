@@ -41,6 +41,7 @@ COMMON = (
     "trainer.max_steps=5",
 )
 FEW = list(runs.ARITHMETIC)
+DRAWN = "evaluation.posterior_draws=8"
 ARITHMETIC = ["task=arithmetic", *FEW]
 LEARNT = [*ARITHMETIC, "callbacks/replay_buffer=off", "callbacks.replay_buffer.probability=0"]
 EM = [
@@ -52,16 +53,16 @@ EM = [
     "em.m_batch=2",
     "trainer.max_steps=3",
 ]
-FOUR = ["task=random_number", "trainer.max_steps=4"]
+FOUR = ["task=random_number", "trainer.max_steps=4", DRAWN]
 CASES: dict[str, list[str]] = {
-    "arithmetic": ARITHMETIC,
+    "arithmetic": [*ARITHMETIC, DRAWN],
     "arithmetic_tool": ["task=arithmetic_tool", *FEW],
     "continuation": ["task=continuation", "task.data.n_test=2"],
     "contrastive": ["task=contrastive"],
     "translation": ["task=translation", "task.data.n_test=3"],
     "constrained": ["task=constrained", "task.data.n_train=8", "task.data.n_test=2"],
     "posterior": ["task=posterior"],
-    "infilling": ["task=infilling", "task.data.n_test=3", "task.data.n_train=20"],
+    "infilling": ["task=infilling", "task.data.n_test=3", "task.data.n_train=20", DRAWN],
     "draws of the base model beside fresh strings": [
         "task=infilling",
         "task.data.n_test=3",

@@ -14,8 +14,8 @@ import yaml
 
 from gfn_runner.config.compose import new_folder
 from gfn_runner.errors import UserError
-from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 from tests.runs import (
+    MODEL,
     SMALL,
     contents,
     exit_code,
@@ -86,8 +86,8 @@ def test_plain_peft_reads_the_adapter_and_gets_the_same_log_probabilities(finish
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     record = lines_of(finished / "samples.jsonl")[0]
-    base = AutoModelForCausalLM.from_pretrained(EMBEDDED_FOLDER)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    base = AutoModelForCausalLM.from_pretrained(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     policy = PeftModel.from_pretrained(base, finished / "adapter").eval()
     prompt = tokenizer(record["prompt"])["input_ids"]
     string = tokenizer(record["singles"][0] + ".", add_special_tokens=False)["input_ids"]

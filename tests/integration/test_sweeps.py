@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 from gfn_runner.runtime.run_lock import acquire_run_lock, run_is_locked
 from gfn_runner.sweeps.launching.processes import gpus_of
 from tests import runs
 from tests.hearing import hear
-from tests.runs import SMALL, exit_code
+from tests.runs import MODEL, SMALL, exit_code
 from tests.tiny_models import save_model_that_ignores_padding
 
 _started: list[int] = []
@@ -87,7 +86,7 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path, capsys
         # Another name for each job, which has to be one still when the sweep goes on.
         "hydra.sweep.subdir=seed${seed}_${hydra:job.num}",
     ]
-    assert exit_code("-m", *lines, f"lm.name={model},embedded") == 1
+    assert exit_code("-m", *lines, f"lm.name={model},{MODEL}") == 1
     assert states(folder) == ["failed", "ok"]
     said = "".join(capsys.readouterr())
     assert "#0 failed: lm.name: " in said and "1 of 2 runs are ok" in said
@@ -96,7 +95,7 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path, capsys
     written = (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns
 
     shutil.rmtree(model)
-    shutil.copytree(EMBEDDED_FOLDER, model)
+    shutil.copytree(MODEL, model)
     assert exit_code("-m", f"resume={folder}") == 0 and states(folder) == ["ok", "ok"]
     said = "".join(capsys.readouterr())
     assert "1 run to do, 1 finished before" in said

@@ -18,7 +18,13 @@ from gfn_runner.tasks.user_posterior import EXAMPLE
 from tests import runs
 from tests.runs import ROOT, TINY, composed, made_once, metrics_of, newest_state
 
-COMMON = (*TINY, "evaluation.singles=4", "trainer.max_steps=2", "callbacks/report=off")
+COMMON = (
+    *TINY,
+    "evaluation.singles=4",
+    "evaluation.posterior_draws=8",
+    "trainer.max_steps=2",
+    "callbacks/report=off",
+)
 FEW = {
     "random_number": ["evaluation.singles=300"],
     "continuation": ["task.data.n_test=2", "evaluation.resampled=30"],
