@@ -14,7 +14,9 @@ from tests.budget import set_budget
 from tests.tiny_models import save_first_layer
 
 MODEL = "GFN_RUNNER_TEST_MODEL"
-OF_A_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if MODEL not in os.environ:  # a worker has its folder from the process that has started it
+    os.environ[MODEL] = tempfile.mkdtemp(prefix="gfn-runner-tests-")
+    save_first_layer(Path(os.environ[MODEL]))
 
 
 def pytest_addoption(parser):
@@ -29,13 +31,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     set_budget(config.getoption("--budget"))
-    if not OF_A_WORKER:
-        os.environ[MODEL] = tempfile.mkdtemp(prefix="gfn-runner-tests-")
-        save_first_layer(Path(os.environ[MODEL]))
 
 
 def pytest_unconfigure():
-    if not OF_A_WORKER:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(os.environ.pop(MODEL))
 
 

@@ -21,7 +21,7 @@ from gfn_runner.config.compose import CONF, check_config
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.runtime.overrides import kept_overrides
 from gfn_runner.train import train_and_evaluate
-from tests.command_line import configs
+from tests.command_line import configs, questions_made_once
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = Path(os.environ["GFN_RUNNER_TEST_MODEL"])  # see tests/conftest.py
@@ -44,7 +44,7 @@ SMALL = (
 
 def composed(*overrides: str) -> RunConfig:
     """The checked config of a command line."""
-    with initialize_config_dir(version_base=None, config_dir=str(CONF)):
+    with initialize_config_dir(version_base=None, config_dir=str(CONF)), questions_made_once():
         return check_config(compose("config", list(overrides), return_hydra_config=True))
 
 

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from gfn_runner.config.compose import CONF
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.lm import model_folders
-from gfn_runner.objectives.losses import JointBalance, SubTB
+from gfn_runner.objectives.losses import SubTB
 from gfn_runner.runtime.targets import argument_hints, target_of
 from tests.runs import composed
 
@@ -32,13 +32,24 @@ def choices(group: str) -> list[str]:
 
 
 # Of these groups any choice goes with any other's: one config has a choice of each.
-GROUPS = ("lm", "sampling", "evaluation", "objective", "scheduler", "trainer", "logger", "optimizer")
+GROUPS = (
+    "lm",
+    "sampling",
+    "evaluation",
+    "objective",
+    "scheduler",
+    "trainer",
+    "logger",
+    "optimizer",
+)
 GROUPS += tuple(f"callbacks/{path.name}" for path in CONF.glob("callbacks/*") if path.is_dir())
 GROUPS += ("hydra/launcher", "callbacks")
 ROUNDS = range(max(len(choices(group)) for group in GROUPS))
 OTHERS = ("em", "task", "baseline", "recipe", "sweep", "hydra/sweeper", ".")
 # tests/integration/test_paper_experiments.py composes those of the paper, test_sweeps_checked.py every sweep.
-EXPERIMENTS = [f"{group}/{name}" for group in ("smollm2", "tiny") for name in choices(f"experiment/{group}")]
+EXPERIMENTS = [
+    f"{group}/{name}" for group in ("smollm2", "tiny") for name in choices(f"experiment/{group}")
+]
 
 
 def test_no_yaml_is_missed():
@@ -92,7 +103,7 @@ def arguments_of(target: Any) -> set[str]:
 
 @pytest.mark.parametrize("name", choices("baseline"))
 def test_baselines_list_every_key(name):
-    task = "random_number" if name == "exact" else "translation"  # the one lists its strings, the other has examples
+    task = {"exact": "random_number", "prompting": "arithmetic"}.get(name, "translation")
     baseline = composed(f"task={task}", f"baseline={name}").baseline
     listed = yaml.safe_load((CONF / "baseline" / f"{name}.yaml").read_text())
     assert listed.keys() - {"defaults"} == arguments_of(type(baseline)) | {"_target_"}

@@ -13,6 +13,7 @@ import yaml
 from gfn_runner.cli.main import main
 from gfn_runner.config.compose import CONF
 from tests.budget import cases
+from tests.command_line import questions_made_once
 from tests.fuzz.bounded import at_most
 
 GROUPS = {
@@ -97,7 +98,8 @@ def alone(tmp_path, monkeypatch):
 def code_of(words: list[str]) -> Any:
     try:
         # Twice: of two overrides of one key the last one counts, and a flag may take the one after it.
-        main([*words, "dry_run=true", "dry_run=true"])
+        with questions_made_once():
+            main([*words, "dry_run=true", "dry_run=true"])
     except SystemExit as stop:
         return stop.code or 0
     return 0

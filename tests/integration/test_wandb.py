@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import wandb_dashboard as dashboard
 
 from gfn_runner.callbacks.wandb_media import COLUMNS
 from gfn_runner.loggers.wandb_run import STEP
-from tests.runs import ROOT, exit_code, run
+from tests.runs import exit_code, run
 from tests.wandb_files import history, inspected, parts_of
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import wandb_dashboard as dashboard
 
 pytestmark = pytest.mark.xdist_group("wandb")
 

@@ -36,22 +36,22 @@ def test_any_text_is_itself():
         assert value_of(as_meant(f"prompt={text}")) == text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "null",
-        "1,2",
-        '"quoted',
-        "'a' or 'b'",
-        "a\\",
-        "\\'",
-        "${seed}",
-        "\\${seed}",
-        "{a: [1",
-        "a=b\nc",
-    ],
-)
+TEXTS = [
+    "",
+    "null",
+    "1,2",
+    '"quoted',
+    "'a' or 'b'",
+    "a\\",
+    "\\'",
+    "${seed}",
+    "\\${seed}",
+    "{a: [1",
+    "a=b\nc",
+]
+
+
+@pytest.mark.parametrize("text", mostly_slow(TEXTS, ["null", "\\${seed}", "a=b\nc"]))
 def test_what_follows_prompt_is_the_prompt(text, tmp_path):
     (tmp_path / "overrides.yaml").write_text("[task=arithmetic]")
     (config,) = configs(f"run={tmp_path}", "mode=sample", f"prompt={text}")
@@ -62,7 +62,7 @@ def test_what_follows_prompt_is_the_prompt(text, tmp_path):
     "name",
     mostly_slow(
         ["a=b", "(a", "~a", "a#b", "it's", "[a", "a,b", "語", "1", "a b", "${a}"],
-        ["a=b", "it's", "語"],
+        ["a=b"],
     ),
 )
 def test_folders_may_have_any_name(name, tmp_path, monkeypatch):
@@ -80,7 +80,9 @@ def test_folders_may_have_any_name(name, tmp_path, monkeypatch):
         assert configs(f"output={name}")[0].output == name
 
 
-@pytest.mark.parametrize("name", ["a=b", "(a", "a~", "a#b", "it's", "[a", "語", "a b"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["a=b", "(a", "a~", "a#b", "it's", "[a", "語", "a b"], ["(a", "it's"])
+)
 def test_paths_that_exist_are_meant_and_of_others_the_word_to_type_is_printed(name, tmp_path):
     file = tmp_path / name
     file.write_text('{"prompt": "a", "terms": [{"context": "a"}]}')

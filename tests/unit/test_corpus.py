@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter, defaultdict
 from itertools import islice
-from pathlib import Path
 
 import pytest
-
-from gfn_runner.data.expressions import Expression, is_held_out
-from gfn_runner.tasks.arithmetic import IntegerArithmetic
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from pretraining.corpus import documents
 from pretraining.sums import (
     STYLES,
 )
+
+from gfn_runner.data.expressions import Expression, is_held_out
+from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 N = 8_000
 LINE = re.compile(

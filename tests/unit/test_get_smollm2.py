@@ -7,13 +7,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import get_smollm2
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import get_smollm2
 
 from ..tiny_gguf import SPECIAL, TEMPLATE, write_gguf
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from paper import TABLES
 from paper_claims import CLAIMS, FEW_SHOT, GFLOWNET, SFT, Claim, Found, found, page, read_all
 

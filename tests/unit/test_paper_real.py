@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-import yaml
-
-from gfn_runner.data.questions import parse_question
-from tests.runs import composed
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 import paper_real
+import pytest
 import seed_tables
+import yaml
 from paper_real_data import DROPPED, FILES, TEST, prepare
 from paper_real_page import page
 from paper_real_tables import TABLES, jobs_of
 from run_records import FILE, Runs
+
+from gfn_runner.data.questions import parse_question
+from tests.runs import composed
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 

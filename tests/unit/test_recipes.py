@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import recipes
+import seed_tables
 import yaml
 
 from tests.runs import composed
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import recipes
-import seed_tables
 
 RUNS = [(task, job.name) for task in recipes.SECTIONS for job in recipes.jobs_of(task, [5], 0)]
 

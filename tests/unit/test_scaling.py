@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import scaling
 from peft import LoraConfig, get_peft_model
 
 from ..tiny_models import random_model
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
 
-import scaling  # noqa: E402
 
 TINY = scaling.Model("tiny", 2, 32, 16, 48, 30, rank=4)
 

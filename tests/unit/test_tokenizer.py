@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from pretraining.corpus import SECOND_PHASE, documents
 from pretraining.training import (
     PretrainSettings,
@@ -24,6 +16,9 @@ from pretraining.training import (
     packed_rows,
     second_phase,
 )
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb_dashboard as dashboard
 
 from gfn_runner.loggers.wandb_run import STEP
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import wandb_dashboard as dashboard  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+import weaken_lm
 from safetensors.torch import load_file
 
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import weaken_lm
 
 
 def test_the_noise_is_as_large_as_was_asked_for(tmp_path):
