@@ -223,10 +223,14 @@ def imported_by(*argv: str) -> set[str]:
     return set(done.stderr.split())
 
 
-def test_what_is_imported_for_an_answer():
-    """Time is spent on imports: 0.7 s of computing for a mistyped key."""
+def test_a_mistyped_key_is_answered_without_the_slow_imports():
+    """0.7 s of computing."""
     heavy = {"torch", "lightning", "transformers", "peft", "wandb"}
     given = ("taks=arithmetic", "optimizer.lrr=1")
     assert not (heavy | {"pydantic", "rich.syntax"}) & imported_by(*given)
-    # torchmetrics, which Lightning imports, imports transformers, scipy and matplotlib.
+
+
+@pytest.mark.slow
+def test_a_dry_run_imports_no_more_than_lightning_does():
+    """torchmetrics imports transformers, scipy and matplotlib."""
     assert not {"peft", "wandb", "plotly", "sklearn"} & imported_by("dry_run=true")

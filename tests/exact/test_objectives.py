@@ -19,6 +19,7 @@ from gfn_runner.objectives.losses import (
     VarGradTB,
 )
 from gfn_runner.objectives.phi import phi
+from tests.slow import mostly_slow
 
 OBJECTIVES = {
     "subtb": SubTB(),
@@ -141,10 +142,10 @@ def test_a_trained_policy_is_exact(objective):
     assert_exact(space, objective, temperature, train(space, objective, temperature))
 
 
-@pytest.mark.parametrize(("n_tokens", "max_len"), [(2, 4), (4, 2), (3, 3)])
+@pytest.mark.parametrize("space", mostly_slow([(2, 4), (4, 2), (3, 3)], [(2, 4), (4, 2)]))
 @pytest.mark.parametrize("objective", [SubTB(), JointBalance(), TrajectoryBalance()])
-def test_on_other_spaces(objective, n_tokens, max_len):
-    space = Space(n_tokens, max_len, seed=1)
+def test_on_other_spaces(objective, space):
+    space = Space(*space, seed=1)
     assert_exact(space, objective, 1.0, train(space, objective, 1.0))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, exit_code, lines_of, metrics_of
+from tests.runs import ROOT, TINY, exit_code, lines_of, metrics_of
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def extension(tmp_path_factory) -> Path:
 def run(folder: Path, name: str, *overrides: str) -> dict[str, float]:
     """The program's command line with the folder on its path."""
     lines = [
-        "--config-dir", folder / "conf", "task=greeting", "experiment=tiny/smoke", "num_threads=1",
+        "--config-dir", folder / "conf", "task=greeting", *TINY,
         "evaluation.baseline_shots=[0]", "evaluation.singles=4", "callbacks/report=off",
         f"hydra.run.dir={folder / name}", *overrides,
     ]  # fmt: skip

@@ -91,7 +91,6 @@ CASES: dict[str, list[str]] = {
 }
 # The others are slow: one of each kind of state is enough for a change of one's own.
 KEPT = (
-    "infilling",
     "draws of the base model beside fresh strings",
     "learned log Z, accumulated",
     "grpo",
@@ -172,15 +171,20 @@ def test_a_run_that_is_killed_and_resumed_is_the_same_run(case, tmp_path):
 @pytest.fixture(scope="session")
 def four(tmp_path_factory) -> Path:
     """Four steps, and copies at every moment of steps 2 and 4."""
-    moments = [(moment, step) for moment in MOMENTS for step in (2, 4)]
-    return made_once(tmp_path_factory, "four", lambda made: run_copied(made, moments, *FOUR))
+    return made_once(tmp_path_factory, "four", lambda made: run_copied(made, ENDS, *FOUR))
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("step", [2, 4])
-def test_every_moment_of_a_step_can_be_the_last(moment, step, four, tmp_path):
+ENDS = [(moment, step) for moment in MOMENTS for step in (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    mostly_slow(ENDS, [ENDS[0], *(e for e in ENDS if e[1] == 4)]),
+    ids=lambda e: " ".join(map(str, e)),
+)
+def test_every_moment_of_a_step_can_be_the_last(end, four, tmp_path):
     """Step 4 is the last one: after it there is nothing to train, but perhaps to evaluate."""
-    folder = shutil.copytree(four / f"{moment} {step}", tmp_path / "run")
+    folder = shutil.copytree(four / " ".join(map(str, end)), tmp_path / "run")
     run(folder, *FOUR, "resume=auto")
     assert_same_run(folder, four / "straight")
 
@@ -257,8 +261,13 @@ def of_em(tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "of_em", run_em)
 
 
-@pytest.mark.parametrize(("moment", "number"), AROUND_M_STEPS)
-def test_a_run_of_em_that_is_killed_and_resumed_is_the_same_run(moment, number, of_em, tmp_path):
+@pytest.mark.parametrize(
+    "end",
+    mostly_slow(AROUND_M_STEPS, [(IN_M_STEP, 1), (BEFORE_ADAPTER, 2), (AFTER_ADAPTER, 1)]),
+    ids=lambda end: " ".join(map(str, end)),
+)
+def test_a_run_of_em_that_is_killed_and_resumed_is_the_same_run(end, of_em, tmp_path):
+    moment, number = end
     folder = shutil.copytree(of_em / f"{moment} {number}", tmp_path / "run")
     made = {IN_M_STEP: 0, BEFORE_ADAPTER: number - 1, AFTER_ADAPTER: number}
     assert read_record(folder).m_steps == made.get(moment, 1)
@@ -278,7 +287,12 @@ EXPONENTIAL = [
 
 @pytest.mark.parametrize(
     ("scheduler", "factor"),
-    [(["scheduler.decay=true", "scheduler.warmup_steps=3"], 1.0), (EXPONENTIAL, 0.25)],
+    [
+        pytest.param(
+            ["scheduler.decay=true", "scheduler.warmup_steps=3"], 1.0, marks=pytest.mark.slow
+        ),
+        (EXPONENTIAL, 0.25),
+    ],
     ids=["linear", "exponential"],
 )
 def test_a_changed_learning_rate_counts_from_the_first_step_on(scheduler, factor, tmp_path):

@@ -251,6 +251,7 @@ def test_the_calculator_variant_runs_and_its_tokens_are_observations(tmp_path):
     assert all(text.endswith("=") for record in records for text in record["demonstrations"])
 
 
+@pytest.mark.slow
 def test_wandb_leaves_an_offline_run_and_never_asks(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)

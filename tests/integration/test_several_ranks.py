@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from tests.runs import (
     start,
     steps_of,
 )
+from tests.slow import mostly_slow
 from tests.tiny_modules import NoTrainer
 
 # One worker: another would only wait for the runs that they share.
@@ -46,6 +48,7 @@ PAIRS = [
     ("PPO", "fsdp", "torchrun"),
 ]
 M_STEPS = [("EM", "ddp", "torchrun"), ("EM", "fsdp", "torchrun")]
+QUICK = [*PAIRS[:3], M_STEPS[1]]  # the others are slow
 
 
 def two_ranks(*command: str) -> None:
@@ -71,23 +74,27 @@ def two_ranks(*command: str) -> None:
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
 
 
-def record_all(folder: Path) -> None:
-    """Train every pair, and make the M-steps, one after the other in the same two processes."""
-    folder.mkdir()
-    jobs = [":".join((*words, str(find_free_network_port()))) for words in PAIRS + M_STEPS]
-    two_ranks("tests.rank_worker", str(folder), *jobs)
-
-
 @pytest.fixture(scope="session")
-def records(tmp_path_factory) -> Path:
-    return made_once(tmp_path_factory, "records", record_all)
+def records(tmp_path_factory) -> Callable[[Any], Path]:
+    """A job's file: all quick ones, or all others, are done one after the other in the same two processes."""
+
+    def record(folder: Path, jobs: list[Any]) -> None:
+        folder.mkdir()
+        lines = [":".join((*words, str(find_free_network_port()))) for words in jobs]
+        two_ranks("tests.rank_worker", str(folder), *lines)
+
+    def made(job: Any) -> Path:
+        jobs = [other for other in PAIRS + M_STEPS if (other in QUICK) == (job in QUICK)]
+        name = "quick-records" if job in QUICK else "records"
+        folder = made_once(tmp_path_factory, name, lambda folder: record(folder, jobs))
+        return folder / f"{job[0]}-{job[1]}.pt"
+
+    return made
 
 
-@pytest.mark.parametrize(("name", "strategy", "launcher"), PAIRS)
-def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(
-    name, strategy, launcher, records
-):
-    saved = torch.load(records / f"{name}-{strategy}.pt")
+@pytest.mark.parametrize("pair", mostly_slow(PAIRS, QUICK[:3]), ids="-".join)
+def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(pair, records):
+    name, saved = pair[0], torch.load(records(pair))
     ranks = saved["steps"]
     conditions = {condition.key: condition for condition in CONDITIONS}
     assert all(len(steps) == STEPS for steps in ranks)
@@ -109,9 +116,9 @@ def test_two_ranks_take_the_gradient_of_one_rank_with_both_batches(
     _check_strings(saved, small_module(name))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_ranks_share_out_an_m_step_and_rank_0_reads_its_record(strategy, records):
-    saved = torch.load(records / f"EM-{strategy}.pt")
+@pytest.mark.parametrize("job", mostly_slow(M_STEPS, QUICK[3:]), ids="-".join)
+def test_ranks_share_out_an_m_step_and_rank_0_reads_its_record(job, records):
+    saved = torch.load(records(job))
     expected = m_step_of_known_strings(small_module("TrajectoryBalance").lm)
     for measured, parameters in saved["made"]:
         assert measured == pytest.approx(expected[0], abs=1e-4)
