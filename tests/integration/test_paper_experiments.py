@@ -19,6 +19,7 @@ from gfn_runner.algorithms.schedules import linear_schedule
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 from tests.runs import CONF, composed, metrics_of, run, steps_of
+from tests.slow import mostly_slow
 from tests.tiny_models import random_model
 
 # Architectures by model: transformers' names.
@@ -214,7 +215,10 @@ def run_small(name: str, shares_with: str, folder: Path) -> Path:
     return run(folder / "run", f"experiment=paper/{name}", f"lm.name={model}", *more, base=LESS)
 
 
-@pytest.mark.parametrize("name", PAPER)
+# One of each architecture, and the M-step.
+@pytest.mark.parametrize(
+    "name", mostly_slow(PAPER, ["infilling", "arithmetic_tool", "subjectivity"])
+)
 def test_two_steps_of_a_tiny_model_of_the_same_architecture(name, tmp_path):
     expected, folder = PAPER[name], run_small(name, name, tmp_path)
     metrics = metrics_of(folder)
@@ -257,7 +261,7 @@ def test_a_baseline_has_the_settings_of_the_authors(name):
         assert (config.baseline.epochs, config.baseline.kl_weight) == (10, 0.2)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", mostly_slow(BASELINES, ["random_number_ppo"]))
 def test_two_steps_of_a_baseline(name, tmp_path):
     folder = run_small(name, BASELINES[name][0], tmp_path)
     metrics = metrics_of(folder)

@@ -48,6 +48,8 @@ PAIRS = [
     ("PPO", "fsdp", "torchrun"),
 ]
 M_STEPS = [("EM", "ddp", "torchrun"), ("EM", "fsdp", "torchrun")]
+# As of the finished run beside it.
+DRAWS = "evaluation.posterior_draws=8"
 QUICK = [*PAIRS[:3], M_STEPS[1]]  # the others are slow
 
 
@@ -148,7 +150,7 @@ def _check_strings(saved: dict[str, Any], alone: GFlowNetModule) -> None:
 def started(folder: Path, *more: str) -> Path:
     """A run of two processes, started as a user does it, with a buffer that is used."""
     shown = ["callbacks.progress.show=lines", "callbacks.progress.every_n_steps=1"]
-    lines = [*SMALL, *shown, "trainer.devices=2", "trainer.max_steps=3", *more]
+    lines = [*SMALL, *shown, "trainer.devices=2", "trainer.max_steps=3", DRAWS, *more]
     done = run_process(*lines, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     for said in ("everything is in", "step 1/3 ", "step 3/3 ", "evaluation at step 2 ("):

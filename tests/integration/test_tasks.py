@@ -8,31 +8,44 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gfn_runner.config.tokenizer_checks import check_texts
 from gfn_runner.errors import UserError
 from gfn_runner.inference import Policy
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 from gfn_runner.tasks.user_posterior import EXAMPLE
 from tests import runs
-from tests.runs import ROOT, TINY, composed, made_once, metrics_of, newest_state
+from tests.runs import (
+    ROOT,
+    TINY,
+    composed,
+    lines_of,
+    made_once,
+    metrics_of,
+    newest_state,
+    weights_of,
+)
 
 COMMON = (
     *TINY,
     "evaluation.singles=4",
-    "evaluation.posterior_draws=8",
     "trainer.max_steps=2",
     "callbacks/report=off",
 )
+DRAWS = "evaluation.posterior_draws=8"
 FEW = {
-    "random_number": ["evaluation.singles=300"],
+    "random_number": ["evaluation.singles=300", "lm.name=embedded"],  # which writes numbers
     "continuation": ["task.data.n_test=2", "evaluation.resampled=30"],
     "contrastive": ["evaluation.baseline_temperatures=[0.7]"],
     "translation": ["task.data.n_test=3"],
     "constrained": ["task.data.n_train=6", "task.data.n_test=2"],
-    "posterior": [],
-    "infilling": ["task.data.n_test=3", "task.data.n_train=20", "task.demonstrate=true"],
+    "posterior": [DRAWS],
+    "infilling": ["task.data.n_test=3", "task.data.n_train=20", "task.demonstrate=true", DRAWS],
 }
 DRAWN = {"random_number": "histogram", "continuation": "likelihood_diversity"}
 
@@ -100,6 +113,29 @@ def test_a_policy_outlives_its_data(tmp_path, caplog, capsys):
     assert "log q" in capsys.readouterr().out
     assert runs.exit_code("mode=evaluate", f"run={folder}") == 2
     assert "prompts.txt" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_plain_peft_reads_the_adapter_and_gets_the_same_log_probabilities(run_of):
+    folder = run_of("random_number")
+    (record,) = lines_of(folder / "samples.jsonl")
+    base = AutoModelForCausalLM.from_pretrained(EMBEDDED_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    policy = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    prompt = tokenizer(record["prompt"])["input_ids"]
+    known = {f" {number}" for number in range(101)}
+    drawn = [(t, q) for t, q in zip(record["singles"], record["log_pf"], strict=True) if t in known]
+    assert len(drawn) > 20
+    for text, log_pf in drawn[:20]:
+        string = tokenizer(text + ".", add_special_tokens=False)["input_ids"]
+        logits_TV = policy(torch.tensor([prompt + string])).logits[0]
+        # Special tokens are never written: the rest is renormalised.
+        logits_TV[:, tokenizer.all_special_ids] = float("-inf")
+        log_probs_TV = logits_TV.log_softmax(-1)[len(prompt) - 1 : -1]
+        found = log_probs_TV.gather(1, torch.tensor(string)[:, None]).sum().item()
+        assert found == pytest.approx(log_pf, abs=2e-3)
+    trained = [t for name, t in weights_of(folder).items() if "lora_B" in name]
+    assert any(t.abs().max() > 0 for t in trained)
 
 
 def test_every_number_is_known_before_the_first_step(run_of):

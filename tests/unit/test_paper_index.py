@@ -1,4 +1,5 @@
-"""The index of the paper's figures and tables: what it names exists, what it calls ours was measured."""
+"""The index of the paper's figures and tables, and the account of its comparison: what they name exists, what
+they call ours was measured."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from gfn_runner.config.compose import CONF
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 INDEX = (DOCS / "paper_index.md").read_text(encoding="utf-8")
+ACCOUNT = (DOCS / "comparison.md").read_text(encoding="utf-8").replace("−", "-")
 LINK = re.compile(r"\[[^\]]*\]\(([^)]*)\)")
 NUMBER = re.compile(r"(?<![\w.-])-?\d+\.\d+(?: ± \d+\.\d+)?")
 
@@ -64,7 +66,17 @@ def test_every_experiment_of_the_paper_is_named_and_every_one_named_exists():
     assert set(re.findall(r"experiment=paper/(\w+)", INDEX)) == there
 
 
-@pytest.mark.parametrize("target", sorted(set(LINK.findall(INDEX))))
+def test_every_number_of_the_account_stands_in_a_result():
+    results = sorted((DOCS / "results").rglob("*.md"))
+    there = set(NUMBER.findall("\n".join(path.read_text(encoding="utf-8") for path in results)))
+    there |= {number.partition(" ")[0] for number in there}
+    # Of the model and of settings, not of a result.
+    cited = set(NUMBER.findall(ACCOUNT)) - {"1.2", "0.8", "0.2"}
+    assert len(cited) > 15
+    assert not cited - there
+
+
+@pytest.mark.parametrize("target", sorted({*LINK.findall(INDEX), *LINK.findall(ACCOUNT)}))
 def test_links_lead_somewhere(target):
     if "://" in target:
         return
