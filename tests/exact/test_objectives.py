@@ -136,13 +136,16 @@ def assert_exact(space, objective, temperature, trained, *, tv=0.02, nats=0.05):
         assert log_z == pytest.approx(exact_log_z, abs=nats)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_a_trained_policy_is_exact(objective):
+@pytest.mark.parametrize(
+    "name", mostly_slow(OBJECTIVES, ["subtb", "db", "vargrad", "tb", "joint", "joint-cosh"])
+)
+def test_a_trained_policy_is_exact(name):
+    objective = OBJECTIVES[name]
     space, temperature = Space(n_tokens=3, max_len=3), 0.6
     assert_exact(space, objective, temperature, train(space, objective, temperature))
 
 
-@pytest.mark.parametrize("space", mostly_slow([(2, 4), (4, 2), (3, 3)], [(2, 4), (4, 2)]))
+@pytest.mark.parametrize("space", mostly_slow([(2, 4), (4, 2), (3, 3)], [(2, 4)]))
 @pytest.mark.parametrize("objective", [SubTB(), JointBalance(), TrajectoryBalance()])
 def test_on_other_spaces(objective, space):
     space = Space(*space, seed=1)
@@ -164,7 +167,9 @@ def test_with_a_minimum_length_the_first_tokens_get_no_credit_within_trajectorie
     assert 0.5 * (space.law(scores) - target).abs().sum() > 0.05
 
 
-@pytest.mark.parametrize("name", ["subtb", "db", "vargrad", "tb", "joint"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["subtb", "db", "vargrad", "tb", "joint"], ["subtb", "tb", "joint"])
+)
 def test_from_samples_on_and_off_policy(name):
     space = Space(n_tokens=2, max_len=3)
     generator = torch.Generator().manual_seed(0)
