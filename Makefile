@@ -9,7 +9,7 @@ HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest mutation check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,16 @@ test-all: install ## the same with all cases, as CI runs it
 
 fuzz: install ## properties and fuzz tests with many times their cases, others each time (ARGS='--budget=100 -k calculator')
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/properties tests/fuzz --budget=20 $(ARGS)
+
+mutation: install ## mutation testing of losses, scores, rules and metrics with mutmut, resumable (hours; ARGS='objectives/phi')
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[mutation]'
+	$(RUN) scripts/mutation.py $(ARGS)
+
+test-lowest: install ## the tests on the lowest versions that pyproject.toml admits, in an environment of their own (ARGS='tests/unit')
+	$(RUN) scripts/try_versions.py lowest $(ARGS)
+
+test-newest: install ## the same on the newest versions that can be installed
+	$(RUN) scripts/try_versions.py newest $(ARGS)
 
 smollm2: install ## download and convert SmolLM2-135M-Instruct (a minute, 93 MB; once)
 	$(RUN) scripts/get_smollm2.py $(ARGS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 FACTOR = 1.0
 
@@ -15,6 +16,9 @@ _COMMON: dict[str, Any] = {
     "database": None,
     "suppress_health_check": list(HealthCheck),
 }
+# make mutation asks whether a case fails, and not for the smallest one.
+if "MUTANT_UNDER_TEST" in os.environ:
+    _COMMON["phases"] = (Phase.explicit, Phase.generate)
 
 
 def set_budget(factor: float) -> None:

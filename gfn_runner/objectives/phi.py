@@ -74,7 +74,8 @@ def group_states(
     counts_G = torch.bincount(group_N, minlength=int(group_B.max()) + 1)
     starts_G = counts_G.cumsum(0) - counts_G
     slot_N = torch.arange(len(group_N), device=phi_BS.device) - starts_G[group_N]
-    shape = (len(counts_G), int(counts_G.max()))
+    # One place at least, also where no string may end anywhere.
+    shape = (len(counts_G), int(counts_G.max().clamp(min=1)))
 
     def padded(values_BS: Tensor) -> Tensor:
         values_N = values_BS.flatten()[keep_BS][order_N]

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
 from gfn_runner.metrics.distribution import kl_divergence
 from gfn_runner.metrics.evidence import (
@@ -76,8 +77,13 @@ def test_weights_and_their_spread_written_out_also_far_from_zero():
 )
 @pytest.mark.parametrize("phi", [[], [0.0, -math.inf], [math.nan], [[1.0]]])
 def test_estimates_of_nothing_are_refused(estimate, phi):
-    with pytest.raises(ValueError, match="finite numbers"):
+    with pytest.raises(ValueError, match=r"^φ is a row of finite numbers, one a sample"):
         estimate(phi)
+
+
+def test_every_reward_needs_its_probability():
+    with pytest.raises(ValueError, match="shorter"):
+        terminal_phi([1.0, 2.0], [1.0], 1.0)
 
 
 def test_conditions_count_alike_and_single_samples_do_not():
@@ -94,7 +100,15 @@ def test_conditions_count_alike_and_single_samples_do_not():
 def test_the_spread_is_the_standard_deviation_over_terminable_states():
     phi_BS, terminable_BS, _, condition_B = ragged()
     mean_C, spread_C = phi_moments(phi_BS, terminable_BS, condition_B)
+    assert mean_C.shape == spread_C.shape == (3,)
     for number in range(3):
         values = phi_BS[condition_B == number][terminable_BS[condition_B == number]]
         assert mean_C[number].item() == pytest.approx(values.mean().item(), abs=1e-5)
         assert spread_C[number].item() == pytest.approx(values.std(correction=0).item(), abs=1e-5)
+
+
+def test_moments_of_a_single_state_and_of_none():
+    phi_BS = torch.tensor([[3.0, 99.0], [-5.0, 99.0]])
+    counted_BS = torch.tensor([[True, False], [False, False]])
+    mean_C, spread_C = phi_moments(phi_BS, counted_BS, torch.tensor([4, 7]))
+    assert mean_C.tolist() == [3.0, 0.0] and spread_C.tolist() == [0.0, 0.0]

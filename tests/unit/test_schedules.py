@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from pydantic import ValidationError
 
-from gfn_runner.algorithms.schedules import Schedule, warmup_factor
+from gfn_runner.algorithms.schedules import Schedule, linear_schedule, warmup_factor
 
 SHAPES = ["linear", "cosine", "geometric"]
 
@@ -46,3 +47,31 @@ def test_bounds(wrong):
 def test_warm_up_is_never_0_and_ends_at_1():
     assert [warmup_factor(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert warmup_factor(0, 0) == warmup_factor(0, 1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [
+        ({}, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0]),
+        ({"warmup_steps": 4}, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        # Two steps of decay are left of six; it never gets to 0, whatever comes afterwards.
+        ({"warmup_steps": 4, "decay": True}, [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 1e-3, 1e-3]),
+        ({"warmup_steps": 0, "decay": True}, [1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 1e-3]),
+        ({"warmup_steps": 5, "decay": True}, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1e-3]),
+        ({"warmup_steps": 6, "decay": True}, [1 / 6, 2 / 6, 0.5, 4 / 6, 5 / 6, 1.0, 1.0, 1e-3]),
+        # Every round of EM begins with a warm-up.
+        (
+            {"warmup_steps": 4, "decay": True, "n_rounds": 2},
+            [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.25, 0.5, 0.75, 1.0, 1.0, 0.5],
+        ),
+    ],
+)
+def test_learning_rate_of_each_step(options, factors):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = linear_schedule(optimizer, total_steps=6, **options)
+    rates = []
+    for _ in factors:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([2.0 * factor for factor in factors], rel=1e-12)
