@@ -287,49 +287,6 @@ def test_every_pair_of_states_has_a_weight_that_is_not_negative(name):
     assert (weight_GMM.sum() == 0) == objective.needs_log_z
 
 
-@pytest.mark.parametrize(
-    ("by", "conditions", "phi_GM", "rows", "ranks", "terminal"),
-    [
-        (
-            "condition", [3, 7],
-            [[15.0, 17.0, 0.0], [10.0, 11.0, 18.0]],
-            [[1, 1, 0], [0, 0, 2]], [[0, 1, 0], [0, 1, 0]],
-            [[False, True, False], [False, True, False]],
-        ),
-        (
-            "trajectory", [7, 3, 7],
-            [[10.0, 11.0], [15.0, 17.0], [18.0, 0.0]],
-            [[0, 0], [1, 1], [2, 0]], [[0, 1], [0, 1], [0, 0]],
-            [[False, True], [False, True], [False, False]],
-        ),
-    ],
-)  # fmt: skip
-def test_groups_of_states(by, conditions, phi_GM, rows, ranks, terminal):
-    """Of strings of 1, 3, 2 and 0 tokens; the third may not end where it did, the last nowhere."""
-    phi_BS = torch.arange(10.0, 26.0).view(4, 4)
-    terminable_BS = torch.tensor(
-        [[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool
-    )
-    length_B, condition_B = torch.tensor([1, 3, 2, 0]), torch.tensor([7, 3, 7, 8])
-    members = group_states(phi_BS, terminable_BS, length_B, condition_B, by=by)
-    assert members.condition_G.tolist() == conditions
-    assert members.phi_GM.tolist() == phi_GM
-    assert members.valid_GM.tolist() == [[value > 0 for value in row] for row in phi_GM]
-    assert members.row_GM.tolist() == rows
-    assert members.rank_GM.tolist() == ranks
-    assert members.is_terminal_GM.tolist() == terminal
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_strings_that_may_end_nowhere_give_no_loss(name):
-    phi_BS, terminable_BS, length_B, condition_B = ragged()
-    nowhere_BS = torch.zeros_like(terminable_BS)
-    phi_BS.requires_grad_()
-    loss = OBJECTIVES[name](phi_BS, nowhere_BS, length_B, condition_B, torch.zeros(3))
-    (gradient_BS,) = torch.autograd.grad(loss, phi_BS)
-    assert loss.item() == 0 and (gradient_BS == 0).all()
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_everything_is_made_on_the_device_of_phi(name):
     """As on a GPU: a tensor on the default device, which has no numbers here, would not fit."""

@@ -1,4 +1,4 @@
-"""Losses on pairs of φ against sums written out, for random batches; rows and micro-batches do not matter."""
+"""Losses on pairs of φ against sums written out, for random batches; groups of states, order and micro-batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfn_runner.objectives import losses
+from gfn_runner.objectives.phi import group_states
 from tests.budget import examples
 
 REGRESSIONS = st.one_of(
@@ -168,3 +169,46 @@ def n_losses(objective, part) -> int:
             between = objective.between > 0 and len(alive) > 1
             found += between or any(n_states_B[row] > 1 for row in rows)
     return found
+
+
+@given(OBJECTIVES, batches())
+@examples(20)
+def test_strings_that_may_end_nowhere_give_no_loss(objective, batch):
+    phi_BS, terminable_BS, *others = batch
+    phi_BS.requires_grad_()
+    loss = objective(phi_BS, torch.zeros_like(terminable_BS), *others)
+    (gradient_BS,) = torch.autograd.grad(loss, phi_BS)
+    assert loss.item() == 0 and (gradient_BS == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("by", "conditions", "phi_GM", "rows", "ranks", "terminal"),
+    [
+        (
+            "condition", [3, 7],
+            [[15.0, 17.0, 0.0], [10.0, 11.0, 18.0]],
+            [[1, 1, 0], [0, 0, 2]], [[0, 1, 0], [0, 1, 0]],
+            [[False, True, False], [False, True, False]],
+        ),
+        (
+            "trajectory", [7, 3, 7],
+            [[10.0, 11.0], [15.0, 17.0], [18.0, 0.0]],
+            [[0, 0], [1, 1], [2, 0]], [[0, 1], [0, 1], [0, 0]],
+            [[False, True], [False, True], [False, False]],
+        ),
+    ],
+)  # fmt: skip
+def test_groups_of_states(by, conditions, phi_GM, rows, ranks, terminal):
+    """Of strings of 1, 3, 2 and 0 tokens; the third may not end where it did, the last nowhere."""
+    phi_BS = torch.arange(10.0, 26.0).view(4, 4)
+    terminable_BS = torch.tensor(
+        [[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool
+    )
+    length_B, condition_B = torch.tensor([1, 3, 2, 0]), torch.tensor([7, 3, 7, 8])
+    members = group_states(phi_BS, terminable_BS, length_B, condition_B, by=by)
+    assert members.condition_G.tolist() == conditions
+    assert members.phi_GM.tolist() == phi_GM
+    assert members.valid_GM.tolist() == [[value > 0 for value in row] for row in phi_GM]
+    assert members.row_GM.tolist() == rows
+    assert members.rank_GM.tolist() == ranks
+    assert members.is_terminal_GM.tolist() == terminal
