@@ -34,8 +34,31 @@ def test_bounds_out_of_order_are_refused(bounds):
 
 
 def test_a_vocabulary_without_the_terminator_is_refused():
-    with pytest.raises(ValueError, match="terminator"):
+    with pytest.raises(ValueError, match="^allowed_V must hold the terminator$"):
         StringRule(END, 0, 3, torch.tensor([True] * 5 + [False]))
+
+
+def test_where_a_string_may_always_end_nothing_is_masked_for_it():
+    n_actions = torch.tensor([0, 1, 2])
+    assert StringRule(END, 0, 3).may_stop(n_actions) is None
+    assert StringRule(END, 1, 3).may_stop(n_actions).tolist() == [False, True, True]
+    logits_NV = logits()
+    assert StringRule(END, 0, 3).masked(logits_NV, None) is logits_NV
+
+
+def test_a_vocabulary_that_was_first_used_in_inference_mode_serves_training_too():
+    rule = StringRule(END, 0, 3, allowed_mask(V, [1], END))
+    with torch.inference_mode():
+        rule.log_probs(logits())
+    logits_NV = logits().requires_grad_()
+    rule.log_probs(logits_NV)[:, END].sum().backward()
+    assert (logits_NV.grad[:, 1] == 0).all() and (logits_NV.grad[:, END] > 0).all()
+
+
+def test_the_vocabulary_goes_to_the_device_of_the_logits():
+    rule = StringRule(END, 0, 3, allowed_mask(V, [1], END))
+    rule.log_probs(logits())
+    assert rule.log_probs(torch.empty(2, V, device="meta")).device.type == "meta"
 
 
 def test_what_is_left_is_renormalised():
