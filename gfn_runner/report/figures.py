@@ -14,11 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gfn_runner.report.history import SOURCES, History
+from gfn_runner.report.figure_layout import panels
+from gfn_runner.report.history import History
 from gfn_runner.report.method_figures import histograms, likelihood_against_diversity
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import readable
-from gfn_runner.report.plots import log_floor
+from gfn_runner.report.panels import SECTIONS, Panel
+from gfn_runner.report.plots import Plot, Trace, run_plot
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section
 from gfn_runner.report.table import row_labels
@@ -39,13 +41,16 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
     history = History(folder / "metrics.jsonl").read()
     final: Any = metrics or json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     known = {name: value for name, value in final.items() if value is not None}
+    run = Run(folder, {}, known)
     drawn = {
-        "loss_and_reward": _loss_and_reward(history),
-        "phi_spread": _phi_spread(history),
-        "accuracy": _accuracy(history, known),
+        "loss_and_reward": _course(
+            run, history, "train/loss", "train/log_reward", "train/elbo", "train/reward_temperature"
+        ),
+        "phi_spread": _course(run, history, "train/phi_spread", "train/phi_spread_terminal"),
+        "accuracy": _accuracy(run, history, known),
         "log_reward": _log_reward(read_lines(folder / "demonstrations.jsonl")),
-        "histogram": histograms(_rows(folder, known, ("final", "base_0_shot"))),
-        "likelihood_diversity": likelihood_against_diversity(_rows(folder, known)),
+        "histogram": histograms(_rows(run, ("final", "base_0_shot"))),
+        "likelihood_diversity": likelihood_against_diversity(_rows(run)),
         "shares": share_bars(known),
     }
     target = folder / "figures"
@@ -60,106 +65,63 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
     return written
 
 
-def _rows(folder: Path, final: Mapping[str, float], only: Sequence[str] = ()) -> Section:
+def _rows(run: Run, only: Sequence[str] = ()) -> Section:
     """The rows of one run's table as methods, for figures of several."""
-    run = Run(folder, {}, final)
-    labels = row_labels(final)
+    labels = row_labels(run.metrics)
     methods = [Method(labels[row], row, (run,)) for row in labels if not only or row in only]
     return Section("run", tuple(methods), (), (), (), {}, ())
 
 
-def _lines(axes: Axes, history: History, labels: Mapping[str, str]) -> None:
-    for name, label in labels.items():
-        steps, values = history.get(name)
-        if values:
-            axes.plot(steps, values, label=label, linewidth=1.0)
-    _step_axis(axes)
-    if axes.lines:
-        axes.legend(fontsize=8)
+def _course(run: Run, history: History, *metrics: str) -> Figure | None:
+    """The plots of a run's page that begin with these metrics, side by side."""
+    listed = {panel.metrics[0]: panel for section in SECTIONS for panel in section.panels}
+    made = [run_plot(listed[metric], run, history) for metric in metrics]
+    plots = [plot for plot in made if isinstance(plot, Plot)]
+    if not plots:
+        return None
+    figure, all_axes = panels(len(plots), width=5.0, height=3.8)
+    for axes, plot in zip(all_axes, plots, strict=True):
+        _draw(axes, plot.figure["data"])
+        axes.set_title(plot.title, fontsize=10)
+        y_axis = plot.figure["layout"].get("yaxis", {})
+        if y_axis.get("type") == "log":
+            axes.set(yscale="log", ylim=[10**end for end in y_axis["range"]])
+    return figure
 
 
-def _by_source(axes: Axes, history: History, name: str, label: str = "{}") -> None:
-    """Dots: tempered and replayed strings are other populations than the policy's own."""
-    for source in SOURCES:
-        axes.plot(*history.get(name, source), ".", label=label.format(source), markersize=4)
+_DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 
 
-def _step_axis(axes: Axes) -> None:
-    """Optimizer steps are whole numbers, even where there is one alone."""
+def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
+    """Plotly's traces over optimizer steps."""
+    for own in traces:
+        style = {"markersize": own.get("marker", {}).get("size", 4)}
+        style["marker"] = "o" if "markers" in own["mode"] else ""
+        dash = _DASHES[own.get("line", {}).get("dash", "solid")] if "lines" in own["mode"] else ""
+        color = own.get("line", own.get("marker"))["color"]
+        label = own["name"] if own.get("showlegend", True) else None
+        axes.plot(own["x"], own["y"], linestyle=dash, color=color, label=label, **style)
     low, high = axes.get_xlim()
-    if axes.lines and high - low < 1:
+    if high - low < 1:  # one step alone
         axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel("optimizer step")
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, handlelength=4)
 
 
-def _loss_and_reward(history: History) -> Figure | None:
-    _, losses = history.get("train/loss")
-    if not losses:
-        return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    _lines(left, history, {"train/loss": "loss (nats²)"})
-    if min(losses) >= 0 and max(losses) > 0:
-        left.set_yscale("log")
-        # A first loss of 0 or nearly 0 would leave all others in a strip at the top.
-        left.set_ylim(bottom=0.8 * log_floor(losses))
-    steps, temperature = history.get("train/reward_temperature")
-    if temperature:
-        # Residuals grow as 1/T: without T beside it the loss cannot be read.
-        twin = left.twinx()
-        twin.plot(steps, temperature, color="grey", linestyle=":", linewidth=1.0)
-        twin.set_ylabel("reward temperature T (dotted)", color="grey")
-        twin.set_ylim(bottom=0)
-    _by_source(right, history, "train/log_reward", "mean log R, {}")
-    right.set_ylabel("nats")
-    _lines(
-        right,
-        history,
-        {
-            "train/elbo": "mean terminal φ, on-policy: log Z − KL",
-            "train/log_z_bound": "importance-weighted bound on log Z",
-        },
-    )
-    right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2)
-    return figure
-
-
-def _phi_spread(history: History) -> Figure | None:
-    if not history.get("train/phi_spread")[1]:
-        return None  # no step had different strings of a condition
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    labels = {"train/phi_spread": "mean over conditions", "train/phi_spread_max": "largest"}
-    _lines(left, history, labels)
-    left.set(title="all states", ylabel="standard deviation of φ (nats)")
-    _by_source(right, history, "train/phi_spread_terminal")
-    right.set_title("whole strings only")
-    _step_axis(right)
-    if right.lines:
-        right.legend(fontsize=8)
-    for axes in (left, right):
-        axes.set_ylim(bottom=0)
-    return figure
-
-
-def _accuracy(history: History, final: Mapping[str, float]) -> Figure | None:
+def _accuracy(run: Run, history: History, final: Mapping[str, float]) -> Figure | None:
     key = "final/vote_accuracy/"
     groups = [name.removeprefix(key) for name in final if name.startswith(key)]
     if not groups:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    series = {"vote_accuracy": ("-", "o"), "single_accuracy": ("--", "x")}
-    for number, group in enumerate(groups):
-        for metric, (style, marker) in series.items():
-            steps, values = history.get(f"eval/{metric}/{group}")
-            label = f"{readable(group)}, {metric.split('_')[0]}"
-            left.plot(
-                steps, values, style, color=f"C{number}", marker=marker, markersize=4, label=label
-            )
-    left.set(ylabel="accuracy", ylim=(-0.02, 1.02))
-    _step_axis(left)
-    # Long enough to tell a dashed line from a whole one.
-    left.legend(fontsize=7, handlelength=4)
+    labels = ("vote", "single")
+    panel = Panel(("eval/vote_accuracy/*", "eval/single_accuracy/*"), labels=labels)
+    made = run_plot(panel, run, history)
+    if isinstance(made, Plot):
+        _draw(left, made.figure["data"])
+    left.set(ylabel="accuracy (%)", ylim=(-2, 102))
     _accuracy_bars(right, final, groups)
     return figure
 

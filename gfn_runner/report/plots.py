@@ -7,7 +7,7 @@ evaluation. What all figures have in common (margins, fonts, grid) is in ``templ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from gfn_runner.report.panels import (
     other_section,
     scale_of,
 )
+from gfn_runner.report.runs import Run, callback_arguments, trains
 
 COLORS = (
     "#1f77b4", "#d95f02", "#2a9d4a", "#c2304a", "#7b5ea7",
@@ -53,34 +54,6 @@ class Plot:
     help: str = ""
 
 
-@dataclass(frozen=True)
-class PlotSection:
-    """The plots under one heading."""
-
-    name: str
-    text: str
-    plots: Sequence[Plot]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What is known of a run when its plots are made.
-
-    Attributes:
-        history: all scalars.
-        headline: metrics that the task puts first.
-        trains: whether the run trains a policy.
-        evaluates: whether it is evaluated while it trains.
-        baseline: class of the baseline that trains; ``None`` for a GFlowNet.
-    """
-
-    history: History
-    headline: Sequence[str] = ()
-    trains: bool = True
-    evaluates: bool = True
-    baseline: str | None = None
-
-
 def page_sections(headline: Sequence[str]) -> list[Section]:
     """The sections of a page: the task's own metrics first, and each panel once."""
     first = headline_section(tuple(headline))
@@ -92,31 +65,46 @@ def page_sections(headline: Sequence[str]) -> list[Section]:
     return [*([first] if first else []), *(section for section in rest if section.panels)]
 
 
-def run_plots(run: Curves) -> tuple[list[PlotSection], list[str]]:
-    """Every plot that there is data for; and for each panel left out its title and the reason."""
-    sections, missing = [], []
-    for section in (*page_sections(run.headline), other_section(run.history.series)):
-        plots = []
-        for panel in section.panels:
-            made = _run_plot(panel, run)
-            if isinstance(made, Plot):
-                plots.append(made)
-            else:
-                missing.append(f"{panel.named.title}: {made}.")
-        if plots:
-            sections.append(PlotSection(section.name, section.text, plots))
-    return sections, missing
+def plots_of(
+    sections: Iterable[Section], make: Callable[[Panel], Plot | str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Sections as the templates have them, with every plot that there is data for.
+
+    Args:
+        sections: in their order.
+        make: a panel's plot, or why there is none; without a reason the panel is passed over.
+
+    Returns:
+        The sections that have a plot; and the reasons.
+    """
+    drawn, missing = [], []
+    for section in sections:
+        made = [make(panel) for panel in section.panels]
+        missing += [reason for reason in made if isinstance(reason, str) and reason]
+        if plots := [plot for plot in made if isinstance(plot, Plot)]:
+            drawn.append({"name": section.name, "text": section.text, "plots": plots})
+    return drawn, missing
 
 
-def _run_plot(panel: Panel, run: Curves) -> Plot | str:
-    """The plot; or why there is none."""
-    history, name, extra = run.history, panel.named, ""
-    if panel.of_buffer and (reason := _no_buffer(run)):
+def run_plots(run: Run, history: History) -> tuple[list[dict[str, Any]], list[str]]:
+    """The plots of a run's page, and why others have no data; see :func:`plots_of`."""
+
+    def make(panel: Panel) -> Plot | str:
+        made = run_plot(panel, run, history)
+        return f"{panel.named.title}: {made}." if isinstance(made, str) else made
+
+    return plots_of((*page_sections(run.headline), other_section(history.series)), make)
+
+
+def run_plot(panel: Panel, run: Run, history: History) -> Plot | str:
+    """A run's plot of a panel; or why there is none."""
+    name, extra = panel.named, ""
+    if panel.of_buffer and (reason := _no_buffer(run, history)):
         return reason
     if panel.is_evaluated:
         traces, extra = _evaluated(panel, history)
     elif panel.kind == "by_source":
-        traces, extra = _by_source(panel.metrics[0], run)
+        traces, extra = _by_source(panel.metrics[0], run.baseline, history)
     else:
         traces = [
             trace
@@ -124,29 +112,29 @@ def _run_plot(panel: Panel, run: Curves) -> Plot | str:
             if (trace := _line(panel, metric, at, history))
         ]
     if not traces:
-        return _absent(panel, run)
+        return _absent(panel, run, history)
     if panel.metrics == ("train/loss",):
         name = loss_name(run.baseline)
     most = _PARTS if panel.metrics == ("train/from_replay",) else MOST_POINTS
     return plot(name, traces, help=f"{panel.help} {extra}".strip(), log=panel.log, most=most)
 
 
-def _no_buffer(run: Curves) -> str:
+def _no_buffer(run: Run, history: History) -> str:
     if run.baseline is not None:
         return f"{run.baseline} has no replay buffer"
-    sizes = run.history.get("train/buffer_size")[1]
+    sizes = history.get("train/buffer_size")[1]
     return "the buffer has held no string" if sizes and not any(sizes) else ""
 
 
-def _absent(panel: Panel, run: Curves) -> str:
+def _absent(panel: Panel, run: Run, history: History) -> str:
     """Why a panel has no data."""
-    if not run.trains:
+    if not trains(run.config):
         return "the run trains nothing"
     if not panel.is_evaluated:
-        return panel.absent if run.history.times else "no optimizer step yet"
-    if any(name.startswith(("eval/", "final/")) for name in run.history.series):
-        return panel.absent if panel.absent else "no evaluation has had it"
-    if not run.evaluates:
+        return panel.absent if history.times else "no optimizer step yet"
+    if any(name.startswith(("eval/", "final/")) for name in history.series):
+        return panel.absent
+    if callback_arguments(run.config, "evaluation").get("every_n_steps") == 0:
         return "not evaluated yet, and callbacks.evaluation.every_n_steps=0: only at the end"
     return "not evaluated yet"
 
@@ -185,19 +173,19 @@ _ROLLOUTS = {"on-policy": "fresh rollout", "replay": "rollout used before"}
 _OF_BASELINES = {"SFT": {"replay": "known strings"}, "PPO": _ROLLOUTS, "GRPO": _ROLLOUTS}
 
 
-def _by_source(metric: str, run: Curves) -> tuple[list[Trace], str]:
+def _by_source(metric: str, baseline: str | None, history: History) -> tuple[list[Trace], str]:
     """Dots by where the strings came from; a line where no step is of one source alone."""
-    labels = _OF_BASELINES.get(run.baseline or "", {})
+    labels = _OF_BASELINES.get(baseline or "", {})
     traces = []
     for source in SOURCES:
-        steps, values = run.history.get(metric, source)
+        steps, values = history.get(metric, source)
         if values:
             traces.append(dots(steps, values, labels.get(source, source), _SOURCE_COLORS[source]))
     if not traces:
-        steps, values = run.history.get(metric)
+        steps, values = history.get(metric)
         label = "fresh and replayed strings together"
         return ([trace(steps, values, label, COLORS[0])] if values else []), ""
-    several = run.baseline is None and traces[-1]["name"] != SOURCES[0]
+    several = baseline is None and traces[-1]["name"] != SOURCES[0]
     return traces, "The policy hardly writes tempered and replayed strings." * several
 
 

@@ -14,7 +14,7 @@ from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.history import History
 from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render, write_page
-from gfn_runner.report.plots import Curves, run_plots
+from gfn_runner.report.plots import run_plots
 from gfn_runner.report.runs import (
     Run,
     callback_arguments,
@@ -90,10 +90,7 @@ def _due(run: Run, state: State, now: float) -> float | None:
 def _content(run: Run, history: History, state: State) -> dict[str, Any]:
     """The values of ``templates/run.html``."""
     method = f", {run.baseline}" if run.baseline else ""
-    every = callback_arguments(run.config, "evaluation").get("every_n_steps", 1)
-    trained = trains(run.config)
-    curves = Curves(history, run.headline, trained, bool(every), run.baseline)
-    sections, missing = run_plots(curves)
+    sections, missing = run_plots(run, history)
     has_results = bool(run.metrics) and state.name == "ok"
     samples_text, samples = _samples(run)
     return {
@@ -104,7 +101,7 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
         "log_lines": last_lines(run.folder / "run.log")[-_LOG_LINES:],
         "results": _results(run) if has_results else None,
         "metrics": _all_metrics(run) if has_results else None,
-        "trains": trained or sections,
+        "trains": trains(run.config) or sections,
         "sections": sections,
         "missing": missing,
         "plotly": plotly() if sections else "",

@@ -15,14 +15,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.samples import read_samples
 from gfn_runner.report.saved_config import read_config
-from gfn_runner.runtime.json_lines import loads
+from gfn_runner.runtime.files import read_yaml
+from gfn_runner.runtime.json_lines import loads, read_object
 from gfn_runner.runtime.sweep_record import reason
 
 Status = Literal["finished", "unfinished", "failed"]
@@ -229,17 +228,19 @@ def read_run(folder: Path) -> Run:
     """
     config = read_config(folder / "config.yaml")
     metrics, ended = _metrics(folder / "metrics.json")
-    log = last_lines(folder / "run.log")
+    overrides: list[Any] = []
+    with contextlib.suppress(ValueError):
+        overrides = read_yaml(folder / "overrides.yaml", list)
     status, why = _status(folder, config, metrics)
     return Run(
         folder=folder,
         config=config,
         metrics=metrics or {},
-        overrides=_overrides(folder / "overrides.yaml"),
+        overrides=tuple(map(str, overrides)),
         environments=tuple(map(_environment, environment_files(folder))),
         status=status,
         why=why,
-        log=tuple(log[-_LOG_LINES:]),
+        log=tuple(last_lines(folder / "run.log")[-_LOG_LINES:]),
         ended=ended,
     )
 
@@ -249,10 +250,9 @@ def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
     if not path.is_file():
         return None, 0.0
     try:
-        flat = loads(path.read_text(encoding="utf-8"))
-        # Lines of JSON say null where a number was not finite.
-        known = {name: float(value) for name, value in flat.items() if value is not None}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # JSON says null where a number was not finite.
+        known = {n: float(v) for n, v in read_object(path).items() if v is not None}
+    except (ValueError, TypeError) as error:
         raise UserError.one(
             str(path),
             f"cannot be read ({error})",
@@ -361,21 +361,12 @@ def last_lines(path: Path) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def _overrides(path: Path) -> tuple[str, ...]:
-    try:
-        lines = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return ()
-    return tuple(map(str, lines)) if isinstance(lines, list) else ()
-
-
 def environment_files(folder: Path) -> list[Path]:
     """``environment*.json`` of each part of a run, in their order."""
     return sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
 
 
 def _environment(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        content = loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
+    with contextlib.suppress(ValueError):
+        return read_object(path)
     return {}

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.runtime.json_lines import read_lines, write_lines
 
-_NUMBERS = ("log_reward", "log_pf", "support_log_reward")
+
+@with_config(ConfigDict(extra="allow"))
+class _Record(TypedDict, total=False):
+    """What reports read of a line."""
+
+    group: Required[str]
+    condition: Required[str]
+    singles: Required[list[str]]
+    votes: list[str]
+    log_reward: list[float]
+    log_pf: list[float]
+    support_log_reward: list[float]
+    target: dict[str, float]
+
+
+_RECORDS: TypeAdapter[Any] = TypeAdapter(list[_Record])
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
@@ -18,29 +36,12 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: naming the first line that is no record of samples.
     """
-    records = read_lines(path)
-    for number, record in enumerate(records, start=1):
-        wrong = _wrong_field(record)
-        if wrong:
-            raise ValueError(f"record {number}: {wrong} is not what a run writes")
-    return records
-
-
-def _wrong_field(record: Any) -> str:
-    if not isinstance(record, dict):
-        return "it"
-    texts = [record.get("singles"), record.get("votes", [])]
-    if not all(isinstance(own, list) and all(isinstance(t, str) for t in own) for own in texts):
-        return "singles or votes"
-    for name in _NUMBERS:
-        values = record.get(name, [])
-        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
-            return name
-    target = record.get("target", {})
-    if not isinstance(target, dict) or not all(isinstance(v, int | float) for v in target.values()):
-        return "target"
-    hashable = isinstance(record.get("group"), str) and isinstance(record.get("condition"), str)
-    return "" if hashable else "group or condition"
+    try:
+        return _RECORDS.validate_python(read_lines(path))
+    except ValidationError as error:
+        number, *field = error.errors()[0]["loc"]
+        wrong = field[0] if field else "it"
+        raise ValueError(f"record {int(number) + 1}: {wrong} is not what a run writes") from None
 
 
 def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:

@@ -7,12 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gfn_runner.errors import UserError
-
-# The C loader is ten times as fast.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from gfn_runner.runtime.files import read_yaml
 
 # What a report reads, and the types that a run writes.
 _READ: Mapping[str, type | tuple[type, ...]] = {
@@ -41,9 +37,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = _parsed(path.resolve(), path.stat().st_mtime_ns)
-        wrong = _wrong_entry(config) if isinstance(config, dict) else "no mapping"
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        wrong = str(error).partition("\n")[0]
+        wrong = _wrong_entry(config)
+    except (OSError, ValueError) as error:
+        wrong = str(error)
     if wrong:
         allowed = "the resolved config of a run, with task._target_"
         raise UserError.one(str(path), f"cannot be read ({wrong})", allowed)
@@ -51,9 +47,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _parsed(path: Path, written: int) -> Any:
+def _parsed(path: Path, written: int) -> dict[str, Any]:
     # A page of many runs that is written again and again would do little else.
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    return read_yaml(path, dict)
 
 
 def _wrong_entry(config: Mapping[str, Any]) -> str:

@@ -15,17 +15,17 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.compose import SectionParts, only_results, section_parts
 from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import SOURCES, History
-from gfn_runner.report.names import column_title, name_of
+from gfn_runner.report.names import column_title
 from gfn_runner.report.page import Live, plotly, render, write_page
 from gfn_runner.report.panels import Panel, evaluated, loss_name, panel_name, scale_of
 from gfn_runner.report.plots import (
     COLORS,
     Plot,
-    PlotSection,
     Trace,
     dots,
     page_sections,
     plot,
+    plots_of,
     trace,
 )
 from gfn_runner.report.run_page import PAGE, refresh_of
@@ -211,26 +211,21 @@ def _label(job: JobPage, varied: Sequence[str]) -> str:
     return f"run {job.name}" + (f": {settings}" if settings else "")
 
 
-def _plots(sweep: SweepJobs, colors: Mapping[str, str]) -> tuple[list[PlotSection], list[str]]:
+def _plots(sweep: SweepJobs, colors: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[str]]:
     """All runs' curves in each panel that is made for sweeps; and the panels without data."""
-    made, missing, headline = [], [], _headline(sweep)
-    for section in page_sections(headline):
-        plots = []
-        for panel in section.panels:
-            first = panel.metrics[0]
-            metric = panel.in_sweep or (first if evaluated(first) in headline else "")
-            if not metric:
-                continue
-            if own := _plot(panel, metric, sweep, colors):
-                plots.append(own)
-            elif panel.is_evaluated:
-                title = panel_name(metric).with_unit
-                missing.append(f"{title}: no run has evaluated it on the way.")
-            else:
-                missing.append(f"{name_of(metric).with_unit}: no run has logged {metric}.")
-        if plots:
-            made.append(PlotSection(section.name, section.text, plots))
-    return made, missing
+    headline = _headline(sweep)
+
+    def make(panel: Panel) -> Plot | str:
+        first = panel.metrics[0]
+        metric = panel.in_sweep or (first if evaluated(first) in headline else "")
+        if not metric:
+            return ""
+        if made := _plot(panel, metric, sweep, colors):
+            return made
+        logged = "evaluated it on the way" if panel.is_evaluated else f"logged {metric}"
+        return f"{panel_name(metric).with_unit}: no run has {logged}."
+
+    return plots_of(page_sections(headline), make)
 
 
 def _plot(panel: Panel, metric: str, sweep: SweepJobs, colors: Mapping[str, str]) -> Plot | None:

@@ -1,4 +1,4 @@
-"""Atomic writes of text files, and user errors where a folder cannot be written to."""
+"""Text files: read, written atomically, and user errors where a folder cannot be written to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,33 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
+
+import yaml
 
 from gfn_runner.errors import UserError
 
+T = TypeVar("T")
+# The C loader is ten times as fast.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
+
+
+def read_yaml(path: Path, kind: type[T]) -> T:
+    """What a YAML file holds.
+
+    Raises:
+        ValueError: in one line, if it cannot be read or holds something else than ``kind``.
+    """
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from None
+    if not isinstance(found, kind):
+        raise ValueError("it is empty" if found is None else f"it holds no {kind.__name__}")
+    return found
 
 
 def write_atomically(path: Path, text: str) -> None:

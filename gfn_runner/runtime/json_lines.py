@@ -45,6 +45,21 @@ def loads(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The one JSON object that a file holds.
+
+    Raises:
+        ValueError: if it cannot be read, or holds something else.
+    """
+    try:
+        found = loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    return found
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
 
