@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from gfn_runner.algorithms.em import load_answers
 from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
 from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.live_report import end_pages
 from gfn_runner.callbacks.lookup import find_callback, find_logger
 from gfn_runner.callbacks.preemption import usr2_spares
 from gfn_runner.callbacks.training_log import TrainingLog
@@ -45,7 +46,6 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sharding import ignore_sharded_parameters, shard
 from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.report.headline import optimized_value
-from gfn_runner.report.live import end_pages
 from gfn_runner.run.em_rounds import train_rounds
 from gfn_runner.run.final_evaluation import final_evaluation, write_results
 from gfn_runner.run.resume import BEGUN, Start, other_settings, seconds_before, start_of

@@ -26,16 +26,10 @@ def written_demonstrations(
     rule: StringRule,
     generator: torch.Generator,
 ) -> Written:
-    """Strings of different texts that the bare base model writes; in the order of their draw.
+    """Strings of different texts that the bare base model writes, by condition key; in the order of their draw.
 
     They are the tokens that the model wrote: those that the tokenizer would write the text with may be
     far less probable.
-
-    Args:
-        lm: its adapters do not take part.
-        asked: prompt, number of samples and what is kept of each, by condition key.
-        rule: what may be written, and how long.
-        generator: of the model's device.
     """
     if not asked:
         return {}

@@ -1,24 +1,42 @@
-"""The live page of a run: written when training starts, after each evaluation and at an interruption."""
+"""``report.html`` of a run and of its sweep, written while it trains; an error in a page never ends a run."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 from pydantic import Field
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.lookup import find_callback
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.distributed.ranks import is_rank_zero
-from gfn_runner.report.live import LivePages
+from gfn_runner.errors import UserError
+from gfn_runner.report.history import History
+from gfn_runner.report.run_page import NEWEST, PAGE, write_run_page
+from gfn_runner.report.runs import callback_arguments, read_run
+from gfn_runner.report.samples import first_of_each_set, sample_record
+from gfn_runner.report.states import StateName
+from gfn_runner.report.sweep_jobs import SweepJobs, is_sweep
+from gfn_runner.report.sweep_page import write_sweep_page
+from gfn_runner.runtime.json_lines import write_lines
 from gfn_runner.tasks.base import GFlowNetModule
+
+logger = logging.getLogger(__name__)
+# Of an evaluation set, and of a condition: at least as many as a page shows.
+_CONDITIONS, _SINGLES = 4, 8
+_SHARE = 50  # a run spends at most one in so many of its seconds on its sweep's page
 
 
 class LiveReport(L.Callback):
-    """Has the pages written when training begins, after each evaluation and at an interruption.
+    """Writes the pages when training begins, after each evaluation and at an interruption.
 
-    The last page is written by ``train.py``: baseline rows come after training.
+    :func:`end_pages` writes the last ones: baseline rows come after training.
 
     Args:
         pages: ``live``; ``end`` only at the end; ``off`` never (``python -m gfn_runner.report --pages``
@@ -35,34 +53,94 @@ class LiveReport(L.Callback):
         pause: Annotated[float, Field(ge=0)] = 30.0,
     ) -> None:
         self.pages, self.refresh, self.pause = pages, refresh, pause
-        self.writer: LivePages | None = None
+        self.folder: Path | None = None
         self.evaluation: EvaluationCallback | None = None
+        self._sweep_due = 0.0
+        self._warned: set[str] = set()
+
+    def begin(self, folder: Path) -> LiveReport:
+        """Write pages for the run of this folder."""
+        self.folder = folder
+        self._history = History(folder / "metrics.jsonl")
+        self._sweep = SweepJobs(folder.parent)
+        return self
 
     def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
         self.evaluation = find_callback(trainer, EvaluationCallback)
-        if self.writer is None:
-            folder = Path(trainer.default_root_dir)
-            self.writer = LivePages(
-                folder, pages=self.pages, refresh=self.refresh, pause=self.pause
-            )
-
-    @property
-    def _due(self) -> bool:
-        return self.pages == "live" and is_rank_zero()
+        if self.folder is None:
+            self.begin(Path(trainer.default_root_dir))
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        if self._due and self.writer is not None:
-            self.writer.begun()
+        if self.pages == "live" and is_rank_zero():
+            self.write("running")
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         # The final evaluation's samples are written whole by the recipe.
-        if self._due and self.writer and self.evaluation and not module.final:
-            self.writer.evaluated(trainer.global_step, self.evaluation.samples)
+        is_due = self.pages == "live" and not module.final and is_rank_zero()
+        if is_due and self.evaluation is not None:
+            self.evaluated(trainer.global_step, self.evaluation.samples)
 
     def on_exception(
         self, trainer: L.Trainer, module: GFlowNetModule, exception: BaseException
     ) -> None:
         # Of an error the recipe leaves the reason in the log first, and then a page.
         stops = isinstance(exception, KeyboardInterrupt | SystemExit)
-        if stops and self.writer is not None and self.pages != "off" and is_rank_zero():
-            self.writer.interrupted()
+        if stops and self.pages != "off" and is_rank_zero():
+            self.write("interrupted", at_once=True)
+
+    def evaluated(self, step: int, samples: Sequence[ConditionSamples]) -> None:
+        assert self.folder is not None
+        records = [{"step": step, **sample_record(own, _SINGLES)} for own in samples]
+        with warn_of_errors(self._warn):
+            write_lines(self.folder / NEWEST, first_of_each_set(records, _CONDITIONS))
+        self.write("running")
+
+    def write(self, state: StateName | None, *, at_once: bool = False) -> None:
+        """Write the run's page, and the sweep's if that is due or wanted ``at_once``."""
+        folder = self.folder
+        if folder is None:
+            return
+        if (folder / "config.yaml").is_file():
+            with warn_of_errors(self._warn):
+                write_run_page(folder, self._history, state)
+        if is_sweep(folder.parent) and (at_once or self._sweep_is_due(folder.parent)):
+            before = time.perf_counter()
+            with warn_of_errors(self._warn):
+                write_sweep_page(self._sweep, {folder.name: state} if state else None)
+            self._sweep_due = time.time() + _SHARE * (time.perf_counter() - before)
+
+    def _sweep_is_due(self, sweep: Path) -> bool:
+        """Whether neither this job nor another has written the sweep's page just now."""
+        age = float("inf")
+        with contextlib.suppress(OSError):
+            age = time.time() - (sweep / PAGE).stat().st_mtime
+        return age >= self.pause and time.time() >= self._sweep_due
+
+    def _warn(self, reason: str) -> None:
+        # A disk that is full is so at every evaluation.
+        if reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning("no page: %s; the run goes on", reason)
+
+
+@contextlib.contextmanager
+def warn_of_errors(warn: Callable[[str], None]) -> Iterator[None]:
+    """Within it an error of a page becomes a warning: it must not end the run."""
+    try:
+        yield
+    except UserError as error:
+        warn("; ".join(map(str, error.problems)))
+    except OSError as error:
+        warn(str(error))
+    except Exception as error:
+        warn(f"{type(error).__name__}: {error}")
+
+
+def end_pages(folder: Path) -> None:
+    """Write the pages of a run that has just ended, well or not, as its config says."""
+    options: dict[str, Any] = {}
+    with contextlib.suppress(UserError, ValueError, TypeError):
+        options = callback_arguments(read_run(folder).config, "report") or {"pages": "off"}
+    report = LiveReport(**options)
+    if report.pages != "off":
+        report.begin(folder).write(None, at_once=True)

@@ -16,11 +16,6 @@ def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int | No
 
     The latter is where ``EarlyStopping``, ``ModelCheckpoint`` and others with a ``monitor`` look. (Lightning's
     own ``log`` would write them to the loggers in fp32.)
-
-    Args:
-        trainer: of the run.
-        metrics: by name.
-        step: optimizer step; the trainer's own if none is given.
     """
     trainer.callback_metrics.update({k: torch.tensor(value) for k, value in metrics.items()})
     for logger in trainer.loggers:
@@ -28,11 +23,7 @@ def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int | No
 
 
 def check_monitors(trainer: L.Trainer) -> None:
-    """Refuse a ``monitor`` of Lightning's callbacks that names no scalar; after an evaluation all are known.
-
-    Raises:
-        UserError: with each of them.
-    """
+    """Refuse a ``monitor`` of Lightning's callbacks that names no scalar; after an evaluation all are known."""
     names = list(trainer.callback_metrics)
     problems = []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning's own name

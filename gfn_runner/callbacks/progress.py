@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import lightning as L
 from pydantic import Field
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.lookup import find_callback
-from gfn_runner.callbacks.progress_bar import FittedLine
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.distributed.ranks import is_rank_zero
-from gfn_runner.report.evaluation_line import evaluation_line
+from gfn_runner.report.headline import evaluation_line
 from gfn_runner.runtime.status import EVERY, duration, mute_progress_lines
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -27,6 +33,9 @@ _SHOWN = {
     "train/reward_temperature": "T",
     "train/tokens_per_second": "tokens/s",
 }
+
+_SCALAR = 18  # columns of the terminal for each
+_BAR = 28  # columns for the description, the shortest bar, the time left and what is between them
 
 
 class StepProgress(L.Callback):
@@ -72,9 +81,17 @@ class StepProgress(L.Callback):
         self._first_step, self._started = trainer.global_step, self._clock()
         self._said = self._started
         if self.draws_bars:
-            self._bars = Progress(FittedLine(), console=self.console)
+            self._bars = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(bar_width=None),  # what the others leave of the line
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[scalars]}"),
+                console=self.console,
+                expand=True,
+            )
             self._task = self._bars.add_task(
-                "training", total=trainer.max_steps, completed=trainer.global_step, scalars=()
+                "training", total=trainer.max_steps, completed=trainer.global_step, scalars=""
             )
             self._bars.start()
             mute_progress_lines(+1)
@@ -92,11 +109,18 @@ class StepProgress(L.Callback):
             f"{label} {latest[name]:.3g}" for name, label in _SHOWN.items() if name in latest
         ]
         if self._bars is not None:
-            self._bars.update(self._task, completed=step, scalars=scalars)
+            fitting = self._fitting(scalars, trainer.max_steps)
+            self._bars.update(self._task, completed=step, scalars=fitting)
         elif self.show != "none" and self._is_due(step):
             seconds = f"{latest['train/seconds']:.1f} s/step"
             left = f"{duration(self._seconds_left(step, trainer.max_steps))} left"
             self._say("  ".join([f"step {step}/{trainer.max_steps}", *scalars, seconds, left]))
+
+    def _fitting(self, scalars: Sequence[str], max_steps: int) -> str:
+        """Those from the left for which the terminal has room, each of a steady width."""
+        width = self.console.width - _BAR - 2 * len(str(max_steps))
+        shown = [f"{scalar:<{_SCALAR}}" for scalar in scalars]
+        return "".join(shown[: max(0, width) // _SCALAR])
 
     def _is_due(self, step: int) -> bool:
         """Of a run that goes on, the first step too: else it would look for long as if it did not.

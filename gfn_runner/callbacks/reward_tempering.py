@@ -19,9 +19,6 @@ class RewardTempering(L.Callback):
         start, end: temperatures, > 0.
         steps: optimizer steps from one to the other; 0 means ``end`` from the first step on.
         shape: ``linear``, ``cosine`` (slow at both ends) or ``geometric`` (equal ratios).
-
-    Attributes:
-        schedule: temperature by optimizer step.
     """
 
     def __init__(

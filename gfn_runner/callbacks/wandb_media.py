@@ -116,11 +116,7 @@ def add_samples(
     """A table ``samples/<name>``, of the same conditions whenever it is drawn.
 
     Args:
-        wandb_run: ``None`` while W&B is off.
         most: rows; 0 for no table.
-        name: of the evaluation, or of the row.
-        drawn: its samples.
-        step: optimizer steps of the policy.
         temperature: reward temperature T of φ = log R/T − log q.
     """
     if wandb_run is None:
@@ -141,14 +137,7 @@ def add_samples(
 def add_results(
     wandb_run: WandbRun | None, folder: Path, metrics: Mapping[str, float], step: int
 ) -> None:
-    """What a run's folder holds at its end: metrics as the summary, figures, adapters as artifacts.
-
-    Args:
-        wandb_run: ``None`` while W&B is off.
-        folder: of the run.
-        metrics: as in ``metrics.json``.
-        step: optimizer steps done.
-    """
+    """What a run's folder holds at its end: metrics as the summary, figures, adapters as artifacts."""
     if wandb_run is None:
         return
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}

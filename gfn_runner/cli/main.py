@@ -18,8 +18,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from gfn_runner.cli.callback import ConfigChecks
-from gfn_runner.cli.hooks import NoFolder, Refused
+from gfn_runner.cli.hooks import ConfigChecks, NoFolder, Refused
 from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.cli.screen import show
 from gfn_runner.config.compose import CONF, check_config
@@ -144,7 +143,7 @@ def _job(composed: Any) -> float | None:
 
 def _leave_reason(folder: Path, reason: str) -> None:
     """Say in the run's log why it failed: whoever looks through a sweep's folders has no terminal."""
-    from gfn_runner.report.live import end_pages
+    from gfn_runner.callbacks.live_report import end_pages
 
     with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(f"ERROR gfn_runner.train: the run has failed: {reason.rstrip()}\n")

@@ -34,13 +34,6 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     Args:
         config: of Hydra, its own section included. Local paths of its overrides become absolute, and a
             search gets the direction of its metric.
-
-    Returns:
-        What the sweep is to be within.
-
-    Raises:
-        UserError: with all problems.
-        NoFolder: if the command needs none.
     """
     values = _values_of(config)
     plans = _checked_plans(config, _jobs(values, _searches(config)))
@@ -164,11 +157,7 @@ def _values(override: Override, searches: bool) -> list[str]:
 
 
 def _direction(configs: Sequence[RunConfig]) -> str:
-    """Which way a search goes.
-
-    Raises:
-        UserError: if it has nothing to go by, or two tasks want different ways.
-    """
+    """Which way a search goes."""
     names = {config.optimized_metric or config.default_metric for config in configs}
     directions = {direction_of(name) for name in names}
     if "" in names or len(directions) > 1:
@@ -207,8 +196,6 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
     """Within it Hydra brings the runs to their end; then follow the sweep's table and its page.
 
     Args:
-        folder: of the sweep.
-        pages: whether it has a page.
         plans: its runs; none of a search.
 
     Raises:
@@ -261,7 +248,7 @@ def effect_of_refusal(sweep: Sweep | None) -> str:
 
 def _write_page(sweep: Sweep) -> None:
     """The sweep's page as it is at the end."""
-    from gfn_runner.report.live import warn_of_errors
+    from gfn_runner.callbacks.live_report import warn_of_errors
     from gfn_runner.report.sweep_jobs import SweepJobs
     from gfn_runner.report.sweep_page import write_sweep_page
 

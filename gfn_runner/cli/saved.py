@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from gfn_runner.errors import UserError
+from gfn_runner.runtime.files import read_yaml
 from gfn_runner.runtime.overrides import (
     HYDRA_FILE,
     HYDRA_SWEEP_FILE,
@@ -31,9 +31,6 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
     """What Hydra gets for a command line without the program's name.
 
     With ``resume=<folder>`` and ``run=<folder>`` the overrides of the run there come first.
-
-    Raises:
-        UserError: if a word cannot be read, or the folder holds no run.
     """
     flags, words = flags_and_words(argv)
     if not {"--shell-completion", "-sc"}.isdisjoint(flags):
@@ -57,10 +54,8 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
 def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
     """``--config-dir`` and ``--config-name`` of a run, or of the runs of a sweep, where none is given now."""
     for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
-        with contextlib.suppress(
-            OSError, ValueError, RecursionError, yaml.YAMLError, LookupError, TypeError
-        ):
-            hydra = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            hydra = read_yaml(file, dict)["hydra"]
             sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}
             own = {"--config-dir": sources.get("command-line")}
             own["--config-name"] = hydra["job"]["config_name"]
@@ -84,7 +79,16 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
             f"given {str(folder)!r}, which {missing}",
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
-    saved = by_itself(_saved_lines(file, key))
+    try:
+        lines = read_yaml(file, list)  # an empty list is written [], so an empty file has lost them
+    except ValueError as error:
+        raise UserError.one(
+            key,
+            f"{file} is unreadable: {error}",
+            "the command line that the run was begun with, as a list",
+            "write it there again, a line `- key=value` for each",
+        ) from None
+    saved = by_itself(list(map(str, lines)))
     before, now = _task_of(parsed(saved)), _task_of(overrides)
     if now is not None and now != before:
         raise UserError.one(
@@ -94,23 +98,6 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
         )
     own = [f"hydra.run.dir={verbatim(str(folder))}"] if key == "resume" else []
     return [*saved, *(str(override.input_line) for override in overrides), *own]
-
-
-def _saved_lines(file: Path, key: str) -> list[str]:
-    """The override lines of a run; an empty list is written ``[]``, so an empty file has lost them."""
-    try:
-        lines = yaml.safe_load(file.read_text(encoding="utf-8"))
-        reason = "it is empty" if lines is None else "it holds no list of overrides"
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        lines, reason = None, str(error).splitlines()[0]
-    if not isinstance(lines, list):
-        raise UserError.one(
-            key,
-            f"{file} is unreadable: {reason}",
-            "the command line that the run was begun with, as a list",
-            "write it there again, a line `- key=value` for each",
-        )
-    return [str(line) for line in lines]
 
 
 def _sweep_lines(overrides: Sequence[Override], given: Override) -> list[str]:

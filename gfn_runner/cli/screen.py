@@ -12,7 +12,6 @@ def show(problems: Sequence[Problem], folder: Path | None = None, effect: str = 
     """Problems on one screen.
 
     Args:
-        problems: at least one.
         folder: of the run, if one has begun.
         effect: what comes of them, where neither folder nor its absence says it.
     """

@@ -21,11 +21,7 @@ _AUTO = "auto"
 
 
 def combination_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Problems between the valid parts of a config.
-
-    Args:
-        parts: by name; those that are not valid are missing.
-    """
+    """Problems between the valid parts of a config."""
     for name in ("lm", "sampling", "evaluation"):
         if name in parts:
             yield from parts[name].problems()

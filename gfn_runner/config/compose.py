@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,18 +43,9 @@ OmegaConf.register_new_resolver(
 
 
 def check_config(composed: DictConfig, loaded: dict[str, TaskData] | None = None) -> RunConfig:
-    """Check a config as Hydra composes it; Hydra's own section is passed over.
-
-    Args:
-        composed: the config.
-        loaded: data of other runs of a sweep, see ``validation.check``.
-
-    Raises:
-        UserError: with all problems.
-    """
-    with _collector_paused():
-        # torch and Lightning: a mistyped key is answered without.
-        from gfn_runner.config.validation import check
+    """Check a config as Hydra composes it; Hydra's own section is passed over."""
+    # torch and Lightning: a mistyped key is answered without.
+    from gfn_runner.config.validation import check
 
     plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
@@ -65,15 +53,3 @@ def check_config(composed: DictConfig, loaded: dict[str, TaskData] | None = None
     except OmegaConfBaseException as error:
         raise UserError.one(str(error.full_key or "config"), str(error).splitlines()[0]) from error
     return check(values, loaded=loaded)
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without Python's garbage collector, which takes a fifth of the time of imports and frees nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

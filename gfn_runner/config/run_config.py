@@ -41,20 +41,15 @@ class RunConfig:
         task: the experiment, without a model.
         objective: weights on pairs of φ.
         baseline: what is done in place of GFlowNet training; ``None`` for that.
-        trainer: the arguments of ``lightning.Trainer``.
-        lm, sampling, evaluation, em: see their classes.
         callbacks: by their name in the config, in the order in which Lightning calls them.
         optimized_metric: what a run returns to a search: a metric's name, with a row or group as prefix or
             without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets; ``None``:
             the task's own (``Task.optimized``).
-        seed: of everything random.
         num_threads: CPU threads of torch; ``None`` leaves torch's own choice.
         float32_matmul_precision: as in ``torch.set_float32_matmul_precision``; ``None`` is ``high`` (TF32) on
             a GPU beside weights in half precision, whose own rounding is coarser, and ``highest`` elsewhere.
-        output: folder of all runs.
         resume: folder of the run to go on with; ``auto`` for the one in the run's own folder, if there is
             one; or ``None``.
-        dry_run: show the config and stop.
         mode: ``train``; or what to do with the policy of the folder ``run``.
         run: folder of a finished run, for every mode but ``train``.
         prompt: what the policy reads, for ``sample`` and ``predict``.

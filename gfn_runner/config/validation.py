@@ -77,7 +77,6 @@ def check(
     """Validate a resolved config.
 
     Args:
-        config: plain containers.
         needs_data: whether data that cannot be read are an error. They never are for the modes ``sample`` and
             ``predict``: a policy outlives the files that it was trained on.
         loaded: data by task and seed: those of earlier runs of a sweep, to which this run's are added. Runs that
@@ -128,9 +127,7 @@ class _Found:
     Attributes:
         values: the config, with values as their types have them.
         parts: valid parts by name.
-        problems: of the others.
         paths: settings that may name a local path.
-        needs_data: whether data that cannot be read are a problem.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:

@@ -29,8 +29,6 @@ class RunLogger(WandbLogger):
             hash at the end.
         finish_timeout: seconds that the end of a run waits for a server to take what is not sent yet; 0
             waits for ever.
-        save_dir: the run's folder.
-        config: of the run, plain containers.
         job_type: ``train``, a baseline's name, or ``evaluate``.
         run_tags: of the run itself: task and objective.
 
@@ -56,14 +54,14 @@ class RunLogger(WandbLogger):
     ) -> None:
         self.run: WandbRun | None = start_wandb(
             Path(save_dir),
-            dict(config or {}),
             mode=mode,
-            project=project,
-            entity=entity,
+            finish_timeout=finish_timeout,
             group=group,
             tags=[*tags, *run_tags],
+            project=project,
+            entity=entity,
             job_type=job_type,
-            finish_timeout=finish_timeout,
+            config=dict(config or {}),
         )
         super().__init__(
             save_dir=save_dir,

@@ -12,29 +12,19 @@ import os
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gfn_runner.errors import Problem
 from gfn_runner.runtime.files import write_atomically
+from gfn_runner.runtime.json_lines import object_or_empty
 from gfn_runner.runtime.seeds import derived_seed
 
 logger = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
 """Optimizer steps: the x-axis of every series, under the name that Lightning gives it."""
-_SERIES = (
-    "train",
-    "seconds",
-    "eval",
-    "final",
-    "e_step",
-    "m_step",
-    "histogram",
-    "samples",
-    "figures",
-)
 # So long may one table take that a server has to agree to; the next one would take as long.
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server
@@ -48,7 +38,6 @@ class WandbRun:
     """A started run.
 
     Attributes:
-        run: W&B's own.
         folder: of our run; W&B's files are in ``wandb/`` there.
     """
 
@@ -65,7 +54,6 @@ class WandbRun:
 
         Args:
             what: plural, for the message, such as ``"histograms"``; it names the kind.
-            action: all exceptions of it are caught.
         """
         if what in self._given_up:
             return
@@ -130,20 +118,20 @@ def sync_command(folder: Path) -> str:
 
 def start_wandb(
     folder: Path,
-    config: dict[str, Any],
     *,
     mode: str,
-    project: str,
-    entity: str | None,
-    group: str | None,
-    tags: Sequence[str],
-    job_type: str,
     finish_timeout: float,
+    group: str | None,
+    tags: Iterable[str],
+    **options: Any,
 ) -> WandbRun | None:
     """A run of W&B, or ``None`` if it is off or cannot start. It never asks for anything.
 
-    Its id is derived from the folder, so that a resumed or requeued run continues its own. Arguments: see
-    :class:`~gfn_runner.loggers.wandb.RunLogger`.
+    Its id is derived from the folder, so that a resumed or requeued run continues its own.
+
+    Args:
+        mode, finish_timeout, group, tags: see :class:`~gfn_runner.loggers.wandb.RunLogger`.
+        options: further ones of ``wandb.init``.
     """
     mode = os.environ.get("WANDB_MODE", mode)
     if mode in ("disabled", "off"):
@@ -154,16 +142,12 @@ def start_wandb(
             ".netrc): the run is written offline; the command at its end sends it later"
         )
         mode = "offline"
-    arguments = {
+    arguments = options | {
         "name": "/".join(folder.parts[-3:]),
         "dir": str(folder),
-        "project": project,
-        "entity": entity,
         "group": group or sweep_of(folder),
-        "job_type": job_type,
         "tags": sorted(map(short_tag, set(tags))),
         "id": run_id(folder),
-        "config": config,
         # Offline too: only then does `wandb sync` append a resumed run's second part to the first.
         "resume": "allow",
         # A run before in this process must not get this one's values.
@@ -201,8 +185,7 @@ def _start(folder: Path, arguments: dict[str, Any], mode: str, finish_timeout: f
     )
     run = wandb.init(**arguments, mode=mode, settings=settings)  # type: ignore[arg-type]
     run.define_metric(STEP)
-    for name in _SERIES:
-        run.define_metric(f"{name}/*", step_metric=STEP)
+    run.define_metric("*", step_metric=STEP)
     return WandbRun(run, folder)
 
 
@@ -251,11 +234,9 @@ def run_id(folder: Path) -> str:
 
 def _kept_id(folder: Path) -> dict[str, str]:
     """Id of a run, and the folder that it had when that was written; empty where nothing is kept."""
-    try:
-        known = json.loads((folder / _ID_FILE).read_text(encoding="utf-8"))
-        return {name: str(known[name]) for name in ("id", "folder")}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return {}
+    known = object_or_empty(folder / _ID_FILE)
+    names = ("id", "folder")
+    return {name: str(known[name]) for name in names} if known.keys() >= set(names) else {}
 
 
 def sweep_of(folder: Path) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,32 +41,6 @@ _EQUAL = (
 )
 _PAPERS_SAMPLES = "† The paper's own, by another model under another R:"
 
-# Heading, text, table; and where there is more below it, a text and a table.
-Part = tuple[str, str, Table, tuple[str, Table] | None]
-
-
-@dataclass(frozen=True)
-class SectionParts:
-    """One task's part of a report, as the templates have it.
-
-    Attributes:
-        name: of the task.
-        results: a row a method.
-        published: what the paper's rows are; empty without any.
-        tables: below the results.
-        pictures: figures with their captions.
-        missing: what was left out, and why.
-        only_results: why there is no more than the results; else empty.
-    """
-
-    name: str
-    results: Table
-    published: str = ""
-    tables: Sequence[Part] = ()
-    pictures: Sequence[Picture] = ()
-    missing: Sequence[str] = ()
-    only_results: str = ""
-
 
 def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
     """Everything that a reader of the tables might not expect, a sentence each."""
@@ -85,11 +58,8 @@ def report_content(
     """The values of ``templates/report.html`` and ``report.md``.
 
     Args:
-        runs: all that were given, finished or not.
-        found: a section a task.
         figures: of each section its pictures, and the figures left out with the reason.
         page: folder that the page will lie in; paths are relative to it.
-        arguments: of the command that makes the report again.
     """
     n = sum(run.status == "finished" for run in runs)
     return {
@@ -99,20 +69,20 @@ def report_content(
         "notes": notes(runs, found),
         "no_notes": "Nothing: every run that was given is in the table.",
         "parts": [
-            section_parts(section, *own, page) for section, own in zip(found, figures, strict=True)
+            section_content(section, *own, page)
+            for section, own in zip(found, figures, strict=True)
         ],
     }
 
 
-def only_results(section: Section, why: str) -> SectionParts:
-    return SectionParts(section.name, results(section), only_results=why)
-
-
-def section_parts(
+def section_content(
     section: Section, pictures: Sequence[Picture], missing: Sequence[str], page: Path
-) -> SectionParts:
-    """One task's part of a report."""
-    tables: list[Part] = [("How each was run", "", _origins(section, page), None)]
+) -> dict[str, Any]:
+    """One task's part of a report, as ``templates/section.html`` and ``report.md`` have it."""
+    # Heading, text, table; and where there is more below it, a text and a table.
+    tables: list[tuple[str, str, Table, tuple[str, Table] | None]] = [
+        ("How each was run", "", _origins(section, page), None)
+    ]
     samples = sample_table(section)
     if isinstance(samples, Table):
         papers = _published_samples(section)
@@ -122,8 +92,14 @@ def section_parts(
     equal = equal_compute(section)
     if isinstance(equal, Table):
         tables.append(("At equal test-time compute", _EQUAL, equal, None))
-    published = f"{PUBLISHED}." if section.published else ""
-    return SectionParts(section.name, results(section), published, tables, pictures, missing)
+    return {
+        "name": section.name,
+        "results": results(section),
+        "published": f"{PUBLISHED}." if section.published else "",
+        "tables": tables,
+        "pictures": pictures,
+        "missing": missing,
+    }
 
 
 def _published_samples(section: Section) -> tuple[str, Table] | None:

@@ -31,7 +31,6 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
     """Draw every figure that the folder has the data for, into ``figures/``.
 
     Args:
-        folder: of the run.
         metrics: its final ones; ``None``: as its ``metrics.json`` has them.
 
     Returns:

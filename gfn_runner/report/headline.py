@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rapidfuzz import process
 
 from gfn_runner.errors import UserError
-from gfn_runner.report.table import row_labels
+from gfn_runner.report.table import is_share, row_labels, shown_number
 
 _SHOWN = 12
 # Of these the smaller is the better; of all others the greater.
@@ -21,11 +21,7 @@ _SMALLER = frozenset(
 
 
 def direction_of(metric: str) -> str:
-    """Which way a metric gets better: ``minimize`` or ``maximize``.
-
-    Args:
-        metric: as in ``metrics.json``, with row and evaluation set or without.
-    """
+    """Which way a metric gets better: ``minimize`` or ``maximize``."""
     return "minimize" if _SMALLER & set(metric.split("/")) else "maximize"
 
 
@@ -34,10 +30,34 @@ def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> d
 
     Args:
         headline: names without row and evaluation set, e.g. ``vote_accuracy``.
-        metrics: flat, as in ``metrics.json``.
     """
     found = {name: _mean(f"{_row(metrics)}/{name}", metrics) for name in headline}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def evaluation_line(headline: Sequence[str], step: int, metrics: Mapping[str, float]) -> str:
+    """``evaluation at step 20 (news / stories): bleu 0.41 / 0.38, legal_share 98.4 / 100.0 %``.
+
+    Every metric has its values in the order of the evaluation sets, with a dash where it has no
+    meaning; shares are in %, as in the tables.
+
+    Args:
+        headline: names without evaluation set; what was not measured is left out.
+        metrics: ``<metric>/<evaluation set>``, without a row's prefix.
+    """
+    values: dict[str, dict[str, float]] = {}
+    for name in headline:
+        for full, value in metrics.items():
+            metric, _, group = full.partition("/")
+            if metric == name:
+                values.setdefault(name, {})[group] = value
+    groups = list(dict.fromkeys(group for found in values.values() for group in found))
+    parts = []
+    for name, found in values.items():
+        shown = (shown_number(name, found[g]) if g in found else "–" for g in groups)
+        parts.append(f"{name} {' / '.join(shown)}{' %' if is_share(name) else ''}")
+    sets = f" ({' / '.join(groups)})" if any(groups) else ""
+    return f"evaluation at step {step}{sets}" + (f": {', '.join(parts)}" if parts else "")
 
 
 def memory_at_most(metrics: Mapping[str, float]) -> str:
@@ -56,13 +76,9 @@ def optimized_value(named: str | None, default: str, metrics: Mapping[str, float
         named: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with a row or
             group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the default.
         default: the task's own; it may be missing (no valid sample, say).
-        metrics: flat, as in ``metrics.json``.
 
     Returns:
         ``None`` if nothing was named and the task's own was not measured.
-
-    Raises:
-        UserError: if the metric that was named is not there.
     """
     if named is None:
         return _mean(f"{_row(metrics)}/{default}", metrics)

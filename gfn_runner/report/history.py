@@ -20,7 +20,6 @@ class History:
     is written at every evaluation.
 
     Attributes:
-        path: of ``metrics.jsonl``; it may not exist yet.
         series: by name, optimizer steps (rising) to values; only finite ones.
         source: optimizer step to where its strings came from: one of ``SOURCES``, or ``mixed`` where its
             batches differ.

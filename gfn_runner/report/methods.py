@@ -45,7 +45,6 @@ class Method:
     """One row of the table.
 
     Attributes:
-        label: what it is called beside the others at hand.
         row: prefix of its metrics.
         runs: one a seed, by seed.
         dropped: runs that measured it too, for a seed of which another run is used.

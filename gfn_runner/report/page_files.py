@@ -17,12 +17,6 @@ def write_pages(given: Sequence[str]) -> list[Path]:
 
     A sweep is a folder that Hydra has made for one; and a given folder with runs right below it.
 
-    Args:
-        given: folders of runs or above runs, or patterns as the shell has them.
-
-    Returns:
-        The files written, sweeps last.
-
     Raises:
         UserError: with every folder without a run and every run that cannot be read; the pages of the
             others are written.

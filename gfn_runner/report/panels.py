@@ -21,8 +21,6 @@ class Panel:
         kind: lines over optimizer steps; dots; dots by where strings come from (the policy as it is, a
             tempered one, the replay buffer); areas that add up. W&B's alone: bars of last values, a
             table, pictures.
-        log: whether the y-axis is logarithmic.
-        help: how to read it, a sentence or two.
         absent: why a run that is under way may have no data.
         in_sweep: the metric that a sweep's page draws, one curve a run; empty for none.
         of_buffer: of the replay buffer: nothing to show while that is empty, or of a baseline.

@@ -41,13 +41,7 @@ Trace = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plot:
-    """A panel with its data.
-
-    Attributes:
-        title: with the unit.
-        figure: ``data`` and ``layout`` of Plotly.
-        help: below it.
-    """
+    """A panel with its data."""
 
     title: str
     figure: dict[str, Any]
@@ -71,11 +65,7 @@ def plots_of(
     """Sections as the templates have them, with every plot that there is data for.
 
     Args:
-        sections: in their order.
         make: a panel's plot, or why there is none; without a reason the panel is passed over.
-
-    Returns:
-        The sections that have a plot; and the reasons.
     """
     drawn, missing = [], []
     for section in sections:
@@ -238,11 +228,8 @@ def plot(
     """A plot over optimizer steps.
 
     Args:
-        name: title, unit and range.
-        traces: at least one.
         help: below it; what was left out of the figure is added.
         log: a logarithmic y-axis, unless a value is below 0 or none is above it.
-        most: points of a trace.
     """
     for mode, text in (("lines", "Means of"), ("markers", "One dot in")):
         longest = max((len(own["x"]) for own in traces if own["mode"] == mode), default=0)

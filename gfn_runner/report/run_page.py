@@ -12,7 +12,7 @@ from typing import Any
 
 from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.history import History
-from gfn_runner.report.names import column_title, is_share
+from gfn_runner.report.names import column_title
 from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render, write_page
 from gfn_runner.report.plots import run_plots
 from gfn_runner.report.runs import (
@@ -24,11 +24,12 @@ from gfn_runner.report.runs import (
     trains,
 )
 from gfn_runner.report.samples import first_of_each_set, read_samples
-from gfn_runner.report.states import PATIENCE, State, StateName, duration, state_of
+from gfn_runner.report.states import PATIENCE, State, StateName, state_of
 from gfn_runner.report.sweep_jobs import is_sweep
-from gfn_runner.report.table import columns_of, hundredths, interval_of, row_labels, shown_number
+from gfn_runner.report.table import columns_of, hundredths, metric_cell, row_labels
 from gfn_runner.runtime.json_lines import loads
 from gfn_runner.runtime.overrides import by_itself
+from gfn_runner.runtime.status import duration
 
 PAGE = "report.html"
 NEWEST = "samples_newest.jsonl"
@@ -51,16 +52,8 @@ def write_run_page(
     """Write ``report.html`` into a run's folder.
 
     Args:
-        folder: with a ``config.yaml``.
         history: of the folder, from an earlier time: then only what was added since is read.
         state_name: the state, from the run's own process; see :func:`state_of`.
-
-    Returns:
-        The page's file.
-
-    Raises:
-        UserError: at files that are not what a run writes.
-        OSError: if the page cannot be written; the one before is left.
     """
     run = read_run(folder)
     history = (history or History(folder / "metrics.jsonl")).read()
@@ -146,7 +139,7 @@ def _results(run: Run) -> Table | None:
     labels = row_labels(run.metrics, run.baseline or "this run")
     columns = columns_of(run.metrics, labels, run.headline)
     rows = [
-        (label, *(_result(run.metrics, prefix, name) for name in columns))
+        (label, *(metric_cell(run.metrics, prefix, name) for name in columns))
         for prefix, label in labels.items()
         if any(f"{prefix}/{name}" in run.metrics for name in columns)
     ]
@@ -155,18 +148,6 @@ def _results(run: Run) -> Table | None:
 
 def _all_metrics(run: Run) -> Table:
     return Table(("name", "value"), [(n, f"{run.metrics[n]:.6g}") for n in sorted(run.metrics)])
-
-
-def _result(metrics: Mapping[str, float], prefix: str, name: str) -> str:
-    """A value, and below it its interval where there is one."""
-    if f"{prefix}/{name}" not in metrics:
-        return ""
-    low, high = interval_of(metrics, prefix, name)
-    shown = shown_number(name, metrics[f"{prefix}/{name}"])
-    if low is None or high is None:
-        return shown
-    scale = 100 if is_share(name) else 1
-    return f"{shown}\n[{scale * low:.3g}, {scale * high:.3g}]"
 
 
 def _samples(run: Run) -> tuple[str, Table | None]:

@@ -21,7 +21,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.samples import read_samples
 from gfn_runner.report.saved_config import read_config
 from gfn_runner.runtime.files import read_yaml
-from gfn_runner.runtime.json_lines import loads, read_object
+from gfn_runner.runtime.json_lines import loads, object_or_empty, read_object
 from gfn_runner.runtime.sweep_record import reason
 
 Status = Literal["finished", "unfinished", "failed"]
@@ -35,14 +35,10 @@ class Run:
     """A run's folder.
 
     Attributes:
-        folder: of the run.
-        config: resolved, as ``config.yaml`` has it.
         metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
-        overrides: command-line lines that led to the config.
         environments: what each of its parts ran on, in their order; empty for one that cannot be read.
         status: ``finished``, ``unfinished`` (or still running) or ``failed``.
         why: the reason of a status other than ``finished``.
-        log: the last lines of ``run.log``.
         ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
     """
 
@@ -99,11 +95,7 @@ class Run:
 
     @property
     def temperature(self) -> float:
-        """Reward temperature T at the end of training.
-
-        Raises:
-            UserError: if the config's is no schedule.
-        """
+        """Reward temperature T at the end of training."""
         try:
             schedule = Schedule(**callback_arguments(self.config, "reward_tempering"))
         except (TypeError, ValueError) as error:
@@ -120,11 +112,7 @@ class Run:
         return tuple(name for name in found if name not in others)
 
     def samples(self, row: str) -> list[dict[str, Any]]:
-        """The row's samples, a record a condition; empty if none were written.
-
-        Raises:
-            UserError: if the file cannot be read.
-        """
+        """The row's samples, a record a condition; empty if none were written."""
         name = "samples.jsonl" if row == "final" else f"samples_{row}.jsonl"
         path = (self.folder / name).resolve()
         return _samples(path, path.stat().st_mtime_ns) if path.is_file() else []
@@ -145,9 +133,6 @@ def find_runs(given: Sequence[str]) -> list[Path]:
     """Folders of runs below the given folders, each once, in the order of their names.
 
     A folder with a ``config.yaml`` that names a task is a run; what lies inside of one is its own.
-
-    Args:
-        given: folders, or patterns as the shell has them.
 
     Raises:
         UserError: with every argument that leads to no run.
@@ -221,11 +206,7 @@ def _not_finished(run: Run) -> Problem:
 
 
 def read_run(folder: Path) -> Run:
-    """The run of a folder.
-
-    Raises:
-        UserError: at files that are not what a run writes.
-    """
+    """The run of a folder."""
     config = read_config(folder / "config.yaml")
     metrics, ended = _metrics(folder / "metrics.json")
     overrides: list[Any] = []
@@ -237,7 +218,7 @@ def read_run(folder: Path) -> Run:
         config=config,
         metrics=metrics or {},
         overrides=tuple(map(str, overrides)),
-        environments=tuple(map(_environment, environment_files(folder))),
+        environments=tuple(map(object_or_empty, environment_files(folder))),
         status=status,
         why=why,
         log=tuple(last_lines(folder / "run.log")[-_LOG_LINES:]),
@@ -364,9 +345,3 @@ def last_lines(path: Path) -> list[str]:
 def environment_files(folder: Path) -> list[Path]:
     """``environment*.json`` of each part of a run, in their order."""
     return sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
-
-
-def _environment(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        return read_object(path)
-    return {}

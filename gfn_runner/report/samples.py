@@ -55,10 +55,7 @@ def write_sample_table(
     """A Markdown table of the first conditions with a few samples of each row.
 
     Args:
-        path: the file.
         rows: label to samples; all of the same conditions, in the same order.
-        conditions: how many of them are shown.
-        n: samples of each.
     """
     # A row that answers at once has written nothing.
     rows = {

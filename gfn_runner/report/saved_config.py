@@ -30,11 +30,7 @@ _READ: Mapping[str, type | tuple[type, ...]] = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The resolved config of a run.
-
-    Raises:
-        UserError: if the file cannot be read, or is not what a run writes.
-    """
+    """The resolved config of a run."""
     try:
         config = _parsed(path.resolve(), path.stat().st_mtime_ns)
         wrong = _wrong_entry(config)

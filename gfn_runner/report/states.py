@@ -9,6 +9,7 @@ from typing import Literal
 
 from gfn_runner.report.history import History
 from gfn_runner.report.runs import Run, failure, newest_of, steps_wanted
+from gfn_runner.runtime.status import duration
 
 StateName = Literal["ok", "running", "interrupted", "failed", "silent", "not begun"]
 
@@ -24,13 +25,11 @@ class State:
 
     Attributes:
         name: ``silent`` is a run that has not ended and has written nothing for long.
-        why: the reason, where that is not plain.
         step: last optimizer step; ``None`` before the first, and of a run that trains nothing.
         steps: optimizer steps of the whole run; ``None`` if it trains nothing.
         began: seconds since 1970 at which its newest part began; 0 if that is unknown.
         seen: seconds since 1970 at which it has last written something; 0 for never.
         left: seconds until its training ends; ``None`` if unknown.
-        seconds_per_step: likewise.
     """
 
     name: StateName
@@ -64,8 +63,6 @@ def state_of(run: Run, history: History, state_name: StateName | None = None) ->
     """The state of a run's folder.
 
     Args:
-        run: as its folder has it.
-        history: of the same folder, read.
         state_name: from the run's own process, which counts unless the files say "failed".
     """
     began = newest_of(run.folder.glob("environment*.json"))
@@ -96,13 +93,3 @@ def state_without_config(folder: Path) -> State:
     """Of a job's folder in which no run has written its config: not begun, or failed before that."""
     reason, seen = failure(folder), newest_of([folder / "run.log"])
     return State("failed", reason, seen=seen) if reason else State("not begun", seen=seen)
-
-
-def duration(seconds: float) -> str:
-    """A length of time in one or two units."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours / 24:.1f} days"

@@ -28,14 +28,11 @@ class Section:
     """One task's part of the report.
 
     Attributes:
-        name: of the task.
-        methods: rows of the table.
         columns: ``<metric>/<evaluation set>``.
         headline: metrics that the task puts first.
         published: the paper's rows, in the metric's own unit; of another model.
         beside: of each method that has one, the paper's row that is its own; settings of a task may have
             rows of their own (numbers of examples, say).
-        notes: what a reader has to know of the numbers.
         unfinished: runs of the task that are in none of the methods.
     """
 
@@ -55,9 +52,6 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
     Args:
         runs: any; those that have not finished are passed over here and named by :func:`left_out`.
         metrics: columns, without evaluation sets; the task's headline and a few more if empty.
-
-    Raises:
-        UserError: if no run has a metric of that name.
     """
     by_task: dict[str, list[Run]] = {}
     for run in runs:

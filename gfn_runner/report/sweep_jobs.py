@@ -29,11 +29,7 @@ class JobPage:
     """A job of a sweep, begun or not, as the sweep's page shows it.
 
     Attributes:
-        name: of its folder.
-        overrides: key to value.
         run: ``None`` as long as there is no config in its folder.
-        history: its scalars.
-        state: how far it is.
     """
 
     name: str
@@ -52,7 +48,6 @@ class SweepJobs:
     """A folder of runs. Reading it again costs only what was written since.
 
     Attributes:
-        folder: of the sweep.
         record: of the sweep; an empty one if there is none that can be read.
         jobs: in the order of their names, as of the last time that it was read.
     """
@@ -63,11 +58,7 @@ class SweepJobs:
         self._histories: dict[str, History] = {}
 
     def read(self, state_names: Mapping[str, StateName] | None = None) -> SweepJobs:
-        """Look through the folder.
-
-        Args:
-            state_names: states from a job's own process, by the job's name.
-        """
+        """Look through the folder."""
         try:
             self.record = record.Sweep.read(self.folder)
         except UserError:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from gfn_runner.errors import UserError
-from gfn_runner.report.compose import SectionParts, only_results, section_parts
+from gfn_runner.report.compose import notes, results, section_content
 from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import SOURCES, History
 from gfn_runner.report.names import column_title
@@ -29,10 +29,11 @@ from gfn_runner.report.plots import (
     trace,
 )
 from gfn_runner.report.run_page import PAGE, refresh_of
-from gfn_runner.report.states import StateName, duration
-from gfn_runner.report.summary import left_out, sections, task_of
+from gfn_runner.report.states import StateName
+from gfn_runner.report.summary import sections, task_of
 from gfn_runner.report.sweep_jobs import JobPage, SweepJobs, values_of
 from gfn_runner.report.table import rounded, shown_number
+from gfn_runner.runtime.status import duration
 
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
 _MOST_METHODS = 12
@@ -49,13 +50,9 @@ def write_sweep_page(
     """Write ``report.html`` into a sweep's folder.
 
     Args:
-        sweep: its folder; what was read of it before is not read again.
         state_names: states from a job's own process, by the job's name.
         whole: with the figures and samples of the comparison, which take seconds; ``None``: once no job
             is running or still to come.
-
-    Raises:
-        OSError: if the page cannot be written; the one before is left.
     """
     sweep.read(state_names)
     whole = sweep.has_ended if whole is None else whole
@@ -285,20 +282,18 @@ def _comparison(sweep: SweepJobs, made: Path, whole: bool) -> dict[str, Any]:
         return content
     try:
         found = sections(runs)
-        notes = [*left_out(runs, found), *(note for section in found for note in section.notes)]
-        content["notes"] = notes
-        parts: list[SectionParts] = []
+        content["notes"] = notes(runs, found)
         for section in found:
             if whole and len(section.methods) <= _MOST_METHODS:
                 from gfn_runner.report.method_figures import draw
 
-                parts.append(section_parts(section, *draw(section, made), sweep.folder))
-                continue
-            again = f"python -m gfn_runner.report {shlex.quote(str(sweep.folder))}"
-            why = "it has many methods" if whole else "the sweep goes on"
-            text = f"Without figures and samples, since {why}; they come from: {again}"
-            parts.append(only_results(section, text))
-        content["compared"] = parts
+                part = section_content(section, *draw(section, made), sweep.folder)
+            else:
+                why = "it has many methods" if whole else "the sweep goes on"
+                again = f"python -m gfn_runner.report {shlex.quote(str(sweep.folder))}"
+                text = f"Without figures and samples, since {why}; they come from: {again}"
+                part = {"name": section.name, "results": results(section), "only_results": text}
+            content["compared"].append(part)
     except UserError as error:
         content["problem"] = "; ".join(map(str, error.problems))
     return content

@@ -23,7 +23,6 @@ def result_table(
     """Headline metrics per evaluation set: one table, or one a set where that would be too wide.
 
     Args:
-        task: names headline metrics and published rows.
         metrics: flat, with a row's prefix: ``final/``, ``base_<k>_shot/`` and so on.
         method: what the run's own row is called.
     """
@@ -57,7 +56,7 @@ def _table(
     for name in names:
         table.add_column(_header(name).replace(" ", "\n"), justify="right", no_wrap=True)
     for number, (prefix, label) in enumerate(row_labels(metrics, method).items()):
-        cells = (_cell(metrics, prefix, name) for name in names)
+        cells = (metric_cell(metrics, prefix, name) for name in names)
         table.add_row(label, *cells, style="bold" if number == 0 else "")
     table.add_section()
     for row in task.reference_rows():
@@ -142,21 +141,14 @@ def _four_digits(found: re.Match[str]) -> str:
     return found[0] if float(short) == float(found[0]) else short
 
 
-def _cell(metrics: Mapping[str, float], row: str, name: str) -> str:
+def metric_cell(metrics: Mapping[str, float], row: str, name: str) -> str:
     """A value, and below it its interval where there is one; empty where it was not measured."""
     if f"{row}/{name}" not in metrics:
         return ""
-    low, high = interval_of(metrics, row, name)
+    metric, _, group = name.partition("/")
+    low, high = (metrics.get(f"{row}/{metric}{end}/{group}") for end in ("_low", "_high"))
     shown = shown_number(name, metrics[f"{row}/{name}"])
     if low is None or high is None:
         return shown
     ends = (f"{100 * v:.0f}" if is_share(name) else shown_number(name, v) for v in (low, high))
     return f"{shown}\n{'–'.join(ends)}"
-
-
-def interval_of(
-    metrics: Mapping[str, float], row: str, name: str
-) -> tuple[float | None, float | None]:
-    """The ends of a metric's interval, ``<metric>_low/<set>`` and ``<metric>_high/<set>``."""
-    metric, _, group = name.partition("/")
-    return metrics.get(f"{row}/{metric}_low/{group}"), metrics.get(f"{row}/{metric}_high/{group}")

@@ -44,8 +44,6 @@ def train_rounds(
 
     Args:
         trainer, module, data: of the run. The model has the answer adapter of the run's folder already.
-        em: how many rounds, and how an M-step is made.
-        checkpoint: to begin with, or ``None``.
 
     Returns:
         Of the last round, ``e_step/<metric>``: the evaluation before its M-step; and ``m_step/…``, see
@@ -145,13 +143,7 @@ def _is_logged(lines: Path, step: int) -> bool:
 def resume_problems(
     saved: Mapping[str, Any], config: Mapping[str, Any], folder: Path
 ) -> Iterator[Problem]:
-    """What may not change once an M-step was made: where it was made, and its adapter.
-
-    Args:
-        saved: the config that the run has had.
-        config: the one it is to go on with.
-        folder: of the run.
-    """
+    """What may not change once an M-step was made: where it was made, and its adapter."""
     made = read_record(folder).m_steps
     if not made:
         return

@@ -16,6 +16,7 @@ from gfn_runner.baselines.base import Baseline, Drawing
 from gfn_runner.baselines.rows import baseline_rows
 from gfn_runner.callbacks.demonstrations import fitting_demonstrations
 from gfn_runner.callbacks.evaluation import EvaluationCallback
+from gfn_runner.callbacks.live_report import end_pages
 from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.callbacks.wandb_media import WandbMedia
 from gfn_runner.data.conditions import Condition
@@ -31,7 +32,6 @@ from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.loggers.json_lines import jsonable
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.headline import memory_at_most
-from gfn_runner.report.live import end_pages
 from gfn_runner.report.samples import sample_record, write_sample_table, write_samples
 from gfn_runner.report.table import result_table, row_labels
 from gfn_runner.runtime.files import write_atomically
@@ -56,11 +56,7 @@ def final_evaluation(
     """Evaluate what was trained and the rows to compare it with; write ``samples*.jsonl``.
 
     Args:
-        trainer, module, data: of the run.
-        baseline: what was done in place of GFlowNet training, if anything.
-        trains: whether there is a trained policy.
         final_temperature: reward temperature at which a policy of this run ends.
-        folder: of the run.
 
     Returns:
         ``final/<metric>`` of the policy and ``<row>/<metric>`` of every row; on the first rank only.
@@ -197,14 +193,7 @@ def _as_written(module: GFlowNetModule, trajectories: Trajectories, row: int) ->
 
 
 def write_results(task: Task, method: str, folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write figures, ``metrics.json`` and the page; print the table.
-
-    Args:
-        task: names the headline metrics.
-        method: what the table calls this run.
-        folder: of the run.
-        metrics: all of them.
-    """
+    """Write figures, ``metrics.json`` and the page; print the table."""
     flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
     draw_all(folder, flat)
     # Last of the results: where it lies the run has nothing left to do.

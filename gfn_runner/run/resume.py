@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gfn_runner.algorithms.em import read_record
 from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoint
 from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.report.runs import steps_ended
+from gfn_runner.report.methods import flat
+from gfn_runner.report.runs import environment_files, steps_ended
 from gfn_runner.run.em_rounds import resume_problems
-from gfn_runner.runtime.json_lines import filter_lines, read_metrics
+from gfn_runner.runtime.files import read_yaml
+from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.run_lock import run_is_locked
 
@@ -84,7 +84,7 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
     step = _steps_done(folder, newest)
     if _is_finished(config, folder, step):
         if config.resume == AUTO:
-            return Start(newest, finished=_metrics(folder))
+            return Start(newest, finished=object_or_empty(folder / "metrics.json"))
         raise UserError.one(
             "resume",
             f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
@@ -130,7 +130,7 @@ def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> Non
         why = _all_damaged(damaged)
         logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
         return
-    ended = _metrics(folder).get("run/steps") == step
+    ended = object_or_empty(folder / "metrics.json").get("run/steps") == step
 
     def counts(line: Mapping[str, Any]) -> bool:
         # A final evaluation that was cut off is done again; one that had ended stays.
@@ -147,13 +147,14 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     Raises:
         UserError: if the folder holds another run.
     """
-    if not (folder / OVERRIDES_FILE).exists() or not _metrics(folder):
+    metrics = object_or_empty(folder / "metrics.json")
+    if not (folder / OVERRIDES_FILE).exists() or not metrics:
         return None
     _refuse_other_run(config, folder)
     step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
     if not _is_finished(config, folder, step):
         return None
-    return {name: value for name, value in _metrics(folder).items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _steps_done(folder: Path, checkpoint: Path | None) -> int:
@@ -161,12 +162,12 @@ def _steps_done(folder: Path, checkpoint: Path | None) -> int:
     if checkpoint is not None:
         return int(checkpoint.stem.removeprefix("step-"))
     if damaged_checkpoints(folder / "checkpoints"):
-        return int(_metrics(folder).get("run/steps") or 0)
+        return int(object_or_empty(folder / "metrics.json").get("run/steps") or 0)
     return 0
 
 
 def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
-    metrics = _metrics(folder)
+    metrics = object_or_empty(folder / "metrics.json")
     evaluated = metrics.get("run/steps")
     if not config.trains:
         return evaluated is not None
@@ -174,21 +175,21 @@ def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
     return trained and evaluated == step and read_record(folder).m_steps == config.em.rounds
 
 
-def _metrics(folder: Path) -> dict[str, float | None]:
-    """The final metrics; none where there are none yet."""
-    try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 # -- the same settings ----------------------------------------------------------------------------
 
 
 def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run under settings that its checkpoint does not belong to."""
-    saved, now = _saved_config(folder / "config.yaml"), config.as_dict()
+    file, now = folder / "config.yaml", config.as_dict()
+    try:
+        saved = read_yaml(file, dict)
+    except ValueError as error:  # compared with nothing, every setting would be another one
+        raise UserError.one(
+            "resume",
+            f"{file} is unreadable: {error}",
+            "the config.yaml that the run has written",
+            "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
+        ) from None
     _follow_moved_files(saved, config)
     problems = [
         Problem(
@@ -200,27 +201,6 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     problems += resume_problems(saved, now, folder)
     if problems:
         raise UserError(problems)
-
-
-def _saved_config(file: Path) -> dict[str, Any]:
-    """The config that a run was begun with.
-
-    Raises:
-        UserError: if it cannot be read; compared with nothing, every setting would be another one.
-    """
-    try:
-        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
-        reason = "it is empty" if saved is None else "it holds no settings"
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        saved, reason = None, str(error).splitlines()[0]
-    if not isinstance(saved, dict) or not saved:
-        raise UserError.one(
-            "resume",
-            f"{file} is unreadable: {reason}",
-            "the config.yaml that the run has written",
-            "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
-        )
-    return saved
 
 
 def _follow_moved_files(saved: dict[str, Any], config: RunConfig) -> None:
@@ -248,22 +228,14 @@ def _at(tree: Any, key: str) -> Any:
 
 def other_settings(config: RunConfig, folder: Path) -> list[str]:
     """Keys in which a run was made with others than these, as ``key=<what it was>``."""
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    before, now = dict(_leaves(saved)), dict(_leaves(config.as_dict()))
+    saved = read_yaml(folder / "config.yaml", dict)
+    before, now = flat(saved), flat(config.as_dict())
     passing = ("resume", "output", "dry_run", "logger.")
     return [
         f"{key}={before.get(key)}"
         for key in dict.fromkeys((*before, *now))
         if before.get(key) != now.get(key) and not key.startswith(passing)
     ]
-
-
-def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for name, branch in tree.items():
-            yield from _leaves(branch, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, tree
 
 
 # -- earlier parts, earlier runs ------------------------------------------------------------------
@@ -275,22 +247,14 @@ def seconds_before(folder: Path) -> float:
     What a part did after the checkpoint that the next one went on from is lost, and its time with it;
     so is that of a part whose beginning nobody wrote down.
     """
-    parts = sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))
-    begun = [_begun(path) for path in parts]
+    begun = [object_or_empty(path).get(BEGUN) for path in environment_files(folder)]
     log = folder / "metrics.jsonl"
     times = [record["time"] for record in read_metrics(log)] if log.is_file() else []
     return sum(
         max((time - begin for time in times if begin <= time < end), default=0.0)
         for begin, end in pairwise(begun)
-        if begin is not None and end is not None
+        if isinstance(begin, float) and isinstance(end, float)
     )
-
-
-def _begun(path: Path) -> float | None:
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))[BEGUN])
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        return None
 
 
 def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str]) -> Path | None:
@@ -300,12 +264,11 @@ def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str])
     """
     for file in sorted(parent.glob(f"*/*/{OVERRIDES_FILE}"), reverse=True):
         folder = file.parent
-        try:
-            same = sorted(yaml.safe_load(file.read_text(encoding="utf-8"))) == sorted(overrides)
-        except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError):
-            continue
+        same = False
+        with contextlib.suppress(ValueError, TypeError):
+            same = sorted(read_yaml(file, list)) == sorted(overrides)
         # Cheaply: which checkpoint a run has is not looked at.
-        ended = steps_ended(_metrics(folder))
+        ended = steps_ended(object_or_empty(folder / "metrics.json"))
         finished = ended is not None and (not config.trains or ended == config.total_steps)
         if same and not finished and not run_is_locked(folder):
             return folder

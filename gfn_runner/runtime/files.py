@@ -94,11 +94,7 @@ def check_writable(folder: Path) -> None:
 
 
 def warn_once_if_unwritable(log: logging.Logger) -> None:
-    """Warn once that a log file cannot be written, in place of a traceback for every line.
-
-    Args:
-        log: the one whose handlers write files; they print as well.
-    """
+    """Warn once that a log file cannot be written, in place of a traceback for every line."""
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
             handle = partial(_handle_error, handler, [])
@@ -118,13 +114,7 @@ def _handle_error(
 
 @contextlib.contextmanager
 def report_write_errors(folder: Path, key: str, fix: str) -> Iterator[None]:
-    """Turn write errors below a folder into a ``UserError``: a full disk, no permission.
-
-    Args:
-        folder: that is written to.
-        key: of the config that names it.
-        fix: what to do then.
-    """
+    """Turn write errors below a folder into a ``UserError`` of a key: a full disk, no permission."""
     try:
         yield
     except Exception as error:

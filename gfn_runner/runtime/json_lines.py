@@ -60,6 +60,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def object_or_empty(path: Path) -> dict[str, Any]:
+    """The one JSON object that a file holds; an empty one where it holds none that can be read."""
+    with contextlib.suppress(ValueError):
+        return read_object(path)
+    return {}
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
 

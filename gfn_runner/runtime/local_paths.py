@@ -32,7 +32,6 @@ class LocalPath:
         """The absolute path that a text means, or the text.
 
         Args:
-            text: as it was given.
             folder: where a relative path is looked for before the working directory.
         """
         if text in self.words:

@@ -149,7 +149,6 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
     """What a run's ``overrides.yaml`` holds: one line a key, the last one given, in their order.
 
     Args:
-        lines: of the command line, without flags.
         task: the one that was chosen, named in any case.
     """
     latest: dict[str, str] = {}
@@ -193,7 +192,6 @@ def absolute_lines(lines: Sequence[str], paths: Iterable[tuple[str, LocalPath, A
 
     Args:
         lines: as given in the directory that their paths are relative to.
-        paths: of the configs that they lead to, see ``local_paths``.
     """
     marks: dict[str, LocalPath] = {}
     values: dict[str, set[str]] = {}

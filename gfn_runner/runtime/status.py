@@ -22,8 +22,6 @@ class ProgressLogger:
     minute, so that many short ones are not silent.
 
     Attributes:
-        what: the work, for the line.
-        total, done: in ``unit``.
         part: of the work, for the line: an evaluation set, say.
     """
 

@@ -31,7 +31,6 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        number: within the sweep, from 0.
         overrides: command-line lines, those to Hydra itself left out.
         folder: of the run, seen from the sweep's.
         state: ``waiting`` (nobody has it yet), ``submitted`` (in a cluster's queue), ``running``, ``ok``,
@@ -39,10 +38,8 @@ class Job:
         why: why it is in that state; empty for ``ok``.
         again: false if it had finished before this start of the sweep and was not run again.
         value: what it returned, as ``optimized_metric`` says.
-        metrics: headline metrics, averaged over evaluation sets.
         minutes: of ``ok`` those of the run, all its parts (``run/minutes``); else those that its process
             took in this start of the sweep.
-        job_id: in the cluster.
     """
 
     number: int
@@ -70,9 +67,7 @@ class Sweep:
     """A sweep in its folder.
 
     Attributes:
-        folder: of the sweep.
         overrides: command-line lines that led to it; ``resume=<folder>`` begins with them.
-        jobs: in the order of their numbers.
         searches: whether it is a search under way, which draws the values of its next runs later.
         unwritten: whether the disk has refused the newest record.
     """
@@ -85,11 +80,7 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """The sweep that a folder holds; an empty one if it holds none.
-
-        Raises:
-            UserError: if its record cannot be read.
-        """
+        """The sweep that a folder holds; an empty one if it holds none."""
         path = folder / RECORD
         if not os.path.isfile(path):  # of a name that is too long too
             return cls(folder)
@@ -123,9 +114,6 @@ class Sweep:
         """Write the record while runs are under way: none ends because the disk refuses it.
 
         A refusal is reported once, and the record written later.
-
-        Args:
-            changed: whether there is anything new; else only what was refused before is written.
         """
         if not changed and not self.unwritten:
             return
@@ -141,9 +129,6 @@ class Sweep:
         """Take jobs into the record; one that it has already keeps its id in the cluster.
 
         A job's folder belongs to its overrides once its run has begun.
-
-        Returns:
-            The record's own entries, in the order given.
 
         Raises:
             UserError: with every folder that two jobs share, or that was another job's before.

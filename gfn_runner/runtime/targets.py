@@ -2,7 +2,8 @@
 
 A node's arguments are those of a class's constructor (or of a function). The type hints of the signature are
 the schema: ``Annotated[int, Field(ge=1)]`` bounds a value, a nested pydantic dataclass takes a mapping. A
-constructor that passes ``**options`` on to its base class has the base's arguments too.
+constructor that passes ``**options`` on to its base class has the base's arguments too. Functions raise
+``UserError`` with all that is wrong, each under its config key.
 """
 
 from __future__ import annotations
@@ -29,16 +30,7 @@ _MOST_SHOWN = 40  # names of an error's list
 
 
 def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., Any]:
-    """What the ``_target_`` of a node names.
-
-    Args:
-        key: config key of the node, for errors.
-        node: a mapping with ``_target_``.
-        base: what the target has to be a subclass of, if anything.
-
-    Raises:
-        UserError: if there is no such thing, or it is no subclass of ``base``.
-    """
+    """What the ``_target_`` of a node names."""
     allowed = f"a subclass of {base.__name__}" if base else "the import path of a class"
     if not isinstance(node, Mapping):
         raise UserError.one(key, f"given {node!r}", f"a config with a _target_: {allowed}")
@@ -73,13 +65,7 @@ def checked_arguments(
     A nested ``_target_`` node stays one; the object that it names is validated in its place.
 
     Args:
-        key: config key of the node.
-        node: plain containers.
-        target: what its ``_target_`` names.
         runtime: arguments that the program gives, not the config.
-
-    Raises:
-        UserError: with every unknown, missing and impossible argument.
     """
     nested = {name: value for name, value in node.items() if _is_node(value)}
     return _arguments_with_objects(key, node, target, runtime) | nested
@@ -117,11 +103,7 @@ def _arguments_with_objects(
 
 
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
-    """``hydra.utils.instantiate`` of a node with checked arguments, and those that the program gives.
-
-    Raises:
-        UserError: as :func:`checked_arguments`, and for what the constructor itself refuses.
-    """
+    """``hydra.utils.instantiate`` of a node with checked arguments, and those that the program gives."""
     target = target_of(key, node, base)
     arguments = _arguments_with_objects(key, node, target, tuple(runtime))
     if node.get("_partial_"):
@@ -138,11 +120,7 @@ def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **r
 
 
 def validated(key: str, given: Any, kind: Any) -> Any:
-    """A value of the config key ``key`` in the type ``kind``.
-
-    Raises:
-        UserError: with every unknown key, wrong type and impossible value.
-    """
+    """A value of the config key ``key`` in the type ``kind``."""
     if hasattr(kind, "__pydantic_fields__") and not isinstance(given, Mapping):
         raise UserError.one(key, f"given {given!r}", f"keys: {', '.join(_fields(kind))}")
     try:

@@ -55,9 +55,6 @@ def _schemas() -> dict[str, type]:
 def launcher_options(given: Mapping[str, Any]) -> Any:
     """The options of a launcher, as a dataclass; ``None`` for one without options.
 
-    Args:
-        given: ``hydra.launcher``, resolved.
-
     Raises:
         UserError: with all options that are unknown or of the wrong type, or if packages are missing.
     """
@@ -94,8 +91,6 @@ def launcher_problems(
     """What is wrong with a launcher; nothing is submitted.
 
     Args:
-        given: ``hydra.launcher``, resolved.
-        processes: of each run.
         n_runs: that will be submitted together.
     """
     try:

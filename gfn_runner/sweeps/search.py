@@ -30,7 +30,6 @@ def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
     with the values that they had.
 
     Args:
-        sweeper: hydra-optuna-sweeper's, set up by Hydra.
         arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
         seed: of the sampler, plus the number of trials before, so that a search that goes on
             does not draw the same values again. ``None``: another one each time.

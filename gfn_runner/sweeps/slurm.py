@@ -1,4 +1,7 @@
-"""What SLURM says: its partitions, the states of jobs, whether it would take one. Submits nothing."""
+"""What SLURM says: its partitions, the states of jobs, whether it would take one. Submits nothing.
+
+Every function raises ``Unreachable`` where it does not answer.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,7 @@ class JobState:
 
 
 def partitions() -> list[Partition]:
-    """All partitions that this user sees.
-
-    Raises:
-        Unreachable: without an answer.
-    """
+    """All partitions that this user sees."""
     found = {}
     for line in _ask("sinfo", "-h", "-o", "%P|%l").splitlines():
         name, _, limit = line.strip().partition("|")
@@ -78,11 +77,7 @@ def minutes(limit: str) -> float | None:
 
 
 def states(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """The state of each job, elements of arrays (``12_3``) too. Needs no accounting.
-
-    Raises:
-        Unreachable: without an answer.
-    """
+    """The state of each job, elements of arrays (``12_3``) too. Needs no accounting."""
     queue = _read("JobID|State|Reason", _squeue("%i|%T|%r"))
     # An array that is cancelled before any of it has begun has no elements any more.
     found = {job_id: queue.get(job_id) or queue.get(job_id.split("_")[0]) for job_id in job_ids}
@@ -108,11 +103,7 @@ def _state(fields: Mapping[str, str] | None) -> JobState:
 
 
 def submitted_from(folder: Path) -> list[str]:
-    """Jobs whose batch script is in a folder and that have not ended, elements of arrays too.
-
-    Raises:
-        Unreachable: without an answer.
-    """
+    """Jobs whose batch script is in a folder and that have not ended, elements of arrays too."""
     queue = _read("JobID|State|Script", _squeue("%i|%T|%o"))
     return [
         job_id
@@ -123,11 +114,7 @@ def submitted_from(folder: Path) -> list[str]:
 
 
 def cancel(job_ids: Sequence[str], seconds: float = 600, poll: float = 1) -> None:
-    """Cancel jobs, and wait until they have ended: one that trains saves first.
-
-    Raises:
-        Unreachable: without an answer, or if one has not ended after so many seconds.
-    """
+    """Cancel jobs, and wait until they have ended: one that trains saves first."""
     _ask("scancel", *job_ids)
     deadline = time.monotonic() + seconds
     while left := [name for name, seen in states(job_ids).items() if seen.state not in OVER]:
@@ -137,11 +124,7 @@ def cancel(job_ids: Sequence[str], seconds: float = 600, poll: float = 1) -> Non
 
 
 def refusal(script: str) -> str:
-    """What SLURM says against a batch script; empty if it would take it. Submits nothing.
-
-    Raises:
-        Unreachable: without an answer.
-    """
+    """What SLURM says against a batch script; empty if it would take it. Submits nothing."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script, encoding="utf-8")

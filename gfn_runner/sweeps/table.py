@@ -121,14 +121,7 @@ def _overrides(jobs: Sequence[Job], common: Sequence[str]) -> list[list[str]]:
 
 
 def _short_keys(runs: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The last parts of those keys that have several, where no two keys share it.
-
-    Args:
-        runs: overrides of each.
-
-    Returns:
-        ``optimizer.lr`` → ``lr``.
-    """
+    """The last parts of those keys that have several, where no two keys share it."""
     keys = dict.fromkeys(line.partition("=")[0].lstrip("+~") for own in runs for line in own)
     ends = {key: re.split(r"[./]", key.partition("@")[0])[-1] for key in keys}
     counts = Counter(ends.values())

@@ -10,7 +10,6 @@ import yaml
 
 from gfn_runner.callbacks import live_report
 from gfn_runner.callbacks.live_report import LiveReport
-from gfn_runner.report import live
 from tests.runs import SMALL, exit_code, lines_of, run
 
 QUICK = ("callbacks.evaluation.every_n_steps=1", "evaluation.baseline_shots=[]")
@@ -36,7 +35,7 @@ def test_a_finished_runs_page(finished):
 
 def test_the_page_is_written_anew_at_every_evaluation(tmp_path, monkeypatch):
     seen = []
-    whole = live.write_run_page
+    whole = live_report.write_run_page
 
     def recorded(folder, history, state_name):
         path = whole(folder, history, state_name)
@@ -44,7 +43,7 @@ def test_the_page_is_written_anew_at_every_evaluation(tmp_path, monkeypatch):
         seen.append((facts(page)["optimizer step"], state_name, "<body data-refresh=" in page))
         return path
 
-    monkeypatch.setattr(live, "write_run_page", recorded)
+    monkeypatch.setattr(live_report, "write_run_page", recorded)
     run(tmp_path / "r", "trainer.max_steps=4", *QUICK, "callbacks.evaluation.every_n_steps=2")
     assert seen == [
         ("0 of 4", "running", True), ("2 of 4", "running", True), ("4 of 4", "running", True),
@@ -54,11 +53,10 @@ def test_the_page_is_written_anew_at_every_evaluation(tmp_path, monkeypatch):
 
 def test_only_the_first_rank_writes(monkeypatch):
     calls = []
-    pages = SimpleNamespace(
-        begun=lambda: calls.append("begun"), evaluated=lambda *_: calls.append("evaluated")
-    )
     callback = LiveReport()
-    callback.writer, callback.evaluation = pages, SimpleNamespace(samples=[])
+    monkeypatch.setattr(callback, "write", lambda state: calls.append(state))
+    monkeypatch.setattr(callback, "evaluated", lambda *_: calls.append("evaluated"))
+    callback.evaluation = SimpleNamespace(samples=[])
     module = SimpleNamespace(final=False)
     trainer = SimpleNamespace(global_step=1)
     monkeypatch.setattr(live_report, "is_rank_zero", lambda: False)
@@ -70,7 +68,7 @@ def test_only_the_first_rank_writes(monkeypatch):
     callback.on_validation_end(trainer, module)
     module.final = True
     callback.on_validation_end(trainer, module)
-    assert calls == ["begun", "evaluated"]
+    assert calls == ["running", "evaluated"]
 
 
 @pytest.mark.slow

@@ -25,8 +25,7 @@ from gfn_runner.loggers.wandb_run import start_wandb
 
 folder = Path(sys.argv[1])
 own = start_wandb(
-    folder, {}, mode="online", project="p", entity=None, group=None, tags=(), job_type="train",
-    finish_timeout=3,
+    folder, mode="online", finish_timeout=3, group=None, tags=(), project="p", config={},
 )
 own.log("scalars", {"train/loss": 1.0}, 1)
 print(json.dumps({"offline": own.offline}), flush=True)

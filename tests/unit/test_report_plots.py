@@ -7,11 +7,12 @@ import threading
 
 import pytest
 
+from gfn_runner.callbacks import live_report
+from gfn_runner.callbacks.live_report import LiveReport, end_pages
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.report import live, page, run_page
+from gfn_runner.report import page, run_page
 from gfn_runner.report.history import History
-from gfn_runner.report.live import LivePages
 from gfn_runner.report.names import Name
 from gfn_runner.report.page import write_page
 from gfn_runner.report.plots import MOST_POINTS, dots, log_floor, plot, trace
@@ -122,8 +123,8 @@ def samples(n=6, singles=20):
 
 def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
     folder = make_run(tmp_path / "r", steps=2, finished=False)
-    pages = LivePages(folder)
-    pages.begun()
+    pages = LiveReport().begin(folder)
+    pages.write("running")
     assert "None yet" in (folder / "report.html").read_text()
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(training(3)) + "\n")
@@ -132,7 +133,7 @@ def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
     assert "<dd>3 of 6</dd>" in html and "<td>new</td>" in html and "at optimizer step 3" in html
     kept = [json.loads(line) for line in (folder / "samples_newest.jsonl").read_text().splitlines()]
     assert len(kept) == 4 and len(kept[0]["singles"]) == len(kept[0]["log_pf"]) == 8
-    pages.interrupted()
+    pages.write("interrupted", at_once=True)
     assert "interrupted</b>" in (folder / "report.html").read_text()
 
 
@@ -142,13 +143,13 @@ def test_a_page_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeypatch,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(live, "write_lines", full)
+    monkeypatch.setattr(live_report, "write_lines", full)
     monkeypatch.setattr(run_page, "write_page", full)
-    pages = LivePages(folder)
+    pages = LiveReport().begin(folder)
     for step in range(3):
         pages.evaluated(step, samples())
     monkeypatch.setattr(run_page, "render", lambda *_, **__: 1 / 0)
-    pages.begun()
+    pages.write("running")
     assert [record.getMessage() for record in caplog.records] == [
         "no page: [Errno 28] No space left on device; the run goes on",
         "no page: ZeroDivisionError: division by zero; the run goes on",
@@ -158,5 +159,5 @@ def test_a_page_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeypatch,
 def test_pages_at_the_end_are_written_unless_they_are_off(tmp_path):
     for when in ("off", "end", "live"):
         folder = make_run(tmp_path / when, callbacks={"report": {"pages": when}})
-        live.end_pages(folder)
+        end_pages(folder)
         assert (folder / "report.html").is_file() == (when != "off")

@@ -57,7 +57,7 @@ def test_a_page_has_state_results_samples_command_config_and_log(finished):
     assert facts["method"] == "GFlowNet, JointBalance" and facts["commit"] == "c0ffeec0ff"
     assert "python -m gfn_runner task=arithmetic seed=3 &#39;task.terminator=" in finished
     assert "max_steps: 6" in finished and "something &lt;odd&gt;" in finished
-    assert "<td>this run</td><td>25.0\n[10, 40]</td><td>25.0</td>" in finished
+    assert "<td>this run</td><td>25.0\n10–40</td><td>25.0</td>" in finished
     assert "<td>1 + 1 = ?</td><td>2</td><td>the last</td><td>−1.50</td><td>−0.25</td>" in finished
     assert "<td></td><td></td><td>(empty)</td><td>−9.00</td>" in finished
     assert not reloads(finished)
@@ -180,7 +180,7 @@ def test_a_run_that_writes_nothing_is_silent(tmp_path):
         os.utime(path, (before, before))
     history = History(folder / "metrics.jsonl").read()
     state = state_of(read_run(folder), history)
-    assert state.name == "silent" and state.why.startswith("nothing written for 83 min")
+    assert state.name == "silent" and state.why.startswith("nothing written for 1 h 23 min")
     assert not reloads(page_of(folder))
     # Its own process knows better: it is at a long evaluation.
     assert state_of(read_run(folder), history, "running").name == "running"

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from gfn_runner.report import live, page_files, run_page
+from gfn_runner.callbacks.live_report import LiveReport, end_pages
+from gfn_runner.report import page_files, run_page
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.history import History
-from gfn_runner.report.live import LivePages
 from gfn_runner.report.sweep_jobs import SweepJobs
 from gfn_runner.report.sweep_page import colors_of, write_sweep_page
 
@@ -44,7 +44,7 @@ def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
     folder = make_sweep(tmp_path / "s", *jobs, overrides=lines, searches=True)
     for n in range(3):
         make_run(folder / str(n), task={"_target_": "gfn_runner.tasks.random_number.RandomNumbers"})
-    LivePages(folder / "2", pause=0).begun()
+    LiveReport(pause=0).begin(folder / "2").write("running")
     html = (folder / "report.html").read_text()
     assert "Best of the search so far: run 1, exact_kl 0.25." in html
     assert [row[2] for row in rows_of(html)[1:]] == ["0.3333", "1.333", "2.333"]
@@ -141,20 +141,20 @@ def test_finished_runs_of_a_sweep_are_compared(tmp_path):
 def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
     sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
     folder = make_run(sweep / "0", steps=2, finished=False)
-    pages = LivePages(folder, pause=1000)
+    pages = LiveReport(pause=1000).begin(folder)
     path = sweep / "report.html"
-    pages.begun()
+    pages.write("running")
     assert [row[1] for row in rows_of(path.read_text())] == ["state", "running", "not begun"]
     path.write_text("another job's")
     # Neither so soon after another job, nor so soon after its own.
-    LivePages(folder, pause=1000).evaluated(2, [])
+    LiveReport(pause=1000).begin(folder).evaluated(2, [])
     pages.pause = 0
     pages._sweep_due = time.time() + 5
     pages.evaluated(2, [])
     assert path.read_text() == "another job's"
-    LivePages(folder, pause=0).evaluated(2, [])
+    LiveReport(pause=0).begin(folder).evaluated(2, [])
     assert len(rows_of(path.read_text())) == 3
-    pages.interrupted()
+    pages.write("interrupted", at_once=True)
     assert [row[1] for row in rows_of(path.read_text())] == ["state", "interrupted", "not begun"]
 
 
@@ -162,7 +162,7 @@ def test_a_job_without_a_config_only_has_its_row(tmp_path, caplog):
     sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
     (sweep / "0").mkdir()
     (sweep / "0/run.log").write_text("ERROR gfn_runner.app: the run has failed: no\n")
-    live.end_pages(sweep / "0")
+    end_pages(sweep / "0")
     states = [row[1] for row in rows_of((sweep / "report.html").read_text())]
     assert states[1:] == ["failed", "not begun"]
     assert not (sweep / "0/report.html").exists() and not caplog.records

@@ -68,15 +68,10 @@ def launch(
 
     Args:
         launcher: one of ``hydra_plugins/gfn_runner_launchers.py``, set up by Hydra.
-        job_overrides: of each run.
         first: number of the first one within the sweep.
 
     Returns:
         What each run returns; ``None`` of one that has failed, at which no sweeper stops.
-
-    Raises:
-        InvalidSweep: if the sweep's folder holds other runs, another process is at this sweep, or SLURM
-            does not say what it has of it.
     """
     with _locked_sweep(launcher) as folder:
         jobs = _launch(launcher, folder, job_overrides, first)

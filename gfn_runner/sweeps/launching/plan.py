@@ -30,9 +30,7 @@ class Plan:
     """A run of the sweep, validated.
 
     Attributes:
-        job: its entry in the record.
         composed: its config, Hydra's section included.
-        config: validated.
         logged: bytes of the run's log before it was started.
         began: when it was started, seconds since 1970.
     """
@@ -122,14 +120,7 @@ class Plan:
 def compose_job(
     loader: Any, config: DictConfig, overrides: Sequence[str], number: int
 ) -> tuple[Job, DictConfig]:
-    """A run's entry in the record, and its config with Hydra's section.
-
-    Args:
-        loader: Hydra's, of configs.
-        config: of the sweep.
-        overrides: of the run.
-        number: of the run.
-    """
+    """A run's entry in the record, and its config with Hydra's section."""
     lines = list(overrides)
     if not any(line.lstrip("+").startswith("resume=") for line in lines):
         lines.append(f"resume={AUTO}")
@@ -152,12 +143,7 @@ def validate_job(job: Job, composed: DictConfig, loaded: dict[str, TaskData]) ->
     """The run, validated.
 
     Args:
-        job: its entry in the record.
-        composed: its config.
         loaded: data of the sweep's other runs, see ``validation.check``.
-
-    Raises:
-        UserError: with every problem of its config.
     """
     with checked_for(composed.hydra.launcher._target_):
         return Plan(job, composed, check_config(composed, loaded))
