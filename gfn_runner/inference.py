@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from gfn_runner.algorithms.em import load_answers
 from gfn_runner.config.run_config import RunConfig
@@ -33,6 +32,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.metrics.predictive import posterior_predictive
 from gfn_runner.rewards.reward import string_log_reward
+from gfn_runner.runtime.files import read_yaml
 from gfn_runner.runtime.seeds import torch_generator_for
 
 Prompt = str | Sequence[Mapping[str, str]]
@@ -249,14 +249,8 @@ def saved_config(folder: Path) -> RunConfig:
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     try:
-        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        reason = "it holds no settings"
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        values, reason = None, str(error).partition("\n")[0]
-    if not isinstance(values, dict):
-        what, allowed = (
-            f"{file} is unreadable: {reason}",
-            "the config.yaml that the run has written",
-        )
-        raise UserError.one("run", what, allowed)
+        values = read_yaml(file, dict)
+    except ValueError as error:
+        allowed = "the config.yaml that the run has written"
+        raise UserError.one("run", f"{file} is unreadable: {error}", allowed) from None
     return check(values, needs_data=False)

@@ -92,9 +92,9 @@ def train_and_evaluate(
                 stack.enter_context(acquire_run_lock(folder))
             start, file = _prepare(config, folder, overrides), folder / "config.yaml"
         stack.enter_context(launch_ranks(processes, file))
-        folder, start, values = broadcast((folder, start, config.as_dict()))
+        folder, start, values = broadcast((folder, start, config.values))
         assert folder is not None and start is not None
-        if values != config.as_dict():
+        if values != config.values:
             config = check(values)  # torchrun's ranks compose their own, e.g. of other variables
         if start.finished is not None:
             if is_rank_zero():
@@ -259,7 +259,7 @@ def _loggers(config: RunConfig, folder: Path) -> list[Any]:
     if not is_rank_zero():
         return []
     return config.make_loggers(
-        save_dir=str(folder), config=config.as_dict(), job_type=config.method, run_tags=config.tags
+        save_dir=str(folder), config=config.values, job_type=config.method, run_tags=config.tags
     )
 
 
@@ -310,7 +310,7 @@ def _leaves_folder_alone() -> Iterator[None]:
 
 def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Leave the resolved config, the overrides and the environment in the folder."""
-    text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True)
     write_atomically(folder / "config.yaml", text)
     write_atomically(folder / OVERRIDES_FILE, yaml.safe_dump(list(overrides)))
     # A resumed run may go on elsewhere: each part says where it ran.

@@ -12,8 +12,8 @@ from gfn_runner.report import panels
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import find_runs, read_runs
+from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.summary import sections
-from gfn_runner.report.sweep_jobs import SweepJobs
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.json_lines import write_lines
 

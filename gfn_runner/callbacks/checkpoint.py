@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import shutil
 import time
 import zipfile
@@ -21,12 +20,12 @@ from pydantic import Field
 
 from gfn_runner.distributed.ranks import barrier, broadcast, is_rank_zero
 from gfn_runner.errors import UserError
-from gfn_runner.runtime.files import sync, sync_folder
+from gfn_runner.runtime.files import atomic_writer
 from gfn_runner.runtime.json_lines import LineAppender
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
-_DAMAGED, _UNFINISHED = ".damaged", ".part"
+_DAMAGED = ".damaged"
 _WAITING = "waiting_lines"
 _PAUSE = 1.0  # seconds before a file that could not be read is tried again
 
@@ -150,7 +149,7 @@ class AdapterCheckpoint(L.Callback):
     def _remove_old(self) -> None:
         """Remove what is older than is to be kept, and what a killed process had half written."""
         old = sorted(self.folder.glob(_PATTERN))[: -self.keep]
-        for path in [*old, *self.folder.glob(f"step-*{_UNFINISHED}")]:
+        for path in [*old, *self.folder.glob("step-*.part")]:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -183,21 +182,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         path, self.problem = Path(path), None
-        unfinished = path.with_suffix(_UNFINISHED)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            with atomic_writer(path, "wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                sync(file.fileno())
-            os.replace(unfinished, path)
-            sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
             # Torch's words for a full disk do not say so.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
             self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB are free there)"
-            with contextlib.suppress(OSError):
-                unfinished.unlink()  # half a file would fill the disk for good
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

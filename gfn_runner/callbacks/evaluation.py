@@ -14,7 +14,7 @@ from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import Batch
 from gfn_runner.distributed.ranks import compute_on_rank_zero
 from gfn_runner.evaluation.measure import measure
-from gfn_runner.runtime.json_lines import read_metrics
+from gfn_runner.runtime.json_lines import is_logged
 from gfn_runner.runtime.status import ProgressLogger
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -43,12 +43,8 @@ class EvaluationCallback(L.Callback):
         step, every = trainer.global_step, self.every_n_steps
         if step == 0 or every == 0 or step % every:
             return False
-
-        def made() -> bool:
-            records = read_metrics(Path(trainer.default_root_dir) / "metrics.jsonl")
-            return any(r["step"] == step and any(n.startswith("eval/") for n in r) for r in records)
-
-        return not compute_on_rank_zero(made)
+        log = Path(trainer.default_root_dir) / "metrics.jsonl"
+        return not compute_on_rank_zero(lambda: is_logged(log, step, "eval/"))
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if not self.lacks(trainer):

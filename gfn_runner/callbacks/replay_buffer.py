@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 from pydantic import Field
+from torch.nn.utils.rnn import pad_sequence
 
 from gfn_runner.callbacks.demonstrations import (
     Written,
@@ -134,12 +135,7 @@ class ReplayBufferCallback(L.Callback):
         for start in range(0, len(keys), _AT_ONCE):
             conditions = [self.conditions[key] for key in keys[start : start + _AT_ONCE]]
             rows = [(e, at) for at, c in enumerate(conditions) for e in old.entries(c.key)]
-            trajectories = Trajectories.from_rows(
-                [entry.tokens for entry, _ in rows],
-                [entry.is_action for entry, _ in rows],
-                [at for _, at in rows],
-                module.lm.device,
-            )
+            trajectories = _trajectories(rows, module.lm.device)
             stored = [entry.step for entry, _ in rows]
             rewards_BS = module.log_reward(conditions, trajectories)
             read_BS = _read(module, trajectories)
@@ -200,13 +196,12 @@ class ReplayBufferCallback(L.Callback):
         ]
         if not rows:
             return None
-        trajectories = Trajectories.from_rows(
-            [entry.tokens for entry, _ in rows],
-            [entry.is_action for entry, _ in rows],
-            [place for _, place in rows],
-            module.lm.device,
-        )
-        rewards_BS = _padded([entry.log_reward for entry, _ in rows], module.lm.device)
+        rewards_BS = pad_sequence(
+            [torch.tensor(entry.log_reward) for entry, _ in rows],
+            batch_first=True,
+            padding_value=float("-inf"),
+        ).to(module.lm.device)
+        trajectories = _trajectories(rows, module.lm.device)
         return ReplayDraw(trajectories, rewards_BS, bool(self.options.beside_fresh))
 
     @torch.no_grad()
@@ -321,8 +316,8 @@ def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:
     return module.algorithm.counted_BS(terminable_BS, trajectories.length_B)
 
 
-def _padded(rewards: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
-    """Log-rewards of prefixes, −inf at padding. Shape (B, S)."""
-    longest = max(map(len, rewards))
-    rows = [[*row, *[float("-inf")] * (longest - len(row))] for row in rewards]
-    return torch.tensor(rows, device=device)
+def _trajectories(rows: Sequence[tuple[Entry, int]], device: torch.device) -> Trajectories:
+    """Strings of the buffer, each with the place of its condition."""
+    entries, places = zip(*rows, strict=True)
+    tokens, actions = [e.tokens for e in entries], [e.is_action for e in entries]
+    return Trajectories.from_rows(tokens, actions, places, device)

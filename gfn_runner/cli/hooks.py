@@ -92,6 +92,8 @@ def before_run(config: DictConfig) -> None:
     from gfn_runner.config.run_config import AUTO
     from gfn_runner.config.tokenizer_checks import check_texts  # needs transformers
     from gfn_runner.distributed.launch import check_launcher, is_worker
+    from gfn_runner.run.resume import newest_unfinished, start_of
+    from gfn_runner.runtime.run_lock import acquire_run_lock
 
     check_launcher(run.trainer.processes, multirun=False)
     check_texts(run)
@@ -100,14 +102,20 @@ def before_run(config: DictConfig) -> None:
     key, fix = "hydra.run.dir", "hydra.run.dir=<another folder>"
     if is_new(config.hydra.run):
         key, fix = "output", "output=<another folder>"
-        unfinished = _unfinished(config, run) if run.resume == AUTO else None
-        if unfinished is not None:
-            config.hydra.run.dir = str(unfinished)
-            key, fix = "resume", "resume=null begins another run"
+        if run.resume == AUTO:
+            task = config.hydra.runtime.choices.task
+            lines = absolute_lines(config.hydra.overrides.task, run.local_paths)
+            own = kept_overrides(lines, task)
+            if (unfinished := newest_unfinished(Path(run.output) / task, run, own)) is not None:
+                config.hydra.run.dir = str(unfinished)
+                key, fix = "resume", "resume=null begins another run"
     elif run.resume not in (None, AUTO):
         key, fix = "resume", "make it writable, or resume=<a copy of it>"
     folder = prepared_folder(config, "hydra.run.dir", run.output, key, fix)
-    _refuse_other_run(run, folder)
+    if (folder / OVERRIDES_FILE).exists():
+        # Refuse a run that this one may not go on with, before Hydra writes into its folder.
+        with acquire_run_lock(folder):
+            start_of(run, folder, changes=False)
 
 
 def is_new(section: DictConfig) -> bool:
@@ -140,16 +148,6 @@ def prepared_folder(config: DictConfig, named: str, output: str, key: str, fix: 
     return folder
 
 
-def _refuse_other_run(run: RunConfig, folder: Path) -> None:
-    """Refuse a folder with a run that this one may not go on with, before Hydra writes into it."""
-    from gfn_runner.run.resume import start_of
-    from gfn_runner.runtime.run_lock import acquire_run_lock
-
-    if (folder / OVERRIDES_FILE).exists():
-        with acquire_run_lock(folder):
-            start_of(run, folder, changes=False)
-
-
 def _only_of_sweeps(lines: Sequence[str]) -> Iterator[Problem]:
     for line in lines:
         group, _, choice = line.partition("=")
@@ -160,12 +158,3 @@ def _only_of_sweeps(lines: Sequence[str]) -> Iterator[Problem]:
                 "a sweep",
                 "-m; it may have a single run too",
             )
-
-
-def _unfinished(config: DictConfig, run: RunConfig) -> Path | None:
-    """With ``resume=auto``, the newest run of the same overrides that has not ended, if there is one."""
-    from gfn_runner.run.resume import newest_unfinished
-
-    task = config.hydra.runtime.choices.task
-    lines = absolute_lines(config.hydra.overrides.task, run.local_paths)
-    return newest_unfinished(Path(run.output) / task, run, kept_overrides(lines, task))

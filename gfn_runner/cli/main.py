@@ -154,7 +154,7 @@ def _show_config(config: RunConfig) -> None:
     from rich.console import Console
     from rich.syntax import Syntax
 
-    text = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True)
     console = Console()
     if console.is_terminal:
         console.print(Syntax(text, "yaml"))

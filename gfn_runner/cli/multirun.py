@@ -201,7 +201,10 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
     Raises:
         SystemExit: with 1 if a run has not ended well, 2 if the sweep is refused, 130 at Ctrl-C.
     """
+    from gfn_runner.callbacks.live_report import warn_of_errors
     from gfn_runner.cli.screen import show
+    from gfn_runner.report.states import SweepJobs
+    from gfn_runner.report.sweep_page import write_sweep_page
     from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep, planned
     from gfn_runner.sweeps.launching.signals import exit_on_termination
     from gfn_runner.sweeps.table import show_sweep
@@ -212,13 +215,20 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
             yield
         done = True
     except InvalidSweep as invalid:
-        show(invalid.error.problems, effect=effect_of_refusal(current_sweep()))
+        # A search may be refused at its tenth trial.
+        sweep = current_sweep()
+        stops = f"the sweep stops; its folder is {folder}" if sweep else "no run was started"
+        show(invalid.error.problems, effect=stops)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
-        sweep = current_sweep() or (_made_before(folder) if done else None)
-        if sweep is not None:
+        sweep = current_sweep()
+        if sweep is None and done:  # a search that had nothing left to do when it was started again
+            sweep = Sweep.read(folder)
+            for job in sweep.jobs:
+                job.again = False
+        if sweep is not None and sweep.jobs:
             sweep.searches = False
             sweep.keep()
             try:
@@ -226,31 +236,7 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
             except OSError as error:  # a full disk, or a terminal that is closed
                 logger.warning("the sweep's table cannot be written: %s", error)
             if pages:
-                _write_page(sweep)
+                with warn_of_errors(logger.warning):
+                    write_sweep_page(SweepJobs(folder))
     if sweep is not None and sweep.failures:
         raise SystemExit(1)
-
-
-def _made_before(folder: Path) -> Sweep | None:
-    """A search that had nothing left to do when it was started again."""
-    sweep = Sweep.read(folder)
-    for job in sweep.jobs:
-        job.again = False
-    return sweep if sweep.jobs else None
-
-
-def effect_of_refusal(sweep: Sweep | None) -> str:
-    """What a sweep that is refused has done before: a search may be refused at its tenth trial."""
-    if sweep is None:
-        return "no run was started"
-    return f"the sweep stops; its folder is {sweep.folder}"
-
-
-def _write_page(sweep: Sweep) -> None:
-    """The sweep's page as it is at the end."""
-    from gfn_runner.callbacks.live_report import warn_of_errors
-    from gfn_runner.report.sweep_jobs import SweepJobs
-    from gfn_runner.report.sweep_page import write_sweep_page
-
-    with warn_of_errors(logger.warning):
-        write_sweep_page(SweepJobs(sweep.folder))

@@ -96,7 +96,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     console = Console()
     console.print(result_table(config.task, metrics))
     console.print(f"everything is in {folder}", soft_wrap=True)
-    runtime = {"config": config.as_dict(), "job_type": "evaluate", "run_tags": config.tags}
+    runtime = {"config": config.values, "job_type": "evaluate", "run_tags": config.tags}
     for logger in config.make_loggers(save_dir=str(folder), **runtime):
         if isinstance(logger, RunLogger) and logger.run is not None:
             rows = getattr(config.callbacks.get("wandb_media"), "max_table_rows", 0)

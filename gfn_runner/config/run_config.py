@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from pydantic import Field
 
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.algorithms.em import EMSettings
@@ -18,17 +19,16 @@ from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.baselines.base import Baseline
 from gfn_runner.callbacks.live_report import LiveReport
 from gfn_runner.callbacks.reward_tempering import RewardTempering
-from gfn_runner.config.local import LocalPathKey
 from gfn_runner.config.trainer import TrainerArguments
 from gfn_runner.data.samples import TaskData
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.loggers.json_lines import JsonLinesLogger
 from gfn_runner.objectives.losses import Objective
+from gfn_runner.runtime.local_paths import LocalPathKey
 from gfn_runner.runtime.targets import instantiate, target_of
 from gfn_runner.tasks.base import GFlowNetModule
 
-Mode = Literal["train", "sample", "predict", "evaluate"]
 AUTO = "auto"  # a value of ``resume``
 
 
@@ -71,18 +71,18 @@ class RunConfig:
     evaluation: EvaluationSettings
     em: EMSettings
     callbacks: dict[str, L.Callback]
-    optimized_metric: str | None
-    seed: int
-    num_threads: int | None
-    float32_matmul_precision: str | None
+    optimized_metric: Annotated[str, Field(min_length=1)] | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what torch and numpy take
+    num_threads: Annotated[int, Field(ge=1)] | None
+    float32_matmul_precision: Literal["highest", "high", "medium"] | None
     output: str
     resume: str | None
     dry_run: bool
-    mode: Mode
+    mode: Literal["train", "sample", "predict", "evaluate"]
     run: str | None
     prompt: str | None
-    n: int
-    answers: tuple[str, ...]
+    n: Annotated[int, Field(ge=1)]
+    answers: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...]
     data: TaskData = field(repr=False)
     local_paths: tuple[LocalPathKey, ...] = field(repr=False)
 
@@ -138,18 +138,10 @@ class RunConfig:
         for name, node in self.values["logger"].items():
             if node:
                 target = target_of(f"logger.{name}", node, Logger)
-                takes = _takes(target)
+                takes = inspect.signature(target).parameters
                 own = {k: v for k, v in runtime.items() if k in takes and k not in node}
                 made.append(instantiate(f"logger.{name}", node, Logger, **own))
         if not any(isinstance(log, JsonLinesLogger) for log in made):
             # Pages, resume and reports read metrics.jsonl.
             made.insert(0, JsonLinesLogger(save_dir=runtime["save_dir"]))
         return made
-
-    def as_dict(self) -> dict[str, Any]:
-        """What ``config.yaml`` of a run holds."""
-        return self.values
-
-
-def _takes(target: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(target).parameters)

@@ -11,18 +11,16 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, get_type_hints
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from pydantic import Field
 
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.algorithms.em import EMSettings
 from gfn_runner.baselines.base import Baseline
 from gfn_runner.config.combinations import combination_problems
-from gfn_runner.config.local import LocalPathKey, marked_paths
-from gfn_runner.config.run_config import Mode, RunConfig
+from gfn_runner.config.run_config import RunConfig
 from gfn_runner.config.trainer import TrainerArguments
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.task import Task
@@ -30,6 +28,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.objectives.losses import Objective
+from gfn_runner.runtime.local_paths import LocalPathKey, marked_paths
 from gfn_runner.runtime.targets import (
     checked_arguments,
     instantiate,
@@ -47,25 +46,24 @@ _SECTIONS: dict[str, type] = {
     "evaluation": EvaluationSettings,
     "em": EMSettings,
 }
-_TARGETS = ("task", "objective", "baseline", "optimizer", "scheduler", "trainer")
-_GROUPS: dict[str, type] = {"callbacks": L.Callback, "logger": Logger}
-_SCALARS: dict[str, Any] = {
-    "optimized_metric": Annotated[str, Field(min_length=1)] | None,
-    # What torch and numpy take.
-    "seed": Annotated[int, Field(ge=0, lt=2**32)],
-    "num_threads": Annotated[int, Field(ge=1)] | None,
-    "float32_matmul_precision": Literal["highest", "high", "medium"] | None,
-    "output": str,
-    "resume": str | None,
-    "dry_run": bool,
-    "mode": Mode,
-    "run": str | None,
-    "prompt": str | None,
-    "n": Annotated[int, Field(ge=1)],
-    "answers": tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...],
+_TARGETS: dict[str, type | None] = {
+    "task": GFlowNetModule,
+    "objective": Objective,
+    "optimizer": None,
+    "scheduler": None,
 }
+_SCALARS = (
+    "optimized_metric", "seed", "num_threads", "float32_matmul_precision", "output", "resume",
+    "dry_run", "mode", "run", "prompt", "n", "answers",
+)  # fmt: skip
+_TYPES = get_type_hints(RunConfig, include_extras=True)
 _OPTIONAL = ("num_threads", "float32_matmul_precision")
-_ORDER = (*_TARGETS, *_SECTIONS, *_GROUPS, *_SCALARS)
+_ORDER = (
+    *("task", "objective", "baseline", "optimizer", "scheduler", "trainer"),
+    *_SECTIONS,
+    *("callbacks", "logger"),
+    *_SCALARS,
+)
 
 
 def check(
@@ -91,19 +89,17 @@ def check(
         found.problems.append(unknown_key(name, name, list(_ORDER)))
     for name, kind in _SECTIONS.items():
         found.collect(name, functools.partial(found.section, name, kind))
-    for name, kind in _SCALARS.items():
+    for name in _SCALARS:
         if name in config or name not in _OPTIONAL:
-            found.collect(name, functools.partial(found.scalar, name, kind))
+            found.collect(name, functools.partial(found.scalar, name, _TYPES[name]))
         else:
             found.parts[name] = None
     needs_data = needs_data and found.parts.get("mode") not in ("sample", "predict")
     found.needs_data = needs_data
-    found.collect("task", lambda: found.object("task", GFlowNetModule))
-    found.collect("objective", lambda: found.object("objective", Objective))
+    for name, base in _TARGETS.items():
+        found.collect(name, functools.partial(found.object, name, base))
     found.collect("baseline", found.baseline)
     found.collect("trainer", found.trainer)
-    found.collect("optimizer", lambda: found.object("optimizer"))
-    found.collect("scheduler", lambda: found.object("scheduler"))
     found.collect("callbacks", found.callbacks)
     found.collect("logger", found.loggers)
     found.add(combination_problems(found.parts))
@@ -152,7 +148,7 @@ class _Found:
 
     def section(self, name: str, kind: type) -> Any:
         made = validated(name, self.values[name], kind) if name in self.values else kind()
-        self.values[name] = plain(made)
+        self.values[name] = _plain(made)
         self.paths += marked_paths(name, kind, vars(made))
         return made
 
@@ -160,21 +156,17 @@ class _Found:
         if name not in self.values:
             raise UserError.one(name, "missing", "a value in conf/config.yaml")
         made = validated(name, self.values[name], kind)
-        self.values[name] = plain(made)
+        self.values[name] = _plain(made)
         return made
 
-    def object(self, name: str, base: type | None = None) -> Any:
-        """The object that a section with a ``_target_`` names."""
-        node = self.values.get(name)
-        return self._object(name, node, base, self.values, name)
-
-    def _object(
-        self, key: str, node: Any, base: type | None, place: dict[str, Any], name: str
-    ) -> Any:
+    def object(self, name: str, base: type | None = None, group: str = "") -> Any:
+        """The object that a section with a ``_target_``, or an entry of a group of such, names."""
+        place, key = (self.values[group], f"{group}.{name}") if group else (self.values, name)
+        node: Any = place.get(name)
         target = target_of(key, node, base)
         made = instantiate(key, node, base)
         arguments = checked_arguments(key, node, target)
-        place[name] = {**node, **{k: plain(value) for k, value in arguments.items()}}
+        place[name] = {**node, **_plain(arguments)}
         self.paths += marked_paths(key, target, arguments)
         if hasattr(made, "problems"):
             self.add(made.problems())
@@ -194,9 +186,9 @@ class _Found:
         return made
 
     def trainer(self) -> TrainerArguments:
-        node = self.values.get("trainer")
+        node: Any = self.values.get("trainer")
         target, problems = target_of("trainer", node, L.Trainer), []
-        arguments = dict(node or {})
+        arguments = dict(node)
         try:
             arguments = checked_arguments("trainer", arguments, target)
         except UserError as error:
@@ -209,19 +201,16 @@ class _Found:
         return TrainerArguments(arguments)
 
     def _nodes(self, name: str) -> dict[str, Any]:
-        """The configs by name that a group holds; in ``values`` they may be changed."""
+        """The configs by name that a group holds, without those that were removed."""
         nodes = self.values.get(name) or {}
         if not isinstance(nodes, Mapping):
             raise UserError.one(name, f"given {nodes!r}", "configs by name, each with a _target_")
-        self.values[name] = dict(nodes)
-        return self.values[name]
+        self.values[name] = dict(nodes)  # it may be changed
+        return {key: node for key, node in nodes.items() if node is not None}
 
     def callbacks(self) -> dict[str, L.Callback]:
-        nodes = self._nodes("callbacks")
         made: dict[str, L.Callback] = {}
-        for name, node in nodes.items():
-            if node is None:
-                continue
+        for name, node in self._nodes("callbacks").items():
             if isinstance(node, str | bool):
                 word = node if isinstance(node, str) else {True: "on", False: "off"}[node]
                 self.problems.append(
@@ -234,17 +223,14 @@ class _Found:
                 )
                 continue
             try:
-                made[name] = self._object(f"callbacks.{name}", node, L.Callback, nodes, name)
+                made[name] = self.object(name, L.Callback, "callbacks")
             except UserError as error:
                 self.problems += error.problems
         return made
 
     def loggers(self) -> None:
         """Loggers are checked and not made: they may open files and connections."""
-        nodes = self._nodes("logger")
-        for name, node in nodes.items():
-            if node is None:
-                continue
+        for name, node in self._nodes("logger").items():
             key = f"logger.{name}"
             try:
                 target = target_of(key, node, Logger)
@@ -289,12 +275,12 @@ def _load_if_possible(task: Task, seed: int) -> TaskData:
         return TaskData((), ())
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """A value in plain containers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        value = vars(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     return value

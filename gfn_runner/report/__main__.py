@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.compose import notes, report_content
 from gfn_runner.report.page import Picture, render
-from gfn_runner.report.page_files import write_pages
+from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import Run, find_runs, read_runs
+from gfn_runner.report.states import SweepJobs, is_sweep
 from gfn_runner.report.summary import Section, sections
+from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
 _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
@@ -27,13 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(given)
     try:
         if arguments.pages:
-            _refuse_with_pages(given)
+            for option in given:
+                if option.partition("=")[0] in _OF_COMPARISONS:
+                    allowed = "only folders: every page has its place and its charts"
+                    raise UserError.one(option, "given with --pages", allowed)
             for path in write_pages(arguments.runs):
                 print(path)
             return
         runs = read_runs(find_runs(arguments.runs))
         found = sections(runs, arguments.metrics)
-        _refuse_place(arguments.out)
+        if arguments.out.exists() and not arguments.out.is_dir():
+            raise UserError.one("--out", f"{arguments.out} is a file", "a folder, new or not")
         written = _write(runs, found, arguments.out, given, figures=arguments.figures)
     except UserError as error:
         _give_up(error.problems)
@@ -79,21 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_with_pages(given: Sequence[str]) -> None:
-    refused = [option for option in given if option.partition("=")[0] in _OF_COMPARISONS]
-    if refused:
-        raise UserError.one(
-            refused[0],
-            "given with --pages",
-            "only folders: every page has its place and its charts",
-        )
-
-
-def _refuse_place(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError.one("--out", f"{out} is a file", "a folder, new or not")
-
-
 def _write(
     runs: Sequence[Run],
     found: Sequence[Section],
@@ -106,7 +97,12 @@ def _write(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
         folder = Path(made)
-        pictures = [_pictures(section, folder, figures) for section in found]
+        pictures: list[tuple[list[Picture], list[str]]] = [([], []) for _ in found]
+        if figures:
+            # Takes half of the time to start.
+            from gfn_runner.report.method_figures import draw
+
+            pictures = [draw(section, folder) for section in found]
         content = report_content(runs, found, pictures, out, arguments)
         for name in ("report.md", "report.html"):
             (folder / name).write_text(render(name, **content), encoding="utf-8")
@@ -117,13 +113,48 @@ def _write(
     return [out / name for name in names]
 
 
-def _pictures(section: Section, folder: Path, figures: bool) -> tuple[list[Picture], list[str]]:
-    if not figures:
-        return [], []
-    # Takes half of the time to start.
-    from gfn_runner.report.method_figures import draw
+def write_pages(given: Sequence[str]) -> list[Path]:
+    """Write ``report.html`` into every run's folder, and into those of sweeps.
 
-    return draw(section, folder)
+    A sweep is a folder that Hydra has made for one; and a given folder with runs right below it.
+
+    Raises:
+        UserError: with every folder without a run and every run that cannot be read; the pages of the
+            others are written.
+    """
+    written: list[Path] = []
+    problems: list[Problem] = []
+
+    def write(folder: Path, how: Callable[[Path], Path]) -> None:
+        try:
+            written.append(how(folder))
+        except UserError as error:
+            problems.extend(error.problems)
+        except OSError as error:
+            problems.append(Problem(str(folder), f"its page cannot be written ({error})"))
+
+    folders = _folders(given)
+    for folder in folders:
+        write(folder, write_run_page)
+    asked = {Path(text).resolve() for text in given}
+    parents = dict.fromkeys(folder.parent for folder in folders)
+    sweeps = [p for p in parents if is_sweep(p) or p.resolve() in asked]
+    sweeps += [Path(text) for text in given if is_sweep(Path(text)) and Path(text) not in sweeps]
+    for folder in sweeps:
+        write(folder, lambda sweep: write_sweep_page(SweepJobs(sweep), whole=True))
+    if problems:
+        raise UserError(problems)
+    return written
+
+
+def _folders(given: Sequence[str]) -> list[Path]:
+    """Of runs; a sweep may have none as long as all its jobs have failed before they wrote a config."""
+    try:
+        return find_runs(given)
+    except UserError:
+        if all(is_sweep(Path(text)) for text in given):
+            return []
+        raise
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from gfn_runner.report.history import History
 from gfn_runner.report.method_figures import histograms, likelihood_against_diversity
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import readable
-from gfn_runner.report.panels import SECTIONS, Panel
+from gfn_runner.report.panels import LISTED, Panel
 from gfn_runner.report.plots import Plot, Trace, run_plot
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section
@@ -73,8 +73,7 @@ def _rows(run: Run, only: Sequence[str] = ()) -> Section:
 
 def _course(run: Run, history: History, *metrics: str) -> Figure | None:
     """The plots of a run's page that begin with these metrics, side by side."""
-    listed = {panel.metrics[0]: panel for section in SECTIONS for panel in section.panels}
-    made = [run_plot(listed[metric], run, history) for metric in metrics]
+    made = [run_plot(LISTED[metric], run, history) for metric in metrics]
     plots = [plot for plot in made if isinstance(plot, Plot)]
     if not plots:
         return None
@@ -97,7 +96,7 @@ def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
         style = {"markersize": own.get("marker", {}).get("size", 4)}
         style["marker"] = "o" if "markers" in own["mode"] else ""
         dash = _DASHES[own.get("line", {}).get("dash", "solid")] if "lines" in own["mode"] else ""
-        color = own.get("line", own.get("marker"))["color"]
+        color = (own["line"] if "line" in own else own["marker"])["color"]
         label = own["name"] if own.get("showlegend", True) else None
         axes.plot(own["x"], own["y"], linestyle=dash, color=color, label=label, **style)
     low, high = axes.get_xlim()
@@ -121,37 +120,41 @@ def _accuracy(run: Run, history: History, final: Mapping[str, float]) -> Figure 
     if isinstance(made, Plot):
         _draw(left, made.figure["data"])
     left.set(ylabel="accuracy (%)", ylim=(-2, 102))
-    _accuracy_bars(right, final, groups)
+    metrics = [f"{kind}_accuracy/{group}" for group in groups for kind in labels]
+    ticks = [f"{readable(group)},\n{kind}" for group in groups for kind in labels]
+    _bars(right, final, metrics, ticks)
+    right.set(ylabel="accuracy, 95 % interval")
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower right", fontsize=7, ncols=3
+    )
     return figure
 
 
-def _accuracy_bars(axes: Axes, final: Mapping[str, float], groups: Sequence[str]) -> None:
-    rows = [
-        (f"{label}, vote", prefix, "vote_accuracy")
-        for prefix, label in reversed(row_labels(final).items())
-        if any(f"{prefix}/vote_accuracy/{group}" in final for group in groups)
-    ]
-    rows += [(f"{row_labels(final)['final']}, single", "final", "single_accuracy")]
-    for number, (label, prefix, metric) in enumerate(rows):
-        values, low, high = (
-            [final.get(f"{prefix}/{metric}{end}/{group}") or 0.0 for group in groups]
-            for end in ("", "_low", "_high")
-        )
-        errors = [
-            [max(0.0, v - a) for v, a in zip(values, low, strict=True)],
-            [max(0.0, b - v) for v, b in zip(values, high, strict=True)],
+def _bars(
+    axes: Axes, final: Mapping[str, float], names: Sequence[str], ticks: Sequence[str]
+) -> None:
+    """A group of bars a metric, one a row of the run's table, with its interval where there is one."""
+    labels = row_labels(final)
+    width = 0.8 / len(labels)
+    for number, (row, label) in enumerate(labels.items()):
+        places = [at + (number - (len(labels) - 1) / 2) * width for at in range(len(names))]
+        heights = [final.get(f"{row}/{name}", math.nan) for name in names]  # no bar is no 0
+        ends = [
+            [final.get(f"{row}/{name.replace('/', f'{end}/', 1)}", height) for name, height in own]
+            for end, own in ((end, zip(names, heights, strict=True)) for end in ("_low", "_high"))
         ]
-        places, width = _bar_places(len(groups), number, len(rows))
-        axes.bar(places, values, width, yerr=errors, label=label, capsize=2)
-    axes.set_xticks(range(len(groups)), list(map(readable, groups)))
-    axes.set(ylabel="accuracy, 95 % interval", ylim=(0, 1.05))
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=min(4, len(rows)))
-
-
-def _bar_places(groups: int, number: int, of: int) -> tuple[list[float], float]:
-    """Where the bars of one of several rows stand in each group, and how wide they are."""
-    width = 0.8 / of
-    return [at + (number - (of - 1) / 2) * width for at in range(groups)], width
+        errors = np.abs(np.array(ends) - np.array(heights))
+        axes.bar(
+            places,
+            heights,
+            width,
+            yerr=errors if np.nansum(errors) else None,
+            label=label,
+            capsize=2,
+        )
+    axes.set_xticks(range(len(names)), ticks, fontsize=7)
+    axes.set_ylim(0, 1.05)
+    axes.grid(alpha=0.3, axis="y")
 
 
 def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
@@ -182,17 +185,11 @@ def share_bars(final: Mapping[str, float]) -> Figure | None:
     names = [name for name in names if not name.startswith("invalid_share/")]
     if not names:
         return None
-    labels = row_labels(final)
     figure, axes = plt.subplots(figsize=(max(5.0, 1.6 * len(names)), 3.8), layout="constrained")
-    for number, (prefix, label) in enumerate(labels.items()):
-        places, width = _bar_places(len(names), number, len(labels))
-        heights = [final.get(f"{prefix}/{name}", math.nan) for name in names]  # no bar is no 0
-        axes.bar(places, heights, width, label=label)
-    axes.set_xticks(range(len(names)), list(map(_share_label, names)), fontsize=7)
-    axes.set(ylabel="share", ylim=(0, 1.05))
+    _bars(axes, final, names, list(map(_share_label, names)))
+    axes.set_ylabel("share")
     # Below the bars, of which one may be anywhere.
     figure.legend(loc="outside lower center", fontsize=7, ncols=2)
-    axes.grid(alpha=0.3, axis="y")
     return figure
 
 

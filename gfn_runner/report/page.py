@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -70,23 +69,6 @@ def plotly() -> Markup:
     """Plotly's JavaScript, compressed, in base64: 2 MB instead of 5; takes 0.3 s, once a process."""
     script = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     return Markup(base64.b64encode(gzip.compress(script, 6, mtime=0)).decode("ascii"))
-
-
-def write_page(path: Path, text: str) -> None:
-    """Replace a page in one go: a reader sees the old one or the new one, never a half.
-
-    Several processes may write the same page, so each has an unfinished file of its own; and a page that
-    a crash of the machine loses is no loss, so it is not synced. The last one stays.
-
-    Raises:
-        OSError: if it cannot be written; the old one is left.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @cache

@@ -222,22 +222,21 @@ SECTIONS = (
         ),
     ),
 )
-_LISTED = {metric for section in SECTIONS for panel in section.panels for metric in panel.metrics}
+LISTED = {m: panel for section in SECTIONS for panel in section.panels for m in panel.metrics}
 # Of the process itself: the x-axis of figures, not a curve of interest.
 _UNSHOWN = {"train/cpu_seconds"}
 
 
 def headline_section(headline: tuple[str, ...]) -> Section | None:
     """The panels of the metrics that a task puts first; those of :data:`SECTIONS` where it lists them."""
-    listed = {m: panel for section in SECTIONS for panel in section.panels for m in panel.metrics}
     names = [f"eval/{metric}/*" for metric in headline]
-    chosen = dict.fromkeys(listed.get(name) or Panel((name,), in_sweep=name) for name in names)
+    chosen = dict.fromkeys(LISTED.get(name) or Panel((name,), in_sweep=name) for name in names)
     return Section("The task's metrics", "", tuple(chosen)) if chosen else None
 
 
 def other_section(names: Mapping[str, object]) -> Section:
     """A panel for each training scalar among the names that no other panel shows."""
-    others = [n for n in names if n.startswith("train/") and n not in _LISTED | _UNSHOWN]
+    others = [n for n in names if n.startswith("train/") and n not in LISTED.keys() | _UNSHOWN]
     return Section("Other scalars", "", tuple(Panel((name,)) for name in others))
 
 

@@ -152,10 +152,9 @@ def _line(panel: Panel, metric: str, at: int, history: History) -> Trace | None:
     color = COLORS[at % len(COLORS)]
     if panel.kind == "dots":
         return dots(steps, values, label, color)
-    return trace(steps, values, label, color, **_STACKED if panel.kind == "areas" else {})
-
-
-_STACKED = {"stackgroup": "all", "line": {"width": 0}}
+    if panel.kind == "areas":
+        return trace(steps, values, label, color, stackgroup="all", line={"width": 0})
+    return trace(steps, values, label, color)
 
 
 # What these methods log as drawn from a buffer is not a replay buffer's.
@@ -240,7 +239,8 @@ def plot(
     layout: dict[str, Any] = {"showlegend": len(shown) > 1}
     if log and min(values) >= 0 and max(values) > 0:
         low, high = log_floor(values), max(values)
-        layout["yaxis"] = {"type": "log", "range": [_log10(low, -0.05), _log10(high, 0.05)]}
+        ends = [round(math.log10(low) - 0.05, 3), round(math.log10(high) + 0.05, 3)]
+        layout["yaxis"] = {"type": "log", "range": ends}
         if below := sum(value < low for value in values):
             help = f"{help} {below} of the values lie below the axis.".strip()
     elif name.range is not None:
@@ -252,10 +252,6 @@ def plot(
 def log_floor(values: Sequence[float]) -> float:
     """The lowest value that a logarithmic axis shows: a few tiny ones would squeeze all others."""
     return max(min(v for v in values if v > 0), max(values) * 10.0**-_MOST_DECADES)
-
-
-def _log10(value: float, more: float) -> float:
-    return round(math.log10(value) + more, 3)
 
 
 def _thinned(own: Trace, most: int) -> Trace:

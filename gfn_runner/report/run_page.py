@@ -13,7 +13,7 @@ from typing import Any
 from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.history import History
 from gfn_runner.report.names import column_title
-from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render, write_page
+from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render
 from gfn_runner.report.plots import run_plots
 from gfn_runner.report.runs import (
     Run,
@@ -24,9 +24,9 @@ from gfn_runner.report.runs import (
     trains,
 )
 from gfn_runner.report.samples import first_of_each_set, read_samples
-from gfn_runner.report.states import PATIENCE, State, StateName, state_of
-from gfn_runner.report.sweep_jobs import is_sweep
+from gfn_runner.report.states import PATIENCE, State, StateName, is_sweep, state_of
 from gfn_runner.report.table import columns_of, hundredths, metric_cell, row_labels
+from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import loads
 from gfn_runner.runtime.overrides import by_itself
 from gfn_runner.runtime.status import duration
@@ -61,7 +61,8 @@ def write_run_page(
     now = time.time()
     live = Live(None if state.has_ended else refresh_of(run.config), now, _due(run, state, now))
     page = folder / PAGE
-    write_page(page, render("run.html", live=live, **_content(run, history, state)))
+    text = render("run.html", live=live, **_content(run, history, state))
+    write_atomically(page, text, durable=False)
     return page
 
 
@@ -85,6 +86,7 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
     method = f", {run.baseline}" if run.baseline else ""
     sections, missing = run_plots(run, history)
     has_results = bool(run.metrics) and state.name == "ok"
+    metrics = [(name, f"{value:.6g}") for name, value in sorted(run.metrics.items())]
     samples_text, samples = _samples(run)
     return {
         "title": f"{run.task_name}{method}: {'/'.join(run.folder.resolve().parts[-2:])}",
@@ -93,7 +95,7 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
         "sweep": f"../{PAGE}" if is_sweep(run.folder.parent) else "",
         "log_lines": last_lines(run.folder / "run.log")[-_LOG_LINES:],
         "results": _results(run) if has_results else None,
-        "metrics": _all_metrics(run) if has_results else None,
+        "metrics": Table(("name", "value"), metrics) if has_results else None,
         "trains": trains(run.config) or sections,
         "sections": sections,
         "missing": missing,
@@ -144,10 +146,6 @@ def _results(run: Run) -> Table | None:
         if any(f"{prefix}/{name}" in run.metrics for name in columns)
     ]
     return Table(("", *map(column_title, columns)), rows) if columns else None
-
-
-def _all_metrics(run: Run) -> Table:
-    return Table(("name", "value"), [(n, f"{run.metrics[n]:.6g}") for n in sorted(run.metrics)])
 
 
 def _samples(run: Run) -> tuple[str, Table | None]:

@@ -38,8 +38,8 @@ class Run:
         metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
         environments: what each of its parts ran on, in their order; empty for one that cannot be read.
         status: ``finished``, ``unfinished`` (or still running) or ``failed``.
-        why: the reason of a status other than ``finished``.
         ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
+        why: the reason of a status other than ``finished``.
     """
 
     folder: Path
@@ -208,7 +208,7 @@ def _not_finished(run: Run) -> Problem:
 def read_run(folder: Path) -> Run:
     """The run of a folder."""
     config = read_config(folder / "config.yaml")
-    metrics, ended = _metrics(folder / "metrics.json")
+    metrics = _metrics(folder / "metrics.json")
     overrides: list[Any] = []
     with contextlib.suppress(ValueError):
         overrides = read_yaml(folder / "overrides.yaml", list)
@@ -222,14 +222,14 @@ def read_run(folder: Path) -> Run:
         status=status,
         why=why,
         log=tuple(last_lines(folder / "run.log")[-_LOG_LINES:]),
-        ended=ended,
+        ended=newest_of([folder / "metrics.json"]),
     )
 
 
-def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
-    """Metrics that are finite numbers, and when they were written; ``None`` without the file."""
+def _metrics(path: Path) -> dict[str, float] | None:
+    """Metrics that are finite numbers; ``None`` without the file."""
     if not path.is_file():
-        return None, 0.0
+        return None
     try:
         # JSON says null where a number was not finite.
         known = {n: float(v) for n, v in read_object(path).items() if v is not None}
@@ -240,7 +240,7 @@ def _metrics(path: Path) -> tuple[dict[str, float] | None, float]:
             "one JSON object of names and numbers, as a run writes it",
             "leave the run's folder out, or let it finish again by resume=",
         ) from None
-    return {n: v for n, v in known.items() if math.isfinite(v)}, path.stat().st_mtime
+    return {n: v for n, v in known.items() if math.isfinite(v)}
 
 
 def steps_ended(metrics: Mapping[str, float | None]) -> float | None:
@@ -324,9 +324,8 @@ def _imported(target: str) -> Any:
 
 def _last_step(path: Path) -> int | None:
     for line in reversed(last_lines(path)):
-        with contextlib.suppress(
-            ValueError, TypeError, KeyError, OverflowError
-        ):  # cut off by a crash
+        # Cut off by a crash.
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
             return int(loads(line)["step"])
     return None
 

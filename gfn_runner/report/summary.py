@@ -15,7 +15,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.methods import Method, methods_of
 from gfn_runner.report.names import Name, column_title, is_share, name_of, readable
 from gfn_runner.report.runs import Run
-from gfn_runner.report.table import shown_number
+from gfn_runner.report.table import in_order, shown_number
 from gfn_runner.runtime.overrides import by_itself, is_of_sweep
 from gfn_runner.runtime.targets import instantiate
 
@@ -196,7 +196,7 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
     methods = methods_of(runs)
     headline = task.headline if task else ()
     wanted = metrics or dict.fromkeys((*headline, *_BESIDE_HEADLINE))
-    columns = _columns(methods, list(wanted))
+    columns = in_order(dict.fromkeys(name for m in methods for name in m.names), wanted)
     shown = [m for m in methods if any(m.values(column) for column in columns)]
     notes = [problem] if problem else []
     notes += [
@@ -240,12 +240,6 @@ def task_of(run: Run) -> tuple[Task | None, str]:
             f"The task {run.task} cannot be built from {run.folder}/config.yaml ({reason}): no published "
             "rows, and columns by name only."
         )
-
-
-def _columns(methods: Sequence[Method], metrics: Sequence[str]) -> list[str]:
-    """``<metric>/<set>`` in the order of metrics; sets as the runs have them."""
-    names = dict.fromkeys(name for method in methods for name in method.names)
-    return [name for metric in metrics for name in names if name.partition("/")[0] == metric]
 
 
 def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from gfn_runner.report.compose import notes, results, section_content
 from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import SOURCES, History
 from gfn_runner.report.names import column_title
-from gfn_runner.report.page import Live, plotly, render, write_page
+from gfn_runner.report.page import Live, plotly, render
 from gfn_runner.report.panels import Panel, evaluated, loss_name, panel_name, scale_of
 from gfn_runner.report.plots import (
     COLORS,
@@ -29,10 +29,10 @@ from gfn_runner.report.plots import (
     trace,
 )
 from gfn_runner.report.run_page import PAGE, refresh_of
-from gfn_runner.report.states import StateName
+from gfn_runner.report.states import JobPage, StateName, SweepJobs, values_of
 from gfn_runner.report.summary import sections, task_of
-from gfn_runner.report.sweep_jobs import JobPage, SweepJobs, values_of
 from gfn_runner.report.table import rounded, shown_number
+from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.status import duration
 
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
@@ -61,7 +61,7 @@ def write_sweep_page(
     page = sweep.folder / PAGE
     with tempfile.TemporaryDirectory(prefix="gfn-runner-") as made:
         content = _runs(sweep) | _comparison(sweep, Path(made), whole)
-        write_page(page, render("sweep.html", live=live, **content))
+        write_atomically(page, render("sweep.html", live=live, **content), durable=False)
     return page
 
 
@@ -117,7 +117,7 @@ def _table(sweep: SweepJobs, colors: Mapping[str, str]) -> dict[str, Any]:
         on_the_way |= any(value.endswith("*") for value in values)
         cells = [
             *(rounded(job.overrides.get(key, "")) for key in varied),
-            _steps(job),
+            f"{job.state.step or 0}/{job.state.steps}" if job.state.steps else "",
             _minutes(job),
             *values,
             *([_brief(job.state.why)] if has_why else []),
@@ -150,13 +150,6 @@ def _value(job: JobPage, metric: str) -> str:
         return shown_number(metric, found[metric]) if found else ""
     _, values = _mean_over_sets(job.history, metric)
     return f"{shown_number(metric, values[-1])}*" if values else ""
-
-
-def _steps(job: JobPage) -> str:
-    step, steps = job.state.step, job.state.steps
-    if steps is None:
-        return "" if step is None else str(step)
-    return f"{step or 0}/{steps}"
 
 
 def _minutes(job: JobPage) -> str:

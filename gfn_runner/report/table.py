@@ -41,7 +41,13 @@ def columns_of(metrics: Iterable[str], rows: Iterable[str], wanted: Sequence[str
     parts = [name.partition("/") for name in metrics]
     kept = set(rows)
     names = dict.fromkeys(name for row, _, name in parts if row in kept and "/" in name)
-    return [name for metric in wanted for name in names if name.partition("/")[0] == metric]
+    return in_order(names, wanted)
+
+
+def in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Those names of ``<metric>/<evaluation set>`` whose metric is wanted, in that order."""
+    known = list(names)
+    return [name for metric in wanted for name in known if name.partition("/")[0] == metric]
 
 
 def _table(

@@ -26,7 +26,7 @@ from gfn_runner.data.samples import limited
 from gfn_runner.distributed.ranks import broadcast_tensors, compute_on_rank_zero, is_rank_zero
 from gfn_runner.errors import Problem
 from gfn_runner.evaluation.measure import evaluate
-from gfn_runner.runtime.json_lines import read_metrics
+from gfn_runner.runtime.json_lines import is_logged
 from gfn_runner.runtime.seeds import torch_generator_for
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -53,7 +53,8 @@ def train_rounds(
     # Rank 0 alone reads the folder: ranks that see it differently would part.
     metrics = dict(compute_on_rank_zero(lambda: read_record(folder).metrics))
     step = lm.m_steps * module.max_steps
-    if lm.m_steps and not compute_on_rank_zero(lambda: _is_logged(folder / "metrics.jsonl", step)):
+    log = folder / "metrics.jsonl"
+    if lm.m_steps and not compute_on_rank_zero(lambda: is_logged(log, step, "m_step/")):
         # The run was killed after the M-step, before its line was written.
         log_metrics(trainer, metrics, step)
     if lm.m_steps == em.rounds:
@@ -132,12 +133,6 @@ def _m_step(
     if is_rank_zero():
         logger.info("M-step %d: %s", lm.m_steps, m_step_line(measured))
     return {f"m_step/{name}": value for name, value in measured.items()}
-
-
-def _is_logged(lines: Path, step: int) -> bool:
-    """Whether the M-step after an optimizer step has its line."""
-    records = read_metrics(lines)
-    return any(r["step"] == step and any(n.startswith("m_step/") for n in r) for r in records)
 
 
 def resume_problems(

@@ -180,7 +180,7 @@ def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
 
 def _refuse_other_run(config: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run under settings that its checkpoint does not belong to."""
-    file, now = folder / "config.yaml", config.as_dict()
+    file, now = folder / "config.yaml", config.values
     try:
         saved = read_yaml(file, dict)
     except ValueError as error:  # compared with nothing, every setting would be another one
@@ -229,7 +229,7 @@ def _at(tree: Any, key: str) -> Any:
 def other_settings(config: RunConfig, folder: Path) -> list[str]:
     """Keys in which a run was made with others than these, as ``key=<what it was>``."""
     saved = read_yaml(folder / "config.yaml", dict)
-    before, now = flat(saved), flat(config.as_dict())
+    before, now = flat(saved), flat(config.values)
     passing = ("resume", "output", "dry_run", "logger.")
     return [
         f"{key}={before.get(key)}"

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import IO, Any, TypeVar
 
 import yaml
 
@@ -40,25 +40,37 @@ def read_yaml(path: Path, kind: type[T]) -> T:
     return found
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file atomically: a crash leaves the old file or the new one."""
-    with atomic_writer(path) as file:
+    with atomic_writer(path, durable=durable) as file:
         file.write(text)
 
 
 @contextlib.contextmanager
-def atomic_writer(path: Path) -> Iterator[TextIO]:
-    """A file to write to that replaces ``path`` when the context ends.
+def atomic_writer(path: Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO[Any]]:
+    """A file to write to that replaces ``path`` when the context ends without an error.
 
-    It is on the disk before it is renamed: after a power failure a new name never has old content.
+    Args:
+        path: what is to be replaced.
+        mode: ``w`` for text, ``wb`` for bytes.
+        durable: it is on the disk before it is renamed: after a power failure a new name never has old
+            content. Else several processes may write the same file; the last one stays.
     """
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        sync(file.fileno())
-    unfinished.replace(path)
-    sync_folder(path.parent)
+    name = f"{path.name}.part" if durable else f".{path.name}.{os.getpid()}.part"
+    unfinished = path.with_name(name)
+    try:
+        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            if durable:
+                file.flush()
+                sync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)  # half a file would fill the disk for good
+        raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync(descriptor: int) -> None:

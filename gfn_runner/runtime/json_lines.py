@@ -79,6 +79,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return sorted(records.values(), key=lambda record: record["step"])
 
 
+def is_logged(path: Path, step: int, prefix: str) -> bool:
+    """Whether a ``metrics.jsonl`` has a line of a step with a name that begins so."""
+    return any(
+        record["step"] == step and any(name.startswith(prefix) for name in record)
+        for record in read_metrics(path)
+    )
+
+
 def filter_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Keep the wanted whole lines of a file, atomically."""
     if path.is_file():

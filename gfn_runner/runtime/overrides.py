@@ -86,12 +86,15 @@ def as_meant(word: str) -> str:
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
-    if not equals or (_is_quoted(value) and name != "prompt"):
+    if not equals:
         return word
     if name == "prompt":
         return f"{key}={verbatim(value)}"
+    if value[:1] in ("'", '"') and isinstance(_parsed(f"x={value}"), str):
+        return word  # quoted already
     path = os.path.expanduser(value)
-    if _exists(path) and (name in _FOLDERS or ("/" in value and _parsed(word) != value)):
+    exists = "\0" not in path and os.path.exists(path)
+    if exists and (name in _FOLDERS or ("/" in value and _parsed(word) != value)):
         return f"{key}={verbatim(path)}"
     if name in _FOLDERS and value not in ("", "null", "auto"):
         return f"{key}={quoted(path)}"
@@ -103,23 +106,12 @@ def shell_word(key: str, text: str) -> str:
     return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 
 
-def _is_quoted(value: str) -> bool:
-    return value[:1] in ("'", '"') and isinstance(_parsed(f"x={value}"), str)
-
-
 def _parsed(line: str) -> Any:
     """The value of a line; ``None`` if Hydra's grammar does not have it."""
     try:
         return OverridesParser.create().parse_override(line).value()
     except HydraException:
         return None
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.exists(path)
-    except ValueError:  # a NUL
-        return False
 
 
 def parsed(lines: Sequence[str]) -> list[Override]:
@@ -197,7 +189,9 @@ def absolute_lines(lines: Sequence[str], paths: Iterable[tuple[str, LocalPath, A
     values: dict[str, set[str]] = {}
     for key, mark, value in paths:
         marks[key] = mark
-        values.setdefault(key, set()).add(_as_text(value) if _is_absolute(value) else "")
+        texts = value if isinstance(value, list | tuple) else [value]
+        is_path = any(isinstance(text, str) and Path(text).is_absolute() for text in texts)
+        values.setdefault(key, set()).add(_as_text(value) if is_path else "")
     result = []
     for line in lines:
         override = OverridesParser.create().parse_override(line)
@@ -230,11 +224,6 @@ def _absolute(value: Any, mark: LocalPath | None) -> Any:
         return [_absolute(item, mark) for item in value]
     text = value.text if isinstance(value, QuotedString) else value
     return mark.absolute(text) if mark is not None and isinstance(text, str) else text
-
-
-def _is_absolute(value: Any) -> bool:
-    texts = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(text, str) and Path(text).is_absolute() for text in texts)
 
 
 def _as_text(value: Any) -> str:

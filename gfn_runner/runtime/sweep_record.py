@@ -139,7 +139,11 @@ class Sweep:
         for job in jobs:
             before = known.get(job.folder)
             if job.folder in planned:
-                problems.append(_shared(job, planned[job.folder]))
+                other = planned[job.folder]
+                lines = (f"{j.number} ({' '.join(j.overrides)})" for j in (other, job))
+                what = f"jobs {' and '.join(lines)} would share the folder {job.folder}"
+                fix = "a name for each job, e.g. ${hydra:job.num}"
+                problems.append(Problem("hydra.sweep.subdir", what, fix))
             elif (
                 before is not None
                 and sorted(before.overrides) != sorted(job.overrides)
@@ -170,15 +174,6 @@ class Sweep:
     def failures(self) -> list[Job]:
         """Jobs that have not ended well."""
         return [job for job in self.jobs if job.state != "ok"]
-
-
-def _shared(job: Job, other: Job) -> Problem:
-    return Problem(
-        "hydra.sweep.subdir",
-        f"jobs {other.number} ({' '.join(other.overrides)}) and {job.number} ({' '.join(job.overrides)}) "
-        f"would share the folder {job.folder}",
-        "a name for each job, e.g. ${hydra:job.num}",
-    )
 
 
 def _another(job: Job, before: Job, folder: Path) -> Problem:

@@ -155,9 +155,7 @@ def unknown_key(key: str, name: str, known: list[str]) -> Problem:
 
 def argument_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The type hints of a target's arguments."""
-    if _arguments(target, ()) is None:
-        return {}
-    fields = _signature_fields(target, ())
+    fields = None if _arguments(target, ()) is None else _signature_fields(target, ())
     return {name: hint for name, (hint, _) in (fields or {}).items()}
 
 
@@ -226,7 +224,7 @@ def _problem(key: str, kind: Any, error: Any) -> Problem:
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         name = str(location[-1])
         whole = path if path.endswith(f".{name}") else f"{path}.{name}"
-        return unknown_key(whole, name, _fields(_container(kind, location)))
+        return unknown_key(whole, name, list(_fields(at)))
     if error["type"] == "missing":
         return Problem(path if path != key else f"{key}.{location[-1]}", "missing", "a value")
     if error["type"] == "dataclass_type":
@@ -236,29 +234,21 @@ def _problem(key: str, kind: Any, error: Any) -> Problem:
     return Problem(path, f"given {error['input']!r}", allowed)
 
 
-def _container(kind: Any, location: list[Any]) -> Any:
-    for part in location[:-1]:
-        kind = _type_at(kind, part) or kind
-    return kind
-
-
 def _type_at(kind: Any, part: Any) -> Any:
     """The type of a field, ``Any`` within a list, ``None`` if there is no such field."""
     if isinstance(part, int):
         return Any
-    fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
-    if fields is None:
-        options = [a for a in getattr(kind, "__args__", ()) if hasattr(a, "__pydantic_fields__")]
-        return _type_at(options[0], part) if options else None
+    fields = _fields(kind)
     return fields[part].annotation if part in fields else (Any if kind is Any else None)
 
 
-def _fields(kind: Any) -> list[str]:
-    fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
-    if fields is None:
-        options = [a for a in getattr(kind, "__args__", ()) if hasattr(a, "__pydantic_fields__")]
-        return _fields(options[0]) if options else []
-    return list(fields)
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """Fields of a model or a settings class, or of the first one in a union."""
+    for name in ("model_fields", "__pydantic_fields__"):
+        if found := getattr(kind, name, None):
+            return found
+    options = [a for a in getattr(kind, "__args__", ()) if hasattr(a, "__pydantic_fields__")]
+    return _fields(options[0]) if options else {}
 
 
 def _name(target: Callable[..., Any]) -> str:

@@ -17,92 +17,98 @@ from gfn_runner.runtime.sweep_record import Job, Sweep
 
 _STYLES = {"ok": "green", "waiting": "dim", "submitted": "dim", "running": "dim"}
 _LONGEST_REASON = 300
-_MINUTES = "minutes"
+_TEXTS = ("overrides", "folder")  # columns that may be broken
 
 
 def show_sweep(sweep: Sweep) -> None:
     """Print the table and leave it in the sweep's folder as ``sweep.md``."""
-    common = sweep.common
+    jobs, common = sweep.jobs, sweep.common
     title = f"sweep {' '.join(map(rounded, common))}".rstrip()
-    well = sum(job.state == "ok" for job in sweep.jobs)
-    summary = f"{well} of {len(sweep.jobs)} runs are ok"
-    before = sum(job.state == "ok" and not job.again for job in sweep.jobs)
+    well = sum(job.state == "ok" for job in jobs)
+    summary = f"{well} of {len(jobs)} runs are ok"
+    before = sum(job.state == "ok" and not job.again for job in jobs)
     summary += f" ({before} had finished before)" if before else ""
-    _write_markdown(sweep, title, common, summary)
-    console = Console(highlight=False)
-    console.print(escape(title), soft_wrap=True, style="bold")
-    _print_tables(console, sweep.jobs, common)
-    for job in sweep.failures:
-        why = f": {job.why[:_LONGEST_REASON]}" if job.why else ""
-        console.print(f"#{job.number} {job.state}{why}", markup=False, soft_wrap=True)
-    console.print(summary)
-    queued = [
-        job.job_id for job in sweep.jobs if job.state in ("submitted", "running") and job.job_id
-    ]
-    if queued:
-        console.print(
-            f"SLURM goes on with them; scancel {' '.join(queued)} ends them", soft_wrap=True
-        )
-    if sweep.failures:
-        console.print(
-            f"python -m gfn_runner -m resume={sweep.folder} goes on with those that are not",
-            soft_wrap=True,
-        )
-    console.print(f"the table is in {sweep.folder / 'sweep.md'}", soft_wrap=True)
-
-
-def _print_tables(console: Console, jobs: Sequence[Job], common: Sequence[str]) -> None:
-    """One table; where the console is too narrow for it the metrics are in others below."""
+    names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
     overrides = _overrides(jobs, common)
+    rows = [
+        {"#": str(job.number), "overrides": " ".join(own), "state": job.state}
+        | {name: shown_number(name, value) for name, value in job.metrics.items()}
+        | {"minutes": "" if job.minutes is None else f"{job.minutes:.1f}", "folder": job.folder}
+        | {"why": job.why[:_LONGEST_REASON]}
+        for job, own in zip(jobs, overrides, strict=True)
+    ]
+    header = ["#", "overrides", "state", *names, "minutes", "folder", "why"]
+    lines = [header, ["---"] * len(header), *([row.get(n, "") for n in header] for row in rows)]
+    table = "\n".join(f"| {' | '.join(map(_markdown_cell, cells))} |" for cells in lines)
+    write_atomically(sweep.folder / "sweep.md", f"# {title}\n\n{table}\n\n{summary}\n")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(escape(title), style="bold")
     short = _short_keys(overrides)
-    shown = [[_renamed(line, short) for line in own] for own in overrides]
-    names = _metric_names(jobs)
-    rest: Sequence[str] = ()
-    table = _table(jobs, names, ["\n".join(own) for own in shown])
-    if _width(console, table) > console.width:
-        table, rest = _table(jobs, (), [" ".join(own) for own in shown]), names
-    console.print(table)
-    measured = [job for job in jobs if job.metrics]
-    while rest:
-        n = len(rest)
-        while n > 1 and _width(console, _table(measured, rest[:n])) > console.width:
-            n -= 1
-        console.print(_table(measured, rest[:n]))
-        rest = rest[n:]
+    for row, own in zip(rows, overrides, strict=True):
+        row["overrides"] = "\n".join(_renamed(line, short) for line in own)
+    _print_tables(console, rows, names)
     notes = [f"{end} is {key}" for key, end in short.items()]
     notes += ["shares are in %"] if any(map(is_share, names)) else []
     if notes:
-        console.print(", ".join(notes), markup=False, soft_wrap=True, style="dim")
+        console.print(", ".join(notes), markup=False, style="dim")
+    for job in sweep.failures:
+        why = f": {job.why[:_LONGEST_REASON]}" if job.why else ""
+        console.print(f"#{job.number} {job.state}{why}", markup=False)
+    console.print(summary)
+    queued = [j.job_id for j in jobs if j.state in ("submitted", "running") and j.job_id]
+    if queued:
+        console.print(f"SLURM goes on with them; scancel {' '.join(queued)} ends them")
+    if sweep.failures:
+        again = f"python -m gfn_runner -m resume={sweep.folder}"
+        console.print(f"{again} goes on with those that are not", markup=False)
+    console.print(f"the table is in {sweep.folder / 'sweep.md'}", markup=False)
 
 
-def _width(console: Console, table: Table) -> int:
-    """Columns of the terminal that the table takes if nothing in it is broken."""
-    return table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
-def _table(
-    jobs: Sequence[Job], names: Sequence[str], overrides: Sequence[str] | None = None
-) -> Table:
-    """A row for each run; without ``overrides`` its number and metrics alone."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
+def _print_tables(console: Console, rows: Sequence[dict[str, str]], names: Sequence[str]) -> None:
+    """One table; where the console is too narrow for it the metrics are in others below."""
     # By default a run's folder is its number.
-    folders = overrides is not None and any(job.folder != str(job.number) for job in jobs)
-    if overrides is not None:
-        table.add_column("overrides", overflow="fold")
-        table.add_column("state", no_wrap=True)
-    for name in (*names, *([_MINUTES] if overrides is not None else [])):
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    if folders:
-        table.add_column("folder", overflow="fold")
-    for number, job in enumerate(jobs):
-        cells = [str(job.number)]
-        if overrides is not None:
-            state = f"[{_STYLES.get(job.state, 'red')}]{job.state}[/]"
-            cells += [escape(overrides[number]), state]
-        cells += _numbers(job, names)
-        cells += [_minutes(job)] if overrides is not None else []
-        table.add_row(*cells, *([escape(job.folder)] if folders else []))
+    folder = ["folder"] if any(row["folder"] != row["#"] for row in rows) else []
+    whole = _table(rows, ["#", "overrides", "state", *names, "minutes", *folder])
+    if _fits(console, whole):
+        console.print(whole, soft_wrap=False)
+        return
+    brief = [row | {"overrides": row["overrides"].replace("\n", " ")} for row in rows]
+    own = _table(brief, ["#", "overrides", "state", "minutes", *folder])
+    console.print(own, soft_wrap=False)
+    measured = [row for row in rows if row.keys() & set(names)]
+    rest = list(names)
+    while rest:
+        n = len(rest)
+        while n > 1 and not _fits(console, _table(measured, ["#", *rest[:n]])):
+            n -= 1
+        console.print(_table(measured, ["#", *rest[:n]]), soft_wrap=False)
+        rest = rest[n:]
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Whether the console is wide enough to break nothing in the table."""
+    unbroken = console.options.update(max_width=10_000)
+    return table.__rich_measure__(console, unbroken).maximum <= console.width
+
+
+def _table(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        is_left = name in (*_TEXTS, "state")
+        table.add_column(
+            name.replace("_", "\n"),
+            justify="left" if is_left else "right",
+            no_wrap=name not in _TEXTS,
+            overflow="fold",
+        )
+    for row in rows:
+        cells = {name: escape(text) for name, text in row.items()}
+        cells["state"] = f"[{_STYLES.get(row['state'], 'red')}]{row['state']}[/]"
+        table.add_row(*(cells.get(name, "") for name in columns))
     return table
 
 
@@ -114,10 +120,8 @@ def _overrides(jobs: Sequence[Job], common: Sequence[str]) -> list[list[str]]:
     exact = [job.beside(common) for job in jobs]
     short = [list(map(rounded, own)) for own in exact]
     repeated = Counter(map(tuple, short))
-    return [
-        own if repeated[tuple(own)] == 1 else digits
-        for own, digits in zip(short, exact, strict=True)
-    ]
+    pairs = zip(short, exact, strict=True)
+    return [own if repeated[tuple(own)] == 1 else digits for own, digits in pairs]
 
 
 def _short_keys(runs: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -132,38 +136,3 @@ def _renamed(line: str, short: dict[str, str]) -> str:
     key, equals, value = line.partition("=")
     name = key.lstrip("+~")
     return key[: len(key) - len(name)] + short.get(name, name) + equals + value
-
-
-def _metric_names(jobs: Sequence[Job]) -> list[str]:
-    return list(dict.fromkeys(name for job in jobs for name in job.metrics))
-
-
-def _numbers(job: Job, names: Sequence[str]) -> list[str]:
-    return [shown_number(name, job.metrics[name]) if name in job.metrics else "" for name in names]
-
-
-def _minutes(job: Job) -> str:
-    return "" if job.minutes is None else f"{job.minutes:.1f}"
-
-
-def _write_markdown(sweep: Sweep, title: str, common: Sequence[str], summary: str) -> None:
-    names = _metric_names(sweep.jobs)
-    header = ["#", "overrides", "state", *names, _MINUTES, "folder", "why"]
-    rows = [
-        [
-            str(job.number),
-            " ".join(own),
-            job.state,
-            *_numbers(job, names),
-            _minutes(job),
-            job.folder,
-            job.why[:_LONGEST_REASON],
-        ]
-        for job, own in zip(sweep.jobs, _overrides(sweep.jobs, common), strict=True)
-    ]
-    lines = [f"# {title}", "", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
-    write_atomically(sweep.folder / "sweep.md", "\n".join([*lines, "", summary]) + "\n")
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

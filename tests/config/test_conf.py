@@ -81,7 +81,7 @@ def test_yamls_list_every_key():
 
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         listed = OmegaConf.to_container(compose("config"))
-    checked = composed().as_dict()
+    checked = composed().values
     # Without a choice of these there is nothing of them to see.
     unchosen = {".experiment", ".baseline", ".recipe", ".sweep"}
     assert keys(listed) | unchosen == keys(checked) | unchosen
@@ -89,7 +89,7 @@ def test_yamls_list_every_key():
 
 def assert_objects_list_every_argument(config: RunConfig) -> None:
     """Those of this program: every argument that its constructor takes from the config."""
-    for key, node in nodes_with_target(config.as_dict()):
+    for key, node in nodes_with_target(config.values):
         if node["_target_"].startswith("gfn_runner."):
             given = {name for name in node if not name.startswith("_")}
             assert given == arguments_of(target_of(key, node)) - RUNTIME_ARGUMENTS, key
@@ -146,7 +146,7 @@ def test_the_resolved_config_leads_to_itself(tmp_path):
     from gfn_runner.config.validation import check
 
     config = composed("task=arithmetic_tool", "objective=tb", "task.max_len=21")
-    again = check(config.as_dict())
-    assert again.as_dict() == config.as_dict()
+    again = check(config.values)
+    assert again.values == config.values
     assert type(again.task) is type(config.task) and again.task.max_len == 21
     assert again.task.data == config.task.data

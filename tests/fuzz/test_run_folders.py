@@ -50,7 +50,7 @@ def good(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("good") / "sweep"
     make_sweep(folder, "seed=0", "seed=1")
     make_run(folder / "0")
-    config = settings().as_dict()
+    config = settings().values
     run = make_run(folder / "1", steps=4, wanted=10, finished=False, **config)
     lines = [*SMALL, "task=arithmetic"]
     (run / "overrides.yaml").write_text(yaml.safe_dump(lines), encoding="utf-8")

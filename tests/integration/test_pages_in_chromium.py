@@ -11,7 +11,7 @@ import pytest
 
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.run_page import write_run_page
-from gfn_runner.report.sweep_jobs import SweepJobs
+from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.sweep_page import write_sweep_page
 
 from ..report_folders import FAILED, grid, make_run, make_sweep, sample, training

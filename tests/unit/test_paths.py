@@ -46,7 +46,7 @@ def test_every_key_that_names_a_path_is_stored_absolute(place):
         "evaluation.encoder=mymodel", "evaluation.bertscore=mymodel",
     ]  # fmt: skip
     (config,) = configs(*lines)
-    saved = config.as_dict()
+    saved = config.values
     assert saved["task"]["data"]["train"] == str(place / "own.jsonl")
     assert saved["lm"]["name"] == str(place / "mymodel")
     assert saved["evaluation"]["encoder"] == str(place / "mymodel")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,11 @@ from gfn_runner.callbacks import live_report
 from gfn_runner.callbacks.live_report import LiveReport, end_pages
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.report import page, run_page
+from gfn_runner.report import run_page
 from gfn_runner.report.history import History
 from gfn_runner.report.names import Name
-from gfn_runner.report.page import write_page
 from gfn_runner.report.plots import MOST_POINTS, dots, log_floor, plot, trace
+from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
@@ -79,7 +80,7 @@ def test_nobody_reads_half_a_page(tmp_path):
     """A reader beside several writers always finds one of the complete texts."""
     path = tmp_path / "report.html"
     texts = [letter * 200_000 for letter in "abc"]
-    write_page(path, texts[0])
+    write_atomically(path, texts[0], durable=False)
     ended, found = threading.Event(), set()
 
     def read():
@@ -90,7 +91,7 @@ def test_nobody_reads_half_a_page(tmp_path):
     reader.start()
     for _ in range(30):
         for text in texts:
-            write_page(path, text)
+            write_atomically(path, text, durable=False)
     ended.set()
     reader.join()
     assert found <= set(texts)
@@ -101,13 +102,12 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def full(self, *_, **__):
-        self.touch()
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(page.Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        write_page(path, "new")
+        write_atomically(path, "new", durable=False)
     monkeypatch.undo()
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
@@ -140,11 +140,11 @@ def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
 def test_a_page_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeypatch, caplog):
     folder = make_run(tmp_path / "r", steps=2, finished=False)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(live_report, "write_lines", full)
-    monkeypatch.setattr(run_page, "write_page", full)
+    monkeypatch.setattr(run_page, "write_atomically", full)
     pages = LiveReport().begin(folder)
     for step in range(3):
         pages.evaluated(step, samples())

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from gfn_runner.callbacks.live_report import LiveReport, end_pages
-from gfn_runner.report import page_files, run_page
-from gfn_runner.report.__main__ import main
+from gfn_runner.errors import UserError
+from gfn_runner.report import run_page
+from gfn_runner.report.__main__ import main, write_pages
 from gfn_runner.report.history import History
-from gfn_runner.report.sweep_jobs import SweepJobs
+from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.sweep_page import colors_of, write_sweep_page
 
 from ..report_folders import (
@@ -202,9 +203,9 @@ def test_user_errors_of_the_command(tmp_path, monkeypatch, capsys):
     # The others have theirs all the same.
     assert (tmp_path / "good/report.html").is_file() and not (tmp_path / "bad/report.html").exists()
 
-    def refused(*_):
+    def refused(*_, **__):
         raise PermissionError(13, "Permission denied", "r/report.html")
 
-    monkeypatch.setattr(run_page, "write_page", refused)
-    with pytest.raises(page_files.UserError, match="its page cannot be written"):
-        page_files.write_pages(["good"])
+    monkeypatch.setattr(run_page, "write_atomically", refused)
+    with pytest.raises(UserError, match="its page cannot be written"):
+        write_pages(["good"])

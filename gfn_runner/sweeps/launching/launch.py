@@ -23,9 +23,8 @@ from gfn_runner.runtime.run_lock import acquire_run_lock
 from gfn_runner.runtime.sweep_record import Job, Sweep
 from gfn_runner.sweeps.check import LOCAL, SLURM
 from gfn_runner.sweeps.launching.cluster import run_on_slurm
-from gfn_runner.sweeps.launching.in_process import run_in_process
 from gfn_runner.sweeps.launching.plan import SIDE, Plan, announce, compose_job, validate_job
-from gfn_runner.sweeps.launching.processes import run_in_processes
+from gfn_runner.sweeps.launching.processes import run_in_process, run_in_processes
 
 _RUNNERS = {SLURM: run_on_slurm, LOCAL: run_in_processes}
 _current: list[Sweep] = []
@@ -124,7 +123,11 @@ def _launch(
     if problems:
         raise UserError(problems)
     sweep.keep()
-    _print_plan(sweep, list(known.values()), waiting)
+    finished = sum(job.state == "ok" for job in known.values())
+    before = f", {finished} finished before" if finished else ""
+    print(f"{len(waiting)} {'run' if len(waiting) == 1 else 'runs'} to do{before}", flush=True)
+    for plan in waiting:
+        print(f"  #{plan.job.number}  {' '.join(plan.job.beside(sweep.common))}", flush=True)
     if waiting:
         _RUNNERS.get(waiting[0].launcher["_target_"], run_in_process)(launcher, sweep, waiting)
     if sweep.searches:
@@ -175,11 +178,3 @@ def _refuse_unmeasured(sweep: Sweep, plans: Sequence[Plan]) -> None:
         if plan.job.state == "failed" and where.endswith("optimized_metric") and unknown:
             allowed = "a name in the metrics.json of the runs, e.g. log_reward"
             raise UserError.one("optimized_metric", what, allowed, "begin the search anew with it")
-
-
-def _print_plan(sweep: Sweep, jobs: Sequence[Job], waiting: Sequence[Plan]) -> None:
-    finished = sum(job.state == "ok" for job in jobs)
-    before = f", {finished} finished before" if finished else ""
-    print(f"{len(waiting)} {'run' if len(waiting) == 1 else 'runs'} to do{before}", flush=True)
-    for plan in waiting:
-        print(f"  #{plan.job.number}  {' '.join(plan.job.beside(sweep.common))}", flush=True)

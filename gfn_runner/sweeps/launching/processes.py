@@ -1,16 +1,22 @@
-"""Runs of a sweep in processes of their own on this machine, some at a time, by submitit."""
+"""Runs of a sweep on this machine: in this process, or some at a time in their own, by submitit."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from hydra.core.utils import configure_log, setup_globals
+from omegaconf import DictConfig
+
+from gfn_runner.distributed.launch import exit_with_parent
 from gfn_runner.runtime.environment import threads_per_process
 from gfn_runner.runtime.sweep_record import Sweep
 from gfn_runner.sweeps.launching.plan import Plan
@@ -20,6 +26,46 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 300  # seconds in which interrupted runs may finish their step and save
 _AGAIN = 30  # seconds after which those that have not ended get the signal again
 _POLL = 0.5
+
+
+def run_in_process(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
+    """Bring runs to their end; one that fails stops no other."""
+    hydra = launcher.config.hydra
+    for plan in waiting:
+        plan.starts()
+        sweep.keep()
+        alone = plan.config.trainer.processes.number == 1
+        try:
+            value = (_run if alone else _run_in_child)(launcher, plan.composed)
+        except Exception as error:
+            plan.fails(repr(error))
+        except BaseException:
+            plan.ends("interrupted")
+            sweep.keep()
+            raise
+        else:
+            plan.ends("ok", value=value)
+        configure_log(hydra.hydra_logging, hydra.verbose)
+        sweep.keep()
+
+
+def _run_in_child(launcher: Any, composed: DictConfig) -> Any:
+    """A run of several processes. Where one of them fails the others end at once, by ``os._exit``; the
+    sweep's process must not be among them.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=exit_with_parent) as pool:
+        try:
+            return pool.submit(_run, launcher, composed).result()
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()  # it saves after its step
+            raise
+
+
+def _run(launcher: Any, composed: DictConfig) -> Any:
+    setup_globals()
+    return launcher.run(composed).return_value
 
 
 def run_in_processes(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
