@@ -51,3 +51,16 @@ class UserError(Exception):
 
 class NotBegun(UserError):
     """User errors for which a run is refused before it has touched the folder that it would go to."""
+
+
+def show(
+    problems: Sequence[Problem], effect: str = "nothing was started, nothing was written"
+) -> None:
+    """Print problems, at least one, on the screen of errors; ``effect`` is what comes of them."""
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    many = f"{len(problems)} user errors" if len(problems) > 1 else "user error"
+    console.print(f"gfn_runner: {many}; {effect}", style="bold red")
+    for problem in problems:
+        console.print(str(problem), markup=False)

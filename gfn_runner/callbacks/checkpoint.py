@@ -135,7 +135,9 @@ class AdapterCheckpoint(L.Callback):
         trainer.save_checkpoint(self._path(trainer.global_step))
         problem = None
         if is_rank_zero():
-            problem = _written(trainer).problem
+            writer = trainer.strategy.checkpoint_io
+            assert isinstance(writer, DurableCheckpointIO)  # train.py puts it there
+            problem = writer.problem
             if problem is None:
                 self._remove_old()
         # Whoever looks for the newest one next finds this.
@@ -160,12 +162,6 @@ def _appenders(trainer: L.Trainer) -> list[LineAppender]:
     """Of the loggers that write lines; of the first process alone."""
     found = [getattr(log, "lines", None) for log in trainer.loggers]
     return [lines for lines in found if isinstance(lines, LineAppender)]
-
-
-def _written(trainer: L.Trainer) -> DurableCheckpointIO:
-    writer = trainer.strategy.checkpoint_io
-    assert isinstance(writer, DurableCheckpointIO)  # train.py puts it there
-    return writer
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

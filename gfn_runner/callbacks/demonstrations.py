@@ -64,24 +64,14 @@ def fitting_demonstrations(
     The latter are not to be scored: they may be longer than the model's context. Those in ``written`` are
     taken beside the conditions' own.
     """
-    trajectories, rule = _demonstrations(module, conditions, written or {}), module.rule
+    rule, tool, others = module.rule, module.tool(), written or {}
+    known: list[tuple[int, str | Sequence[int]]] = []
+    for place, condition in enumerate(conditions):
+        known += ((place, text) for text in condition.demonstrations)
+        known += ((place, ids) for ids in others.get(condition.key, ()))
+    rows = [(*with_tool(module.lm, given, tool), place) for place, given in known]
+    tokens, actions, places = zip(*rows, strict=True)
+    trajectories = Trajectories.from_rows(tokens, actions, places, module.lm.device)
     fits_B = rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])[:, 0]
     fits_B = fits_B & (rule.n_actions_BS(trajectories)[:, -1] <= rule.max_len)
     return trajectories.rows(fits_B.nonzero()[:, 0]), int((~fits_B).sum())
-
-
-def _demonstrations(
-    module: GFlowNetModule, conditions: Sequence[Condition], written: Written
-) -> Trajectories:
-    tool = module.tool()
-    rows = [
-        (*with_tool(module.lm, given, tool), place)
-        for place, condition in enumerate(conditions)
-        for given in _known(condition, written)
-    ]
-    tokens, actions, places = zip(*rows, strict=True)
-    return Trajectories.from_rows(tokens, actions, places, module.lm.device)
-
-
-def _known(condition: Condition, written: Written) -> list[str | tuple[int, ...]]:
-    return [*condition.demonstrations, *written.get(condition.key, ())]

@@ -65,12 +65,7 @@ class EvaluationCallback(L.Callback):
         self._count.__enter__()
 
     def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        module: GFlowNetModule,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, *_: Any
     ) -> None:
         if self._count is not None:
             self._count.part = batch.conditions[0].group
@@ -81,8 +76,7 @@ class EvaluationCallback(L.Callback):
         module: GFlowNetModule,
         outputs: list[ConditionSamples],
         batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: Any,
     ) -> None:
         self.samples += outputs
         if self._count is not None:

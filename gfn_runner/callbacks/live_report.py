@@ -53,7 +53,6 @@ class LiveReport(L.Callback):
     ) -> None:
         self.pages, self.refresh, self.pause = pages, refresh, pause
         self.folder: Path | None = None
-        self.evaluation: EvaluationCallback | None = None
         self._sweep_due = 0.0
         self._warned: set[str] = set()
 
@@ -65,7 +64,6 @@ class LiveReport(L.Callback):
         return self
 
     def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
-        self.evaluation = find_callback(trainer, EvaluationCallback)
         if self.folder is None:
             self.begin(Path(trainer.default_root_dir))
 
@@ -75,9 +73,9 @@ class LiveReport(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         # The final evaluation's samples are written whole by the recipe.
-        is_due = self.pages == "live" and not module.final and is_rank_zero()
-        if is_due and self.evaluation is not None:
-            self.evaluated(trainer.global_step, self.evaluation.samples)
+        evaluation = find_callback(trainer, EvaluationCallback)
+        if self.pages == "live" and evaluation and not module.final and is_rank_zero():
+            self.evaluated(trainer.global_step, evaluation.samples)
 
     def on_exception(
         self, trainer: L.Trainer, module: GFlowNetModule, exception: BaseException

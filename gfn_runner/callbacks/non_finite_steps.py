@@ -54,7 +54,9 @@ class SkipNonFiniteSteps(L.Callback):
         # All ranks skip, or none: their weights are the same. A loss that is not finite on one of them
         # has spoilt the averaged gradient of all, so that the others' conditions are under suspicion
         # only where every loss was finite.
-        ranks = all_gather((self._reasons, math.isfinite(self.grad_norm), _first_keys(module)))
+        output = module.last_output
+        first = [condition.key for condition in output.conditions[:3]] if output else []
+        ranks = all_gather((self._reasons, math.isfinite(self.grad_norm), first))
         self._reasons = []
         found = list(dict.fromkeys(reason for reasons, _, _ in ranks for reason in reasons))
         if not found and not all(finite for _, finite, _ in ranks):
@@ -73,12 +75,6 @@ class SkipNonFiniteSteps(L.Callback):
         self.steps.total = state["skipped"]
         self.steps.in_a_row.clear()  # every E-step of EM loads the checkpoint before it
         self.steps.in_a_row.extend(state["in_a_row"])
-
-
-def _first_keys(module: GFlowNetModule) -> list[str]:
-    """The conditions that this rank's newest batch begins with."""
-    output = module.last_output
-    return [condition.key for condition in output.conditions[:3]] if output else []
 
 
 def _gradient_problem(named: list[tuple[str, torch.nn.Parameter]], keys: list[str]) -> str:

@@ -43,7 +43,6 @@ class PreemptionCallback(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.checkpoint: AdapterCheckpoint | None = None
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._launcher: Any = None
@@ -54,7 +53,6 @@ class PreemptionCallback(L.Callback):
         return bool(self._before)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        self.checkpoint = find_callback(trainer, AdapterCheckpoint)
         # Lightning puts handlers of its own in between.
         self._launcher = signal.getsignal(signal.SIGUSR2)
 
@@ -99,7 +97,8 @@ class PreemptionCallback(L.Callback):
             return
         if self.received == number:  # else another has come meanwhile
             self.received = None
-        saved = self.checkpoint is not None and self.checkpoint.save(trainer)
+        checkpoint = find_callback(trainer, AdapterCheckpoint)
+        saved = checkpoint is not None and checkpoint.save(trainer)
         if is_rank_zero():
             state = "saved" if saved else "could NOT be saved"
             logger.warning(

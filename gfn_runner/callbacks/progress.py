@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import lightning as L
@@ -34,8 +34,7 @@ _SHOWN = {
     "train/tokens_per_second": "tokens/s",
 }
 
-_SCALAR = 18  # columns of the terminal for each
-_BAR = 28  # columns for the description, the shortest bar, the time left and what is between them
+_BAR = 30  # columns for the description, the shortest bar, the time left and what is between them
 
 
 class StepProgress(L.Callback):
@@ -56,9 +55,6 @@ class StepProgress(L.Callback):
         every_n_steps: Annotated[int, Field(ge=1)] = 10,
     ) -> None:
         self.show, self.every_n_steps = show, every_n_steps
-        # Lightning puts a function of its own at self.log.
-        self.training_log: TrainingLog | None = None
-        self.evaluation: EvaluationCallback | None = None
         self.console = Console()
         self._bars: Progress | None = None
         self._task: Any = None
@@ -72,8 +68,6 @@ class StepProgress(L.Callback):
         return automatic or self.show == "bar"
 
     def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
-        self.training_log = find_callback(trainer, TrainingLog)
-        self.evaluation = find_callback(trainer, EvaluationCallback)
         if not is_rank_zero():
             self.show = "none"
 
@@ -100,27 +94,31 @@ class StepProgress(L.Callback):
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: Any, *_: Any
     ) -> None:
         step = trainer.global_step
-        latest = self.training_log.latest if self.training_log is not None else {}
+        log = find_callback(trainer, TrainingLog)
+        latest = log.latest if log is not None else {}
         if step == self._shown_step or not latest:
             return
         self._shown_step = step
         # Of some batches a scalar means nothing, and is absent.
-        scalars = [
-            f"{label} {latest[name]:.3g}" for name, label in _SHOWN.items() if name in latest
-        ]
+        scalars = {label: f"{latest[n]:.3g}" for n, label in _SHOWN.items() if n in latest}
         if self._bars is not None:
             fitting = self._fitting(scalars, trainer.max_steps)
             self._bars.update(self._task, completed=step, scalars=fitting)
         elif self.show != "none" and self._is_due(step):
             seconds = f"{latest['train/seconds']:.1f} s/step"
             left = f"{duration(self._seconds_left(step, trainer.max_steps))} left"
-            self._say("  ".join([f"step {step}/{trainer.max_steps}", *scalars, seconds, left]))
+            shown = (f"{label} {value}" for label, value in scalars.items())
+            self._say("  ".join([f"step {step}/{trainer.max_steps}", *shown, seconds, left]))
 
-    def _fitting(self, scalars: Sequence[str], max_steps: int) -> str:
+    def _fitting(self, scalars: Mapping[str, str], max_steps: int) -> str:
         """Those from the left for which the terminal has room, each of a steady width."""
-        width = self.console.width - _BAR - 2 * len(str(max_steps))
-        shown = [f"{scalar:<{_SCALAR}}" for scalar in scalars]
-        return "".join(shown[: max(0, width) // _SCALAR])
+        room, line = self.console.width - _BAR - 2 * len(str(max_steps)), ""
+        for label, value in scalars.items():
+            column = f"{label} {value:<6} "
+            if len(line) + len(column) > room:
+                break
+            line += column
+        return line
 
     def _is_due(self, step: int) -> bool:
         """Of a run that goes on, the first step too: else it would look for long as if it did not.
@@ -147,9 +145,10 @@ class StepProgress(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if self._bars is not None:
             self._bars.update(self._task, description="training")
-        if self.show == "none" or module.final or self.evaluation is None:
-            return
-        self._say(evaluation_line(module.headline, trainer.global_step, self.evaluation.metrics))
+        evaluation = find_callback(trainer, EvaluationCallback)
+        if self.show != "none" and not module.final and evaluation is not None:
+            step, metrics = trainer.global_step, evaluation.metrics
+            self._say(evaluation_line(module.headline, step, metrics))
 
     def on_train_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._stop()

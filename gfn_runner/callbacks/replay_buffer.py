@@ -237,12 +237,7 @@ class ReplayBufferCallback(L.Callback):
         return kept + [self.conditions[key] for key in rng.sample(others, wanted)]
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: GFlowNetModule,
-        outputs: dict[str, Any],
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
         output: StepOutput = outputs["output"]
         if self.active and not output.from_replay:
@@ -269,23 +264,14 @@ class ReplayBufferCallback(L.Callback):
         that drew it would be skipped.
         """
         sound_B = (log_reward_BS.isfinite() | ~read_BS).all(dim=1)
-        columns = zip(
-            trajectories.token_BT.tolist(),
-            trajectories.is_action_BT.tolist(),
-            log_reward_BS.tolist(),
-            trajectories.length_B.tolist(),
-            trajectories.condition_B.tolist(),
-            stored,
-            sound_B.tolist(),
-            strict=True,
-        )
-        for tokens, actions, rewards, length, place, step, sound in columns:
-            if not sound:
-                continue
-            entry = Entry(
-                tuple(tokens[:length]), tuple(actions[:length]), tuple(rewards[: length + 1]), step
-            )
-            self.buffer.add(conditions[place].key, entry)
+        lengths, places = trajectories.length_B.tolist(), trajectories.condition_B.tolist()
+        tokens, actions = trajectories.token_BT.tolist(), trajectories.is_action_BT.tolist()
+        rewards = log_reward_BS.tolist()
+        for row in sound_B.nonzero()[:, 0].tolist():
+            n = lengths[row]
+            string = tuple(tokens[row][:n]), tuple(actions[row][:n])
+            entry = Entry(*string, tuple(rewards[row][: n + 1]), stored[row])
+            self.buffer.add(conditions[places[row]].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks together; every rank has to call it."""

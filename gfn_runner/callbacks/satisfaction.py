@@ -37,7 +37,6 @@ class SatisfactionCallback(L.Callback):
         self.warn_after = warn_after
         self.draws: dict[str, int] = {}
         self.met: set[str] = set()
-        self._warned: set[str] = set()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
@@ -63,8 +62,7 @@ class SatisfactionCallback(L.Callback):
             self.draws.pop(key, None)
             return
         self.draws[key] = self.draws.get(key, 0) + 1
-        if self.draws[key] >= self.warn_after and key not in self._warned:
-            self._warned.add(key)
+        if self.draws[key] == self.warn_after:
             logger.warning(
                 "none of %d samples of condition %r met its constraints, the last one was %r; perhaps no "
                 "string can (callbacks.satisfaction.warn_after)",
@@ -89,15 +87,12 @@ class SatisfactionCallback(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks together; every rank has to call it."""
         draws: dict[str, int] = {}
-        met, warned = set(self.met), set(self._warned)
-        for own_draws, own_met, own_warned in all_gather((self.draws, self.met, self._warned)):
-            for key, count in own_draws.items():
-                draws[key] = max(count, draws.get(key, 0))
+        met: set[str] = set()
+        for own_draws, own_met in all_gather((self.draws, self.met)):
+            draws |= {key: max(count, draws.get(key, 0)) for key, count in own_draws.items()}
             met |= own_met
-            warned |= own_warned
         draws = {key: count for key, count in draws.items() if key not in met}
-        return {"draws": draws, "met": sorted(met), "warned": sorted(warned)}
+        return {"draws": draws, "met": sorted(met)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.draws, self.met = dict(state["draws"]), set(state["met"])
-        self._warned = set(state["warned"])

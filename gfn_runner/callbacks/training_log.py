@@ -54,8 +54,6 @@ class TrainingLog(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.replay: ReplayBufferCallback | None = None
-        self.skips: SkipNonFiniteSteps | None = None
         self.latest: dict[str, float] = {}
         self._sums: dict[str, list[float]] = defaultdict(list)
         self._tokens, self._lr = 0, 0.0
@@ -68,10 +66,6 @@ class TrainingLog(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.latest = dict(state["latest"])
-
-    def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
-        self.replay = find_callback(trainer, ReplayBufferCallback)
-        self.skips = find_callback(trainer, SkipNonFiniteSteps)
 
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._step, self._started = trainer.global_step, time.perf_counter()
@@ -105,9 +99,10 @@ class TrainingLog(L.Callback):
             "seconds": now - self._started,
             "cpu_seconds": time.process_time() - self._cpu_started,
         }
-        if self.skips is not None:
-            record |= {"grad_norm": self.skips.grad_norm, "skipped": float(self.skips.steps.total)}
-        record |= self._counted(record["seconds"])
+        skips = find_callback(trainer, SkipNonFiniteSteps)
+        if skips is not None:
+            record |= {"grad_norm": skips.grad_norm, "skipped": float(skips.steps.total)}
+        record |= self._counted(trainer, record["seconds"])
         self.latest = {f"train/{name}": value for name, value in sorted(record.items())}
         phases = module.phases.take()
         phases["other"] = record["seconds"] - sum(phases.values())
@@ -119,13 +114,14 @@ class TrainingLog(L.Callback):
         if self._step % every == 0 or self._step == 1:
             log_metrics(trainer, self.latest)
 
-    def _counted(self, seconds: float) -> dict[str, float]:
+    def _counted(self, trainer: L.Trainer, seconds: float) -> dict[str, float]:
         """What is counted over all ranks: strings kept, their age, tokens."""
-        stored = self.replay.buffer.steps() if self.replay is not None else []
+        replay = find_callback(trainer, ReplayBufferCallback)
+        stored = replay.buffer.steps() if replay is not None else []
         counts = all_gather((len(stored), sum(stored), self._tokens))
         n_strings, steps, tokens = (sum(column) for column in zip(*counts, strict=True))
         counted = {"tokens_per_second": tokens / seconds}
-        if self.replay is not None:
+        if replay is not None:
             counted["buffer_size"] = float(n_strings)
         if n_strings:
             counted["buffer_age"] = self._step - steps / n_strings

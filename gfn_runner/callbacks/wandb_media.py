@@ -18,6 +18,7 @@ from pydantic import Field
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.lookup import find_callback, find_logger
 from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
+from gfn_runner.data.replay_buffer import Entry
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import StepOutput
 from gfn_runner.loggers.wandb import RunLogger
@@ -53,56 +54,56 @@ class WandbMedia(L.Callback):
         max_table_rows: Annotated[int, Field(ge=0)] = 48,
     ) -> None:
         self.histogram_every_n_steps, self.max_table_rows = histogram_every_n_steps, max_table_rows
-        self.wandb: WandbRun | None = None
-        self.evaluation: EvaluationCallback | None = None
-        self.replay: ReplayBufferCallback | None = None
         self._shown_step = 0
-
-    def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
-        logger = find_logger(trainer, RunLogger)
-        self.wandb = logger.run if logger is not None else None
-        self.evaluation = find_callback(trainer, EvaluationCallback)
-        self.replay = find_callback(trainer, ReplayBufferCallback)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
         step, every = trainer.global_step, self.histogram_every_n_steps
         due = every > 0 and step != self._shown_step and (step == 1 or step % every == 0)
-        if self.wandb is None or not due:
+        logger = find_logger(trainer, RunLogger) if due else None
+        if logger is None or logger.run is None:
             return
         self._shown_step = step
-        output: StepOutput = outputs["output"]
-        self.wandb.attempt("histograms", lambda: self._histograms(output, step))
-
-    def _histograms(self, output: StepOutput, step: int) -> None:
-        import wandb
-
-        assert self.wandb is not None
-        entries = self.replay.buffer.all_entries() if self.replay is not None else []
-        values = strings(output) | {
-            "buffer_log_reward": [entry.score for entry in entries],
-            "buffer_age": [step - entry.step for entry in entries],
-        }
-        drawn = {
-            f"histogram/{name}": wandb.Histogram(finite)
-            for name, own in values.items()
-            if (finite := [value for value in own if math.isfinite(value)])
-        }
-        self.wandb.log("histograms", drawn, step)
+        replay = find_callback(trainer, ReplayBufferCallback)
+        entries = replay.buffer.all_entries() if replay is not None else []
+        add = partial(_add_histograms, logger.run, outputs["output"], entries, step)
+        logger.run.attempt("histograms", add)
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        if self.evaluation is not None:
-            drawn, step = self.evaluation.samples, trainer.global_step
-            self.samples(
-                "final" if module.final else "eval", drawn, step, module.reward_temperature
-            )
+        evaluation = find_callback(trainer, EvaluationCallback)
+        if evaluation is not None:
+            name = "final" if module.final else "eval"
+            self.samples(trainer, name, evaluation.samples, module.reward_temperature)
 
     def samples(
-        self, name: str, drawn: Sequence[ConditionSamples], step: int, temperature: float
+        self,
+        trainer: L.Trainer,
+        name: str,
+        drawn: Sequence[ConditionSamples],
+        temperature: float,
     ) -> None:
         """A table of an evaluation or of a row; see :func:`add_samples`."""
-        add_samples(self.wandb, self.max_table_rows, name, drawn, step, temperature)
+        logger = find_logger(trainer, RunLogger)
+        run, step = logger.run if logger is not None else None, trainer.global_step
+        add_samples(run, self.max_table_rows, name, drawn, step, temperature)
+
+
+def _add_histograms(
+    wandb_run: WandbRun, output: StepOutput, entries: Sequence[Entry], step: int
+) -> None:
+    import wandb
+
+    values = strings(output) | {
+        "buffer_log_reward": [entry.score for entry in entries],
+        "buffer_age": [step - entry.step for entry in entries],
+    }
+    drawn = {
+        f"histogram/{name}": wandb.Histogram(finite)
+        for name, own in values.items()
+        if (finite := [value for value in own if math.isfinite(value)])
+    }
+    wandb_run.log("histograms", drawn, step)
 
 
 def add_samples(

@@ -1,16 +1,12 @@
-"""Hydra's callback that checks a config before a folder is made; see ``hydra.callbacks`` in ``conf``."""
+"""What is checked of a run before Hydra makes its folder."""
 
 from __future__ import annotations
 
-import contextlib
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,37 +32,6 @@ class NoFolder(SystemExit):
     def __init__(self, configs: Sequence[RunConfig]):
         super().__init__(0)
         self.configs = configs
-
-
-class ConfigChecks(Callback):
-    """Checks a config when Hydra has composed it."""
-
-    # Of the command that is under way: what a sweep enters is left when Hydra has ended.
-    stack: ClassVar[contextlib.ExitStack] = contextlib.ExitStack()
-    called: ClassVar[bool] = False
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        type(self).called = True
-        with _refusing():
-            before_run(config)
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        type(self).called = True
-        from gfn_runner.cli.multirun import before_multirun
-
-        with _refusing():
-            self.stack.enter_context(before_multirun(config))
-
-
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        raise Refused(error) from None
-    except Exception:
-        traceback.print_exc()
-        raise SystemExit(1) from None
 
 
 def before_run(config: DictConfig) -> None:
@@ -133,18 +98,19 @@ def prepared_folder(config: DictConfig, named: str, output: str, key: str, fix: 
     """
     from gfn_runner.runtime.files import check_writable, report_write_errors
 
+    def take_files(folder: Path) -> None:
+        with report_write_errors(folder, key, fix):
+            folder.mkdir(parents=True, exist_ok=True)
+            check_writable(folder)
+
     if key == "output":
-        with report_write_errors(Path(output), key, fix):
-            Path(output).mkdir(parents=True, exist_ok=True)
-            check_writable(Path(output))
+        take_files(Path(output))
     HydraConfig.instance().set_config(config)  # a name may hold ${hydra:job.name}
     try:
         folder = Path(str(OmegaConf.select(config, named)))
     except OmegaConfBaseException as error:
         raise UserError.one(named, str(error).splitlines()[0]) from None
-    with report_write_errors(folder, key, fix):
-        folder.mkdir(parents=True, exist_ok=True)
-        check_writable(folder)
+    take_files(folder)
     return folder
 
 

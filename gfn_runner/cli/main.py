@@ -7,22 +7,23 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gfn_runner.cli.hooks import ConfigChecks, NoFolder, Refused
+from gfn_runner.cli.hooks import NoFolder, Refused, before_run
 from gfn_runner.cli.saved import hydra_arguments
-from gfn_runner.cli.screen import show
 from gfn_runner.config.compose import CONF, check_config
-from gfn_runner.errors import NotBegun, UserError
+from gfn_runner.errors import NotBegun, UserError, show
 from gfn_runner.runtime.environment import limit_thread_spinning
 from gfn_runner.runtime.files import warn_once_if_unwritable
 from gfn_runner.runtime.overrides import absolute_lines, kept_overrides
@@ -34,6 +35,36 @@ if TYPE_CHECKING:
 
 # What Hydra itself raises at a command line that it has not foreseen.
 _OF_HYDRA = (ValueError, TypeError, AttributeError, RecursionError)
+
+
+class ConfigChecks(Callback):
+    """Hydra's callback that checks a config before a folder is made; see ``hydra.callbacks`` in ``conf``."""
+
+    # Of the command that is under way: what a sweep enters is left when Hydra has ended.
+    stack: ClassVar[contextlib.ExitStack] = contextlib.ExitStack()
+    called: ClassVar[bool] = False
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with _refusing():
+            before_run(config)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from gfn_runner.cli.multirun import before_multirun
+
+        with _refusing():
+            self.stack.enter_context(before_multirun(config))
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    ConfigChecks.called = True
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        raise Refused(error) from None
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -125,10 +156,11 @@ def _job(composed: Any) -> float | None:
         kept = kept_overrides(lines, settings.runtime.choices.task)
         return train_and_evaluate(config, folder, kept)
     except UserError as error:
-        begun = not isinstance(error, NotBegun)
-        if begun:
+        if isinstance(error, NotBegun):
+            show(error.problems)
+        else:
             _leave_reason(folder, str(error))
-        show(error.problems, folder if begun else None)
+            show(error.problems, f"the run stops; its folder is {folder}")
         if settings.mode == RunMode.MULTIRUN:
             # Hydra notes it, and the other runs of the sweep go on.
             raise RuntimeError(str(error)) from None

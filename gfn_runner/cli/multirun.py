@@ -18,7 +18,7 @@ from gfn_runner.cli.hooks import NoFolder, is_new, prepared_folder
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.data.samples import TaskData
 from gfn_runner.distributed.launch import check_launcher, is_worker
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, show
 from gfn_runner.report.headline import direction_of
 from gfn_runner.runtime.overrides import absolute_lines, parsed
 from gfn_runner.runtime.sweep_record import RECORD, Sweep
@@ -202,7 +202,6 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
         SystemExit: with 1 if a run has not ended well, 2 if the sweep is refused, 130 at Ctrl-C.
     """
     from gfn_runner.callbacks.live_report import warn_of_errors
-    from gfn_runner.cli.screen import show
     from gfn_runner.report.states import SweepJobs
     from gfn_runner.report.sweep_page import write_sweep_page
     from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep, planned
@@ -218,7 +217,7 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
         # A search may be refused at its tenth trial.
         sweep = current_sweep()
         stops = f"the sweep stops; its folder is {folder}" if sweep else "no run was started"
-        show(invalid.error.problems, effect=stops)
+        show(invalid.error.problems, stops)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -10,13 +10,12 @@ import yaml
 
 from gfn_runner.config.validation import check
 from gfn_runner.distributed.launch import exit_with_parent
-from gfn_runner.errors import UserError
+from gfn_runner.errors import UserError, show
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
 
 def main(file: Path) -> None:
     """Train as the config of the run says, beside the process that has written it."""
-    from gfn_runner.cli.screen import show
     from gfn_runner.train import train_and_evaluate
 
     exit_with_parent()
@@ -25,7 +24,7 @@ def main(file: Path) -> None:
     try:
         train_and_evaluate(check(values), file.parent)
     except UserError as error:
-        show(error.problems, file.parent)
+        show(error.problems, f"the run stops; its folder is {file.parent}")
         raise SystemExit(2) from None
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gfn_runner.errors import Problem
+from gfn_runner.runtime.environment import default_variables
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import object_or_empty
 from gfn_runner.runtime.seeds import derived_seed
@@ -59,7 +60,8 @@ class WandbRun:
             return
         started, reason = time.perf_counter(), ""
         try:
-            with _own_files_in(self.folder / "wandb"):
+            # W&B's copies of files that wait to be sent lie here, not in the user's home.
+            with default_variables(WANDB_DATA_DIR=str(self.folder / "wandb")):
                 action()
         except Exception as error:  # whatever W&B raises, training goes on
             reason = _first_line(error)
@@ -92,19 +94,6 @@ class WandbRun:
             print(f"W&B: {url}", flush=True)
         else:
             print(f"to send the run to W&B: {sync_command(self.folder)}", flush=True)
-
-
-@contextlib.contextmanager
-def _own_files_in(folder: Path) -> Iterator[None]:
-    """W&B's copies of files that wait to be sent lie here, not in the user's home, unless the environment says so."""
-    if "WANDB_DATA_DIR" in os.environ:
-        yield
-        return
-    os.environ["WANDB_DATA_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ["WANDB_DATA_DIR"]
 
 
 def sync_command(folder: Path) -> str:

@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, show
 from gfn_runner.report.compose import notes, report_content
 from gfn_runner.report.page import Picture, render
 from gfn_runner.report.run_page import write_run_page
@@ -42,19 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError.one("--out", f"{arguments.out} is a file", "a folder, new or not")
         written = _write(runs, found, arguments.out, given, figures=arguments.figures)
     except UserError as error:
-        _give_up(error.problems)
+        show(error.problems, "no report was written")
+        raise SystemExit(2) from None
     except OSError as error:
-        _give_up([Problem(str(error.filename), str(error.strerror))])
+        show([Problem(str(error.filename), str(error.strerror))], "no report was written")
+        raise SystemExit(2) from None
     for note in notes(runs, found):
         print(f"note: {note}")
     for path in written:
         print(path)
-
-
-def _give_up(problems: Sequence[Problem]) -> NoReturn:
-    print("gfn_runner.report: no report was written", file=sys.stderr)
-    print(*map(str, problems), sep="\n", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,9 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
     groups = [
         group
         for group in groups_of(section, "diversity")
-        if any(_has(m, f"log_likelihood/{group}", f"diversity/{group}") for m in section.methods)
+        if any(
+            {f"log_likelihood/{group}", f"diversity/{group}"} <= {*m.names} for m in section.methods
+        )
     ]
     if not groups:
         return "no method has both diversity and log_likelihood of an evaluation set"
@@ -195,10 +197,6 @@ def draw(section: Section, folder: Path) -> tuple[list[Picture], list[str]]:
         plt.close(made)
         written.append(Picture(path, f"{caption}."))
     return written, missing
-
-
-def _has(method: Method, *names: str) -> bool:
-    return all(method.values(name) for name in names)
 
 
 Curve = tuple[list[float], list[float], list[float]]

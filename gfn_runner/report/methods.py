@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gfn_runner.report.names import by_number
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import row_labels
 
@@ -86,16 +87,24 @@ class _Draft:
 def methods_of(runs: Sequence[Run]) -> list[Method]:
     """Methods of the finished runs of one task: trained ones first, then rows in a table's order."""
     drafts: dict[str, _Draft] = {}
-    names = row_names({row for run in runs for row in run.rows})
+    rows = {row for run in runs for row in run.rows}
+    names = row_labels(rows)
+    others = sorted(rows - names.keys(), key=by_number)
+    names |= {row: row.replace("_", " ") for row in others}
     for run, row in [(own, row) for own in runs for row in own.rows]:
         settings = _settings(run, row)
-        name = _trained_name(run, row) if row in TRAINED else names[row]
+        name = names[row]
+        if row in TRAINED:
+            part = TRAINED[row] or ("E + M" if "e_step" in run.rows else "")
+            name = (run.baseline or "GFlowNet") + (f", {part}" if part else "")
         key = json.dumps([row, name, settings], sort_keys=True, default=str)
         drafts.setdefault(key, _Draft(row, name, settings)).runs.append(run)
     separate = [part for draft in drafts.values() for part in _by_baseline(draft)]
     order = list(names)
     separate.sort(key=lambda d: (d.row not in TRAINED, order.index(d.row), d.name != "GFlowNet"))
-    shared = _shared(separate)
+    # Settings that rows with and without training depend on, and in which these differ.
+    own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS)
+    shared = _differing([_without(draft.settings, own) for draft in separate], separate)
     # Methods measured on the same data and model follow each other.
     blocks = [[draft.settings.get(key) for key in shared] for draft in separate]
     separate = [
@@ -105,18 +114,6 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
         Method(label, draft.row, *_one_a_seed(draft.runs))
         for draft, label in zip(separate, _labels(separate, shared), strict=True)
     ]
-
-
-def row_names(rows: Iterable[str]) -> dict[str, str]:
-    """Names of rows, known ones first and in the order of a run's own table."""
-    known = row_labels({f"{row}/": 0.0 for row in rows})
-    others = sorted(set(rows) - known.keys(), key=_by_number)
-    return known | {row: row.replace("_", " ") for row in others}
-
-
-def _by_number(row: str) -> list[tuple[int, str]]:
-    """So that ``best_of_4`` comes before ``best_of_16``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in row.split("_")]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,11 +154,6 @@ def _without(leaves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {k: v for k, v in leaves.items() if k not in names and not k.startswith(starts)}
 
 
-def _trained_name(run: Run, row: str) -> str:
-    part = TRAINED[row] or ("E + M" if "e_step" in run.rows else "")
-    return (run.baseline or "GFlowNet") + (f", {part}" if part else "")
-
-
 def _by_baseline(draft: _Draft) -> list[_Draft]:
     """A row that baselines of one class wrote under different settings of theirs is several methods."""
     if draft.row in TRAINED:
@@ -191,12 +183,6 @@ def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
 
 def _rank(run: Run) -> tuple[bool, float]:
     return run.baseline is not None and "final" not in run.rows, run.ended
-
-
-def _shared(drafts: Sequence[_Draft]) -> list[str]:
-    """Settings that rows with and without training depend on, and in which the methods at hand differ."""
-    own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS)
-    return _differing([_without(draft.settings, own) for draft in drafts], drafts)
 
 
 def _labels(drafts: Sequence[_Draft], shared: Sequence[str]) -> list[str]:

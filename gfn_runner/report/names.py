@@ -5,6 +5,7 @@ A name that is not listed is its own title: ``vote_accuracy`` is "vote accuracy 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -120,6 +121,11 @@ def column_title(column: str) -> str:
 
 def readable(name: str) -> str:
     return name.replace("_", " ").replace("/", ", ")
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key to sort by, so that ``best_of_4`` comes before ``best_of_16``."""
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 def is_share(name: str) -> bool:

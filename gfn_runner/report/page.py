@@ -43,24 +43,13 @@ class Picture:
     caption: str
 
 
-@dataclass(frozen=True)
-class Live:
-    """When a page was written, and when it is written again.
-
-    Attributes:
-        refresh: seconds after which a browser loads it again; ``None`` once it does not change any more.
-        written: seconds since 1970.
-        due: seconds since 1970 by which the next page would be written; after it the page calls what it
-            had running silent. ``None`` where that is unknown.
-    """
-
-    refresh: int | None
-    written: float
-    due: float | None = None
-
-
 def render(template: str, **values: object) -> str:
-    """A page from ``templates/<template>``; only a page with ``live`` has a script."""
+    """A page from ``templates/<template>``.
+
+    Only a page with ``live`` has a script. It is a mapping of seconds: ``refresh`` after which a browser
+    loads the page again (``None`` once it does not change any more); since 1970 ``written``, and ``due``
+    by which the next one would be written, after which the page calls what it had running silent.
+    """
     return _environment().get_template(template).render(values)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from gfn_runner.report.history import SOURCES, History
@@ -268,10 +269,7 @@ def _thinned(own: Trace, most: int) -> Trace:
 
 
 def _means(values: Sequence[float], k: int) -> Sequence[float]:
-    if k <= 1:
-        return values
-    parts = [values[start : start + k] for start in range(0, len(values), k)]
-    return [math.fsum(part) / len(part) for part in parts]
+    return [fmean(values[start : start + k]) for start in range(0, len(values), k)]
 
 
 def _brief(value: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.history import History
 from gfn_runner.report.names import column_title
-from gfn_runner.report.page import Live, Picture, Table, local_time, plotly, render
+from gfn_runner.report.page import Picture, Table, local_time, plotly, render
 from gfn_runner.report.plots import run_plots
 from gfn_runner.report.runs import (
     Run,
@@ -27,7 +27,6 @@ from gfn_runner.report.samples import first_of_each_set, read_samples
 from gfn_runner.report.states import PATIENCE, State, StateName, is_sweep, state_of
 from gfn_runner.report.table import columns_of, hundredths, metric_cell, row_labels
 from gfn_runner.runtime.files import write_atomically
-from gfn_runner.runtime.json_lines import loads
 from gfn_runner.runtime.overrides import by_itself
 from gfn_runner.runtime.status import duration
 
@@ -59,7 +58,8 @@ def write_run_page(
     history = (history or History(folder / "metrics.jsonl")).read()
     state = state_of(run, history, state_name)
     now = time.time()
-    live = Live(None if state.has_ended else refresh_of(run.config), now, _due(run, state, now))
+    refresh = None if state.has_ended else refresh_of(run.config)
+    live = {"refresh": refresh, "written": now, "due": _due(run, state, now)}
     page = folder / PAGE
     text = render("run.html", live=live, **_content(run, history, state))
     write_atomically(page, text, durable=False)
@@ -104,7 +104,7 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
         "samples": samples,
         "drawn": _pictures(run),
         "command": shlex.join(["python", "-m", "gfn_runner", *by_itself(run.overrides)]),
-        "files": _files(run.folder),
+        "files": _files(run),
     }
 
 
@@ -198,16 +198,11 @@ def _pictures(run: Run) -> list[Picture]:
     return [Picture(path, f"{text}.") for path, text in drawn if path.is_file()]
 
 
-def _files(folder: Path) -> list[tuple[str, str]]:
+def _files(run: Run) -> list[tuple[str, str]]:
     """The resolved config and the environment of each part, with their titles."""
-    files = {folder / "config.yaml": "Resolved config"}
-    files |= {path: "What it ran on" for path in environment_files(folder)}
-    found = []
-    # What is gone since it was read, or half written, is left out.
-    with contextlib.suppress(OSError, ValueError):
-        for path, title in files.items():
-            text = path.read_text(encoding="utf-8")
-            if path.suffix == ".json":
-                text = json.dumps(loads(text), indent=2)
-            found.append((f"{title} ({path.name})", text))
-    return found
+    config = ""
+    with contextlib.suppress(OSError, ValueError):  # gone since it was read
+        config = (run.folder / "config.yaml").read_text(encoding="utf-8")
+    parts = zip(environment_files(run.folder), run.environments, strict=False)
+    environments = [(f"What it ran on ({p.name})", json.dumps(e, indent=2)) for p, e in parts]
+    return [("Resolved config (config.yaml)", config), *environments]

@@ -15,7 +15,6 @@ from gfn_runner.report.equal_compute import chosen_from
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import is_share, readable
 from gfn_runner.report.page import Table
-from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, task_of
 from gfn_runner.report.table import hundredths
 
@@ -57,11 +56,17 @@ def sample_table(section: Section, conditions: int = 3) -> Table | str:
     judges: dict[str, _Judge] = {}
     rows = []
     for key in chosen:
-        shown = _condition(next(records[key] for records in drawn.values() if key in records))
+        record = next(records[key] for records in drawn.values() if key in records)
+        answer = record.get("answer")
+        shown = str(record["prompt"]).strip() + (f" [{answer}]" if answer is not None else "")
         for method, records in drawn.items():
             if key in records:
-                judge = _judge(method.runs[0], judges)
-                rows.append((shown, method.label, *_most_frequent(records[key], key, judge)))
+                run = method.runs[0]
+                data = json.dumps([run.config["task"], run.seed], sort_keys=True, default=str)
+                if data not in judges:
+                    judges[data] = _Judge(task_of(run)[0], run.seed)
+                most = _most_frequent(records[key], key, judges[data])
+                rows.append((shown, method.label, *most))
                 shown = ""
     width = len(_HEADER) if any(row[-1] for row in rows) else len(_HEADER) - 1
     return Table(_HEADER[:width], [row[:width] for row in rows], numeric=False)
@@ -74,11 +79,6 @@ def _shown(methods: Sequence[Method]) -> list[Method]:
         if chosen := chosen_from(method):
             most[chosen[0]] = max(chosen[1], most.get(chosen[0], 0))
     return [m for m in methods if not (chosen := chosen_from(m)) or chosen[1] == most[chosen[0]]]
-
-
-def _condition(record: Mapping[str, Any]) -> str:
-    answer = record.get("answer")
-    return str(record["prompt"]).strip() + (f" [{answer}]" if answer is not None else "")
 
 
 def _most_frequent(record: Mapping[str, Any], key: Key, judge: _Judge) -> tuple[str, str, str, str]:
@@ -120,10 +120,3 @@ class _Judge:
                 title = readable(name.removesuffix("_share"))
                 return f"{title}: {'yes' if value else 'no'}"
         return ""
-
-
-def _judge(run: Run, known: dict[str, _Judge]) -> _Judge:
-    key = json.dumps([run.config["task"], run.seed], sort_keys=True, default=str)
-    if key not in known:
-        known[key] = _Judge(task_of(run)[0], run.seed)
-    return known[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Literal
 
 from gfn_runner.errors import UserError
 from gfn_runner.report.history import History
+from gfn_runner.report.names import by_number
 from gfn_runner.report.runs import Run, failure, newest_of, read_run, steps_wanted
 from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
 from gfn_runner.runtime.status import duration
@@ -153,7 +153,7 @@ class SweepJobs:
         names = {path.name for path in self.folder.iterdir() if _is_job(path)} | recorded.keys()
         self.jobs = [
             self._job(name, recorded.get(name), (state_names or {}).get(name))
-            for name in sorted(names, key=_in_order)
+            for name in sorted(names, key=by_number)
         ]
         return self
 
@@ -172,7 +172,9 @@ class SweepJobs:
             ended = _ENDED.get(recorded.state)
             state = replace(state, name=ended, why=recorded.why) if ended else state
         lines = recorded.overrides if recorded else run.overrides if run else ()
-        return JobPage(name, dict(map(_key_and_value, lines)), run, history, state)
+        pairs = (line.partition("=") for line in lines)
+        overrides = {key.lstrip("+~"): value for key, _, value in pairs}
+        return JobPage(name, overrides, run, history, state)
 
     @property
     def has_ended(self) -> bool:
@@ -213,13 +215,3 @@ def values_of(job: JobPage, keys: Sequence[str]) -> tuple[str, ...]:
 
 def _is_job(path: Path) -> bool:
     return path.is_dir() and (path.name.isdecimal() or (path / "config.yaml").is_file())
-
-
-def _in_order(name: str) -> tuple[object, ...]:
-    """Numbers by their value, within names too."""
-    return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name))
-
-
-def _key_and_value(line: str) -> tuple[str, str]:
-    key, _, value = line.partition("=")
-    return key.lstrip("+~"), value

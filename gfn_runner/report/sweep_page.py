@@ -16,7 +16,7 @@ from gfn_runner.report.compose import notes, results, section_content
 from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import SOURCES, History
 from gfn_runner.report.names import column_title
-from gfn_runner.report.page import Live, plotly, render
+from gfn_runner.report.page import plotly, render
 from gfn_runner.report.panels import Panel, evaluated, loss_name, panel_name, scale_of
 from gfn_runner.report.plots import (
     COLORS,
@@ -57,7 +57,8 @@ def write_sweep_page(
     sweep.read(state_names)
     whole = sweep.has_ended if whole is None else whole
     configs = [job.run.config for job in sweep.jobs if job.run]
-    live = Live(None if sweep.has_ended else refresh_of(configs[0] if configs else {}), time.time())
+    refresh = None if sweep.has_ended else refresh_of(configs[0] if configs else {})
+    live = {"refresh": refresh, "written": time.time(), "due": None}
     page = sweep.folder / PAGE
     with tempfile.TemporaryDirectory(prefix="gfn-runner-") as made:
         content = _runs(sweep) | _comparison(sweep, Path(made), whole)

@@ -83,42 +83,40 @@ def _header(name: str) -> str:
     return f"{short}{unit} {group}".replace("_", " ").replace("p LM", "p_LM")
 
 
-_DECODERS = {
-    "greedy": "greedy",
-    "beam": "beam search",
-    "diverse_beam": "diverse beam search",
-    "sampling": "sampling",
-    "tempered": "tempered sampling",
-    "nucleus": "nucleus sampling",
-    "top_k": "top-k sampling",
-}
+# Rows below the run's own, in the order of the table; what the brackets match stands in the label.
+_ROWS = (
+    (r"base_(\d+)_shot", "base model, {}-shot"),
+    (r"base_at_T(\d+(?:\.\d+)?(?:e-?\d+)?)", "base model, T = {}"),
+    (r"direct_(\d+)_shot", "base model at once, {}-shot"),
+    (r"resampled", "exact, by resampling"),
+    *(
+        (decoder + times, label + compute)
+        for decoder, label in (
+            ("greedy", "greedy"),
+            ("beam", "beam search"),
+            ("diverse_beam", "diverse beam search"),
+            ("sampling", "sampling"),
+            ("tempered", "tempered sampling"),
+            ("nucleus", "nucleus sampling"),
+            ("top_k", "top-k sampling"),
+        )
+        for times, compute in (("", ""), (r"_x(\d+)", ", {} × compute"))
+    ),
+    (r"best_of_(\d+)", "best of {}"),
+    (r"resampled_(\d+)", "resampled from {}"),
+    (r"exact", "exact"),
+)
 
 
-def row_labels(metrics: Mapping[str, float], method: str = "this run") -> dict[str, str]:
+def row_labels(metrics: Iterable[str], method: str = "this run") -> dict[str, str]:
     """Prefix of each row's metrics, in the order of the table, to what the row is called."""
     found = dict.fromkeys(name.partition("/")[0] for name in metrics)
-    labels = {"final": method}
-    if "e_step" in found:
-        labels = {"final": "E + M", "e_step": "E-step"}
-    kept = {prefix: label for prefix, label in labels.items() if prefix in found}
-    shots = sorted(int(m[1]) for p in found if (m := re.fullmatch(r"base_(\d+)_shot", p)))
-    kept |= {f"base_{k}_shot": f"base model, {k}-shot" for k in shots}
-    for prefix in sorted(found):
-        if at := re.fullmatch(r"base_at_T(.+)", prefix):
-            kept[prefix] = f"base model, T = {at[1]}"
-        elif at := re.fullmatch(r"direct_(\d+)_shot", prefix):
-            kept[prefix] = f"base model at once, {at[1]}-shot"
-    if "resampled" in found:
-        kept["resampled"] = "exact, by resampling"
-    for decoder, label in _DECODERS.items():
-        for prefix in found:
-            if at := re.fullmatch(rf"{decoder}(?:_x(\d+))?", prefix):
-                kept[prefix] = f"{label}, {at[1]} × compute" if at[1] else label
-    for kind, label in (("best_of", "best of"), ("resampled", "resampled from")):
-        numbers = sorted(int(m[1]) for p in found if (m := re.fullmatch(rf"{kind}_(\d+)", p)))
-        kept |= {f"{kind}_{n}": f"{label} {n}" for n in numbers}
-    if "exact" in found:
-        kept["exact"] = "exact"
+    own = {"final": "E + M", "e_step": "E-step"} if "e_step" in found else {"final": method}
+    kept = {prefix: label for prefix, label in own.items() if prefix in found}
+    for pattern, label in _ROWS:
+        matches = [match for prefix in found if (match := re.fullmatch(pattern, prefix))]
+        for match in sorted(matches, key=lambda match: tuple(map(float, match.groups()))):
+            kept[match[0]] = label.format(*match.groups())
     return kept
 
 

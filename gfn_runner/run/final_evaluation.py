@@ -84,8 +84,7 @@ def final_evaluation(
             continue  # its share of the drawing
         shown[name] = samples
         if media is not None:
-            media.setup(trainer, module, "validate")
-            media.samples(name, samples, trainer.global_step, temperature)
+            media.samples(trainer, name, samples, temperature)
         write_samples(folder / f"samples_{name}.jsonl", samples)
         measured = measure(
             module, samples, temperature=temperature, encoder=options.encoder, optional=optional

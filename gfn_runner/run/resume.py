@@ -253,7 +253,7 @@ def seconds_before(folder: Path) -> float:
     return sum(
         max((time - begin for time in times if begin <= time < end), default=0.0)
         for begin, end in pairwise(begun)
-        if isinstance(begin, float) and isinstance(end, float)
+        if isinstance(begin, int | float) and isinstance(end, int | float)
     )
 
 

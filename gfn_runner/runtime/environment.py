@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,18 @@ def cores() -> int:
 def threads_per_process(processes: int) -> int:
     """CPU threads of each of several processes at a time, so that no core is shared."""
     return max(1, cores() // processes)
+
+
+@contextlib.contextmanager
+def default_variables(**values: str) -> Iterator[None]:
+    """Within it environment variables have these values, unless they are set already."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
 
 
 # How waiting OpenMP threads behave: the standard variable, and those of GNU's and Intel's libraries.

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from gfn_runner.callbacks import live_report
+from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.live_report import LiveReport
 from tests.runs import SMALL, exit_code, lines_of, run
 
@@ -56,9 +57,8 @@ def test_only_the_first_rank_writes(monkeypatch):
     callback = LiveReport()
     monkeypatch.setattr(callback, "write", lambda state: calls.append(state))
     monkeypatch.setattr(callback, "evaluated", lambda *_: calls.append("evaluated"))
-    callback.evaluation = SimpleNamespace(samples=[])
     module = SimpleNamespace(final=False)
-    trainer = SimpleNamespace(global_step=1)
+    trainer = SimpleNamespace(global_step=1, callbacks=[EvaluationCallback()])
     monkeypatch.setattr(live_report, "is_rank_zero", lambda: False)
     callback.on_train_start(trainer, module)
     callback.on_validation_end(trainer, module)

@@ -171,7 +171,7 @@ def test_a_file_that_a_power_failure_has_emptied_is_named(name, content, said, t
         if name == "overrides.yaml":
             hydra_arguments([f"resume={folder}"])
         else:
-            config: Any = SimpleNamespace(resume="auto", as_dict=dict)
+            config: Any = SimpleNamespace(resume="auto", values={})
             start_of(config, folder)
     (problem,) = caught.value.problems
     assert problem.where == "resume" and problem.what.startswith(f"{folder / name} is unreadable: ")

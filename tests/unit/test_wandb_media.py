@@ -72,7 +72,8 @@ def noted(tmp_path) -> WandbRun:
     return WandbRun(Noted(), tmp_path)
 
 
-def media(wandb_run: WandbRun | None, **options) -> WandbMedia:
+def media(wandb_run: WandbRun | None, **options) -> tuple[WandbMedia, Any]:
+    """The callback, and its trainer."""
     buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
     for token, score, step in ((1, -1.0, 0), (2, -3.0, 4)):
         buffer.add("x", Entry((token,), (True,), (0.0, score), step))
@@ -87,13 +88,11 @@ def media(wandb_run: WandbRun | None, **options) -> WandbMedia:
         logger = object.__new__(RunLogger)  # W&B's own is not started
         logger.run = wandb_run
         trainer.loggers.append(logger)
-    callback.setup(trainer, None, "fit")  # type: ignore[arg-type]
-    return callback
+    return callback, trainer
 
 
-def train(callback: WandbMedia, *steps: int) -> None:
-    for step in steps:
-        trainer = SimpleNamespace(global_step=step)
+def train(callback: WandbMedia, trainer: Any, *steps: int) -> None:
+    for trainer.global_step in steps:
         callback.on_train_batch_end(trainer, None, {"output": output()}, None, 0)
 
 
@@ -115,8 +114,7 @@ def test_a_table_has_few_rows_of_conditions_from_end_to_end_and_only_finite_numb
 
 
 def test_histograms_come_at_their_steps_and_once_each(noted):
-    callback = media(noted, histogram_every_n_steps=4)
-    train(callback, 1, 2, 3, 4, 4, 5, 8)
+    train(*media(noted, histogram_every_n_steps=4), 1, 2, 3, 4, 4, 5, 8)
     logged = noted.run.logged
     assert [values[STEP] for values in logged] == [1, 4, 8]
     counts = {name: sum(v.histogram) for name, v in logged[1].items() if name != STEP}
@@ -128,10 +126,10 @@ def test_histograms_come_at_their_steps_and_once_each(noted):
 
 
 def test_an_evaluation_is_a_table(noted):
-    callback, module = media(noted), SimpleNamespace(reward_temperature=2.0, final=False)
-    callback.on_validation_end(SimpleNamespace(global_step=6), module)
-    module.final = True
-    callback.on_validation_end(SimpleNamespace(global_step=7), module)
+    callback, trainer = media(noted)
+    module = SimpleNamespace(reward_temperature=2.0, final=False)
+    for trainer.global_step, module.final in ((6, False), (7, True)):
+        callback.on_validation_end(trainer, module)
     first, last = noted.run.logged
     assert first.keys() == {"samples/eval", STEP} and last.keys() == {"samples/final", STEP}
     assert first["samples/eval"].data[1] == [6, "set 0", "prompt 0", "text 0 1", -2.0, -1.0, 0.0]
@@ -157,9 +155,9 @@ def test_no_failure_leaves_here(noted, tmp_path, caplog, monkeypatch):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "broken.png").write_text("no picture")
-    callback = media(noted, histogram_every_n_steps=1)
+    own = media(noted, histogram_every_n_steps=1)
     for step in (1, 2):
-        train(callback, step)
+        train(*own, step)
         add_samples(noted, 9, "eval", drawn(1), step, 1.0)
         add_results(noted, tmp_path, {}, step)
     said = [record.getMessage() for record in caplog.records]

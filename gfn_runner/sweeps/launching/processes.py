@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig
 
 from gfn_runner.distributed.launch import exit_with_parent
-from gfn_runner.runtime.environment import threads_per_process
+from gfn_runner.runtime.environment import default_variables, threads_per_process
 from gfn_runner.runtime.sweep_record import Sweep
 from gfn_runner.sweeps.launching.plan import Plan
 from gfn_runner.sweeps.launching.signals import defer_signals, ignore_termination_signals
@@ -121,20 +121,8 @@ def _start_process(launcher: Any, plan: Plan, options: Any, slot: int) -> Any:
         visible_gpus=gpus_of(slot, gpus),
         stderr_to_stdout=options.stderr_to_stdout,
     )
-    with _environment(OMP_NUM_THREADS=threads):
+    with default_variables(OMP_NUM_THREADS=threads):
         return executor.submit(launcher, *plan.arguments)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Within it a process that is started has these variables, unless they are set already."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            del os.environ[name]
 
 
 def gpus_of(slot: int, number: int) -> tuple[int, ...]:
