@@ -25,12 +25,12 @@ from gfn_runner.data.conditions import Chat, Condition
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation.draw import answer_log_probs, draw_many, policy_log_probs
+from gfn_runner.evaluation.draw import Drawing, answer_log_probs, draw_many, policy_log_probs
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.string_rule import string_rule
-from gfn_runner.metrics.predictive import posterior_predictive
+from gfn_runner.metrics.accuracy import posterior_predictive
 from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.files import read_yaml
 from gfn_runner.runtime.seeds import torch_generator_for
@@ -68,10 +68,10 @@ class Policy:
         task: Task,
         *,
         seed: int = 0,
-        drawing: EvaluationSettings | None = None,
+        evaluation: EvaluationSettings | None = None,
     ):
         self.lm, self.task, self.seed = lm, task, seed
-        self.drawing = drawing or EvaluationSettings()
+        self.evaluation = evaluation or EvaluationSettings()
         self.rule = string_rule(lm, task, task.eval_max_len)
         self._known: dict[str, Condition] | None = None
 
@@ -97,9 +97,15 @@ class Policy:
         options = dataclasses.replace(config.lm, **chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
-        policy = cls(lm, config.task, seed=config.seed, drawing=config.evaluation)
+        policy = cls(lm, config.task, seed=config.seed, evaluation=config.evaluation)
         policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
         return policy
+
+    def drawing(self, conditions: Sequence[Condition], temperature: float = 1.0) -> Drawing:
+        """What samples are drawn and scored with; ``temperature`` is the posterior's."""
+        return Drawing(
+            self.lm, self.task, self.rule, conditions, self.evaluation, self.seed, temperature
+        )
 
     def condition(self, prompt: Prompt) -> Condition | None:
         """The posterior that belongs to a prompt, if the task can tell."""
@@ -190,8 +196,10 @@ class Policy:
             )
         trajectories = self._draw(prompt, n, 1.0, seed)
         texts = [suffix or "" for suffix in suffixes]
-        log_p_KA = answer_log_probs(self.lm, self.rule, [condition], [texts], trajectories)[0]
-        share_A = posterior_predictive(log_p_KA).probability_A
+        log_p_KA = answer_log_probs(self.drawing([condition]), [condition], [texts], trajectories)[
+            0
+        ]
+        share_A = posterior_predictive(log_p_KA)
         return dict(zip(answers, share_A.tolist(), strict=True))
 
     def _draw(self, prompt: str, n: int, temperature: float, seed: int | None) -> Trajectories:
@@ -199,7 +207,7 @@ class Policy:
         generator = torch_generator_for(self.lm.device, "use", name, prompt)
         prompts = [self.lm.encode_prompt(prompt)]
         at = [temperature] * n
-        return draw_many(self.lm, self.task, self.rule, prompts, at, self.drawing, generator)
+        return draw_many(self.drawing(()), prompts, at, generator)
 
 
 def _as_read(prompt: Prompt) -> str:

@@ -25,6 +25,7 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.cache import reserve_capacity
 from gfn_runner.lm.limits import attention_window
 from gfn_runner.lm.packing import packs, score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.scoring import score_policy
@@ -159,8 +160,8 @@ def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
 
     contexts, strings = [ids(n_context), ids(3)], [ids(8), ids(2), ids(5), ids(8)]
     rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0, 0, 1, 1])
-    plain_BS = plain_prefixes(lm, contexts, SUFFIXES, rows, RULE)
-    found_BS = score_prefixes(lm, contexts, SUFFIXES, rows, RULE)
+    plain_BS = plain_prefixes(lm, GivenStrings(contexts, SUFFIXES, rows, RULE))
+    found_BS = score_prefixes(lm, GivenStrings(contexts, SUFFIXES, rows, RULE))
     closed_BS = ~plain_BS.isfinite()
     prefixes = (found_BS - plain_BS).masked_fill(closed_BS, 0).abs().max().item()
     return Found(
@@ -168,7 +169,7 @@ def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
         n_context + 8 + 3,
         policy=max(policy_gap(lm, contexts, rows), sampling_gap(lm, contexts, strings)),
         prefixes=prefixes,
-        packed=packs(lm, contexts, SUFFIXES, rows),
+        packed=packs(lm, GivenStrings(contexts, SUFFIXES, rows, RULE)),
         windowed=attention_window(lm.model.config) == WINDOW,
     )
 

@@ -162,9 +162,8 @@ def train(name: str, strategy: str, file: Path) -> None:
         # Three conditions: one rank has two of them, and more forwards to run.
         settings = EvaluationSettings(votes=0, singles=4, batch=1)
         generator = torch.Generator().manual_seed(0)
-        drawn = draw_answers(
-            module.lm, module, module.evaluation_rule, CONDITIONS[:3], settings, generator
-        )
+        drawing = module.drawing(CONDITIONS[:3]).changed(options=settings)
+        drawn = draw_answers(drawing, generator)
         if is_rank_zero():
             strings = [(s.condition.key, s.singles, s.log_pf, s.log_reward) for s in drawn]
             torch.save({"steps": records, "strings": strings, "trained": trained(module)}, file)

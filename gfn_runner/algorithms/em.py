@@ -7,6 +7,7 @@ speaks of is then the base model with an adapter of its own, the answer adapter.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -36,7 +37,7 @@ from gfn_runner.distributed.ranks import (
 )
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.model_config import LoraSettings
-from gfn_runner.lm.pieces import row_slices
+from gfn_runner.lm.pieces import GivenStrings, row_slices
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_suffixes
@@ -87,23 +88,16 @@ def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterato
         )
 
 
-def answer_loss(
+def answer_losses(
     lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
 ) -> Tensor:
-    """Mean of −log p(Y | X Z) over the strings Z, in nats, under the model as it is switched now.
+    """−log p(Y | X Z) of every string Z under the model as it is switched now, nats. Shape (B,).
 
     X and Y are context and suffix of the condition's first term.
     """
-    return _answer_losses(lm, conditions, trajectories, rule).mean()
-
-
-def _answer_losses(
-    lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
-) -> Tensor:
-    """−log p(Y | X Z) of every string Z, nats. Shape (B,)."""
     contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
     suffixes = [lm.encode(condition.terms[0].suffix) for condition in conditions]
-    return -score_suffixes(lm, contexts, suffixes, trajectories, rule)
+    return -score_suffixes(lm, GivenStrings(contexts, suffixes, trajectories, rule))
 
 
 def m_step(
@@ -183,6 +177,8 @@ def _gradient(
 ) -> str | None:
     """Give the answer adapter the clipped gradient of a step's mean loss, summed over ranks.
 
+    A rank computes its part piece by piece, so that the activations of one piece are kept at a time.
+
     Args:
         lm: with the answer adapter.
         drawn: conditions of all ranks.
@@ -192,47 +188,25 @@ def _gradient(
     Returns:
         What is not finite, with the conditions of it; ``None`` where all is. The same on every rank.
     """
-    losses = all_gather(_backward(lm, own, strings, rule, len(drawn)))
-    parameters = lm.answer_parameters()
-    sum_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
-    # Norms of ranks may differ by rounding: rank 0 decides.
-    return broadcast(_non_finite(drawn, [loss for share in losses for loss in share], norm))
-
-
-def _backward(
-    lm: LanguageModel,
-    conditions: Sequence[Condition],
-    strings: Trajectories,
-    rule: StringRule,
-    n: int,
-) -> list[float]:
-    """Add the gradient of this rank's part of the mean loss, piece by piece.
-
-    So the activations of one piece are kept at a time.
-
-    Args:
-        lm: with the answer adapter.
-        conditions, strings: of this rank.
-        rule: of the strings.
-        n: strings of all ranks.
-
-    Returns:
-        The loss of each string, nats.
-    """
-    contexts = [len(lm.encode_prompt(c.terms[0].context)) for c in conditions]
-    suffixes = [len(lm.encode(c.terms[0].suffix)) for c in conditions]
+    contexts = [len(lm.encode_prompt(c.terms[0].context)) for c in own]
+    suffixes = [len(lm.encode(c.terms[0].suffix)) for c in own]
     around = max(contexts, default=0) + max(suffixes, default=0) + strings.token_BT.shape[1]
     # Ranks that share weights run equally many forwards with gradients.
     around = max(all_gather(around))
     losses: list[float] = []
     with lm.reference():
-        budget = lm.recompute_above or lm.max_tokens_per_forward
-        for rows in row_slices(len(strings), around, budget):
-            loss_N = _answer_losses(lm, conditions, strings.rows(rows), rule)
-            (loss_N.sum() / n).backward()
+        for rows in row_slices(
+            len(strings), around, lm.recompute_above or lm.max_tokens_per_forward
+        ):
+            loss_N = answer_losses(lm, own, strings.rows(rows), rule)
+            (loss_N.sum() / len(drawn)).backward()
             losses += loss_N.tolist()
-    return losses
+    losses = [loss for share in all_gather(losses) for loss in share]
+    parameters = lm.answer_parameters()
+    sum_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP).item()
+    # Norms of ranks may differ by rounding: rank 0 decides.
+    return broadcast(_non_finite(drawn, losses, norm))
 
 
 def _samples(
@@ -256,21 +230,18 @@ def _measured_loss(
     lm: LanguageModel, conditions: Sequence[Condition], strings: Trajectories, rule: StringRule
 ) -> float:
     with lm.in_step(), lm.reference():
-        return answer_loss(lm, conditions, strings, rule).item()
+        return answer_losses(lm, conditions, strings, rule).mean().item()
 
 
-class _unfrozen:
+@contextlib.contextmanager
+def _unfrozen(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """Within it parameters take gradients; after it they are frozen and hold none."""
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]):
-        self.parameters = parameters
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
 

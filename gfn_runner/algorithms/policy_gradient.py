@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.algorithms.sft import step_output
@@ -62,29 +63,22 @@ class Rollout:
             "conditions": [condition.key for condition in self.conditions],
             "trajectories": vars(self.trajectories),
         }
-        return _moved(numbers, torch.device("cpu"))
+        return _copied(numbers, torch.device("cpu"))
 
     @classmethod
     def from_state(
         cls, state: Mapping[str, Any], conditions: Mapping[str, Condition], device: torch.device
     ) -> Rollout:
         """What :meth:`state_dict` was given by; ``conditions`` by their keys."""
-        numbers = _moved(state, device)
+        numbers = _copied(state, device)
         numbers["conditions"] = [conditions[key] for key in state["conditions"]]
         numbers["trajectories"] = Trajectories(**numbers["trajectories"])
         return cls(**numbers)
 
 
-def _moved(tree: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def _copied(tree: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Copies of all tensors on a device; the rest as it is."""
-    return {
-        name: _moved(value, device)
-        if isinstance(value, Mapping)
-        else value.to(device, copy=True)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in tree.items()
-    }
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device, copy=True), dict(tree))
 
 
 class PolicyGradient(Algorithm):

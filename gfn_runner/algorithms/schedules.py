@@ -38,11 +38,6 @@ class Schedule:
         return self.start + (self.end - self.start) * done
 
 
-def warmup_factor(step: int, warmup: int) -> float:
-    """Factor on the learning rate: 1/warmup at step 0 (never 0), 1 from step ``warmup − 1`` on."""
-    return min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
-
-
 def linear_schedule(
     optimizer: Optimizer,
     *,
@@ -64,8 +59,10 @@ def linear_schedule(
     def factor(step: int) -> float:
         if n_rounds > 1:
             step %= total_steps
-        if step < warmup_steps or not decay:
-            return warmup_factor(step, warmup_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps  # never 0
+        if not decay:
+            return 1.0
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return max(1.0 - done, 1e-3)
 

@@ -19,6 +19,7 @@ from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.sampling import sample, with_tool
 from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
@@ -175,21 +176,14 @@ class SFT(Algorithm):
                     text = rng.choice(list(module.targets(condition)))
                     tokens, actions = with_tool(module.lm, text, module.tool())
                 rows.append((tokens, actions, place))
-        return Trajectories.from_rows(*zip(*rows, strict=True), module.lm.device)
+        strings, chosen, places = zip(*rows, strict=True)
+        return Trajectories.from_rows(strings, chosen, places, module.lm.device)
 
     def validation_step(self, module: GFlowNetModule, batch: Batch) -> list[ConditionSamples]:
         """Answers at once where they were learnt so; samples else."""
         if not answers_directly(module, batch.conditions) or self.samples_of:
             return super().validation_step(module, batch)
-        return answer_directly(
-            module.lm,
-            module,
-            module.evaluation_rule,
-            batch.conditions,
-            shots=0,
-            batch=module.evaluation.batch,
-            seed=module.seed,
-        )
+        return answer_directly(module.drawing(batch.conditions), shots=0)
 
 
 def answer_loss(module: GFlowNetModule, conditions: Sequence[Condition]) -> Tensor:
@@ -200,10 +194,10 @@ def answer_loss(module: GFlowNetModule, conditions: Sequence[Condition]) -> Tens
         return module.direct_choices(condition)[answers.index(condition.answer)]
 
     lm = module.lm
-    none: list[tuple[()]] = [()] * len(conditions)
-    empty = Trajectories.from_rows(none, none, range(len(conditions)), lm.device)
+    empty = Trajectories.empty(len(conditions), lm.device)
     answers = [lm.encode(right(condition)) for condition in conditions]
-    return -score_suffixes(lm, module.prompts(conditions), answers, empty, module.rule).mean()
+    given = GivenStrings(module.prompts(conditions), answers, empty, module.rule)
+    return -score_suffixes(lm, given).mean()
 
 
 def cross_entropy(scores: PolicyScores, trajectories: Trajectories, rule: StringRule) -> Tensor:
@@ -253,8 +247,7 @@ def step_output(
 
 def _nothing_written(conditions: list[Condition], device: torch.device) -> StepOutput:
     """Of a step without strings."""
-    none: list[tuple[()]] = [()] * len(conditions)
-    empty = Trajectories.from_rows(none, none, range(len(conditions)), device)
+    empty = Trajectories.empty(len(conditions), device)
     unknown_BS = torch.full((len(conditions), 1), math.nan, device=device)
     scores = PolicyScores(
         torch.zeros(len(conditions), 0, device=device),

@@ -8,8 +8,8 @@ algorithms (``gfn_runner.algorithms``). The others draw rows: names and samples 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
@@ -19,62 +19,28 @@ from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation.draw import draw_answers
-from gfn_runner.evaluation.settings import EvaluationSettings
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
 
 Rows = Iterator[tuple[str, list[ConditionSamples]]]
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What the rows of a baseline are drawn with; the same as for a policy.
+def draw_row(
+    d: Drawing, row: str, *seed: object, posterior: bool = False, **how: Any
+) -> list[ConditionSamples]:
+    """Samples of the base model, adapter off.
 
-    Attributes:
-        lm, task, rule, conditions, options: of the evaluation.
-        seed: of everything drawn.
-        temperature: reward temperature of the posterior.
-        posterior: adds samples of the posterior to those of a row whose log q is the model's.
+    Args:
+        d: what they are drawn with.
+        row: name for the log.
+        seed: parts of the seed.
+        posterior: whether samples of the posterior are added, if ``d`` has them.
+        how: see :func:`draw_answers`.
     """
-
-    lm: LanguageModel
-    task: Task
-    rule: StringRule
-    conditions: Sequence[Condition]
-    options: EvaluationSettings
-    seed: int
-    temperature: float
-    posterior: Callable[[ConditionSamples], ConditionSamples] | None = None
-
-    def draw(
-        self,
-        row: str,
-        *seed: object,
-        conditions: Sequence[Condition] | None = None,
-        options: EvaluationSettings | None = None,
-        **how: Any,
-    ) -> list[ConditionSamples]:
-        """Samples of the base model, adapter off.
-
-        Args:
-            row: name for the log.
-            seed: parts of the seed.
-            conditions, options: in place of its own.
-            how: see :func:`draw_answers`.
-        """
-        with self.lm.base():
-            return draw_answers(
-                self.lm,
-                self.task,
-                self.rule,
-                self.conditions if conditions is None else conditions,
-                options or self.options,
-                torch_generator_for(self.lm.device, *seed),
-                name=f"evaluation, {row}",
-                **how,
-            )
+    d = d if posterior else d.changed(posterior=None)
+    with d.lm.base():
+        generator = torch_generator_for(d.lm.device, *seed)
+        return draw_answers(d, generator, name=f"evaluation, {row}", **how)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))

@@ -9,13 +9,13 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.base import Baseline, Drawing, Rows
+from gfn_runner.baselines.base import Baseline, Rows, draw_row
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation.draw import draw_many
+from gfn_runner.evaluation.draw import Drawing, draw_many
 from gfn_runner.lm.decoding import beam_search, diverse_beam_search, truncated_sample
 from gfn_runner.rewards.reward import string_log_reward
 
@@ -70,12 +70,13 @@ class Decoding(Baseline):
         for name in self.decoders:
             decode = self._decoder(drawing, name)
             seed = ("decoding", name, drawing.seed)
-            yield name, drawing.draw(name, *seed, draw=_plain(drawing, decode, name == "greedy"))
+            plain = _plain(drawing, decode, name == "greedy")
+            yield name, draw_row(drawing, name, *seed, draw=plain)
             # More of what is always the same string would be the same string.
             if self.compute > 1 and name != "greedy":
                 row = f"{name}_x{self.compute}"
                 best = _likeliest(drawing, decode, self.compute)
-                yield row, drawing.draw(row, *seed, draw=best)
+                yield row, draw_row(drawing, row, *seed, draw=best)
 
     def _decoder(self, d: Drawing, name: str) -> Decode:
         lm, rule = d.lm, d.rule
@@ -88,7 +89,7 @@ class Decoding(Baseline):
             cut: Any = {"top_p": self.top_p} if name == "nucleus" else {"top_k": self.top_k}
             return lambda prompts, n, g: truncated_sample(lm, prompts, n, rule, g, **cut)
         at = {"greedy": 0.0, "sampling": 1.0, "tempered": self.temperature}[name]
-        return lambda prompts, n, g: draw_many(lm, d.task, rule, prompts, [at] * n, d.options, g)
+        return lambda prompts, n, g: draw_many(d, prompts, [at] * n, g)
 
 
 def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajectories]:
@@ -98,7 +99,7 @@ def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajec
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
     ) -> Trajectories:
         # A decoder has its own temperature.
-        return decode(_prompts(drawing, conditions), 1 if once else n, generator)
+        return decode(drawing.prompts(conditions), 1 if once else n, generator)
 
     return draw
 
@@ -110,7 +111,7 @@ def _likeliest(drawing: Drawing, decode: Decode, compute: int) -> Callable[..., 
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
     ) -> Trajectories:
         d = drawing
-        many = decode(_prompts(d, conditions), compute * n, generator)
+        many = decode(d.prompts(conditions), compute * n, generator)
         different, _ = many.distinct()
         asked = [d.task.without_answer(condition) for condition in conditions]
         log_reward_N, _ = string_log_reward(d.lm, asked, different, d.rule, d.task.constraints())
@@ -122,7 +123,3 @@ def _likeliest(drawing: Drawing, decode: Decode, compute: int) -> Callable[..., 
         return different.rows(torch.tensor(kept, device=d.lm.device))
 
     return draw
-
-
-def _prompts(drawing: Drawing, conditions: Sequence[Condition]) -> list[tuple[int, ...]]:
-    return [drawing.lm.encode_prompt(condition.prompt) for condition in conditions]

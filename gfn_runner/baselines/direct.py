@@ -11,9 +11,9 @@ from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.evaluation.draw import Drawing
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.scoring import score_suffixes
-from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.runtime.status import ProgressLogger
 
 
@@ -23,41 +23,26 @@ def answers_directly(task: Task, conditions: Sequence[Condition]) -> bool:
 
 
 @torch.no_grad()
-def answer_directly(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    *,
-    shots: int,
-    batch: int,
-    seed: int,
-) -> list[ConditionSamples]:
+def answer_directly(d: Drawing, *, shots: int) -> list[ConditionSamples]:
     """Score the task's direct choices after ``shots`` labelled examples; nothing is sampled.
 
     Args:
-        lm: answers as it is switched now: the bare base model within ``lm.base()``.
-        task: gives direct choices for every condition.
-        rule: of the strings.
-        conditions: cut into batches of ``batch`` here.
+        d: its model answers as it is switched now: the bare base model within ``lm.base()``.
         shots: labelled examples in front of each prompt.
-        seed: of the examples.
 
     Returns:
         For each condition one answer, as if an empty sample had led to it: vote, single and greedy
         answer are the same.
     """
-    results = []
-    with ProgressLogger(f"evaluation, direct_{shots}_shot", len(conditions)) as count:
-        for start in range(0, len(conditions), batch):
-            part = conditions[start : start + batch]
-            prompted = few_shot_conditions(task, part, shots, seed)
-            contexts = [lm.encode_prompt(condition.prompt) for condition in prompted]
-            choices = [[lm.encode(text) for text in task.direct_choices(c)] for c in part]
-            none: list[tuple[()]] = [()] * len(part)
-            empty = Trajectories.from_rows(none, none, range(len(part)), lm.device)
+    results, lm = [], d.lm
+    with ProgressLogger(f"evaluation, direct_{shots}_shot", len(d.conditions)) as count:
+        for start in range(0, len(d.conditions), d.options.batch):
+            part = d.conditions[start : start + d.options.batch]
+            contexts = d.prompts(few_shot_conditions(d.task, part, shots, d.seed))
+            choices = [[lm.encode(text) for text in d.task.direct_choices(c)] for c in part]
+            empty = Trajectories.empty(len(part), lm.device)
             columns = [
-                score_suffixes(lm, contexts, texts, empty, rule)
+                score_suffixes(lm, GivenStrings(contexts, texts, empty, d.rule))
                 for texts in zip(*choices, strict=True)
             ]
             rows = torch.stack(columns, dim=1).tolist()

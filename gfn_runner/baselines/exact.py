@@ -11,13 +11,13 @@ import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.base import Baseline, Drawing, Rows
+from gfn_runner.baselines.base import Baseline, Rows, draw_row
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation.draw import string_scores, support_strings
+from gfn_runner.evaluation.draw import Drawing, string_scores, support_strings
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -42,7 +42,7 @@ class Exact(Baseline):
 
         log q of its samples is the posterior's, log R/T − log Z, with Z summed over the support.
         """
-        drawn = drawing.draw("exact", "exact", drawing.seed, draw=partial(_draw, drawing))
+        drawn = draw_row(drawing, "exact", "exact", drawing.seed, draw=partial(_draw, drawing))
         yield "exact", [_with_density(samples, drawing.temperature) for samples in drawn]
 
 
@@ -52,8 +52,8 @@ def _draw(
     """``n`` strings of the posterior of each condition; it has a temperature of its own."""
     parts = []
     for place, condition in enumerate(conditions):
-        listed = support_strings(d.lm, d.task, condition)
-        log_reward_N, _, _ = string_scores(d.lm, d.task, d.rule, [condition], listed)
+        listed = support_strings(d, condition)
+        log_reward_N, _, _ = string_scores(d, [condition], listed)
         share_N = (log_reward_N.double() / d.temperature).softmax(dim=0)
         chosen = torch.multinomial(share_N, n, replacement=True, generator=generator)
         rows = listed.rows(chosen)

@@ -10,11 +10,12 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.base import Baseline, Drawing, Rows, few_shot_conditions
+from gfn_runner.baselines.base import Baseline, Rows, draw_row, few_shot_conditions
 from gfn_runner.baselines.direct import answer_directly, answers_directly
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.evaluation.draw import Drawing
 from gfn_runner.runtime.seeds import rng_for
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,10 @@ def prompt_base_model(
         temperature: of the singles, token by token.
     """
     named = () if temperature == 1.0 else (temperature,)
-    return d.draw(
-        f"base_at_T{temperature:g}" if named else f"base_{shots}_shot",
-        *("prompting", d.seed, shots, *named),
-        conditions=few_shot_conditions(d.task, d.conditions, shots, d.seed),
-        temperature=temperature,
-        posterior=d.posterior if temperature == 1.0 else None,
-    )
+    row = f"base_at_T{temperature:g}" if named else f"base_{shots}_shot"
+    prompted = d.changed(conditions=few_shot_conditions(d.task, d.conditions, shots, d.seed))
+    seed = ("prompting", d.seed, shots, *named)
+    return draw_row(prompted, row, *seed, posterior=not named, at=temperature)
 
 
 def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
@@ -83,9 +81,7 @@ def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
             continue
         if at_once:
             with d.lm.base():
-                answers = answer_directly(
-                    d.lm, d.task, d.rule, d.conditions, shots=k, batch=d.options.batch, seed=d.seed
-                )
+                answers = answer_directly(d, shots=k)
             yield f"direct_{k}_shot", answers
         # Labelled examples show how to answer, and not how to write a sample.
         if not (at_once and k):

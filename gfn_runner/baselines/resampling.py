@@ -11,10 +11,11 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
-from gfn_runner.baselines.base import Baseline, Drawing, Rows
+from gfn_runner.baselines.base import Baseline, Rows, draw_row
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import Problem
+from gfn_runner.evaluation.draw import Drawing
 from gfn_runner.runtime.seeds import rng_for
 
 
@@ -68,7 +69,8 @@ def resample_base_model(d: Drawing) -> list[ConditionSamples]:
 def _draws(d: Drawing, conditions: Sequence[Condition], n: int) -> list[ConditionSamples]:
     """``n`` strings of the base model for each condition."""
     options = dataclasses.replace(d.options, singles=n, votes=0)
-    return d.draw("resampling", "resampling", d.seed, conditions=conditions, options=options)
+    own = d.changed(conditions=conditions, options=options)
+    return draw_row(own, "resampling", "resampling", d.seed)
 
 
 def _of_conditions(

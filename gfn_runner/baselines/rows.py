@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gfn_runner.baselines.base import Drawing, Rows
+from gfn_runner.baselines.base import Rows
 from gfn_runner.baselines.prompting import prompt_base_model, shot_rows
 from gfn_runner.baselines.resampling import resample_base_model
+from gfn_runner.evaluation.draw import Drawing
 
 
 def baseline_rows(d: Drawing) -> Rows:

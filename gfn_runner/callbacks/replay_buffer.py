@@ -208,8 +208,10 @@ class ReplayBufferCallback(L.Callback):
     def _draw_posterior(self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch) -> None:
         """Store samples of the posterior for conditions that have had none: draws of the base model, resampled."""
         new = [c for c in batch.conditions if c.key not in self._drawn]
-        options = replace(module.evaluation, posterior_draws=self.options.posterior_draws)
-        sampler = PosteriorSampler(module.lm, module, module.rule, new, options, module.seed)
+        wanted = self.options.posterior_draws
+        options = replace(module.evaluation, posterior_draws=wanted, posterior_limit=None)
+        drawing = module.drawing(new).changed(rule=module.rule, options=options)
+        sampler = PosteriorSampler(drawing)
         new = list(sampler.conditions.values())
         place_of = ("replay-draws", module.seed, batch.index)
         generator = torch_generator_for(module.lm.device, *place_of)

@@ -77,17 +77,9 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
     temperature = config.reward_temperature(config.total_steps)
     with muted_progress_lines(getattr(config.callbacks.get("progress"), "show", "auto") == "none"):
-        samples, measured = evaluate(
-            policy.lm,
-            config.task,
-            policy.rule,
-            conditions,
-            options,
-            generator,
-            temperature=temperature,
-            seed=config.seed,
-            optional=OptionalMetrics(options.bertscore, options.judge),
-        )
+        drawing = policy.drawing(conditions, temperature)
+        optional = OptionalMetrics(options.bertscore, options.judge)
+        samples, measured = evaluate(drawing, generator, optional=optional)
     metrics = {f"final/{name}": value for name, value in measured.items()}
     folder = new_folder(run / "evaluations" / f"{datetime.now():%Y-%m-%d/%H-%M-%S}")
     write_samples(folder / "samples.jsonl", samples)

@@ -12,7 +12,7 @@ from gfn_runner.lm.classifier import label_problems
 from gfn_runner.lm.encoder import encoder_problems
 from gfn_runner.lm.model_config import WORDS
 from gfn_runner.lm.text_checks import RequiredWords, text_problems
-from gfn_runner.rewards.constraint_factors import constraint_of
+from gfn_runner.rewards.factors import constraint_of
 from gfn_runner.rewards.text_constraints import TextConstraint
 
 

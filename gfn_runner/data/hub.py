@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from gfn_runner.errors import Problem, UserError
@@ -22,34 +21,21 @@ _SOURCE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class HubSource:
-    """A split of a data set.
-
-    Attributes:
-        name: of the data set, ``owner/name``.
-        subset: its configuration, or ``None``.
-        split: with an optional slice, ``train[:500]``.
-        column: of the texts, or ``None``.
-    """
-
-    name: str
-    subset: str | None
-    split: str
-    column: str | None
-
-
 def is_hub(path: str) -> bool:
     """Whether a path means a data set of the hub rather than a file."""
     return path.startswith(PREFIX)
 
 
-def parse_source(path: str) -> HubSource:
-    """Read ``hub:owner/name[/subset]:split[:column]``; raises ``UserError`` at another form."""
+def parse_source(path: str) -> dict[str, Any]:
+    """``name``, ``subset``, ``split`` and ``column`` of a path; ``None`` for what it does not have.
+
+    Raises:
+        UserError: at another form than ``hub:owner/name[/subset]:split[:column]``.
+    """
     found = _SOURCE.fullmatch(path)
     if found is None:
         raise UserError.one(path, "no name of a data set and its split", FORM)
-    return HubSource(**found.groupdict())
+    return found.groupdict()
 
 
 def source_problems(path: str) -> Iterator[Problem]:
@@ -80,7 +66,7 @@ def hub_rows(path: str) -> list[dict[str, Any]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(source.name, source.subset, split=source.split)
+        rows = datasets.load_dataset(source["name"], source["subset"], split=source["split"])
         return [_without_none(dict(row)) for row in rows]
     except Exception as error:  # the library raises errors of many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -22,19 +21,8 @@ _ALLOWED = "one JSON object a line, or one list of them"
 _BETWEEN_ELEMENTS = re.compile(r"[ \t\r\n,]*")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One record.
-
-    Attributes:
-        unit: what ``number`` counts: ``line``; or ``entry`` of a list that is all on one line.
-        number: from 1.
-        value: as it was read; a :class:`Problem` where it could not be.
-    """
-
-    unit: str
-    number: int
-    value: Any
+# A record's place, and the record as it was read; a problem where it could not be.
+Entry = tuple[Row, Any]
 
 
 def json_entries(source: str, text: str) -> list[Entry]:
@@ -56,13 +44,13 @@ def json_entries(source: str, text: str) -> list[Entry]:
     entries = []
     for number, line_text in enumerate(text.split("\n"), start=1):
         if line_text.strip():
-            where = f"{source}, line {number}"
+            row = Row(source, number, {})
             decoder, repeated = _decoder()
             try:
                 value = decoder.decode(line_text)
             except (ValueError, RecursionError) as error:
-                value = _error_problem(where, error, "a JSON object on one line")
-            entries.append(Entry("line", number, _once(where, value, repeated)))
+                value = _error_problem(row.where, error, "a JSON object on one line")
+            entries.append((row, _once(row, value, repeated)))
     return entries
 
 
@@ -86,11 +74,9 @@ def _elements(source: str, text: str) -> list[Entry]:
         found.append((value, repeated))
         line += text.count("\n", start, at)
     unit = "entry" if len(lines) > 1 and len(set(lines)) == 1 else "line"
-    numbers = lines if unit == "line" else list(range(1, len(lines) + 1))
-    return [
-        Entry(unit, number, _once(f"{source}, {unit} {number}", value, repeated))
-        for number, (value, repeated) in zip(numbers, found, strict=True)
-    ]
+    numbers = lines if unit == "line" else range(1, len(lines) + 1)
+    rows = [Row(source, number, {}, unit) for number in numbers]
+    return [(row, _once(row, *own)) for row, own in zip(rows, found, strict=True)]
 
 
 def _decoder() -> tuple[json.JSONDecoder, list[str]]:
@@ -107,9 +93,9 @@ def _decoder() -> tuple[json.JSONDecoder, list[str]]:
     return json.JSONDecoder(object_pairs_hook=collect), repeated
 
 
-def _once(where: str, value: Any, repeated: list[str]) -> Any:
+def _once(row: Row, value: Any, repeated: list[str]) -> Any:
     if repeated and not isinstance(value, Problem):
-        return Problem(f"{where}, field {repeated[0]}", "given twice", "each field once")
+        return Problem(row.at(repeated[0]), "given twice", "each field once")
     return value
 
 
@@ -133,8 +119,7 @@ def validated_rows(
     context = {FOLDER: Path(source).expanduser().parent}
     rows: list[Row] = []
     problems: list[Problem] = []
-    for entry in entries:
-        given, row = entry.value, Row(source, entry.number, {}, entry.unit)
+    for row, given in entries:
         if isinstance(given, Problem):
             problems.append(given)
             continue

@@ -6,15 +6,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from gfn_runner.data.expressions import Expression, draw_expression
-from gfn_runner.data.readers import read_entries
-from gfn_runner.data.rows import raise_all
+from gfn_runner.data.readers import Row, read_records
+from gfn_runner.data.splits import first_of_each
 from gfn_runner.errors import Problem, UserError
 
 _QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
-_KINDS = {str: "a text", int: "a whole number"}
 
 
 def parse_question(text: str) -> Expression:
@@ -30,11 +28,7 @@ def new_questions(
     entries: Sequence[tuple[Expression, str]], taken: set[str]
 ) -> list[tuple[Expression, str]]:
     """The first entry of each question that is not in ``taken``: a question is one condition."""
-    found: dict[str, tuple[Expression, str]] = {}
-    for expression, text in entries:
-        if str(expression) not in taken:
-            found.setdefault(str(expression), (expression, text))
-    return list(found.values())
+    return first_of_each(entries, lambda entry: str(entry[0]), taken)
 
 
 def distinct_expressions(
@@ -75,43 +69,17 @@ def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[E
     Raises:
         UserError: naming file, line and field, for all malformed entries at once.
     """
-    problems: list[Problem] = []
-    questions = []
-    for row in read_entries(str(path)):
-        where, entry = f"{path}, {row.unit} {row.number}", row.value
-        if isinstance(entry, Problem):
-            problems.append(entry)
-            continue
-        wanted = {"str_query": str, "num_sol": int} | ({"str_rationale": str} if rationale else {})
-        wrong = list(_field_problems(entry, wanted, where))
-        if not wrong:
-            try:
-                expression = parse_question(entry["str_query"])
-            except ValueError as error:
-                wrong.append(Problem(f"{where}, field str_query", str(error)))
-            else:
-                if expression.value != entry["num_sol"]:
-                    wrong.append(
-                        Problem(
-                            f"{where}, field num_sol",
-                            f"given {entry['num_sol']}, but {expression} is {expression.value}",
-                        )
-                    )
-                questions.append((expression, entry.get("str_rationale", "")))
-        problems += wrong
-    raise_all(problems)
-    if not questions:
-        raise UserError.one(str(path), "no question in it", "a list of at least one object")
-    return questions
+    fields = {"str_query": str, "num_sol": int} | ({"str_rationale": str} if rationale else {})
+    rows = read_records(str(path), fields, allow_unknown=True, check=_row_problems, what="question")
+    return [(parse_question(row["str_query"]), row.get("str_rationale", "")) for row in rows]
 
 
-def _field_problems(entry: Any, wanted: dict[str, type], where: str) -> Iterator[Problem]:
-    if not isinstance(entry, dict):
-        yield Problem(where, f"an entry is {entry!r}", f"an object with {', '.join(wanted)}")
+def _row_problems(row: Row) -> Iterator[Problem]:
+    try:
+        expression = parse_question(row["str_query"])
+    except ValueError as error:
+        yield Problem(row.at("str_query"), str(error))
         return
-    for field, kind in wanted.items():
-        value = entry.get(field)
-        if field not in entry:
-            yield Problem(f"{where}, field {field}", "missing", _KINDS[kind])
-        elif not isinstance(value, kind) or isinstance(value, bool):
-            yield Problem(f"{where}, field {field}", f"given {value!r}", _KINDS[kind])
+    if expression.value != row["num_sol"]:
+        what = f"given {row['num_sol']}, but {expression} is {expression.value}"
+        yield Problem(row.at("num_sol"), what)

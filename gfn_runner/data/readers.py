@@ -15,6 +15,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,18 +105,14 @@ def read_prompts(path: str, *, unique: bool = True) -> list[Row]:
         UserError: with all problems.
     """
     if is_hub(path):
-        column = parse_source(path).column or "prompt"
+        column = parse_source(path)["column"] or "prompt"
         found, problems = validated_rows(path, read_entries(path), {column: str})
         texts, unit = [(row.line, row[column]) for row in found], "row"
     else:
         texts, unit = list(enumerate(read_text(path).split("\n"), start=1)), "line"
         problems = []
     rows = [Row(path, n, {"prompt": text.rstrip()}, unit) for n, text in texts if text.strip()]
-    return checked_rows(path, rows, problems, _prompt if unique else None, "prompt")
-
-
-def _prompt(row: Row) -> str:
-    return row["prompt"]
+    return checked_rows(path, rows, problems, itemgetter("prompt") if unique else None, "prompt")
 
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -292,11 +289,11 @@ def read_entries(path: str) -> list[Entry]:
         UserError: if it cannot be read, or is of another form altogether.
     """
     if is_hub(path):
-        return [Entry("row", number, row) for number, row in enumerate(hub_rows(path), start=1)]
+        return [(Row(path, n, {}, "row"), row) for n, row in enumerate(hub_rows(path), start=1)]
     return json_entries(path, read_text(path))
 
 
 def _no_column(path: str) -> None:
-    column = parse_source(path).column
+    column = parse_source(path)["column"]
     if column is not None:
         raise UserError.one(path, f"names the column {column}", "hub:owner/name:split")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import random
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from gfn_runner.data.conditions import Condition
@@ -56,13 +58,13 @@ class Files:
         """
         if self.train is None:
             return self._tested(generate()) if self.test is not None else generate()
-        rows, notes = first_of_each(self.read(self.train), self.key, self.what)
+        rows, notes = self._read(self.train)
         if self.test is None:
             share = min(0.5, self.n_test / len(rows))
             rows, kept_out = held_out(rows, share, rng_for(self.what, "held out"))
             evaluated = [self.condition(row, self.group) for row in kept_out[: self.n_test]]
             return TaskData(self._to_train(rows), evaluated, notes)
-        rows_of_test, test_notes = first_of_each(self.read(self.test), self.key, self.what)
+        rows_of_test, test_notes = self._read(self.test)
         taken = set(map(self.key, rows_of_test))
         kept = [row for row in rows if self.key(row) not in taken]
         notes += test_notes
@@ -74,9 +76,16 @@ class Files:
     def _to_train(self, rows: Sequence[Row]) -> list[Condition]:
         return [self.condition(row, "train") for row in rows[: self.n_train]]
 
+    def _read(self, path: str) -> tuple[list[Row], tuple[str, ...]]:
+        """The rows of a file without repetitions, and a note on how many there were."""
+        rows = self.read(path)
+        kept = first_of_each(rows, self.key)
+        n_repeated = len(rows) - len(kept)
+        return kept, (f"{n_repeated} repeated {self.what} of {path} dropped",) * (n_repeated > 0)
+
     def _tested(self, data: TaskData) -> TaskData:
         """Generated data, evaluated on the test file instead."""
-        rows, notes = first_of_each(self.read(str(self.test)), self.key, self.what)
+        rows, notes = self._read(str(self.test))
         evaluated = [self.condition(row, self.group) for row in rows]
         taken = {condition.key for condition in evaluated}
         kept = [condition for condition in data.train if condition.key not in taken]
@@ -84,16 +93,14 @@ class Files:
 
 
 def first_of_each(
-    rows: list[Row], key: Callable[[Row], Hashable], what: str
-) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows without repetitions, where a loader lets them pass, and a note on how many there were."""
-    kept: dict[Hashable, Row] = {}
-    for row in rows:
-        kept.setdefault(key(row), row)
-    n_repeated = len(rows) - len(kept)
-    if not n_repeated:
-        return rows, ()
-    return list(kept.values()), (f"{n_repeated} repeated {what} of {rows[0].source} dropped",)
+    entries: Iterable[Entry], key: Callable[[Entry], Hashable], taken: Collection[Hashable] = ()
+) -> list[Entry]:
+    """The first entry of each key that is not in ``taken``."""
+    found: dict[Hashable, Entry] = {}
+    for entry in entries:
+        if key(entry) not in taken:
+            found.setdefault(key(entry), entry)
+    return list(found.values())
 
 
 def shortfall(key: str, n_found: int, n_wanted: int) -> tuple[str, ...]:
@@ -122,3 +129,17 @@ def draw_distinct(
         if len(found) == n:
             break
     return found
+
+
+def draw_sets(
+    name: str,
+    seed: int,
+    draw: Callable[[random.Random], Entry],
+    key: Callable[[Entry], Key],
+    n_train: int,
+    n_test: int,
+) -> tuple[dict[Key, Entry], dict[Key, Entry]]:
+    """Different entries for training and test, none in both; the test's are the same for every seed."""
+    test = draw_distinct(partial(draw, rng_for(name, "test")), key, n_test, set())
+    train = draw_distinct(partial(draw, rng_for(name, "train", seed)), key, n_train, set(test))
+    return train, test

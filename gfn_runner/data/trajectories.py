@@ -89,6 +89,12 @@ class Trajectories:
         names = ("token_BT", "length_B", "is_action_BT", "condition_B")
         return cls(*(joined(name)[order_B] for name in names))
 
+    @classmethod
+    def empty(cls, conditions: int, device: torch.device) -> Trajectories:
+        """The empty string of each condition."""
+        none: list[tuple[()]] = [()] * conditions
+        return cls.from_rows(none, none, range(conditions), device)
+
     def ids(self, row: int) -> list[int]:
         """Token ids of one row, without padding."""
         return self.token_BT[row, : int(self.length_B[row])].tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.distributed.ranks import all_gather, rank, share_of_rank, world
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.cache import row_bytes
-from gfn_runner.lm.pieces import row_slices
+from gfn_runner.lm.pieces import GivenStrings, row_slices
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
@@ -32,32 +33,55 @@ from gfn_runner.runtime.status import ProgressLogger
 Draw = Callable[[Sequence[Condition], int, float, torch.Generator], Trajectories]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What samples are drawn and scored with; the same for a policy and for what stands beside it.
+
+    Attributes:
+        lm: policy, or base model within ``lm.base()``.
+        task: for its tool, constraints and answers.
+        rule: with the evaluation's maximum length.
+        conditions: all of them.
+        options: how many samples at which temperature.
+        seed: of everything drawn.
+        temperature: reward temperature of the posterior.
+        posterior: adds samples of the posterior; see :func:`~gfn_runner.evaluation.posterior.with_posterior`.
+    """
+
+    lm: LanguageModel
+    task: Task
+    rule: StringRule
+    conditions: Sequence[Condition]
+    options: EvaluationSettings
+    seed: int = 0
+    temperature: float = 1.0
+    posterior: Callable[[ConditionSamples], ConditionSamples] | None = None
+
+    def prompts(self, conditions: Sequence[Condition]) -> list[tuple[int, ...]]:
+        """Tokens of the conditions' prompts."""
+        return [self.lm.encode_prompt(condition.prompt) for condition in conditions]
+
+    def changed(self, **fields: Any) -> Drawing:
+        """With other fields."""
+        return dataclasses.replace(self, **fields)
+
+
 def draw_answers(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
+    d: Drawing,
     generator: torch.Generator,
     *,
-    temperature: float = 1.0,
+    at: float = 1.0,
     draw: Draw | None = None,
-    posterior: Callable[[ConditionSamples], ConditionSamples] | None = None,
     name: str = "evaluation",
 ) -> list[ConditionSamples]:
     """Sample each condition as the model is switched now, and score the singles.
 
     Args:
-        lm: policy, or base model within ``lm.base()``.
-        task: for its tool and constraints.
-        rule: with the evaluation's maximum length.
-        conditions: all of them; shared out among ranks and cut into batches here.
-        options: how many samples at which temperature.
+        d: its conditions are shared out among ranks and cut into batches here.
         generator: of the model's device.
-        temperature: of the singles. Their log q stays the one at temperature 1.
+        at: temperature of the singles. Their log q stays the one at temperature 1.
         draw: of votes and singles, in place of sampling token by token; it may give other numbers of
             strings than it is asked for.
-        posterior: adds samples of the posterior; see :func:`~gfn_runner.evaluation.posterior.with_posterior`.
         name: of what is drawn, for the lines of the log.
     """
     results: list[ConditionSamples] = []
@@ -65,49 +89,43 @@ def draw_answers(
         # Equal conditions on two ranks must not get equal samples.
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch_generator_for(generator.device, "share", drawn, rank())
-    own = share_of_rank(conditions)
-    with lm.in_step(), ProgressLogger(name, len(own)) as count:
-        for start in range(0, len(own), options.batch):
-            part = own[start : start + options.batch]
+    own = share_of_rank(d.conditions)
+    with d.lm.in_step(), ProgressLogger(name, len(own)) as count:
+        for start in range(0, len(own), d.options.batch):
+            part = own[start : start + d.options.batch]
             count.part = part[0].group
-            drawn_part = _draw_batch(lm, task, rule, part, options, generator, temperature, draw)
-            results += drawn_part if posterior is None else map(posterior, drawn_part)
+            drawn_part = _draw_batch(d, part, generator, at, draw)
+            results += drawn_part if d.posterior is None else map(d.posterior, drawn_part)
             count.advance(len(part))
     return [samples for share in all_gather(results) for samples in share]
 
 
 @torch.no_grad()
 def _draw_batch(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
+    d: Drawing,
     conditions: Sequence[Condition],
-    options: EvaluationSettings,
     generator: torch.Generator,
-    temperature: float,
+    at: float,
     draw: Draw | None,
 ) -> list[ConditionSamples]:
-    prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-    n_greedy = int(task.draws_greedy)
+    options, prompts, n_greedy = d.options, d.prompts(conditions), int(d.task.draws_greedy)
     votes: Trajectories | None
     singles: Trajectories | None
     greedy: Trajectories | None = None
     if draw is None:
         numbers = (options.votes, options.singles, n_greedy)
-        at = (options.vote_temperature, temperature, 0.0)
-        votes, singles, greedy = draw_kinds(
-            lm, task, rule, prompts, numbers, at, options, generator
-        )
+        temperatures = (options.vote_temperature, at, 0.0)
+        votes, singles, greedy = draw_kinds(d, prompts, numbers, temperatures, generator)
     else:
         at_vote = options.vote_temperature
         votes = draw(conditions, options.votes, at_vote, generator) if options.votes else None
-        singles = draw(conditions, options.singles, temperature, generator)
+        singles = draw(conditions, options.singles, at, generator)
         if n_greedy:
-            greedy = draw_many(lm, task, rule, prompts, [0.0], options, generator)
+            greedy = draw_many(d, prompts, [0.0], generator)
     assert singles is not None  # there is always one
-    texts = [_texts(lm, rows, len(conditions)) for rows in (votes, singles, greedy)]
-    log_reward_B, log_pf_B, log_p_BK = string_scores(lm, task, rule, conditions, singles)
-    likelihood_B = base_log_likelihood(lm, rule, conditions, singles)
+    texts = [_texts(d.lm, rows, len(conditions)) for rows in (votes, singles, greedy)]
+    log_reward_B, log_pf_B, log_p_BK = string_scores(d, conditions, singles)
+    likelihood_B = base_log_likelihood(d, conditions, singles)
     rows_of = _row_slices(singles, len(conditions))
     drawn = [
         ConditionSamples(
@@ -125,8 +143,9 @@ def _draw_batch(
             conditions, rows_of, *texts, strict=True
         )
     ]
-    drawn = _with_answers(lm, task, rule, drawn, singles, votes, greedy)
-    return [_with_support(lm, task, rule, samples) for samples in drawn]
+    return [
+        _with_support(d, samples) for samples in _with_answers(d, drawn, singles, votes, greedy)
+    ]
 
 
 def _row_slices(rows: Trajectories, n_conditions: int) -> list[slice]:
@@ -135,34 +154,29 @@ def _row_slices(rows: Trajectories, n_conditions: int) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _with_support(
-    lm: LanguageModel, task: Task, rule: StringRule, samples: ConditionSamples
-) -> ConditionSamples:
+def _with_support(d: Drawing, samples: ConditionSamples) -> ConditionSamples:
     """The samples with log R and log q of every string of the task's support, if it has one."""
-    listed = support_strings(lm, task, samples.condition)
+    listed = support_strings(d, samples.condition)
     if not len(listed):
         return samples
-    log_reward_N, log_pf_N, _ = string_scores(lm, task, rule, [samples.condition], listed)
+    log_reward_N, log_pf_N, _ = string_scores(d, [samples.condition], listed)
     return dataclasses.replace(
         samples, support_log_reward=log_reward_N.tolist(), support_log_pf=log_pf_N.tolist()
     )
 
 
-def support_strings(lm: LanguageModel, task: Task, condition: Condition) -> Trajectories:
+def support_strings(d: Drawing, condition: Condition) -> Trajectories:
     """The strings of the task's support, all of condition 0."""
-    strings = [lm.encode(text) for text in task.support(condition)]
+    strings = [d.lm.encode(text) for text in d.task.support(condition)]
     actions = [(True,) * len(ids) for ids in strings]
-    return Trajectories.from_rows(strings, actions, [0] * len(strings), lm.device)
+    return Trajectories.from_rows(strings, actions, [0] * len(strings), d.lm.device)
 
 
 def draw_kinds(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
+    d: Drawing,
     prompts: Sequence[Sequence[int]],
     numbers: Sequence[int],
     temperatures: Sequence[float],
-    options: EvaluationSettings,
     generator: torch.Generator,
 ) -> list[Trajectories | None]:
     """``numbers[k]`` strings for each prompt at ``temperatures[k]``; ``None`` where that is 0.
@@ -171,80 +185,66 @@ def draw_kinds(
     """
     kinds = [k for k, n in enumerate(numbers) for _ in range(n)]
     at = [temperatures[k] for k in kinds]
-    rows = draw_many(lm, task, rule, prompts, at, options, generator)
-    kind_B = torch.tensor(kinds, device=lm.device).repeat(len(prompts))
+    rows = draw_many(d, prompts, at, generator)
+    kind_B = torch.tensor(kinds, device=d.lm.device).repeat(len(prompts))
     return [rows.rows(kind_B == k) if n else None for k, n in enumerate(numbers)]
 
 
 def draw_many(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
+    d: Drawing,
     prompts: Sequence[Sequence[int]],
     temperatures: Sequence[float],
-    options: EvaluationSettings,
     generator: torch.Generator,
 ) -> Trajectories:
     """For each prompt one string at each of the temperatures, in their order.
 
-    As many at once as ``options`` allow; at least one of each prompt.
+    As many at once as the options allow; at least one of each prompt.
     """
-    at_once = max(1, rows_at_once(lm, rule, max(map(len, prompts)), options) // len(prompts))
-    parts = []
+    at_once = max(1, rows_at_once(d, max(map(len, prompts))) // len(prompts))
+    tool, parts = d.task.tool(), []
     for start in range(0, len(temperatures), at_once):
         at = temperatures[start : start + at_once]
-        at_B = torch.tensor(at, device=lm.device).repeat(len(prompts))
-        parts.append(
-            sample(lm, prompts, len(at), rule, generator, temperature=at_B, tool=task.tool())
-        )
+        at_B = torch.tensor(at, device=d.lm.device).repeat(len(prompts))
+        parts.append(sample(d.lm, prompts, len(at), d.rule, generator, temperature=at_B, tool=tool))
     return parts[0] if len(parts) == 1 else Trajectories.concatenated(parts)
 
 
-def rows_at_once(
-    lm: LanguageModel, rule: StringRule, prompt_tokens: int, options: EvaluationSettings
-) -> int:
+def rows_at_once(d: Drawing, prompt_tokens: int) -> int:
     """Strings drawn at once: ``options.rows``, or fewer where they would need more than its memory.
 
     The number follows from model, prompts and rule alone, so that every machine draws the same samples.
     """
-    row = row_bytes(lm.model, lm.vocab_size, prompt_tokens + rule.max_len)
-    return max(1, min(options.rows, int(options.memory_gib * 2**30 / row)))
+    row = row_bytes(d.lm.model, d.lm.vocab_size, prompt_tokens + d.rule.max_len)
+    return max(1, min(d.options.rows, int(d.options.memory_gib * 2**30 / row)))
 
 
 def string_scores(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    trajectories: Trajectories,
+    d: Drawing, conditions: Sequence[Condition], trajectories: Trajectories
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``log_reward_B``, ``log_pf_B`` (stop included) and ``log_p_BK`` of up to K terms, nats.
 
     A string that was drawn many times is scored once. log q is of the model as it is switched now.
     """
-    distinct, inverse_B = trajectories.distinct()
-    prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-    log_pf_N = policy_log_probs(lm, prompts, distinct, rule)
-    log_reward_N, log_p_NK = string_log_reward(lm, conditions, distinct, rule, task.constraints())
+    rows, inverse_B = trajectories.distinct()
+    log_pf_N = policy_log_probs(d.lm, d.prompts(conditions), rows, d.rule)
+    log_reward_N, log_p_NK = string_log_reward(d.lm, conditions, rows, d.rule, d.task.constraints())
     return log_reward_N[inverse_B], log_pf_N[inverse_B], log_p_NK[inverse_B]
 
 
 @torch.no_grad()
 def base_log_likelihood(
-    lm: LanguageModel,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    trajectories: Trajectories,
+    d: Drawing, conditions: Sequence[Condition], trajectories: Trajectories
 ) -> Tensor:
     """log p_LM(z ⊤ | c) under the bare base model, as text and not as a factor. Shape (B,), nats.
 
     c is the context of a condition's first term, or its prompt where it has none. Suffixes are left out.
     """
     rows, inverse_B = trajectories.distinct()
-    contexts = [lm.encode_prompt(c.terms[0].context if c.terms else c.prompt) for c in conditions]
-    stops = [(rule.terminator,)] * len(conditions)
-    with lm.base():
-        return score_strings(lm, contexts, stops, rows, rule)[inverse_B]
+    texts = [c.terms[0].context if c.terms else c.prompt for c in conditions]
+    stops = [(d.rule.terminator,)] * len(conditions)
+    given = GivenStrings([d.lm.encode_prompt(text) for text in texts], stops, rows, d.rule)
+    with d.lm.base():
+        return score_strings(d.lm, given)[inverse_B]
 
 
 def policy_log_probs(
@@ -266,26 +266,23 @@ def policy_log_probs(
 
 
 def _with_answers(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
+    d: Drawing,
     drawn: Sequence[ConditionSamples],
     singles: Trajectories,
     votes: Trajectories | None,
     greedy: Trajectories | None,
 ) -> list[ConditionSamples]:
     """The samples with log p(Y_a | X Z) of the task's answer choices."""
-    pairs = [task.answer_choices(s.condition, s.singles) for s in drawn]
+    pairs = [d.task.answer_choices(s.condition, s.singles) for s in drawn]
     if not any(pairs):
         return list(drawn)
     kinds: dict[str, Trajectories | None] = {"answer_log_probs": singles}
-    if task.votes_by_answer:
+    if d.task.votes_by_answer:
         kinds |= {"vote_answer_log_probs": votes, "greedy_answer_log_probs": greedy}
     known = {name: strings for name, strings in kinds.items() if strings is not None}
     # In one batch: a prompt is read once, and a string of two kinds is scored once.
     rows = answer_log_probs(
-        lm,
-        rule,
+        d,
         [samples.condition for samples in drawn],
         [[suffix for suffix, _ in own] for own in pairs],
         Trajectories.concatenated(list(known.values())),
@@ -307,8 +304,7 @@ def _with_answers(
 
 @torch.no_grad()
 def answer_log_probs(
-    lm: LanguageModel,
-    rule: StringRule,
+    d: Drawing,
     conditions: Sequence[Condition],
     choices: Sequence[Sequence[str]],
     trajectories: Trajectories,
@@ -318,12 +314,12 @@ def answer_log_probs(
     p is the reward's model and X the context of the condition's first term.
 
     Args:
-        lm: the model.
-        rule: the strings' rule.
+        d: for model and rule.
         conditions: indexed by ``trajectories.condition_B``.
         choices: suffixes of each condition; as many as it likes.
         trajectories: the samples Z.
     """
+    lm, rule = d.lm, d.rule
     rows, inverse_B = trajectories.distinct()
     contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
     columns = []
@@ -332,7 +328,7 @@ def answer_log_probs(
             # A condition with fewer choices repeats one, which is cut off again below.
             texts = [own[min(number, len(own) - 1)] if own else "" for own in choices]
             suffixes = [lm.encode(text) or (rule.terminator,) for text in texts]
-            columns.append(score_suffixes(lm, contexts, suffixes, rows, rule))
+            columns.append(score_suffixes(lm, GivenStrings(contexts, suffixes, rows, rule)))
     log_p_BA = torch.stack(columns, dim=1)[inverse_B].tolist()
     results: list[list[list[float]]] = [[] for _ in conditions]
     for place, row in zip(trajectories.condition_B.tolist(), log_p_BA, strict=True):

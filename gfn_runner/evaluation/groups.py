@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.metrics.accuracy import proportion
-from gfn_runner.rewards.constraint_factors import ClassifierFactor, constraint_of
+from gfn_runner.metrics.accuracy import with_interval
+from gfn_runner.rewards.factors import ClassifierFactor, constraint_of
 
 Measure = Callable[[Sequence[ConditionSamples]], Mapping[str, float]]
 
@@ -37,12 +37,15 @@ def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     if not met:
         return {}
     share = sum(map(sum, met)) / sum(map(len, met))
-    interval = proportion(share * len(met), len(met))
-    return {
-        "satisfied_share": share,
-        "satisfied_share_low": interval.low,
-        "satisfied_share_high": interval.high,
-    }
+    return with_interval("satisfied_share", share, len(met))
+
+
+def grammatical(
+    samples: Sequence[ConditionSamples], is_sentence: Callable[[str], bool]
+) -> dict[str, float]:
+    """``grammatical_share``: of generated conditions, samples that the corpus's grammar could have written."""
+    texts = [t for s in samples if s.condition.facts.get("grammar") for t in s.singles]
+    return {"grammatical_share": sum(map(is_sentence, texts)) / len(texts)} if texts else {}
 
 
 def label_probability(samples: Sequence[ConditionSamples]) -> dict[str, float]:

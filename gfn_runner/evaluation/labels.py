@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.metrics.accuracy import majority
-from gfn_runner.metrics.predictive import posterior_predictive
+from gfn_runner.metrics.accuracy import majority, posterior_predictive
 
 
 def label_accuracy(sample: ConditionSamples, labels: Sequence[str]) -> dict[str, float]:
     """Shares of right answers to one review, and the mean log p of the right one, in nats."""
     right = list(labels).index(str(sample.condition.answer))
     singles = [_log_softmax(row) for row in sample.answer_log_probs]
-    predicted = posterior_predictive(sample.answer_log_probs).best
+    predicted = posterior_predictive(sample.answer_log_probs).argmax()
     chosen = [_likeliest(row) for row in singles]
     judged = {
         "predictive_accuracy": float(predicted == right),

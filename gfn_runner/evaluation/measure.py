@@ -32,20 +32,16 @@ import numpy as np
 import torch
 from scipy.special import logsumexp, softmax
 
-from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples, limited
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.evaluation.groups import Measure, per_group
 from gfn_runner.evaluation.optional import OptionalMetrics
 from gfn_runner.evaluation.posterior import PosteriorSampler, with_posterior
-from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.encoder import load_encoder
 from gfn_runner.lm.model_config import WORDS
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.metrics.diversity import distinct_n, embedding_diversity, self_bleu
-from gfn_runner.metrics.encoders import load_encoder
 from gfn_runner.metrics.evidence import evidence, mean_phi, terminal_phi
 from gfn_runner.metrics.overlap import bleu, gleu, reference_similarity
 
@@ -86,39 +82,27 @@ def measure(
 
 
 def evaluate(
-    lm: LanguageModel,
-    task: Task,
-    rule: StringRule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
+    d: Drawing,
     generator: torch.Generator,
     *,
-    temperature: float,
-    seed: int,
     optional: OptionalMetrics | None = None,
     name: str = "evaluation",
 ) -> tuple[list[ConditionSamples], dict[str, float]]:
-    """Draw samples of each condition and measure them; every rank has to call it.
+    """Draw samples of each condition, and of its posterior, and measure them; every rank has to call it.
 
     Args:
-        lm: the policy, or the base model within ``lm.base()``.
-        task, rule, conditions, options, generator, name: see :func:`draw_answers`.
-        temperature: reward temperature T that φ is formed with.
-        seed: of the samples of the posterior.
+        d, generator, name: see :func:`draw_answers`.
         optional: BERTScore and judge, if they are wanted.
 
     Returns:
         The samples, and their metrics as :func:`measure` names them.
     """
-    first = limited(conditions, options.posterior_limit)
-    sampler = PosteriorSampler(lm, task, rule, first, options, seed)
-    posterior = partial(with_posterior, sampler=sampler, temperature=temperature)
-    samples = draw_answers(
-        lm, task, rule, conditions, options, generator, posterior=posterior, name=name
-    )
-    encoder = options.encoder
+    sampler = PosteriorSampler(d)
+    posterior = partial(with_posterior, sampler=sampler, temperature=d.temperature)
+    samples = draw_answers(d.changed(posterior=posterior), generator, name=name)
+    encoder = d.options.encoder
     return samples, measure(
-        task, samples, temperature=temperature, encoder=encoder, optional=optional
+        d.task, samples, temperature=d.temperature, encoder=encoder, optional=optional
     )
 
 

@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.data.task import Task
+from gfn_runner.data.samples import ConditionSamples, limited
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.evaluation.draw import draw_many, policy_log_probs
-from gfn_runner.evaluation.settings import EvaluationSettings
-from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.vocabulary import StringRule
+from gfn_runner.evaluation.draw import Drawing, draw_many, policy_log_probs
 from gfn_runner.metrics.evidence import effective_sample_size, importance_bound
 from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
@@ -93,28 +89,17 @@ class PosteriorSampler:
     """Samples of posteriors from draws of the base model, which are kept.
 
     Args:
-        lm, task, rule: of the posterior.
-        conditions: whose posterior may be asked for. Those whose strings the task lists have no part: their
-            posterior is known.
-        options: ``posterior_draws`` strings after each prompt; how many are drawn at once.
-        seed: of the draws.
+        drawing: ``posterior_draws`` strings after each prompt. The first conditions of each set, up to
+            ``posterior_limit``, have a part; not those whose strings the task lists: their posterior is known.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        task: Task,
-        rule: StringRule,
-        conditions: Sequence[Condition],
-        options: EvaluationSettings,
-        seed: int,
-    ) -> None:
-        self.lm, self.task, self.rule = lm, task, rule
-        asked = conditions if options.posterior_draws else ()
-        self.conditions = {c.key: c for c in asked if not task.support(c)}
-        self.options, self.seed = options, seed
+    def __init__(self, drawing: Drawing) -> None:
+        self.drawing, options = drawing, drawing.options
+        asked = limited(drawing.conditions, options.posterior_limit)
+        asked = [c for c in asked if options.posterior_draws and not drawing.task.support(c)]
+        self.conditions = {c.key: c for c in asked}
         self._draws: dict[str, PosteriorDraws] = {}
-        self._m_steps = lm.m_steps
+        self._m_steps = drawing.lm.m_steps
 
     def draws(self, key: str) -> PosteriorDraws:
         """The draws of a condition, from memory if it was asked for before.
@@ -122,14 +107,15 @@ class PosteriorSampler:
         Some conditions are drawn for together: for each one alone it would take several times as long. The draws
         are a function of seed and conditions alone, so that a resumed run has the same ones.
         """
-        if self._m_steps != self.lm.m_steps:  # another reward
+        lm = self.drawing.lm
+        if self._m_steps != lm.m_steps:  # another reward
             self._draws.clear()
-            self._m_steps = self.lm.m_steps
+            self._m_steps = lm.m_steps
         if key not in self._draws:
             keys = list(self.conditions)
             first = keys.index(key) // _AT_ONCE * _AT_ONCE
             own = keys[first : first + _AT_ONCE]
-            generator = torch_generator_for(self.lm.device, "posterior", self.seed, first)
+            generator = torch_generator_for(lm.device, "posterior", self.drawing.seed, first)
             drawn = self.draw([self.conditions[k] for k in own], generator)
             self._draws |= zip(own, drawn, strict=True)
         return self._draws[key]
@@ -144,22 +130,17 @@ class PosteriorSampler:
         so that a string counts the same whichever prompt it was drawn after (balance heuristic, Veach & Guibas
         1995).
         """
-        lm, rule, ones = self.lm, self.rule, [1.0] * self.options.posterior_draws
+        d, ones = self.drawing, [1.0] * self.drawing.options.posterior_draws
         own = [c.prompt for c in conditions]
         contexts = [c.terms[0].context if c.terms else c.prompt for c in conditions]
         texts = [own] if contexts == own else [own, contexts]
-        prompts = [[lm.encode_prompt(text) for text in column] for column in texts]
-        with lm.base():
-            drawn = Trajectories.concatenated(
-                [
-                    draw_many(lm, self.task, rule, some, ones, self.options, generator)
-                    for some in prompts
-                ]
-            )
-            strings, inverse_B = drawn.distinct()
-            densities = [policy_log_probs(lm, some, strings, rule) for some in prompts]
+        prompts = [[d.lm.encode_prompt(text) for text in column] for column in texts]
+        with d.lm.base():
+            drawn = [draw_many(d, some, ones, generator) for some in prompts]
+            strings, inverse_B = Trajectories.concatenated(drawn).distinct()
+            densities = [policy_log_probs(d.lm, some, strings, d.rule) for some in prompts]
         log_density_N = torch.stack(densities).logsumexp(dim=0) - math.log(len(prompts))
-        log_reward_N, _ = string_log_reward(lm, conditions, strings, rule, self.task.constraints())
+        log_reward_N, _ = string_log_reward(d.lm, conditions, strings, d.rule, d.task.constraints())
         count_N = inverse_B.bincount(minlength=len(strings))
         draws = []
         for place in range(len(conditions)):
@@ -181,22 +162,21 @@ def with_posterior(
     A quarter as many strings are kept as were drawn after each prompt. A condition that the sampler does not know
     has none.
     """
-    lm, condition = sampler.lm, samples.condition
+    d, condition = sampler.drawing, samples.condition
     if condition.key not in sampler.conditions:
         return samples
     draws = sampler.draws(condition.key)
-    n = math.ceil(sampler.options.posterior_draws / 4)
-    offset = rng_for("posterior", sampler.seed, condition.key).random()
+    n = math.ceil(d.options.posterior_draws / 4)
+    offset = rng_for("posterior", d.seed, condition.key).random()
     places_K = draws.resampled(n, temperature, offset)
     if not len(places_K):
         return dataclasses.replace(samples, posterior_ess=0.0)
     kept = draws.strings.rows(places_K)
     distinct, inverse_K = kept.distinct()
-    prompts = [lm.encode_prompt(condition.prompt)]
-    log_pf_K = policy_log_probs(lm, prompts, distinct, sampler.rule)[inverse_K]
+    log_pf_K = policy_log_probs(d.lm, d.prompts([condition]), distinct, d.rule)[inverse_K]
     return dataclasses.replace(
         samples,
-        posterior=[lm.decode(ids) for ids in kept.strings()],
+        posterior=[d.lm.decode(ids) for ids in kept.strings()],
         posterior_log_reward=draws.log_reward_N[places_K].tolist(),
         posterior_log_pf=log_pf_K.tolist(),
         posterior_ess=draws.ess(temperature),

@@ -1,17 +1,51 @@
-"""Sentence models: vectors of texts by sentence-transformers."""
+"""Encoders of texts, by name: hashed word counts offline, else a sentence model by sentence-transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.lm.model_config import ENCODER_KEY, ENCODERS, sentence_model_problems
+from gfn_runner.lm.model_config import ENCODER_KEY, ENCODERS, WORDS, sentence_model_problems
 from gfn_runner.lm.pretrained import Source, quiet_loading, resolve
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors whose cosine says how alike they are."""
+
+    @property
+    def name(self) -> str:
+        """What to call it beside its numbers."""
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of at least one text, float32, on the CPU. Shape (N, E)."""
+
+
+class WordCounts:
+    """Hashed counts of lower-case words; needs no model and no download.
+
+    Its cosine is the overlap of words, blind to meaning and order. Numbers made with it are **not
+    comparable with the paper's**, which come from a sentence encoder; compare them only with each
+    other. A text without words is the zero vector.
+    """
+
+    name = WORDS
+    # E. With the few hundred words of an evaluation, hardly two share a place.
+    n_features = 2**14
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        # scikit-learn's own pattern would drop words of one letter, and numbers of one digit.
+        pattern = r"(?u)\b\w+\b"
+        vectorizer: Any = HashingVectorizer(
+            n_features=self.n_features, token_pattern=pattern, norm=None, alternate_sign=False
+        )
+        return torch.from_numpy(vectorizer.transform(list(texts)).toarray()).float()
 
 
 class SentenceModel:
@@ -30,16 +64,19 @@ class SentenceModel:
         return vectors.float().cpu()
 
 
-def load_sentence_model(name: str, *, device: str = "auto") -> SentenceModel:
-    """Load a sentence model; a plain transformer without a pooling of its own is pooled by the mean.
+def load_encoder(name: str, *, device: str = "auto") -> Encoder:
+    """The encoder that ``evaluation.encoder`` names.
 
     Args:
-        name: ``minilm`` (all-MiniLM-L6-v2 from its package), a folder or a hub id.
-        device: ``auto`` takes CUDA where there is one.
+        name: ``words``, ``minilm`` (all-MiniLM-L6-v2 from its package), a folder or a hub id. A plain
+            transformer without a pooling of its own is pooled by the mean.
+        device: of a sentence model; ``auto`` takes CUDA where there is one.
 
     Raises:
         UserError: if the model cannot be found or read, or needs the optional package.
     """
+    if name == WORDS:
+        return WordCounts()
     source = _source(name)
     from sentence_transformers import SentenceTransformer
 

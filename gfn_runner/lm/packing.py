@@ -20,7 +20,7 @@ from torch import Tensor
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.limits import attention_window, context_length, counts_places
-from gfn_runner.lm.pieces import Ids, by_length, scored_in_pieces, used_conditions, wider
+from gfn_runner.lm.pieces import GivenStrings, by_length, scored_in_pieces, wider
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import logits_at_once, packed_prefixes, plain_prefixes
 from gfn_runner.lm.scoring import whole_rows
@@ -34,62 +34,46 @@ _ROUNDING, _NATS = 1.5, 1e-3
 # What a cache gives is refused only if it is wrong beyond doubt.
 _WRONG, _WRONG_NATS = 5.0, 0.05
 
-# Contexts, suffixes, strings and their rule.
-Probe = tuple[list[list[int]], list[list[int]], Trajectories, StringRule]
-
 
 @torch.no_grad()
-def score_prefixes(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
+def score_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """log p(z_1..z_i suffix | context) for every prefix. Shape (B, S), nats.
 
     A tool's tokens are conditioned on and not scored. The tokens of z are normalised over what the
     rule allows, a suffix that starts with the terminator likewise; later suffix tokens over the
     whole vocabulary. States at which a string cannot end get −inf.
     """
-    if not packs(lm, contexts, suffixes, trajectories):
-        return separate_prefixes(lm, contexts, suffixes, trajectories, rule)
-    longest = max(map(len, suffixes))
+    if not packs(lm, given):
+        return separate_prefixes(lm, given)
+    longest = max(map(len, given.suffixes))
 
     def tokens(length: int) -> int:
-        return length + (max(0, length - rule.min_len) + 1) * longest
+        return length + (max(0, length - given.rule.min_len) + 1) * longest
 
-    states, again = trajectories.token_BT.shape[1] + 1, sum(map(len, contexts))
+    states, again = given.trajectories.token_BT.shape[1] + 1, sum(map(len, given.contexts))
 
     def score(rows: Trajectories) -> tuple[Tensor]:
-        found_NS = packed_prefixes(lm, contexts, suffixes, rows, rule)
-        return (wider(found_NS, states, float("-inf")),)
+        return (wider(packed_prefixes(lm, given.of(rows)), states, float("-inf")),)
 
-    pieces = by_length(trajectories, tokens, lm.max_tokens_per_forward, again)
+    pieces = by_length(given.trajectories, tokens, lm.max_tokens_per_forward, again)
     return scored_in_pieces(pieces, score)[0]
 
 
 @torch.no_grad()
-def separate_prefixes(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
+def separate_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """As :func:`score_prefixes`, each prefix with its suffix in a row of its own; contexts run once.
 
     Masks are those that sampling and policy use too, so windows, chunks and biases are the model's own.
     """
-    terminable_BS = rule.terminable_BS(trajectories)
+    terminable_BS = given.terminable_BS
     result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
     row_N, state_N = terminable_BS.nonzero(as_tuple=True)
     if not len(row_N):
         return result_BS
-    trajectories, (contexts, suffixes) = used_conditions(trajectories, contexts, suffixes)
-    prefixes = _prefixes(trajectories, row_N, state_N)
-    prompts = lm.prefill(contexts)
-    around, longest = max(map(len, contexts)), max(map(len, suffixes))
+    given = given.used()
+    prefixes = _prefixes(given.trajectories, row_N, state_N)
+    prompts = lm.prefill(given.contexts)
+    around, longest = max(map(len, given.contexts)), max(map(len, given.suffixes))
     logits = logits_at_once(lm.device) // lm.vocab_size
 
     def tokens(length: int) -> int:
@@ -99,7 +83,7 @@ def separate_prefixes(
 
     string_N, suffix_N = scored_in_pieces(
         by_length(prefixes, tokens, lm.max_tokens_per_forward),
-        lambda rows: whole_rows(lm, prompts, suffixes, rows, rule),
+        lambda rows: whole_rows(lm, prompts, given.of(rows)),
     )
     result_BS[row_N, state_N] = string_N + suffix_N
     return result_BS
@@ -115,9 +99,7 @@ def _prefixes(trajectories: Trajectories, row_N: Tensor, state_N: Tensor) -> Tra
     )
 
 
-def packs(
-    lm: LanguageModel, contexts: Sequence[Ids], suffixes: Sequence[Ids], trajectories: Trajectories
-) -> bool:
+def packs(lm: LanguageModel, given: GivenStrings) -> bool:
     """Whether these strings are scored packed.
 
     With ``packed_rewards="auto"`` packed scoring is compared with plain forwards first, for a model once
@@ -125,7 +107,8 @@ def packs(
     """
     if lm.packed_rewards == "never":
         return False
-    length = max(map(len, contexts)) + trajectories.token_BT.shape[1] + max(map(len, suffixes)) - 1
+    around = max(map(len, given.contexts)) + max(map(len, given.suffixes)) - 1
+    length = around + given.trajectories.token_BT.shape[1]
     window = attention_window(lm.model.config)
     fits = window is None or (length <= window and not counts_places(lm.model.config))
     if not fits:
@@ -171,9 +154,9 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     """
     with torch.no_grad(), lm.reference():
         probes = _probes(lm, length)
-        plain = [plain_prefixes(lm, *arguments) for arguments in probes]
+        plain = [plain_prefixes(lm, probe) for probe in probes]
         rounding = functools.cache(lambda: _rounding(lm, probes, plain))
-        separate = _largest_gap([separate_prefixes(lm, *arguments) for arguments in probes], plain)
+        separate = _largest_gap([separate_prefixes(lm, probe) for probe in probes], plain)
         # NaN is below nothing.
         if not (separate <= _WRONG_NATS or separate <= _WRONG * rounding()):
             raise UserError.one(
@@ -183,7 +166,7 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
                 "an architecture of docs/models.md",
             )
         try:
-            ways = [packed_prefixes(lm, *arguments) for arguments in probes if packed]
+            ways = [packed_prefixes(lm, probe) for probe in probes if packed]
             gap = _largest_gap(ways, plain) if packed else 0.0
             works = gap <= _NATS or gap <= _ROUNDING * rounding()
             reason = "" if works else f"it differs by {gap:.2g} nats, rounding by {rounding():.2g}"
@@ -196,10 +179,10 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
         )
 
 
-def _rounding(lm: LanguageModel, probes: Sequence[Probe], plain: Sequence[Tensor]) -> float:
+def _rounding(lm: LanguageModel, probes: Sequence[GivenStrings], plain: Sequence[Tensor]) -> float:
     """By how much plain scores change with other rounding, nats."""
     with _other_rounding(lm):
-        return _largest_gap([plain_prefixes(lm, *arguments) for arguments in probes], plain)
+        return _largest_gap([plain_prefixes(lm, probe) for probe in probes], plain)
 
 
 def _largest_gap(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
@@ -226,7 +209,7 @@ def _other_rounding(lm: LanguageModel) -> Iterator[None]:
         hook.remove()
 
 
-def _probes(lm: LanguageModel, length: int) -> list[Probe]:
+def _probes(lm: LanguageModel, length: int) -> list[GivenStrings]:
     """Random strings between contexts and suffixes: short ones, and one sequence of ``length``."""
     generator = torch.Generator().manual_seed(0)
     closed = lm.special_ids
@@ -237,7 +220,7 @@ def _probes(lm: LanguageModel, length: int) -> list[Probe]:
 
     def probe(
         n_contexts: Sequence[int], n_tokens: Sequence[int], n_suffixes: Sequence[int]
-    ) -> Probe:
+    ) -> GivenStrings:
         rule = StringRule(open_V[0], 0, max(n_tokens))
         # A string ends at its terminator: it holds none.
         strings = [
@@ -245,7 +228,8 @@ def _probes(lm: LanguageModel, length: int) -> list[Probe]:
         ]
         actions = [[True] * n for n in n_tokens]
         rows = Trajectories.from_rows(strings, actions, list(range(len(strings))), lm.device)
-        return [ids(n) for n in n_contexts], [ids(n) for n in n_suffixes], rows, rule
+        contexts, suffixes = ([ids(n) for n in many] for many in (n_contexts, n_suffixes))
+        return GivenStrings(contexts, suffixes, rows, rule)
 
     most = max(1, length // 3)
     sizes = [min(most, n) for n in (9, 4, 6, 2, 8, 3)], [min(most, n) for n in (6, 3, 5, 6, 1, 4)]

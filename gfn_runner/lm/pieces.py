@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.lm.vocabulary import StringRule
 
 Ids = Sequence[int]
 
@@ -101,13 +103,42 @@ def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]
         yield slice(start, start + size)
 
 
-def used_conditions(
-    trajectories: Trajectories, *per_condition: Sequence[Ids]
-) -> tuple[Trajectories, list[list[Ids]]]:
-    """Keep only the conditions that some row uses, and number the rows anew."""
-    used, condition_B = trajectories.condition_B.unique(return_inverse=True)
-    kept = [[values[index] for index in used.tolist()] for values in per_condition]
-    rows = Trajectories(
-        trajectories.token_BT, trajectories.length_B, trajectories.is_action_BT, condition_B
-    )
-    return rows, kept
+@dataclass(frozen=True)
+class GivenStrings:
+    """Strings z to be scored, between a context and a suffix.
+
+    Attributes:
+        contexts, suffixes: token ids per condition; each context runs once.
+        trajectories: the strings; ``condition_B`` indexes the conditions.
+        rule: of the strings; a suffix that begins with the terminator begins under it.
+    """
+
+    contexts: Sequence[Ids]
+    suffixes: Sequence[Ids]
+    trajectories: Trajectories
+    rule: StringRule
+
+    @property
+    def terminable_BS(self) -> Tensor:
+        """States at which a string may end."""
+        return self.rule.terminable_BS(self.trajectories)
+
+    def of(self, trajectories: Trajectories) -> GivenStrings:
+        """Other strings of the same conditions."""
+        return replace(self, trajectories=trajectories)
+
+    def used(self) -> GivenStrings:
+        """With those conditions alone that some row uses; rows are numbered anew."""
+        used, condition_B = self.trajectories.condition_B.unique(return_inverse=True)
+        contexts, suffixes = (
+            [values[index] for index in used.tolist()] for values in (self.contexts, self.suffixes)
+        )
+        rows = replace(self.trajectories, condition_B=condition_B)
+        return GivenStrings(contexts, suffixes, rows, self.rule)
+
+    def padded_suffixes(self) -> tuple[Tensor, Tensor]:
+        """Suffix of each row, and ``True`` where it is no padding. Shapes (B, M)."""
+        suffix_CM, mask_CM = padded(self.suffixes)
+        condition_B = self.trajectories.condition_B
+        rows = condition_B.cpu()
+        return suffix_CM[rows].to(condition_B.device), mask_CM[rows].to(condition_B.device)

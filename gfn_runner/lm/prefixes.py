@@ -7,6 +7,7 @@ reference that other ways are compared with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,40 +17,38 @@ from torch import Tensor
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
-from gfn_runner.lm.pieces import Ids, padded, used_conditions, wider
+from gfn_runner.lm.pieces import GivenStrings, Ids, wider
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 
 
-def packed_prefixes(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
+def packed_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """As :func:`gfn_runner.lm.packing.score_prefixes`, in one forward over trunk and branches.
 
     The branch of state ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk
     up to ``i`` and the branch so far, at the positions they would have in the plain string. States at
     which a string cannot end have no branch.
     """
-    trajectories, (contexts, suffixes) = used_conditions(trajectories, contexts, suffixes)
-    prompts = lm.prefill(contexts)
+    given = given.used()
+    rows, n_tokens = given.trajectories.token_BT.shape
+    prompts = lm.prefill(given.contexts)
+    n_branch = max(map(len, given.suffixes)) - 1
+    branches = int(given.terminable_BS.sum(dim=1).max()) if n_branch else 0
+    most = logits_at_once(lm.device)
+    # Of very long strings the mask is as large as the logits: some states at a time, all after the same trunk.
+    room = max(n_tokens, math.isqrt(most // 2) - n_tokens)  # tokens of branches
+    states = max(1, room // n_branch) if branches * n_branch > room else n_tokens + 1
     # Logits of trunk and branches are the largest array of a step: some rows at a time.
-    n_branch = max(map(len, suffixes)) - 1
-    branches = rule.terminable_BS(trajectories).sum(dim=1).max() if n_branch else 0
-    n_read = trajectories.token_BT.shape[1] + int(branches) * n_branch
-    pieces = [
-        wider(
-            _packed_rows(lm, prompts, suffixes, trajectories.rows(index_N), rule),
-            trajectories.token_BT.shape[1] + 1,
-            float("-inf"),
-        )
-        for index_N in torch.arange(len(trajectories), device=lm.device).split(
-            max(1, logits_at_once(lm.device) // (lm.vocab_size * max(1, n_read)))
-        )
-    ]
+    n_read = max(1, n_tokens + min(branches, states) * n_branch)
+    at_once = max(1, min(most // (lm.vocab_size * n_read), most // n_read**2))
+    pieces = []
+    for index_N in torch.arange(rows, device=lm.device).split(at_once):
+        own = given.of(given.trajectories.rows(index_N))
+        found = [
+            _packed_rows(lm, prompts, own, range(first, first + states))
+            for first in range(0, own.trajectories.token_BT.shape[1] + 1, states)
+        ]
+        pieces.append(wider(torch.stack(found).amax(dim=0), n_tokens + 1, float("-inf")))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
@@ -59,18 +58,20 @@ def logits_at_once(device: torch.device) -> int:
 
 
 def _packed_rows(
-    lm: LanguageModel,
-    prompts: PromptCache,
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
+    lm: LanguageModel, prompts: PromptCache, given: GivenStrings, states: range
 ) -> Tensor:
-    """:func:`packed_prefixes` of rows that share a forward, after contexts that have been read."""
-    suffix_BM, suffix_mask_BM = padded_suffixes(suffixes, trajectories, lm.device)
+    """:func:`packed_prefixes` of rows that share a forward, after contexts that have been read.
+
+    Some states alone are scored; the others are −inf.
+    """
+    trajectories, rule = given.trajectories, given.rule
+    suffix_BM, suffix_mask_BM = given.padded_suffixes()
     prompt = prompts.select(trajectories.condition_B)
     first_B1V = prompt.last_logits_NV[:, None]
     n_tokens = trajectories.token_BT.shape[1]
-    terminable_BS = rule.terminable_BS(trajectories)
+    terminable_BS = given.terminable_BS
+    terminable_BS[:, : states.start] = False
+    terminable_BS[:, states.stop :] = False
     # The last suffix token is only predicted, never read: it needs no place in the branch.
     tree = _Tree.of(trajectories, terminable_BS, suffix_BM[:, :-1], suffix_mask_BM[:, 1:])
     if tree.token_BQ.shape[1]:
@@ -92,14 +93,6 @@ def _packed_rows(
         log_p_BN = (log_p_BNM * suffix_mask_BM[:, None, 1:]).sum(dim=-1)
         total_BS.scatter_add_(1, tree.state_BN, log_p_BN)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
-
-
-def padded_suffixes(
-    suffixes: Sequence[Ids], trajectories: Trajectories, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    suffix_CM, mask_CM = padded(suffixes)
-    condition_B = trajectories.condition_B.cpu()
-    return suffix_CM[condition_B].to(device), mask_CM[condition_B].to(device)
 
 
 def _prefix_sums(log_p_BT: Tensor) -> Tensor:
@@ -172,33 +165,25 @@ class _Tree:
         )
 
 
-def plain_prefixes(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
+def plain_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """As :func:`packed_prefixes`, with one forward for each prefix length and no cache."""
-    rows, n_tokens = trajectories.token_BT.shape
-    result_BS = torch.full((rows, n_tokens + 1), float("-inf"), device=lm.device)
-    terminable_BS = rule.terminable_BS(trajectories)
-    for state in range(n_tokens + 1):
-        alive = terminable_BS[:, state].nonzero()[:, 0].tolist()
-        if not alive:
+    rows, terminable_BS = given.trajectories, given.terminable_BS
+    result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
+    places = rows.condition_B.tolist()
+    for state, alive_B in enumerate(terminable_BS.T):
+        strings = [
+            (given.contexts[places[row]], rows.token_BT[row, :state].tolist(), row)
+            for row in alive_B.nonzero()[:, 0].tolist()
+        ]
+        if not strings:
             continue
-        strings = []
-        for row in alive:
-            condition = int(trajectories.condition_B[row])
-            prefix = trajectories.token_BT[row, :state].tolist()
-            strings.append((contexts[condition], prefix, suffixes[condition]))
         first = min(len(context) for context, _, _ in strings) - 1
-        logits_NTV = lm.whole_logits([[*c, *z, *s] for c, z, s in strings], first)
-        for number, row in enumerate(alive):
-            is_action = trajectories.is_action_BT[row, :state].tolist()
-            context, prefix, suffix = strings[number]
-            logits_TV = logits_NTV[number, len(context) - 1 - first :]
-            result_BS[row, state] = _plain_sum(logits_TV, prefix, suffix, is_action, rule)
+        whole = [[*context, *z, *given.suffixes[places[row]]] for context, z, row in strings]
+        logits_NTV = lm.whole_logits(whole, first)
+        for logits_TV, (context, z, row) in zip(logits_NTV, strings, strict=True):
+            is_action, suffix = rows.is_action_BT[row, :state].tolist(), given.suffixes[places[row]]
+            own_TV = logits_TV[len(context) - 1 - first :]
+            result_BS[row, state] = _plain_sum(own_TV, z, suffix, is_action, given.rule)
     return result_BS
 
 

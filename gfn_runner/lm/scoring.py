@@ -14,9 +14,8 @@ from gfn_runner.data.trajectories import PolicyScores, Trajectories
 from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.log_probs import chosen_log_probs, string_log_probs
 from gfn_runner.lm.merging import folded
-from gfn_runner.lm.pieces import Ids, by_length, scored_in_pieces, used_conditions, wider
+from gfn_runner.lm.pieces import GivenStrings, Ids, by_length, scored_in_pieces, wider
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.prefixes import padded_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 
 
@@ -120,88 +119,50 @@ def _policy_pieces(
         yield from by_length(trajectories)
 
 
-def score_suffixes(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
+def score_suffixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """log p(suffix | context z) of whole strings z, nats. Shape (B,). Gradients flow if enabled.
 
     It is what :func:`score_prefixes` gives at the string's end, without log p(z | context).
-
-    Args:
-        lm: the model as it is switched now.
-        contexts, suffixes: token ids per condition; each context runs once.
-        trajectories: ``condition_B`` indexes the conditions.
-        rule: of the strings; a suffix that begins with the terminator begins under it.
     """
-    return _whole_strings(lm, contexts, suffixes, trajectories, rule)[1]
+    return _whole_strings(lm, given)[1]
 
 
 @torch.no_grad()
-def score_strings(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> Tensor:
+def score_strings(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """log p(z suffix | context) of whole strings. Shape (B,), nats.
 
     What :func:`score_prefixes` gives at each string's end, without scoring its prefixes; −inf where
     the string cannot end there.
     """
-    string_B, suffix_B = _whole_strings(lm, contexts, suffixes, trajectories, rule)
-    ends_B1 = trajectories.length_B[:, None]
-    can_end_B = rule.terminable_BS(trajectories).gather(1, ends_B1)[:, 0]
+    string_B, suffix_B = _whole_strings(lm, given)
+    can_end_B = given.terminable_BS.gather(1, given.trajectories.length_B[:, None])[:, 0]
     return (string_B + suffix_B).masked_fill(~can_end_B, float("-inf"))
 
 
-def _whole_strings(
-    lm: LanguageModel,
-    contexts: Sequence[Ids],
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
-) -> tuple[Tensor, Tensor]:
+def _whole_strings(lm: LanguageModel, given: GivenStrings) -> tuple[Tensor, ...]:
     """log p(z | context) of the actions and log p(suffix | context z), in pieces. Shapes (B,)."""
-    around = max(map(len, suffixes)) + max(map(len, contexts))
+    around = max(map(len, given.suffixes)) + max(map(len, given.contexts))
+    again = sum(map(len, given.contexts))
 
     def score(rows: Trajectories) -> tuple[Tensor, Tensor]:
-        rows, (asked, ends_in) = used_conditions(rows, contexts, suffixes)
-        return whole_rows(lm, lm.prefill(asked), ends_in, rows, rule)
+        own = given.of(rows).used()
+        return whole_rows(lm, lm.prefill(own.contexts), own)
 
-    pieces = by_length(
-        trajectories,
-        lambda length: around + length,
-        lm.max_tokens_per_forward,
-        sum(map(len, contexts)),
-    )
     if _runs_in_step(lm):
-        pieces = _policy_pieces(lm, trajectories, recomputes=False)
-    string_B, suffix_B = scored_in_pieces(pieces, score)
-    return string_B, suffix_B
+        pieces = _policy_pieces(lm, given.trajectories, recomputes=False)
+    else:
+        pieces = by_length(
+            given.trajectories, lambda length: around + length, lm.max_tokens_per_forward, again
+        )
+    return scored_in_pieces(pieces, score)
 
 
 def whole_rows(
-    lm: LanguageModel,
-    prompts: PromptCache,
-    suffixes: Sequence[Ids],
-    trajectories: Trajectories,
-    rule: StringRule,
+    lm: LanguageModel, prompts: PromptCache, given: GivenStrings
 ) -> tuple[Tensor, Tensor]:
-    """log p(z | context) of the actions and log p(suffix | context z), in one forward. Shapes (B,).
-
-    Args:
-        lm: as it is switched now.
-        prompts: the contexts, which have been read; they stay as they are.
-        suffixes: one a context.
-        trajectories: ``condition_B`` indexes the contexts.
-        rule: of the strings.
-    """
-    suffix_BM, mask_BM = padded_suffixes(suffixes, trajectories, lm.device)
+    """As :func:`_whole_strings`, in one forward after contexts that have been read and stay so."""
+    trajectories, rule = given.trajectories, given.rule
+    suffix_BM, mask_BM = given.padded_suffixes()
     n_suffix, states = suffix_BM.shape[1], trajectories.token_BT.shape[1] + 1
     # The suffix stands right after each row's own end; its last token is only predicted, never read.
     place_BM = trajectories.length_B[:, None] + torch.arange(n_suffix, device=lm.device)

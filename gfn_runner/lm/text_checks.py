@@ -145,8 +145,9 @@ def _without_a_row(
     places = [("task.terminator", "the terminator", terminator)]
     places += [("task", name, context + suffix) for name, context, suffix in strings]
     places += [("task", f"the string {text!r}", text) for text in listed]
-    for special, token in tokenizer.get_added_vocab().items():
-        holding = [(key, name) for key, name, text in places if token >= rows and special in text]
+    beyond = [(s, token) for s, token in tokenizer.get_added_vocab().items() if token >= rows]
+    for special, token in beyond:
+        holding = [(key, name) for key, name, text in places if special in text]
         for key, name in holding[:1]:
             yield Problem(
                 key,

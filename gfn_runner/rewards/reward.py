@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.scoring import score_strings
 from gfn_runner.lm.vocabulary import StringRule
@@ -143,12 +144,12 @@ def _terms(
             yield [c.terms[place] if len(c.terms) > place else None for c in conditions], rows_N
 
 
-Score = Callable[..., Tensor]
+Score = Callable[[LanguageModel, GivenStrings], Tensor]
 
 
-def _score_ends(*arguments: Any) -> Tensor:
+def _score_ends(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """Of whole strings, as prefixes are scored: with a column for the one state."""
-    return score_strings(*arguments)[:, None]
+    return score_strings(lm, given)[:, None]
 
 
 def _term(
@@ -159,68 +160,52 @@ def _term(
     score: Score,
 ) -> tuple[Tensor, Tensor]:
     """log p_LM(z s | c) of one term of each condition, and what it adds to log R. Shape (B, N)."""
-    log_prob_BN = score(lm, *_encoded(lm, terms, rule), trajectories, rule)
-    weighted_BN = _weighted(log_prob_BN, terms, trajectories)
-    return log_prob_BN, weighted_BN - _rival_penalty(
-        lm, terms, log_prob_BN, trajectories, rule, score
-    )
+
+    def scored(terms: Sequence[Term | None]) -> Tensor:
+        # What is not there is not asked for, but keeps its place.
+        contexts = [lm.encode_prompt(term.context) if term else () for term in terms]
+        suffixes = [
+            (lm.encode(term.suffix) if term else ()) or (rule.terminator,) for term in terms
+        ]
+        return score(lm, GivenStrings(contexts, suffixes, trajectories, rule))
+
+    log_prob_BN = scored(terms)
+    penalty_BN = _rival_penalty(scored, terms, log_prob_BN, trajectories.condition_B)
+    return log_prob_BN, _weighted(log_prob_BN, terms, trajectories.condition_B) - penalty_BN
 
 
-def _encoded(
-    lm: LanguageModel, terms: Sequence[Term | None], rule: StringRule
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Contexts and suffixes. What is not there is not asked for, but keeps its place."""
-    contexts = [lm.encode_prompt(term.context) if term else () for term in terms]
-    suffixes = [(lm.encode(term.suffix) if term else ()) or (rule.terminator,) for term in terms]
-    return contexts, suffixes
-
-
-def _weighted(
-    log_prob_BN: Tensor, terms: Sequence[Term | None], trajectories: Trajectories
-) -> Tensor:
+def _weighted(log_prob_BN: Tensor, terms: Sequence[Term | None], condition_B: Tensor) -> Tensor:
     """Each row times the weight of its condition's term."""
     weights = [term.weight if term else 0.0 for term in terms]
-    weight_C = torch.tensor(weights, device=log_prob_BN.device)
+    weight_B = torch.tensor(weights, device=log_prob_BN.device)[condition_B]
     # A string that may not be written has reward 0 under every weight, a negative one included.
     impossible_BN = log_prob_BN.isneginf()
-    weighted_BN = weight_C[trajectories.condition_B][:, None] * log_prob_BN.masked_fill(
-        impossible_BN, 0.0
-    )
+    weighted_BN = weight_B[:, None] * log_prob_BN.masked_fill(impossible_BN, 0.0)
     return weighted_BN.masked_fill(impossible_BN, float("-inf"))
 
 
 def _rival_penalty(
-    lm: LanguageModel,
+    scored: Callable[[Sequence[Term | None]], Tensor],
     terms: Sequence[Term | None],
     log_prob_BN: Tensor,
-    trajectories: Trajectories,
-    rule: StringRule,
-    score: Score,
+    condition_B: Tensor,
 ) -> Tensor:
     """Nats to take off where a rival of the suffix is likelier than the suffix. As ``log_prob_BN``.
 
     Both follow the same prefix, so that p(z) cancels. Each rival takes one more forward.
-
-    Args:
-        lm, trajectories, rule: as for the term.
-        terms: of each condition.
-        log_prob_BN: log p(z suffix | context), unweighted.
-        score: what made it.
     """
     rivals = [term.rivals if term else () for term in terms]
     beaten_BN = torch.zeros_like(log_prob_BN, dtype=torch.bool)
     for place in range(max(map(len, rivals))):
         # A condition with fewer rivals meets its own suffix, and cannot lose to rounding.
-        asked_C = torch.tensor([len(own) > place for own in rivals], device=lm.device)
+        asked_C = torch.tensor([len(own) > place for own in rivals], device=log_prob_BN.device)
         replaced = [
             dataclasses.replace(term, suffix=own[place]) if term and len(own) > place else term
             for term, own in zip(terms, rivals, strict=True)
         ]
-        rival_BN = score(lm, *_encoded(lm, replaced, rule), trajectories, rule)
-        beaten_BN |= asked_C[trajectories.condition_B][:, None] & (rival_BN > log_prob_BN)
+        beaten_BN |= asked_C[condition_B][:, None] & (scored(replaced) > log_prob_BN)
     penalties = [term.rival_penalty if term else 0.0 for term in terms]
-    penalty_C = torch.tensor(penalties, device=lm.device)
-    return beaten_BN * penalty_C[trajectories.condition_B][:, None]
+    return beaten_BN * torch.tensor(penalties, device=log_prob_BN.device)[condition_B][:, None]
 
 
 def _constraint(

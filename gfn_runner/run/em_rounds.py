@@ -94,19 +94,10 @@ def _e_step(
 
 def _evaluated(module: GFlowNetModule, data: ConditionData) -> dict[str, float]:
     """The final evaluation's conditions, as the policy and the answer model are now."""
-    options = module.evaluation
     generator = torch_generator_for(module.lm.device, "e-step", module.seed, module.lm.m_steps)
-    _, measured = evaluate(
-        module.lm,
-        module,
-        module.evaluation_rule,
-        limited(data.data.evaluation, options.final),
-        options,
-        generator,
-        temperature=module.reward_temperature,
-        seed=module.seed,
-        name="evaluation before the M-step",
-    )
+    conditions = limited(data.data.evaluation, module.evaluation.final)
+    drawing = module.drawing(conditions, module.reward_temperature)
+    _, measured = evaluate(drawing, generator, name="evaluation before the M-step")
     return {f"e_step/{name}": value for name, value in measured.items()}
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from gfn_runner.algorithms.base import Algorithm
-from gfn_runner.baselines.base import Baseline, Drawing
+from gfn_runner.baselines.base import Baseline
 from gfn_runner.baselines.rows import baseline_rows
 from gfn_runner.callbacks.demonstrations import fitting_demonstrations
 from gfn_runner.callbacks.evaluation import EvaluationCallback
@@ -117,18 +117,8 @@ def _rows(
     temperature: float,
 ) -> Iterator[tuple[str, list[ConditionSamples]]]:
     """Rows beside a policy, or those of a baseline that trains nothing."""
-    options = module.evaluation
-    conditions = limited(data.evaluation_conditions(), options.baseline_limit)
-    drawing = Drawing(
-        module.lm,
-        module,
-        module.evaluation_rule,
-        conditions,
-        options,
-        module.seed,
-        temperature,
-        module.with_posterior(temperature),
-    )
+    conditions = limited(data.evaluation_conditions(), module.evaluation.baseline_limit)
+    drawing = module.drawing(conditions, temperature, posterior=True)
     if trains or not isinstance(baseline, Baseline):
         yield from baseline_rows(drawing)
         return
@@ -160,15 +150,8 @@ def write_demonstrations(
     log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
     options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
-    drawn = draw_answers(
-        module.lm,
-        module,
-        module.evaluation_rule,
-        chosen,
-        options,
-        generator,
-        name="samples beside demonstrations",
-    )
+    drawing = module.drawing(chosen).changed(options=options)
+    drawn = draw_answers(drawing, generator, name="samples beside demonstrations")
     places = trajectories.condition_B.tolist()
     records = []
     for place, sample in enumerate(drawn):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Annotated, Any, ClassVar
 
@@ -29,8 +29,7 @@ from gfn_runner.data.samples import ConditionSamples, ReferenceRow, ReferenceSam
 from gfn_runner.data.tools import Calculator, CalculatorScope, Tool
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import per_group
-from gfn_runner.metrics.accuracy import majority, proportion
-from gfn_runner.metrics.predictive import posterior_predictive
+from gfn_runner.metrics.accuracy import majority, posterior_predictive, with_interval
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -59,6 +58,27 @@ class ArithmeticData:
     n_test: Annotated[int, Field(ge=1)] = 500
     train_operands: tuple[Annotated[int, Field(ge=2, le=9)], ...] = (3, 4)
     test_operands: tuple[Annotated[int, Field(ge=2, le=9)], ...] = (3, 4, 5)
+
+
+class Examples:
+    """Different worked questions, of which some are shown before another one: never a question itself."""
+
+    def __init__(self, expressions: Iterable[Expression]) -> None:
+        self._all = tuple(expressions)
+        self._places = {expression: place for place, expression in enumerate(self._all)}
+
+    def number_beside(self, expression: Expression) -> int:
+        """How many there are but for this question."""
+        return len(self._all) - (expression in self._places)
+
+    def text(self, expression: Expression, shots: int, rng: random.Random) -> str:
+        """``shots`` of them, or as many as there are, drawn at random and worked out."""
+        others, own = self.number_beside(expression), self._places.get(expression, len(self._all))
+        drawn = rng.sample(range(others), min(shots, others))
+        return "".join(
+            f"{question(e)} {e.steps()}. The answer is {e.value}.\n"
+            for e in (self._all[place + (place >= own)] for place in drawn)
+        )
 
 
 class IntegerArithmetic(GFlowNetModule):
@@ -130,11 +150,14 @@ class IntegerArithmetic(GFlowNetModule):
         examples, dropped = self._rationales(rng, taken)
         taken_in_train = taken | {str(expression) for expression, _ in examples}
         answers, dropped_answers = self._answers(rng, taken_in_train)
-        train = self._train_conditions(examples, answers, seed)
-        evaluation = [
-            self._condition(expression, examples, seed, group=_group(expression))
-            for expression in test
+        shown = Examples(expression for expression, _ in examples)
+        train = [
+            self._condition(expression, shown, seed, demonstrations=(f" {text}",))
+            for expression, text in examples
         ]
+        if self.answers_weight:
+            train += [self._condition(e, shown, seed, weight=self.answers_weight) for e in answers]
+        evaluation = [self._condition(e, shown, seed, group=_group(e)) for e in test]
         train_questions = {condition.prompt for condition in train}
         shared = train_questions & {condition.prompt for condition in evaluation}
         assert not shared, f"test questions in the training set: {sorted(shared)[:3]}"
@@ -196,24 +219,10 @@ class IntegerArithmetic(GFlowNetModule):
         kept = [e for e, _ in new_questions(entries, taken)]
         return kept[: self.data.n_answers], len(entries) - len(kept)
 
-    def _train_conditions(
-        self, examples: Sequence[tuple[Expression, str]], answers: Sequence[Expression], seed: int
-    ) -> list[Condition]:
-        with_rationale = [
-            self._condition(expression, examples, seed, demonstrations=(f" {text}",))
-            for expression, text in examples
-        ]
-        if self.answers_weight == 0:
-            return with_rationale
-        return with_rationale + [
-            self._condition(expression, examples, seed, weight=self.answers_weight)
-            for expression in answers
-        ]
-
     def _condition(
         self,
         expression: Expression,
-        examples: Sequence[tuple[Expression, str]],
+        examples: Examples,
         seed: int,
         *,
         demonstrations: tuple[str, ...] = (),
@@ -222,9 +231,7 @@ class IntegerArithmetic(GFlowNetModule):
     ) -> Condition:
         # The examples are fixed per question: stored log-rewards stay true for ever.
         rng = rng_for("arithmetic", "examples", seed, expression)
-        shots = self._examples_text(
-            expression, [e for e, _ in examples], self.n_demonstrations, rng
-        )
+        shots = examples.text(expression, self.n_demonstrations, rng)
         prompt = question(expression)
         return Condition(
             key=str(expression),
@@ -234,17 +241,7 @@ class IntegerArithmetic(GFlowNetModule):
             answer=expression.value,
             weight=weight,
             group=group,
-            facts={"expression": expression, "examples": tuple(e for e, _ in examples)},
-        )
-
-    @staticmethod
-    def _examples_text(
-        expression: Expression, examples: Sequence[Expression], shots: int, rng: random.Random
-    ) -> str:
-        others = [example for example in examples if example != expression]
-        return "".join(
-            f"{question(e)} {e.steps()}. The answer is {e.value}.\n"
-            for e in rng.sample(others, min(shots, len(others)))
+            facts={"expression": expression, "examples": examples},
         )
 
     # -- answers and metrics ------------------------------------------------------------------
@@ -252,7 +249,7 @@ class IntegerArithmetic(GFlowNetModule):
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
         """The question after ``shots`` worked examples, drawn anew for each question."""
         expression, examples = condition.facts["expression"], condition.facts["examples"]
-        available = sum(example != expression for example in examples)
+        available = examples.number_beside(expression)
         if shots > available:
             raise UserError.one(
                 "evaluation.baseline_shots",
@@ -260,7 +257,7 @@ class IntegerArithmetic(GFlowNetModule):
                 f"at most {available}",
                 "raise task.data.n_rationales or give a longer task.data.rationales",
             )
-        return self._examples_text(expression, examples, shots, rng) + condition.prompt
+        return examples.text(expression, shots, rng) + condition.prompt
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
         try:
@@ -269,7 +266,7 @@ class IntegerArithmetic(GFlowNetModule):
             return None
         taken = {str(e) for e in self._test_expressions()}
         examples, _ = self._rationales(rng_for("arithmetic", "train", seed), taken)
-        return self._condition(expression, examples, seed)
+        return self._condition(expression, Examples(e for e, _ in examples), seed)
 
     def answer_suffix(self, answer: str) -> str:
         return _suffix(answer)
@@ -318,11 +315,7 @@ class IntegerArithmetic(GFlowNetModule):
         averaged = [self._predicted(s) == s.condition.answer for s in samples]
         n_questions, n_singles = len(samples), max(1, len(singles))
         single_share = sum(given == right for given, right in singles) / n_singles
-        single = proportion(single_share * n_questions, n_questions)
-        measured = {
-            "single_accuracy": single_share,
-            "single_accuracy_low": single.low,
-            "single_accuracy_high": single.high,
+        measured = with_interval("single_accuracy", single_share, n_questions) | {
             "parsed": sum(given is not None for given, _ in singles) / n_singles,
             "right_rationale": sum(steps) / n_singles,
             "n_questions": float(n_questions),
@@ -335,12 +328,7 @@ class IntegerArithmetic(GFlowNetModule):
         # What was not drawn has no accuracy.
         for name, right in (("vote_accuracy", voted), ("greedy_accuracy", greedy)):
             if right:
-                share = proportion(sum(right), len(right))
-                measured |= {
-                    name: share.value,
-                    f"{name}_low": share.low,
-                    f"{name}_high": share.high,
-                }
+                measured |= with_interval(name, sum(right) / len(right), len(right))
         if any(s.answer_log_probs for s in samples):
             measured["predictive_accuracy"] = sum(averaged) / n_questions
         return measured
@@ -349,7 +337,7 @@ class IntegerArithmetic(GFlowNetModule):
         """The answer of the Bayesian model average over the single samples, if any has one."""
         if not samples.choices or not samples.answer_log_probs:
             return None
-        return samples.choices[posterior_predictive(samples.answer_log_probs).best]
+        return samples.choices[int(posterior_predictive(samples.answer_log_probs).argmax())]
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """Hu et al. 2024, table 4: GPT-J 6B, accuracy by vote at 3, 4 and 5 operands."""

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples, limited
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.task import Task
 from gfn_runner.data.trajectories import Batch, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import is_rank_zero
 from gfn_runner.errors import UserError
-from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.evaluation.posterior import PosteriorSampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
@@ -117,10 +117,7 @@ class GFlowNetModule(Task, L.LightningModule):
         self.max_steps, self.n_rounds, self.seed = max_steps, n_rounds, seed
         self.rule = string_rule(lm, self, self.max_len)
         self.evaluation_rule = string_rule(lm, self, self.eval_max_len)
-        first = limited(evaluated, self.evaluation.posterior_limit)
-        self.posterior_sampler = PosteriorSampler(
-            lm, self, self.evaluation_rule, first, self.evaluation, seed
-        )
+        self.posterior_sampler = PosteriorSampler(self.drawing(evaluated))
         algorithm.setup(self)
         return self
 
@@ -262,19 +259,24 @@ class GFlowNetModule(Task, L.LightningModule):
         options = self.evaluation
         if not self.final and options.singles_during is not None:
             options = dataclasses.replace(options, singles=options.singles_during)
-        return draw_answers(
-            self.lm,
-            self,
-            self.evaluation_rule,
-            batch.conditions,
-            options,
-            generator,
-            posterior=self.with_posterior(self.reward_temperature),
-        )
+        drawing = self.drawing(batch.conditions, self.reward_temperature, posterior=True)
+        return draw_answers(drawing.changed(options=options), generator)
 
-    def with_posterior(self, temperature: float) -> Callable[[ConditionSamples], ConditionSamples]:
-        """What adds samples of the posterior at a reward temperature to those of an evaluation."""
-        return partial(with_posterior, sampler=self.posterior_sampler, temperature=temperature)
+    def drawing(
+        self, conditions: Sequence[Condition], temperature: float = 1.0, *, posterior: bool = False
+    ) -> Drawing:
+        """What samples for conditions are drawn with.
+
+        Args:
+            conditions: of an evaluation.
+            temperature: reward temperature of the posterior.
+            posterior: whether samples of the posterior are added.
+        """
+        own = (self.lm, self, self.evaluation_rule, conditions, self.evaluation, self.seed)
+        if not posterior:
+            return Drawing(*own, temperature)
+        add = partial(with_posterior, sampler=self.posterior_sampler, temperature=temperature)
+        return Drawing(*own, temperature, add)
 
     # -- Lightning ----------------------------------------------------------------------------
 

@@ -19,11 +19,11 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, Row, held_out, read_records
 from gfn_runner.data.samples import ConditionSamples, TaskData
-from gfn_runner.data.splits import draw_distinct, file_problems
+from gfn_runner.data.splits import draw_sets, file_problems
 from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.evaluation.groups import label_probability, per_group, satisfied
-from gfn_runner.rewards.constraint_factors import (
+from gfn_runner.evaluation.groups import grammatical, label_probability, per_group, satisfied
+from gfn_runner.rewards.factors import (
     CONSTRAINT,
     PENALTY,
     ClassifierFactor,
@@ -234,15 +234,8 @@ class ConstrainedGeneration(ConstrainedTask):
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Per number of words, shares satisfied with intervals, and what classifiers say; in 0..1."""
-        return per_group(samples, satisfied, label_probability, _grammatical)
-
-
-def _grammatical(samples: Sequence[ConditionSamples]) -> dict[str, float]:
-    """Of generated lists, the share of samples that are whole sentences of the corpus's grammar."""
-    texts = [t for s in samples if s.condition.facts.get("grammar") for t in s.singles]
-    if not texts:
-        return {}
-    return {"grammatical_share": sum(map(is_sentence, texts)) / len(texts)}
+        by_grammar = partial(grammatical, is_sentence=is_sentence)
+        return per_group(samples, satisfied, label_probability, by_grammar)
 
 
 def _constraint(row: Row) -> TextConstraint:
@@ -267,12 +260,12 @@ def _generated(
         UserError: if the grammar has not so many.
     """
 
-    def draw(*name: object) -> Callable[[], tuple[str, ...]]:
-        return partial(_list, rng_for("constrained", *name))
+    def draw(rng: random.Random) -> tuple[str, ...]:
+        return word_lists(rng, 1)[0]
 
     # The same words in another order are the same list.
-    test = draw_distinct(draw("test"), _as_set, data.n_test, set())
-    train = draw_distinct(draw("train", seed), _as_set, data.n_train, set(test))
+    by_words: Callable[[tuple[str, ...]], frozenset[str]] = frozenset
+    train, test = draw_sets("constrained", seed, draw, by_words, data.n_train, data.n_test)
     for key, found, wanted in (("n_test", test, data.n_test), ("n_train", train, data.n_train)):
         if len(found) < wanted:
             raise UserError.one(
@@ -281,11 +274,3 @@ def _generated(
                 "fewer of them",
             )
     return list(train.values()), list(test.values())
-
-
-def _list(rng: random.Random) -> tuple[str, ...]:
-    return word_lists(rng, 1)[0]
-
-
-def _as_set(words: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(words)

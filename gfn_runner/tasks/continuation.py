@@ -27,9 +27,8 @@ from gfn_runner.data.splits import (
 from gfn_runner.data.synthetic import news, stories
 from gfn_runner.data.synthetic.judge import is_sentence
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation.groups import per_group
-from gfn_runner.rewards.illegal import IllegalTokens
-from gfn_runner.rewards.validator import Validator, validator_problems
+from gfn_runner.evaluation.groups import grammatical, per_group
+from gfn_runner.rewards.factors import IllegalTokens, Validator, validator_problems
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -163,11 +162,7 @@ class SentenceContinuation(GFlowNetModule):
         """The task's metrics of one evaluation set."""
         texts = [text for s in samples for text in s.singles]
         legal = [not any(illegal in text for illegal in self.illegal) for text in texts]
-        measured = {"legal_share": sum(legal) / len(texts)}
-        known = [t for s in samples if s.condition.facts.get("grammar") for t in s.singles]
-        if known:
-            measured["grammatical_share"] = sum(map(is_sentence, known)) / len(known)
-        return measured
+        return {"legal_share": sum(legal) / len(texts), **grammatical(samples, is_sentence)}
 
 
 def _story_prompt(rng: random.Random) -> str:

@@ -20,16 +20,10 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, Row, read_table
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow, TaskData
-from gfn_runner.data.splits import (
-    Files,
-    draw_distinct,
-    file_problems,
-    shortfall,
-)
+from gfn_runner.data.splits import Files, draw_sets, file_problems, shortfall
 from gfn_runner.data.synthetic import stories
 from gfn_runner.errors import Problem
 from gfn_runner.evaluation.groups import per_group
-from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
 _COLUMNS = tuple(f"sentence{number}" for number in range(1, 6))
@@ -127,10 +121,8 @@ class StoryInfilling(GFlowNetModule):
         return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
-        draw_test = partial(stories.draw_story, rng_for(self.name, "test"))
-        test = draw_distinct(draw_test, _ends_of, self.data.n_test, set())
-        draw_train = partial(stories.draw_story, rng_for(self.name, "train", seed))
-        train = draw_distinct(draw_train, _ends_of, self.data.n_train, set(test))
+        numbers = (self.data.n_train, self.data.n_test)
+        train, test = draw_sets(self.name, seed, stories.draw_story, _ends_of, *numbers)
         return TaskData(
             [self._of_story(story) for story in train.values()],
             [self._of_story(story, "stories") for story in test.values()],

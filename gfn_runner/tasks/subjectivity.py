@@ -18,12 +18,12 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, Row, raise_all, read_records
 from gfn_runner.data.samples import ConditionSamples, DemonstrationPrompt, ReferenceRow, TaskData
-from gfn_runner.data.splits import file_problems
+from gfn_runner.data.splits import file_problems, first_of_each
 from gfn_runner.data.synthetic.reviews import draw_review
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import per_group
 from gfn_runner.evaluation.labels import label_accuracy
-from gfn_runner.metrics.accuracy import proportion
+from gfn_runner.metrics.accuracy import with_interval
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -166,15 +166,17 @@ class Subjectivity(GFlowNetModule):
     def _read(self, test_path: str, seed: int) -> tuple[list[Review], list[Review], list[str]]:
         """Reviews of files; test, training and what a person should know of them."""
         rows = self._rows()
-        test, twice = _different(rows[test_path], set())
-        taken = {row["text"].strip() for row in test}
+        test = first_of_each(rows[test_path], _text)
+        twice = len(rows[test_path]) - len(test)
+        taken = set(map(_text, test))
         test = test[: self.data.n_test]
         reviews = [_review(row) for row in test]
         if self.data.train is None:
             drawn = [review for review in self._generated(seed)[1] if review.text not in taken]
             return reviews, drawn, [f"{twice} test reviews dropped: there already"] if twice else []
-        train, dropped = _different(rows[self.data.train], taken)
-        train, notes = train[: self.data.n_train], []
+        new = first_of_each(rows[self.data.train], _text, taken)
+        dropped = len(rows[self.data.train]) - len(new)
+        train, notes = new[: self.data.n_train], []
         self._refuse_unseen(train, test)
         if dropped or twice:
             where = "in the test file, or there already"
@@ -350,12 +352,7 @@ class Subjectivity(GFlowNetModule):
         shares = {name: sum(row[name] for row in judged) / len(judged) for name in judged[0]}
         measured = {"n_questions": float(len(samples))}
         for name in (name for name in self.headline if name in shares):
-            interval = proportion(shares[name] * len(samples), len(samples))
-            measured |= {
-                name: shares[name],
-                f"{name}_low": interval.low,
-                f"{name}_high": interval.high,
-            }
+            measured |= with_interval(name, shares[name], len(samples))
         measured["label_log_prob"] = shares["label_log_prob"]
         return measured
 
@@ -387,14 +384,8 @@ class Review(NamedTuple):
 
 
 def _review(row: Row) -> Review:
-    return Review(row["text"].strip(), row["label_text"])
+    return Review(_text(row), row["label_text"])
 
 
-def _different(rows: Sequence[Row], taken: set[str]) -> tuple[list[Row], int]:
-    """The first row of each text that is not in ``taken``, and how many rows that leaves out."""
-    kept: dict[str, Row] = {}
-    for row in rows:
-        text = row["text"].strip()
-        if text not in taken:
-            kept.setdefault(text, row)
-    return list(kept.values()), len(rows) - len(kept)
+def _text(row: Row) -> str:
+    return row["text"].strip()

@@ -18,11 +18,10 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, Row, read_table
 from gfn_runner.data.samples import ConditionSamples, TaskData
-from gfn_runner.data.splits import Files, draw_distinct, file_problems
+from gfn_runner.data.splits import Files, draw_sets, file_problems
 from gfn_runner.data.synthetic import velan
 from gfn_runner.errors import Problem
 from gfn_runner.evaluation.groups import per_group
-from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
 _N_SENTENCES = len(velan.VERBS) * len(velan.NOUNS) * len(velan.ADJECTIVES) * (len(velan.NOUNS) - 1)
@@ -102,10 +101,8 @@ class Translation(GFlowNetModule):
         return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
-        draw_test = partial(velan.draw_source, rng_for(self.name, "test"))
-        test = draw_distinct(draw_test, tuple, self.data.n_test, set())
-        draw_train = partial(velan.draw_source, rng_for(self.name, "train", seed))
-        train = draw_distinct(draw_train, tuple, self.data.n_train, set(test))
+        numbers = (self.data.n_train, self.data.n_test)
+        train, test = draw_sets(self.name, seed, velan.draw_source, tuple, *numbers)
         return TaskData(
             [self._toy_condition(source) for source in train],
             [self._toy_condition(source, group="sentences") for source in test],

@@ -24,7 +24,7 @@ from gfn_runner.evaluation.groups import (
     per_group,
     satisfied,
 )
-from gfn_runner.rewards.constraint_factors import (
+from gfn_runner.rewards.factors import (
     CONSTRAINT,
 )
 from gfn_runner.rewards.text_constraints import TextConstraint

@@ -23,6 +23,7 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.log_probs import chosen_log_probs
 from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.vocabulary import StringRule
@@ -56,13 +57,13 @@ def scoring_ratio(
     )
     rule = StringRule(TERMINATOR, 0, n_tokens)
     suffix = lm.encode(term.suffix) or (TERMINATOR,)
-    inputs = ([lm.encode_prompt(term.context)], [suffix], trajectories, rule)
+    given = GivenStrings([lm.encode_prompt(term.context)], [suffix], trajectories, rule)
 
     def scored(how: Callable[..., object]) -> Callable[[int], None]:
         @torch.no_grad()
         def run(number: int) -> None:
             with lm.base():
-                how(lm, *inputs)
+                how(lm, given)
 
         return run
 

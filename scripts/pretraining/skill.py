@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from gfn_runner.baselines.base import Drawing
 from gfn_runner.baselines.prompting import prompt_base_model
 from gfn_runner.data.samples import ConditionSamples, limited
 from gfn_runner.data.task import Task
+from gfn_runner.evaluation.draw import Drawing
 from gfn_runner.evaluation.measure import measure
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.loading import load

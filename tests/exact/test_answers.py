@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from gfn_runner.algorithms import em
-from gfn_runner.algorithms.em import EMSettings, answer_loss, em_problems, m_step
+from gfn_runner.algorithms.em import EMSettings, answer_losses, em_problems, m_step
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.scoring import score_policy, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 from gfn_runner.objectives.losses import JointBalance
@@ -150,8 +151,8 @@ def test_what_a_suffix_scores_after_a_string_is_its_sum(lm, base, monkeypatch):
     contexts = [lm.encode_prompt(c.prompt) for c in conditions]
     suffixes = [lm.encode(c.terms[0].suffix) for c in conditions]
     with lm.reference():
-        score_B = score_suffixes(lm, contexts, suffixes, rows, RULE)
-        whole_B = at_end(score_prefixes(lm, contexts, suffixes, rows, RULE), rows)
+        score_B = score_suffixes(lm, GivenStrings(contexts, suffixes, rows, RULE))
+        whole_B = at_end(score_prefixes(lm, GivenStrings(contexts, suffixes, rows, RULE)), rows)
     for row, (text, at) in enumerate(texts):
         of_text, of_suffix = log_p(
             base, conditions[at].prompt, text, conditions[at].terms[0].suffix
@@ -160,7 +161,7 @@ def test_what_a_suffix_scores_after_a_string_is_its_sum(lm, base, monkeypatch):
         assert whole_B[row].item() == pytest.approx(of_text + of_suffix, abs=NATS)
     monkeypatch.setattr(lm, "max_tokens_per_forward", 6)
     with lm.reference():
-        again_B = score_suffixes(lm, contexts, suffixes, rows, RULE)
+        again_B = score_suffixes(lm, GivenStrings(contexts, suffixes, rows, RULE))
     torch.testing.assert_close(again_B, score_B, atol=NATS, rtol=0)
 
 
@@ -191,7 +192,7 @@ def test_the_supervised_loss_and_its_gradient_are_the_brute_force():
     for parameter in parameters:
         parameter.requires_grad_(True)
     with lm.reference():
-        loss = answer_loss(lm, conditions, rows, RULE)
+        loss = answer_losses(lm, conditions, rows, RULE).mean()
         by_hand = brute_force_loss(lm, conditions, texts)
     assert loss.item() == pytest.approx(by_hand.item(), abs=NATS)
     gradients = [torch.autograd.grad(value, parameters) for value in (loss, by_hand)]
@@ -199,7 +200,7 @@ def test_the_supervised_loss_and_its_gradient_are_the_brute_force():
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert max(g.abs().max() for g in gradients[0]) > 1e-3
     with lm.base():
-        plain = answer_loss(lm, conditions, rows, RULE)
+        plain = answer_losses(lm, conditions, rows, RULE).mean()
     assert abs(plain.item() - loss.item()) > 0.01
 
 
@@ -235,14 +236,14 @@ def test_an_m_step_raises_the_answers_and_nothing_else_moves():
 def break_losses(monkeypatch: pytest.MonkeyPatch, bad: set[int], key: str, value: float) -> None:
     """The loss of a condition is ``value`` in these optimizer steps (from 0) of an M-step."""
     calls = iter(range(-1, 99))  # the first one measures what was before
-    sound = em._answer_losses
+    sound = em.answer_losses
 
     def broken(lm, conditions, strings, rule):
         step, loss_B = next(calls), sound(lm, conditions, strings, rule)
         factors = [value if step in bad and c.key == key else 1.0 for c in conditions]
         return loss_B * torch.tensor(factors)
 
-    monkeypatch.setattr(em, "_answer_losses", broken)
+    monkeypatch.setattr(em, "answer_losses", broken)
 
 
 def broken_m_step(monkeypatch, bad: set[int], value: float, most: int) -> tuple[list, dict]:

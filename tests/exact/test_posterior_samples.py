@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.evaluation.draw import policy_log_probs
+from gfn_runner.evaluation.draw import Drawing, policy_log_probs
 from gfn_runner.evaluation.measure import evaluate, measure
 from gfn_runner.evaluation.posterior import (
     PosteriorDraws,
@@ -43,7 +43,7 @@ def toy():
 @pytest.fixture(scope="module")
 def sampler(toy) -> PosteriorSampler:
     lm, task, rule = toy
-    return PosteriorSampler(lm, task, rule, [CONDITION], OPTIONS, 0)
+    return PosteriorSampler(Drawing(lm, task, rule, [CONDITION], OPTIONS))
 
 
 @torch.no_grad()
@@ -166,9 +166,9 @@ def test_draws_do_not_depend_on_what_was_asked_for_before(toy, sampler):
     lm, task, rule = toy
     other = Condition("b", "c", (Term("c", "."),), group="all")
     options = EvaluationSettings(posterior_draws=20)
-    few = PosteriorSampler(lm, task, rule, [CONDITION, other], options, 7)
+    few = PosteriorSampler(Drawing(lm, task, rule, [CONDITION, other], options, 7))
     first = few.draws("a")
-    again = PosteriorSampler(lm, task, rule, [CONDITION, other], options, 7)
+    again = PosteriorSampler(Drawing(lm, task, rule, [CONDITION, other], options, 7))
     again.draws("b")
     assert first.strings.strings() == again.draws("a").strings.strings()
     assert few.draws("a") is first, "drawn once"
@@ -179,7 +179,8 @@ def test_draws_for_many_conditions_are_each_conditions_own(toy):
     other = Condition("b", "cc", (Term("c", "."),), group="all")
     generator = torch.Generator().manual_seed(0)
     options = EvaluationSettings(posterior_draws=50)
-    both = PosteriorSampler(lm, task, rule, (), options, 0).draw([CONDITION, other], generator)
+    sampler = PosteriorSampler(Drawing(lm, task, rule, (), options))
+    both = sampler.draw([CONDITION, other], generator)
     for draws, condition in zip(both, (CONDITION, other), strict=True):
         expected, _ = string_log_reward(lm, [condition], draws.strings, rule, task.constraints())
         torch.testing.assert_close(draws.log_reward_N, expected, atol=1e-4, rtol=0)
@@ -196,5 +197,5 @@ def test_only_the_first_conditions_of_a_set_have_samples_of_the_posterior(toy):
     for draws, expected in ((4, {"x0", "x1", "y0", "y1"}), (0, set())):
         options = EvaluationSettings(votes=0, singles=1, posterior_draws=draws, posterior_limit=2)
         generator = torch.Generator().manual_seed(0)
-        found, _ = evaluate(lm, task, rule, conditions, options, generator, temperature=1.0, seed=0)
+        found, _ = evaluate(Drawing(lm, task, rule, conditions, options), generator)
         assert {s.condition.key for s in found if s.posterior_log_pf} == expected

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gfn_runner.data.task import Task
-from gfn_runner.evaluation.draw import draw_answers
+from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.string_rule import string_rule
@@ -251,9 +251,8 @@ def test_the_ending_after_a_middle_is_scored_as_text(tmp_path):
     lm, condition = tiny_lm(characters=toy.characters, adapter="random"), toy.task.load(0).train[0]
     options = EvaluationSettings(votes=0, singles=12)
     generator = torch.Generator().manual_seed(0)
-    samples = draw_answers(
-        lm, toy.task, toy.rule(lm), [condition], options, generator, temperature=5.0
-    )
+    drawing = Drawing(lm, toy.task, toy.rule(lm), [condition], options)
+    samples = draw_answers(drawing, generator, at=5.0)
     texts, log_p = samples[0].singles, plain(toy.characters)
     assert len(set(texts)) > 5
     expected = [log_p(f"{condition.terms[0].context}{text}.", " ab.") for text in texts]

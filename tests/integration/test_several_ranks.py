@@ -142,7 +142,7 @@ def _check_strings(saved: dict[str, Any], alone: GFlowNetModule) -> None:
         rows = Trajectories.from_rows(
             ids, [(True,) * len(i) for i in ids], [0] * len(ids), alone.lm.device
         )
-        scores = string_scores(alone.lm, alone, alone.evaluation_rule, [condition], rows)
+        scores = string_scores(alone.drawing([condition]), [condition], rows)
         found = torch.tensor([log_reward, log_pf])
         torch.testing.assert_close(found, torch.stack(scores[:2]), atol=1e-4, rtol=1e-4)
 

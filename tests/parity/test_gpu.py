@@ -10,6 +10,7 @@ import torch
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.model_config import LMSettings
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy
@@ -48,7 +49,7 @@ def test_scores_are_those_of_the_cpu():
         rows = Trajectories.from_rows(
             ids, [[True] * len(i) for i in ids], [c for _, c in TEXTS], lm.device
         )
-        arguments = (lm, prompts, suffixes, rows, rule)
+        arguments = (lm, GivenStrings(prompts, suffixes, rows, rule))
         packed_BS, plain_BS = packed_prefixes(*arguments), plain_prefixes(*arguments)
         torch.testing.assert_close(packed_BS, plain_BS, atol=1e-3, rtol=0)
         found.append((packed_BS.cpu(), score_policy(lm, prompts, rows, rule).log_pf_BT.cpu()))

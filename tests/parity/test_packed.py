@@ -11,7 +11,7 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import merging, pieces, prefixes
 from gfn_runner.lm.log_probs import string_log_probs
 from gfn_runner.lm.packing import packs, score_prefixes
-from gfn_runner.lm.pieces import by_length, length_buckets
+from gfn_runner.lm.pieces import GivenStrings, by_length, length_buckets
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
@@ -83,7 +83,7 @@ def assert_same(left_BS: torch.Tensor, right_BS: torch.Tensor, nats: float = NAT
 @torch.no_grad()
 def test_packed_equals_plain(lm, case):
     strings_rule, tool = RULES[case]
-    arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
+    arguments = (lm, GivenStrings(CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule))
     plain_BS = plain_prefixes(*arguments)
     assert plain_BS.isfinite().any() and not plain_BS.isnan().any()
     assert_same(packed_prefixes(*arguments), plain_BS)
@@ -93,23 +93,40 @@ def test_packed_equals_plain(lm, case):
 def test_rows_that_share_a_forward_change_nothing(lm, monkeypatch):
     """So few numbers of logits at once that every row is read alone, and its width is its own."""
     strings_rule, tool = RULES["everything"]
-    arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
+    arguments = (lm, GivenStrings(CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule))
     whole_BS = packed_prefixes(*arguments)
     forwards = []
     rows_of = prefixes._packed_rows
     monkeypatch.setattr(prefixes, "logits_at_once", lambda device: 1)
     monkeypatch.setattr(
-        prefixes, "_packed_rows", lambda *given: forwards.append(len(given[3])) or rows_of(*given)
+        prefixes,
+        "_packed_rows",
+        lambda *given: forwards.append(len(given[2].trajectories)) or rows_of(*given),
     )
     assert_same(packed_prefixes(*arguments), whole_BS)
-    assert forwards == [1] * len(STRINGS)
+    assert set(forwards) == {1} and len(forwards) >= len(STRINGS)
+
+
+@torch.no_grad()
+def test_states_that_are_scored_apart_change_nothing(lm, monkeypatch):
+    """So small a mask that the branches of a string do not fit into one forward."""
+    strings_rule, tool = RULES["everything"]
+    given = GivenStrings(CONTEXTS, SUFFIXES, trajectories(tool=tool), strings_rule)
+    whole_BS, groups = packed_prefixes(lm, given), []
+    rows_of = prefixes._packed_rows
+    monkeypatch.setattr(prefixes, "logits_at_once", lambda device: 2 * 12**2)
+    monkeypatch.setattr(
+        prefixes, "_packed_rows", lambda *given: groups.append(given[-1]) or rows_of(*given)
+    )
+    assert_same(packed_prefixes(lm, given), whole_BS)
+    assert len({group.start for group in groups}) > 2
 
 
 @torch.no_grad()
 def test_plain_equals_a_sum_written_out(lm):
     """The reference itself against the definition: one forward for every single token."""
     rows = trajectories()
-    plain_BS = plain_prefixes(lm, CONTEXTS, SUFFIXES, rows, rule())
+    plain_BS = plain_prefixes(lm, GivenStrings(CONTEXTS, SUFFIXES, rows, rule()))
     for row in (1, 3, 6):
         string, condition = STRINGS[row]
         for state in range(len(string) + 1):
@@ -189,7 +206,7 @@ def test_policy_gradients_equal_uncached_ones(lm, tool):
 @pytest.mark.usefixtures("cut_and_folded")
 @pytest.mark.parametrize("way", ["always", "never"])
 def test_pieces_change_nothing(lm, way, monkeypatch):
-    arguments = (lm, CONTEXTS, SUFFIXES, trajectories(tool=True), rule(min_len=1))
+    arguments = (lm, GivenStrings(CONTEXTS, SUFFIXES, trajectories(tool=True), rule(min_len=1)))
     monkeypatch.setattr(lm, "packed_rewards", way)
     whole_BS = score_prefixes(*arguments)
     # One row a piece; three rows a piece (24 tokens each when packed, 14 when plain).
@@ -201,9 +218,15 @@ def test_pieces_change_nothing(lm, way, monkeypatch):
 def test_auto_takes_the_packed_way(lm, monkeypatch):
     monkeypatch.setattr(lm, "packed_rewards", "auto")
     monkeypatch.setattr(lm, "compared", {True: 0, False: 0})
-    assert packs(lm, CONTEXTS, SUFFIXES, trajectories()) and lm.compared[True] == 32
-    assert packs(lm, [*CONTEXTS, (3,) * 40], SUFFIXES, trajectories()) and lm.compared[True] == 64
-    packs(lm, [*CONTEXTS, (3,) * 60], SUFFIXES, trajectories())
+    assert (
+        packs(lm, GivenStrings(CONTEXTS, SUFFIXES, trajectories(), rule()))
+        and lm.compared[True] == 32
+    )
+    assert (
+        packs(lm, GivenStrings([*CONTEXTS, (3,) * 40], SUFFIXES, trajectories(), rule()))
+        and lm.compared[True] == 64
+    )
+    packs(lm, GivenStrings([*CONTEXTS, (3,) * 60], SUFFIXES, trajectories(), rule()))
     assert lm.compared[True] == 60 + 5 + 4 - 1, "beyond the context of 64, and not compared again"
 
 
@@ -217,7 +240,7 @@ def test_auto_falls_back_where_packing_is_wrong(monkeypatch, caplog):
         return extend(prompt, token_NQ, mask, prompt.length_N[:, None] + steps_Q)
 
     monkeypatch.setattr(lm, "extend", ignorant)
-    arguments = (lm, CONTEXTS, SUFFIXES, trajectories(), rule())
+    arguments = (lm, GivenStrings(CONTEXTS, SUFFIXES, trajectories(), rule()))
     assert_same(score_prefixes(*arguments), plain_prefixes(*arguments), 1e-5)
     assert lm.packed_rewards == "never" and "packed scoring is off" in caplog.text
 
@@ -230,7 +253,7 @@ def test_padding_asks_for_no_position_that_does_not_exist():
     contexts = (long[: N_POSITIONS - 5], short)
     suffixes = ((DOT,), tuple(range(1, 21)))
     rows = Trajectories.from_rows([[3, 4, 5, 6], [7]], [[True] * 4, [True]], [0, 1])
-    arguments = (lm, contexts, suffixes, rows, rule())
+    arguments = (lm, GivenStrings(contexts, suffixes, rows, rule()))
     assert_same(packed_prefixes(*arguments), plain_prefixes(*arguments))
 
 
@@ -289,6 +312,6 @@ def test_only_states_at_which_a_string_may_end_get_a_branch(monkeypatch):
     extend = lm.extend
     monkeypatch.setattr(lm, "extend", lambda cache, token_NQ, *rest: (
         read.append(token_NQ.shape[1]), extend(cache, token_NQ, *rest))[1])  # fmt: skip
-    found = packed_prefixes(lm, [[5, 6]], [[1, 3, 2]], rows, rule)
+    found = packed_prefixes(lm, GivenStrings([[5, 6]], [[1, 3, 2]], rows, rule))
     assert read == [4 + 2 * 2], "trunk, and two branches of the suffix but its last token"
     assert found.isfinite().tolist() == [[False] * 3 + [True, True], [False] * 3 + [True, False]]

@@ -9,6 +9,7 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm import packing
 from gfn_runner.lm.packing import packs, score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.vocabulary import StringRule
@@ -42,9 +43,9 @@ def lm_of(architecture: str, dtype: torch.dtype, seed: int) -> LanguageModel:
 def test_a_bias_by_distance_is_not_packed(architecture, dtype):
     for seed in range(3):
         lm = lm_of(architecture, dtype, seed)
-        assert not packs(lm, CONTEXTS, SUFFIXES, ROWS)
+        assert not packs(lm, GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE))
     if dtype == torch.float32:
-        arguments = (lm, CONTEXTS, SUFFIXES, ROWS, RULE)
+        arguments = (lm, GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE))
         torch.testing.assert_close(
             score_prefixes(*arguments), plain_prefixes(*arguments), atol=1e-4, rtol=0
         )
@@ -53,7 +54,9 @@ def test_a_bias_by_distance_is_not_packed(architecture, dtype):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rounding_alone_is_no_reason(architecture):
     for seed in range(2):
-        assert packs(lm_of(architecture, torch.bfloat16, seed), CONTEXTS, SUFFIXES, ROWS)
+        assert packs(
+            lm_of(architecture, torch.bfloat16, seed), GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE)
+        )
 
 
 def test_a_small_error_is_found_in_full_precision_and_nan_is_no_agreement(monkeypatch):
@@ -61,7 +64,7 @@ def test_a_small_error_is_found_in_full_precision_and_nan_is_no_agreement(monkey
     for error in (2e-3, float("nan")):
         lm = tiny_lm("gpt2", packed_rewards="auto")
         monkeypatch.setattr(packing, "packed_prefixes", lambda *a, e=error: right(*a) + e)
-        assert not packs(lm, CONTEXTS, SUFFIXES, ROWS)
+        assert not packs(lm, GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE))
 
 
 @torch.no_grad()
@@ -69,16 +72,18 @@ def test_lengths_of_the_run_are_compared(monkeypatch, caplog):
     """A model that is wrong for long sequences only: no setting of its config says so."""
     right, read = packing.packed_prefixes, []
 
-    def wrong_above_40(lm, contexts, *rest):
-        read.append(max(map(len, contexts)))
-        return right(lm, contexts, *rest) + (1.0 if read[-1] > 40 else 0.0)
+    def wrong_above_40(lm, given):
+        read.append(max(map(len, given.contexts)))
+        return right(lm, given) + (1.0 if read[-1] > 40 else 0.0)
 
     monkeypatch.setattr(packing, "packed_prefixes", wrong_above_40)
     lm = tiny_lm("llama", packed_rewards="auto")
-    assert packs(lm, CONTEXTS, SUFFIXES, ROWS) and max(read) <= 32
+    assert packs(lm, GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE)) and max(read) <= 32
     n = len(read)
-    assert packs(lm, CONTEXTS, SUFFIXES, ROWS) and len(read) == n, "compared once"
-    assert not packs(lm, [(5,) * 35], SUFFIXES[:1], ROWS) and max(read) > 40
+    assert packs(lm, GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE)) and len(read) == n, (
+        "compared once"
+    )
+    assert not packs(lm, GivenStrings([(5,) * 35], SUFFIXES[:1], ROWS, RULE)) and max(read) > 40
     assert "packed scoring is off" in caplog.text
 
 
@@ -86,8 +91,14 @@ def test_what_was_compared_beyond_a_window_says_nothing_of_packing(monkeypatch):
     right = packing.packed_prefixes
     monkeypatch.setattr(packing, "packed_prefixes", lambda *a: right(*a) + 1)
     lm = tiny_lm("mistral", config=WINDOWED["mistral"], packed_rewards="auto")
-    assert not packs(lm, [(5,) * 30], SUFFIXES[:1], ROWS) and lm.packed_rewards == "auto"
-    assert not packs(lm, [(5,) * 5], SUFFIXES[:1], ROWS) and lm.packed_rewards == "never"
+    assert (
+        not packs(lm, GivenStrings([(5,) * 30], SUFFIXES[:1], ROWS, RULE))
+        and lm.packed_rewards == "auto"
+    )
+    assert (
+        not packs(lm, GivenStrings([(5,) * 5], SUFFIXES[:1], ROWS, RULE))
+        and lm.packed_rewards == "never"
+    )
 
 
 def test_a_model_whose_cache_is_wrong_is_refused(monkeypatch):
@@ -102,11 +113,11 @@ def test_a_model_whose_cache_is_wrong_is_refused(monkeypatch):
 
     monkeypatch.setattr(lm, "prefill", forgetful)
     with pytest.raises(UserError, match="nats from those of a plain forward at 32 tokens"):
-        packs(lm, CONTEXTS, SUFFIXES, ROWS)
+        packs(lm, GivenStrings(CONTEXTS, SUFFIXES, ROWS, RULE))
 
 
 @pytest.mark.parametrize("vocabulary", ["ab.", ".a"])
 def test_small_vocabularies_can_be_probed(vocabulary):
     lm = tiny_lm("llama", vocabulary, packed_rewards="auto")
     one = Trajectories.from_rows([[1]], [[True]], [0])
-    assert packs(lm, [(0, 1)], [(0,)], one)
+    assert packs(lm, GivenStrings([(0, 1)], [(0,)], one, RULE))

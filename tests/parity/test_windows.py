@@ -8,6 +8,7 @@ import torch
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.limits import attention_window
 from gfn_runner.lm.packing import packs, score_prefixes, separate_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.sampling import _Batch, sample
@@ -55,7 +56,7 @@ def full_log_probs(lm: LanguageModel, context: list[int], string: list[int]) -> 
 def test_prefixes_strings_and_policy_equal_plain_forwards(lm, case):
     contexts = contexts_of(CONTEXTS[case])
     rows = strings(lm, contexts)
-    arguments = (lm, contexts, SUFFIXES, rows, RULE)
+    arguments = (lm, GivenStrings(contexts, SUFFIXES, rows, RULE))
     plain_BS = plain_prefixes(*arguments)
     for way in (score_prefixes, separate_prefixes):
         torch.testing.assert_close(way(*arguments), plain_BS, atol=NATS, rtol=0)
@@ -103,13 +104,13 @@ def test_packing_stops_at_the_window(lm, caplog):
     lm.window_logged = False
     short = strings(lm, contexts_of(3)).rows(torch.tensor([0]))
     one = Trajectories.from_rows([[4, 5]], [[True, True]], [0])
-    packed = packs(lm, [(5,) * (WINDOW - 3)], [(3, 4)], one)
+    packed = packs(lm, GivenStrings([(5,) * (WINDOW - 3)], [(3, 4)], one, RULE))
     # GPT-Neo counts the places of branches too.
     assert packed == (lm.model.config.model_type != "gpt_neo")
     lm.window_logged = False
     assert lm.packed_rewards == "auto"
     caplog.clear()
     with caplog.at_level("INFO", "gfn_runner"):
-        assert not packs(lm, [(5,) * WINDOW], [(3, 4)], short)
-        assert not packs(lm, [(5,) * WINDOW], [(3, 4)], short)
+        assert not packs(lm, GivenStrings([(5,) * WINDOW], [(3, 4)], short, RULE))
+        assert not packs(lm, GivenStrings([(5,) * WINDOW], [(3, 4)], short, RULE))
     assert caplog.text.count("packed scoring is off for sequences of") == 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm import sampling
 from gfn_runner.lm.packing import separate_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings
@@ -34,7 +35,7 @@ def assert_same(left: torch.Tensor, right: torch.Tensor, nats: float = NATS) -> 
 @examples(12)
 @torch.no_grad()
 def test_packed_scores_of_all_prefixes_equal_one_forward_a_prefix(world: World):
-    arguments = (world.lm, world.contexts, world.suffixes, world.rows, world.rule)
+    arguments = (world.lm, GivenStrings(world.contexts, world.suffixes, world.rows, world.rule))
     plain_BS = plain_prefixes(*arguments)
     assert_same(packed_prefixes(*arguments), plain_BS)
     assert_same(separate_prefixes(*arguments), plain_BS)
@@ -87,9 +88,9 @@ def by_hand(world: World, condition, prefix, is_action, constraint) -> tuple[flo
         suffixes = (term.suffix, *term.rivals)
         encoded = [world.lm.encode(s) or (world.rule.terminator,) for s in suffixes]
         own, *rivals = (
-            plain_prefixes(world.lm, [world.lm.encode_prompt(term.context)], [s], row, world.rule)[
-                0, len(prefix)
-            ].item()
+            plain_prefixes(
+                world.lm, GivenStrings([world.lm.encode_prompt(term.context)], [s], row, world.rule)
+            )[0, len(prefix)].item()
             for s in encoded
         )
         if own == -math.inf:

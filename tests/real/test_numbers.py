@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gfn_runner.lm import sampling
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.prefixes import packed_prefixes, plain_prefixes
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings
@@ -28,9 +29,9 @@ def test_packed_is_per_prefix(lm):
     suffixes = [lm.encode(text) for text in SUFFIXES]
     with lm.reference():
         strings = sample(lm, contexts, 2, rule, torch.Generator().manual_seed(0))
-        packed_BS = packed_prefixes(lm, contexts, suffixes, strings, rule)
-        plain_BS = plain_prefixes(lm, contexts, suffixes, strings, rule)
-        whole_B = score_strings(lm, contexts, suffixes, strings, rule)
+        packed_BS = packed_prefixes(lm, GivenStrings(contexts, suffixes, strings, rule))
+        plain_BS = plain_prefixes(lm, GivenStrings(contexts, suffixes, strings, rule))
+        whole_B = score_strings(lm, GivenStrings(contexts, suffixes, strings, rule))
     assert strings.length_B.max() >= 4
     assert torch.equal(packed_BS.isneginf(), plain_BS.isneginf())
     torch.testing.assert_close(packed_BS, plain_BS, atol=NATS, rtol=0)

@@ -14,9 +14,10 @@ from gfn_runner.data.expressions import Expression, is_held_out, question
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.tools import Calculator
 from gfn_runner.errors import UserError
-from gfn_runner.metrics.accuracy import proportion
+from gfn_runner.metrics.accuracy import with_interval
 from gfn_runner.tasks.arithmetic import (
     ArithmeticData,
+    Examples,
     IntegerArithmetic,
     parse_question,
     read_questions,
@@ -230,7 +231,7 @@ def samples(body: str, votes, singles, log_reward=(), group="3_operands") -> Con
     task = IntegerArithmetic(data=ArithmeticData(n_test=1))
     words = body.split()
     expression = Expression(tuple(map(int, words[::2])), tuple(words[1::2]))
-    condition = task._condition(expression, [], 0, group=group)
+    condition = task._condition(expression, Examples([]), 0, group=group)
     return ConditionSamples(condition, votes, singles, log_reward, [0.0] * len(log_reward))
 
 
@@ -252,15 +253,13 @@ def test_metrics_of_samples_made_by_hand():
     found = IntegerArithmetic().metrics(rows)
     vote = binomtest(1, 3).proportion_ci(method="wilson")
     # 2 + 3 + 1 of 12 singles are 1.5 of 3 questions.
-    single = proportion(1.5, 3)
-    assert single.low + single.high == pytest.approx(1)
+    single = with_interval("single_accuracy", 1.5 / 3, 3)
+    assert single["single_accuracy_low"] + single["single_accuracy_high"] == pytest.approx(1)
     expected = {
         "vote_accuracy": 1 / 3,
         "vote_accuracy_low": vote.low,
         "vote_accuracy_high": vote.high,
-        "single_accuracy": 6 / 12,
-        "single_accuracy_low": single.low,
-        "single_accuracy_high": single.high,
+        **single,
         "parsed": 8 / 12,
         "right_rationale": 1 / 12,
         "n_questions": 3.0,
@@ -377,7 +376,7 @@ def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
     ("content", "where", "what"),
     [
         ("[]", "", "no question in it"),
-        ("3", ", line 1", "an entry is 3"),
+        ("3", ", line 1", "given 3"),
     ],
 )
 def test_files_that_are_no_list_of_questions(tmp_path, content, where, what):

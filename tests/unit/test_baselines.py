@@ -8,7 +8,6 @@ from collections import Counter
 import pytest
 import torch
 
-from gfn_runner.baselines.base import Drawing
 from gfn_runner.baselines.decoding import Decoding
 from gfn_runner.baselines.exact import Exact
 from gfn_runner.baselines.prompting import Prompting
@@ -16,6 +15,7 @@ from gfn_runner.baselines.resampling import Resampling
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import UserError
+from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
@@ -145,12 +145,8 @@ def test_decoders_and_their_larger_selves():
 
 
 def decoded_by_policy(d: Drawing) -> list[float]:
-    from gfn_runner.evaluation.draw import draw_answers
-
-    return draw_answers(
-        d.lm, d.task, d.rule, CONDITIONS[:1], d.options, torch.Generator().manual_seed(0),
-        temperature=0.0,
-    )[0].log_pf  # fmt: skip
+    first = d.changed(conditions=CONDITIONS[:1])
+    return draw_answers(first, torch.Generator().manual_seed(0), at=0.0)[0].log_pf
 
 
 def test_numbers_of_examples_that_do_not_fit_are_left_out(caplog):

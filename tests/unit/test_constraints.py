@@ -17,7 +17,7 @@ from gfn_runner.data.trajectories import StepOutput, Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm import classifier as classifier_module
 from gfn_runner.lm.classifier import classifier, label_problems
-from gfn_runner.rewards.constraint_factors import ClassifierFactor, ConstraintPenalty
+from gfn_runner.rewards.factors import ClassifierFactor, ConstraintPenalty
 from gfn_runner.rewards.reward import BatchedConstraint, CheckableConstraint
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration

@@ -38,7 +38,7 @@ def test_votes_samples_and_the_greedy_one_read_a_prompt_once(monkeypatch):
     d = drawing()
     monkeypatch.setattr(type(d.task), "draws_greedy", True)
     drawn = counted_draws(monkeypatch)
-    (first, second) = draw_answers(d.lm, d.task, d.rule, CONDITIONS, d.options, generator())
+    (first, second) = draw_answers(d, generator())
     assert drawn == [2 * (d.options.votes + d.options.singles + 1)]
     for samples in (first, second):
         assert len(samples.votes) == d.options.votes and len(samples.singles) == d.options.singles
@@ -49,9 +49,8 @@ def test_every_kind_has_its_own_temperature():
     """By frequencies: at temperature 0.3 the likeliest first token is drawn far more often than at 3."""
     d, n = drawing(), 300
     prompts = [d.lm.encode_prompt(c.prompt) for c in CONDITIONS]
-    cold, hot, greedy, none = draw_kinds(
-        d.lm, d.task, d.rule, prompts, (n, n, 2, 0), (0.02, 3.0, 0.0, 1.0), d.options, generator()
-    )
+    numbers, temperatures = (n, n, 2, 0), (0.02, 3.0, 0.0, 1.0)
+    cold, hot, greedy, none = draw_kinds(d, prompts, numbers, temperatures, generator())
     assert none is None
     alone = sample(d.lm, prompts, 1, d.rule, generator(), temperature=0.0)
     assert [tuple(greedy.ids(row)) for row in range(4)] == [
@@ -69,16 +68,19 @@ def test_every_kind_has_its_own_temperature():
 
 def test_rows_at_once_follow_from_vocabulary_cache_and_memory(monkeypatch):
     d, settings = drawing(), EvaluationSettings(rows=50)
-    rule = StringRule(2, 0, 6)
     row = row_bytes(d.lm.model, d.lm.vocab_size, 10 + 6)
-    assert rows_at_once(d.lm, rule, 10, settings) == 50
-    half = dataclasses.replace(settings, memory_gib=20.5 * row / 2**30)
-    assert rows_at_once(d.lm, rule, 10, half) == 20
-    assert rows_at_once(d.lm, rule, 10_000, half) < 20
-    assert rows_at_once(d.lm, rule, 10, dataclasses.replace(settings, memory_gib=1e-12)) == 1
+    d = d.changed(rule=StringRule(2, 0, 6), options=settings)
+    assert rows_at_once(d, 10) == 50
+    half, least = (
+        d.changed(options=dataclasses.replace(settings, memory_gib=gib))
+        for gib in (20.5 * row / 2**30, 1e-12)
+    )
+    assert rows_at_once(half, 10) == 20
+    assert rows_at_once(half, 10_000) < 20
+    assert rows_at_once(least, 10) == 1
     drawn = counted_draws(monkeypatch)
     prompts = [[0] * 10, [1] * 10]
-    rows = draw_many(d.lm, d.task, rule, prompts, [1.0] * 25, half, generator())
+    rows = draw_many(half, prompts, [1.0] * 25, generator())
     assert drawn == [20, 20, 10] and len(rows) == 50
 
 

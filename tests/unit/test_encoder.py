@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gfn_runner.errors import UserError
-from gfn_runner.metrics.encoders import load_encoder
+from gfn_runner.lm.encoder import load_encoder
 
 from ..tiny_encoders import random_bert, word_tokenizer
 

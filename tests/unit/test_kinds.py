@@ -21,6 +21,7 @@ from gfn_runner.lm.loading import load
 from gfn_runner.lm.merging import merged
 from gfn_runner.lm.model_config import LMSettings, LoraSettings
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.text_checks import text_problems
 from gfn_runner.lm.vocabulary import StringRule
@@ -232,7 +233,7 @@ def agrees(lm: LanguageModel, model: Any) -> None:
     strings = as_trajectories([(5, 9, 2), (3,)])
     score = []
     for lm.packed_rewards in ("auto", "never"):
-        score.append(score_prefixes(lm, [rows[0]], [(4, 0)], strings, rule))
+        score.append(score_prefixes(lm, GivenStrings([rows[0]], [(4, 0)], strings, rule)))
     torch.testing.assert_close(*score, atol=1e-3, rtol=0)
 
 

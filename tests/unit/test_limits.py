@@ -13,6 +13,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.lm.limits import attention_window, context_length, same_up_to
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
 from gfn_runner.lm.text_checks import text_problems
@@ -75,9 +76,10 @@ def test_a_run_that_can_cross_the_limit_is_refused(tmp_path, context, fits):
 def test_below_the_limit_all_ways_agree_and_above_it_none_is_computed():
     lm, rule = longrope(), StringRule(DOT, 0, 6)
     rows = Trajectories.from_rows([[3, 4, 5, 6], [7]], [[True] * 4, [True]], [0, 1])
-    arguments = ([tuple(range(1, 16)), (5, 6)], [(DOT, 9), (DOT, 9, 8, 7, 6)], rows, rule)
-    plain_BS = plain_prefixes(lm, *arguments)
-    torch.testing.assert_close(score_prefixes(lm, *arguments), plain_BS, atol=1e-4, rtol=0)
+    contexts, suffixes = [tuple(range(1, 16)), (5, 6)], [(DOT, 9), (DOT, 9, 8, 7, 6)]
+    given = GivenStrings(contexts, suffixes, rows, rule)
+    plain_BS = plain_prefixes(lm, given)
+    torch.testing.assert_close(score_prefixes(lm, given), plain_BS, atol=1e-4, rtol=0)
     with pytest.raises(UserError, match="above 24 this model cannot be sampled and scored alike"):
         lm.whole_logits([[1] * 25])
 
@@ -91,4 +93,5 @@ def test_padding_asks_for_no_position_above_the_limit():
     contexts, suffixes = [(3,) * 22, (5, 6)], [(DOT,), (DOT, 8, 7, 6)]
     rows = Trajectories.from_rows([[3], list(range(1, 13))], [[True], [True] * 12], [0, 1])
     assert score_policy(lm, contexts, rows, rule).log_pf_BT.isfinite().all()
-    assert score_strings(lm, contexts, suffixes, rows, rule).isfinite().all()
+    given = GivenStrings(contexts, suffixes, rows, rule)
+    assert score_strings(lm, given).isfinite().all()

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from gfn_runner.cli.main import main
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.classifier import classifier, label_problems
-from gfn_runner.lm.encoder import encoder_problems, load_sentence_model
+from gfn_runner.lm.encoder import encoder_problems, load_encoder
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.model_config import ENCODER_KEY, LMSettings, sentence_model_problems
 from gfn_runner.lm.text_checks import text_problems
@@ -294,7 +294,7 @@ def test_an_encoder_whose_padding_token_has_no_embedding(whole_encoder, tmp_path
     config_with(pad_token_id=tokenizer.pad_token_id)(folder)
     texts = ["the cat sat on the mat .", "a dog"]
     expected, found = (
-        load_sentence_model(str(f), device="cpu").encode(texts) for f in (whole_encoder, folder)
+        load_encoder(str(f), device="cpu").encode(texts) for f in (whole_encoder, folder)
     )
     torch.testing.assert_close(found, expected)
 
@@ -359,7 +359,7 @@ def test_a_sentence_encoder_that_cannot_be_loaded(how, whole_encoder, tmp_path):
     found = list(sentence_model_problems(str(folder))) or list(encoder_problems(str(folder)))
     assert is_only(found, ENCODER_KEY, messages), found
     with pytest.raises(UserError, match=ENCODER_KEY):
-        load_sentence_model(str(folder), device="cpu")
+        load_encoder(str(folder), device="cpu")
 
 
 def test_a_base_model_is_no_classifier(whole):

@@ -12,18 +12,18 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from gfn_runner.baselines.base import Drawing
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.baselines.rows import baseline_rows
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.evaluation import optional
-from gfn_runner.evaluation.draw import draw_answers, policy_log_probs
+from gfn_runner.evaluation.draw import Drawing, draw_answers, policy_log_probs
 from gfn_runner.evaluation.measure import measure
 from gfn_runner.evaluation.optional import OptionalMetrics
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.string_rule import string_rule
+from gfn_runner.metrics import overlap
 from gfn_runner.metrics.overlap import bleu, gleu
 from gfn_runner.rewards.reward import log_reward
 from gfn_runner.tasks.base import GFlowNetModule
@@ -159,7 +159,7 @@ def test_the_support_of_a_task_is_scored_under_policy_and_posterior():
     rule, condition = string_rule(lm, task, 2), task.load(0).evaluation[0]
     options = EvaluationSettings(votes=0, singles=2)
     generator = torch.Generator().manual_seed(0)
-    (samples,) = draw_answers(lm, task, rule, [condition], options, generator)
+    (samples,) = draw_answers(Drawing(lm, task, rule, [condition], options), generator)
     strings = all_strings(lm.vocab_size, rule)
     rows = as_trajectories(strings)
     with torch.no_grad():
@@ -213,18 +213,20 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
 def test_bertscores_model_is_loaded_once_and_what_is_missing_said_once(loads, caplog, monkeypatch):
     asked, means = [], [torch.tensor([0.5])] * 3
 
-    def scorer(*options):
-        asked.append(options)
+    def scorer(model):
+        asked.append(model)
         if not loads:
             raise OSError("no such model")
         return SimpleNamespace(score=lambda texts, references: means)
 
+    overlap._bert_scorer.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("gfn_runner.metrics.overlap._bert_scorer", scorer)
+    monkeypatch.setattr(overlap, "_loaded_bert_scorer", scorer)
     facts = {"references": ("r",)}
     samples = [drawn("a", "one", facts=facts), drawn("b", "two", facts=facts)]
     optional = OptionalMetrics("m", None)
     rows = [optional(samples), optional(samples)]
+    overlap._bert_scorer.cache_clear()
     assert len(asked) == 1
     assert [row.get("bertscore_f1/two") for row in rows] == [0.5 if loads else None] * 2
     said = [record.getMessage() for record in caplog.records]
@@ -245,12 +247,12 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
         asked.extend(fields)
         return Mild()
 
-    def scores(self, texts, references):
-        assert (list(texts), list(references), self.model) == ([" u"], [("r",)], "m")
+    def scores(model, texts, references):
+        assert (list(texts), list(references), model) == ([" u"], [("r",)], "m")
         return {"bertscore_precision": 0.1, "bertscore_recall": 0.2, "bertscore_f1": 0.3}
 
     monkeypatch.setattr(optional, "Judge", lambda settings: SimpleNamespace(rate=rate))
-    monkeypatch.setattr(optional.BertScorer, "__call__", scores)
+    monkeypatch.setattr(optional, "bert_scores", scores)
     options = EvaluationSettings(
         bertscore="m", judge={"base_url": "http://localhost:1/v1", "model": "m"}
     )

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gfn_runner.metrics.accuracy import majority, proportion
+from gfn_runner.metrics.accuracy import majority, with_interval
 
 
 @pytest.mark.parametrize(
@@ -17,22 +17,18 @@ def test_the_interval_is_wilsons(successes, trials):
     p, z = successes / trials, 1.959963984540054
     middle = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
-    found = proportion(successes, trials)
-    assert found.value == p
-    assert found.low == pytest.approx(middle - half, abs=1e-12)
-    assert found.high == pytest.approx(middle + half, abs=1e-12)
-    assert 0 <= found.low <= found.value <= found.high <= 1
+    share, low, high = with_interval("right", p, trials).values()
+    assert share == p
+    assert low == pytest.approx(middle - half, abs=1e-12)
+    assert high == pytest.approx(middle + half, abs=1e-12)
+    assert 0 <= low <= share <= high <= 1
 
 
 def test_a_rare_success_is_told_from_none():
     # One of two samples of one question of four: 12.5 %.
-    none, rare, one = (proportion(n, 4) for n in (0, 0.5, 1))
-    assert none.low == 0 < rare.low < one.low and none.high < rare.high < one.high
-
-
-def test_a_share_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least one trial"):
-        proportion(0, 0)
+    rows = [with_interval("right", n / 4, 4) for n in (0, 0.5, 1)]
+    lows, highs = ([row[f"right_{end}"] for row in rows] for end in ("low", "high"))
+    assert lows[0] == 0 < lows[1] < lows[2] and highs[0] < highs[1] < highs[2]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.settings import EvaluationSettings
+from gfn_runner.lm.encoder import load_encoder
 from gfn_runner.lm.model_config import sentence_model_problems
-from gfn_runner.metrics.encoders import load_encoder
 
 # The example of sentence-transformers' quickstart, with the cosines that it prints for this model.
 TEXTS = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]

@@ -17,6 +17,7 @@ from gfn_runner.data.replay_buffer import Entry
 from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.tools import Calculator
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
+from gfn_runner.evaluation.draw import Drawing
 from gfn_runner.evaluation.posterior import PosteriorSampler
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LoraSettings
@@ -340,6 +341,9 @@ def drawing_module(**options):
     module.evaluation, module.reward_temperature = EvaluationSettings(), 1.0
     module.sampling, module.constraints = SamplingSettings(n_samples=5), tuple
     module.support = lambda condition: ()
+    module.drawing = lambda conditions: Drawing(
+        module.lm, module, module.rule, conditions, module.evaluation
+    )
     return module
 
 
@@ -373,7 +377,8 @@ def test_draws_are_weighted_towards_the_posterior():
     module = drawing_module()
     generator = torch.Generator().manual_seed(0)
     options = EvaluationSettings(posterior_draws=500)
-    sampler = PosteriorSampler(module.lm, module, module.rule, CONDITIONS[:1], options, 0)
+    drawing = Drawing(module.lm, module, module.rule, CONDITIONS[:1], options)
+    sampler = PosteriorSampler(drawing)
     (draws,) = sampler.draw(CONDITIONS[:1], generator)
     weight_N = draws.log_weight_N(1.0)
     kept = draws.resampled(50, 1.0, 0.5)

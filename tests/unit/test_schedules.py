@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from gfn_runner.algorithms.schedules import Schedule, linear_schedule, warmup_factor
+from gfn_runner.algorithms.schedules import Schedule, linear_schedule
 
 SHAPES = ["linear", "cosine", "geometric"]
 
@@ -45,8 +45,13 @@ def test_bounds(wrong):
 
 
 def test_warm_up_is_never_0_and_ends_at_1():
-    assert [warmup_factor(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert warmup_factor(0, 0) == warmup_factor(0, 1) == 1.0
+    def factors(warmup_steps: int) -> list[float]:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = linear_schedule(optimizer, warmup_steps=warmup_steps, total_steps=6)
+        return [schedule.lr_lambdas[0](step) for step in range(6)]
+
+    assert factors(4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert factors(0)[0] == factors(1)[0] == 1.0
 
 
 @pytest.mark.parametrize(

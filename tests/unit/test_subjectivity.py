@@ -13,7 +13,7 @@ import pytest
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.errors import UserError
-from gfn_runner.metrics.accuracy import proportion
+from gfn_runner.metrics.accuracy import with_interval
 from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
 
 GOOD = [("plot one", 0), ("so dull", 1), ("plot two", 0), ("so fine", 1)]
@@ -248,12 +248,9 @@ def test_metrics_by_hand():
     mean_1 = (math.log(0.95) + 2 * math.log(0.45)) / 3
     mean_2 = (math.log(0.9) + math.log(0.3)) / 2
     assert metrics["label_log_prob/test"] == pytest.approx((mean_1 + mean_2) / 2)
-    wilson = proportion(1, 2)
-    for name in ("vote", "greedy"):
-        assert metrics[f"{name}_accuracy_low/test"] == pytest.approx(wilson.low)
-        assert metrics[f"{name}_accuracy_high/test"] == pytest.approx(wilson.high)
-    single = proportion(1 / 3 + 1 / 2, 2)  # no whole number of reviews
-    assert metrics["single_accuracy_low/test"] == pytest.approx(single.low)
-    assert metrics["single_accuracy_high/test"] == pytest.approx(single.high)
+    # The single share is no whole number of reviews.
+    for name, share in (("vote", 1 / 2), ("greedy", 1 / 2), ("single", (1 / 3 + 1 / 2) / 2)):
+        for end, value in with_interval(f"{name}_accuracy", share, 2).items():
+            assert metrics[f"{end}/test"] == pytest.approx(value)
     assert metrics["vote_accuracy/other"] == 1.0  # a tie goes to the first label
     assert metrics["single_accuracy/other"] == 0.0

@@ -9,9 +9,11 @@ import torch
 
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Trajectories
-from gfn_runner.evaluation.draw import base_log_likelihood, string_scores
+from gfn_runner.evaluation.draw import Drawing, base_log_likelihood, string_scores
+from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.packing import score_prefixes
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
@@ -26,10 +28,13 @@ def test_a_whole_string_is_scored_as_its_last_prefix():
     strings = [[], [3], [3, 4], [7, 8, 9], [2], [], [5, 5], [9, 8, 7]]
     rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0] * 4 + [1] * 4)
     contexts, suffixes = [[2, 5, 3], [6]], [[1, 3, 2], [4]]
-    by_prefix = score_prefixes(lm, contexts, suffixes, rows, RULE)
+    by_prefix = score_prefixes(lm, GivenStrings(contexts, suffixes, rows, RULE))
     expected = by_prefix.gather(1, rows.length_B[:, None])[:, 0]
     torch.testing.assert_close(
-        score_strings(lm, contexts, suffixes, rows, RULE), expected, atol=1e-5, rtol=1e-5
+        score_strings(lm, GivenStrings(contexts, suffixes, rows, RULE)),
+        expected,
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
@@ -41,13 +46,13 @@ def test_ranks_that_share_weights_run_equally_many_forwards_with_gradients(strin
     contexts, suffixes = [[2, 5, 3]], [[4]]
     plain = (
         score_policy(lm, contexts, rows, RULE),
-        score_suffixes(lm, contexts, suffixes, rows, RULE),
+        score_suffixes(lm, GivenStrings(contexts, suffixes, rows, RULE)),
     )
     lm.lockstep = SimpleNamespace(announce=lambda: forwards.append(1))
     lm.max_tokens_per_forward = 16
     policy = score_policy(lm, contexts, rows, RULE)
     assert len(forwards) == 2, "the prompt and the strings"
-    suffix_B = score_suffixes(lm, contexts, suffixes, rows, RULE)
+    suffix_B = score_suffixes(lm, GivenStrings(contexts, suffixes, rows, RULE))
     assert len(forwards) == 4
     for name in ("log_pf_BT", "log_pf_stop_BS"):
         torch.testing.assert_close(getattr(policy, name), getattr(plain[0], name))
@@ -80,7 +85,9 @@ def test_a_repeated_string_has_one_score():
     generator = torch.Generator().manual_seed(0)
     prompt = lm.encode_prompt(condition.prompt)
     rows = sample(lm, [prompt], 50, RULE, generator)
-    log_reward_B, log_pf_B, log_p_BK = string_scores(lm, task, RULE, [condition], rows)
+    log_reward_B, log_pf_B, log_p_BK = string_scores(
+        Drawing(lm, task, RULE, [condition], EvaluationSettings()), [condition], rows
+    )
     assert log_p_BK.shape == (50, 0) and len(log_reward_B) == len(log_pf_B) == 50
     seen = {}
     for row in range(50):
@@ -105,7 +112,9 @@ def test_likelihood_is_of_the_text_under_the_bare_base_model():
     rows = Trajectories.from_rows(
         [lm.encode(z) for z in strings], [[True] * len(z) for z in strings], [0, 0, 1]
     )
-    found_B = base_log_likelihood(lm, rule, conditions, rows)
+    found_B = base_log_likelihood(
+        Drawing(lm, RandomNumbers(), rule, conditions, EvaluationSettings()), conditions, rows
+    )
     plain = tiny_lm()
     for value, context, z in zip(found_B.tolist(), ("ab", "ab", "Q"), strings, strict=True):
         ids = [*plain.encode_prompt(context), *plain.encode(z + ".")]
