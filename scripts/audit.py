@@ -32,7 +32,9 @@ def accepted(text: str, today: datetime.date) -> list[str]:
         try:
             last_day = datetime.date.fromisoformat(day)
         except ValueError:
-            raise ValueError(f"{where}: {day!r} is no date; write ADVISORY YYYY-MM-DD WHY") from None
+            raise ValueError(
+                f"{where}: {day!r} is no date; write ADVISORY YYYY-MM-DD WHY"
+            ) from None
         if not reason:
             raise ValueError(f"{where}: no reason; write ADVISORY YYYY-MM-DD WHY")
         if last_day < today:

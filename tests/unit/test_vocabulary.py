@@ -34,7 +34,7 @@ def test_bounds_out_of_order_are_refused(bounds):
 
 
 def test_a_vocabulary_without_the_terminator_is_refused():
-    with pytest.raises(ValueError, match="^allowed_V must hold the terminator$"):
+    with pytest.raises(ValueError, match=r"^allowed_V must hold the terminator$"):
         StringRule(END, 0, 3, torch.tensor([True] * 5 + [False]))
 
 
