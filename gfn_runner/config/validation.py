@@ -59,11 +59,9 @@ _SCALARS = (
 _TYPES = get_type_hints(RunConfig, include_extras=True)
 _OPTIONAL = ("num_threads", "float32_matmul_precision")
 _ORDER = (
-    *("task", "objective", "baseline", "optimizer", "scheduler", "trainer"),
-    *_SECTIONS,
-    *("callbacks", "logger"),
-    *_SCALARS,
-)
+    "task", "objective", "baseline", "optimizer", "scheduler", "trainer", *_SECTIONS, "callbacks",
+    "logger", *_SCALARS,
+)  # fmt: skip
 
 
 def check(
