@@ -9,7 +9,7 @@ HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest mutation check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest mutation audit check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -46,6 +46,10 @@ test-lowest: install ## the tests on the lowest versions that pyproject.toml adm
 
 test-newest: install ## the same on the newest versions that can be installed
 	$(RUN) scripts/try_versions.py newest $(ARGS)
+
+audit: install ## known vulnerabilities of the tested versions, by pip-audit; needs a network
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[audit]'
+	$(RUN) scripts/audit.py
 
 smollm2: install ## download and convert SmolLM2-135M-Instruct (a minute, 93 MB; once)
 	$(RUN) scripts/get_smollm2.py $(ARGS)

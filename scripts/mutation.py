@@ -98,18 +98,26 @@ def results(folder: Path) -> dict[str, str]:
     return {name: status for name, status in pairs}
 
 
+def alive(found: dict[str, str]) -> list[str]:
+    """Mutants that no test has noticed."""
+    return [name for name, status in found.items() if status not in ("killed", "timeout")]
+
+
 def test(module: str, *, retest: bool, show: bool) -> dict[str, str]:
     """Run what is not yet run of a module, and its survivors again if asked to."""
     folder = prepare(module)
     found = results(folder)
-    left = [name for name, status in found.items() if status not in ("killed", "timeout")]
     if not show:
-        if not found or "not checked" in found.values():
+        mutated = folder / "mutants" / "gfn_runner" / f"{module}.py"
+        source = ROOT / "gfn_runner" / f"{module}.py"
+        changed = not found or source.stat().st_mtime > mutated.stat().st_mtime
+        if changed or "not checked" in found.values():
             mutmut(folder, "run", "--max-children", "1")
-        elif retest and left:
-            mutmut(folder, "run", "--max-children", "1", *left)
-        found = results(folder)
-        left = [name for name, status in found.items() if status not in ("killed", "timeout")]
+            found = results(folder)
+        if retest and alive(found):
+            mutmut(folder, "run", "--max-children", "1", *alive(found))
+            found = results(folder)
+    left = alive(found)
     for name in left:
         print(mutmut(folder, "show", name, quiet=True) if show else f"  {found[name]}: {name}")
     return found
