@@ -173,10 +173,6 @@ def test_one_sample_is_enough_for_what_compares_no_trajectories(argv):
     assert configs(*argv, "sampling.n_samples=1")[0].sampling.n_samples == 1
 
 
-def test_a_sweep_is_checked_in_every_job():
-    assert {"optimizer.lr", "seed"} <= problems("-m", "optimizer.lr=1e-4,-1e-4", "seed=0,-1").keys()
-
-
 def test_a_zero_condition_task_is_refused(monkeypatch):
     from gfn_runner.data.samples import TaskData
     from gfn_runner.tasks.arithmetic import IntegerArithmetic

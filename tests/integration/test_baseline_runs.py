@@ -112,9 +112,3 @@ def test_what_does_not_go_together_is_refused_before_anything_starts(lines, wher
         composed(*(line if "epochs" not in line else f"++{line}" for line in lines))
     found = {problem.where: f"{problem.what} {problem.allowed}" for problem in e.value.problems}
     assert where in found and text in found[where]
-
-
-def test_an_unknown_baseline_is_answered_with_those_that_exist(capsys):
-    assert exit_code("baseline=pppo") == 2
-    shown = capsys.readouterr().err
-    assert "did you mean baseline=ppo?" in shown and "resampling" in shown
