@@ -25,6 +25,8 @@ LINES = (
     "logger.wandb.tags=[mine]",
     "sampling.exploration_probability=0",
     "evaluation.singles=2",
+    "evaluation.posterior_draws=8",
+    "lm.name=embedded",  # which gives answers, and so all accuracies
 )
 
 
