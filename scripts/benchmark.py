@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from bench import parts, steps
+from bench import load, parts, steps
 from bench.measure import memory_of
 from bench.ours import OurStep
 from bench.plain import PlainStep
@@ -36,8 +36,11 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "buffer": parts.buffer_section,
     "start": parts.start_section,
     "threads": parts.threads_section,
+    "load": load.load_section,
+    "long": load.long_section,
 }
-ON_CPU_ALONE = ("threads",)
+ON_CPU_ALONE = ("threads", "load", "long")
+MEASURED_ONCE = ("load", "long")
 
 
 def main() -> None:
@@ -54,6 +57,8 @@ def main() -> None:
         "--memory", choices=["ours", "plain"], help="print GiB of one step and stop"
     )
     parser.add_argument("--recompute-above", type=int, help="tokens, of that step")
+    parser.add_argument("--cases", nargs="+", help="of load: those whose names begin so")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of long")
     parser.add_argument("--grown", nargs=2, metavar=("SIZE", "VALUE"), help="of that step")
     arguments = parser.parse_args()
     arguments.write = arguments.write or default_page(arguments.device)
@@ -80,10 +85,11 @@ def write(arguments: argparse.Namespace, name: str, lines: Sequence[str]) -> Non
     if arguments.device == "cuda":
         machine = f"{torch.cuda.get_device_name()}, bfloat16"
     title, *rest = lines
-    head = (
-        f"Machine: {machine}; torch {torch.__version__}. Medians of {arguments.repeats} rounds by"
-    )
-    block = [title, "", head, "turns; in brackets the smallest and the largest.", "", *rest, ""]
+    head = [f"Machine: {machine}; torch {torch.__version__}."]
+    if name not in MEASURED_ONCE:
+        head = [f"{head[0]} Medians of {arguments.repeats} rounds by"]
+        head.append("turns; in brackets the smallest and the largest.")
+    block = [title, "", *head, "", *rest, ""]
     write_block(arguments.write, f"{arguments.device} {name}", block)
 
 

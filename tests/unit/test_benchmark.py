@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from bench import load
 from bench.floor import Floor
 from bench.measure import alternating, ratio, slope
 from bench.ours import PHASES, OurStep
@@ -91,3 +93,16 @@ def test_ratios_and_slopes():
     assert turns == [("a", 0), "b", ("a", 1), "b", ("a", 2), "b"] and len(seconds["a"]) == 2
     assert ratio([4.0, 9.0, 1.0], [2.0, 3.0, 1.0]) == (2.0, 1.0, 3.0)
     assert slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("case", load.CASES)
+def test_what_is_loaded_runs_at_a_small_size(case, tmp_path):
+    size = 300 if case.startswith(("vocabulary", "buffer")) else 20
+    load.CASES[case][1](size, tmp_path)()
+
+
+def test_the_slope_of_a_long_run_and_its_interval():
+    rng = np.random.default_rng(0)
+    steps = np.arange(2000.0)
+    slope, half = load.slope_with_interval(steps, 500 + 0.003 * steps + rng.normal(0, 2, 2000))
+    assert abs(slope - 3) < 2 * half and 0 < half < 1
