@@ -251,7 +251,7 @@ def sweep_table(size: int, folder: Path) -> Work:
 
 def sweep_page(size: int, folder: Path) -> Work:
     """The page of a sweep that has ended."""
-    from gfn_runner.report.sweep_jobs import SweepJobs
+    from gfn_runner.report.states import SweepJobs
     from gfn_runner.report.sweep_page import write_sweep_page
 
     sweep = _sweep(size, folder)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import sys
-from pathlib import Path
 
+import audit
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import audit  # noqa: E402
 
 TODAY = datetime.date(2030, 6, 30)
 
