@@ -9,7 +9,7 @@ HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install architecture arithmetic smoke smollm2 fuzz test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest mutation audit check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 fuzz faults test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest mutation audit check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-all: install ## the same with all cases, as CI runs it
 
 fuzz: install ## properties and fuzz tests with many times their cases, others each time (ARGS='--budget=100 -k calculator')
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/properties tests/fuzz --budget=20 $(ARGS)
+
+faults: install ## kills, full disks, dead ranks, … over all tasks (hours; ARGS='--budget=1.01 -k kills')
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -s tests/faults --budget=10 $(ARGS)
 
 mutation: install ## mutation testing of losses, scores, rules and metrics with mutmut, resumable (hours; ARGS='objectives/phi')
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[mutation]'

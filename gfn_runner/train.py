@@ -49,13 +49,14 @@ from gfn_runner.report.headline import optimized_value
 from gfn_runner.run.em_rounds import train_rounds
 from gfn_runner.run.final_evaluation import final_evaluation, write_results
 from gfn_runner.run.resume import BEGUN, Start, other_settings, seconds_before, start_of
+from gfn_runner.runtime.clock import steady_time
 from gfn_runner.runtime.environment import (
     environment,
     peak_gpu_memory_gib,
     peak_memory_gib,
     reset_gpu_memory_peaks,
 )
-from gfn_runner.runtime.files import report_write_errors, write_atomically
+from gfn_runner.runtime.files import free_name, report_write_errors, write_atomically
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.phases import explain_out_of_memory
 from gfn_runner.runtime.run_lock import acquire_run_lock
@@ -314,10 +315,8 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
     write_atomically(folder / "config.yaml", text)
     write_atomically(folder / OVERRIDES_FILE, yaml.safe_dump(list(overrides)))
     # A resumed run may go on elsewhere: each part says where it ran.
-    parts = len(list(folder.glob("environment*.json")))
-    name = f"environment-{parts + 1}.json" if parts else "environment.json"
-    facts = {BEGUN: time.time()} | environment()
-    write_atomically(folder / name, json.dumps(facts, indent=2) + "\n")
+    facts = {BEGUN: steady_time()} | environment()
+    write_atomically(free_name(folder / "environment.json"), json.dumps(facts, indent=2) + "\n")
 
 
 def _say_finished(config: RunConfig, folder: Path) -> None:
@@ -349,7 +348,7 @@ def _say_stopped(folder: Path) -> None:
 class _Clock:
     """When a part of a run began: seconds since 1970, and CPU seconds of the process until then."""
 
-    wall: float = field(default_factory=time.time)
+    wall: float = field(default_factory=steady_time)
     cpu: float = field(default_factory=time.process_time)
 
 
@@ -361,7 +360,7 @@ def _run_facts(
     facts = {
         "run/seed": float(seed),
         "run/steps": float(steps),
-        "run/minutes": (seconds_before(folder) + time.time() - started.wall) / 60,
+        "run/minutes": (seconds_before(folder) + steady_time() - started.wall) / 60,
         "run/cpu_minutes": (time.process_time() - started.cpu) / 60,
         "run/peak_memory_gib": max(all_gather(peak_memory_gib())),
     }

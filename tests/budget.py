@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
 FACTOR = 1.0
+_SEED = random.SystemRandom().randrange(10**6)
 
 # Drawing a model takes longer than hypothesis likes; nothing is kept between runs.
 _COMMON: dict[str, Any] = {
@@ -38,3 +40,13 @@ def cases(number: int) -> int:
 def examples(number: int) -> Callable[[Any], Any]:
     """Decorator of a property: it is tried on so many examples, times the budget."""
     return settings(max_examples=cases(number))
+
+
+def seed() -> int:
+    """Of random cases: 0, the same ones in every run; with a budget above 1 others each time."""
+    return _SEED if FACTOR > 1 else 0
+
+
+def with_budget(given: Iterable[Any], kept: Collection[Any]) -> list[Any]:
+    """Cases of ``pytest.mark.parametrize``, of which a budget of 1 runs those in ``kept``."""
+    return [case for case in given if FACTOR > 1 or case in kept]

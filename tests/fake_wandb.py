@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -39,12 +39,26 @@ class FakeWandb:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self._server = _Server(("127.0.0.1", 0), _handler(self.asked))
+        self._answers, self._ended = threading.Event(), threading.Event()
+        self._answers.set()
+        self._server = _Server(("127.0.0.1", 0), _handler(self.asked, self._wait))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def hang(self) -> None:
+        """It accepts what it is asked, and does not answer any more."""
+        self._answers.clear()
+
+    def _wait(self) -> bool:
+        """Until there is to be an answer; false if there will be none."""
+        while not self._answers.wait(0.2):
+            if self._ended.is_set():
+                return False
+        return True
+
     def vanish(self) -> None:
         """Nothing answers at the address any more."""
+        self._ended.set()
         self._server.shutdown()
         self._server.server_close()
         for connection in self._server.connections:
@@ -81,7 +95,7 @@ def _answer(operation: str, given: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _handler(asked: list[str]) -> type[BaseHTTPRequestHandler]:
+def _handler(asked: list[str], wait: Callable[[], bool]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -105,6 +119,8 @@ def _handler(asked: list[str]) -> type[BaseHTTPRequestHandler]:
             self._reply({"data": _answer(asked[-1], request.get("variables") or {})})
 
         def _reply(self, value: dict[str, Any]) -> None:
+            if not wait():
+                return
             body = json.dumps(value).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

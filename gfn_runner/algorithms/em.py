@@ -293,7 +293,12 @@ def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) 
         shutil.rmtree(before, ignore_errors=True)
         place.rename(before)
     unfinished.rename(place)
-    shutil.rmtree(before, ignore_errors=True)
+    remove_answers_before(folder)
+
+
+def remove_answers_before(folder: Path) -> None:
+    """Remove the answer adapter that the one in place has replaced, if it is there still."""
+    shutil.rmtree(folder / _BEFORE, ignore_errors=True)
 
 
 def _saved(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from pydantic import Field
 from gfn_runner.distributed.ranks import barrier, broadcast, is_rank_zero
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import atomic_writer
-from gfn_runner.runtime.json_lines import LineAppender
+from gfn_runner.runtime.json_lines import LineAppender, read_metrics
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
@@ -139,19 +139,26 @@ class AdapterCheckpoint(L.Callback):
             assert isinstance(writer, DurableCheckpointIO)  # train.py puts it there
             problem = writer.problem
             if problem is None:
-                self._remove_old()
+                self._remove_old(trainer.global_step)
         # Whoever looks for the newest one next finds this.
         problem = broadcast(problem)
         barrier()
         return problem
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:07d}.ckpt"
+        return _path(self.folder, step)
 
-    def _remove_old(self) -> None:
-        """Remove what is older than is to be kept, and what a killed process had half written."""
-        old = sorted(self.folder.glob(_PATTERN))[: -self.keep]
-        for path in [*old, *self.folder.glob("step-*.part")]:
+    def _remove_old(self, step: int) -> None:
+        """Remove what is older than is to be kept, seen from this step, and what a killed process had half written.
+
+        What is of later steps goes as well: a process before has made them, they are made again, and their
+        lines are cut off the log.
+        """
+        own, found = self._path(step), sorted(self.folder.glob(_PATTERN))
+        old = [path for path in found if path < own]
+        kept = [*old[max(0, len(old) + 1 - self.keep) :], own]
+        removed = [path for path in found if path not in kept]
+        for path in [*removed, *self.folder.glob("step-*.part")]:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -188,13 +195,30 @@ class DurableCheckpointIO(TorchCheckpointIO):
             self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB are free there)"
 
 
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:07d}.ckpt"
+
+
+def _found(folder: Path) -> list[Path]:
+    """Checkpoints in a run's folder of them, the newest first.
+
+    A listing of a file system of the network may be a minute old. What is asked for by its name is there,
+    and the log, which is on the disk before a checkpoint is, has the steps that may have one.
+    """
+    listed = sorted(folder.glob(_PATTERN), reverse=True)
+    steps = {record["step"] for record in read_metrics(folder.with_name("metrics.jsonl"))}
+    logged = [_path(folder, step) for step in sorted(steps, reverse=True)]
+    later = [path for path in logged if not listed or path > listed[0]]
+    return [*(path for path in later if path.is_file()), *listed]
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The good checkpoint of the most optimizer steps in ``folder``, or ``None``.
 
     What is cut off or was changed on the disk is passed over with a line in the log. It stays there,
     under another name, so that a run that goes on never takes it for its own.
     """
-    for path in sorted(folder.glob(_PATTERN), reverse=True):
+    for path in _found(folder):
         try:
             damage = checkpoint_damage(path)
         except FileNotFoundError:

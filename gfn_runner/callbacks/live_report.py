@@ -104,14 +104,15 @@ class LiveReport(L.Callback):
             before = time.perf_counter()
             with warn_of_errors(self._warn):
                 write_sweep_page(self._sweep, {folder.name: state} if state else None)
-            self._sweep_due = time.time() + _SHARE * (time.perf_counter() - before)
+            self._sweep_due = time.monotonic() + _SHARE * (time.perf_counter() - before)
 
     def _sweep_is_due(self, sweep: Path) -> bool:
         """Whether neither this job nor another has written the sweep's page just now."""
         age = float("inf")
         with contextlib.suppress(OSError):
             age = time.time() - (sweep / PAGE).stat().st_mtime
-        return age >= self.pause and time.time() >= self._sweep_due
+        # One from the future is of before the clock was set back.
+        return not 0 <= age < self.pause and time.monotonic() >= self._sweep_due
 
     def _warn(self, reason: str) -> None:
         # A disk that is full is so at every evaluation.

@@ -277,17 +277,27 @@ class ReplayBufferCallback(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks together; every rank has to call it."""
-        whole = ReplayBuffer(self.options)
-        for state in all_gather(self.buffer.state_dict()):
+        whole, of_ranks = ReplayBuffer(self.options), all_gather(self.buffer.state_dict())
+        for state in of_ranks:
             part = ReplayBuffer(self.options)
             part.load_state_dict(state)
             whole.merge(part)
         drawn = sorted(set().union(*all_gather(self._drawn)))
-        return {"buffer": whole.state_dict(), "m_steps": self.m_steps, "drawn": drawn}
+        saved: dict[str, Any] = {
+            "buffer": whole.state_dict(),
+            "m_steps": self.m_steps,
+            "drawn": drawn,
+        }
+        if sum(len(state["keys"]) for state in of_ranks) > len(whole.keys()):
+            # Fewer conditions than ranks: each has strings of its own for the same ones.
+            saved["of_ranks"] = of_ranks
+        return saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what belongs to this rank's conditions."""
-        self.buffer.load_state_dict(state["buffer"])
+        of_ranks = state.get("of_ranks", ())
+        own = of_ranks[rank()] if len(of_ranks) == world() else state["buffer"]
+        self.buffer.load_state_dict(own)
         self.m_steps = state.get("m_steps", 0)
         self._drawn = set(state.get("drawn", ())) & self.conditions.keys()
         for key in set(self.buffer.keys()) - self.conditions.keys():

@@ -34,12 +34,15 @@ class NoFolder(SystemExit):
         self.configs = configs
 
 
-def before_run(config: DictConfig) -> None:
+def before_run(config: DictConfig) -> Path:
     """Check a run, and that its folder takes it.
 
     Args:
         config: of Hydra, its own section included; ``hydra.run.dir`` is set if ``resume=auto``
             finds a run.
+
+    Returns:
+        The folder.
 
     Raises:
         UserError: with all problems of the config; if not, that of its texts, or that of its folder.
@@ -81,6 +84,7 @@ def before_run(config: DictConfig) -> None:
         # Refuse a run that this one may not go on with, before Hydra writes into its folder.
         with acquire_run_lock(folder):
             start_of(run, folder, changes=False)
+    return folder
 
 
 def is_new(section: DictConfig) -> bool:

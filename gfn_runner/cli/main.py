@@ -25,7 +25,7 @@ from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.config.compose import CONF, check_config
 from gfn_runner.errors import NotBegun, UserError, show
 from gfn_runner.runtime.environment import limit_thread_spinning
-from gfn_runner.runtime.files import warn_once_if_unwritable
+from gfn_runner.runtime.files import report_write_errors, warn_once_if_unwritable
 from gfn_runner.runtime.overrides import absolute_lines, kept_overrides
 from gfn_runner.runtime.terminal import check_arguments_decodable, escape_unencodable_output
 
@@ -46,7 +46,10 @@ class ConfigChecks(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _refusing():
-            before_run(config)
+            folder = before_run(config)
+        # Hydra writes the first files there.
+        fix = "free some, or hydra.run.dir=<another folder>"
+        self.stack.enter_context(report_write_errors(folder, "hydra.run.dir", fix))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         from gfn_runner.cli.multirun import before_multirun

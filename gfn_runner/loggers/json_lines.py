@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from gfn_runner.runtime.clock import steady_time
 from gfn_runner.runtime.json_lines import LineAppender
 
 
 class JsonLinesLogger(Logger):
     """Appends one JSON object a call to ``metrics.jsonl`` in the run's folder.
 
-    Each line has ``step`` (optimizer steps), ``time`` (seconds since 1970) and the metrics. Values
+    Each line has ``step`` (optimizer steps), ``time`` (seconds since 1970, see
+    :func:`~gfn_runner.runtime.clock.steady_time`) and the metrics. Values
     that are not finite become ``null``: JSON has no word for them.
     """
 
@@ -44,7 +45,7 @@ class JsonLinesLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: jsonable(value) for name, value in metrics.items()}
-        self.lines.append({"step": step, "time": round(time.time(), 3), **values})
+        self.lines.append({"step": step, "time": round(steady_time(), 3), **values})
 
     def save(self) -> None:
         """Before a checkpoint: the lines that led to it are on the disk first."""

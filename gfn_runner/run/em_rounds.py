@@ -14,7 +14,14 @@ from typing import Any
 
 import lightning as L
 
-from gfn_runner.algorithms.em import EMSettings, m_step, m_step_line, read_record, save_answers
+from gfn_runner.algorithms.em import (
+    EMSettings,
+    m_step,
+    m_step_line,
+    read_record,
+    remove_answers_before,
+    save_answers,
+)
 from gfn_runner.callbacks.checkpoint import newest_checkpoint
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.log_metrics import log_metrics
@@ -56,6 +63,8 @@ def train_rounds(
     log = folder / "metrics.jsonl"
     if lm.m_steps and not compute_on_rank_zero(lambda: is_logged(log, step, "m_step/")):
         # The run was killed after the M-step, before its line was written.
+        if is_rank_zero():
+            remove_answers_before(folder)
         log_metrics(trainer, metrics, step)
     if lm.m_steps == em.rounds:
         # All M-steps are made (or none is wanted): what may be missing is training.

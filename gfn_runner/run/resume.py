@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.methods import flat
 from gfn_runner.report.runs import environment_files, steps_ended
 from gfn_runner.run.em_rounds import resume_problems
-from gfn_runner.runtime.files import read_yaml
+from gfn_runner.runtime.files import free_name, read_yaml
 from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.run_lock import run_is_locked
@@ -123,8 +124,7 @@ def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> Non
     """Leave in a run's log what its newest checkpoint knows of; what comes after it is done again."""
     log = folder / "metrics.jsonl"
     if damaged:
-        number = len(list(folder.glob("metrics.damaged*.jsonl"))) + 1
-        aside = log.with_name(f"metrics.damaged{f'-{number}' if number > 1 else ''}.jsonl")
+        aside = free_name(folder / "metrics.damaged.jsonl")
         if log.exists():
             log.rename(aside)
         why = _all_damaged(damaged)
@@ -245,15 +245,18 @@ def seconds_before(folder: Path) -> float:
     """Time of a resumed run's earlier parts: of each, from its beginning to its last step that counts.
 
     What a part did after the checkpoint that the next one went on from is lost, and its time with it;
-    so is that of a part whose beginning nobody wrote down.
+    so is that of a part whose beginning nobody wrote down. The clock may have been set between parts: a line
+    is of the part that had begun last before it.
     """
     begun = [object_or_empty(path).get(BEGUN) for path in environment_files(folder)]
     log = folder / "metrics.jsonl"
     times = [record["time"] for record in read_metrics(log)] if log.is_file() else []
+    known = [begin for begin in begun if isinstance(begin, int | float)]
+    ends = {begin: min((b for b in known if b > begin), default=math.inf) for begin in known}
     return sum(
-        max((time - begin for time in times if begin <= time < end), default=0.0)
-        for begin, end in pairwise(begun)
-        if isinstance(begin, int | float) and isinstance(end, int | float)
+        max((time - begin for time in times if begin <= time < ends[begin]), default=0.0)
+        for begin, following in pairwise(begun)
+        if isinstance(begin, int | float) and isinstance(following, int | float)
     )
 
 

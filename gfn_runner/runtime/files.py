@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,9 +22,11 @@ from gfn_runner.errors import UserError
 T = TypeVar("T")
 # The C loader is ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LONGEST_WRITE_S = 60.0  # of a page, on a slow disk
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
+# Of writes alone: a full disk, a quota, a limit of files, a disk that has become read-only.
+_NO_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 
 
 def read_yaml(path: Path, kind: type[T]) -> T:
@@ -54,7 +58,8 @@ def atomic_writer(path: Path, mode: str = "w", *, durable: bool = True) -> Itera
         path: what is to be replaced.
         mode: ``w`` for text, ``wb`` for bytes.
         durable: it is on the disk before it is renamed: after a power failure a new name never has old
-            content. Else several processes may write the same file; the last one stays.
+            content. Else several processes may write the same file; the last one stays, and what a killed
+            one has left unfinished is removed.
     """
     name = f"{path.name}.part" if durable else f".{path.name}.{os.getpid()}.part"
     unfinished = path.with_name(name)
@@ -71,6 +76,27 @@ def atomic_writer(path: Path, mode: str = "w", *, durable: bool = True) -> Itera
         raise
     if durable:
         sync_folder(path.parent)
+    else:
+        _remove_left(path)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what killed processes have left of a file; what is young may be another's that writes it now."""
+    # By the clock of the disk, whatever that of this machine says.
+    written = path.stat().st_mtime
+    for other in path.parent.glob(f".{path.name}.*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if other.stat().st_mtime < written - _LONGEST_WRITE_S:
+                other.unlink()
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with ``-2``, ``-3``, … before its suffix the first that is not taken.
+
+    Each is asked for: a listing of a file system of the network may lack the newest.
+    """
+    names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], names) if not name.exists())
 
 
 def sync(descriptor: int) -> None:
@@ -129,15 +155,18 @@ def report_write_errors(folder: Path, key: str, fix: str) -> Iterator[None]:
     """Turn write errors below a folder into a ``UserError`` of a key: a full disk, no permission."""
     try:
         yield
-    except Exception as error:
+    except Exception as raised:
+        # Python's logging says of a file that it cannot open only that there is one.
+        cause = raised.__cause__ if isinstance(raised, ValueError) else None
+        error = cause if isinstance(cause, OSError) else raised
         where = getattr(error, "filename", None)
         place = Path(str(where or "."))
         inside = place.is_relative_to(folder) or folder.is_relative_to(place)
         number = getattr(error, "errno", None)
         refused = where is not None and inside and number in {*_REFUSED, errno.ENOENT}
-        # safetensors has an error of its own for a full disk.
-        full = number in _DISK_FULL or f"(os error {errno.ENOSPC})" in str(error)
-        if not full and not refused:
+        # safetensors has an error of its own, with the number in its text.
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        if not refused and number not in _NO_WRITE and not (said and int(said[1]) in _NO_WRITE):
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError.one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ from tests.runs import (
     newest_state,
     run,
     run_process,
+    second_rank,
     start,
     steps_of,
 )
@@ -235,13 +235,3 @@ def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path):
     assert "failed" not in said
     assert len(list((folder / "checkpoints").glob("*.ckpt"))) == 1
     assert newest_state(folder)["global_step"] == steps_of(folder)[-1]["step"], "nothing is lost"
-
-
-def second_rank(folder: Path) -> int:
-    """The process of rank 1 of a run."""
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = place.read_bytes().decode().split("\0")
-            if "gfn_runner.cli.worker" in words and str(folder / "config.yaml") in words:
-                return int(place.parent.name)
-    raise AssertionError("there is no second process")

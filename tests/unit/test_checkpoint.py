@@ -19,6 +19,7 @@ from gfn_runner.callbacks.checkpoint import (
     newest_checkpoint,
 )
 from gfn_runner.errors import UserError
+from gfn_runner.runtime.json_lines import write_lines
 
 
 def write(folder: Path, step: int) -> Path:
@@ -153,6 +154,28 @@ def test_an_old_one_that_cannot_be_removed_ends_no_run(error, folder, monkeypatc
         assert trainer.save_at(saves, 100)
     warned = "step-0000050.ckpt cannot be removed" in caplog.text
     assert warned == (error is PermissionError)  # else somebody else has done it
+
+
+def test_what_a_process_before_has_saved_of_later_steps_goes_with_its_lines(folder, trainer):
+    """Of a run that goes on from an earlier state: it would be taken for the newest, and this one for old."""
+    for step in (10, 50, 60):
+        write(folder, step)
+    assert trainer.save_at(callback(trainer, keep=2), 20)
+    assert names(folder) == ["step-0000010.ckpt", "step-0000020.ckpt"]
+    assert trainer.save_at(callback(trainer, keep=5), 30)
+    assert len(names(folder)) == 3
+
+
+def test_a_newer_one_than_any_that_is_listed_is_found_by_its_name(folder, monkeypatch):
+    """The listing of a file system of the network may be a minute old."""
+    write_lines(folder.parent / "metrics.jsonl", [{"step": step} for step in range(1, 26)])
+    for step in (10, 20):
+        write(folder, step)
+    for listed, expected in (([], 20), ([folder / "step-0000010.ckpt"], 20)):
+        monkeypatch.setattr(Path, "glob", lambda *_, found=listed: iter(found))
+        assert newest_checkpoint(folder) == folder / f"step-{expected:07d}.ckpt"
+    (folder / "step-0000020.ckpt").unlink()
+    assert newest_checkpoint(folder) == folder / "step-0000010.ckpt"
 
 
 def test_one_that_failed_is_not_tried_again_between_accumulated_batches(trainer, monkeypatch):

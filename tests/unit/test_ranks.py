@@ -255,3 +255,21 @@ def test_one_process_needs_nothing(monkeypatch):
     with launch.launch_ranks(ranks.Processes(), None):
         assert (ranks.rank(), ranks.world(), ranks.is_rank_zero()) == (0, 1, True)
         assert ranks.all_gather("a") == ["a"] and ranks.broadcast("b") == "b"
+
+
+@pytest.mark.parametrize("world", [2, 1])
+def test_ranks_that_share_a_condition_get_their_own_strings_back(world, play, monkeypatch):
+    """Of fewer conditions than ranks each has all; another number of ranks gets the best of both."""
+    both = [ReplayBufferCallback(), ReplayBufferCallback()]
+    for number, replay in enumerate(both):
+        replay.buffer.add("a", Entry((number + 3,), (True,), (-1.0, -2.0 - number), 1))
+    gathered = iter([[replay.buffer.state_dict() for replay in both], [set(), set()]])
+    monkeypatch.setattr(replay_module, "all_gather", lambda value: next(gathered))
+    saved = both[0].state_dict()
+    for rank in range(world):
+        play(rank, world)
+        resumed = ReplayBufferCallback()
+        resumed.conditions = {"a": Condition("a", "a", ())}
+        resumed.load_state_dict(saved)
+        found = [entry.tokens for entry in resumed.buffer.entries("a")]
+        assert found == ([(rank + 3,)] if world == 2 else [(3,), (4,)])

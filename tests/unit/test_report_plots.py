@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -110,6 +111,15 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
         write_atomically(path, "new", durable=False)
     monkeypatch.undo()
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_what_a_killed_process_has_left_of_a_page_is_removed(tmp_path):
+    path, left, young = (tmp_path / n for n in ("p.html", ".p.html.7.part", ".p.html.8.part"))
+    for other in (left, young):
+        other.write_text("half")
+    os.utime(left, (1000, 1000))
+    write_atomically(path, "new", durable=False)
+    assert sorted(tmp_path.iterdir()) == [young, path]
 
 
 # -- live -------------------------------------------------------------------------------------------

@@ -208,6 +208,15 @@ def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
     assert seconds_before(tmp_path) == 0
 
 
+def test_a_clock_that_was_set_between_parts_makes_no_time(tmp_path):
+    year = 365 * 86400
+    for name, begin in (("", 1000 + year), ("-2", 1000), ("-3", 1000 + 2 * year)):
+        (tmp_path / f"environment{name}.json").write_text(json.dumps({"begun": begin}))
+    times = (1030 + year, 1020, 1001 + 2 * year)
+    write_lines(tmp_path / "metrics.jsonl", [{"step": n, "time": t} for n, t in enumerate(times)])
+    assert seconds_before(tmp_path) == 30 + 20
+
+
 def refusal(capsys, *lines: str) -> str:
     with pytest.raises(SystemExit) as stop:
         main([*lines, "experiment=tiny/smoke"])

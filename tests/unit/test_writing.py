@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,13 @@ import pytest
 
 from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.errors import UserError
-from gfn_runner.runtime.files import report_write_errors, warn_once_if_unwritable, write_atomically
+from gfn_runner.runtime.clock import steady_time
+from gfn_runner.runtime.files import (
+    free_name,
+    report_write_errors,
+    warn_once_if_unwritable,
+    write_atomically,
+)
 from gfn_runner.runtime.json_lines import (
     LineAppender,
     filter_lines,
@@ -116,6 +123,22 @@ def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
     assert not (tmp_path / "none.jsonl").exists()
 
 
+def test_a_name_is_free_whatever_a_listing_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    path, made = tmp_path / "a.json", []
+    for _ in range(3):
+        made.append(free_name(path))
+        made[-1].touch()
+    assert [found.name for found in made] == ["a.json", "a-2.json", "a-3.json"]
+
+
+def test_time_goes_on_evenly_where_the_clock_is_set(monkeypatch):
+    before = steady_time()
+    assert abs(before - time.time()) < 3600  # the clock may have been set since the import
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert before <= steady_time() < before + 3600
+
+
 def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     write_atomically(path, "old")
@@ -177,13 +200,14 @@ def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_an_error
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_full_disk_in_the_words_of_another_library(tmp_path):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_full_disk_in_the_words_of_another_library(number, tmp_path):
     """Met with a file system of 160 KiB: the adapter is written by Rust code."""
 
     class SafetensorError(Exception):
         pass
 
-    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    said = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
     with (
         pytest.raises(UserError) as caught,
         report_write_errors(tmp_path, "hydra.run.dir", "free some"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.headline import headline_numbers, optimized_value
 from gfn_runner.run.resume import finished_metrics
+from gfn_runner.runtime.clock import steady_time
 from gfn_runner.runtime.sweep_record import Job, State, log_length, reason
 from gfn_runner.sweeps.check import checked_for, launcher_options
 
@@ -63,13 +63,13 @@ class Plan:
         return self.composed, Singleton.get_state()
 
     def starts(self) -> None:
-        self.job.state, self.job.why, self.began = "running", "", self.began or time.time()
+        self.job.state, self.job.why, self.began = "running", "", self.began or steady_time()
 
     def ends(self, state: State, why: str = "", value: float | None = None) -> None:
         """Write down what has become of the run."""
         self.job.state, self.job.why, self.job.value = state, why, value
         if self.began is not None:
-            self.job.minutes = (time.time() - self.began) / 60
+            self.job.minutes = (steady_time() - self.began) / 60
         if state == "ok":
             metrics = finished_metrics(self.config, self.folder) or {}
             # All parts of the run; this start of the sweep may have seen the last one only, or none.
