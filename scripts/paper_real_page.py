@@ -69,7 +69,7 @@ def _section(name: str, table: Table, folder: Path, runs: Runs) -> list[str]:
 def _cells(row: Row, table: Table, runs: Sequence[Run]) -> list[str]:
     cells = [row.title, f"{len(runs)} of {table.methods[row.method].seeds}"]
     for place, metric in enumerate(table.columns.values()):
-        ours = cell(f"{row.row}/{metric}", runs) if runs else "not run"
+        ours = (cell(f"{row.row}/{metric}", runs) or "not measured") if runs else "not run"
         paper = row.paper[place] if place < len(row.paper) else ""
         cells.append(f"{ours} ({paper})" if paper else ours)
     return cells
