@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Annotated, Any, ClassVar
 
@@ -60,24 +62,30 @@ class ArithmeticData:
     test_operands: tuple[Annotated[int, Field(ge=2, le=9)], ...] = (3, 4, 5)
 
 
+@dataclass(frozen=True)
 class Examples:
     """Different worked questions, of which some are shown before another one: never a question itself."""
 
-    def __init__(self, expressions: Iterable[Expression]) -> None:
-        self._all = tuple(expressions)
-        self._places = {expression: place for place, expression in enumerate(self._all)}
+    expressions: tuple[Expression, ...]
+
+    @cached_property
+    def _places(self) -> dict[Expression, int]:
+        return {expression: place for place, expression in enumerate(self.expressions)}
 
     def number_beside(self, expression: Expression) -> int:
         """How many there are but for this question."""
-        return len(self._all) - (expression in self._places)
+        return len(self.expressions) - (expression in self._places)
 
     def text(self, expression: Expression, shots: int, rng: random.Random) -> str:
         """``shots`` of them, or as many as there are, drawn at random and worked out."""
-        others, own = self.number_beside(expression), self._places.get(expression, len(self._all))
+        others, own = (
+            self.number_beside(expression),
+            self._places.get(expression, len(self.expressions)),
+        )
         drawn = rng.sample(range(others), min(shots, others))
         return "".join(
             f"{question(e)} {e.steps()}. The answer is {e.value}.\n"
-            for e in (self._all[place + (place >= own)] for place in drawn)
+            for e in (self.expressions[place + (place >= own)] for place in drawn)
         )
 
 
@@ -150,7 +158,7 @@ class IntegerArithmetic(GFlowNetModule):
         examples, dropped = self._rationales(rng, taken)
         taken_in_train = taken | {str(expression) for expression, _ in examples}
         answers, dropped_answers = self._answers(rng, taken_in_train)
-        shown = Examples(expression for expression, _ in examples)
+        shown = Examples(tuple(expression for expression, _ in examples))
         train = [
             self._condition(expression, shown, seed, demonstrations=(f" {text}",))
             for expression, text in examples
@@ -266,7 +274,7 @@ class IntegerArithmetic(GFlowNetModule):
             return None
         taken = {str(e) for e in self._test_expressions()}
         examples, _ = self._rationales(rng_for("arithmetic", "train", seed), taken)
-        return self._condition(expression, Examples(e for e, _ in examples), seed)
+        return self._condition(expression, Examples(tuple(e for e, _ in examples)), seed)
 
     def answer_suffix(self, answer: str) -> str:
         return _suffix(answer)

@@ -231,7 +231,7 @@ def samples(body: str, votes, singles, log_reward=(), group="3_operands") -> Con
     task = IntegerArithmetic(data=ArithmeticData(n_test=1))
     words = body.split()
     expression = Expression(tuple(map(int, words[::2])), tuple(words[1::2]))
-    condition = task._condition(expression, Examples([]), 0, group=group)
+    condition = task._condition(expression, Examples(()), 0, group=group)
     return ConditionSamples(condition, votes, singles, log_reward, [0.0] * len(log_reward))
 
 

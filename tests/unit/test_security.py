@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from gfn_runner.report import saved_config
 from gfn_runner.report.__main__ import main as report
+from gfn_runner.runtime import files
 from gfn_runner.runtime.environment import environment
 from gfn_runner.runtime.json_lines import write_lines
 from tests.report_folders import make_run, make_sweep, page_of, sample
@@ -76,7 +76,7 @@ def test_no_source_executes_data():
     }
     assert not found
     assert issubclass(
-        saved_config._LOADER, (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        files._LOADER, (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     )
 
 
