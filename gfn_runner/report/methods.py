@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,16 +188,20 @@ def _rank(run: Run) -> tuple[bool, float]:
 
 def _labels(drafts: Sequence[_Draft], shared: Sequence[str]) -> list[str]:
     """Each name with those settings in which the methods at hand differ."""
-    labels: list[str] = []
+    alike: dict[tuple[str, str], list[_Draft]] = defaultdict(list)
     for draft in drafts:
-        alike = [other for other in drafts if (other.row, other.name) == (draft.row, draft.name)]
-        keys = _differing([other.settings for other in alike], alike)
-        shown = [_setting(key, draft) for key in draft.settings if key in {*keys, *shared}]
+        alike[draft.row, draft.name].append(draft)
+    keys = {at: {*_differing([d.settings for d in own], own), *shared} for at, own in alike.items()}
+    labels: list[str] = []
+    same: Counter[str] = Counter()
+    for draft in drafts:
+        own = keys[draft.row, draft.name]
+        shown = [_setting(key, draft) for key in draft.settings if key in own]
         if len(shown) > _MOST_SHOWN:
             shown[_MOST_SHOWN:] = [f"and {len(shown) - _MOST_SHOWN} more"]
         label = f"{draft.name} ({', '.join(shown)})" if shown else draft.name
-        same = sum(other == label or other.startswith(f"{label} #") for other in labels)
-        labels.append(f"{label} #{same + 1}" if same else label)
+        same[label] += 1
+        labels.append(f"{label} #{same[label]}" if same[label] > 1 else label)
     return labels
 
 

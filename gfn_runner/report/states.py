@@ -136,11 +136,13 @@ class SweepJobs:
     Attributes:
         record: of the sweep; an empty one if there is none that can be read.
         jobs: in the order of their names, as of the last time that it was read.
+        varied: keys in which the jobs differ; the seed last.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.record = folder, Sweep(folder)
         self.jobs: list[JobPage] = []
+        self.varied: list[str] = []
         self._histories: dict[str, History] = {}
 
     def read(self, state_names: Mapping[str, StateName] | None = None) -> SweepJobs:
@@ -155,6 +157,9 @@ class SweepJobs:
             self._job(name, recorded.get(name), (state_names or {}).get(name))
             for name in sorted(names, key=by_number)
         ]
+        keys = dict.fromkeys(key for job in self.jobs for key in job.overrides)
+        found = [key for key in keys if len({job.overrides.get(key) for job in self.jobs}) > 1]
+        self.varied = sorted(found, key=lambda key: key == "seed")
         return self
 
     def _job(self, name: str, recorded: Job | None, state_name: StateName | None) -> JobPage:
@@ -197,12 +202,6 @@ class SweepJobs:
         choose = min if directions[-1] == "minimize" else max
         name = choose(values, key=lambda name: values[name])
         return name, values[name]
-
-    def varied(self) -> list[str]:
-        """Keys in which the jobs differ; the seed last."""
-        keys = dict.fromkeys(key for job in self.jobs for key in job.overrides)
-        found = [key for key in keys if len({job.overrides.get(key) for job in self.jobs}) > 1]
-        return sorted(found, key=lambda key: key == "seed")
 
     def values(self, keys: Sequence[str]) -> list[tuple[str, ...]]:
         """The different values of some keys, in the order of jobs."""

@@ -110,7 +110,7 @@ def _best(sweep: SweepJobs) -> str:
 
 
 def _table(sweep: SweepJobs, colors: Mapping[str, str]) -> dict[str, Any]:
-    varied, metrics = sweep.varied(), _headline(sweep)
+    varied, metrics = sweep.varied, _headline(sweep)
     has_why = any(job.state.why for job in sweep.jobs)
     rows, on_the_way = [], False
     for job in sweep.jobs:
@@ -173,7 +173,7 @@ def colors_of(sweep: SweepJobs) -> tuple[dict[str, str], list[tuple[str, str]]]:
     Jobs that differ in their seed alone share one. Where there are more settings than colours that one
     can tell apart, one varied setting is shown; where none is fit for it, the order of jobs.
     """
-    keys = [key for key in sweep.varied() if key != "seed"]
+    keys = [key for key in sweep.varied if key != "seed"]
     single = sorted(([key] for key in keys), key=lambda own: -len(sweep.values(own)))
     for own in [keys, *single]:
         values = sweep.values(own)
@@ -184,7 +184,7 @@ def colors_of(sweep: SweepJobs) -> tuple[dict[str, str], list[tuple[str, str]]]:
     n = len(sweep.jobs)
     if n <= _MOST_COLORS:
         each = dict(zip((job.name for job in sweep.jobs), COLORS, strict=False))
-        return each, [(each[job.name], _label(job, sweep.varied())) for job in sweep.jobs]
+        return each, [(each[job.name], _label(job, sweep.varied)) for job in sweep.jobs]
     # From red to violet.
     hues = {job.name: f"hsl({300 * i / (n - 1):.0f},70%,42%)" for i, job in enumerate(sweep.jobs)}
     first, last = sweep.jobs[0].name, sweep.jobs[-1].name
@@ -243,7 +243,7 @@ def _plot(panel: Panel, metric: str, sweep: SweepJobs, colors: Mapping[str, str]
         name = loss_name(methods.pop()) if len(methods) == 1 else loss_name("several")
     traces: list[Trace] = [
         (dots if panel.kind == "dots" else trace)(
-            x, [scale * v for v in y], _label(job, sweep.varied()), colors[job.name]
+            x, [scale * v for v in y], _label(job, sweep.varied), colors[job.name]
         )
         | {"uid": _uid(sweep, job)}
         for job, (x, y) in found.items()
