@@ -111,7 +111,7 @@ def _sizes_of(config: DictConfig) -> list[str]:
         questions = evaluation.baseline_limit or questions
     else:
         steps = str(config.trainer.max_steps)
-        each = 1 if target == "SFT" else sampling.n_samples
+        each = baseline.n_strings if target == "SFT" else sampling.n_samples
         strings = f"{sampling.n_conditions} × {each}"
         if config.trainer.accumulate_grad_batches > 1:
             strings += f" × {config.trainer.accumulate_grad_batches}"
