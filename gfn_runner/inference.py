@@ -196,9 +196,8 @@ class Policy:
             )
         trajectories = self._draw(prompt, n, 1.0, seed)
         texts = [suffix or "" for suffix in suffixes]
-        log_p_KA = answer_log_probs(self.drawing([condition]), [condition], [texts], trajectories)[
-            0
-        ]
+        drawing = self.drawing([condition])
+        (log_p_KA,) = answer_log_probs(drawing, [condition], [texts], trajectories)
         share_A = posterior_predictive(log_p_KA)
         return dict(zip(answers, share_A.tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""Known vulnerabilities in the tested versions (constraints.txt), by pip-audit. Needs a network: not part of CI.
+"""Known vulnerabilities in the tested versions (constraints.txt), by pip-audit. It asks a service: not part of CI.
 
     make audit
 

@@ -162,7 +162,7 @@ def train(name: str, strategy: str, file: Path) -> None:
         # Three conditions: one rank has two of them, and more forwards to run.
         settings = EvaluationSettings(votes=0, singles=4, batch=1)
         generator = torch.Generator().manual_seed(0)
-        drawing = module.drawing(CONDITIONS[:3]).changed(options=settings)
+        drawing = module.drawing(CONDITIONS[:3]).replace(options=settings)
         drawn = draw_answers(drawing, generator)
         if is_rank_zero():
             strings = [(s.condition.key, s.singles, s.log_pf, s.log_reward) for s in drawn]

@@ -195,9 +195,8 @@ def _gradient(
     around = max(all_gather(around))
     losses: list[float] = []
     with lm.reference():
-        for rows in row_slices(
-            len(strings), around, lm.recompute_above or lm.max_tokens_per_forward
-        ):
+        budget = lm.recompute_above or lm.max_tokens_per_forward
+        for rows in row_slices(len(strings), around, budget):
             loss_N = answer_losses(lm, own, strings.rows(rows), rule)
             (loss_N.sum() / len(drawn)).backward()
             losses += loss_N.tolist()

@@ -37,7 +37,7 @@ def draw_row(
         posterior: whether samples of the posterior are added, if ``d`` has them.
         how: see :func:`draw_answers`.
     """
-    d = d if posterior else d.changed(posterior=None)
+    d = d if posterior else d.replace(posterior=None)
     with d.lm.base():
         generator = torch_generator_for(d.lm.device, *seed)
         return draw_answers(d, generator, name=f"evaluation, {row}", **how)

@@ -62,7 +62,7 @@ def prompt_base_model(
     """
     named = () if temperature == 1.0 else (temperature,)
     row = f"base_at_T{temperature:g}" if named else f"base_{shots}_shot"
-    prompted = d.changed(conditions=few_shot_conditions(d.task, d.conditions, shots, d.seed))
+    prompted = d.replace(conditions=few_shot_conditions(d.task, d.conditions, shots, d.seed))
     seed = ("prompting", d.seed, shots, *named)
     return draw_row(prompted, row, *seed, posterior=not named, at=temperature)
 

@@ -69,7 +69,7 @@ def resample_base_model(d: Drawing) -> list[ConditionSamples]:
 def _draws(d: Drawing, conditions: Sequence[Condition], n: int) -> list[ConditionSamples]:
     """``n`` strings of the base model for each condition."""
     options = dataclasses.replace(d.options, singles=n, votes=0)
-    own = d.changed(conditions=conditions, options=options)
+    own = d.replace(conditions=conditions, options=options)
     return draw_row(own, "resampling", "resampling", d.seed)
 
 

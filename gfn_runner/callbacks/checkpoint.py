@@ -97,7 +97,11 @@ class AdapterCheckpoint(L.Callback):
             lines.restore_waiting(checkpoint.get(_WAITING, []))
 
     def save(self, trainer: L.Trainer) -> bool:
-        """Write the state of this optimizer step, then remove what is older than is to be kept."""
+        """Write the state of this optimizer step, then remove what is older than is to be kept.
+
+        Returns:
+            Whether the state of this step is on the disk.
+        """
         problem = self._problem(trainer)
         step, every = trainer.global_step, self.every_n_steps
         last = step >= trainer.max_steps  # the end of the training tries again, and tells
@@ -217,6 +221,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     What is cut off or was changed on the disk is passed over with a line in the log. It stays there,
     under another name, so that a run that goes on never takes it for its own.
+
+    Raises:
+        UserError: if one cannot be read now, which tells nothing of what is in it; all stay as they are.
     """
     for path in _found(folder):
         try:
@@ -250,6 +257,9 @@ def checkpoint_damage(path: Path) -> str | None:
 
     By torch's reader and by Python's: each passes over some fields of a damaged directory that the other
     goes by.
+
+    Raises:
+        OSError, MemoryError: if the file cannot be read, twice.
     """
     # All of it at once: an error of the disk is none of the content, and shows up here alone.
     content = io.BytesIO(_content(path))

@@ -29,6 +29,7 @@ class EvaluationCallback(L.Callback):
         every_n_steps: optimizer steps between evaluations; 0 for none during training.
 
     Attributes:
+        samples: what was drawn in the newest evaluation.
         metrics: the task's metrics of it, names without a prefix.
     """
 

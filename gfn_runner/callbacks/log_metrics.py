@@ -23,7 +23,11 @@ def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int | No
 
 
 def check_monitors(trainer: L.Trainer) -> None:
-    """Refuse a ``monitor`` of Lightning's callbacks that names no scalar; after an evaluation all are known."""
+    """Refuse a ``monitor`` of Lightning's callbacks that names no scalar; after an evaluation all are known.
+
+    Raises:
+        UserError: with each of them.
+    """
     names = list(trainer.callback_metrics)
     problems = []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning's own name

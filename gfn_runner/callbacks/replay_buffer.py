@@ -210,7 +210,7 @@ class ReplayBufferCallback(L.Callback):
         new = [c for c in batch.conditions if c.key not in self._drawn]
         wanted = self.options.posterior_draws
         options = replace(module.evaluation, posterior_draws=wanted, posterior_limit=None)
-        drawing = module.drawing(new).changed(rule=module.rule, options=options)
+        drawing = module.drawing(new).replace(rule=module.rule, options=options)
         sampler = PosteriorSampler(drawing)
         new = list(sampler.conditions.values())
         place_of = ("replay-draws", module.seed, batch.index)

@@ -51,6 +51,9 @@ class TrainingLog(L.Callback):
       before its weight;
     - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
       ``backward``, ``other`` (optimizer, buffer, logging, data).
+
+    Attributes:
+        latest: the newest record.
     """
 
     def __init__(self) -> None:

@@ -34,6 +34,13 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     Args:
         config: of Hydra, its own section included. Local paths of its overrides become absolute, and a
             search gets the direction of its metric.
+
+    Returns:
+        What the sweep is to be within.
+
+    Raises:
+        UserError: with all problems.
+        NoFolder: if the command needs none.
     """
     values = _values_of(config)
     plans = _checked_plans(config, _jobs(values, _searches(config)))

@@ -18,7 +18,11 @@ from gfn_runner.inference import Policy, adapter_folder
 
 
 def use(config: RunConfig) -> None:
-    """Do what ``config.mode`` says with the policy of ``config.run``, and print the result."""
+    """Do what ``config.mode`` says with the policy of ``config.run``, and print the result.
+
+    Raises:
+        UserError: if the run has no policy yet, or the task cannot do it.
+    """
     folder = Path(os.path.expanduser(str(config.run)))
     adapter_folder(folder)
     from gfn_runner.train import quiet

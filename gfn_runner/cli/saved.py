@@ -31,6 +31,9 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
     """What Hydra gets for a command line without the program's name.
 
     With ``resume=<folder>`` and ``run=<folder>`` the overrides of the run there come first.
+
+    Raises:
+        UserError: if a word cannot be read, or the folder holds no run.
     """
     flags, words = flags_and_words(argv)
     if not {"--shell-completion", "-sc"}.isdisjoint(flags):

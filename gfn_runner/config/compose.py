@@ -43,7 +43,11 @@ OmegaConf.register_new_resolver(
 
 
 def check_config(composed: DictConfig, loaded: dict[str, TaskData] | None = None) -> RunConfig:
-    """Check a config as Hydra composes it; Hydra's own section is passed over."""
+    """Check a config as Hydra composes it; Hydra's own section is passed over.
+
+    Raises:
+        UserError: with all problems.
+    """
     # torch and Lightning: a mistyped key is answered without.
     from gfn_runner.config.validation import check
 

@@ -17,7 +17,11 @@ from gfn_runner.rewards.text_constraints import TextConstraint
 
 
 def check_texts(config: RunConfig) -> None:
-    """Check terminator, adapted layers and lengths with the model's own config and tokenizer."""
+    """Check terminator, adapted layers and lengths with the model's own config and tokenizer.
+
+    Raises:
+        UserError: with all problems.
+    """
     task, data = config.task, config.data
     strings = []
     for condition in (*data.train, *data.evaluation):

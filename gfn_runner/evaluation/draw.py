@@ -61,7 +61,7 @@ class Drawing:
         """Tokens of the conditions' prompts."""
         return [self.lm.encode_prompt(condition.prompt) for condition in conditions]
 
-    def changed(self, **fields: Any) -> Drawing:
+    def replace(self, **fields: Any) -> Drawing:
         """With other fields."""
         return dataclasses.replace(self, **fields)
 

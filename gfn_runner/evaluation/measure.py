@@ -99,7 +99,7 @@ def evaluate(
     """
     sampler = PosteriorSampler(d)
     posterior = partial(with_posterior, sampler=sampler, temperature=d.temperature)
-    samples = draw_answers(d.changed(posterior=posterior), generator, name=name)
+    samples = draw_answers(d.replace(posterior=posterior), generator, name=name)
     encoder = d.options.encoder
     return samples, measure(
         d.task, samples, temperature=d.temperature, encoder=encoder, optional=optional

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.evaluation.groups import per_group
 from gfn_runner.metrics.judge import Judge, JudgeSettings
-from gfn_runner.metrics.overlap import bert_scores
+from gfn_runner.metrics.overlap import BertScorer, MetricUnavailableError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class OptionalMetrics:
-    """Metrics of one evaluation after the other.
+    """Metrics of one evaluation after the other; a model is loaded once for all of them.
 
-    Attributes:
+    Args:
         bertscore: model of BERTScore, or ``None``.
         judge: or ``None``.
     """
 
-    bertscore: str | None
-    judge: JudgeSettings | None
+    def __init__(self, bertscore: str | None, judge: JudgeSettings | None):
+        self.judge = judge
+        self._bert = None if bertscore is None else BertScorer(bertscore)
+        self._warned: set[str] = set()
 
     def __call__(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Metrics by evaluation set; what is missing is absent, and logged.
+        """Metrics by evaluation set; what is missing is absent, and logged once.
 
         Returns:
             ``bertscore_f1``, ``…_precision``, ``…_recall`` against references; ``judge_rating`` from 1 to
             5, ``judge_rated`` and ``judge_failures`` samples.
         """
-        if self.bertscore is not None and not any(map(_references, samples)):
-            logger.warning("BERTScore is left out: the samples have no references")
         return per_group(samples, self._bertscore, self._judged)
 
     def _judged(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
@@ -46,15 +44,25 @@ class OptionalMetrics:
         return verdict.metrics()
 
     def _bertscore(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        pairs = [(s.singles[0], known) for s in samples if (known := _references(s))]
-        if self.bertscore is None or not pairs:
+        if self._bert is None:
             return {}
-        texts, references = zip(*pairs, strict=True)
-        return bert_scores(self.bertscore, texts, references)
-
-
-def _references(samples: ConditionSamples) -> Sequence[str]:
-    return samples.condition.facts.get("references", ())
+        pairs = [
+            (s.singles[0], s.condition.facts["references"])
+            for s in samples
+            if s.condition.facts.get("references")
+        ]
+        try:
+            if not pairs:
+                raise MetricUnavailableError(
+                    "BERTScore is left out: the samples have no references"
+                )
+            texts, references = zip(*pairs, strict=True)
+            return self._bert(texts, references)
+        except MetricUnavailableError as error:
+            if str(error) not in self._warned:
+                self._warned.add(str(error))
+                logger.warning("%s", error)
+            return {}
 
 
 def _judged_fields(samples: ConditionSamples) -> dict[str, str]:

@@ -29,6 +29,7 @@ class RunLogger(WandbLogger):
             hash at the end.
         finish_timeout: seconds that the end of a run waits for a server to take what is not sent yet; 0
             waits for ever.
+        save_dir: the run's folder; the program gives it, as it does ``config``, ``job_type`` and ``run_tags``.
         job_type: ``train``, a baseline's name, or ``evaluate``.
         run_tags: of the run itself: task and objective.
 

@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+# What may be missing of 1: distributions are often made in single precision.
+TOLERANCE = 1e-4
 
 
-def kl_divergence(p_K: ArrayLike, q_K: ArrayLike) -> float:
-    """KL(p ‖ q) = Σ p log(p/q), nats; infinite where q excludes what p has."""
+def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
+    """KL(p ‖ q) = Σ p log(p/q), nats; infinite where q excludes what p has.
+
+    Args:
+        p, q: probabilities of the same outcomes. Shape (K,).
+
+    Raises:
+        ValueError: if either is no distribution, or their shapes differ; so does total variation.
+    """
     from scipy.special import rel_entr
 
-    return float(rel_entr(p_K, q_K).sum())
+    return float(rel_entr(*_two(p, q)).sum())
 
 
-def total_variation(p_K: ArrayLike, q_K: ArrayLike) -> float:
+def total_variation(p: ArrayLike, q: ArrayLike) -> float:
     """½ Σ |p − q|, in 0..1: the largest difference in the probability of any event."""
-    return float(np.abs(np.subtract(p_K, q_K)).sum() / 2)
+    p_K, q_K = _two(p, q)
+    return float(np.abs(p_K - q_K).sum() / 2)
 
 
-def expected_empirical_kl(q_K: ArrayLike, n_samples: int) -> float:
+def empirical(counts: ArrayLike) -> NDArray[np.float64]:
+    """Share of each outcome among samples. Shape (K,).
+
+    Args:
+        counts: how often each outcome was drawn; 0 for those that were not. Shape (K,).
+
+    Raises:
+        ValueError: at negative counts, or none at all.
+    """
+    count_K = np.asarray(counts, dtype=np.float64)
+    if count_K.ndim != 1 or not (count_K >= 0).all() or not 0 < count_K.sum() < np.inf:
+        raise ValueError("counts are a row of numbers from 0, at least one of them above 0")
+    return count_K / count_K.sum()
+
+
+def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
     """E KL(empirical ‖ q) over N samples of q, exactly, nats.
 
     KL is a sum over outcomes, and each count is binomial: no simulation. An outcome of probability 0
     adds nothing.
 
     Args:
-        q_K: the true probabilities.
-        n_samples: N, at least 1.
+        q: the true probabilities; ``np.full(K, 1 / K)`` for a uniform truth. Shape (K,).
+        n_samples: N.
+
+    Raises:
+        ValueError: if ``q`` is no distribution, or at fewer than one sample.
     """
     from scipy.special import xlogy
     from scipy.stats import binom
 
+    q_K = _distribution(q)
+    if n_samples < 1:
+        raise ValueError(f"needs samples, not {n_samples}")
     count_N = np.arange(n_samples + 1)
     share_N = count_N / n_samples
     total = 0.0
     # Equal probabilities add the same: a uniform truth is one turn.
-    different = np.unique(np.asarray(q_K, dtype=np.float64), return_counts=True)
-    for probability, times in zip(*different, strict=True):
+    for probability, times in zip(*np.unique(q_K, return_counts=True), strict=True):
         if probability > 0:
             chance_N = binom.pmf(count_N, n_samples, min(probability, 1.0))
             total += float(times) * float(chance_N @ xlogy(share_N, share_N / probability))
     return total
+
+
+def _two(p: ArrayLike, q: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    p_K, q_K = _distribution(p), _distribution(q)
+    if p_K.shape != q_K.shape:
+        raise ValueError(f"distributions over {len(p_K)} and {len(q_K)} outcomes")
+    return p_K, q_K
+
+
+def _distribution(values: ArrayLike) -> NDArray[np.float64]:
+    value_K: Any = np.asarray(values, dtype=np.float64)
+    if value_K.ndim != 1 or not (value_K >= 0).all() or abs(value_K.sum() - 1) > TOLERANCE:
+        raise ValueError("a distribution is a row of numbers from 0 that sum to 1")
+    return value_K

@@ -1,6 +1,6 @@
 """Diversity of sampled texts: n-grams, self-BLEU and embeddings.
 
-All three are of one set of at least two texts: the samples of one condition. Average them over conditions.
+All three are of one set of texts: the samples of one condition. Average them over conditions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
     It falls with the number and the length of texts, so compare only equally many. 0 where no text
     has ``n`` words.
+
+    Args:
+        texts: at least two.
+        n: words of an n-gram, from 1.
+
+    Raises:
+        ValueError: at fewer than two texts or ``n`` below 1.
     """
     from nltk.util import ngrams
 
+    _need_two(texts)
+    if n < 1:
+        raise ValueError(f"n-grams have at least one word, not {n}")
     found = [gram for text in texts for gram in ngrams(words(text), n)]
     return len(set(found)) / len(found) if found else 0.0
 
@@ -33,10 +43,17 @@ def self_bleu(texts: Sequence[str]) -> float:
 
     ``nltk``'s sentence BLEU with smoothing method 1. A text of fewer than four words stays below 1
     even beside its own copy, and one without words scores 0, as BLEU has it.
+
+    Args:
+        texts: at least two; each is compared with each.
+
+    Raises:
+        ValueError: at fewer than two texts.
     """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     compared = [words(text) for text in texts]
+    _need_two(compared)
     smooth = SmoothingFunction().method1
     scores = [
         sentence_bleu(compared[:row] + compared[row + 1 :], text, smoothing_function=smooth)
@@ -49,12 +66,16 @@ def embedding_diversity(texts: Sequence[str], encoder: Encoder) -> float:
     """1 − mean cosine over all pairs of different samples (Hu et al. 2024, section 4.1).
 
     A sample is never paired with itself; two equal samples are a pair, of cosine 1. Vectors of
-    length 0 are alike among themselves and orthogonal to all others. Numbers of different encoders are not
-    comparable.
+    length 0 are alike among themselves and orthogonal to all others.
+
+    Args:
+        texts: at least two.
+        encoder: of the vectors; numbers of different encoders are not comparable.
 
     Raises:
-        ValueError: at a vector that is not finite.
+        ValueError: at fewer than two texts, or a vector that is not finite.
     """
+    _need_two(texts)
     vector_NE = encoder.encode(texts).double().cpu()
     if not vector_NE.isfinite().all():
         raise ValueError(f"encoder {encoder.name} gave a vector that is not finite")
@@ -66,3 +87,8 @@ def embedding_diversity(texts: Sequence[str], encoder: Encoder) -> float:
     pairs = unit_NE.sum(dim=0).square().sum() - unit_NE.square().sum()
     # Equal vectors differ from diversity 0 by rounding, on either side.
     return max(0.0, 1.0 - float(pairs) / (n * (n - 1)))
+
+
+def _need_two(texts: Sequence[object]) -> None:
+    if len(texts) < 2:
+        raise ValueError(f"diversity is of at least two texts, not {len(texts)}")

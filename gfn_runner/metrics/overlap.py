@@ -1,14 +1,9 @@
-"""Likeness of texts and references: BLEU-4, GLEU-4, embeddings and, where it is installed, BERTScore.
-
-All of them are means over one or more texts. A text has at least one reference, and the closest counts.
-"""
+"""Likeness of texts and references: BLEU-4, GLEU-4, embeddings and, where it is installed, BERTScore."""
 
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import normalize
@@ -16,7 +11,7 @@ from torch.nn.functional import normalize
 if TYPE_CHECKING:
     from gfn_runner.lm.encoder import Encoder
 
-logger = logging.getLogger(__name__)
+BERT_MODEL = "microsoft/deberta-xlarge-mnli"
 
 
 def words(text: str) -> list[str]:
@@ -34,6 +29,13 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
     ``nltk``'s, over the words of :func:`words`, in their own case. The mean is over texts: this is not
     corpus BLEU.
+
+    Args:
+        texts: one or more.
+        references: of each text, at least one; the closest counts.
+
+    Raises:
+        ValueError: without texts, or at a text without references.
     """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -44,22 +46,13 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
 
 def gleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean sentence GLEU, n-grams of 1 to 4 words, in 0..1 (Wu et al. 2016, arXiv:1609.08144)."""
+    """Mean sentence GLEU, n-grams of 1 to 4 words, in 0..1 (Wu et al. 2016, arXiv:1609.08144).
+
+    Words, references and errors as in :func:`bleu`.
+    """
     from nltk.translate.gleu_score import sentence_gleu
 
     return _mean(sentence_gleu, texts, references)
-
-
-def _mean(
-    score: Callable[[list[list[str]], list[str]], float],
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-) -> float:
-    scores = [
-        score([words(reference) for reference in group], words(text))
-        for text, group in zip(texts, references, strict=True)
-    ]
-    return float(sum(scores) / len(scores))
 
 
 def reference_similarity(
@@ -67,8 +60,16 @@ def reference_similarity(
 ) -> float:
     """Mean cosine of each text's embedding and its reference's, in −1..1.
 
-    Numbers of different encoders are not comparable. A vector of length 0 is orthogonal to all others.
+    Args:
+        texts: one or more.
+        references: of each text, at least one; the closest counts.
+        encoder: of the vectors; numbers of different encoders are not comparable. A vector of length 0 is
+            orthogonal to all others.
+
+    Raises:
+        ValueError: without texts, or at a text without references.
     """
+    _check(texts, references)
     # Each text is embedded once: samples of a condition share their references.
     different = list(dict.fromkeys([*texts, *(r for group in references for r in group)]))
     unit_NE = normalize(encoder.encode(different).double().cpu(), dim=1)
@@ -80,58 +81,93 @@ def reference_similarity(
     return sum(closest) / len(closest)
 
 
-def bert_scores(
-    model: str, texts: Sequence[str], references: Sequence[Sequence[str]]
-) -> dict[str, float]:
+def _mean(
+    score: Callable[[list[list[str]], list[str]], float],
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> float:
+    _check(texts, references)
+    scores = [
+        score([words(reference) for reference in group], words(text))
+        for text, group in zip(texts, references, strict=True)
+    ]
+    return float(sum(scores) / len(scores))
+
+
+class MetricUnavailableError(Exception):
+    """An optional metric cannot be computed here, and why."""
+
+
+class BertScorer:
     """BERTScore (Zhang et al. 2020, arXiv:1904.09675) by the optional package ``bert-score``.
 
-    Rescaled with the package's English baseline of the model, as in the paper.
+    The model is loaded when it is first needed, and kept; where that fails it is not tried again.
 
     Args:
-        model: a hub id that the package knows.
-        texts, references: see above.
-
-    Returns:
-        ``bertscore_precision``, ``…_recall``, ``…_f1``; empty, with a line in the log, without package, model
-        or baseline.
+        model: a hub id that the package knows, or any model together with its ``layer``.
+        layer: whose hidden states are compared; ``None`` takes the package's choice for the model.
+        rescale: with the package's English baseline of the model, as in the paper.
+        device: ``None`` takes CUDA where there is one.
     """
-    try:
-        scorer = _bert_scorer(model)
-        if scorer is None:
-            return {}
-        values = scorer.score(list(texts), [list(group) for group in references])
-    except Exception as error:  # of the package or of the model; it must not end a run
-        _bert_is_left_out(model, error)
-        return {}
-    names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-    return {name: float(value.double().mean()) for name, value in zip(names, values, strict=True)}
+
+    def __init__(
+        self,
+        model: str = BERT_MODEL,
+        *,
+        layer: int | None = None,
+        rescale: bool = True,
+        device: str | None = None,
+    ):
+        self.model = model
+        self._options = (model, layer, rescale, device)
+        self._scorer: Any = None
+        self._unavailable = ""
+
+    def __call__(
+        self, texts: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> dict[str, float]:
+        """Means over texts: ``bertscore_precision``, ``…_recall``, ``…_f1``; below 0 where rescaled.
+
+        Args:
+            texts: one or more.
+            references: of each text, at least one; the best counts.
+
+        Raises:
+            MetricUnavailableError: without package, model or baseline.
+            ValueError: without texts, or at a text without references.
+        """
+        _check(texts, references)
+        if importlib.util.find_spec("bert_score") is None:
+            self._unavailable = (
+                "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
+            )
+        if not self._unavailable:
+            try:
+                if self._scorer is None:
+                    self._scorer = _bert_scorer(*self._options)
+                values = self._scorer.score(list(texts), [list(group) for group in references])
+                names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+                means = (float(value.double().mean()) for value in values)
+                return dict(zip(names, means, strict=True))
+            except Exception as error:  # of the package or of the model; it must not end a run
+                first_line = (str(error).strip() or "no message").splitlines()[0]
+                why = f"model {self.model!r} cannot be used: {type(error).__name__}: {first_line}"
+                if self._scorer is not None:
+                    raise MetricUnavailableError(f"BERTScore is left out: {why}") from error
+                self._unavailable = why
+        raise MetricUnavailableError(f"BERTScore is left out: {self._unavailable}")
 
 
-def _bert_is_left_out(model: str, error: Exception) -> None:
-    first_line = (str(error).strip() or "no message").splitlines()[0]
-    why = f"model {model!r} cannot be used: {type(error).__name__}: {first_line}"
-    logger.warning("BERTScore is left out: %s", why)
-
-
-@lru_cache(maxsize=1)
-def _bert_scorer(model: str) -> Any:
-    """The package's scorer, loaded once; ``None``, with a line in the log, where that fails."""
-    if importlib.util.find_spec("bert_score") is None:
-        why = "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
-        logger.warning("BERTScore is left out: %s", why)
-        return None
-    try:
-        return _loaded_bert_scorer(model)
-    except Exception as error:
-        _bert_is_left_out(model, error)
-        return None
-
-
-def _loaded_bert_scorer(model: str, **options: Any) -> Any:
+def _bert_scorer(model: str, layer: int | None, rescale: bool, device: str | None) -> Any:
     from bert_score import BERTScorer
 
-    options = {"lang": "en", "rescale_with_baseline": True} | options
-    scorer = BERTScorer(model_type=model, **options)
+    scorer = BERTScorer(
+        model_type=model,
+        num_layers=layer,
+        lang="en",
+        rescale_with_baseline=rescale,
+        device=device,
+    )
     # bert-score 0.3.13 with transformers 5: a limit of 1e30 tokens, which is how a tokenizer states none,
     # overflows; and a method that it calls for empty texts is gone.
     tokenizer = scorer._tokenizer
@@ -140,3 +176,10 @@ def _loaded_bert_scorer(model: str, **options: Any) -> Any:
     if not hasattr(tokenizer, "build_inputs_with_special_tokens"):
         tokenizer.build_inputs_with_special_tokens = lambda ids: tokenizer("")["input_ids"]
     return scorer
+
+
+def _check(texts: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    if not texts or len(texts) != len(references) or not all(references):
+        raise ValueError("overlap needs texts, and at least one reference for each of them")
+    if any(isinstance(group, str) for group in references):
+        raise ValueError("references are a list of texts for each text")

@@ -116,6 +116,9 @@ def write_pages(given: Sequence[str]) -> list[Path]:
     Raises:
         UserError: with every folder without a run and every run that cannot be read; the pages of the
             others are written.
+
+    Returns:
+        The files written, sweeps last.
     """
     written: list[Path] = []
     problems: list[Problem] = []

@@ -99,7 +99,11 @@ def groups_of(section: Section, metric: str) -> list[str]:
 
 
 def equal_compute(section: Section) -> Table | str:
-    """Policies beside the ways of choosing at as many strings, and how many strings these need."""
+    """Policies beside the ways of choosing at as many strings, and how many strings these need.
+
+    Returns:
+        The table, a row an evaluation set and number of strings; or a sentence on what is missing.
+    """
     metric = metric_of_one(section)
     ways = {group: drawn(section, group) for group in groups_of(section, metric)}
     labels = list(dict.fromkeys(way.label for own in ways.values() for way in own))

@@ -79,6 +79,9 @@ def optimized_value(named: str | None, default: str, metrics: Mapping[str, float
 
     Returns:
         ``None`` if nothing was named and the task's own was not measured.
+
+    Raises:
+        UserError: if the metric that was named is not there.
     """
     if named is None:
         return _mean(f"{_row(metrics)}/{default}", metrics)

@@ -185,7 +185,11 @@ FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
 
 
 def draw(section: Section, folder: Path) -> tuple[list[Picture], list[str]]:
-    """Draw what there is data for."""
+    """Draw what there is data for.
+
+    Returns:
+        The figures, and for each one left out its name and the reason.
+    """
     written, missing = [], []
     for name, (caption, function) in FIGURES.items():
         made = function(section)

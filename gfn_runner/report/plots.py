@@ -42,7 +42,13 @@ Trace = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plot:
-    """A panel with its data."""
+    """A panel with its data.
+
+    Attributes:
+        title: with the unit.
+        figure: ``data`` and ``layout`` of Plotly.
+        help: the text below it.
+    """
 
     title: str
     figure: dict[str, Any]

@@ -53,6 +53,13 @@ def write_run_page(
     Args:
         history: of the folder, from an earlier time: then only what was added since is read.
         state_name: the state, from the run's own process; see :func:`state_of`.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        UserError: at files that are not what a run writes.
+        OSError: if the page cannot be written; the one before is left.
     """
     run = read_run(folder)
     history = (history or History(folder / "metrics.jsonl")).read()

@@ -95,7 +95,11 @@ class Run:
 
     @property
     def temperature(self) -> float:
-        """Reward temperature T at the end of training."""
+        """Reward temperature T at the end of training.
+
+        Raises:
+            UserError: if the config's is no schedule.
+        """
         try:
             schedule = Schedule(**callback_arguments(self.config, "reward_tempering"))
         except (TypeError, ValueError) as error:
@@ -112,7 +116,11 @@ class Run:
         return tuple(name for name in found if name not in others)
 
     def samples(self, row: str) -> list[dict[str, Any]]:
-        """The row's samples, a record a condition; empty if none were written."""
+        """The row's samples, a record a condition; empty if none were written.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
         name = "samples.jsonl" if row == "final" else f"samples_{row}.jsonl"
         path = (self.folder / name).resolve()
         return _samples(path, path.stat().st_mtime_ns) if path.is_file() else []
@@ -206,7 +214,11 @@ def _not_finished(run: Run) -> Problem:
 
 
 def read_run(folder: Path) -> Run:
-    """The run of a folder."""
+    """The run of a folder.
+
+    Raises:
+        UserError: at files that are not what a run writes.
+    """
     config = read_config(folder / "config.yaml")
     metrics = _metrics(folder / "metrics.json")
     overrides: list[Any] = []

@@ -30,7 +30,11 @@ _READ: Mapping[str, type | tuple[type, ...]] = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The resolved config of a run."""
+    """The resolved config of a run.
+
+    Raises:
+        UserError: if the file cannot be read, or is not what a run writes.
+    """
     try:
         config = _parsed(path.resolve(), path.stat().st_mtime_ns)
         wrong = _wrong_entry(config)

@@ -38,6 +38,9 @@ def sample_table(section: Section, conditions: int = 3) -> Table | str:
     Args:
         section: its methods' first seeds are shown; of rows that choose one of n strings, those of the
             largest n.
+
+    Returns:
+        A table; or a sentence on why there is none.
     """
     drawn = {
         method: {

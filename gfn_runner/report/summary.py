@@ -52,6 +52,9 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
     Args:
         runs: any; those that have not finished are passed over here and named by :func:`left_out`.
         metrics: columns, without evaluation sets; the task's headline and a few more if empty.
+
+    Raises:
+        UserError: if no run has a metric of that name.
     """
     by_task: dict[str, list[Run]] = {}
     for run in runs:

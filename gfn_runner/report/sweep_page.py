@@ -53,6 +53,9 @@ def write_sweep_page(
         state_names: states from a job's own process, by the job's name.
         whole: with the figures and samples of the comparison, which take seconds; ``None``: once no job
             is running or still to come.
+
+    Raises:
+        OSError: if the page cannot be written; the one before is left.
     """
     sweep.read(state_names)
     whole = sweep.has_ended if whole is None else whole

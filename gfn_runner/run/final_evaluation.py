@@ -150,7 +150,7 @@ def write_demonstrations(
     log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
     options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
-    drawing = module.drawing(chosen).changed(options=options)
+    drawing = module.drawing(chosen).replace(options=options)
     drawn = draw_answers(drawing, generator, name="samples beside demonstrations")
     places = trajectories.condition_B.tolist()
     records = []

@@ -69,7 +69,11 @@ LocalPathKey = tuple[str, LocalPath, Any]
 def marked_paths(
     prefix: str, target: Callable[..., Any], values: Mapping[str, Any]
 ) -> Iterator[LocalPathKey]:
-    """Every argument of a target, or field of a settings class, that is marked as a local path."""
+    """Every argument of a target, or field of a settings class, that is marked as a local path.
+
+    Yields:
+        Key, mark and value; settings within settings too.
+    """
     is_settings = dataclasses.is_dataclass(target)
     hints = get_type_hints(target, include_extras=True) if is_settings else argument_hints(target)
     for name, value in values.items():

@@ -44,7 +44,11 @@ class Phases:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Within it runs the phase ``name``, one of :data:`LOWER`."""
+        """Within it runs the phase ``name``, one of :data:`LOWER`.
+
+        Raises:
+            UserError: if memory runs out, with the phase and what to lower.
+        """
         started = time.perf_counter()
         label = f"gfn/{name}"
         profiled = (

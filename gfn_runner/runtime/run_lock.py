@@ -19,7 +19,11 @@ _SECONDS = 1.0  # to wait for whoever only looks whether the folder is locked
 
 @contextlib.contextmanager
 def acquire_run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``. The system releases it when the process ends, however it ends."""
+    """Hold the lock of ``folder``. The system releases it when the process ends, however it ends.
+
+    Raises:
+        UserError: if another process holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK
     lock = _file_lock(path)

@@ -38,6 +38,7 @@ class Job:
         why: why it is in that state; empty for ``ok``.
         again: false if it had finished before this start of the sweep and was not run again.
         value: what it returned, as ``optimized_metric`` says.
+        metrics: headline metrics, averaged over evaluation sets.
         minutes: of ``ok`` those of the run, all its parts (``run/minutes``); else those that its process
             took in this start of the sweep.
     """
@@ -80,7 +81,11 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """The sweep that a folder holds; an empty one if it holds none."""
+        """The sweep that a folder holds; an empty one if it holds none.
+
+        Raises:
+            UserError: if its record cannot be read.
+        """
         path = folder / RECORD
         if not os.path.isfile(path):  # of a name that is too long too
             return cls(folder)
@@ -132,6 +137,9 @@ class Sweep:
 
         Raises:
             UserError: with every folder that two jobs share, or that was another job's before.
+
+        Returns:
+            The record's own entries, in the order given.
         """
         known = {job.folder: job for job in self.jobs}
         problems: list[Problem] = []

@@ -37,7 +37,11 @@ def escape_unencodable_output() -> None:
 
 
 def check_arguments_decodable(arguments: Sequence[str]) -> None:
-    """Refuse arguments with bytes that the locale's encoding does not have."""
+    """Refuse arguments with bytes that the locale's encoding does not have.
+
+    Raises:
+        UserError: naming them. Python holds such bytes as surrogates, which no file takes.
+    """
     problems = [
         Problem(
             f"command line: {argument.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')}",

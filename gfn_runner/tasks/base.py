@@ -260,7 +260,7 @@ class GFlowNetModule(Task, L.LightningModule):
         if not self.final and options.singles_during is not None:
             options = dataclasses.replace(options, singles=options.singles_during)
         drawing = self.drawing(batch.conditions, self.reward_temperature, posterior=True)
-        return draw_answers(drawing.changed(options=options), generator)
+        return draw_answers(drawing.replace(options=options), generator)
 
     def drawing(
         self, conditions: Sequence[Condition], temperature: float = 1.0, *, posterior: bool = False

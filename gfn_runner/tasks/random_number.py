@@ -18,6 +18,7 @@ from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow, TaskData
 from gfn_runner.errors import Problem
 from gfn_runner.metrics.distribution import (
+    empirical,
     expected_empirical_kl,
     kl_divergence,
     total_variation,
@@ -171,7 +172,7 @@ class RandomNumbers(GFlowNetModule):
             own = {"invalid_share": 1 - n_valid / n, "n_samples": float(n)}
             if n_valid:
                 target = [math.exp(value) for value in table.values()]
-                share = [count / n_valid for count in valid]
+                share = empirical(valid)
                 own["kl"] = kl_divergence(share, target)
                 own["tv"] = total_variation(share, target)
                 own["kl_floor"] = expected_empirical_kl(target, n_valid)

@@ -70,7 +70,7 @@ def test_a_profiler_is_an_object_of_the_config():
          "callbacks/replay_buffer=of": "callbacks/replay_buffer=off?",
          "experiment=paper/arithmetik": "experiment=paper/arithmetic?",
          "objective.regression.knd=x": "objective.regression.kind?", "~seeds": "seed?",
-         "hydra.job.chdr=true": "hydra.job.chdir?"},
+         "baseline=pppo": "baseline=ppo?", "hydra.job.chdr=true": "hydra.job.chdir?"},
         {"task=arithmetic,arithmetik": "task=arithmetic?", "optimizer.lrr=1,2": "optimizer.lr?", "-m": ""},
         {"--config-name=confg": "config?"},
     ],

@@ -16,9 +16,8 @@ from tests.runs import metrics_of
 from tests.same_runs import logged, untimed
 from tests.wandb_files import history
 
-SECONDS = (
-    3.0  # that a run waits for a server here, in place of 20 at its beginning and 120 at its end
-)
+# That a run waits for a server here, in place of 20 at its beginning and 120 at its end.
+SECONDS = 3.0
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def test_decoders_and_their_larger_selves():
 
 
 def decoded_by_policy(d: Drawing) -> list[float]:
-    first = d.changed(conditions=CONDITIONS[:1])
+    first = d.replace(conditions=CONDITIONS[:1])
     return draw_answers(first, torch.Generator().manual_seed(0), at=0.0)[0].log_pf
 
 

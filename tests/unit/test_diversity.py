@@ -38,6 +38,8 @@ def test_distinct_n_by_hand():
     assert distinct_n(["a b a b", "a b"], 2) == 2 / 4
     assert distinct_n(["a b", "b a"], 2) == 1, "n-grams do not run from text to text"
     assert distinct_n(["a b", "b a"], 3) == 0
+    with pytest.raises(ValueError, match="at least one word"):
+        distinct_n(["a", "b"], 0)
 
 
 def test_self_bleu_is_the_mean_against_all_others():
@@ -65,6 +67,17 @@ def test_embedding_diversity_of_copies_opposites_and_zeros():
     assert embedding_diversity(["", "x"], Fixed([[0.0, 0.0], [1.0, 0.0]])) == 1
     with pytest.raises(ValueError, match="not finite"):
         embedding_diversity(["x"] * 2, Fixed([[math.nan, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("texts", [[], ["one"]])
+def test_fewer_than_two_texts_have_no_diversity(texts):
+    for metric in (
+        lambda: distinct_n(texts, 1),
+        lambda: self_bleu(texts),
+        lambda: embedding_diversity(texts, Fixed([[1.0]])),
+    ):
+        with pytest.raises(ValueError, match="two texts"):
+            metric()
 
 
 def test_word_counts_are_cosines_of_lower_case_words():

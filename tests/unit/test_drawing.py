@@ -69,10 +69,10 @@ def test_every_kind_has_its_own_temperature():
 def test_rows_at_once_follow_from_vocabulary_cache_and_memory(monkeypatch):
     d, settings = drawing(), EvaluationSettings(rows=50)
     row = row_bytes(d.lm.model, d.lm.vocab_size, 10 + 6)
-    d = d.changed(rule=StringRule(2, 0, 6), options=settings)
+    d = d.replace(rule=StringRule(2, 0, 6), options=settings)
     assert rows_at_once(d, 10) == 50
     half, least = (
-        d.changed(options=dataclasses.replace(settings, memory_gib=gib))
+        d.replace(options=dataclasses.replace(settings, memory_gib=gib))
         for gib in (20.5 * row / 2**30, 1e-12)
     )
     assert rows_at_once(half, 10) == 20

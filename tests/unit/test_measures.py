@@ -23,7 +23,6 @@ from gfn_runner.evaluation.optional import OptionalMetrics
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.string_rule import string_rule
-from gfn_runner.metrics import overlap
 from gfn_runner.metrics.overlap import bleu, gleu
 from gfn_runner.rewards.reward import log_reward
 from gfn_runner.tasks.base import GFlowNetModule
@@ -213,20 +212,18 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
 def test_bertscores_model_is_loaded_once_and_what_is_missing_said_once(loads, caplog, monkeypatch):
     asked, means = [], [torch.tensor([0.5])] * 3
 
-    def scorer(model):
-        asked.append(model)
+    def scorer(*options):
+        asked.append(options)
         if not loads:
             raise OSError("no such model")
         return SimpleNamespace(score=lambda texts, references: means)
 
-    overlap._bert_scorer.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr(overlap, "_loaded_bert_scorer", scorer)
+    monkeypatch.setattr("gfn_runner.metrics.overlap._bert_scorer", scorer)
     facts = {"references": ("r",)}
     samples = [drawn("a", "one", facts=facts), drawn("b", "two", facts=facts)]
     optional = OptionalMetrics("m", None)
     rows = [optional(samples), optional(samples)]
-    overlap._bert_scorer.cache_clear()
     assert len(asked) == 1
     assert [row.get("bertscore_f1/two") for row in rows] == [0.5 if loads else None] * 2
     said = [record.getMessage() for record in caplog.records]
@@ -247,12 +244,12 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
         asked.extend(fields)
         return Mild()
 
-    def scores(model, texts, references):
-        assert (list(texts), list(references), model) == ([" u"], [("r",)], "m")
+    def scores(self, texts, references):
+        assert (list(texts), list(references), self.model) == ([" u"], [("r",)], "m")
         return {"bertscore_precision": 0.1, "bertscore_recall": 0.2, "bertscore_f1": 0.3}
 
     monkeypatch.setattr(optional, "Judge", lambda settings: SimpleNamespace(rate=rate))
-    monkeypatch.setattr(optional, "bert_scores", scores)
+    monkeypatch.setattr(optional.BertScorer, "__call__", scores)
     options = EvaluationSettings(
         bertscore="m", judge={"base_url": "http://localhost:1/v1", "model": "m"}
     )

@@ -31,6 +31,11 @@ def test_a_rare_success_is_told_from_none():
     assert lows[0] == 0 < lows[1] < lows[2] and highs[0] < highs[1] < highs[2]
 
 
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one trial"):
+        with_interval("right", 0.0, 0)
+
+
 @pytest.mark.parametrize(
     ("answers", "winner"),
     [

@@ -8,8 +8,14 @@ from collections import Counter
 import pytest
 import torch
 
-from gfn_runner.metrics import overlap
-from gfn_runner.metrics.overlap import bert_scores, bleu, gleu, reference_similarity, words
+from gfn_runner.metrics.overlap import (
+    BertScorer,
+    MetricUnavailableError,
+    bleu,
+    gleu,
+    reference_similarity,
+    words,
+)
 
 from ..bleu import bleu_by_hand
 from ..tiny_encoders import random_bert, word_tokenizer
@@ -58,6 +64,21 @@ def test_a_copy_scores_1_a_stranger_nearly_0_and_more_references_help(metric):
     assert metric(TEXTS[:1], REFERENCES[:1]) > metric(TEXTS[:1], [REFERENCES[0][:1]])
 
 
+@pytest.mark.parametrize("metric", [bleu, gleu, BertScorer()])
+@pytest.mark.parametrize(
+    ("texts", "references", "message"),
+    [
+        ([], [], "at least one"),
+        (["a"], [[]], "at least one"),
+        (["a", "b"], [["a"]], "at least one"),
+        (["a"], ["a"], "a list of texts for each"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(metric, texts, references, message):
+    with pytest.raises(ValueError, match=message):
+        metric(texts, references)
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     where = tmp_path_factory.mktemp("bert")
@@ -69,43 +90,30 @@ def bert(tmp_path_factory):
 
 
 @needs_bert_score
-def test_bert_scores_of_a_model(bert, monkeypatch):
-    options = {"num_layers": 2, "rescale_with_baseline": False, "device": "cpu"}
-    scorer = overlap._loaded_bert_scorer(bert, **options)
-    monkeypatch.setattr(overlap, "_bert_scorer", lambda model: scorer)
+def test_bert_scores_of_a_model(bert):
+    score = BertScorer(bert, layer=2, rescale=False, device="cpu")
     texts = ["the cat sat .", "a dog", "", " ".join(["cat"] * 40)]
-    found = bert_scores(bert, texts, [["the dog", "the cat sat ."], ["a dog"], ["a cat"], ["cat"]])
+    found = score(texts, [["the dog", "the cat sat ."], ["a dog"], ["a cat"], ["cat"]])
     assert 0 < found["bertscore_f1"] < 1
-    same = bert_scores(bert, TEXTS[:1], [[REFERENCES[0][0], TEXTS[0]]])
+    same = score(TEXTS[:1], [[REFERENCES[0][0], TEXTS[0]]])
     assert list(same.values()) == pytest.approx([1, 1, 1], abs=1e-5)
-    assert bert_scores(bert, [""], [["a cat"]])["bertscore_f1"] == 0
-
-
-@pytest.fixture
-def fresh():
-    overlap._bert_scorer.cache_clear()
-    yield
-    overlap._bert_scorer.cache_clear()
+    assert score([""], [["a cat"]])["bertscore_f1"] == 0
 
 
 @needs_bert_score
-@pytest.mark.usefixtures("fresh")
-def test_without_a_model_or_its_baseline_there_are_no_bert_scores(
-    bert, tmp_path, caplog, monkeypatch
-):
-    load = overlap._loaded_bert_scorer
-    monkeypatch.setattr(overlap, "_loaded_bert_scorer", lambda model: load(model, num_layers=1))
-    assert bert_scores(str(tmp_path), TEXTS, REFERENCES) == {}
-    assert "BERTScore is left out" in caplog.text and str(tmp_path) in caplog.text
+def test_without_a_model_or_its_baseline_there_are_no_bert_scores(bert, tmp_path):
+    with pytest.raises(MetricUnavailableError, match="BERTScore is left out") as caught:
+        BertScorer(str(tmp_path), layer=1, device="cpu")(TEXTS, REFERENCES)
+    assert str(tmp_path) in str(caught.value)
     # A model that the package has no baseline of is not scored without one.
-    assert bert_scores(bert, TEXTS, REFERENCES) == {} and "Baseline" in caplog.text
+    with pytest.raises(MetricUnavailableError, match="Baseline"):
+        BertScorer(bert, layer=1, device="cpu")(TEXTS, REFERENCES)
 
 
-@pytest.mark.usefixtures("fresh")
-def test_without_the_package_there_are_no_bert_scores(monkeypatch, caplog):
+def test_without_the_package_there_are_no_bert_scores(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert bert_scores("m", TEXTS, REFERENCES) == {}
-    assert "pip install 'gfn-runner[bertscore]'" in caplog.text
+    with pytest.raises(MetricUnavailableError, match=r"pip install 'gfn-runner\[bertscore\]'"):
+        BertScorer()(TEXTS, REFERENCES)
 
 
 # -- embeddings ------------------------------------------------------------------------------------
@@ -131,3 +139,5 @@ def test_the_similarity_is_the_mean_cosine_with_the_closest_reference():
     )
     assert found == pytest.approx((0.5**0.5 - 1 + 1 + 0) / 4, abs=1e-7)
     assert encoder.calls == [["a", "c", "zero", "b", "d"]]  # each text once
+    with pytest.raises(ValueError, match="at least one reference"):
+        reference_similarity(["a"], [[]], encoder)

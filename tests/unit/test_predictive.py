@@ -31,3 +31,19 @@ def test_impossible_answers_and_ties():
     found = posterior_predictive([[-math.inf, -1.0, -1.0], [-math.inf, -2.0, -2.0]])
     assert found.tolist() == [0.0, 0.5, 0.5]
     assert found.argmax() == 1, "the first of the equally probable ones"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([], "samples × answers"),
+        ([[]], "samples × answers"),
+        ([-1.0, -2.0], "samples × answers"),
+        ([[0.1, -1.0]], "at most 0"),
+        ([[math.nan, -1.0]], "at most 0"),
+        ([[-math.inf, -math.inf]], "impossible"),
+    ],
+)
+def test_what_is_no_table_of_log_probabilities_is_refused(table, message):
+    with pytest.raises(ValueError, match=message):
+        posterior_predictive(table)

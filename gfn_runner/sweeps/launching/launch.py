@@ -71,6 +71,10 @@ def launch(
 
     Returns:
         What each run returns; ``None`` of one that has failed, at which no sweeper stops.
+
+    Raises:
+        InvalidSweep: if the sweep's folder holds other runs, another process is at this sweep, or SLURM
+            does not say what it has of it.
     """
     with _locked_sweep(launcher) as folder:
         jobs = _launch(launcher, folder, job_overrides, first)

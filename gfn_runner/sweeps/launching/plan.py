@@ -144,6 +144,9 @@ def validate_job(job: Job, composed: DictConfig, loaded: dict[str, TaskData]) ->
 
     Args:
         loaded: data of the sweep's other runs, see ``validation.check``.
+
+    Raises:
+        UserError: with every problem of its config.
     """
     with checked_for(composed.hydra.launcher._target_):
         return Plan(job, composed, check_config(composed, loaded))
