@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
-# Two processes, as many as the smallest machines have cores. What needs more than a machine has a target below.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadgroup
+# Two processes, as many as the smallest machines have cores. A file is one process's: its tests share runs. What
+# needs more than a machine has a target below.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile
 HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help

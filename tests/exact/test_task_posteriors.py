@@ -309,9 +309,9 @@ def trained(toy: Toy, objective, temperature: float, steps: int):
     [
         (random_number, 1.0, JointBalance(), 200),
         (continuation, 0.8, SubTB(), 200),
-        (contrastive, 1.0, JointBalance(), 200),
+        pytest.param(contrastive, 1.0, JointBalance(), 200, marks=pytest.mark.slow),
         (infilling, 1.0, JointBalance(), 200),
-        (subjectivity, 2.0, JointBalance(), 250),
+        pytest.param(subjectivity, 2.0, JointBalance(), 250, marks=pytest.mark.slow),
     ],
     indirect=["toy"],
 )

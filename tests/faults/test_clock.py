@@ -49,6 +49,7 @@ class Jumps:
         importlib.reload(clock)  # as a process does that begins now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", with_budget(TASKS, ONE))
 def test_durations_and_the_run_to_go_on_with_do_not_follow_the_clock(task, straight, tmp_path):
     expected, kills, parts = straight(task), cases(1), 0

@@ -16,7 +16,7 @@ from tests.forked import Program
 from tests.runs import made_once, second_rank, steps_of
 
 TWO = ["trainer.devices=2", "trainer.max_steps=6"]
-pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def two_ranks(folder: Path) -> Program:

@@ -23,6 +23,7 @@ from tests.faults.folders import (
     goes_on,
 )
 from tests.runs import contents
+from tests.slow import mostly_slow
 
 ENOUGH = 64 * 2**20
 
@@ -55,6 +56,7 @@ def used(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", with_budget(TASKS, ONE))
 def test_a_disk_of_any_size(task, disk, straight, tmp_path):
     """It is full in the middle of some file; then there is room."""
@@ -115,7 +117,7 @@ class Limited:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["killed", "refused"])
+@pytest.mark.parametrize("ends", mostly_slow([True, False], [True]), ids=["killed", "refused"])
 @pytest.mark.parametrize("task", with_budget(TASKS, ONE))
 def test_a_file_that_gets_no_further(task, ends, straight, tmp_path):
     """Killed in the middle of a write, which leaves half a file; or the write is refused."""

@@ -32,6 +32,7 @@ class Server:
         wandb_run._INIT_TIMEOUT_S = SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", with_budget([False, True], [False]), ids=str)
 def test_a_server_that_hangs_costs_seconds_and_no_metric(answers, straight, tmp_path):
     expected, folder = straight("random_number").folder, tmp_path / "run"

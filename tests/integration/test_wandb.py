@@ -16,8 +16,6 @@ from gfn_runner.loggers.wandb_run import STEP
 from tests.runs import exit_code, run
 from tests.wandb_files import history, inspected, parts_of
 
-pytestmark = pytest.mark.xdist_group("wandb")
-
 # On-policy and replayed steps, and more than one sample of a condition: every kind of metric.
 LINES = (
     "logger=wandb_offline",

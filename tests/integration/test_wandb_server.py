@@ -62,6 +62,7 @@ def test_a_server_that_vanishes_is_waited_for_and_spoken_of_once(tmp_path):
     assert [i[STEP] for i in history(part)] == [*range(1, 200)]
 
 
+@pytest.mark.slow
 def test_a_server_that_was_never_there_makes_the_run_an_offline_one(tmp_path):
     code = "from gfn_runner.loggers import wandb_run; wandb_run._INIT_TIMEOUT_S = 3.0\n" + RUN
     variables = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "x" * 40}
