@@ -77,6 +77,11 @@ _EARLIER = (
     "objective.regression.kind=squared",
     "scheduler.warmup_steps=50",
 )
+_FEW_DRAWS = 16
+_POSTERIOR = (
+    "callbacks/replay_buffer=beside_fresh",
+    f"callbacks.replay_buffer.posterior_draws={_FEW_DRAWS}",
+)
 SECTIONS: dict[str, Section] = {
     "infilling": Section(
         {
@@ -98,6 +103,66 @@ SECTIONS: dict[str, Section] = {
             "log R": "log_reward/stories",
         },
         resampling=("evaluation.final=100",),
+    ),
+    "continuation": Section(
+        {
+            "default": Recipe(1.20),
+            "VarGrad, LoRA of rank 64": Recipe(1.25, ("objective=vargrad", "lm=tiny_wide")),
+            "32 conditions of 4 samples": Recipe(1.50, ("sampling=few_samples",)),
+            f"{_FEW_DRAWS} posterior draws beside fresh strings": Recipe(3.80, _POSTERIOR),
+        },
+        {
+            "Jeffreys of news, nats": "jeffreys/news",
+            "Jeffreys of stories": "jeffreys/stories",
+            "log-likelihood of news": "log_likelihood/news",
+            "diversity of news": "diversity/news",
+            "log-likelihood of stories": "log_likelihood/stories",
+            "diversity of stories": "diversity/stories",
+        },
+    ),
+    "arithmetic": Section(
+        {
+            "default": Recipe(1.80),
+            "VarGrad": Recipe(1.35, ("objective=vargrad",)),
+            "VarGrad, output layer, rate 1e-3 with decay": Recipe(
+                1.40,
+                ("objective=vargrad", "lm=tiny_head", "scheduler=linear", "optimizer.lr=1e-3"),
+            ),
+            "VarGrad, 32 conditions of 4 samples, rationales beside fresh strings": Recipe(
+                2.00,
+                (
+                    "objective=vargrad",
+                    "sampling=few_samples",
+                    "callbacks/replay_buffer=beside_fresh",
+                ),
+            ),
+        },
+        {
+            "Jeffreys, 3 operands, nats": "jeffreys/3_operands",
+            "5 operands": "jeffreys/5_operands",
+            "one sample, 3": "single_accuracy/3_operands",
+            "4": "single_accuracy/4_operands",
+            "5": "single_accuracy/5_operands",
+            "vote, 5": "vote_accuracy/5_operands",
+        },
+    ),
+    "constrained": Section(
+        {
+            "default": Recipe(1.90),
+            "joint objective": Recipe(2.60, ("objective=joint",)),
+            "32 conditions of 4 samples": Recipe(1.40, ("sampling=few_samples",)),
+            f"32 conditions of 4 samples, {_FEW_DRAWS} posterior draws beside fresh strings": Recipe(
+                3.60, ("sampling=few_samples", *_POSTERIOR)
+            ),
+        },
+        {
+            "Jeffreys, 1 word, nats": "jeffreys/1_words",
+            "3 words": "jeffreys/3_words",
+            "satisfied, 1": "satisfied_share/1_words",
+            "3": "satisfied_share/3_words",
+            "diversity, 1": "diversity/1_words",
+            "diversity, 3": "diversity/3_words",
+        },
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from tests.tiny_models import save_first_layer
 MODEL = "GFN_RUNNER_TEST_MODEL"
 if MODEL not in os.environ:  # a worker has its folder from the process that has started it
     os.environ[MODEL] = tempfile.mkdtemp(prefix="gfn-runner-tests-")
+    # not at the end of pytest: mutmut starts it several times in one process
+    atexit.register(shutil.rmtree, os.environ[MODEL], ignore_errors=True)
     save_first_layer(Path(os.environ[MODEL]))
 
 
@@ -31,11 +34,6 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     set_budget(config.getoption("--budget"))
-
-
-def pytest_unconfigure():
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        shutil.rmtree(os.environ.pop(MODEL))
 
 
 @pytest.fixture(autouse=True)

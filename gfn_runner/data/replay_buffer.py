@@ -56,9 +56,8 @@ class ReplaySettings:
         ):
             yield Problem(
                 "callbacks.replay_buffer.probability",
-                "given 1 with callbacks.replay_buffer.seed_demonstrations=false: nothing would ever enter "
-                "the buffer",
-                "below 1, seeded demonstrations, posterior_draws or beside_fresh",
+                "given 1, without seed_demonstrations, posterior_draws and beside_fresh nothing enters the buffer",
+                "below 1, or one of these three",
             )
 
 

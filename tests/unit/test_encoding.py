@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from gfn_runner.errors import UserError
 from gfn_runner.lm.encoding import (
     changed_start,
     continuation_ids,
@@ -127,6 +128,23 @@ def test_no_special_token_can_be_written(terminator, open_mark):
         *special,
         *lm.tokenizer.convert_tokens_to_ids(list(open_mark)),
     }
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_model_may_have_fewer_logits_than_the_tokenizer_entries(missing):
+    tokenizer = chat_tokenizer()  # its last entries: "cat\ndog", " tea", "tea\n"
+    lm = LanguageModel(random_model("llama", len(tokenizer) - missing), tokenizer)
+    rule = string_rule(lm, UserPosterior(forbidden=("tea",)), 5)
+    assert len(rule.allowed_V) == lm.vocab_size == len(tokenizer) - missing
+    assert rule.allowed_V[-1].item() is (missing == 2)
+
+
+def test_a_terminator_is_one_token():
+    with pytest.raises(UserError) as refused:
+        string_rule(chat_lm(), UserPosterior(terminator="xyz"), 5)
+    (problem,) = refused.value.problems
+    assert problem.where == "task.terminator"
+    assert "'xyz', which is 3 tokens" in problem.what and "exactly one token" in problem.allowed
 
 
 def test_no_token_that_holds_a_forbidden_text_can_be_written():

@@ -57,3 +57,9 @@ def test_draws_keep_to_their_side(held_out):
     rng = random.Random(0)
     sides = Counter(is_held_out(draw_expression(rng, 3, held_out=held_out)) for _ in range(300))
     assert sides.keys() == ({True, False} if held_out is None else {held_out})
+
+
+def test_operands_have_one_digit():
+    rng = random.Random(0)
+    drawn = Counter(digit for _ in range(300) for digit in draw_expression(rng, 3).operands)
+    assert drawn.keys() == set(range(10))

@@ -216,6 +216,26 @@ def test_the_state_goes_through_a_checkpoint(tmp_path):
         assert again.entries(key) == kept.entries(key)
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_the_state_has_the_same_types_whatever_is_in_it(n):
+    kept = buffer(tolerance=0.0)
+    for token in range(n):
+        kept.add("a", entry([token], -1))
+    types = {name: value.dtype for name, value in kept.state_dict().items() if name != "keys"}
+    whole = dict.fromkeys(("count_C", "length_B", "step_B", "tokens"), torch.int64)
+    assert types == {**whole, "is_action": torch.bool, "log_reward": torch.float64}
+
+
+@pytest.mark.parametrize("name", ["keys", "count_C", "length_B", "step_B"])
+def test_a_state_that_lacks_something_is_refused(name):
+    kept = buffer(tolerance=0.0)
+    kept.add("a", entry([1], -1))
+    kept.add("b", entry([2], -1))
+    state = kept.state_dict()
+    with pytest.raises(ValueError, match="zip"):
+        buffer().load_state_dict(state | {name: state[name][:-1]})
+
+
 def test_a_string_keeps_the_step_at_which_it_was_stored(tmp_path):
     kept = buffer(tolerance=0.0)
     kept.add("a", replace(entry([1], -1), step=3))
@@ -230,8 +250,18 @@ def test_a_string_keeps_the_step_at_which_it_was_stored(tmp_path):
     assert kept.steps() == again.steps() == merged.steps() == [3, 8]
 
 
+@pytest.mark.parametrize(
+    "settings", [{"seed_demonstrations": True}, {"posterior_draws": 1}, {"beside_fresh": 1}]
+)
+def test_a_buffer_for_every_step_needs_something_that_enters(settings):
+    with_one = ReplaySettings(probability=1, **({"seed_demonstrations": False} | settings))
+    assert not [*with_one.problems()]
+
+
 def test_settings_in_which_nothing_would_ever_enter():
-    assert [
-        p.where for p in ReplaySettings(probability=1, seed_demonstrations=False).problems()
-    ] == ["callbacks.replay_buffer.probability"]
-    assert not [*ReplaySettings(probability=1).problems(), *ReplaySettings().problems()]
+    (problem,) = ReplaySettings(probability=1, seed_demonstrations=False).problems()
+    assert problem.where == "callbacks.replay_buffer.probability"
+    for name in ("seed_demonstrations", "posterior_draws", "beside_fresh"):
+        assert name in problem.what
+    assert problem.allowed.startswith("below 1")
+    assert not [*ReplaySettings(seed_demonstrations=False).problems()]

@@ -10,8 +10,13 @@ import pytest
 from gfn_runner.data.expressions import draw_expression
 from gfn_runner.data.tools import Calculator
 
-answer = Calculator().answer
-of_expressions = Calculator("expression").answer
+
+def answer(text: str) -> str | None:
+    return Calculator().answer(text)
+
+
+def of_expressions(text: str) -> str | None:
+    return Calculator("expression").answer(text)
 
 
 @pytest.mark.parametrize(
