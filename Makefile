@@ -10,7 +10,7 @@ HERE := not real and not slurm and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: paper-arithmetic paper-infilling paper-random-number paper-continuation paper-subjectivity
-.PHONY: help install architecture arithmetic smoke smollm2 fuzz faults test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest mutation audit check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
+.PHONY: help install architecture arithmetic smoke smollm2 fuzz faults test test-all test-real gpu-check test-gpu test-slurm test-lowest test-newest test-debian mutation audit check check-pages format tiny-lm results task-results paper-tiny paper-real recipes benchmark wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -29,7 +29,7 @@ arithmetic: install ## train, evaluate and report integer arithmetic (8 minutes 
 smoke: install ## the same with a few questions (half a minute)
 	$(RUN) -m gfn_runner experiment=tiny/smoke $(ARGS)
 
-test: install ## the tests, without further cases of what they cover; no download, no GPU (a quarter of an hour on two cores)
+test: install ## the tests, without further cases of what they cover; no download, no GPU (4 to 12 minutes on two cores)
 	$(PYTEST) -m "$(HERE) and not slow" $(ARGS)
 
 test-all: install ## the same with all cases, as CI runs it
@@ -50,6 +50,9 @@ test-lowest: install ## the tests on the lowest versions that pyproject.toml adm
 
 test-newest: install ## the same on the newest versions that can be installed
 	$(RUN) scripts/try_versions.py newest $(ARGS)
+
+test-debian: ## make arithmetic and make test in a minimal Debian, for a user without rights (root, debootstrap)
+	scripts/minimal_debian.sh arithmetic test $(ARGS)
 
 audit: install ## known vulnerabilities of the tested versions, by pip-audit; needs a network
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[audit]'

@@ -2,8 +2,8 @@
 # The README's commands on a new machine: a Debian with nothing but Python, venv, make and certificates, a user
 # without rights, and a clone of the last commit.
 #
-#     scripts/minimal_debian.sh arithmetic               make arithmetic there, as `make` targets of the repository
-#     scripts/minimal_debian.sh test 'ARGS=tests/unit'   make test ARGS=tests/unit
+#     scripts/minimal_debian.sh arithmetic test          make arithmetic test
+#     scripts/minimal_debian.sh test ARGS=tests/unit     make test ARGS=tests/unit
 #     scripts/minimal_debian.sh remove
 #
 # Needs root, debootstrap and unshare; in $GFN_DEBIAN, /tmp/gfn_debian where that is not set. The system is kept,
