@@ -168,7 +168,7 @@ TABLES: dict[str, Table] = {
                 30, ("baseline=prompting", _NO_BUFFER, "baseline.shots=[0,3,5,10]")
             ),
             "sft_on_gflownet": Method(
-                24, (*_SFT, _LEARNS, "baseline.right_only=true", "baseline.n_samples=2")
+                19, (*_SFT, _LEARNS, "baseline.right_only=true", "baseline.n_samples=2")
             ),
             "ppo": Method(26, _PPO, seeds=2),
             "grpo": Method(26, _GRPO, seeds=2),
