@@ -90,7 +90,7 @@ def test_padding_asks_for_no_position_above_the_limit():
     from gfn_runner.lm.scoring import score_policy, score_strings
 
     lm, rule = longrope(), StringRule(DOT, 0, 12)
-    contexts, suffixes = [(3,) * 22, (5, 6)], [(DOT,), (DOT, 8, 7, 6)]
+    contexts, suffixes = [(3,) * 23, (5, 6)], [(DOT,), (DOT, 8, 7, 6)]
     rows = Trajectories.from_rows([[3], list(range(1, 13))], [[True], [True] * 12], [0, 1])
     assert score_policy(lm, contexts, rows, rule).log_pf_BT.isfinite().all()
     given = GivenStrings(contexts, suffixes, rows, rule)

@@ -38,6 +38,23 @@ def test_a_whole_string_is_scored_as_its_last_prefix():
     )
 
 
+def test_a_forward_has_at_most_so_many_tokens(monkeypatch):
+    """Contexts and suffixes count for whole strings; of a policy whose activations are recomputed, states."""
+    lm, n_rows = tiny_lm(adapter="random"), []
+    extend = lm.extend
+    monkeypatch.setattr(lm, "extend", lambda *given: n_rows.append(len(given[1])) or extend(*given))
+    rows = Trajectories.from_rows([[3, 4, 5]] * 12, [[True] * 3] * 12, [0] * 12)
+    given = GivenStrings([[2, 5, 3]], [[1, 3]], rows, RULE)
+    expected_B = score_strings(lm, given)
+    lm.max_tokens_per_forward = 3 * (3 + 3 + 2)
+    torch.testing.assert_close(score_strings(lm, given), expected_B)
+    assert n_rows == [12, 3, 3, 3, 3]
+    n_rows.clear()
+    lm.recompute_above = 2 * (3 + 1)
+    score_policy(lm, [[2, 5, 3]], rows, RULE)
+    assert n_rows == [2] * 6
+
+
 @pytest.mark.parametrize("strings", [[[], []], [[3, 4, 5], []], [[3] * 3] * 12])
 def test_ranks_that_share_weights_run_equally_many_forwards_with_gradients(strings):
     """Whatever their strings are; and the numbers stay the same."""
