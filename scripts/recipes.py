@@ -122,13 +122,13 @@ SECTIONS: dict[str, Section] = {
     ),
     "arithmetic": Section(
         {
-            "default": Recipe(1.80),
-            "VarGrad": Recipe(1.35, ("objective=vargrad",)),
-            "VarGrad, output layer, rate 1e-3 with decay": Recipe(
+            "default": Recipe(1.35, ("objective=vargrad",)),
+            "earlier default, joint objective": Recipe(1.80, ("objective=joint",)),
+            "output layer, rate 1e-3 with decay": Recipe(
                 1.40,
                 ("objective=vargrad", "lm=tiny_head", "scheduler=linear", "optimizer.lr=1e-3"),
             ),
-            "VarGrad, 32 conditions of 4 samples, rationales beside fresh strings": Recipe(
+            "32 conditions of 4 samples, rationales beside fresh strings": Recipe(
                 2.00,
                 (
                     "objective=vargrad",

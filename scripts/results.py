@@ -1,7 +1,7 @@
 """Run the main job over seeds and objectives; write its part of docs/results.md and README's table.
 
     python scripts/results.py                      # three seeds of the main job, about 25 minutes
-    python scripts/results.py --variants joint=objective=joint subtb=objective=subtb --seeds 0 1
+    python scripts/results.py --variants vargrad=objective=vargrad subtb=objective=subtb --seeds 0 1
 
 Runs that are finished in the folder are not repeated.
 """
@@ -23,7 +23,7 @@ from gfn_runner.runtime.environment import cores
 from gfn_runner.runtime.terminal import escape_unencodable_output
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
-VARIANTS = ["joint=objective=joint"]
+VARIANTS = ["vargrad=objective=vargrad"]
 QUESTIONS = 500  # of each evaluation set; a run's default is fewer
 GROUPS = ("3_operands", "4_operands", "5_operands")
 PICTURES = ("accuracy", "loss_and_reward", "phi_spread", "log_reward")

@@ -202,12 +202,12 @@ def cell(metric: str, runs: Sequence[Run]) -> str:
     largest = max(map(abs, values))
     if is_share(metric.partition("/")[2]):
         return mean_interval([100 * v for v in values], digits=3 if largest < 0.01 else 1)
-    return mean_interval(values, digits=5 if largest < 0.1 else 2)
+    return mean_interval(values, digits=5 if 1e-5 < largest < 0.1 else 2)
 
 
 def mean_interval(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± half the 95 % t-interval; the mean alone for one value."""
-    mean = f"{fmean(values):.{digits}f}"
+    mean = f"{fmean(values):z.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {t_margin(values):.{digits}f}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gfn_runner.errors import Problem
@@ -96,6 +96,12 @@ def _no_causal_lm(config: Any) -> str | None:
     return None
 
 
+def cache_argument(forward: Callable[..., Any]) -> str | None:
+    """What a model's forward and its output call the cache: ``cache`` since transformers 5.24."""
+    parameters = inspect.signature(forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in parameters), None)
+
+
 def _no_cache(config: Any) -> str | None:
     kind = causal_auto_class(config)._model_mapping[type(config)]
     layers = getattr(text_config(config), "layer_types", None)
@@ -107,7 +113,7 @@ def _no_cache(config: Any) -> str | None:
             f"a recurrent or hybrid model{with_layers}: its layers keep a state of all earlier tokens, "
             "which cannot leave out padding or be scored at several ends at once"
         )
-    if "past_key_values" not in inspect.signature(kind.forward).parameters:
+    if cache_argument(kind.forward) is None:
         return "a model without a cache of keys and values, which sampling and scoring start from"
     return None
 

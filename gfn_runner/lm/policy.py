@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gfn_runner.data.conditions import Chat
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import explained_adapter, new_adapter
+from gfn_runner.lm.architecture import cache_argument
 from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.encoding import (
@@ -78,6 +79,7 @@ class LanguageModel(nn.Module):
         inner: Any = getattr(model, "get_base_model", lambda: model)()
         parameters = inspect.signature(inner.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
+        self._cache = cache_argument(inner.forward) or "past_key_values"
         self._takes_positions = "position_ids" in parameters
         self._same_up_to = min(same_up_to(model.config).items(), default=None)
         self._encoded: dict[str, tuple[int, ...]] = {}
@@ -239,9 +241,10 @@ class LanguageModel(nn.Module):
         position_NP = (mask_NP.long().cumsum(dim=1) - 1).clamp(min=0)
         keep = {"logits_to_keep": 1} if self._keeps_logits else {}
         output = self._forward(token_NP, mask_NP.long(), position_NP, use_cache=True, **keep)
-        if output.past_key_values is None:
+        cache = getattr(output, self._cache)
+        if cache is None:
             raise RuntimeError("the model returned no cache; gradient checkpointing may be on")
-        return PromptCache(output.past_key_values, mask_NP, output.logits[:, -1])
+        return PromptCache(cache, mask_NP, output.logits[:, -1])
 
     def extend(
         self, prompt: PromptCache, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor
@@ -261,10 +264,8 @@ class LanguageModel(nn.Module):
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, closed)
         else:
             mask = mask.long()
-        output = self._forward(
-            token_NQ, mask, position_NQ, use_cache=True, past_key_values=prompt.cache
-        )
-        return output.logits
+        given = {"use_cache": True, self._cache: prompt.cache}
+        return self._forward(token_NQ, mask, position_NQ, **given).logits
 
     def whole_logits(self, rows: Sequence[Sequence[int]], first: int = 0) -> Tensor:
         """Logits of right-padded rows in one plain forward without a cache. Shape (N, T − first, V).
