@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def git(folder, *words):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
     for name in ("gfn_runner", "docs/results", "tests", "conf"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_text("old")
@@ -44,6 +47,11 @@ def test_a_run_is_of_changed_code_where_the_code_is_changed(repository):
 
 def test_without_a_repository_nothing_is_said(repository, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
+    assert environment._git() is None
+
+
+def test_without_git_nothing_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert environment._git() is None
 
 
