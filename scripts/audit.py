@@ -49,7 +49,14 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     ignored = [part for advisory in advisories for part in ("--ignore-vuln", advisory)]
-    options = ["--requirement", str(ROOT / "constraints.txt"), "--no-deps", "--disable-pip"]
+    # strict: what the service does not know is an error, and not left out
+    options = [
+        "--requirement",
+        str(ROOT / "constraints.txt"),
+        "--no-deps",
+        "--disable-pip",
+        "--strict",
+    ]
     sys.exit(subprocess.run([sys.executable, "-m", "pip_audit", *options, *ignored]).returncode)
 
 
