@@ -19,7 +19,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.methods import flat
 from gfn_runner.report.runs import environment_files, steps_ended
 from gfn_runner.run.em_rounds import resume_problems
-from gfn_runner.runtime.files import free_name, read_yaml
+from gfn_runner.runtime.files import free_name, read_yaml, remove_unfinished
 from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.run_lock import run_is_locked
@@ -93,6 +93,7 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
             f"{_resume(folder)} trainer.max_steps={2 * max(step, 1)}",
         )
     if changes:
+        remove_unfinished(folder)
         _cut_back(folder, step, newest, damaged)
     return Start(newest)
 

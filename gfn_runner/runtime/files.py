@@ -90,6 +90,13 @@ def _remove_left(path: Path) -> None:
                 other.unlink()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process has left of durable writes. Only the folder's one writer may call it."""
+    for left in folder.glob("[!.]*.part"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
 def free_name(path: Path) -> Path:
     """The path, or with ``-2``, ``-3``, … before its suffix the first that is not taken.
 

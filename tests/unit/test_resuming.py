@@ -153,6 +153,18 @@ def test_a_final_evaluation_that_was_cut_off_leaves_no_line(ended, begun):
     assert kept == [{"step": 4, "eval/accuracy": 0.5}, *final[: 1 + ended]]
 
 
+def test_what_a_kill_has_left_of_a_write_is_removed(begun):
+    """But not what a page's writer has begun, which holds no lock, nor where the run is only looked at."""
+    folder, config = begun
+    left, another = folder / "samples_newest.jsonl.part", folder / ".report.html.1.part"
+    for path in (left, another):
+        path.write_text("half")
+    start_of(config(folder), folder, changes=False)
+    assert left.exists()
+    start_of(config(folder), folder)
+    assert another.exists() and not left.exists()
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml"])
 @pytest.mark.parametrize(
     ("content", "said"),
