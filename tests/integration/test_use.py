@@ -32,8 +32,8 @@ def suffix_log_prob(policy: Policy, context: str, text: str, suffix: str) -> flo
 
 @torch.no_grad()
 def test_samples_carry_their_log_q_and_log_reward(policy):
-    samples = policy.sample(PROMPT, n=6, seed=3)
-    assert samples == policy.sample(PROMPT, n=6, seed=3) != policy.sample(PROMPT, n=6, seed=4)
+    samples = policy.sample(PROMPT, n=40, seed=3)
+    assert samples == policy.sample(PROMPT, n=40, seed=3) != policy.sample(PROMPT, n=40, seed=4)
     condition, lm = policy.condition(PROMPT), policy.lm
     context = condition.terms[0].context
     for sample in samples:

@@ -68,7 +68,7 @@ def test_a_resumed_run_is_one_run_in_its_sweep(offline):
     for part in parts:
         (record,) = [r["run"] for r in inspected(part) if r["type"] == "run"]
         assert record["run_group"] == "a sweep" and record["job_type"] == "train"
-        assert set(record["tags"]) == {"arithmetic", "JointBalance", "mine"}
+        assert set(record["tags"]) == {"arithmetic", "VarGradTB", "mine"}
         (summary,) = inspected(part, "--summary")
         assert (
             summary["config"]["sampling"]["exploration_probability"] == 0

@@ -140,7 +140,7 @@ def _environment() -> dict[str, str]:
     ("argv", "said"),
     [
         (["--cfg", "job", "seed=3"], "seed: 3"),
-        (["--info", "defaults-tree"], "objective: joint"),
+        (["--info", "defaults-tree"], "objective: vargrad"),
         (["--shell-completion", "install=bash"], "complete"),
     ],
 )
