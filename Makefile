@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $@
 
-arithmetic: install ## train, evaluate and report integer arithmetic (8 minutes on two cores; ARGS='seed=1 …')
+arithmetic: install ## train, evaluate and report integer arithmetic (3 to 6 minutes on two cores; ARGS='seed=1 …')
 	$(RUN) -m gfn_runner task=arithmetic $(ARGS)
 
 smoke: install ## the same with a few questions (half a minute)

@@ -9,11 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 @functools.cache
 def inspected(file: Path, *flags: str) -> list[Any]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(file)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = subprocess.run(command, capture_output=True, text=True)
+    if "No such" in found.stderr:  # neither the command nor, later, its option
+        pytest.skip("this version of wandb cannot show the file of an offline run")
+    found.check_returncode()
+    text = found.stdout
     return [json.loads(text)] if flags else [json.loads(line) for line in text.splitlines()]
 
 
