@@ -23,13 +23,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $@
 
-arithmetic: install ## train, evaluate and report integer arithmetic (3 to 6 minutes on two cores; ARGS='seed=1 …')
+arithmetic: install ## train, evaluate and report integer arithmetic (3 minutes on two cores; ARGS='seed=1 …')
 	$(RUN) -m gfn_runner task=arithmetic $(ARGS)
 
 smoke: install ## the same with a few questions (half a minute)
 	$(RUN) -m gfn_runner experiment=tiny/smoke $(ARGS)
 
-test: install ## the tests, without further cases of what they cover; no download, no GPU (4 to 12 minutes on two cores)
+test: install ## the tests, without further cases of what they cover; no download, no GPU (5 minutes on two quiet cores)
 	$(PYTEST) -m "$(HERE) and not slow" $(ARGS)
 
 test-all: install ## the same with all cases, as CI runs it

@@ -7,14 +7,13 @@
 #     scripts/minimal_debian.sh remove
 #
 # Needs root, debootstrap and unshare; in $GFN_DEBIAN, /tmp/gfn_debian where that is not set. The system is kept,
-# the clone and its environment are made anew each time. SUITE: Debian's release (bookworm). PACKAGES: what is
-# installed beside the minimal system. BIND: folders of this machine that are seen there too, such as one with
-# wheels. Names of hosts, certificates and settings of pip are this machine's.
+# the clone and its environment are made anew each time. BIND: folders of this machine that are seen there too, such
+# as one with wheels. Names of hosts, certificates and settings of pip are this machine's.
 set -eu
 
 home=${GFN_DEBIAN:-/tmp/gfn_debian}
-suite=${SUITE:-bookworm}
-packages=${PACKAGES:-python3,python3-venv,make,ca-certificates}
+suite=bookworm
+packages=python3,python3-venv,make,ca-certificates
 repository=$(cd "$(dirname "$0")/.." && pwd)
 root=$home/$suite
 user=1000

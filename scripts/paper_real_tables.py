@@ -294,8 +294,7 @@ TABLES: dict[str, Table] = {
             "log R": "log_reward/stories",
         },
         "The paper's model is fine-tuned on stories first, SmolLM2 is not. The last row has the prompt, the loss "
-        "and the true middles beside fresh strings of docs/recipes.md. Samples of both GFlowNet rows have 5 to 6 "
-        "words, true middles 9. The cosine is of all-MiniLM-L6-v2. "
+        "and the true middles beside fresh strings of docs/recipes.md. The cosine is of all-MiniLM-L6-v2. "
         "BERTScore needs its model: evaluation.bertscore.",
         ("evaluation.encoder=minilm",),
     ),

@@ -82,7 +82,7 @@ def page(results: Mapping[str, Sequence[Run]]) -> list[str]:
         "† A different model on other questions; printed in the paper's table.",
         "",
         f"Runs of *{name}* took {min(minutes):.1f} to {max(minutes):.1f} minutes with "
-        f"evaluation and at most {memory:.2f} GiB, on {cores()} CPU cores ({platform.machine()}). "
+        f"evaluation and at most {memory:.2f} GiB, on {cores()} CPU core{'s' * (cores() > 1)} ({platform.machine()}). "
         f"{first[0].metrics['run/steps']:.0f} optimizer steps.",
         "",
         "`python scripts/results.py --variants NAME=OVERRIDES --seeds …` makes other comparisons.",

@@ -56,7 +56,7 @@ class ReplaySettings:
         ):
             yield Problem(
                 "callbacks.replay_buffer.probability",
-                "given 1, without seed_demonstrations, posterior_draws and beside_fresh nothing enters the buffer",
+                "given 1: without seed_demonstrations, posterior_draws or beside_fresh nothing enters the buffer",
                 "below 1, or one of these three",
             )
 

@@ -51,7 +51,9 @@ def string_log_probs(
     """
     rows, states, vocabulary = logits_BSV.shape
     terminable_BS = rule.terminable_BS(trajectories)
-    next_BS = torch.nn.functional.pad(trajectories.token_BT, (0, 1))  # the last state has none
+    next_BS = torch.nn.functional.pad(
+        trajectories.token_BT, (0, 1)
+    )  # nothing follows the last state
     token_BS2 = torch.stack([next_BS, torch.full_like(next_BS, rule.terminator)], dim=-1)
     may_stop_N = rule.may_stop(rule.n_actions_BS(trajectories).reshape(-1))
     chosen_N2: Tensor = _Chosen.apply(

@@ -91,7 +91,10 @@ def _remove_left(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process has left of durable writes. Only the folder's one writer may call it."""
+    """Remove what a killed process has left of durable writes; only for the folder's one writer.
+
+    Names with a dot in front are of files that several processes write.
+    """
     for left in folder.glob("[!.]*.part"):
         with contextlib.suppress(OSError):
             left.unlink()

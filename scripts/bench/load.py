@@ -296,7 +296,7 @@ def one_load(case: str, size: int) -> tuple[float, float]:
             seconds = time.process_time() - began
 
         gib = memory_of(timed, _CPU)
-    return seconds, max(0.0, gib)  # pages that were given back meanwhile
+    return seconds, max(0.0, gib)  # memory that was freed meanwhile
 
 
 def in_a_process(case: str, size: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ from peft import PeftModel, load_peft_weights
 from safetensors.torch import load_file
 from tokenizers import processors
 
+from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
+from gfn_runner.lm.architecture import cache_argument
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.model_config import LMSettings, LoraSettings
 from gfn_runner.lm.policy import LanguageModel
+from gfn_runner.lm.scoring import score_policy
+from gfn_runner.lm.vocabulary import StringRule
 
 from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
 
@@ -280,3 +285,27 @@ def test_saved_adapters_are_read_to_the_device_of_the_model(monkeypatch, tmp_pat
     lm.load_answer_adapter(tmp_path, m_steps=1)
     with_saved_adapter(tiny_lm("llama").model, tmp_path)
     assert read == ["cpu"] * 3
+
+
+@torch.no_grad()
+def test_a_forward_may_call_its_cache_by_either_name(monkeypatch):
+    """transformers 5.24 has renamed it."""
+    lm, rule = tiny_lm(), StringRule(1, 0, 4)
+    rows = Trajectories.from_rows([[3, 4], [5]], [[True] * 2, [True]], [0, 1])
+    expected = score_policy(lm, ROWS, rows, rule)
+    forward, own = lm.model.forward, cache_argument(lm.model.forward)
+
+    def newer(input_ids, attention_mask, position_ids, use_cache, cache=None):
+        given = {"position_ids": position_ids, "use_cache": use_cache, own: cache}
+        output = forward(input_ids=input_ids, attention_mask=attention_mask, **given)
+        return SimpleNamespace(logits=output.logits, cache=output[own])
+
+    def older(input_ids, attention_mask, position_ids, use_cache, past_key_values=None):
+        output = newer(input_ids, attention_mask, position_ids, use_cache, past_key_values)
+        return SimpleNamespace(logits=output.logits, past_key_values=output.cache)
+
+    for renamed in (newer, older):
+        monkeypatch.setattr(lm.model, "forward", renamed)
+        found = score_policy(LanguageModel(lm.model, lm.tokenizer), ROWS, rows, rule)
+        torch.testing.assert_close(found.log_pf_BT, expected.log_pf_BT)
+        torch.testing.assert_close(found.log_pf_stop_BS, expected.log_pf_stop_BS)
