@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from story_model import tune
+
 from gfn_runner.data.expressions import Expression, question
 from gfn_runner.data.questions import new_questions, read_questions
 from gfn_runner.errors import UserError
@@ -25,6 +27,7 @@ FILES = {
     "prompts.txt": "openwebtext/prompts.txt",
     "stories.csv": "roc/stories.csv",
 }
+STORY_MODEL = "story_model"  # a folder, made of the stories
 TEST, DROPPED = "arithmetic_test.json", "arithmetic_dropped.txt"
 _TESTS = [f"{_TOOL}/1digit_{n}_op+-_test.json" for n in (3, 4, 5)]
 
@@ -34,13 +37,13 @@ def prepare(source: Path, names: Iterable[str], folder: Path) -> None:
 
     Args:
         source: the user's folder.
-        names: some of ``FILES``, or arithmetic's test questions.
+        names: some of ``FILES``, arithmetic's test questions, or the model that is made of the stories.
         folder: of the copies.
 
     Raises:
         SystemExit: in one line, if a file is missing or malformed, or the folder has another of its name.
     """
-    texts = {name: _read(source / FILES[name]) for name in names if name != TEST}
+    texts = {name: _read(source / FILES[name]) for name in names if name in FILES}
     if TEST in names:
         texts |= test_questions(source)
     for name, text in texts.items():
@@ -52,6 +55,9 @@ def prepare(source: Path, names: Iterable[str], folder: Path) -> None:
         if not place.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(place, text)
+    if STORY_MODEL in names and not (folder / STORY_MODEL).is_dir():
+        print(f"{folder / STORY_MODEL}: the model is fine-tuned on stories, 25 minutes", flush=True)
+        tune(str(folder / "stories.csv"), folder / STORY_MODEL)
 
 
 def test_questions(source: Path) -> dict[str, str]:

@@ -58,6 +58,7 @@ CASES: dict[str, list[str]] = {
         "objective=tb",
         "trainer.accumulate_grad_batches=2",
     ],
+    "supervised steps first": [*ARITHMETIC, "objective=tb", "sampling.sft_share=0.6"],
     "sft": [*LEARNT, "baseline=sft"],
     "ppo": [*LEARNT, "baseline=ppo"],
     "grpo": [*LEARNT, "baseline=grpo"],

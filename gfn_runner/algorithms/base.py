@@ -28,6 +28,8 @@ class SamplingSettings:
         n_samples: trajectories per condition.
         exploration_probability: of a fresh batch, to be sampled at a temperature drawn uniformly from
             ``min_temperature`` to ``max_temperature``; the others are on-policy.
+        sft_share: of the optimizer steps, the first ones, that sample nothing: they are supervised
+            fine-tuning on the task's known strings (``Task.targets``), one a condition.
     """
 
     n_conditions: Annotated[int, Field(ge=1)] = 8
@@ -35,6 +37,7 @@ class SamplingSettings:
     exploration_probability: Annotated[float, Field(ge=0, le=1)] = 0.667
     min_temperature: Annotated[float, Field(gt=0)] = 0.5
     max_temperature: Annotated[float, Field(gt=0)] = 2.0
+    sft_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def problems(self) -> Iterator[Problem]:
         """What is impossible in combination."""

@@ -137,11 +137,15 @@ class SFT(Algorithm):
         return written
 
     def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
-        conditions, lm = self._with_strings(module, batch), module.lm
-        if answers_directly(module, conditions) and not self.written:
+        if answers_directly(module, batch.conditions) and not self.written:
             with module.phases("policy"):
-                loss = answer_loss(module, conditions)
-            return {"loss": loss, "output": _nothing_written(conditions, lm.device)}
+                loss = answer_loss(module, batch.conditions)
+            return {"loss": loss, "output": _nothing_written(batch.conditions, module.lm.device)}
+        return self.string_step(module, batch)
+
+    def string_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
+        """:meth:`training_step` on known strings, also where the answer could be learnt at once."""
+        conditions, lm = self._with_strings(module, batch), module.lm
         trajectories = self._strings(module, conditions, batch.index)
         # Long enough for the strings and one more token, so that their ends are learnt, not forced.
         longest = int(trajectories.is_action_BT.sum(dim=1).max()) + 1
@@ -155,11 +159,17 @@ class SFT(Algorithm):
 
     def _with_strings(self, module: GFlowNetModule, batch: Batch) -> list[Condition]:
         """The batch, with other conditions in place of those without a string to learn."""
-        if not self.written:
+
+        def known(condition: Condition) -> bool:
+            return (
+                condition.key in self.written if self.written else bool(module.targets(condition))
+            )
+
+        if all(map(known, batch.conditions)):
             return batch.conditions
-        known = [c for c in module.conditions if c.key in self.written]
+        others = [c for c in module.conditions if known(c)]
         rng = rng_for("with-strings", module.seed, batch.index)
-        return [c if c.key in self.written else rng.choice(known) for c in batch.conditions]
+        return [c if known(c) else rng.choice(others) for c in batch.conditions]
 
     def _strings(
         self, module: GFlowNetModule, conditions: Sequence[Condition], index: int

@@ -161,6 +161,8 @@ class ReplayBufferCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
     ) -> None:
+        if module.in_sft_steps:
+            return
         # All ranks draw or all replay: one that samples takes longer, and the others would wait for it.
         turn = rng_for("replay", module.seed, batch.index // world())
         if not self.active or turn.random() >= self.options.probability:

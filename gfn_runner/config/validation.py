@@ -241,15 +241,23 @@ class _Found:
 
 
 def _data_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """What of the data a baseline, or an M-step, cannot learn from."""
+    """What of the data a baseline, an M-step or supervised steps cannot learn from."""
     from gfn_runner.algorithms.em import em_problems
 
     if not {"data", "baseline", "em", "task"} <= parts.keys():
         return
+    task, data = parts["task"], parts["data"]
+    share = parts["sampling"].sft_share if "sampling" in parts else 0.0
+    if share and not any(map(task.targets, data.train)):
+        yield Problem(
+            "sampling.sft_share",
+            f"given {share}, but task {task.name} knows no string to learn from",
+            "0 for a task without demonstrations or references",
+        )
     if parts["baseline"] is not None:
-        yield from parts["baseline"].unfit(parts["task"], parts["data"])
+        yield from parts["baseline"].unfit(task, data)
     else:
-        yield from em_problems(parts["em"], parts["data"].train)
+        yield from em_problems(parts["em"], data.train)
 
 
 def _load(task: Task, seed: int) -> TaskData:

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
+from gfn_runner.algorithms.sft import SFT
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.task import Task
@@ -51,6 +52,7 @@ class GFlowNetModule(Task, L.LightningModule):
     Attributes:
         reward_temperature: T of the posterior R^(1/T); set by the reward tempering callback.
         final: whether evaluation is the one after training.
+        sft_steps: optimizer steps of supervised fine-tuning, before the algorithm's.
         last_output: of the newest training step, detached; for the callbacks that run before the
             step's end.
         phases: their seconds.
@@ -118,16 +120,30 @@ class GFlowNetModule(Task, L.LightningModule):
         self.rule = string_rule(lm, self, self.max_len)
         self.evaluation_rule = string_rule(lm, self, self.eval_max_len)
         self.posterior_sampler = PosteriorSampler(self.drawing(evaluated))
+        # Supervised fine-tuning begins with itself.
+        share = 0.0 if isinstance(algorithm, SFT) else self.sampling.sft_share
+        self.sft, self.sft_steps = SFT(), int(share * max_steps)
         algorithm.setup(self)
         return self
 
     # -- training -----------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The algorithm's step; see :meth:`Algorithm.training_step`."""
-        step = self.algorithm.training_step(self, batch)
+        """The algorithm's step, after the first ``sft_steps``; see :meth:`Algorithm.training_step`."""
+        if self.in_sft_steps:
+            step = self.sft.string_step(self, batch)
+            # DDP waits for a gradient of every parameter. Not p · 0: that of NaN, an unknown log Z, is NaN.
+            unused = (torch.zeros_like(p).where(p.isnan(), p) for p in self.algorithm.parameters())
+            step["loss"] = step["loss"] + sum(0.0 * p.sum() for p in unused)
+        else:
+            step = self.algorithm.training_step(self, batch)
         self.last_output = step["output"]
         return step
+
+    @property
+    def in_sft_steps(self) -> bool:
+        """Whether the next step is supervised fine-tuning that the algorithm begins after."""
+        return self.sft_steps > 0 and self.global_step < self.sft_steps
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's own, timed."""
@@ -298,6 +314,7 @@ class GFlowNetModule(Task, L.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
         checkpoint["task"], checkpoint["m_steps"] = self.name, self.lm.m_steps
+        checkpoint["sft_steps"] = self.sft_steps
         self.algorithm.on_save_checkpoint(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -308,6 +325,8 @@ class GFlowNetModule(Task, L.LightningModule):
                 f"a run of task {self.name!r}",
             )
         self._check_m_steps(checkpoint.get("m_steps", 0), checkpoint.get("global_step", 0))
+        # A run that is made longer does not go back to supervised fine-tuning.
+        self.sft_steps = checkpoint.get("sft_steps", 0)
         self.algorithm.on_load_checkpoint(self, checkpoint)
         shapes = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}

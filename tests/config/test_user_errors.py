@@ -144,6 +144,8 @@ def test_what_hydra_refuses_is_a_user_error(argv, where, said):
         (["baseline=sft", "lm.dtype=float16"], "lm.dtype"),
         (["trainer.devices=2", "trainer.strategy=fsdp", "lm.quantization=4bit"], "trainer.strategy"),
         (["task=subjectivity", "trainer.devices=2", "trainer.strategy=fsdp", "em.m_batch=15"], "em.m_batch"),
+        (["task=continuation", "sampling.sft_share=0.5"], "sampling.sft_share"),
+        (["sampling.sft_share=1", "trainer.max_steps=0"], "sampling.sft_share trainer.max_steps"),
         (["em=twice"], "em"),
         (["resume=/no/such/run"], "resume"),
     ],

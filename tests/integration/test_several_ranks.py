@@ -195,6 +195,12 @@ def test_a_run_of_two_ranks_is_resumed_with_one(shared_run, tmp_path, caplog):
 
 
 @pytest.mark.slow
+def test_ranks_begin_with_supervised_steps(tmp_path):
+    """Which have no gradient of log Z, a parameter that the later steps train."""
+    started(tmp_path / "run", "sampling.sft_share=0.5", "objective=tb")
+
+
+@pytest.mark.slow
 def test_ranks_of_torchrun_take_the_config_of_the_first(tmp_path):
     """Each composes its own, and may find other environment variables."""
     lines = [*SMALL, "trainer.devices=2", "trainer.max_steps=1", "seed=${oc.env:RANK}"]

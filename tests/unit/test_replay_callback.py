@@ -156,6 +156,7 @@ def start(replay: ReplayBufferCallback, keys: str, index: int = 0, *, pairs: boo
         algorithm=SimpleNamespace(needs_pairs_between=pairs),
         sampling=SamplingSettings(n_samples=5),
         seed=0,
+        in_sft_steps=False,
     )
     replay.on_train_batch_start(None, module, batch, 0)
     return batch
@@ -339,6 +340,7 @@ def test_written_demonstrations_are_no_less_probable_than_what_was_drawn(keep):
 def drawing_module(**options):
     module = fake_module(max_len=3, adapter="random", **options)
     module.evaluation, module.reward_temperature = EvaluationSettings(), 1.0
+    module.in_sft_steps = False
     module.sampling, module.constraints = SamplingSettings(n_samples=5), tuple
     module.support = lambda condition: ()
     module.drawing = lambda conditions: Drawing(
