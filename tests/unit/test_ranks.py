@@ -140,6 +140,7 @@ def test_all_ranks_replay_at_the_same_steps(play, world):
 
 class _Module:
     seed = 0
+    in_sft_steps = False
 
     class algorithm:
         needs_pairs_between = False
