@@ -67,7 +67,8 @@ _COMMON = (
 MINUTES = (2, 5, 10)
 _DRAWS = 256
 _RESAMPLED = f"resampled from {_DRAWS} draws"
-# What task=infilling did before 2026-11-29.
+# What task=infilling did before 2026-11-30, and before 2026-11-29.
+_NO_SFT = ("sampling.sft_share=0", "optimizer.lr=2e-3")
 _TEMPLATE = 'task.template="Beginning: {beginning}\\nEnding: {ending}\\nMiddle:"'
 _NO_REPLAY = ("callbacks/replay_buffer=off", "callbacks.replay_buffer.beside_fresh=0")
 _EARLIER = (
@@ -85,16 +86,24 @@ _POSTERIOR = (
 SECTIONS: dict[str, Section] = {
     "infilling": Section(
         {
-            "default": Recipe(1.10),
-            "earlier default": Recipe(1.15, (_TEMPLATE, *_EARLIER)),
-            "the paper's prompt": Recipe(1.10, (_TEMPLATE,)),
-            "no true middles beside fresh strings": Recipe(0.97, _NO_REPLAY),
-            "squared loss": Recipe(1.10, ("objective.regression.kind=squared",)),
-            "8 conditions of 16 samples": Recipe(
-                0.95, ("sampling.n_conditions=8", "sampling.n_samples=16")
-            ),
-            "joint objective": Recipe(2.20, ("objective=joint",)),
-            "1 beside fresh strings": Recipe(1.04, ("callbacks.replay_buffer.beside_fresh=1",)),
+            "default": Recipe(0.44),
+            "no SFT": Recipe(1.10, _NO_SFT),
+            **{
+                f"{name}, no SFT": Recipe(seconds, (*_NO_SFT, *changes))
+                for name, seconds, changes in (
+                    ("earlier default", 1.15, (_TEMPLATE, *_EARLIER)),
+                    ("the paper's prompt", 1.10, (_TEMPLATE,)),
+                    ("no true middles beside fresh strings", 0.97, _NO_REPLAY),
+                    ("squared loss", 1.10, ("objective.regression.kind=squared",)),
+                    (
+                        "8 conditions of 16 samples",
+                        0.95,
+                        ("sampling.n_conditions=8", "sampling.n_samples=16"),
+                    ),
+                    ("joint objective", 2.20, ("objective=joint",)),
+                    ("1 beside fresh strings", 1.04, ("callbacks.replay_buffer.beside_fresh=1",)),
+                )
+            },
         },
         {
             "Jeffreys, nats": "jeffreys/stories",

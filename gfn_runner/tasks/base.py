@@ -122,7 +122,7 @@ class GFlowNetModule(Task, L.LightningModule):
         self.posterior_sampler = PosteriorSampler(self.drawing(evaluated))
         # Supervised fine-tuning begins with itself.
         share = 0.0 if isinstance(algorithm, SFT) else self.sampling.sft_share
-        self.sft, self.sft_steps = SFT(), int(share * max_steps)
+        self.sft, self.sft_steps = SFT(), round(share * max_steps)
         algorithm.setup(self)
         return self
 
