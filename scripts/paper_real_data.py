@@ -56,8 +56,11 @@ def prepare(source: Path, names: Iterable[str], folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(place, text)
     if STORY_MODEL in names and not (folder / STORY_MODEL).is_dir():
-        print(f"{folder / STORY_MODEL}: the model is fine-tuned on stories, 25 minutes", flush=True)
-        tune(str(folder / "stories.csv"), folder / STORY_MODEL)
+        print(f"{folder / STORY_MODEL}: fine-tuned on stories first", flush=True)
+        try:
+            tune(str(folder / "stories.csv"), folder / STORY_MODEL)
+        except UserError as error:
+            raise SystemExit(f"--data: {error.problems[0]}") from None
 
 
 def test_questions(source: Path) -> dict[str, str]:

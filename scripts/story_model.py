@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup
 
 from gfn_runner.data.conditions import Condition
+from gfn_runner.errors import UserError
 from gfn_runner.lm.model_folders import SMOLLM2_FOLDER
 from gfn_runner.runtime.terminal import escape_unencodable_output
 from gfn_runner.tasks.infilling import StoryData, StoryInfilling
 
 RECORD = "stories.json"
 BATCH = 16  # stories of a step
-_EVERY = 10**6  # stories: all of a file
+_ALL = 10**6  # stories of a file
 
 
 def main() -> None:
@@ -42,7 +43,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.folder.exists():
         parser.error(f"--folder {arguments.folder} exists already; nothing was written")
-    tune(**vars(arguments))
+    if not arguments.base.is_dir():
+        parser.error(f"--base {arguments.base} is no folder; make smollm2 makes the default")
+    try:
+        tune(**vars(arguments))
+    except UserError as error:
+        parser.error(f"--stories: {error.problems[0]}")
     print(f"written to {arguments.folder}")
 
 
@@ -64,8 +70,11 @@ def tune(
         epochs: over the stories.
         lr: the highest, of AdamW; linear warm-up over a tenth of the steps, then linear decay.
         seed: of the order of the stories.
+
+    Raises:
+        UserError: if the file is missing or malformed.
     """
-    data = StoryInfilling(data=StoryData(stories=stories, n_train=_EVERY)).load(0)
+    data = StoryInfilling(data=StoryData(stories=stories, n_train=_ALL)).load(0)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     train, test = ([_tokens(tokenizer, c) for c in own] for own in (data.train, data.evaluation))

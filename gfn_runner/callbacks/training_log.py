@@ -27,7 +27,8 @@ from gfn_runner.tasks.base import GFlowNetModule
 class TrainingLog(L.Callback):
     """Logs what training is doing, on all ranks together (times: on the first). Names and units:
 
-    - ``train/loss`` (squared nats), ``train/grad_norm``, ``train/lr``, ``train/reward_temperature``;
+    - ``train/loss`` (squared nats; of SFT and of supervised steps nats a token), ``train/grad_norm``,
+      ``train/lr``, ``train/reward_temperature``;
     - ``train/log_reward`` mean untempered log R of whole strings, nats (SFT asks for none: neither it
       nor what has φ in it is recorded); ``train/length`` tokens;
     - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:

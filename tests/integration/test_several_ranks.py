@@ -195,9 +195,13 @@ def test_a_run_of_two_ranks_is_resumed_with_one(shared_run, tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_ranks_begin_with_supervised_steps(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_begin_with_supervised_steps(strategy, tmp_path):
     """Which have no gradient of log Z, a parameter that the later steps train."""
-    started(tmp_path / "run", "sampling.sft_share=0.5", "objective=tb")
+    lines = ["sampling.sft_share=0.5", "objective=tb", f"trainer.strategy={strategy}"]
+    folder = started(tmp_path / "run", *lines)
+    assert ["train/phi_spread" in step for step in steps_of(folder)] == [False, False, True]
+    assert newest_state(folder)["state_dict"]["algorithm.log_z"].isfinite().any()
 
 
 @pytest.mark.slow

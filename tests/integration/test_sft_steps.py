@@ -51,9 +51,10 @@ def test_a_run_that_is_made_longer_does_not_go_back(begun, tmp_path):
     assert None not in numbers(folder, "phi_spread")[3:]
 
 
-def test_conditions_without_a_known_string_give_way(tmp_path):
-    """Only arithmetic's demonstrations have one; its other questions have answers alone."""
-    few = ("task.data.n_answers=20", "task.data.n_rationales=4", "task.data.n_test=2")
-    lines = [line for line in LINES if not line.startswith("task")]
-    folder = run(tmp_path / "run", "sampling.sft_share=0.6", *few, base=tuple(lines))
-    assert None not in numbers(folder, "loss")
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_policy_gradients_go_on_from_them(method, begun, tmp_path):
+    lines = [f"baseline={method}", "sampling.sft_share=0.6", *NO_BUFFER]
+    folder = run(tmp_path / "run", *lines, base=LINES)
+    assert numbers(folder, "loss")[:3] == pytest.approx(numbers(begun, "loss")[:3], rel=1e-5)
+    divergence = numbers(folder, "kl_base")
+    assert divergence[:3] == [None] * 3 and None not in divergence[3:]

@@ -7,15 +7,17 @@ import subprocess
 from pathlib import Path
 
 import paper_real
+import paper_real_data
 import pytest
 import seed_tables
 import yaml
-from paper_real_data import DROPPED, FILES, TEST, prepare
+from paper_real_data import DROPPED, FILES, STORY_MODEL, TEST, prepare
 from paper_real_page import page
 from paper_real_tables import TABLES, jobs_of
 from run_records import FILE, Runs
 
 from gfn_runner.data.questions import parse_question
+from gfn_runner.runtime.overrides import quoted
 from tests.runs import composed
 
 RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
@@ -98,6 +100,28 @@ def test_rows_are_of_runs_and_have_no_more_numbers_than_columns():
     for table in TABLES.values():
         assert {row.method for row in table.rows} <= table.methods.keys()
         assert all(len(row.paper) <= len(table.columns) for row in table.rows)
+
+
+def test_the_model_of_the_stories_is_made_once_and_of_all_runs(source, tmp_path, monkeypatch):
+    made: list[Path] = []
+
+    def tune(stories: str, folder: Path) -> None:
+        assert Path(stories) == tmp_path / "data" / "stories.csv" and Path(stories).is_file()
+        folder.mkdir()
+        made.append(folder)
+
+    monkeypatch.setattr(paper_real_data, "tune", tune)
+    for _ in range(2):
+        prepare(source, TABLES["infilling_stories"].data.values(), tmp_path / "data")
+    assert made == [tmp_path / "data" / STORY_MODEL]
+    jobs = jobs_of("infilling_stories", tmp_path)
+    assert jobs and all(f"lm.name={quoted(str(made[0]))}" in job.lines for job in jobs)
+
+
+def test_stories_that_cannot_be_read_are_an_error_of_one_line(source, tmp_path):
+    (source / FILES["stories.csv"]).write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit, match=r"--data: .*no column"):
+        prepare(source, ["stories.csv", STORY_MODEL], tmp_path)
 
 
 def test_no_run_is_above_an_hour_and_all_are_within_twenty():

@@ -66,9 +66,21 @@ def test_the_loss_of_a_padded_batch_is_that_of_its_tokens():
     assert together == pytest.approx(sum(alone) / (3 + 8), rel=1e-4)
 
 
-def test_a_folder_that_exists_is_left_alone(stories, tmp_path, monkeypatch, capsys):
-    given = ["story_model.py", "--stories", str(stories), "--folder", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", given)
-    with pytest.raises(SystemExit):
-        story_model.main()
-    assert "exists already" in capsys.readouterr().err
+def test_bad_input_is_an_error_of_one_line_and_nothing_is_written(
+    stories, tmp_path, monkeypatch, capsys
+):
+    new, bad = tmp_path / "models" / "new", tmp_path / "bad.csv"
+    bad.write_text("a,b\n1,2\n")
+    cases = {
+        "exists already": ["--stories", str(stories), "--folder", str(tmp_path)],
+        "no such file": ["--stories", str(tmp_path / "none.csv"), "--folder", str(new)],
+        "no column": ["--stories", str(bad), "--folder", str(new)],
+        "is no folder": ["--stories", str(stories), "--folder", str(new), "--base", "/no/model"],
+    }
+    for said, given in cases.items():
+        base = [] if "--base" in given else ["--base", str(EMBEDDED_FOLDER)]
+        monkeypatch.setattr("sys.argv", ["story_model.py", *given, *base])
+        with pytest.raises(SystemExit) as stop:
+            story_model.main()
+        assert stop.value.code == 2 and said in capsys.readouterr().err
+    assert not new.parent.exists()

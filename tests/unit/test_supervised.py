@@ -178,6 +178,12 @@ def test_only_right_strings_are_imitated(tmp_path):
     # Nothing is learnt of a condition without one; another takes its place.
     step = module.training_step(Batch([never, known], 0), 0)
     assert step["output"].conditions == [known, known]
+    # So it is where the strings are the task's own, and one condition has none.
+    untold = replace(known, key="untold", demonstrations=())
+    told = replace(known, demonstrations=("a",))
+    algorithm.written, module.conditions = {}, [told, untold]
+    step = module.training_step(Batch([untold, told], 0), 0)
+    assert step["output"].conditions == [told, told]
     algorithm.written, module.conditions = {}, [never]
     with pytest.raises(UserError, match="no string of the policy"):
         module.on_fit_start()
