@@ -88,6 +88,7 @@ SECTIONS: dict[str, Section] = {
         {
             "default": Recipe(0.44),
             "no SFT": Recipe(1.10, _NO_SFT),
+            "SFT alone": Recipe(0.27, ("baseline=sft", *_NO_REPLAY)),
             **{
                 f"{name}, no SFT": Recipe(seconds, (*_NO_SFT, *changes))
                 for name, seconds, changes in (
