@@ -82,7 +82,8 @@ def test_test_questions_that_are_trained_on_are_dropped_and_it_is_said(source, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("table", "method"), RUNS, ids=map("-".join, RUNS))
-def test_every_runs_command_holds(table, method, source, tmp_path):
+def test_every_runs_command_holds(table, method, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_real_data, "tune", lambda stories, folder: folder.mkdir())
     prepare(source, TABLES[table].data.values(), tmp_path / "data")
     (tmp_path / table / "gflownet" / "seed0" / "adapter").mkdir(parents=True)
     job = next(job for job in jobs_of(table, tmp_path) if job.name == method)
