@@ -54,9 +54,9 @@ test-newest: install ## the same on the newest versions that can be installed
 test-debian: ## make arithmetic and make test in a minimal Debian, for a user without rights (root, debootstrap)
 	scripts/minimal_debian.sh arithmetic test $(ARGS)
 
-audit: install ## known vulnerabilities of the tested versions, by pip-audit; needs a network
+audit: install ## known vulnerabilities of the tested versions, by pip-audit (ARGS=--offline-ok: pass if the index answers for none)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[audit]'
-	$(RUN) scripts/audit.py
+	$(RUN) scripts/audit.py $(ARGS)
 
 smollm2: install ## download and convert SmolLM2-135M-Instruct (a minute, 93 MB; once)
 	$(RUN) scripts/get_smollm2.py $(ARGS)

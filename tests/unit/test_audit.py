@@ -1,4 +1,4 @@
-"""Exceptions of make audit: each has a date and a reason."""
+"""make audit: exceptions have a date and a reason, packages that the index does not know do not pass."""
 
 from __future__ import annotations
 
@@ -28,3 +28,23 @@ def test_exceptions_hold_until_their_last_day():
 def test_other_lines_are_refused(line, message):
     with pytest.raises(ValueError, match=message):
         audit.accepted(line, TODAY)
+
+
+KNOWN = {"name": "torch", "version": "2.0", "vulns": []}
+HIT = {"name": "pip", "version": "1.0", "vulns": [{"id": "CVE-1", "fix_versions": ["1.1"]}]}
+SKIPPED = {"name": "peft", "skip_reason": "Dependency not found on PyPI"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "line", "passes", "passes_offline"),
+    [
+        ([KNOWN], "1 packages, no known vulnerabilities", True, True),
+        ([KNOWN, HIT], "pip 1.0: CVE-1, fixed in 1.1", False, False),
+        ([KNOWN, SKIPPED], "not audited, unknown to the index: peft", False, False),
+        ([SKIPPED, SKIPPED], "not audited: the index answered for no package", False, True),
+    ],
+)
+def test_a_report_passes_if_every_package_was_audited(packages, line, passes, passes_offline):
+    report = {"dependencies": packages}
+    assert audit.judged(report, offline_ok=False) == ([line], passes)
+    assert audit.judged(report, offline_ok=True) == ([line], passes_offline)
