@@ -256,3 +256,27 @@ def whole_run(tmp_path):
     drawn = record([hostile, "b"], [-1.0, -2.0], [-1.0, -2.0])
     write_lines(folder / "samples.jsonl", [drawn])
     return folder
+
+
+SCRIPT = "<script>alert('pwned')</script>"
+CLOSING = "</script><script>alert('pwned')</script><img src=x onerror=alert(1)> \" ' & {{ 7 * 7 }}"
+
+
+def hostile_run(folder):
+    """With scripts in samples, prompt, log, metrics' names, overrides and config."""
+    make_run(
+        folder,
+        overrides=[f"name={SCRIPT}"],
+        lm={"name": SCRIPT, "lora": {"rank": CLOSING}},
+        objective={"_target_": f"x.{SCRIPT}"},
+    )
+    drawn = sample(CLOSING, prompt=SCRIPT, condition=SCRIPT, group=CLOSING, answer=SCRIPT)
+    write_lines(folder / "samples.jsonl", [drawn, sample(SCRIPT)])
+    (folder / "run.log").write_text(f"WARNING gfn_runner.x: {CLOSING}\n", encoding="utf-8")
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        record = {"step": 6, "time": 1.0, f"eval/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/x": 1.0}
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics |= {f"final/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/vote_accuracy/x": 0.5}
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    return folder

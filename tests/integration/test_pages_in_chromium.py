@@ -14,7 +14,8 @@ from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.sweep_page import write_sweep_page
 
-from ..report_folders import FAILED, grid, make_run, make_sweep, sample, training
+from ..report_folders import FAILED, grid, hostile_run, make_run, make_sweep, sample, training
+from ..report_folders import SCRIPT as HOSTILE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_pages.py"
 
@@ -112,6 +113,20 @@ def test_what_a_reader_has_opened_stays_open_when_the_page_is_loaded_again(chrom
         path.write_text(path.read_text().replace(" charts without", "9 charts without"))
         page.reload()
         assert is_open() == [True, *[False] * (len(is_open()) - 1)]
+    finally:
+        page.close()
+
+
+def test_scripts_in_a_run_are_shown_and_do_not_run(chromium, tmp_path):
+    path = write_run_page(hostile_run(tmp_path / "r"))
+    page = chromium.new_page()
+    dialogs: list[str] = []
+    try:
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body.drawn")
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert HOSTILE in page.inner_text("body") and not dialogs
     finally:
         page.close()
 

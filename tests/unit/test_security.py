@@ -14,8 +14,7 @@ import yaml
 from gfn_runner.report.__main__ import main as report
 from gfn_runner.runtime import files
 from gfn_runner.runtime.environment import environment
-from gfn_runner.runtime.json_lines import write_lines
-from tests.report_folders import make_run, make_sweep, page_of, sample
+from tests.report_folders import CLOSING, SCRIPT, hostile_run, make_run, make_sweep, page_of
 from tests.runs import ROOT, run_process
 
 SOURCES = sorted(
@@ -135,29 +134,6 @@ def test_yaml_of_a_run_makes_no_objects(tag, tmp_path, monkeypatch, capsys):
 
 
 # -- pages -------------------------------------------------------------------------------------------
-
-SCRIPT = "<script>alert('pwned')</script>"
-CLOSING = "</script><script>alert('pwned')</script><img src=x onerror=alert(1)> \" ' & {{ 7 * 7 }}"
-
-
-def hostile_run(folder: Path) -> Path:
-    """With scripts in samples, prompt, log, metrics' names, overrides and config."""
-    make_run(
-        folder,
-        overrides=[f"name={SCRIPT}"],
-        lm={"name": SCRIPT, "lora": {"rank": CLOSING}},
-        objective={"_target_": f"x.{SCRIPT}"},
-    )
-    drawn = sample(CLOSING, prompt=SCRIPT, condition=SCRIPT, group=CLOSING, answer=SCRIPT)
-    write_lines(folder / "samples.jsonl", [drawn, sample(SCRIPT)])
-    (folder / "run.log").write_text(f"WARNING gfn_runner.x: {CLOSING}\n", encoding="utf-8")
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        record = {"step": 6, "time": 1.0, f"eval/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/x": 1.0}
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    metrics |= {f"final/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/vote_accuracy/x": 0.5}
-    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    return folder
 
 
 def assert_harmless(html: str) -> None:
