@@ -21,6 +21,7 @@ from gfn_runner.runtime.environment import default_variables
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import object_or_empty
 from gfn_runner.runtime.seeds import derived_seed
+from gfn_runner.runtime.sweep_record import is_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -235,12 +236,9 @@ def sweep_of(folder: Path) -> str | None:
     in the sweep's folder, so that a job that is resumed alone stays in its group.
     """
     for parent in folder.resolve().parents[:5]:
-        if any((parent / name).is_file() for name in ("multirun.yaml", "sweep.json")):
-            parts = parent.parts
-            if "multirun" in parts[:-1]:
-                last = len(parts) - 1 - parts[::-1].index("multirun")
-                return "/".join(parts[last + 1 :]) or parent.name
-            return parent.name
+        if is_sweep(parent):
+            _, multirun, date_and_time = str(parent).rpartition("/multirun/")
+            return date_and_time if multirun else parent.name
     return None
 
 

@@ -24,11 +24,12 @@ from gfn_runner.report.runs import (
     trains,
 )
 from gfn_runner.report.samples import first_of_each_set, read_samples
-from gfn_runner.report.states import PATIENCE, State, StateName, is_sweep, state_of
+from gfn_runner.report.states import PATIENCE, State, StateName, state_of
 from gfn_runner.report.table import columns_of, hundredths, metric_cell, row_labels
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.overrides import by_itself
 from gfn_runner.runtime.status import duration
+from gfn_runner.runtime.sweep_record import is_sweep
 
 PAGE = "report.html"
 NEWEST = "samples_newest.jsonl"

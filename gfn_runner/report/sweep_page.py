@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from gfn_runner.errors import UserError
-from gfn_runner.report.compose import notes, results, section_content
+from gfn_runner.report.compose import results, section_content
 from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import SOURCES, History
 from gfn_runner.report.names import column_title
@@ -30,7 +30,7 @@ from gfn_runner.report.plots import (
 )
 from gfn_runner.report.run_page import PAGE, refresh_of
 from gfn_runner.report.states import JobPage, StateName, SweepJobs, values_of
-from gfn_runner.report.summary import sections, task_of
+from gfn_runner.report.summary import notes, sections, task_of
 from gfn_runner.report.table import rounded, shown_number
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.status import duration
@@ -38,6 +38,7 @@ from gfn_runner.runtime.status import duration
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
 _MOST_METHODS = 12
 _MOST_COLORS = len(COLORS)
+_LONGEST_REASON = 160  # characters
 _MOST_POINTS = 60  # of a curve of training: of many runs the trend is to be seen
 
 
@@ -45,26 +46,26 @@ def write_sweep_page(
     sweep: SweepJobs,
     state_names: Mapping[str, StateName] | None = None,
     *,
-    whole: bool | None = None,
+    whole: bool = False,
 ) -> Path:
     """Write ``report.html`` into a sweep's folder.
 
     Args:
         state_names: states from a job's own process, by the job's name.
-        whole: with the figures and samples of the comparison, which take seconds; ``None``: once no job
-            is running or still to come.
+        whole: with the figures and samples of the comparison, which take seconds, also while a job is
+            running or still to come.
 
     Raises:
         OSError: if the page cannot be written; the one before is left.
     """
     sweep.read(state_names)
-    whole = sweep.has_ended if whole is None else whole
+    has_ended = sweep.has_ended
     configs = [job.run.config for job in sweep.jobs if job.run]
-    refresh = None if sweep.has_ended else refresh_of(configs[0] if configs else {})
+    refresh = None if has_ended else refresh_of(configs[0] if configs else {})
     live = {"refresh": refresh, "written": time.time(), "due": None}
     page = sweep.folder / PAGE
     with tempfile.TemporaryDirectory(prefix="gfn-runner-") as made:
-        content = _runs(sweep) | _comparison(sweep, Path(made), whole)
+        content = _runs(sweep) | _comparison(sweep, Path(made), whole or has_ended)
         write_atomically(page, render("sweep.html", live=live, **content), durable=False)
     return page
 
@@ -124,7 +125,7 @@ def _table(sweep: SweepJobs, colors: Mapping[str, str]) -> dict[str, Any]:
             f"{job.state.step or 0}/{job.state.steps}" if job.state.steps else "",
             _minutes(job),
             *values,
-            *([_brief(job.state.why)] if has_why else []),
+            *([job.state.why[:_LONGEST_REASON]] if has_why else []),
         ]
         link = f"{job.name}/{PAGE}" if job.run else ""
         row = {"name": job.name, "link": link, "color": colors[job.name], "uid": _uid(sweep, job)}
@@ -161,10 +162,6 @@ def _minutes(job: JobPage) -> str:
         return f"{job.run.metrics['run/minutes']:.1f}"
     seconds = job.state.seconds
     return "" if seconds is None else f"{seconds / 60:.1f}"
-
-
-def _brief(text: str, most: int = 160) -> str:
-    return text if len(text) <= most else text[:most] + "…"
 
 
 # -- curves -----------------------------------------------------------------------------------------
