@@ -144,14 +144,8 @@ def _bars(
             for end, own in ((end, zip(names, heights, strict=True)) for end in ("_low", "_high"))
         ]
         errors = np.abs(np.array(ends) - np.array(heights))
-        axes.bar(
-            places,
-            heights,
-            width,
-            yerr=errors if np.nansum(errors) else None,
-            label=label,
-            capsize=2,
-        )
+        shown = errors if np.nansum(errors) else None
+        axes.bar(places, heights, width, yerr=shown, label=label, capsize=2)
     axes.set_xticks(range(len(names)), ticks, fontsize=7)
     axes.set_ylim(0, 1.05)
     axes.grid(alpha=0.3, axis="y")

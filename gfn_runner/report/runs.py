@@ -168,8 +168,6 @@ def find_runs(given: Sequence[str]) -> list[Path]:
 
 
 def _runs_below(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        return
     if _is_run(path):
         yield path
         return
