@@ -18,16 +18,7 @@ from gfn_runner.report.history import SOURCES, History
 from gfn_runner.report.names import column_title
 from gfn_runner.report.page import plotly, render
 from gfn_runner.report.panels import Panel, evaluated, loss_name, panel_name, scale_of
-from gfn_runner.report.plots import (
-    COLORS,
-    Plot,
-    Trace,
-    dots,
-    page_sections,
-    plot,
-    plots_of,
-    trace,
-)
+from gfn_runner.report.plots import COLORS, Plot, Trace, dots, page_sections, plot, plots_of, trace
 from gfn_runner.report.run_page import PAGE, refresh_of
 from gfn_runner.report.states import JobPage, StateName, SweepJobs, values_of
 from gfn_runner.report.summary import notes, sections, task_of

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ class Sweep:
     folder: Path
     process: subprocess.Popen[str]
     said: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
 
     def ends(self) -> int:
         """Wait for its end; the exit code."""
@@ -77,9 +76,6 @@ class Sweep:
 
     def log(self, number: int) -> str:
         return (self.folder / str(number) / "run.log").read_text()
-
-    def metrics(self, number: int) -> dict[str, Any]:
-        return json.loads((self.folder / str(number) / "metrics.json").read_text())
 
 
 def until(holds: Callable[[], bool], sweep: Sweep | None = None, seconds: float = WAIT) -> None:
@@ -122,23 +118,16 @@ def cluster() -> Iterator[None]:
 def start(cluster: None, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Starts a sweep of small runs on the cluster: ``start("seed=0,1")``."""
     begun = []
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
 
-    def go(
-        *lines: str, folder: Path | None = None, resume: bool = False, path: Path | None = None
-    ) -> Sweep:
+    def go(*lines: str, resume: bool = False, path: Path | None = None) -> Sweep:
         search = {} if path is None else {"PATH": f"{path}:{os.environ['PATH']}"}
-        folder = folder or tmp_path / "sweep"
+        folder = tmp_path / "sweep"
         words = [f"resume={folder}"] if resume else [*SMALL, *SLURM, f"hydra.sweep.dir={folder}"]
         process = subprocess.Popen(
             [sys.executable, "-m", "gfn_runner", "-m", *words, *lines],
             cwd=ROOT,
-            env={
-                **os.environ,
-                **search,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(ROOT),
-                "COLUMNS": "160",
-            },
+            env=os.environ | search | own,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

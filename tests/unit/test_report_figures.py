@@ -11,15 +11,7 @@ from gfn_runner.report.method_figures import likelihood_against_diversity as lik
 from gfn_runner.report.posterior_figures import calibration
 from gfn_runner.runtime.json_lines import write_lines
 
-from ..report_folders import (
-    CONTINUATION,
-    LIKELY,
-    accuracy,
-    leave_run,
-    logged,
-    only_section,
-    record,
-)
+from ..report_folders import CONTINUATION, LIKELY, accuracy, leave_run, logged, only_section, record
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 

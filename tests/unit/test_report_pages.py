@@ -12,13 +12,7 @@ from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.side_by_side import sample_table
 from gfn_runner.runtime.json_lines import write_lines
 
-from ..report_folders import (
-    accuracy,
-    leave_run,
-    only_section,
-    record,
-    whole_run,
-)
+from ..report_folders import accuracy, leave_run, only_section, record, whole_run
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 

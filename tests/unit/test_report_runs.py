@@ -11,13 +11,7 @@ from gfn_runner.report.methods import methods_of
 from gfn_runner.report.runs import find_runs, read_run
 from gfn_runner.report.summary import cell, sections
 
-from ..report_folders import (
-    SUBTB,
-    accuracy,
-    labels,
-    leave_run,
-    read,
-)
+from ..report_folders import SUBTB, accuracy, labels, leave_run, read
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 

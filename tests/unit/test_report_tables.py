@@ -14,14 +14,7 @@ from gfn_runner.report.compose import results
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.summary import cell, commands, sections, spread
 
-from ..report_folders import (
-    NUMBERS,
-    SUBTB,
-    accuracy,
-    leave_run,
-    only_section,
-    read,
-)
+from ..report_folders import NUMBERS, SUBTB, accuracy, leave_run, only_section, read
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 

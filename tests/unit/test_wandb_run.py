@@ -13,11 +13,7 @@ from gfn_runner import train
 from gfn_runner.loggers import wandb_run
 from gfn_runner.loggers.json_lines import JsonLinesLogger
 from gfn_runner.loggers.wandb import RunLogger
-from gfn_runner.loggers.wandb_run import (
-    WandbRun,
-    run_id,
-    sweep_of,
-)
+from gfn_runner.loggers.wandb_run import WandbRun, run_id, sweep_of
 
 from ..runs import TINY, composed
 
