@@ -12,11 +12,10 @@ import os
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.errors import Problem
 from gfn_runner.runtime.environment import default_variables
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import object_or_empty
@@ -31,8 +30,6 @@ STEP = "trainer/global_step"
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server
 _LONGEST_TAG = 64  # characters
-# As W&B has it.
-_NOT_IN_PROJECTS, _LONGEST_PROJECT = "/\\#?%:", 128
 _ID_FILE = ".wandb_id.json"  # in a run's folder
 
 
@@ -177,21 +174,6 @@ def _start(folder: Path, arguments: dict[str, Any], mode: str, finish_timeout: f
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
     return WandbRun(run, folder)
-
-
-def project_problems(project: str) -> Iterator[Problem]:
-    """What W&B would refuse of a project's name."""
-    forbidden = [letter for letter in _NOT_IN_PROJECTS if letter in project]
-    if forbidden or not 1 <= len(project) <= _LONGEST_PROJECT:
-        given = f"given {project!r}"
-        if len(project) > _LONGEST_PROJECT:
-            given = f"given a name of {len(project)} characters"
-        yield Problem(
-            "logger.wandb.project",
-            given,
-            f"1 to {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)}",
-            "logger.wandb.entity=<team> for the part before a slash" if "/" in forbidden else "",
-        )
 
 
 def short_tag(tag: str) -> str:
