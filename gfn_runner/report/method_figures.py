@@ -69,14 +69,13 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
 
 def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> None:
     """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
-    ways: dict[str, list[tuple[int, float, float]]] = {}
-    for method in section.methods:
-        own_x, own_y, chosen = method.values(across), method.values(up), chosen_from(method)
-        if own_x and own_y and chosen:
-            ways.setdefault(chosen[0], []).append((chosen[1], fmean(own_x), fmean(own_y)))
-    for way, points in ways.items():
-        numbers, x, y = zip(*sorted(points), strict=True)
-        label = f"{way.replace('_', ' ')}, out of {numbers[0]} to {numbers[-1]} strings"
+    for way in drawn(section, across):
+        by_n = {n: method for n, method in way.by_n.items() if method.values(up)}
+        if not by_n:
+            continue
+        numbers = list(by_n)
+        x, y = ([fmean(m.values(name)) for m in by_n.values()] for name in (across, up))
+        label = f"{way.label}, out of {numbers[0]} to {numbers[-1]} strings"
         axes.plot(
             x, y, marker, linestyle="-", color="grey", markersize=4, linewidth=0.8,
             label=label if marker == "o" else None,
@@ -263,7 +262,7 @@ def _test_time(axes: Axes, section: Section, group: str) -> None:
         marker = "*" if point.n == 1 else "P"
         color = color_of(section, point.method)
         axes.plot(point.n, point.mean, marker, color=color, label=point.label)
-    for number, way in enumerate(drawn(section, group)):
+    for number, way in enumerate(drawn(section, f"{metric}/{group}")):
         values = list(way.values().values())
         axes.errorbar(
             list(way.by_n), list(map(fmean, values)), list(map(standard_error, values)),
