@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from ..hearing import hear
+from ..runs import ROOT, steps_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm_local.sh"
 WAIT = 900  # seconds for anything that has to come
 
@@ -61,11 +61,7 @@ class Sweep:
 
     def steps(self, number: int) -> list[int]:
         """Optimizer steps that a run has on record, in their order."""
-        file = self.folder / str(number) / "metrics.jsonl"
-        if not file.exists():
-            return []
-        records = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-        return [record["step"] for record in records if "train/loss" in record]
+        return [record["step"] for record in steps_of(self.folder / str(number))]
 
     def trains(self, number: int, step: int = 3) -> None:
         """Wait until a run has made so many steps."""
