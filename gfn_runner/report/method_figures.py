@@ -128,17 +128,12 @@ def compute(section: Section) -> Figure | str:
     clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
     curves = {m: _curves(m, metric, clock) for m in trained}
     chosen = any(chosen_from(m) is not None for m in section.methods)
-    if not groups or not (any(curves.values()) or chosen):
+    kinds = [*["training"] * any(curves.values()), *["test"] * chosen]
+    if not groups or not kinds:
         return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
-    kinds = [
-        kind for kind, there in (("training", any(curves.values())), ("test", chosen)) if there
-    ]
+    size = (4.6 * len(groups), 3.7 * len(kinds))
     figure, grid = plt.subplots(
-        len(kinds),
-        len(groups),
-        figsize=(4.6 * len(groups), 3.7 * len(kinds)),
-        layout="constrained",
-        squeeze=False,
+        len(kinds), len(groups), figsize=size, layout="constrained", squeeze=False
     )
     for kind, line in zip(kinds, grid, strict=True):
         for axes, group in zip(line, groups, strict=True):

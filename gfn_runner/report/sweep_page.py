@@ -213,38 +213,34 @@ def _plots(sweep: SweepJobs, colors: Mapping[str, str]) -> tuple[list[dict[str, 
 def _plot(panel: Panel, metric: str, sweep: SweepJobs, colors: Mapping[str, str]) -> Plot | None:
     """One metric's curves, one a run; ``None`` if no run has logged it."""
     name, help, scale = panel_name(metric), "", scale_of(metric)
-    found: dict[JobPage, tuple[list[int], list[float]]] = {}
-    for job in sweep.jobs:
-        if panel.is_evaluated:
-            found[job] = _mean_over_sets(job.history, evaluated(metric))
-            if len(job.history.sets(metric.removesuffix("/*"))) > 1:
-                help = "Mean over evaluation sets."
-            continue
-        found[job] = job.history.get(metric)
-        if panel.kind == "by_source" and found[job][1]:
-            # What the policy itself writes: tempered and replayed strings are other populations.
-            own = job.history.get(metric, SOURCES[0])
-            help = help or "On-policy batches."
-            if own[1]:
-                found[job] = own
-            else:
-                help = "On-policy batches; of runs without any, all batches."
+    if panel.kind == "by_source":
+        help = "On-policy batches; of runs without any, all batches."
+    elif any(len(job.history.sets(metric.removesuffix("/*"))) > 1 for job in sweep.jobs):
+        help = "Mean over evaluation sets."
     if metric == "train/loss":
         methods = {job.run.baseline for job in sweep.jobs if job.run}
         name = loss_name(methods.pop()) if len(methods) == 1 else loss_name("several")
-    traces: list[Trace] = [
-        (dots if panel.kind == "dots" else trace)(
-            x, [scale * v for v in y], _label(job, sweep.varied), colors[job.name]
-        )
-        | {"uid": _uid(sweep, job)}
-        for job, (x, y) in found.items()
-        if y
-    ]
+    draw = dots if panel.kind == "dots" else trace
+    traces: list[Trace] = []
+    for job in sweep.jobs:
+        x, y = _series(panel, metric, job.history)
+        if y:
+            y = [scale * value for value in y]
+            own = draw(x, y, _label(job, sweep.varied), colors[job.name])
+            traces.append(own | {"uid": _uid(sweep, job)})
     if not traces:
         return None
     made = plot(name, traces, help=help, log=panel.log, most=_MOST_POINTS)
     made.figure["layout"]["showlegend"] = False
     return made
+
+
+def _series(panel: Panel, metric: str, history: History) -> tuple[list[int], list[float]]:
+    if panel.is_evaluated:
+        return _mean_over_sets(history, evaluated(metric))
+    # What the policy itself writes: tempered and replayed strings are other populations.
+    own = history.get(metric, SOURCES[0] if panel.kind == "by_source" else None)
+    return own if own[1] else history.get(metric)
 
 
 def _mean_over_sets(history: History, metric: str) -> tuple[list[int], list[float]]:
@@ -263,8 +259,6 @@ def _comparison(sweep: SweepJobs, made: Path, whole: bool) -> dict[str, Any]:
     """What a report across runs has on those that have finished."""
     runs = [job.run for job in sweep.jobs if job.run and job.run.status == "finished"]
     content: dict[str, Any] = {"notes": [], "compared": [], "problem": ""}
-    if not runs:
-        return content
     try:
         found = sections(runs)
         content["notes"] = notes(runs, found)
