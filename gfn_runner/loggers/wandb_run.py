@@ -82,16 +82,14 @@ class WandbRun:
 
     def finish(self, *, failed: bool = False) -> None:
         """End the run; says where it is, or how it can be sent."""
-        url, sent = ("", False) if self.offline else (self.run.url, True)
+        url = "" if self.offline else self.run.url
         try:
             self.run.finish(exit_code=int(failed))
         except Exception as error:
             logger.warning("W&B did not get all of this run (%s)", _first_line(error))
-            sent = False
-        if sent:
-            print(f"W&B: {url}", flush=True)
-        else:
-            print(f"to send the run to W&B: {sync_command(self.folder)}", flush=True)
+            url = ""
+        where = f"W&B: {url}" if url else f"to send the run to W&B: {sync_command(self.folder)}"
+        print(where, flush=True)
 
 
 def sync_command(folder: Path) -> str:

@@ -5,6 +5,7 @@ Every function raises ``Unreachable`` where it does not answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -84,11 +85,9 @@ def states(job_ids: Sequence[str]) -> dict[str, JobState]:
     forgotten = [job_id for job_id, fields in found.items() if fields is None]
     if forgotten:
         accounted: Mapping[str, Mapping[str, str]] = {}
-        try:
+        with contextlib.suppress(Unreachable):  # a cluster without accounting
             command = ("sacct", "-n", "-X", "-P", "-j", ",".join(forgotten), "-o", "JobID,State")
             accounted = _read("JobID|State", _ask(*command))
-        except Unreachable:  # a cluster without accounting
-            pass
         found |= {job_id: accounted.get(job_id) for job_id in forgotten}
     return {job_id: _state(fields) for job_id, fields in found.items()}
 
