@@ -85,7 +85,7 @@ def policies(section: Section, group: str) -> list[Point]:
     points = []
     for method in (m for m in section.methods if m.row == "final" and m.values(single)):
         points.append(Point(method, f"{method.label}, one sample", 1, single))
-        n = method.runs[0].config.get("evaluation", {}).get("votes", 0)
+        n = method.runs[0].section("evaluation").get("votes")
         if single.startswith("single_accuracy/") and method.values(vote) and n:
             points.append(Point(method, f"{method.label}, vote", n, vote))
     return points

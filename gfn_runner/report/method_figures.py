@@ -242,11 +242,11 @@ def _spent(run: Run, history: History, clock: str | None) -> Callable[[int], flo
         before = dict(zip(seconds, [0, *seconds], strict=False))
         # Where not every step has a record, those before it are taken to be as long.
         return lambda step: sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
-    sampling, trainer = run.config.get("sampling", {}), run.config.get("trainer", {})
-    a_step = sampling.get("n_conditions", 1) * sampling.get("n_samples", 1)
-    a_step *= trainer.get("accumulate_grad_batches", 1)
-    for name in ("devices", "num_nodes"):
-        a_step *= trainer.get(name) if isinstance(trainer.get(name), int) else 1
+    sampling, trainer = run.section("sampling"), run.section("trainer")
+    a_step = (sampling.get("n_conditions") or 1) * (sampling.get("n_samples") or 1)
+    a_step *= trainer.get("accumulate_grad_batches") or 1
+    for n_processes in (trainer.get("devices"), trainer.get("num_nodes")):
+        a_step *= n_processes if isinstance(n_processes, int) else 1
     return lambda step: float(step * a_step)
 
 

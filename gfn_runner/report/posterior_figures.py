@@ -95,7 +95,7 @@ _Dot = tuple[float, float]
 
 def _posterior(run: Run, record: Mapping[str, Any]) -> _Posterior:
     """What a condition's posterior depends on: task, base model, T, and the condition."""
-    model = run.config.get("lm", {}).get("name")
+    model = run.section("lm").get("name")
     settings = json.dumps([run.config["task"], model, run.temperature], sort_keys=True, default=str)
     return settings, f"{record['group']}/{record['condition']}"
 

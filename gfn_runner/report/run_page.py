@@ -117,7 +117,6 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
 
 
 def _facts(run: Run, state: State) -> list[tuple[str, str]]:
-    config = run.config
     facts = []
     if state.steps is not None:
         facts.append(("optimizer step", f"{state.step or 0} of {state.steps}"))
@@ -132,11 +131,10 @@ def _facts(run: Run, state: State) -> list[tuple[str, str]]:
         facts.append(("time so far", duration(state.seconds)))
     if state.began:
         facts.append(("begun", local_time(state.began)))
-    objective = config.get("objective")
-    target = objective.get("_target_", "") if isinstance(objective, Mapping) else ""
+    target = run.section("objective").get("_target_") or "unknown objective"
     facts += [
-        ("method", run.baseline or f"GFlowNet, {target.rpartition('.')[2] or 'unknown objective'}"),
-        ("base model", str(config.get("lm", {}).get("name", "unknown"))),
+        ("method", run.baseline or f"GFlowNet, {target.rpartition('.')[2]}"),
+        ("base model", str(run.section("lm").get("name", "unknown"))),
         ("seed", str(run.seed)),
         ("commit", ", ".join(run.commits) or "unknown"),
     ]

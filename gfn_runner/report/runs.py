@@ -52,6 +52,10 @@ class Run:
     log: tuple[str, ...] = ()
     ended: float = 0.0
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the config; empty where there is none."""
+        return self.config.get(name) or {}
+
     @property
     def task(self) -> str:
         """Import path of the task's class."""

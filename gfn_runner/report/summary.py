@@ -84,9 +84,8 @@ def _counterpart(rows: Sequence[ReferenceRow], method: Method) -> ReferenceRow |
     """The one of the paper's rows that belongs beside a method."""
     key = method.row
     if method.row == "final":
-        baseline = method.runs[0].config.get("baseline") or {}
         key = method.runs[0].baseline or "GFlowNet"
-        if baseline.get("samples_of") is not None:
+        if method.runs[0].section("baseline").get("samples_of") is not None:
             return None  # the paper's learns from known strings
     return next((row for row in rows if row.beside == key), None)
 
