@@ -36,6 +36,7 @@ NEWEST = "samples_newest.jsonl"
 _REFRESH = 30  # seconds, where a config does not say
 _CONDITIONS, _SAMPLES = 8, 4
 _LOG_LINES = 30
+_LONGEST = 300  # characters of a prompt or a sample
 # Figures that show what the charts do not.
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
@@ -54,9 +55,6 @@ def write_run_page(
     Args:
         history: of the folder, from an earlier time: then only what was added since is read.
         state_name: the state, from the run's own process; see :func:`state_of`.
-
-    Returns:
-        The page's file.
 
     Raises:
         UserError: at files that are not what a run writes.
@@ -192,9 +190,9 @@ def _sample_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _short(text: str, most: int = 300) -> str:
+def _short(text: str) -> str:
     text = text.strip()
-    return text if len(text) <= most else "…" + text[-most:]
+    return text if len(text) <= _LONGEST else "…" + text[-_LONGEST:]
 
 
 def _pictures(run: Run) -> list[Picture]:

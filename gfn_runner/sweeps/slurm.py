@@ -59,20 +59,18 @@ def partitions() -> list[Partition]:
     found = {}
     for line in _ask("sinfo", "-h", "-o", "%P|%l").splitlines():
         name, _, limit = line.strip().partition("|")
-        found[name] = Partition(name.removesuffix("*"), name.endswith("*"), minutes(limit))
+        found[name] = Partition(name.removesuffix("*"), name.endswith("*"), _minutes(limit))
     return list(found.values())
 
 
-def minutes(limit: str) -> float | None:
-    """A time as SLURM writes it (``[days-]hours:minutes:seconds``, …); ``None``: no limit."""
-    days, dash, clock = limit.strip().rpartition("-")
+def _minutes(limit: str) -> float | None:
+    """A time as sinfo writes it (``[days-][hours:]minutes:seconds``); ``None``: no limit."""
+    days, _, clock = limit.strip().rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts):
         return None
-    if dash:
-        parts += ["0"] * (3 - len(parts))
     seconds = 0
-    for part in parts if len(parts) > 1 else [*parts, "0"]:
+    for part in parts:
         seconds = 60 * seconds + int(part)
     return 1440 * int(days or 0) + seconds / 60
 

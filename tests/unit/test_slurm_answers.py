@@ -88,10 +88,12 @@ def test_jobs_are_cancelled_when_slurm_says_that_they_have_ended(slurm_commands,
 
 
 def test_partitions(slurm_commands):
-    slurm_commands(sinfo="printf 'gpu*|1-00:00:00\\nlong|infinite\\n'")
+    slurm_commands(sinfo="printf 'gpu*|1-00:00:00\\nlong|infinite\\nshort|1:30:00\\nbrief|0:30\\n'")
     assert slurm.partitions() == [
         slurm.Partition("gpu", True, 1440),
         slurm.Partition("long", False, None),
+        slurm.Partition("short", False, 90),
+        slurm.Partition("brief", False, 0.5),
     ]
 
 
