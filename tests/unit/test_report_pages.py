@@ -145,7 +145,4 @@ def test_texts_and_commands_are_escaped(tmp_path):
     cell = "\\<script src='http://example.com/x.js'>\\</script> \\| \\`x\\` \\*y\\* !\\[z](http://example.com)"
     assert f"| GFlowNet | {cell} | 50 % |" in text
     assert "`python -m gfn_runner task=some 'x=a\\|b' 'y=_c_ *d*' seed=0`" in text
-    assert (
-        "<code>python -m gfn_runner task=some &#39;x=a|b&#39; &#39;y=_c_ *d*&#39; seed=0</code>"
-        in html
-    )
+    assert "task=some &#39;x=a|b&#39; &#39;y=_c_ *d*&#39; seed=0</code>" in html

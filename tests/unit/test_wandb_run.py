@@ -155,10 +155,7 @@ def test_what_fails_is_said_once_and_not_tried_again(tmp_path, caplog):
     for step in range(3):
         run.log("scalars", {"a": 1.0}, step)
     assert run.run.calls == 1 and len(caplog.records) == 1
-    assert (
-        "no more scalars of this run (Connection lost)" in caplog.text
-        and "more)" not in caplog.text
-    )
+    assert "no more scalars of this run (Connection lost)" in caplog.text
     run.log("histograms", {"a": 1.0}, 4)
     assert run.run.calls == 2 and len(caplog.records) == 2, "another kind is tried for itself"
 
