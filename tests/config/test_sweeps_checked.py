@@ -182,9 +182,13 @@ def test_options_of_a_launcher_are_checked_with_the_rest():
 
 
 @pytest.mark.slow
-def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(slurm_commands, tmp_path):
-    asking = f'grep -e --array "$2" >> {tmp_path}/asked; true'
-    slurm_commands(sinfo="echo 'gpu*|infinite'", sbatch=asking)
+def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkeypatch):
+    for command in ("srun", "squeue", "sinfo"):
+        (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")
+    (tmp_path / "sbatch").write_text(f'#!/bin/sh\ngrep -e --array "$2" >> {tmp_path}/asked; true\n')
+    for command in ("sbatch", "srun", "squeue", "sinfo"):
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     folder = tmp_path / "sweep"
     lines = ["-m", "hydra/launcher=slurm", f"hydra.sweep.dir={folder}"]
     seeds = "seed=0,1,2,3,4"
@@ -199,9 +203,12 @@ def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(slurm_commands, 
 
 
 @pytest.mark.slow
-def test_devices_of_another_machine_are_not_looked_for_on_this_one(slurm_commands, monkeypatch):
+def test_devices_of_another_machine_are_not_looked_for_on_this_one(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    slurm_commands(sinfo="echo 'gpu*|infinite'", sbatch="true")
+    for command in ("sbatch", "srun", "squeue", "sinfo"):
+        (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     lines = ("-m", "lm.device=cuda", "seed=0,1")
     assert len(configs(*lines, "hydra/launcher=slurm_gpu")) == 2
     assert "lm.device" in problems(*lines)
