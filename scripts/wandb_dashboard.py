@@ -13,11 +13,11 @@ import json
 import sys
 from typing import Any
 
+from gfn_runner.loggers.wandb_run import STEP
 from gfn_runner.report.names import is_share
 from gfn_runner.report.panels import SECTIONS, Panel, evaluated
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
-STEP = "trainer/global_step"
 MISSING = (
     "wandb_dashboard: wandb-workspaces is missing, which describes W&B's workspaces and reports; "
     "pip install 'gfn-runner[dashboards]'"

@@ -43,3 +43,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def slurm_commands(tmp_path, monkeypatch):
+    """Puts scripts in front of all commands: ``slurm_commands(squeue="echo x")``; SLURM's others fail."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def put(**scripts: str) -> None:
+        for name, script in scripts.items():
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+
+    put(**dict.fromkeys(("sbatch", "srun", "squeue", "sinfo", "sacct"), "exit 1"))
+    return put

@@ -46,28 +46,26 @@ def training(step, **values):
 
 def evaluation(step, kind="eval"):
     metrics = {
-        "vote_accuracy": 0.25,
-        "single_accuracy": 0.5,
-        "log_reward": -4.0,
-        "log_likelihood": -6.0,
-    }
-    metrics |= {
-        "phi_spread": 0.7,
-        "elbo": -3.0,
-        "log_z_bound": -2.0,
-        "diversity": 0.4,
-        "unique": 0.9,
-        "distinct_2": 0.8,
-        "self_bleu": 0.3,
-    }
+        "vote_accuracy": 0.25, "single_accuracy": 0.5, "log_reward": -4.0, "log_likelihood": -6.0,
+        "phi_spread": 0.7, "elbo": -3.0, "log_z_bound": -2.0, "diversity": 0.4, "unique": 0.9,
+        "distinct_2": 0.8, "self_bleu": 0.3,
+    }  # fmt: skip
     sets = ("3_operands", "4_operands")
     named = {f"{kind}/{name}/{group}": value for name, value in metrics.items() for group in sets}
     return {"step": step, "time": time.time(), **named}
 
 
+def start_run(folder, config, overrides, commit):
+    """What every run leaves at its start."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    git = {"commit": commit, "changed": False}
+    (folder / "environment.json").write_text(json.dumps({"git": git}))
+
+
 def make_run(folder, *, steps=6, wanted=6, finished=True, overrides=(), **config):
     """A run's folder as a run leaves it."""
-    folder.mkdir(parents=True)
     whole = {
         "task": {"_target_": ARITHMETIC},
         "objective": {"_target_": "gfn_runner.objectives.losses.JointBalance"},
@@ -79,10 +77,7 @@ def make_run(folder, *, steps=6, wanted=6, finished=True, overrides=(), **config
         },
         "seed": 3,
     } | config
-    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(["task=arithmetic", *overrides]))
-    git = {"commit": "c0ffee" * 6, "changed": False}
-    (folder / "environment.json").write_text(json.dumps({"git": git}))
+    start_run(folder, whole, ["task=arithmetic", *overrides], "c0ffee" * 6)
     (folder / "run.log").write_text("WARNING gfn_runner.lm: something <odd>\n")
     records = [training(step) for step in range(1, steps + 1)]
     records += [evaluation(step) for step in range(2, steps + 1, 2)]
@@ -91,25 +86,17 @@ def make_run(folder, *, steps=6, wanted=6, finished=True, overrides=(), **config
     if finished:
         write_lines(folder / "samples.jsonl", [sample("the last")])
         final = {n: v for n, v in records[-1].items() if "/" in n}
-        facts = {"run/seed": 3.0, "run/steps": float(wanted), "run/minutes": 2.0}
-        facts |= {
-            "final/vote_accuracy_low/3_operands": 0.1,
-            "final/vote_accuracy_high/3_operands": 0.4,
-        }
+        facts = {
+            "run/seed": 3.0, "run/steps": float(wanted), "run/minutes": 2.0,
+            "final/vote_accuracy_low/3_operands": 0.1, "final/vote_accuracy_high/3_operands": 0.4,
+        }  # fmt: skip
         (folder / "metrics.json").write_text(json.dumps(final | facts))
     return folder
 
 
 def sample(text, **others):
-    own = {"singles": [text, ""], "log_reward": [-1.5, -9.0], "log_pf": [-0.25, -3.0]}
-    return {
-        "group": "3_operands",
-        "condition": "q",
-        "prompt": "1 + 1 = ?",
-        "answer": 2,
-        **own,
-        **others,
-    }
+    own = {"condition": "q", "prompt": "1 + 1 = ?", "answer": 2}
+    return record([text, ""], [-1.5, -9.0], [-0.25, -3.0]) | own | others
 
 
 def page_of(folder, **how):
@@ -181,7 +168,6 @@ SUBTB = {"_target_": "gfn_runner.objectives.losses.SubTB", "lam": 0.9}
 
 def leave_run(folder, metrics=None, *, seed=0, task=ARITHMETIC, commit="a" * 40, **config):
     """A run's folder as a run leaves it; ``metrics=None`` for one that has not finished."""
-    folder.mkdir(parents=True)
     steps = 10
     whole = {
         "task": {"_target_": task},
@@ -196,10 +182,7 @@ def leave_run(folder, metrics=None, *, seed=0, task=ARITHMETIC, commit="a" * 40,
         "seed": seed,
         "output": "outputs",
     } | config
-    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(["task=some", f"seed={seed}"]))
-    git = {"commit": commit, "changed": False}
-    (folder / "environment.json").write_text(json.dumps({"git": git}))
+    start_run(folder, whole, ["task=some", f"seed={seed}"], commit)
     if metrics is not None:
         facts = {"run/seed": seed, "run/steps": steps, "run/minutes": 1.0, "train/loss": 0.5}
         (folder / "metrics.json").write_text(json.dumps(metrics | facts))

@@ -121,9 +121,11 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
-    """What a run has logged of its training steps."""
+    """What a run has logged of its training steps; a line that is being written is passed over."""
     file = folder / "metrics.jsonl"
-    return [r for r in lines_of(file) if "train/loss" in r] if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return [record for record in records if "train/loss" in record]
 
 
 def metrics_of(folder: Path) -> dict[str, float]:

@@ -21,9 +21,10 @@ from gfn_runner.report.history import History
 from gfn_runner.report.run_page import NEWEST, PAGE, write_run_page
 from gfn_runner.report.runs import callback_arguments, read_run
 from gfn_runner.report.samples import first_of_each_set, sample_record
-from gfn_runner.report.states import StateName, SweepJobs, is_sweep
+from gfn_runner.report.states import StateName, SweepJobs
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.json_lines import write_lines
+from gfn_runner.runtime.sweep_record import is_sweep
 from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)

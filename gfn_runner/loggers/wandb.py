@@ -11,7 +11,10 @@ from lightning.pytorch.loggers import WandbLogger
 from pydantic import Field
 
 from gfn_runner.errors import Problem
-from gfn_runner.loggers.wandb_run import WandbRun, project_problems, start_wandb
+from gfn_runner.loggers.wandb_run import WandbRun, start_wandb
+
+# As W&B has it.
+_NOT_IN_PROJECTS, _LONGEST_PROJECT = "/\\#?%:", 128
 
 
 class RunLogger(WandbLogger):
@@ -73,7 +76,12 @@ class RunLogger(WandbLogger):
     @classmethod
     def argument_problems(cls, arguments: Mapping[str, Any]) -> Iterator[Problem]:
         """What W&B would refuse when the run starts."""
-        yield from project_problems(arguments.get("project", "gfn_runner"))
+        project = arguments.get("project", "gfn_runner")
+        if set(project) & set(_NOT_IN_PROJECTS) or not 1 <= len(project) <= _LONGEST_PROJECT:
+            allowed = f"1 to {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)}"
+            entity = "logger.wandb.entity=<team> for the part before a slash"
+            fix = entity if "/" in project else ""
+            yield Problem("logger.wandb.project", f"given {project!r}", allowed, fix)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run has its config from the start."""

@@ -12,15 +12,15 @@ import os
 import shlex
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.errors import Problem
 from gfn_runner.runtime.environment import default_variables
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import object_or_empty
 from gfn_runner.runtime.seeds import derived_seed
+from gfn_runner.runtime.sweep_record import is_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ STEP = "trainer/global_step"
 _PATIENCE_S = 10.0
 _INIT_TIMEOUT_S = 20.0  # for a server
 _LONGEST_TAG = 64  # characters
-# As W&B has it.
-_NOT_IN_PROJECTS, _LONGEST_PROJECT = "/\\#?%:", 128
 _ID_FILE = ".wandb_id.json"  # in a run's folder
 
 
@@ -84,16 +82,14 @@ class WandbRun:
 
     def finish(self, *, failed: bool = False) -> None:
         """End the run; says where it is, or how it can be sent."""
-        url, sent = ("", False) if self.offline else (self.run.url, True)
+        url = "" if self.offline else self.run.url
         try:
             self.run.finish(exit_code=int(failed))
         except Exception as error:
             logger.warning("W&B did not get all of this run (%s)", _first_line(error))
-            sent = False
-        if sent:
-            print(f"W&B: {url}", flush=True)
-        else:
-            print(f"to send the run to W&B: {sync_command(self.folder)}", flush=True)
+            url = ""
+        where = f"W&B: {url}" if url else f"to send the run to W&B: {sync_command(self.folder)}"
+        print(where, flush=True)
 
 
 def sync_command(folder: Path) -> str:
@@ -178,21 +174,6 @@ def _start(folder: Path, arguments: dict[str, Any], mode: str, finish_timeout: f
     return WandbRun(run, folder)
 
 
-def project_problems(project: str) -> Iterator[Problem]:
-    """What W&B would refuse of a project's name."""
-    forbidden = [letter for letter in _NOT_IN_PROJECTS if letter in project]
-    if forbidden or not 1 <= len(project) <= _LONGEST_PROJECT:
-        given = f"given {project!r}"
-        if len(project) > _LONGEST_PROJECT:
-            given = f"given a name of {len(project)} characters"
-        yield Problem(
-            "logger.wandb.project",
-            given,
-            f"1 to {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)}",
-            "logger.wandb.entity=<team> for the part before a slash" if "/" in forbidden else "",
-        )
-
-
 def short_tag(tag: str) -> str:
     """A tag as W&B takes it; of a longer one the beginning, and a hash by which two stay two."""
     if len(tag) <= _LONGEST_TAG:
@@ -235,12 +216,9 @@ def sweep_of(folder: Path) -> str | None:
     in the sweep's folder, so that a job that is resumed alone stays in its group.
     """
     for parent in folder.resolve().parents[:5]:
-        if any((parent / name).is_file() for name in ("multirun.yaml", "sweep.json")):
-            parts = parent.parts
-            if "multirun" in parts[:-1]:
-                last = len(parts) - 1 - parts[::-1].index("multirun")
-                return "/".join(parts[last + 1 :]) or parent.name
-            return parent.name
+        if is_sweep(parent):
+            _, multirun, date_and_time = str(parent).rpartition("/multirun/")
+            return date_and_time if multirun else parent.name
     return None
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfn_runner.errors import Problem, UserError, show
-from gfn_runner.report.compose import notes, report_content
+from gfn_runner.report.compose import report_content
 from gfn_runner.report.page import Picture, render
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import Run, find_runs, read_runs
-from gfn_runner.report.states import SweepJobs, is_sweep
-from gfn_runner.report.summary import Section, sections
+from gfn_runner.report.states import SweepJobs
+from gfn_runner.report.summary import Section, notes, sections
 from gfn_runner.report.sweep_page import write_sweep_page
+from gfn_runner.runtime.sweep_record import is_sweep
 from gfn_runner.runtime.terminal import escape_unencodable_output
 
 _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")

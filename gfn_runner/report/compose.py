@@ -19,7 +19,7 @@ from gfn_runner.report.summary import (
     Section,
     cell,
     commands,
-    left_out,
+    notes,
     published_columns,
     published_header,
     task_of,
@@ -40,12 +40,6 @@ _EQUAL = (
     "below the policy's."
 )
 _PAPERS_SAMPLES = "† The paper's own, by another model under another R:"
-
-
-def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
-    """Everything that a reader of the tables might not expect, a sentence each."""
-    own = [f"{section.name}: {note}" for section in found for note in section.notes]
-    return [*left_out(runs, found), *own]
 
 
 def report_content(
@@ -120,33 +114,24 @@ def results(section: Section) -> Table:
     columns, theirs = section.columns, published_columns(section)
     beside = {m: section.beside.get(m) for m in section.methods}
     placed = [row for row in beside.values() if row is not None]
+    empty = [""] * len(columns)
     rows = [
-        (
-            m.label,
-            str(len(m.runs)),
-            *(cell(m, column) for column in columns),
-            *([_published(row, theirs)] if placed else []),
-        )
+        [m.label, str(len(m.runs)), *(cell(m, c) for c in columns), _published(row, theirs)]
         for m, row in beside.items()
     ]
-    rows += [
-        (
-            f"† {row.label}",
-            "",
-            *(_published(row, [c]) if not placed else "" for c in columns),
-            *([_published(row, theirs)] if placed else []),
-        )
-        for row in section.published
-        if row not in placed
-    ]
-    width = len(columns) + bool(placed)
+    for row in section.published:
+        if row not in placed:
+            own = empty if placed else [_published(row, [c]) for c in columns]
+            rows.append([f"† {row.label}", "", *own, _published(row, theirs)])
     # A run that is in no mean has a row of its own.
     rows += [
-        (f"{run.baseline or 'GFlowNet'}, seed {run.seed}", "", run.status, *[""] * (width - 1))
+        [f"{run.baseline or 'GFlowNet'}, seed {run.seed}", "", run.status, *empty]
         for run in section.unfinished
     ]
-    last = [published_header(section)] if placed else []
-    return Table(("method", "seeds", *map(column_title, columns), *last), rows)
+    header = ["method", "seeds", *map(column_title, columns)]
+    if not placed:
+        return Table(header, [row[:-1] for row in rows])
+    return Table([*header, published_header(section)], rows)
 
 
 def _published(row: ReferenceRow | None, columns: Sequence[str]) -> str:

@@ -68,9 +68,8 @@ def metric_of_one(section: Section) -> str:
     return section.headline[0] if section.headline else ""
 
 
-def drawn(section: Section, group: str) -> list[Drawn]:
-    """All ways of choosing that were measured on an evaluation set."""
-    column = f"{metric_of_one(section)}/{group}"
+def drawn(section: Section, column: str) -> list[Drawn]:
+    """All ways of choosing of which ``<metric>/<evaluation set>`` was measured."""
     found: dict[str, dict[int, Method]] = {}
     for method in section.methods:
         if (chosen := chosen_from(method)) and method.values(column):
@@ -86,7 +85,7 @@ def policies(section: Section, group: str) -> list[Point]:
     points = []
     for method in (m for m in section.methods if m.row == "final" and m.values(single)):
         points.append(Point(method, f"{method.label}, one sample", 1, single))
-        n = method.runs[0].config.get("evaluation", {}).get("votes", 0)
+        n = method.runs[0].section("evaluation").get("votes")
         if single.startswith("single_accuracy/") and method.values(vote) and n:
             points.append(Point(method, f"{method.label}, vote", n, vote))
     return points
@@ -105,7 +104,7 @@ def equal_compute(section: Section) -> Table | str:
         The table, a row an evaluation set and number of strings; or a sentence on what is missing.
     """
     metric = metric_of_one(section)
-    ways = {group: drawn(section, group) for group in groups_of(section, metric)}
+    ways = {g: drawn(section, f"{metric}/{g}") for g in groups_of(section, metric)}
     labels = list(dict.fromkeys(way.label for own in ways.values() for way in own))
     if not labels:
         return "no rows of several draws a question"

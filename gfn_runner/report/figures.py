@@ -39,18 +39,17 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
     """
     history = History(folder / "metrics.jsonl").read()
     final: Any = metrics or json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    known = {name: value for name, value in final.items() if value is not None}
-    run = Run(folder, {}, known)
+    run = Run(folder, {}, {name: value for name, value in final.items() if value is not None})
     drawn = {
         "loss_and_reward": _course(
             run, history, "train/loss", "train/log_reward", "train/elbo", "train/reward_temperature"
         ),
         "phi_spread": _course(run, history, "train/phi_spread", "train/phi_spread_terminal"),
-        "accuracy": _accuracy(run, history, known),
+        "accuracy": _accuracy(run, history),
         "log_reward": _log_reward(read_lines(folder / "demonstrations.jsonl")),
         "histogram": histograms(_rows(run, ("final", "base_0_shot"))),
         "likelihood_diversity": likelihood_against_diversity(_rows(run)),
-        "shares": share_bars(known),
+        "shares": _share_bars(run.metrics),
     }
     target = folder / "figures"
     target.mkdir(exist_ok=True)
@@ -108,9 +107,9 @@ def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
     axes.legend(fontsize=7, handlelength=4)
 
 
-def _accuracy(run: Run, history: History, final: Mapping[str, float]) -> Figure | None:
+def _accuracy(run: Run, history: History) -> Figure | None:
     key = "final/vote_accuracy/"
-    groups = [name.removeprefix(key) for name in final if name.startswith(key)]
+    groups = [name.removeprefix(key) for name in run.metrics if name.startswith(key)]
     if not groups:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -122,7 +121,7 @@ def _accuracy(run: Run, history: History, final: Mapping[str, float]) -> Figure 
     left.set(ylabel="accuracy (%)", ylim=(-2, 102))
     metrics = [f"{kind}_accuracy/{group}" for group in groups for kind in labels]
     ticks = [f"{readable(group)},\n{kind}" for group in groups for kind in labels]
-    _bars(right, final, metrics, ticks)
+    _bars(right, run.metrics, metrics, ticks)
     right.set(ylabel="accuracy, 95 % interval")
     figure.legend(
         *right.get_legend_handles_labels(), loc="outside lower right", fontsize=7, ncols=3
@@ -144,14 +143,8 @@ def _bars(
             for end, own in ((end, zip(names, heights, strict=True)) for end in ("_low", "_high"))
         ]
         errors = np.abs(np.array(ends) - np.array(heights))
-        axes.bar(
-            places,
-            heights,
-            width,
-            yerr=errors if np.nansum(errors) else None,
-            label=label,
-            capsize=2,
-        )
+        shown = errors if np.nansum(errors) else None
+        axes.bar(places, heights, width, yerr=shown, label=label, capsize=2)
     axes.set_xticks(range(len(names)), ticks, fontsize=7)
     axes.set_ylim(0, 1.05)
     axes.grid(alpha=0.3, axis="y")
@@ -175,7 +168,7 @@ def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def share_bars(final: Mapping[str, float]) -> Figure | None:
+def _share_bars(final: Mapping[str, float]) -> Figure | None:
     """Shares that a task measures, one group of bars a share; what each is a share of stands below it.
 
     The share of invalid samples is not what a task asks for; the histogram shows it.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rapidfuzz import process
 
 from gfn_runner.errors import UserError
-from gfn_runner.report.table import is_share, row_labels, shown_number
+from gfn_runner.report.table import in_order, is_share, row_labels, shown_number
 
 _SHOWN = 12
 # Of these the smaller is the better; of all others the greater.
@@ -46,11 +46,9 @@ def evaluation_line(headline: Sequence[str], step: int, metrics: Mapping[str, fl
         metrics: ``<metric>/<evaluation set>``, without a row's prefix.
     """
     values: dict[str, dict[str, float]] = {}
-    for name in headline:
-        for full, value in metrics.items():
-            metric, _, group = full.partition("/")
-            if metric == name:
-                values.setdefault(name, {})[group] = value
+    for name in in_order(metrics, headline):
+        metric, _, group = name.partition("/")
+        values.setdefault(metric, {})[group] = metrics[name]
     groups = list(dict.fromkeys(group for found in values.values() for group in found))
     parts = []
     for name, found in values.items():

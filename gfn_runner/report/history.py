@@ -11,6 +11,7 @@ from gfn_runner.runtime.json_lines import loads
 # Strings of the policy as it is, of a tempered one and of the replay buffer are three populations.
 SOURCES = ("on-policy", "tempered", "replay")
 MIXED = "mixed"
+_LAST_STEPS = 200  # by which the pace of a run is measured
 
 
 class History:
@@ -85,14 +86,13 @@ class History:
         """Of training; ``None`` before the first."""
         return next(reversed(self.times), None)
 
-    def seconds_per_step(self, since: float = 0.0, window: int = 200) -> float | None:
+    def seconds_per_step(self, since: float) -> float | None:
         """Mean over the last steps, evaluations between them included; ``None`` before the second step.
 
         Args:
             since: seconds since 1970; steps logged before are of another part of the run.
-            window: steps to look back at most.
         """
-        last = [(step, t) for step, t in list(self.times.items())[-window:] if t >= since]
+        last = [(step, t) for step, t in list(self.times.items())[-_LAST_STEPS:] if t >= since]
         if len(last) < 2:
             return None
         return max(0.0, last[-1][1] - last[0][1]) / (last[-1][0] - last[0][0])

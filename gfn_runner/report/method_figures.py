@@ -69,14 +69,13 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
 
 def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> None:
     """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
-    ways: dict[str, list[tuple[int, float, float]]] = {}
-    for method in section.methods:
-        own_x, own_y, chosen = method.values(across), method.values(up), chosen_from(method)
-        if own_x and own_y and chosen:
-            ways.setdefault(chosen[0], []).append((chosen[1], fmean(own_x), fmean(own_y)))
-    for way, points in ways.items():
-        numbers, x, y = zip(*sorted(points), strict=True)
-        label = f"{way.replace('_', ' ')}, out of {numbers[0]} to {numbers[-1]} strings"
+    for way in drawn(section, across):
+        by_n = {n: method for n, method in way.by_n.items() if method.values(up)}
+        if not by_n:
+            continue
+        numbers = list(by_n)
+        x, y = ([fmean(m.values(name)) for m in by_n.values()] for name in (across, up))
+        label = f"{way.label}, out of {numbers[0]} to {numbers[-1]} strings"
         axes.plot(
             x, y, marker, linestyle="-", color="grey", markersize=4, linewidth=0.8,
             label=label if marker == "o" else None,
@@ -129,17 +128,12 @@ def compute(section: Section) -> Figure | str:
     clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
     curves = {m: _curves(m, metric, clock) for m in trained}
     chosen = any(chosen_from(m) is not None for m in section.methods)
-    if not groups or not (any(curves.values()) or chosen):
+    kinds = [*["training"] * any(curves.values()), *["test"] * chosen]
+    if not groups or not kinds:
         return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
-    kinds = [
-        kind for kind, there in (("training", any(curves.values())), ("test", chosen)) if there
-    ]
+    size = (4.6 * len(groups), 3.7 * len(kinds))
     figure, grid = plt.subplots(
-        len(kinds),
-        len(groups),
-        figsize=(4.6 * len(groups), 3.7 * len(kinds)),
-        layout="constrained",
-        squeeze=False,
+        len(kinds), len(groups), figsize=size, layout="constrained", squeeze=False
     )
     for kind, line in zip(kinds, grid, strict=True):
         for axes, group in zip(line, groups, strict=True):
@@ -248,11 +242,11 @@ def _spent(run: Run, history: History, clock: str | None) -> Callable[[int], flo
         before = dict(zip(seconds, [0, *seconds], strict=False))
         # Where not every step has a record, those before it are taken to be as long.
         return lambda step: sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
-    sampling, trainer = run.config.get("sampling", {}), run.config.get("trainer", {})
-    a_step = sampling.get("n_conditions", 1) * sampling.get("n_samples", 1)
-    a_step *= trainer.get("accumulate_grad_batches", 1)
-    for name in ("devices", "num_nodes"):
-        a_step *= trainer.get(name) if isinstance(trainer.get(name), int) else 1
+    sampling, trainer = run.section("sampling"), run.section("trainer")
+    a_step = (sampling.get("n_conditions") or 1) * (sampling.get("n_samples") or 1)
+    a_step *= trainer.get("accumulate_grad_batches") or 1
+    for n_processes in (trainer.get("devices"), trainer.get("num_nodes")):
+        a_step *= n_processes if isinstance(n_processes, int) else 1
     return lambda step: float(step * a_step)
 
 
@@ -263,7 +257,7 @@ def _test_time(axes: Axes, section: Section, group: str) -> None:
         marker = "*" if point.n == 1 else "P"
         color = color_of(section, point.method)
         axes.plot(point.n, point.mean, marker, color=color, label=point.label)
-    for number, way in enumerate(drawn(section, group)):
+    for number, way in enumerate(drawn(section, f"{metric}/{group}")):
         values = list(way.values().values())
         axes.errorbar(
             list(way.by_n), list(map(fmean, values)), list(map(standard_error, values)),

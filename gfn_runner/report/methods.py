@@ -173,11 +173,8 @@ def _by_baseline(draft: _Draft) -> list[_Draft]:
 
 def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """For each seed a run made for the row, else the newest; and the runs that are not used."""
-    best: dict[int, Run] = {}
-    for run in runs:
-        other = best.get(run.seed)
-        if other is None or _rank(run) > _rank(other):
-            best[run.seed] = run
+    # The last of a seed stays; of equal ones that is the first that was given.
+    best = {run.seed: run for run in sorted(reversed(runs), key=_rank)}
     used = tuple(best[seed] for seed in sorted(best))
     return used, tuple(run for run in runs if run not in used)
 

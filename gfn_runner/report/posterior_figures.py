@@ -33,15 +33,15 @@ def calibration(section: Section) -> Figure | str:
     string would lie on the line.
     """
     known = _log_z(section)
-    dots = [(m, _calibrated(m.runs[0], m.row, known)) for m in section.methods if m.is_trained]
-    shown = [(method, own) for method, own in dots if own]
+    dots = [(m, *_dots(m.runs[0], m.row, known)) for m in section.methods if m.is_trained]
+    shown = [(method, own, posterior) for method, own, posterior in dots if own]
     if not shown:
         return "no trained method left single samples with both log R and log q"
     figure, all_axes = panels(len(shown), width=4.4, height=4.4)
-    for axes, (method, own) in zip(all_axes, shown, strict=True):
+    for axes, (method, own, posterior) in zip(all_axes, shown, strict=True):
         x, y = zip(*own, strict=True)
         axes.plot(x, y, ".", color=color_of(section, method), markersize=3, alpha=0.5)
-        if posterior := _posterior_dots(method.runs[0], method.row, known):
+        if posterior:
             at, q = zip(*posterior, strict=True)
             axes.plot(at, q, "o", color="k", fillstyle="none", markersize=4, alpha=0.4)
             x, y = (*x, *at), (*y, *q)
@@ -90,11 +90,12 @@ def _same_scales(axes: Axes, values: Sequence[float]) -> None:
 
 
 _Posterior = tuple[str, str]
+_Dot = tuple[float, float]
 
 
 def _posterior(run: Run, record: Mapping[str, Any]) -> _Posterior:
     """What a condition's posterior depends on: task, base model, T, and the condition."""
-    model = run.config.get("lm", {}).get("name")
+    model = run.section("lm").get("name")
     settings = json.dumps([run.config["task"], model, run.temperature], sort_keys=True, default=str)
     return settings, f"{record['group']}/{record['condition']}"
 
@@ -120,27 +121,22 @@ def _log_z(section: Section) -> dict[_Posterior, float]:
     return bounds | exact
 
 
-def _calibrated(run: Run, row: str, log_z: Mapping[_Posterior, float]) -> list[tuple[float, float]]:
-    """log R/T and log q + log Z of the different samples of each condition, nats."""
-    dots: list[tuple[float, float]] = []
+def _dots(run: Run, row: str, log_z: Mapping[_Posterior, float]) -> tuple[list[_Dot], list[_Dot]]:
+    """log R/T and log q + log Z, nats: of each condition's different samples, and of its posterior's."""
+    own: list[_Dot] = []
+    posterior: list[_Dot] = []
     for record in run.samples(row):
+        at = log_z.get(_posterior(run, record), math.nan)
         found = _finite(record, run.temperature)
         if len(found) > 1:
-            at = log_z[_posterior(run, record)]
-            dots += {text: (r, q + at) for text, r, q in found}.values()
-    return dots[:: math.ceil(len(dots) / _MOST_DOTS) or 1]
-
-
-def _posterior_dots(
-    run: Run, row: str, log_z: Mapping[_Posterior, float]
-) -> list[tuple[float, float]]:
-    """The same of different samples of the posterior itself, where they were drawn."""
-    dots: list[tuple[float, float]] = []
-    for record in run.samples(row):
+            own += {text: (r, q + at) for text, r, q in found}.values()
         log_r = [r / run.temperature for r in record.get("posterior_log_reward") or ()]
         pairs = set(zip(log_r, record.get("posterior_log_pf") or (), strict=False))
-        at = log_z.get(_posterior(run, record), math.nan)
-        dots += sorted((r, q + at) for r, q in pairs if math.isfinite(r + q + at))
+        posterior += sorted((r, q + at) for r, q in pairs if math.isfinite(r + q + at))
+    return _thinned(own), _thinned(posterior)
+
+
+def _thinned(dots: list[_Dot]) -> list[_Dot]:
     return dots[:: math.ceil(len(dots) / _MOST_DOTS) or 1]
 
 

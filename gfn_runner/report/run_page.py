@@ -24,17 +24,19 @@ from gfn_runner.report.runs import (
     trains,
 )
 from gfn_runner.report.samples import first_of_each_set, read_samples
-from gfn_runner.report.states import PATIENCE, State, StateName, is_sweep, state_of
+from gfn_runner.report.states import PATIENCE, State, StateName, state_of
 from gfn_runner.report.table import columns_of, hundredths, metric_cell, row_labels
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.overrides import by_itself
 from gfn_runner.runtime.status import duration
+from gfn_runner.runtime.sweep_record import is_sweep
 
 PAGE = "report.html"
 NEWEST = "samples_newest.jsonl"
 _REFRESH = 30  # seconds, where a config does not say
 _CONDITIONS, _SAMPLES = 8, 4
 _LOG_LINES = 30
+_LONGEST = 300  # characters of a prompt or a sample
 # Figures that show what the charts do not.
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
@@ -53,9 +55,6 @@ def write_run_page(
     Args:
         history: of the folder, from an earlier time: then only what was added since is read.
         state_name: the state, from the run's own process; see :func:`state_of`.
-
-    Returns:
-        The page's file.
 
     Raises:
         UserError: at files that are not what a run writes.
@@ -116,7 +115,6 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
 
 
 def _facts(run: Run, state: State) -> list[tuple[str, str]]:
-    config = run.config
     facts = []
     if state.steps is not None:
         facts.append(("optimizer step", f"{state.step or 0} of {state.steps}"))
@@ -131,11 +129,10 @@ def _facts(run: Run, state: State) -> list[tuple[str, str]]:
         facts.append(("time so far", duration(state.seconds)))
     if state.began:
         facts.append(("begun", local_time(state.began)))
-    objective = config.get("objective")
-    target = objective.get("_target_", "") if isinstance(objective, Mapping) else ""
+    target = run.section("objective").get("_target_") or "unknown objective"
     facts += [
-        ("method", run.baseline or f"GFlowNet, {target.rpartition('.')[2] or 'unknown objective'}"),
-        ("base model", str(config.get("lm", {}).get("name", "unknown"))),
+        ("method", run.baseline or f"GFlowNet, {target.rpartition('.')[2]}"),
+        ("base model", str(run.section("lm").get("name", "unknown"))),
         ("seed", str(run.seed)),
         ("commit", ", ".join(run.commits) or "unknown"),
     ]
@@ -193,9 +190,9 @@ def _sample_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _short(text: str, most: int = 300) -> str:
+def _short(text: str) -> str:
     text = text.strip()
-    return text if len(text) <= most else "…" + text[-most:]
+    return text if len(text) <= _LONGEST else "…" + text[-_LONGEST:]
 
 
 def _pictures(run: Run) -> list[Picture]:

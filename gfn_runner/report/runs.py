@@ -52,6 +52,10 @@ class Run:
     log: tuple[str, ...] = ()
     ended: float = 0.0
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the config; empty where there is none."""
+        return self.config.get(name) or {}
+
     @property
     def task(self) -> str:
         """Import path of the task's class."""
@@ -168,8 +172,6 @@ def find_runs(given: Sequence[str]) -> list[Path]:
 
 
 def _runs_below(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        return
     if _is_run(path):
         yield path
         return

@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.runtime.json_lines import read_lines, write_lines
 
+_CONDITIONS, _SINGLES = 12, 3  # in samples.md
+
 
 @with_config(ConfigDict(extra="allow"))
 class _Record(TypedDict, total=False):
@@ -49,9 +51,7 @@ def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:
     write_lines(path, (sample_record(sample) for sample in samples))
 
 
-def write_sample_table(
-    path: Path, rows: Mapping[str, Sequence[ConditionSamples]], *, conditions: int = 12, n: int = 3
-) -> None:
+def write_sample_table(path: Path, rows: Mapping[str, Sequence[ConditionSamples]]) -> None:
     """A Markdown table of the first conditions with a few samples of each row.
 
     Args:
@@ -63,8 +63,8 @@ def write_sample_table(
     } or dict(rows)
     lines = ["| prompt | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     columns = list(rows.values())
-    for drawn in list(zip(*columns, strict=False))[:conditions]:
-        cells = ["<br>".join(_cell(text) for text in s.singles[:n]) for s in drawn]
+    for drawn in list(zip(*columns, strict=False))[:_CONDITIONS]:
+        cells = ["<br>".join(_cell(text) for text in s.singles[:_SINGLES]) for s in drawn]
         lines.append(f"| {_cell(drawn[0].condition.prompt)} | " + " | ".join(cells) + " |")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -18,21 +18,17 @@ from gfn_runner.report.page import Table
 from gfn_runner.report.summary import Section, task_of
 from gfn_runner.report.table import hundredths
 
+_CONDITIONS = 3
 _HEADER = (
-    "condition",
-    "method",
-    "most frequent sample",
-    "share of samples",
-    "log R (nats)",
-    "judged",
-)
+    "condition", "method", "most frequent sample", "share of samples", "log R (nats)", "judged",
+)  # fmt: skip
 # Of several strings, or of something else than the string itself.
 _NOT_OF_ONE = ("vote_", "greedy_", "predictive_", "invalid_", "found_", "all_found_")
 
 Key = tuple[str, str]
 
 
-def sample_table(section: Section, conditions: int = 3) -> Table | str:
+def sample_table(section: Section) -> Table | str:
     """The most frequent single sample of each method, for conditions that most methods have.
 
     Args:
@@ -55,7 +51,7 @@ def sample_table(section: Section, conditions: int = 3) -> Table | str:
         return "no method left single samples"
     met = Counter(key for records in drawn.values() for key in records)
     # Sorting keeps the order in which conditions were met among those that as many methods have.
-    chosen = sorted(met, key=lambda key: -met[key])[:conditions]
+    chosen = sorted(met, key=lambda key: -met[key])[:_CONDITIONS]
     judges: dict[str, _Judge] = {}
     rows = []
     for key in chosen:

@@ -12,9 +12,8 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.history import History
 from gfn_runner.report.names import by_number
 from gfn_runner.report.runs import Run, failure, newest_of, read_run, steps_wanted
-from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
 from gfn_runner.runtime.status import duration
-from gfn_runner.runtime.sweep_record import RECORD, Job, Sweep
+from gfn_runner.runtime.sweep_record import Job, Sweep
 
 StateName = Literal["ok", "running", "interrupted", "failed", "silent", "not begun"]
 
@@ -123,11 +122,6 @@ class JobPage:
     run: Run | None
     history: History
     state: State
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether the folder was made for a sweep, or for a search."""
-    return any((folder / name).is_file() for name in (HYDRA_SWEEP_FILE, RECORD))
 
 
 class SweepJobs:

@@ -50,24 +50,15 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
     """One section a task, of its finished runs.
 
     Args:
-        runs: any; those that have not finished are passed over here and named by :func:`left_out`.
+        runs: any; those that have not finished are in no mean and named by :func:`notes`.
         metrics: columns, without evaluation sets; the task's headline and a few more if empty.
 
     Raises:
         UserError: if no run has a metric of that name.
     """
-    by_task: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.status == "finished":
-            by_task.setdefault(run.task, []).append(run)
     _refuse_unknown(runs, metrics)
-    found = {
-        target: replace(
-            _section(target, by_task[target], metrics),
-            unfinished=tuple(r for r in runs if r.task == target and r.status != "finished"),
-        )
-        for target in sorted(by_task)
-    }
+    targets = sorted({run.task for run in runs if run.status == "finished"})
+    found = {t: _section(t, [run for run in runs if run.task == t], metrics) for t in targets}
     names = [section.name for section in found.values()]
     # Two classes may call themselves the same; files are named by it.
     return [
@@ -76,28 +67,25 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
     ]
 
 
-def left_out(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
-    """What is in no table, and what in one of several, a sentence each."""
-    notes = []
+def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
+    """Everything that a reader of the tables might not expect, a sentence each."""
+    said = []
     if len(found) > 1:
         names = ", ".join(section.name for section in found)
-        notes.append(
-            f"The runs are of {len(found)} tasks ({names}): a section each, nothing in common."
-        )
+        said.append(f"The runs are of {len(found)} tasks ({names}): a section each.")
     for run in runs:
         if run.status != "finished":
-            notes.append(f"{run.folder} is {run.status}: {run.why}.")
-            notes += [f"{run.folder}, run.log: {line}" for line in run.log]
-    return notes
+            said.append(f"{run.folder} is {run.status}: {run.why}.")
+            said += [f"{run.folder}, run.log: {line}" for line in run.log]
+    return said + [f"{section.name}: {note}" for section in found for note in section.notes]
 
 
 def _counterpart(rows: Sequence[ReferenceRow], method: Method) -> ReferenceRow | None:
     """The one of the paper's rows that belongs beside a method."""
     key = method.row
     if method.row == "final":
-        baseline = method.runs[0].config.get("baseline") or {}
         key = method.runs[0].baseline or "GFlowNet"
-        if baseline.get("samples_of") is not None:
+        if method.runs[0].section("baseline").get("samples_of") is not None:
             return None  # the paper's learns from known strings
     return next((row for row in rows if row.beside == key), None)
 
@@ -195,8 +183,9 @@ def _refuse_unknown(runs: Sequence[Run], metrics: Sequence[str]) -> None:
 
 
 def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Section:
-    task, problem = task_of(runs[-1])
-    methods = methods_of(runs)
+    finished = [run for run in runs if run.status == "finished"]
+    task, problem = task_of(finished[-1])
+    methods = methods_of(finished)
     headline = task.headline if task else ()
     wanted = metrics or dict.fromkeys((*headline, *_BESIDE_HEADLINE))
     columns = in_order(dict.fromkeys(name for m in methods for name in m.names), wanted)
@@ -220,6 +209,7 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
         published=tuple(different),
         beside={method: row for method, row in beside.items() if row is not None},
         notes=tuple(notes),
+        unfinished=tuple(run for run in runs if run not in finished),
     )
 
 

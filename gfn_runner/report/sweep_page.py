@@ -12,25 +12,16 @@ from statistics import fmean
 from typing import Any
 
 from gfn_runner.errors import UserError
-from gfn_runner.report.compose import notes, results, section_content
+from gfn_runner.report.compose import results, section_content
 from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import SOURCES, History
 from gfn_runner.report.names import column_title
 from gfn_runner.report.page import plotly, render
 from gfn_runner.report.panels import Panel, evaluated, loss_name, panel_name, scale_of
-from gfn_runner.report.plots import (
-    COLORS,
-    Plot,
-    Trace,
-    dots,
-    page_sections,
-    plot,
-    plots_of,
-    trace,
-)
+from gfn_runner.report.plots import COLORS, Plot, Trace, dots, page_sections, plot, plots_of, trace
 from gfn_runner.report.run_page import PAGE, refresh_of
 from gfn_runner.report.states import JobPage, StateName, SweepJobs, values_of
-from gfn_runner.report.summary import sections, task_of
+from gfn_runner.report.summary import notes, sections, task_of
 from gfn_runner.report.table import rounded, shown_number
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.status import duration
@@ -38,6 +29,7 @@ from gfn_runner.runtime.status import duration
 # Of more methods than this the comparison is a table alone: a figure has a part for each of them.
 _MOST_METHODS = 12
 _MOST_COLORS = len(COLORS)
+_LONGEST_REASON = 160  # characters
 _MOST_POINTS = 60  # of a curve of training: of many runs the trend is to be seen
 
 
@@ -45,26 +37,26 @@ def write_sweep_page(
     sweep: SweepJobs,
     state_names: Mapping[str, StateName] | None = None,
     *,
-    whole: bool | None = None,
+    whole: bool = False,
 ) -> Path:
     """Write ``report.html`` into a sweep's folder.
 
     Args:
         state_names: states from a job's own process, by the job's name.
-        whole: with the figures and samples of the comparison, which take seconds; ``None``: once no job
-            is running or still to come.
+        whole: with the figures and samples of the comparison, which take seconds, also while a job is
+            running or still to come.
 
     Raises:
         OSError: if the page cannot be written; the one before is left.
     """
     sweep.read(state_names)
-    whole = sweep.has_ended if whole is None else whole
+    has_ended = sweep.has_ended
     configs = [job.run.config for job in sweep.jobs if job.run]
-    refresh = None if sweep.has_ended else refresh_of(configs[0] if configs else {})
+    refresh = None if has_ended else refresh_of(configs[0] if configs else {})
     live = {"refresh": refresh, "written": time.time(), "due": None}
     page = sweep.folder / PAGE
     with tempfile.TemporaryDirectory(prefix="gfn-runner-") as made:
-        content = _runs(sweep) | _comparison(sweep, Path(made), whole)
+        content = _runs(sweep) | _comparison(sweep, Path(made), whole or has_ended)
         write_atomically(page, render("sweep.html", live=live, **content), durable=False)
     return page
 
@@ -124,7 +116,7 @@ def _table(sweep: SweepJobs, colors: Mapping[str, str]) -> dict[str, Any]:
             f"{job.state.step or 0}/{job.state.steps}" if job.state.steps else "",
             _minutes(job),
             *values,
-            *([_brief(job.state.why)] if has_why else []),
+            *([job.state.why[:_LONGEST_REASON]] if has_why else []),
         ]
         link = f"{job.name}/{PAGE}" if job.run else ""
         row = {"name": job.name, "link": link, "color": colors[job.name], "uid": _uid(sweep, job)}
@@ -161,10 +153,6 @@ def _minutes(job: JobPage) -> str:
         return f"{job.run.metrics['run/minutes']:.1f}"
     seconds = job.state.seconds
     return "" if seconds is None else f"{seconds / 60:.1f}"
-
-
-def _brief(text: str, most: int = 160) -> str:
-    return text if len(text) <= most else text[:most] + "…"
 
 
 # -- curves -----------------------------------------------------------------------------------------
@@ -225,38 +213,34 @@ def _plots(sweep: SweepJobs, colors: Mapping[str, str]) -> tuple[list[dict[str, 
 def _plot(panel: Panel, metric: str, sweep: SweepJobs, colors: Mapping[str, str]) -> Plot | None:
     """One metric's curves, one a run; ``None`` if no run has logged it."""
     name, help, scale = panel_name(metric), "", scale_of(metric)
-    found: dict[JobPage, tuple[list[int], list[float]]] = {}
-    for job in sweep.jobs:
-        if panel.is_evaluated:
-            found[job] = _mean_over_sets(job.history, evaluated(metric))
-            if len(job.history.sets(metric.removesuffix("/*"))) > 1:
-                help = "Mean over evaluation sets."
-            continue
-        found[job] = job.history.get(metric)
-        if panel.kind == "by_source" and found[job][1]:
-            # What the policy itself writes: tempered and replayed strings are other populations.
-            own = job.history.get(metric, SOURCES[0])
-            help = help or "On-policy batches."
-            if own[1]:
-                found[job] = own
-            else:
-                help = "On-policy batches; of runs without any, all batches."
+    if panel.kind == "by_source":
+        help = "On-policy batches; of runs without any, all batches."
+    elif any(len(job.history.sets(metric.removesuffix("/*"))) > 1 for job in sweep.jobs):
+        help = "Mean over evaluation sets."
     if metric == "train/loss":
         methods = {job.run.baseline for job in sweep.jobs if job.run}
         name = loss_name(methods.pop()) if len(methods) == 1 else loss_name("several")
-    traces: list[Trace] = [
-        (dots if panel.kind == "dots" else trace)(
-            x, [scale * v for v in y], _label(job, sweep.varied), colors[job.name]
-        )
-        | {"uid": _uid(sweep, job)}
-        for job, (x, y) in found.items()
-        if y
-    ]
+    draw = dots if panel.kind == "dots" else trace
+    traces: list[Trace] = []
+    for job in sweep.jobs:
+        x, y = _series(panel, metric, job.history)
+        if y:
+            y = [scale * value for value in y]
+            own = draw(x, y, _label(job, sweep.varied), colors[job.name])
+            traces.append(own | {"uid": _uid(sweep, job)})
     if not traces:
         return None
     made = plot(name, traces, help=help, log=panel.log, most=_MOST_POINTS)
     made.figure["layout"]["showlegend"] = False
     return made
+
+
+def _series(panel: Panel, metric: str, history: History) -> tuple[list[int], list[float]]:
+    if panel.is_evaluated:
+        return _mean_over_sets(history, evaluated(metric))
+    # What the policy itself writes: tempered and replayed strings are other populations.
+    own = history.get(metric, SOURCES[0] if panel.kind == "by_source" else None)
+    return own if own[1] else history.get(metric)
 
 
 def _mean_over_sets(history: History, metric: str) -> tuple[list[int], list[float]]:
@@ -275,8 +259,6 @@ def _comparison(sweep: SweepJobs, made: Path, whole: bool) -> dict[str, Any]:
     """What a report across runs has on those that have finished."""
     runs = [job.run for job in sweep.jobs if job.run and job.run.status == "finished"]
     content: dict[str, Any] = {"notes": [], "compared": [], "problem": ""}
-    if not runs:
-        return content
     try:
         found = sections(runs)
         content["notes"] = notes(runs, found)

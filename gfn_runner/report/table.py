@@ -137,12 +137,11 @@ def hundredths(value: float) -> str:
 
 def rounded(text: str) -> str:
     """A value, or an override line that ends in one, to four digits: a search draws sixteen."""
-    return re.sub(r"(?:(?<==)|^)-?\d+\.\d+(e[-+]?\d+)?$", _four_digits, text)
-
-
-def _four_digits(found: re.Match[str]) -> str:
+    found = re.search(r"(?:(?<==)|^)-?\d+\.\d+(e[-+]?\d+)?$", text)
+    if found is None:
+        return text
     short = f"{float(found[0]):.4g}"
-    return found[0] if float(short) == float(found[0]) else short
+    return text if float(short) == float(found[0]) else text[: found.start()] + short
 
 
 def metric_cell(metrics: Mapping[str, float], row: str, name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.files import write_atomically
+from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
 
 logger = logging.getLogger(__name__)
 RECORD = "sweep.json"
@@ -192,6 +193,11 @@ def _another(job: Job, before: Job, folder: Path) -> Problem:
         "a folder without a sweep, or that of the same sweep",
         f"python -m gfn_runner -m resume={folder} goes on with that one",
     )
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder was made for a sweep, or for a search."""
+    return any((folder / name).is_file() for name in (HYDRA_SWEEP_FILE, RECORD))
 
 
 def log_length(folder: Path) -> int:

@@ -5,6 +5,7 @@ Every function raises ``Unreachable`` where it does not answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -58,20 +59,18 @@ def partitions() -> list[Partition]:
     found = {}
     for line in _ask("sinfo", "-h", "-o", "%P|%l").splitlines():
         name, _, limit = line.strip().partition("|")
-        found[name] = Partition(name.removesuffix("*"), name.endswith("*"), minutes(limit))
+        found[name] = Partition(name.removesuffix("*"), name.endswith("*"), _minutes(limit))
     return list(found.values())
 
 
-def minutes(limit: str) -> float | None:
-    """A time as SLURM writes it (``[days-]hours:minutes:seconds``, …); ``None``: no limit."""
-    days, dash, clock = limit.strip().rpartition("-")
+def _minutes(limit: str) -> float | None:
+    """A time as sinfo writes it (``[days-][hours:]minutes:seconds``); ``None``: no limit."""
+    days, _, clock = limit.strip().rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts):
         return None
-    if dash:
-        parts += ["0"] * (3 - len(parts))
     seconds = 0
-    for part in parts if len(parts) > 1 else [*parts, "0"]:
+    for part in parts:
         seconds = 60 * seconds + int(part)
     return 1440 * int(days or 0) + seconds / 60
 
@@ -84,11 +83,9 @@ def states(job_ids: Sequence[str]) -> dict[str, JobState]:
     forgotten = [job_id for job_id, fields in found.items() if fields is None]
     if forgotten:
         accounted: Mapping[str, Mapping[str, str]] = {}
-        try:
+        with contextlib.suppress(Unreachable):  # a cluster without accounting
             command = ("sacct", "-n", "-X", "-P", "-j", ",".join(forgotten), "-o", "JobID,State")
             accounted = _read("JobID|State", _ask(*command))
-        except Unreachable:  # a cluster without accounting
-            pass
         found |= {job_id: accounted.get(job_id) for job_id in forgotten}
     return {job_id: _state(fields) for job_id, fields in found.items()}
 

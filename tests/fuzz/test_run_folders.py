@@ -41,6 +41,7 @@ WRONG = (
     b'{"jobs": [{"number": 0}], "overrides": []}',
     b'{"jobs": [{"number": "x", "folder": "../..", "overrides": [3]}], "overrides": []}',
     b"<script>alert(1)</script>",
+    b"task: {_target_: x.Y}\nlm:\nobjective:\nsampling:\ntrainer:\nevaluation:\ncallbacks:\nem:\nseed:\n",
 )  # fmt: skip
 
 

@@ -53,10 +53,7 @@ def states(folder: Path) -> list[str]:
 
 
 def steps(folder: Path) -> list[int]:
-    file = folder / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [record["step"] for record in records if "train/loss" in record]
+    return [record["step"] for record in runs.steps_of(folder)]
 
 
 def wait(process: subprocess.Popen[str], done: Callable[[], bool]) -> None:
@@ -112,13 +109,10 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path, capsys
 @pytest.mark.slow
 def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     folder = tmp_path / "sweep"
-    lines = [
-        *SMALL,
-        "trainer.max_steps=80",
-        "callbacks.evaluation.every_n_steps=0",
-        "hydra/launcher=local",
-    ]
-    process = begin(*lines, "seed=0,1", f"hydra.sweep.dir={folder}")
+    process = begin(
+        *SMALL, "trainer.max_steps=80", "callbacks.evaluation.every_n_steps=0", "hydra/launcher=local",
+        "seed=0,1", f"hydra.sweep.dir={folder}",
+    )  # fmt: skip
     wait(process, lambda: all(steps(folder / name) for name in "01"))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=300)
@@ -144,15 +138,10 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
 def test_runs_that_do_not_train_end_too_when_the_terminal_is_closed(tmp_path):
     folder = tmp_path / "sweep"
     # One that draws its final evaluation for longer than this test lasts, one that has not begun.
-    lines = [
-        *SMALL,
-        "trainer.max_steps=1",
-        "callbacks.evaluation.every_n_steps=0",
-        "evaluation.singles=20000",
-        "hydra/launcher=local",
-        "hydra.launcher.n_jobs=1",
-    ]
-    process = begin(*lines, "seed=0,1", f"hydra.sweep.dir={folder}")
+    process = begin(
+        *SMALL, "trainer.max_steps=1", "callbacks.evaluation.every_n_steps=0", "evaluation.singles=20000",
+        "hydra/launcher=local", "hydra.launcher.n_jobs=1", "seed=0,1", f"hydra.sweep.dir={folder}",
+    )  # fmt: skip
     logs = lambda: [log.read_text() for log in folder.glob(".submitit/*/*.out")]  # noqa: E731
     wait(process, lambda: any("final evaluation" in log for log in logs()))
     process.send_signal(signal.SIGHUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -70,10 +71,8 @@ def test_a_resumed_run_is_one_run_in_its_sweep(offline):
         assert record["run_group"] == "a sweep" and record["job_type"] == "train"
         assert set(record["tags"]) == {"arithmetic", "VarGradTB", "mine"}
         (summary,) = inspected(part, "--summary")
-        assert (
-            summary["config"]["sampling"]["exploration_probability"] == 0
-            and summary["state"] == "finished"
-        )
+        assert summary["config"]["sampling"]["exploration_probability"] == 0
+        assert summary["state"] == "finished"
     trained = [[i[STEP] for i in history(part) if "train/loss" in i] for part in parts]
     assert trained == [[1, 2, 3], [4]]
 
@@ -94,22 +93,15 @@ def test_tables_of_samples_hold_what_was_written(offline):
     (key,) = [item["samples/final.path"] for item in history(again) if "samples/final.path" in item]
     rows = json.loads((again.parent / "files" / key).read_text())["data"]
     saved = [json.loads(line) for line in (offline / "samples.jsonl").read_text().splitlines()]
+    near = functools.partial(pytest.approx, abs=1e-4)
     expected = [
-        [
-            4,
-            s["group"],
-            s["prompt"],
-            text,
-            pytest.approx(log_r, abs=1e-4),
-            pytest.approx(log_q, abs=1e-4),
-        ]
+        [4, s["group"], s["prompt"], text, near(log_r), near(log_q)]
         for s in saved
         for text, log_r, log_q in zip(s["singles"], s["log_reward"], s["log_pf"], strict=True)
     ]
     assert [row[:6] for row in rows] == expected and len(rows) == 12
-    temperature = (
-        1.1 - 4 * (1.1 - 0.6) / 100
-    )  # after four steps of conf/callbacks/reward_tempering/cooling
+    # After four steps of conf/callbacks/reward_tempering/cooling.
+    temperature = 1.1 - 4 * (1.1 - 0.6) / 100
     for row in rows:
         assert row[6] == pytest.approx(row[4] / temperature - row[5], rel=1e-4)
 

@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..hearing import hear
+from ..runs import ROOT, steps_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm_local.sh"
 WAIT = 900  # seconds for anything that has to come
 
@@ -48,7 +48,6 @@ class Sweep:
     folder: Path
     process: subprocess.Popen[str]
     said: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
 
     def ends(self) -> int:
         """Wait for its end; the exit code."""
@@ -62,11 +61,7 @@ class Sweep:
 
     def steps(self, number: int) -> list[int]:
         """Optimizer steps that a run has on record, in their order."""
-        file = self.folder / str(number) / "metrics.jsonl"
-        if not file.exists():
-            return []
-        records = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-        return [record["step"] for record in records if "train/loss" in record]
+        return [record["step"] for record in steps_of(self.folder / str(number))]
 
     def trains(self, number: int, step: int = 3) -> None:
         """Wait until a run has made so many steps."""
@@ -77,9 +72,6 @@ class Sweep:
 
     def log(self, number: int) -> str:
         return (self.folder / str(number) / "run.log").read_text()
-
-    def metrics(self, number: int) -> dict[str, Any]:
-        return json.loads((self.folder / str(number) / "metrics.json").read_text())
 
 
 def until(holds: Callable[[], bool], sweep: Sweep | None = None, seconds: float = WAIT) -> None:
@@ -122,23 +114,16 @@ def cluster() -> Iterator[None]:
 def start(cluster: None, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Starts a sweep of small runs on the cluster: ``start("seed=0,1")``."""
     begun = []
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
 
-    def go(
-        *lines: str, folder: Path | None = None, resume: bool = False, path: Path | None = None
-    ) -> Sweep:
+    def go(*lines: str, resume: bool = False, path: Path | None = None) -> Sweep:
         search = {} if path is None else {"PATH": f"{path}:{os.environ['PATH']}"}
-        folder = folder or tmp_path / "sweep"
+        folder = tmp_path / "sweep"
         words = [f"resume={folder}"] if resume else [*SMALL, *SLURM, f"hydra.sweep.dir={folder}"]
         process = subprocess.Popen(
             [sys.executable, "-m", "gfn_runner", "-m", *words, *lines],
             cwd=ROOT,
-            env={
-                **os.environ,
-                **search,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(ROOT),
-                "COLUMNS": "160",
-            },
+            env=os.environ | search | own,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

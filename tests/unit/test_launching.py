@@ -12,16 +12,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import submitit
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
+from submitit.core.utils import FailedJobError
 
 from gfn_runner.cli.multirun import sweep_under_way
 from gfn_runner.config.compose import CONF
-from gfn_runner.errors import UserError
 from gfn_runner.runtime import environment
 from gfn_runner.runtime import sweep_record as record
 from gfn_runner.runtime.sweep_record import Job, Sweep
@@ -76,33 +77,36 @@ IMPOSSIBLE = [
 def test_a_trial_whose_values_do_not_go_together_has_failed_and_stops_no_other(
     launcher, tmp_path, capsys
 ):
-    pytest.importorskip("optuna")
     made = launcher("hydra/sweeper=search")
     returns = launch(made, [["seed=2"], IMPOSSIBLE, ["seed=4"]], 5)
     assert [done.return_value for done in returns] == [2, None, 4] and made.ran == [2, 4]
     jobs = Sweep.read(tmp_path / "sweep").jobs
     assert [(job.number, job.state) for job in jobs] == [(5, "ok"), (6, "failed"), (7, "ok")]
-    assert (
-        "callbacks.replay_buffer.probability" in jobs[1].why
-        and "#6  failed" in capsys.readouterr().out
-    )
+    assert "callbacks.replay_buffer.probability" in jobs[1].why
+    assert "#6  failed" in capsys.readouterr().out
     (alone,) = launch(made, [IMPOSSIBLE], 8)
     assert alone.return_value is None, "none at all may be left"
 
 
-def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(launcher, tmp_path):
-    pytest.importorskip("optuna")
-    made = launcher("hydra/sweeper=search", "optimized_metric=log_rewrd")
+def searched(launcher: Any, metric: str, values: list[float | None]) -> list[float | None]:
+    """What a search gets whose trials measure these values of a metric; ``None``: it is not measured."""
+    made = launcher("hydra/sweeper=search", f"optimized_metric={metric}")
+    left = list(values)
 
     def measured(composed: Any) -> float:
-        error = UserError.one(
-            "optimized_metric", "given 'log_rewrd', which this run has not measured"
-        )
-        raise RuntimeError(str(error))
+        value = left.pop(0)
+        if value is None:
+            raise RuntimeError(f"optimized_metric: given {metric!r}, which was not measured")
+        return value
 
     made.task_function = measured
+    lines = [[f"seed={n}", f"optimized_metric={metric}"] for n in range(len(values))]
+    return [done.return_value for done in launch(made, lines, 0)]
+
+
+def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(launcher):
     with pytest.raises(InvalidSweep) as caught:
-        launch(made, [["seed=2", "optimized_metric=log_rewrd"]], 0)
+        searched(launcher, "log_rewrd", [None])
     assert "optimized_metric: given 'log_rewrd'" in str(caught.value.error)
 
 
@@ -110,21 +114,7 @@ def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(l
     ("metric", "values"), [("vote_accuracy", [None, None]), ("log_rewrd", [None, 0.5])]
 )
 def test_a_metric_that_one_trial_lacks_ends_no_search(launcher, metric, values):
-    pytest.importorskip("optuna")
-    made = launcher("hydra/sweeper=search", f"optimized_metric={metric}")
-    left = list(values)
-
-    def measured(composed: Any) -> float:
-        value = left.pop(0)
-        if value is None:
-            raise RuntimeError(
-                str(UserError.one("optimized_metric", "which this run has not measured"))
-            )
-        return value
-
-    made.task_function = measured
-    lines = [[f"seed={n}", f"optimized_metric={metric}"] for n in (2, 3)]
-    assert [done.return_value for done in launch(made, lines, 0)] == values
+    assert searched(launcher, metric, values) == values
 
 
 def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch, capsys):
@@ -182,7 +172,6 @@ def ended(folder: Path, value: float) -> SimpleNamespace:
 
 
 def test_runs_go_on_while_the_disk_is_full(launcher, tmp_path, full_disk, monkeypatch):
-    pytest.importorskip("submitit")
     made = launcher("hydra/launcher=local", "hydra.launcher.poll_s=0.01")
     begun = []
 
@@ -202,7 +191,6 @@ def test_runs_go_on_while_the_disk_is_full(launcher, tmp_path, full_disk, monkey
 
 
 def test_runs_at_a_time_share_out_the_cores(launcher, tmp_path, monkeypatch):
-    submitit = pytest.importorskip("submitit")
     seen: list[str | None] = []
 
     def submit(_: Any, __: Any, composed: Any, *___: Any) -> Any:
@@ -241,9 +229,6 @@ def a_cluster(monkeypatch):
 def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
     launcher, tmp_path, monkeypatch, capsys
 ):
-    pytest.importorskip("submitit")
-    from submitit.core.utils import FailedJobError
-
     monkeypatch.setattr(slurm, "states", lambda ids: {i: slurm.JobState("COMPLETED") for i in ids})
     said = (
         "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: policy"
@@ -273,7 +258,6 @@ def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
 def test_jobs_that_the_record_does_not_know_of_are_cancelled(
     launcher, tmp_path, monkeypatch, capsys
 ):
-    pytest.importorskip("submitit")
     Sweep(tmp_path / "sweep", [], [Job(0, ["seed=2"], "0", "submitted", job_id="6_0")]).write()
     states = dict.fromkeys(["6_0", "7_0", "7_1"], slurm.JobState("RUNNING"))
     done: list[Any] = []
@@ -306,8 +290,6 @@ def test_jobs_that_the_record_does_not_know_of_are_cancelled(
 def test_nothing_is_submitted_where_slurm_does_not_tell_what_it_has(
     launcher, tmp_path, monkeypatch
 ):
-    pytest.importorskip("submitit")
-
     def silent(folder: Path) -> list[str]:
         raise slurm.Unreachable("squeue: Socket timed out")
 

@@ -11,15 +11,7 @@ from gfn_runner.report.method_figures import likelihood_against_diversity as lik
 from gfn_runner.report.posterior_figures import calibration
 from gfn_runner.runtime.json_lines import write_lines
 
-from ..report_folders import (
-    CONTINUATION,
-    LIKELY,
-    accuracy,
-    leave_run,
-    logged,
-    only_section,
-    record,
-)
+from ..report_folders import CONTINUATION, LIKELY, accuracy, leave_run, logged, only_section, record
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -43,6 +35,20 @@ def test_likelihood_has_a_mark_a_method_with_errors_over_seeds(tmp_path):
     across, up = axes.containers[0].lines[2]
     assert across.get_segments()[0][:, 0] == pytest.approx((0.49, 0.51))
     assert up.get_segments()[0][:, 1] == pytest.approx((-9.1, -8.9))
+
+
+def test_ways_of_choosing_under_different_settings_are_lines_of_their_own(tmp_path):
+    for model, shift in (("embedded", 0.0), ("gpt2", 1.0)):
+        metrics = {
+            f"best_of_{n}/{name}": value + shift + n
+            for n in (1, 4)
+            for name, value in LIKELY.items()
+        }
+        leave_run(tmp_path / model, metrics, task=CONTINUATION, lm={"name": model})
+    (axes,) = likelihood(only_section(".")).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines["best of (lm.name=embedded), out of 1 to 4 strings"] == [-8.0, -5.0]
+    assert lines["best of (lm.name=gpt2), out of 1 to 4 strings"] == [-7.0, -4.0]
 
 
 def test_an_exact_policy_lies_on_the_line(tmp_path):

@@ -12,13 +12,7 @@ from gfn_runner.report.equal_compute import equal_compute
 from gfn_runner.report.side_by_side import sample_table
 from gfn_runner.runtime.json_lines import write_lines
 
-from ..report_folders import (
-    accuracy,
-    leave_run,
-    only_section,
-    record,
-    whole_run,
-)
+from ..report_folders import accuracy, leave_run, only_section, record, whole_run
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -32,10 +26,10 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
     ]
     write_lines(folder / "samples.jsonl", own)
     write_lines(folder / "samples_base_0_shot.jsonl", [record(["x", "x"], [], [], answer=-11)])
-    table = sample_table(only_section("a"), conditions=1)
-    assert table.rows == [
+    assert sample_table(only_section("a")).rows == [
         ("Question: some", "GFlowNet", "2", "67 %", "−2.00"),
         ("", "base model, 0-shot", "x", "100 %", ""),
+        ("Question: alone", "GFlowNet", "z", "100 %", "−9.00"),
     ]
     (folder / "samples.jsonl").unlink()
     write_lines(folder / "samples_base_0_shot.jsonl", [record([""], [], [])])
@@ -151,7 +145,4 @@ def test_texts_and_commands_are_escaped(tmp_path):
     cell = "\\<script src='http://example.com/x.js'>\\</script> \\| \\`x\\` \\*y\\* !\\[z](http://example.com)"
     assert f"| GFlowNet | {cell} | 50 % |" in text
     assert "`python -m gfn_runner task=some 'x=a\\|b' 'y=_c_ *d*' seed=0`" in text
-    assert (
-        "<code>python -m gfn_runner task=some &#39;x=a|b&#39; &#39;y=_c_ *d*&#39; seed=0</code>"
-        in html
-    )
+    assert "task=some &#39;x=a|b&#39; &#39;y=_c_ *d*&#39; seed=0</code>" in html

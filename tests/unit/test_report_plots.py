@@ -20,10 +20,7 @@ from gfn_runner.report.plots import MOST_POINTS, dots, log_floor, plot, trace
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import write_lines
 
-from ..report_folders import (
-    make_run,
-    training,
-)
+from ..report_folders import make_run, training
 
 # -- plots ------------------------------------------------------------------------------------------
 

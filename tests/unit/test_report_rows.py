@@ -80,21 +80,18 @@ def test_a_table_of_samples_keeps_its_cells_whatever_is_written(tmp_path):
 
 def test_samples_are_written_and_read(tmp_path):
     drawn = samples("ä", " 1", "\u2028x", facts={"target": {" 1": 1.0}})
+    # Where all strings can be listed.
+    drawn = dataclasses.replace(drawn, support_log_reward=(-0.12345, -2.0))
     write_samples(tmp_path / "s.jsonl", [drawn, samples("b", "c")])
     first, second = [
         json.loads(line) for line in (tmp_path / "s.jsonl").read_bytes().split(b"\n")[:2]
     ]
     assert first["prompt"] == "ä" and first["singles"] == [" 1", "\u2028x"]
     assert first["log_reward"] == [-1.2346] * 2 and first["target"] == {" 1": 1.0}
+    assert first["support_log_reward"] == [-0.1235, -2.0]
     assert "target" not in second and "support_log_reward" not in second
     assert [record["prompt"] for record in read_lines(tmp_path / "s.jsonl")] == ["ä", "b"]
     assert read_lines(tmp_path / "none.jsonl") == []
-
-
-def test_log_r_of_all_strings_is_kept_where_they_can_be_listed(tmp_path):
-    drawn = dataclasses.replace(samples("p", " 1"), support_log_reward=(-0.12345, -2.0))
-    write_samples(tmp_path / "s.jsonl", [drawn])
-    assert read_lines(tmp_path / "s.jsonl")[0]["support_log_reward"] == [-0.1235, -2.0]
 
 
 # -- figures ---------------------------------------------------------------------------------------

@@ -37,6 +37,10 @@ def finished(tmp_path_factory):
     return page_of(make_run(folder, overrides=["seed=3", "task.terminator=' .'"]))
 
 
+def state(folder, name=None):
+    return state_of(read_run(folder), History(folder / "metrics.jsonl").read(), name)
+
+
 def test_curves_are_what_was_logged(finished):
     assert curves_of(finished, "vote accuracy (%)") == {
         "3 operands": (6, 25), "3 operands, all conditions": (6, 25),
@@ -121,8 +125,7 @@ def test_time_left_is_that_of_the_newest_part(tmp_path):
     # It was begun a day before, and has been resumed.
     records[0]["time"] -= 86400
     write_lines(folder / "metrics.jsonl", records)
-    state = state_of(read_run(folder), History(folder / "metrics.jsonl").read())
-    assert state.left == pytest.approx(50, abs=0.1)
+    assert state(folder).left == pytest.approx(50, abs=0.1)
 
 
 @pytest.mark.parametrize(("a_step", "patience"), [(1.0, 900.0), (400.0, 2400.0)])
@@ -150,11 +153,10 @@ def test_a_failed_runs_page_has_the_reason_and_the_end_of_the_log(tmp_path):
 def test_a_run_that_went_on_after_its_failure_is_not_failed(tmp_path):
     folder = make_run(tmp_path / "r", steps=3, finished=False)
     (folder / "run.log").write_text(FAILED)
-    state = lambda: state_of(read_run(folder), History(folder / "metrics.jsonl").read())  # noqa: E731
-    assert state().name == "failed"
+    assert state(folder).name == "failed"
     later = time.time() + 60
     os.utime(folder / "metrics.jsonl", (later, later))
-    assert state().name == "running"
+    assert state(folder).name == "running"
 
 
 @pytest.mark.parametrize(
@@ -178,12 +180,11 @@ def test_a_run_that_writes_nothing_is_silent(tmp_path):
     before = time.time() - 5000
     for path in folder.iterdir():
         os.utime(path, (before, before))
-    history = History(folder / "metrics.jsonl").read()
-    state = state_of(read_run(folder), history)
-    assert state.name == "silent" and state.why.startswith("nothing written for 1 h 23 min")
+    silent = state(folder)
+    assert silent.name == "silent" and silent.why.startswith("nothing written for 1 h 23 min")
     assert not reloads(page_of(folder))
     # Its own process knows better: it is at a long evaluation.
-    assert state_of(read_run(folder), history, "running").name == "running"
+    assert state(folder, "running").name == "running"
 
 
 def test_a_baseline_that_trains_nothing_has_a_table_and_no_curves(tmp_path):

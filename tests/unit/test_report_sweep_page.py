@@ -53,7 +53,7 @@ def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
     assert "all runs of it" in (folder / "2" / "report.html").read_text()
     record = json.loads((folder / "sweep.json").read_text())
     (folder / "sweep.json").write_text(json.dumps({**record, "searches": False}))
-    html = sweep_page(folder, whole=False)
+    html = sweep_page(folder)
     assert "Best of the search: run 1" in html and not reloads(html)
 
 
@@ -135,7 +135,8 @@ def test_finished_runs_of_a_sweep_are_compared(tmp_path):
     assert re.findall(r"<h(\d)>(.*?)</h\d>", compared)[:3] == [
         ("2", "Finished runs side by side"), ("3", "arithmetic"), ("4", "How each was run"),
     ]  # fmt: skip
-    brief = sweep_page(sweep, whole=False)
+    make_run(sweep / "2", steps=4, finished=False)
+    brief = sweep_page(sweep)
     assert "data:image/png" not in brief and "since the sweep goes on" in brief
 
 

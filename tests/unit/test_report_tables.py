@@ -14,14 +14,7 @@ from gfn_runner.report.compose import results
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.summary import cell, commands, sections, spread
 
-from ..report_folders import (
-    NUMBERS,
-    SUBTB,
-    accuracy,
-    leave_run,
-    only_section,
-    read,
-)
+from ..report_folders import NUMBERS, SUBTB, accuracy, leave_run, only_section, read
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -182,7 +175,7 @@ def test_the_papers_number_stands_beside_the_method_that_it_is_of(baseline, numb
     leave_run(tmp_path / "a", metrics, **({"baseline": baseline} if baseline else {}))
     table = results(only_section("a"))
     if number is None:
-        assert len(table.header) == 4 and table.rows[-1][2:] == ("95.2", "75.4")
+        assert len(table.header) == 4 and table.rows[-1][2:] == ["95.2", "75.4"]
     else:
         assert table.header[-1] == "the paper's †: vote accuracy, 3 operands / 4 operands (%)"
         assert table.rows[0][-1] == number

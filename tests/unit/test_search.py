@@ -6,16 +6,18 @@ import warnings
 from functools import partial
 from types import SimpleNamespace
 
+import optuna
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import OmegaConf
 
+from gfn_runner.config.compose import CONF
 from gfn_runner.errors import UserError
 from gfn_runner.report.headline import direction_of, headline_numbers, optimized_value
-
-optuna = pytest.importorskip("optuna")
-
-from gfn_runner.sweeps.search import _next_batch, search  # noqa: E402  it needs optuna
+from gfn_runner.sweeps.search import _next_batch, search
+from hydra_plugins.gfn_runner_launchers import SearchSweeper
 
 SPACE = ["x=interval(0.0, 1.0)", "kind=choice(a,b)", "seed=3"]
 
@@ -42,8 +44,6 @@ class Launcher:
 
 
 def searched(folder, launcher, n_trials, seed=0):
-    from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-
     sweeper = OptunaSweeperImpl(
         sampler=partial(optuna.samplers.TPESampler, n_startup_trials=2),
         direction="maximize",
@@ -111,16 +111,10 @@ def test_a_search_in_which_nothing_works_ends(tmp_path, capsys):
 
 
 def test_a_search_warns_of_nothing_that_its_own_config_has_chosen(monkeypatch):
-    from hydra import compose, initialize_config_dir
-
-    import gfn_runner.sweeps.search
-    from gfn_runner.config.compose import CONF
-    from hydra_plugins.gfn_runner_launchers import SearchSweeper
-
     def draws(*arguments):
         optuna.samplers.TPESampler(multivariate=True)
 
-    monkeypatch.setattr(gfn_runner.sweeps.search, "search", draws)
+    monkeypatch.setattr("gfn_runner.sweeps.search.search", draws)
     sweeper = SearchSweeper.__new__(SearchSweeper)
     sweeper.sweeper, sweeper.seed = None, 0
     with warnings.catch_warnings(record=True) as caught:
@@ -144,6 +138,9 @@ METRICS = {
 
 
 def test_what_a_run_is_worth():
+    # Without training it is worth its first row.
+    untrained = {"base_3_shot/accuracy/3": 0.2, "run/steps": 0.0}
+    assert optimized_value("accuracy", "", untrained) == 0.2
     headline = ("accuracy", "unmeasured", "log_reward")
     assert headline_numbers(headline, METRICS) == {"accuracy": 0.75, "log_reward": -2.0}
     assert optimized_value(None, headline[0], METRICS) == 0.75
@@ -166,7 +163,3 @@ def test_what_a_run_is_worth():
 )  # fmt: skip
 def test_which_way_a_metric_gets_better(metric, direction):
     assert direction_of(metric) == direction
-
-
-def test_a_run_without_training_is_worth_its_first_row():
-    assert optimized_value("accuracy", "", {"base_3_shot/accuracy/3": 0.2, "run/steps": 0.0}) == 0.2

@@ -14,23 +14,8 @@ FOLDER = "/nowhere/%j"
 PROCESSES = Processes()
 
 
-@pytest.fixture
-def commands(tmp_path, monkeypatch):
-    """Puts scripts in front of all commands: ``commands(squeue="echo x")``."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-
-    def put(**scripts: str) -> None:
-        for name, script in scripts.items():
-            path = tmp_path / name
-            path.write_text(f"#!/bin/sh\n{script}\n")
-            path.chmod(0o755)
-
-    put(**{name: "exit 1" for name in ("sbatch", "srun", "squeue", "sinfo", "sacct")})
-    return put
-
-
-def test_states_of_jobs_and_of_elements_of_arrays(commands):
-    commands(
+def test_states_of_jobs_and_of_elements_of_arrays(slurm_commands):
+    slurm_commands(
         squeue="printf '7_0|RUNNING|None\\n7_1|PENDING|Resources\\n8|FAILED|NonZeroExitCode\\n"
         "7_[2-3,5%%4]|CANCELLED|None\\n'",
         sacct="printf '5|CANCELLED by 0\\n'",
@@ -46,8 +31,10 @@ def test_states_of_jobs_and_of_elements_of_arrays(commands):
     }
 
 
-def test_an_array_that_was_cancelled_before_it_began_is_named_as_a_whole(commands):
-    commands(squeue="echo '2|CANCELLED|BeginTime'; echo '3_1|RUNNING|None'; echo '3|PENDING|None'")
+def test_an_array_that_was_cancelled_before_it_began_is_named_as_a_whole(slurm_commands):
+    slurm_commands(
+        squeue="echo '2|CANCELLED|BeginTime'; echo '3_1|RUNNING|None'; echo '3|PENDING|None'"
+    )
     assert slurm.states(["2_0", "2_1", "3_1"]) == {
         "2_0": slurm.JobState("CANCELLED", "BeginTime"),
         "2_1": slurm.JobState("CANCELLED", "BeginTime"),
@@ -55,56 +42,58 @@ def test_an_array_that_was_cancelled_before_it_began_is_named_as_a_whole(command
     }
 
 
-def test_jobs_are_asked_for_by_the_users_number(commands, monkeypatch):
+def test_jobs_are_asked_for_by_the_users_number(slurm_commands, monkeypatch):
     # What the environment says of one's name may be another's.
     monkeypatch.setenv("LOGNAME", "nobody-else")
-    commands(
+    slurm_commands(
         squeue=f'case "$*" in *"-u {os.getuid()} "*) echo "5|RUNNING|None";; esac', sacct="true"
     )
     assert slurm.states(["5"]) == {"5": slurm.JobState("RUNNING")}
 
 
-def test_without_accounting_a_forgotten_job_is_gone(commands):
-    commands(squeue="true", sacct="echo 'accounting is disabled' >&2; exit 1")
+def test_without_accounting_a_forgotten_job_is_gone(slurm_commands):
+    slurm_commands(squeue="true", sacct="echo 'accounting is disabled' >&2; exit 1")
     assert slurm.states(["5"]) == {"5": slurm.JobState(slurm.GONE)}
 
 
-def test_no_answer_is_not_taken_for_one(commands):
-    commands(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+def test_no_answer_is_not_taken_for_one(slurm_commands):
+    slurm_commands(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(slurm.Unreachable, match="Unable to contact"):
         slurm.states(["5"])
 
 
-def test_jobs_whose_scripts_lie_in_a_folder(commands, tmp_path):
+def test_jobs_whose_scripts_lie_in_a_folder(slurm_commands, tmp_path):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "other name").symlink_to(tmp_path / "sweep")
     ours = tmp_path / "sweep" / "a|b.sh"
     lines = [f"7_[2-3%4]|PENDING|{ours}", f"7_0|RUNNING|{ours}", f"7_1|FAILED|{ours}"]
     lines += [f"8|RUNNING|{tmp_path}/another/x.sh", "9|RUNNING|(null)", "10|RUNNING|"]
-    commands(squeue="\n".join(f"echo '{line}'" for line in lines))
+    slurm_commands(squeue="\n".join(f"echo '{line}'" for line in lines))
     for folder in ("sweep", "other name"):
         assert slurm.submitted_from(tmp_path / folder) == ["7_2", "7_3", "7_0"]
 
 
-def test_jobs_are_cancelled_when_slurm_says_that_they_have_ended(commands, tmp_path):
+def test_jobs_are_cancelled_when_slurm_says_that_they_have_ended(slurm_commands, tmp_path):
     told, asked = tmp_path / "told", tmp_path / "asked"
-    commands(
+    slurm_commands(
         scancel=f"echo $* > {told}",
         squeue=f"""echo >> {asked}; test -e {told} || exit 1
         test $(wc -l < {asked}) -lt 3 && echo '7_0|COMPLETING|' ; echo '7_1|CANCELLED|'""",
     )
     slurm.cancel(["7_0", "7_1"], poll=0.01)
     assert told.read_text() == "7_0 7_1\n" and len(asked.read_text()) == 3
-    commands(squeue="echo '7_0|COMPLETING|'")
+    slurm_commands(squeue="echo '7_0|COMPLETING|'")
     with pytest.raises(slurm.Unreachable, match="7_0 still there"):
         slurm.cancel(["7_0", "7_1"], seconds=0.02, poll=0.01)
 
 
-def test_partitions(commands):
-    commands(sinfo="printf 'gpu*|1-00:00:00\\nlong|infinite\\n'")
+def test_partitions(slurm_commands):
+    slurm_commands(sinfo="printf 'gpu*|1-00:00:00\\nlong|infinite\\nshort|1:30:00\\nbrief|0:30\\n'")
     assert slurm.partitions() == [
         slurm.Partition("gpu", True, 1440),
         slurm.Partition("long", False, None),
+        slurm.Partition("short", False, 90),
+        slurm.Partition("brief", False, 0.5),
     ]
 
 
@@ -129,8 +118,8 @@ def problems(processes=PROCESSES, runs=1, **options):
     return {problem.where: problem for problem in found}
 
 
-def test_what_slurm_refuses_is_reported_with_what_it_was_asked_for(commands):
-    commands(
+def test_what_slurm_refuses_is_reported_with_what_it_was_asked_for(slurm_commands):
+    slurm_commands(
         sinfo="printf 'gpu*|1:00:00\\n'", sbatch="echo 'sbatch: error: Invalid qos x' >&2; exit 1"
     )
     (found,) = problems(qos="x", timeout_min=60).values()
@@ -138,25 +127,25 @@ def test_what_slurm_refuses_is_reported_with_what_it_was_asked_for(commands):
     assert "a job with" in found.what and "qos=x" in found.what and ": Invalid qos x" in found.what
     (found,) = problems(runs=1200, timeout_min=60).values()
     assert "an array of 1200 jobs" in found.what and "MaxArraySize" in found.allowed
-    commands(sbatch='grep -q -- "--partition=gpu" "$2" && grep -q -- "--time=60" "$2"')
+    slurm_commands(sbatch='grep -q -- "--partition=gpu" "$2" && grep -q -- "--time=60" "$2"')
     assert problems(partition="gpu", timeout_min=60) == {}
 
 
-def test_a_time_that_the_partition_never_gives_is_refused(commands):
-    commands(sinfo="printf 'gpu*|1:00:00\\nlong|infinite\\n'", sbatch="true")
+def test_a_time_that_the_partition_never_gives_is_refused(slurm_commands):
+    slurm_commands(sinfo="printf 'gpu*|1:00:00\\nlong|infinite\\n'", sbatch="true")
     assert problems(timeout_min=61)["hydra.launcher.timeout_min"].allowed == "at most 60"
     assert problems(timeout_min=60) == problems(timeout_min=61, partition="gpu,long") == {}
     assert "gpu, long" in problems(partition="cpu")["hydra.launcher.partition"].allowed
 
 
-def test_a_cluster_that_is_down_and_none_at_all(commands, tmp_path, monkeypatch):
-    commands(sinfo="echo 'no controller' >&2; exit 1")
+def test_a_cluster_that_is_down_and_none_at_all(slurm_commands, tmp_path, monkeypatch):
+    slurm_commands(sinfo="echo 'no controller' >&2; exit 1")
     assert "no controller" in problems()["hydra/launcher"].what
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     assert "not on this machine" in problems()["hydra/launcher"].what
 
 
-def test_the_script_that_slurm_is_asked_about_is_the_one_of_the_jobs(commands):
+def test_the_script_that_slurm_is_asked_about_is_the_one_of_the_jobs(slurm_commands):
     options = options_of(cpus_per_task=3, qos="x", additional_parameters={"mail-type": "END"})
     lines = check.batch_script(options).splitlines()
     assert {"#SBATCH --cpus-per-task=3", "#SBATCH --qos=x", "#SBATCH --mail-type=END"} <= set(lines)
@@ -180,8 +169,8 @@ def test_the_script_that_slurm_is_asked_about_is_the_one_of_the_jobs(commands):
         ({"timeout_min": 2, "signal_delay_s": 120}, Processes(), "signal_delay_s"),
     ],
 )
-def test_options_that_do_not_fit_the_run(commands, options, processes, where):
-    commands(sinfo="printf 'gpu*|infinite\\n'", sbatch="true")
+def test_options_that_do_not_fit_the_run(slurm_commands, options, processes, where):
+    slurm_commands(sinfo="printf 'gpu*|infinite\\n'", sbatch="true")
     assert list(problems(processes, **options)) == [f"hydra.launcher.{where}"]
 
 

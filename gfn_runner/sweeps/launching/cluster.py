@@ -89,7 +89,7 @@ def _submit_all(launcher: Any, sweep: Sweep, plans: Sequence[Plan], jobs: dict[i
     groups: dict[str, list[Plan]] = {}
     for plan in plans:  # an array has one shape: runs of one and of two GPUs are two arrays
         groups.setdefault(repr(plan.options), []).append(plan)
-    refused: dict[str, list[Plan]] = {}
+    refused = False
     for group in groups.values():
         with defer_signals():  # what SLURM has taken is on record
             try:
@@ -97,19 +97,16 @@ def _submit_all(launcher: Any, sweep: Sweep, plans: Sequence[Plan], jobs: dict[i
                     plan.job.job_id, plan.job.state = job.job_id, "submitted"
                     jobs[plan.job.number] = job
             except (FailedJobError, FailedSubmissionError, OSError) as error:
-                why = f"could not be submitted: {slurm.sbatch_message(str(error))}"
-                refused.setdefault(why, []).extend(group)
+                refused = True
+                for plan in group:
+                    plan.fails(f"could not be submitted: {slurm.sbatch_message(str(error))}")
             sweep.keep()
     if jobs:
         ids = ", ".join(dict.fromkeys(job.job_id.split("_")[0] for job in jobs.values()))
         print(f"submitted: SLURM job {ids}; logs are in {sweep.folder / '.submitit'}", flush=True)
-    for why, group in refused.items():
-        for plan in group:
-            plan.fails(why)
     if refused:
         then = "the others are waited for" if jobs else "no run is submitted"
         print(f"gfn_runner: {then}; -m resume={sweep.folder} tries again", flush=True)
-        sweep.keep()
 
 
 def _submit(launcher: Any, group: Sequence[Plan]) -> Sequence[Any]:
