@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from rapidfuzz import process
 
 from gfn_runner.data.rows import Check, Row
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.runtime.local_paths import FOLDER
 
 _ALLOWED = "one JSON object a line, or one list of them"
@@ -152,9 +151,7 @@ def validated_rows(
 
 
 def _unknown(where: str, name: str, known: Sequence[str]) -> Problem:
-    near = process.extractOne(name, known, score_cutoff=60)
-    fix = f"did you mean {near[0]}?" if near else ""
-    return Problem(where, "unknown field", ", ".join(known), fix)
+    return Problem(where, "unknown field", ", ".join(known), did_you_mean(name, known))
 
 
 def _explained(row: Row, name: str, kind: Any, error: Any) -> Problem:

@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from rapidfuzz import process
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.lm.model_folders import folder_problems, quantization_problems
 from gfn_runner.lm.pretrained import Source, resolve
 
@@ -160,10 +159,5 @@ def _index(labels: Sequence[str], label: str) -> int | None:
 
 
 def _no_label(where: str, label: str, known: Sequence[str]) -> Problem:
-    near = process.extractOne(label, known, score_cutoff=60)
-    return Problem(
-        where,
-        f"no label {label!r}",
-        f"{', '.join(known)}, or a number from 0 to {len(known) - 1}",
-        f"did you mean {near[0]}?" if near else "",
-    )
+    allowed = f"{', '.join(known)}, or a number from 0 to {len(known) - 1}"
+    return Problem(where, f"no label {label!r}", allowed, did_you_mean(label, known))

@@ -19,9 +19,8 @@ from typing import Any, get_type_hints
 import hydra.utils
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
-from rapidfuzz import process
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 
 # Their constructors convert values themselves.
 _LIBRARIES = ("lightning", "torch", "torchmetrics", "transformers", "wandb")
@@ -147,9 +146,7 @@ def _problems(key: str, kind: Any, errors: Sequence[Any]) -> list[Problem]:
 
 def unknown_key(key: str, name: str, known: list[str]) -> Problem:
     """An unknown key, with the nearest one that exists."""
-    near = process.extractOne(name, known, score_cutoff=60)
-    prefix = key[: len(key) - len(name)]
-    fix = f"did you mean {prefix}{near[0]}?" if near else ""
+    fix = did_you_mean(name, known, key[: len(key) - len(name)])
     return Problem(key, "unknown key", ", ".join(known[:_MOST_SHOWN]), fix)
 
 
