@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from gfn_runner.errors import UserError
-
-_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+from gfn_runner.runtime.phases import is_out_of_memory
 
 
 @contextlib.contextmanager
@@ -29,8 +28,7 @@ def explained(key: str, what: str, allowed: str, fix: str = "") -> Iterator[None
     except UserError:
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or any(m in text.lower() for m in _MEMORY):
+        if is_out_of_memory(error):
             raise
         reason, own_fix = _reason(error)
         raise UserError.one(key, f"{what}: {reason}", allowed, own_fix or fix) from error

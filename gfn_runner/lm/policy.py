@@ -23,11 +23,7 @@ from gfn_runner.lm.adapters import explained_adapter, new_adapter
 from gfn_runner.lm.architecture import cache_argument
 from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
-from gfn_runner.lm.encoding import (
-    continuation_ids,
-    continuation_text,
-    special_ids,
-)
+from gfn_runner.lm.encoding import continuation_ids, continuation_text, special_ids
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.output_layer import keep_fp32_logits
@@ -81,7 +77,7 @@ class LanguageModel(nn.Module):
         self._keeps_logits = "logits_to_keep" in parameters
         self._cache = cache_argument(inner.forward) or "past_key_values"
         self._takes_positions = "position_ids" in parameters
-        self._same_up_to = min(same_up_to(model.config).items(), default=None)
+        self._same_up_to = min(same_up_to(model.config).items(), default=(None, ""))
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._prompts: dict[tuple[bool, str], tuple[int, ...]] = {}
         self.m_steps = 0
@@ -282,18 +278,9 @@ class LanguageModel(nn.Module):
         return output.logits[:, first - longest :]
 
     def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
-        if self._same_up_to is not None:
-            self._check_length(int(position_NQ.max()) + 1, *self._same_up_to)
-        if self._takes_positions:
-            options["position_ids"] = position_NQ
-        if self.lockstep is not None:
-            self.lockstep.announce()
-        return self.model(input_ids=token_NQ, attention_mask=mask, **options)
-
-    @staticmethod
-    def _check_length(given: int, limit: int, why: str) -> None:
-        """A prompt that a trained policy is asked with has not been checked before."""
-        if given > limit:
+        # A prompt that a trained policy is asked with has not been checked before.
+        limit, why = self._same_up_to
+        if limit and (given := int(position_NQ.max()) + 1) > limit:
             raise UserError.one(
                 "lm.name",
                 f"a sequence of {given} tokens, and above {limit} this model cannot be sampled and "
@@ -301,6 +288,11 @@ class LanguageModel(nn.Module):
                 f"context, sample and suffix together at most {limit} tokens",
                 "shorter prompts, a smaller task.max_len / task.eval_max_len, or another model",
             )
+        if self._takes_positions:
+            options["position_ids"] = position_NQ
+        if self.lockstep is not None:
+            self.lockstep.announce()
+        return self.model(input_ids=token_NQ, attention_mask=mask, **options)
 
     def in_step(self) -> contextlib.AbstractContextManager[None]:
         """Within it ranks that share weights may run different numbers of forwards without gradients.

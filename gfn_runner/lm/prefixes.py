@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.cache import PromptCache
@@ -83,7 +84,7 @@ def _packed_rows(
     else:
         trunk_BSV = first_B1V
     log_p_BT, log_p_stop_BS = string_log_probs(trunk_BSV, trajectories, rule)
-    total_BS = _prefix_sums(log_p_BT)
+    total_BS = pad(log_p_BT.cumsum(dim=1), (1, 0))
     total_BS += _first_suffix_token(trunk_BSV, log_p_stop_BS, suffix_BM[:, 0], rule)
     if tree.token_BQ.shape[1] > n_tokens:
         (rows, branches), n_branch = tree.state_BN.shape, suffix_BM.shape[1] - 1
@@ -93,12 +94,6 @@ def _packed_rows(
         log_p_BN = (log_p_BNM * suffix_mask_BM[:, None, 1:]).sum(dim=-1)
         total_BS.scatter_add_(1, tree.state_BN, log_p_BN)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
-
-
-def _prefix_sums(log_p_BT: Tensor) -> Tensor:
-    """Sums over the first i tokens, i = 0..T. Shape (B, S)."""
-    zero_B1 = log_p_BT.new_zeros(log_p_BT.shape[0], 1)
-    return torch.cat([zero_B1, log_p_BT.cumsum(dim=1)], dim=1)
 
 
 def _first_suffix_token(
@@ -150,7 +145,7 @@ class _Tree:
         branch_Q = torch.arange(branches, device=device).repeat_interleave(n_branch)
         depth_Q = torch.arange(n_branch, device=device).repeat(branches)
         # A trunk token sees the trunk so far, a branch token the trunk up to its state and its branch.
-        trunk_sees_TQ = torch.nn.functional.pad(trunk_T[:, None] >= trunk_T, (0, len(branch_Q)))
+        trunk_sees_TQ = pad(trunk_T[:, None] >= trunk_T, (0, len(branch_Q)))
         same_QQ = (branch_Q[:, None] == branch_Q) & (depth_Q[:, None] >= depth_Q)
         branch_sees_BQQ = torch.cat(
             [trunk_T < at_BQ[:, :, None], same_QQ.expand(rows, -1, -1)], dim=2

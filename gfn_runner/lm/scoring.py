@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,18 +67,16 @@ def score_policy(
     recomputes = torch.is_grad_enabled() and n_string > (lm.recompute_above or n_string)
     # What is computed again must meet the weights that it met: those apart from their adapter.
     weights = nullcontext() if recomputes else folded(lm.model, n_string + sum(map(len, prompts)))
+
+    def states_read() -> AbstractContextManager[list[Tensor]]:
+        return nullcontext([]) if value is None else lm.final_states()
+
     with weights:
-        read: AbstractContextManager[Any] = nullcontext([])
-        if value is not None:
-            read = lm.final_states()
-        with read as of_prompts:
+        with states_read() as of_prompts:
             prompt = lm.prefill(prompts)
 
         def score(rows: Trajectories) -> tuple[Tensor, ...]:
-            read: AbstractContextManager[Any] = nullcontext([])
-            if value is not None:
-                read = lm.final_states()
-            with read as of_rows:
+            with states_read() as of_rows:
                 selected = prompt.select(rows.condition_B)
                 logits_NSV = trunk_logits(lm, selected, rows.token_BT, rows.length_B)
             log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV, rows, rule)
