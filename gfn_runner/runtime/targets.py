@@ -92,13 +92,17 @@ def _arguments_with_objects(
     model = _arguments(target, runtime)
     if model is None:
         return given
-    partial = bool(node.get("_partial_"))
-    values, problems = _validate(key, model, given, required=not partial)
-    if problems:
-        raise UserError(problems)
+    try:
+        checked = model.model_validate(given)
+    except ValidationError as error:
+        partial = bool(node.get("_partial_"))
+        wrong = [e for e in error.errors() if not (partial and e["type"] == "missing")]
+        if wrong:
+            raise UserError(_problems(key, model, wrong)) from None
+        return given
     library = str(getattr(target, "__module__", "")).partition(".")[0]
     # The types of a library's signature are checked; its values are its own to convert.
-    return given if library in _LIBRARIES else values
+    return given if library in _LIBRARIES else {name: getattr(checked, name) for name in given}
 
 
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
@@ -196,17 +200,6 @@ def _signature_fields(
         if not any(p.kind is p.VAR_KEYWORD for p in names):
             return fields
     return None  # the last one takes any keyword
-
-
-def _validate(
-    key: str, model: type[BaseModel], given: Mapping[str, Any], *, required: bool
-) -> tuple[dict[str, Any], list[Problem]]:
-    try:
-        checked = model.model_validate(dict(given))
-    except ValidationError as error:
-        kept = [e for e in error.errors() if required or e["type"] != "missing"]
-        return dict(given), _problems(key, model, kept)
-    return {name: getattr(checked, name) for name in given}, []
 
 
 def _problem(key: str, kind: Any, error: Any) -> Problem:

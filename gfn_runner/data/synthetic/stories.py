@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from gfn_runner.data.synthetic.sentences import PLACES, THINGS
 
 HEROES: dict[str, str] = dict.fromkeys("Tom Sam Ben Max Leo Finn Paul Jack".split(), "he") | (
     dict.fromkeys("Mia Anna Lily Rosa Emma Nora Kate Jane".split(), "she")
 )
-THINGS = "ball boat hat pear lamp drum kite box book stone cake bell rope key coat map".split()
 HELPERS = "uncle aunt father mother friend teacher neighbour sister".split()
-PLACES = "garden house forest river market school kitchen field tower harbour barn".split()
 _PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
 
 _WANTS = (
@@ -171,28 +171,27 @@ def fits_both(plot: Plot, sentence: str) -> bool:
 
 def fits_beginning(plot: Plot, sentence: str) -> bool:
     """Whether it could follow the beginning, whatever comes of it."""
-    return any(
-        re.fullmatch(_pattern(template, plot.words() | {"other": _any(THINGS)}), sentence.strip())
-        for (action, _), templates in MIDDLES.items()
-        if action == plot.action
-        for template in templates
-    )
+    groups = (group for (action, _), group in MIDDLES.items() if action == plot.action)
+    return _fits(sentence, groups, plot.words() | {"other": _any(THINGS)})
 
 
 def fits_ending(plot: Plot, sentence: str) -> bool:
     """Whether it comes out as the ending says, whoever it is about."""
-    words = _any_words() | {"thing": plot.thing, "other": plot.other}
-    return any(
-        re.fullmatch(_pattern(template, words), sentence.strip())
-        for (_, outcome), templates in MIDDLES.items()
-        if outcome == plot.outcome
-        for template in templates
-    )
+    groups = (group for (_, outcome), group in MIDDLES.items() if outcome == plot.outcome)
+    return _fits(sentence, groups, _any_words() | {"thing": plot.thing, "other": plot.other})
 
 
 def is_sentence(sentence: str) -> bool:
     """Whether the grammar of stories writes this sentence (without its full stop) at all."""
-    return any(re.fullmatch(pattern, sentence.strip()) for pattern in _all_patterns())
+    parts = (_OBSTACLES, _ACTIONS, MIDDLES, _ENDINGS)
+    groups = [_WANTS, *(group for part in parts for group in part.values())]
+    return _fits(sentence, groups, _any_words())
+
+
+def _fits(sentence: str, groups: Iterable[Sequence[str]], words: dict[str, str]) -> bool:
+    # Templates hold letters, spaces and slots only: nothing in them needs escaping.
+    patterns = (template.format(**words) for group in groups for template in group)
+    return any(re.fullmatch(pattern, sentence.strip()) for pattern in patterns)
 
 
 def _any(words: list[str]) -> str:
@@ -208,18 +207,3 @@ def _any_words() -> dict[str, str]:
         "him": _any(["him", "her"]),
         "his": _any(["his", "her"]),
     }
-
-
-def _pattern(template: str, words: dict[str, str]) -> str:
-    # Templates hold letters, spaces and slots only: nothing in them needs escaping.
-    return template.format(**words)
-
-
-def _all_patterns() -> Iterator[str]:
-    words = _any_words()
-    for group in (_OBSTACLES, _ACTIONS, MIDDLES, _ENDINGS):
-        for templates in group.values():
-            for template in templates:
-                yield _pattern(template, words)
-    for template in _WANTS:
-        yield _pattern(template, words)
