@@ -73,7 +73,6 @@ def draw_expression(
     """Draw uniformly among expressions of ``n_operands`` one-digit operands.
 
     Args:
-        rng: the source of randomness.
         n_operands: at least 2.
         held_out: ``True`` draws only test expressions, ``False`` only others, ``None`` any.
     """

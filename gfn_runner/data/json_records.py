@@ -27,10 +27,6 @@ Entry = tuple[Row, Any]
 def json_entries(source: str, text: str) -> list[Entry]:
     """The record of each line of a text, or of each element of the one list that it is.
 
-    Args:
-        source: the file, for messages.
-        text: all of it.
-
     Raises:
         UserError: once, where the text as a whole is of neither form.
     """

@@ -96,7 +96,6 @@ def classifier(name: str, device: str | None = None) -> SequenceClassifier:
     """The classifier in a folder or of a hub id, loaded once for a process.
 
     Args:
-        name: folder or hub id.
         device: to move it to; ``None`` leaves it where it is.
 
     Raises:
@@ -112,7 +111,6 @@ def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Pro
     """What is wrong with a classifier's name and with labels asked of it; loads no weights.
 
     Args:
-        name: folder or hub id.
         labels: the place that asks, for messages, and the label.
     """
     from transformers import AutoModelForSequenceClassification

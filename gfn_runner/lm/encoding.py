@@ -91,7 +91,6 @@ def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
     or only lists them among its added tokens, and what the configs call begin, end and padding.
 
     Args:
-        tokenizer: of the model.
         configs: of the model and of its generation; ``None`` for one that is not there.
     """
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})

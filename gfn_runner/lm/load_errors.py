@@ -15,9 +15,7 @@ def explained(key: str, what: str, allowed: str, fix: str = "") -> Iterator[None
     """Turn what transformers, PEFT and the hub's client raise into one problem.
 
     Args:
-        key: the config key to name.
         what: could not be done; the reason is added.
-        allowed: what would be right.
         fix: a suggestion, where the reason has none of its own.
 
     Raises:

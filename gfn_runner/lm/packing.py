@@ -133,7 +133,6 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     change with embeddings that are changed by up to one unit in their last place.
 
     Args:
-        lm: the model.
         length: of the longest sequence, tokens.
         packed: whether packed scoring is compared; prefixes in rows of their own always are.
 

@@ -35,7 +35,6 @@ def by_length(
     """Rows of about the same length together, so that little is computed at padding.
 
     Args:
-        trajectories: all rows.
         tokens: that a forward reads for a row of a given length.
         budget: tokens of a piece, unless a single row has more; ``None`` for no limit.
         again: tokens that every further piece reads once more, such as contexts: a cut must save more.

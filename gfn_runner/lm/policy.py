@@ -202,10 +202,6 @@ class LanguageModel(nn.Module):
     def add_answer_adapter(self, options: LoraSettings, seed: int) -> None:
         """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still.
 
-        Args:
-            options: of the adapter.
-            seed: of its A.
-
         Raises:
             UserError: if no layer has a name of ``options.targets``.
         """
@@ -248,10 +244,7 @@ class LanguageModel(nn.Module):
         """Logits after further tokens; the cache grows by them.
 
         Args:
-            prompt: the cache; changed in place.
-            token_NQ: the new tokens.
             mask: which keys may be seen: (N, keys), or (N, 1, Q, keys) with one row a query.
-            position_NQ: position ids of the new tokens.
         """
         if mask.ndim == 4:
             # Additive, since not every attention implementation takes a boolean 4-D mask.
@@ -267,7 +260,6 @@ class LanguageModel(nn.Module):
         """Logits of right-padded rows in one plain forward without a cache. Shape (N, T − first, V).
 
         Args:
-            rows: token ids.
             first: position of the first logits that are wanted; those of long contexts take memory.
         """
         token_NT, mask_NT = (a.to(self.device) for a in padded(rows))

@@ -98,7 +98,6 @@ class Source:
         Args:
             auto: one of transformers' auto classes.
             config: of :meth:`config`.
-            options: further ones of ``from_pretrained``.
 
         Raises:
             UserError: if weights are missing, of other shapes, or cannot be read.
@@ -129,10 +128,6 @@ class Source:
         """What :meth:`model` would raise, asked of names and shapes; no tensor is read.
 
         Weights of a hub id that are not in the cache yet are not asked for.
-
-        Args:
-            auto, config: as for :meth:`model`.
-            quantization: as ``lm.quantization``.
         """
         problems = list(
             quantization_problems(config.to_dict(), repr(self.name), self.key, quantization)

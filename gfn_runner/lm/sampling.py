@@ -64,7 +64,6 @@ def sample(
         lm: the model, switched as it is now (policy, or base model within ``lm.base()``).
         prompts: token ids per condition; each runs once.
         n_samples: rows per condition; rows of one condition are neighbours.
-        rule: vocabulary, terminator and lengths.
         generator: of the model's device.
         temperature: of the draw, applied after the rule's mask: a number, or one for each row (B,).
             0 is greedy.

@@ -24,7 +24,6 @@ def trunk_logits(
     """Logits after the prompt and after each token. Shape (B, S, V). The cache grows.
 
     Args:
-        lm: the model.
         prompt: changed in place.
         token_BT: right-padded.
         length_B: tokens of each row.
@@ -59,7 +58,6 @@ def score_policy(
         lm: the model; each prompt runs once and its cache is shared by its rows.
         prompts: token ids per condition.
         trajectories: ``condition_B`` indexes ``prompts``.
-        rule: the strings' rule.
         value: a head on what the output layer reads, (N, S, H) → (N, S, 1), whose values are wanted too.
     """
     width = trajectories.token_BT.shape[1]

@@ -43,7 +43,6 @@ def text_problems(
     """Problems of settings and texts with this model's config and tokenizer, which alone are read.
 
     Args:
-        options: the model.
         terminator: must be one token, if there is no ``role``.
         strings: name, context and suffix of everything that is scored or sampled.
         max_len: actions that may stand between context and suffix.

@@ -21,7 +21,6 @@ def phi(scores: PolicyScores, log_reward_BS: Tensor, temperature: float) -> Tens
     """φ of every state, in nats; 0 where the string cannot end.
 
     Args:
-        scores: of the policy.
         log_reward_BS: untempered log-rewards in nats.
         temperature: reward temperature T; the only place where it enters.
     """

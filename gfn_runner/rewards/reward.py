@@ -64,9 +64,7 @@ def log_reward(
         lm: its base model is the reward's.
         conditions: indexed by ``trajectories.condition_B``; one with fewer terms than another has
             that many factors less.
-        trajectories: the strings.
         rule: the same that the policy writes by.
-        constraints: further factors.
 
     Returns:
         −inf where the string cannot end or has probability 0.
