@@ -233,10 +233,7 @@ class LanguageModel(nn.Module):
         position_NP = (mask_NP.long().cumsum(dim=1) - 1).clamp(min=0)
         keep = {"logits_to_keep": 1} if self._keeps_logits else {}
         output = self._forward(token_NP, mask_NP.long(), position_NP, use_cache=True, **keep)
-        cache = getattr(output, self._cache)
-        if cache is None:
-            raise RuntimeError("the model returned no cache; gradient checkpointing may be on")
-        return PromptCache(cache, mask_NP, output.logits[:, -1])
+        return PromptCache(getattr(output, self._cache), mask_NP, output.logits[:, -1])
 
     def extend(
         self, prompt: PromptCache, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor

@@ -38,12 +38,6 @@ class StringRule:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_len <= self.max_len:
-            raise ValueError(f"need 0 <= min_len <= max_len, not {self.min_len} and {self.max_len}")
-        if self.allowed_V is not None and not self.allowed_V[self.terminator]:
-            raise ValueError("allowed_V must hold the terminator")
-
     def n_actions_BS(self, trajectories: Trajectories) -> Tensor:
         """Number of actions in each prefix."""
         return pad(trajectories.is_action_BT.long().cumsum(dim=1), (1, 0))

@@ -199,18 +199,13 @@ class TableFactor:
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
         """log c of one prefix, nats."""
-        floor = -self.penalty - len(prefix) * math.log(lm.vocab_size)
-        return self._log_probability(lm, condition).get(tuple(prefix), floor)
-
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        return text in condition.facts["table"]
-
-    def _log_probability(
-        self, lm: LanguageModel, condition: Condition
-    ) -> dict[tuple[int, ...], float]:
         known = _IDS.setdefault(lm, {})
         table: Mapping[str, float] = condition.facts["table"]
         if condition.key not in known or known[condition.key][0] is not table:
             ids = {lm.encode(text): value for text, value in table.items()}
             known[condition.key] = (table, ids)
-        return known[condition.key][1]
+        floor = -self.penalty - len(prefix) * math.log(lm.vocab_size)
+        return known[condition.key][1].get(tuple(prefix), floor)
+
+    def satisfied(self, condition: Condition, text: str) -> bool:
+        return text in condition.facts["table"]

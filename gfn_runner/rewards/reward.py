@@ -142,9 +142,6 @@ def _terms(
             yield [c.terms[place] if len(c.terms) > place else None for c in conditions], rows_N
 
 
-Score = Callable[[LanguageModel, GivenStrings], Tensor]
-
-
 def _score_ends(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """Of whole strings, as prefixes are scored: with a column for the one state."""
     return score_strings(lm, given)[:, None]
@@ -155,7 +152,7 @@ def _term(
     terms: Sequence[Term | None],
     trajectories: Trajectories,
     rule: StringRule,
-    score: Score,
+    score: Callable[[LanguageModel, GivenStrings], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """log p_LM(z s | c) of one term of each condition, and what it adds to log R. Shape (B, N)."""
 

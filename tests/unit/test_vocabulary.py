@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from gfn_runner.data.trajectories import Trajectories
@@ -23,17 +22,6 @@ def states(mask_BS: torch.Tensor) -> list[list[int]]:
 
 def logits() -> torch.Tensor:
     return 2 * torch.randn(4, V, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("bounds", [(-1, 3), (4, 3)])
-def test_bounds_out_of_order_are_refused(bounds):
-    with pytest.raises(ValueError, match="min_len"):
-        StringRule(END, *bounds)
-
-
-def test_a_vocabulary_without_the_terminator_is_refused():
-    with pytest.raises(ValueError, match=r"^allowed_V must hold the terminator$"):
-        StringRule(END, 0, 3, torch.tensor([True] * 5 + [False]))
 
 
 def test_where_a_string_may_always_end_nothing_is_masked_for_it():

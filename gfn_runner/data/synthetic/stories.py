@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gfn_runner.data.synthetic.sentences import PLACES, THINGS
+from gfn_runner.data.synthetic.sentences import PLACES, THINGS, any_of
 
 HEROES: dict[str, str] = dict.fromkeys("Tom Sam Ben Max Leo Finn Paul Jack".split(), "he") | (
     dict.fromkeys("Mia Anna Lily Rosa Emma Nora Kate Jane".split(), "she")
@@ -172,7 +172,7 @@ def fits_both(plot: Plot, sentence: str) -> bool:
 def fits_beginning(plot: Plot, sentence: str) -> bool:
     """Whether it could follow the beginning, whatever comes of it."""
     groups = (group for (action, _), group in MIDDLES.items() if action == plot.action)
-    return _fits(sentence, groups, plot.words() | {"other": _any(THINGS)})
+    return _fits(sentence, groups, plot.words() | {"other": any_of(THINGS)})
 
 
 def fits_ending(plot: Plot, sentence: str) -> bool:
@@ -194,16 +194,12 @@ def _fits(sentence: str, groups: Iterable[Sequence[str]], words: dict[str, str])
     return any(re.fullmatch(pattern, sentence.strip()) for pattern in patterns)
 
 
-def _any(words: list[str]) -> str:
-    return f"(?:{'|'.join(words)})"
-
-
 def _any_words() -> dict[str, str]:
-    things = _any(THINGS)
-    slots = {"thing": things, "own": things, "other": things, "Name": _any(list(HEROES))}
-    slots |= {"helper": _any(HELPERS), "place": _any(PLACES), "He": _any(["He", "She"])}
+    things = any_of(THINGS)
+    slots = {"thing": things, "own": things, "other": things, "Name": any_of(HEROES)}
+    slots |= {"helper": any_of(HELPERS), "place": any_of(PLACES), "He": any_of(["He", "She"])}
     return slots | {
-        "he": _any(["he", "she"]),
-        "him": _any(["him", "her"]),
-        "his": _any(["his", "her"]),
+        "he": any_of(["he", "she"]),
+        "him": any_of(["him", "her"]),
+        "his": any_of(["his", "her"]),
     }
