@@ -59,7 +59,6 @@ class ConditionData(L.LightningDataModule):
         evaluation_batch_size: conditions evaluated at once, on each rank.
 
     Attributes:
-        data: the task's conditions.
         final: whether evaluation takes the final sets or the smaller ones used during training.
     """
 

@@ -49,11 +49,7 @@ class WordCounts:
 
 
 class SentenceModel:
-    """A model of sentence-transformers, pooled as its authors say.
-
-    Attributes:
-        name: as the user gave it.
-    """
+    """A model of sentence-transformers, pooled as its authors say."""
 
     def __init__(self, name: str, model: Any):
         self.name, self.model = name, model

@@ -128,7 +128,6 @@ class _Batch:
     """Rows that are still read and drawn. A of them; a row leaves some time after its end.
 
     Attributes:
-        prompt: their cache.
         row_A: their place among all rows.
         logits_AV: what follows each.
         mask_AK, position_A: keys that may be seen, and position of the next token.

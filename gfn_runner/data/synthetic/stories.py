@@ -75,7 +75,6 @@ class Plot:
     """What happens in a story, words aside.
 
     Attributes:
-        hero: the name.
         thing: what is wanted.
         action: ``ask``, ``work``, ``search`` or ``trade``.
         helper, place, own: whom the hero asks, where it happens, what is offered in trade.
@@ -102,12 +101,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Story:
-    """A plot in sentences; none has its full stop.
-
-    Attributes:
-        plot: what happens.
-        sentences: all five.
-    """
+    """A plot in sentences; none has its full stop."""
 
     plot: Plot
     sentences: tuple[str, str, str, str, str]
