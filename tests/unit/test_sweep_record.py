@@ -83,12 +83,8 @@ def test_the_table_names_what_differs_and_every_reason(tmp_path, capsys, monkeyp
     monkeypatch.setenv("COLUMNS", "100")
     sweep = Sweep(tmp_path)
     first, second, third = sweep.plan(jobs("seed=0", "seed=1", "seed=[2]"))
-    first.state, first.metrics, first.minutes, first.again = (
-        "ok",
-        {"vote_accuracy": 0.5},
-        2.0,
-        False,
-    )
+    first.state, first.metrics = "ok", {"vote_accuracy": 0.5}
+    first.minutes, first.again = 2.0, False
     second.state, second.why = "failed", "ValueError: a|b"
     third.state, third.job_id = "running", "9_2"
     show_sweep(sweep)
