@@ -1,9 +1,4 @@
-"""Log-probability of every prefix with a suffix after it: packed into one forward, or one by one.
-
-``packed_prefixes`` scores all prefixes of a row in one forward: the suffix hangs after every prefix
-as a branch of a tree. ``plain_prefixes`` runs one forward for each length and no cache; it is the
-reference that other ways are compared with.
-"""
+"""Log-probability of every prefix with a suffix after it: packed into one forward, or one by one."""
 
 from __future__ import annotations
 
@@ -26,9 +21,9 @@ from gfn_runner.lm.vocabulary import StringRule
 def packed_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """As :func:`gfn_runner.lm.packing.score_prefixes`, in one forward over trunk and branches.
 
-    The branch of state ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk
-    up to ``i`` and the branch so far, at the positions they would have in the plain string. States at
-    which a string cannot end have no branch.
+    The suffix hangs after every prefix as a branch of a tree. Its tokens see the context, the trunk
+    up to the prefix's end and the branch so far, at the positions they would have in the plain string.
+    States at which a string cannot end have no branch.
     """
     given = given.used()
     rows, n_tokens = given.trajectories.token_BT.shape
@@ -161,7 +156,10 @@ class _Tree:
 
 
 def plain_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """As :func:`packed_prefixes`, with one forward for each prefix length and no cache."""
+    """As :func:`packed_prefixes`, with one forward for each prefix length and no cache.
+
+    The reference that other ways are compared with.
+    """
     rows, terminable_BS = given.trajectories, given.terminable_BS
     result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
     places = rows.condition_B.tolist()
