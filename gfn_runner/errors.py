@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rapidfuzz import process
+
 _LONGEST = 600  # characters; a message may quote a text of the user's, of any length
 
 
@@ -51,6 +53,12 @@ class UserError(Exception):
 
 class NotBegun(UserError):
     """User errors for which a run is refused before it has touched the folder that it would go to."""
+
+
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """A fix with the nearest of the known names, after ``prefix``; empty where none is near."""
+    near = process.extractOne(name, known, score_cutoff=60)
+    return f"did you mean {prefix}{near[0]}?" if near else ""
 
 
 def show(

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rapidfuzz import process
 
 from gfn_runner.config.compose import CONF
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word, value_of
 
 _TYPO = 75  # likeness in %, from which a name is a mistyped one: min_len is 71 % max_len
@@ -38,7 +38,7 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     names = _config_names(folder)
     if name.removesuffix(".yaml") not in names:
         return UserError.one(
-            "--config-name", f"given {name!r}", ", ".join(names), _near(name, names)
+            "--config-name", f"given {name!r}", ", ".join(names), did_you_mean(name, names)
         )
     problems: list[Problem] = []
     own = Path(folder or CONF).resolve()
@@ -74,11 +74,6 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
 def _config_names(folder: str | None) -> list[str]:
     folders = [CONF] if folder is None else [CONF, Path(folder)]
     return sorted({file.stem for place in folders for file in place.glob("*.yaml")})
-
-
-def _near(name: str, known: Sequence[str], prefix: str = "") -> str:
-    near = process.extractOne(name, known, score_cutoff=60)
-    return f"did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _several(override: Override) -> Problem:
@@ -126,7 +121,7 @@ def _unknown(overrides: Sequence[Override], name: str, path: list[str]) -> list[
 def _no_group(group: str, groups: set[str], options: Any) -> Problem:
     parent = group.rpartition("/")[0]
     known = [f"{parent}/{name}" for name in options(parent, ObjectType.GROUP)] or sorted(groups)
-    return Problem(group, "unknown group", ", ".join(known), _near(group, known))
+    return Problem(group, "unknown group", ", ".join(known), did_you_mean(group, known))
 
 
 def _choice_problems(override: Override, known: Sequence[str]) -> Iterator[Problem]:
@@ -137,7 +132,7 @@ def _choice_problems(override: Override, known: Sequence[str]) -> Iterator[Probl
     group = override.key_or_group
     for value in values:
         if value not in known and value != "null":
-            fix = _near(value, known, f"{group}=")
+            fix = did_you_mean(value, known, f"{group}=")
             yield Problem(group, f"given {value!r}", ", ".join(known), fix)
 
 

@@ -53,15 +53,12 @@ class ConditionData(L.LightningDataModule):
     """Training batches and evaluation sets of a task.
 
     Args:
-        data: the task's conditions.
         batch_size: conditions of a training batch.
-        seed: of the batches.
         n_during, n_final: conditions of each evaluation set during training and at the end; ``None`` for
             all.
         evaluation_batch_size: conditions evaluated at once, on each rank.
 
     Attributes:
-        data: the task's conditions.
         final: whether evaluation takes the final sets or the smaller ones used during training.
     """
 

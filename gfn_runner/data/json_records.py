@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from rapidfuzz import process
 
 from gfn_runner.data.rows import Check, Row
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.runtime.local_paths import FOLDER
 
 _ALLOWED = "one JSON object a line, or one list of them"
@@ -27,10 +26,6 @@ Entry = tuple[Row, Any]
 
 def json_entries(source: str, text: str) -> list[Entry]:
     """The record of each line of a text, or of each element of the one list that it is.
-
-    Args:
-        source: the file, for messages.
-        text: all of it.
 
     Raises:
         UserError: once, where the text as a whole is of neither form.
@@ -152,9 +147,7 @@ def validated_rows(
 
 
 def _unknown(where: str, name: str, known: Sequence[str]) -> Problem:
-    near = process.extractOne(name, known, score_cutoff=60)
-    fix = f"did you mean {near[0]}?" if near else ""
-    return Problem(where, "unknown field", ", ".join(known), fix)
+    return Problem(where, "unknown field", ", ".join(known), did_you_mean(name, known))
 
 
 def _explained(row: Row, name: str, kind: Any, error: Any) -> Problem:

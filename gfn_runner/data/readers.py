@@ -73,7 +73,6 @@ def held_out(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[lis
     """Split the rows of a file at random into training and held-out rows; both keep the order.
 
     Args:
-        rows: of one file.
         share: of rows held out, in 0..1; at least one row is, and at least one is not.
         rng: of the draw.
 

@@ -112,7 +112,7 @@ class ReplayBuffer:
 
     def steps(self) -> list[int]:
         """Of every string, the optimizer steps done when it was stored."""
-        return [entry.step for entries in self._entries.values() for entry in entries]
+        return [entry.step for entry in self.all_entries()]
 
     def add(self, key: str, entry: Entry) -> bool:
         """Add a string; returns whether it was kept.

@@ -29,7 +29,6 @@ class ConditionSamples:
     """Samples of a policy for one evaluation condition.
 
     Attributes:
-        condition: the condition.
         votes: texts at the voting temperature.
         singles: texts at temperature 1.
         log_reward: untempered log R of each single, nats.
@@ -114,7 +113,6 @@ class ReferenceSample:
     Attributes:
         condition: as the publication writes it.
         label: who wrote it.
-        text: the sample.
         log_reward: log R under the publication's model, nats.
     """
 

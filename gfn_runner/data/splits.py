@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -61,20 +61,19 @@ class Files:
         rows, notes = self._read(self.train)
         if self.test is None:
             share = min(0.5, self.n_test / len(rows))
-            rows, kept_out = held_out(rows, share, rng_for(self.what, "held out"))
-            evaluated = [self.condition(row, self.group) for row in kept_out[: self.n_test]]
-            return TaskData(self._to_train(rows), evaluated, notes)
-        rows_of_test, test_notes = self._read(self.test)
-        taken = set(map(self.key, rows_of_test))
-        kept = [row for row in rows if self.key(row) not in taken]
-        notes += test_notes
-        if len(kept) < len(rows):
-            notes += (f"{len(rows) - len(kept)} training {self.what} dropped: in the test file",)
-        evaluated = [self.condition(row, self.group) for row in rows_of_test[: self.n_test]]
-        return TaskData(self._to_train(kept), evaluated, notes)
-
-    def _to_train(self, rows: Sequence[Row]) -> list[Condition]:
-        return [self.condition(row, "train") for row in rows[: self.n_train]]
+            kept, tested = held_out(rows, share, rng_for(self.what, "held out"))
+        else:
+            tested, test_notes = self._read(self.test)
+            taken = set(map(self.key, tested))
+            kept = [row for row in rows if self.key(row) not in taken]
+            notes += test_notes
+            if len(kept) < len(rows):
+                notes += (
+                    f"{len(rows) - len(kept)} training {self.what} dropped: in the test file",
+                )
+        train = [self.condition(row, "train") for row in kept[: self.n_train]]
+        evaluated = [self.condition(row, self.group) for row in tested[: self.n_test]]
+        return TaskData(train, evaluated, notes)
 
     def _read(self, path: str) -> tuple[list[Row], tuple[str, ...]]:
         """The rows of a file without repetitions, and a note on how many there were."""

@@ -75,7 +75,6 @@ def check_launcher(wanted: Processes, *, multirun: bool = False) -> None:
     """Check that torchrun or srun, where one has started this process, fits the config.
 
     Args:
-        wanted: processes of the run.
         multirun: whether the run belongs to a sweep, of which rank 0 alone knows the next run.
 
     Raises:

@@ -39,12 +39,7 @@ def is_rank_zero() -> bool:
 
 @dataclass(frozen=True)
 class Processes:
-    """Number of processes of a run.
-
-    Attributes:
-        devices: processes on each machine.
-        nodes: machines.
-    """
+    """Number of processes of a run: ``devices`` on each of ``nodes`` machines."""
 
     devices: int = 1
     nodes: int = 1

@@ -46,7 +46,6 @@ def new_adapter(model: Any, options: LoraSettings, seed: int, key: str) -> Itera
 
     Args:
         model: of transformers, or of PEFT if it has an adapter already.
-        options: of the adapter.
         seed: of its A; torch's global generator is as before afterwards.
         key: of the config that names the layers, for messages.
 

@@ -64,13 +64,7 @@ def causal_auto_class(config: Any) -> Any:
 
 
 def kind_problems(config: Any, name: str, key: str) -> Iterator[Problem]:
-    """A model that is no causal language model with a cache of keys and values, seen by its config.
-
-    Args:
-        config: of transformers.
-        name: of the model, for messages.
-        key: the config key that names it.
-    """
+    """A model that is no causal language model with a cache of keys and values, seen by its config."""
     reason = _no_causal_lm(config) or _no_cache(config)
     if reason is not None:
         yield Problem(key, f"{name} ({config.model_type}) is {reason}", CAUSAL)

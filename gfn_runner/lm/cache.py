@@ -110,7 +110,6 @@ def row_bytes(model: Any, vocab_size: int, tokens: int) -> int:
     The latter count twice: rows that have ended are dropped by copying the others.
 
     Args:
-        model: of transformers.
         vocab_size: logits of a token.
         tokens: of the prompt and of the longest string.
     """

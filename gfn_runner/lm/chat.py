@@ -101,7 +101,6 @@ class ChatTemplate:
         """The special token that the template writes right after what an assistant says.
 
         Args:
-            tokenizer: of the model.
             special: ids of its special tokens.
 
         Raises:
@@ -138,8 +137,6 @@ def terminator_text(
     """The text of ⊤: ``terminator``, or that of the special token with a role.
 
     Args:
-        tokenizer: of the model.
-        template: its chat template.
         terminator: taken where ``role`` is ``None``.
         role: ``end_of_turn``, ``end_of_text`` (the tokenizer's end-of-sequence token) or ``None``.
         special: ids of the tokenizer's special tokens.

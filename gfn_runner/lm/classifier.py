@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from rapidfuzz import process
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.lm.model_folders import folder_problems, quantization_problems
 from gfn_runner.lm.pretrained import Source, resolve
 
@@ -97,7 +96,6 @@ def classifier(name: str, device: str | None = None) -> SequenceClassifier:
     """The classifier in a folder or of a hub id, loaded once for a process.
 
     Args:
-        name: folder or hub id.
         device: to move it to; ``None`` leaves it where it is.
 
     Raises:
@@ -113,7 +111,6 @@ def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Pro
     """What is wrong with a classifier's name and with labels asked of it; loads no weights.
 
     Args:
-        name: folder or hub id.
         labels: the place that asks, for messages, and the label.
     """
     from transformers import AutoModelForSequenceClassification
@@ -160,10 +157,5 @@ def _index(labels: Sequence[str], label: str) -> int | None:
 
 
 def _no_label(where: str, label: str, known: Sequence[str]) -> Problem:
-    near = process.extractOne(label, known, score_cutoff=60)
-    return Problem(
-        where,
-        f"no label {label!r}",
-        f"{', '.join(known)}, or a number from 0 to {len(known) - 1}",
-        f"did you mean {near[0]}?" if near else "",
-    )
+    allowed = f"{', '.join(known)}, or a number from 0 to {len(known) - 1}"
+    return Problem(where, f"no label {label!r}", allowed, did_you_mean(label, known))

@@ -30,7 +30,6 @@ def beam_search(
         lm: as it is switched now.
         prompts: token ids per condition.
         n: beams.
-        rule: of the strings.
     """
     options = {"num_beams": n, "num_return_sequences": n, "do_sample": False}
     # Stop only when no open beam can become better than the finished ones.
@@ -54,7 +53,6 @@ def truncated_sample(
     """``n`` strings for each prompt, drawn token by token from the head of the distribution.
 
     Args:
-        lm, prompts, rule: as in :func:`beam_search`.
         generator: its next number is the seed of the draw.
         top_p: smallest set of likeliest tokens with this probability in all (Holtzman et al. 2019).
         top_k: number of likeliest tokens; 0 for all.
@@ -159,11 +157,6 @@ def diverse_beam_search(
     At every step the groups choose one after the other; a token's log q is lowered by ``penalty`` nats
     for each earlier group of the prompt that chose it at this step (Hamming diversity; Vijayakumar et
     al. 2016, arXiv:1610.02424, eq. 4).
-
-    Args:
-        lm, prompts, rule: as in :func:`beam_search`.
-        n: groups.
-        penalty: nats.
     """
     place_B = torch.arange(len(prompts), device=lm.device).repeat_interleave(n)
     rows = len(place_B)

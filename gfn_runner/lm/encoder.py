@@ -49,11 +49,7 @@ class WordCounts:
 
 
 class SentenceModel:
-    """A model of sentence-transformers, pooled as its authors say.
-
-    Attributes:
-        name: as the user gave it.
-    """
+    """A model of sentence-transformers, pooled as its authors say."""
 
     def __init__(self, name: str, model: Any):
         self.name, self.model = name, model
@@ -64,13 +60,12 @@ class SentenceModel:
         return vectors.float().cpu()
 
 
-def load_encoder(name: str, *, device: str = "auto") -> Encoder:
+def load_encoder(name: str) -> Encoder:
     """The encoder that ``evaluation.encoder`` names.
 
     Args:
         name: ``words``, ``minilm`` (all-MiniLM-L6-v2 from its package), a folder or a hub id. A plain
             transformer without a pooling of its own is pooled by the mean.
-        device: of a sentence model; ``auto`` takes CUDA where there is one.
 
     Raises:
         UserError: if the model cannot be found or read, or needs the optional package.
@@ -80,8 +75,7 @@ def load_encoder(name: str, *, device: str = "auto") -> Encoder:
     source = _source(name)
     from sentence_transformers import SentenceTransformer
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {}
     if _has_config(source):
         pad = getattr(source.config(), "pad_token_id", None)

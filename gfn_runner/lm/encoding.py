@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from gfn_runner.errors import Problem, UserError
 
 # Texts that stand before another one while it is tokenized. Tokenizers differ in what they merge with
 # what follows: a newline rarely with a letter, a letter not with a mark, a mark not with a letter.
 _BEFORE = ("\n", ".", "a", "0")
-# A token that tokens in the middle of a string are decoded after, with its own text.
-_ANCHORS: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
-_TEXTS: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
 _UNKNOWN = "\ufffd"
 
 
@@ -72,25 +69,19 @@ def changed_start(tokenizer: Any, text: str) -> str | None:
     return None if _white_space(read) == _white_space(text) else read
 
 
+@lru_cache(maxsize=4)
 def token_texts(tokenizer: Any) -> tuple[str, ...]:
     """The text of every token in the middle of a string, by id; part of a character is U+FFFD."""
-    known = _TEXTS.get(tokenizer)
-    if known is None:
-        known = _TEXTS[tokenizer] = tuple(_token_texts(tokenizer))
-    return known
-
-
-def _token_texts(tokenizer: Any) -> Iterator[str]:
     size, backend = len(tokenizer), getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        yield from (continuation_text(tokenizer, (token,)) for token in range(size))
-        return
+        return tuple(continuation_text(tokenizer, (token,)) for token in range(size))
     # The same as one by one, which takes seconds for a large vocabulary.
     anchor, before = _anchor(tokenizer)
     rows = [[*anchor, token] for token in range(size)]
-    for token, text in enumerate(backend.decode_batch(rows, skip_special_tokens=False)):
-        begins = text.startswith(before)
-        yield text[len(before) :] if begins else continuation_text(tokenizer, (token,))
+    return tuple(
+        text[len(before) :] if text.startswith(before) else continuation_text(tokenizer, (token,))
+        for token, text in enumerate(backend.decode_batch(rows, skip_special_tokens=False))
+    )
 
 
 def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
@@ -100,7 +91,6 @@ def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
     or only lists them among its added tokens, and what the configs call begin, end and padding.
 
     Args:
-        tokenizer: of the model.
         configs: of the model and of its generation; ``None`` for one that is not there.
     """
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
@@ -112,7 +102,8 @@ def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
     return frozenset(token for token in found if token is not None and token >= 0)
 
 
-def ids_holding(tokenizer: Any, texts: Sequence[str]) -> frozenset[int]:
+@lru_cache(maxsize=4)  # it goes through the whole vocabulary
+def ids_holding(tokenizer: Any, texts: tuple[str, ...]) -> frozenset[int]:
     """Tokens whose text holds one of ``texts``.
 
     Without them a text of one ASCII character cannot be written. A longer one still can, from the pieces
@@ -122,11 +113,23 @@ def ids_holding(tokenizer: Any, texts: Sequence[str]) -> frozenset[int]:
     return frozenset(token for token, own in known if any(text in own for text in texts))
 
 
+def terminator_problems(tokenizer: Any, terminator: str) -> Iterator[Problem]:
+    """A terminator that is not exactly one token."""
+    ids = continuation_ids(tokenizer, terminator)
+    if len(ids) != 1:
+        pieces = tokenizer.convert_ids_to_tokens(list(ids))
+        yield Problem(
+            "task.terminator",
+            f"given {terminator!r}, which is {len(ids)} tokens of this model: {pieces}",
+            "a text that is exactly one token after other text, such as '.'",
+        )
+
+
 def unheld_problems(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
     """Forbidden texts that can be written, but that no single token holds."""
     for text in texts:
         ids = continuation_ids(tokenizer, text)
-        if text in continuation_text(tokenizer, ids) and not ids_holding(tokenizer, [text]):
+        if text in continuation_text(tokenizer, ids) and not ids_holding(tokenizer, (text,)):
             pieces = tokenizer.convert_ids_to_tokens(list(ids))
             yield Problem(
                 "task.forbidden",
@@ -176,15 +179,12 @@ def _white_space(text: str) -> str:
     return text[: len(text) - len(text.lstrip())]
 
 
+@lru_cache(maxsize=4)
 def _anchor(tokenizer: Any) -> tuple[tuple[int, ...], str]:
-    known = _ANCHORS.get(tokenizer)
-    if known is None:
-        known = _ANCHORS[tokenizer] = _find_anchor(tokenizer)
-    return known
+    """A token that tokens in the middle of a string are decoded after, and its own text.
 
-
-def _find_anchor(tokenizer: Any) -> tuple[tuple[int, ...], str]:
-    """One token that is a text by itself: no byte, since bytes are decoded together; else none."""
+    It is a text by itself: no byte, since bytes are decoded together; else there is none.
+    """
     for text in ("a", "0", "."):
         ids = _ids(tokenizer, text, special=False)[-1:]
         read = _decoded(tokenizer, ids)

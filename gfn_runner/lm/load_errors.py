@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from gfn_runner.errors import UserError
-
-_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+from gfn_runner.runtime.phases import is_out_of_memory
 
 
 @contextlib.contextmanager
@@ -16,9 +15,7 @@ def explained(key: str, what: str, allowed: str, fix: str = "") -> Iterator[None
     """Turn what transformers, PEFT and the hub's client raise into one problem.
 
     Args:
-        key: the config key to name.
         what: could not be done; the reason is added.
-        allowed: what would be right.
         fix: a suggestion, where the reason has none of its own.
 
     Raises:
@@ -29,8 +26,7 @@ def explained(key: str, what: str, allowed: str, fix: str = "") -> Iterator[None
     except UserError:
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or any(m in text.lower() for m in _MEMORY):
+        if is_out_of_memory(error):
             raise
         reason, own_fix = _reason(error)
         raise UserError.one(key, f"{what}: {reason}", allowed, own_fix or fix) from error

@@ -20,7 +20,6 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
     """Load model and tokenizer, zero every dropout, add an adapter.
 
     Args:
-        options: which model.
         adapter: ``True`` adds a fresh LoRA: its B is 0, so the policy starts as the base model.
             ``False`` adds none; a folder in PEFT format is read, and not to be trained further.
         seed: of the adapter's A.

@@ -42,8 +42,6 @@ def string_log_probs(
 
     Args:
         logits_BSV: what follows each state.
-        trajectories: the strings.
-        rule: vocabulary, terminator and lengths.
 
     Returns:
         ``log_p_BT``: nats; 0 where the token is no action. ``log_p_stop_BS``: nats, as the model

@@ -56,9 +56,6 @@ def folder_problems(
 
     Args:
         name: of the model: see :func:`model_folder`.
-        key: the config key that names it, for messages.
-        allowed: what would be right there.
-        quantization: as ``lm.quantization``.
         gguf_file: the file there that is read in place of all others.
     """
     folder = model_folder(name)
@@ -164,9 +161,6 @@ def quantization_problems(
 
     Args:
         config: of the model, as in ``config.json``.
-        name: of the model, for messages.
-        key: the config key that names it.
-        quantization: as ``lm.quantization``.
     """
     found = config.get("quantization_config")
     if not isinstance(found, Mapping):

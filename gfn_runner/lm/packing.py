@@ -27,6 +27,7 @@ from gfn_runner.lm.scoring import whole_rows
 from gfn_runner.lm.vocabulary import StringRule
 
 logger = logging.getLogger(__name__)
+_SEPARATE = "rewards take one row a prefix"
 
 # Packed scoring may differ from plain scoring by so many times what rounding changes, and always by so
 # many nats. In bfloat16 right models were seen at 0.2 to 0.7 times, wrong ones at 3.6 and more.
@@ -111,31 +112,18 @@ def packs(lm: LanguageModel, given: GivenStrings) -> bool:
     length = around + given.trajectories.token_BT.shape[1]
     window = attention_window(lm.model.config)
     fits = window is None or (length <= window and not counts_places(lm.model.config))
-    if not fits:
-        _log_window(lm, window, length)
+    if not fits and not lm.window_logged:
+        what = "packed scoring is off for sequences of %d tokens (the model has an attention window of %d): %s"
+        logger.info(what, length, window, _SEPARATE)
+        lm.window_logged = True
     if lm.packed_rewards == "auto" and length > lm.compared[fits]:
-        compared = _compared_length(lm, length, window if fits else None)
+        # The next power of two, as far as context and window allow.
+        limits = [context_length(lm.model.config), window if fits else None]
+        compared = min(filter(None, [*limits, 1 << max(5, (length - 1).bit_length())]))
         # The longest context and the longest suffix may be of two conditions, and exceed it together.
         lm.compared[fits] = max(compared, length)
         _compare(lm, compared, packed=fits)
     return fits and lm.packed_rewards != "never"
-
-
-def _log_window(lm: LanguageModel, window: int | None, length: int) -> None:
-    if not lm.window_logged:
-        logger.info(
-            "packed scoring is off for sequences of %d tokens (the model has an attention window of %d): "
-            "rewards take one row a prefix",
-            length,
-            window,
-        )
-    lm.window_logged = True
-
-
-def _compared_length(lm: LanguageModel, length: int, window: int | None) -> int:
-    """The next power of two, as far as context and window allow."""
-    limits = [context_length(lm.model.config), window, 1 << max(5, (length - 1).bit_length())]
-    return min(limit for limit in limits if limit)
 
 
 def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
@@ -145,7 +133,6 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     change with embeddings that are changed by up to one unit in their last place.
 
     Args:
-        lm: the model.
         length: of the longest sequence, tokens.
         packed: whether packed scoring is compared; prefixes in rows of their own always are.
 
@@ -155,7 +142,13 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     with torch.no_grad(), lm.reference():
         probes = _probes(lm, length)
         plain = [plain_prefixes(lm, probe) for probe in probes]
-        rounding = functools.cache(lambda: _rounding(lm, probes, plain))
+
+        @functools.cache
+        def rounding() -> float:
+            """By how much plain scores change with other rounding, nats."""
+            with _other_rounding(lm):
+                return _largest_gap([plain_prefixes(lm, probe) for probe in probes], plain)
+
         separate = _largest_gap([separate_prefixes(lm, probe) for probe in probes], plain)
         # NaN is below nothing.
         if not (separate <= _WRONG_NATS or separate <= _WRONG * rounding()):
@@ -174,15 +167,7 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
             works, reason = False, str(error).splitlines()[0]
     if not works:
         lm.packed_rewards = "never"
-        logger.warning(
-            "packed scoring is off for this model (%s): rewards take one row a prefix", reason
-        )
-
-
-def _rounding(lm: LanguageModel, probes: Sequence[GivenStrings], plain: Sequence[Tensor]) -> float:
-    """By how much plain scores change with other rounding, nats."""
-    with _other_rounding(lm):
-        return _largest_gap([plain_prefixes(lm, probe) for probe in probes], plain)
+        logger.warning("packed scoring is off for this model (%s): %s", reason, _SEPARATE)
 
 
 def _largest_gap(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:

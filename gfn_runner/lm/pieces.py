@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.vocabulary import StringRule
@@ -19,14 +20,10 @@ _LEAST_SAVED, _LEAST_SHARE = 256, 0.08
 
 def padded(rows: Sequence[Ids], *, left: bool = False, filling: int = 0) -> tuple[Tensor, Tensor]:
     """Token ids padded to the longest row, and ``True`` where they are tokens. Shapes (N, T)."""
-    longest = max(map(len, rows))
-    token_NT = torch.full((len(rows), longest), filling)
-    mask_NT = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for row, ids in enumerate(rows):
-        place = slice(longest - len(ids), longest) if left else slice(len(ids))
-        token_NT[row, place] = torch.tensor(list(ids), dtype=torch.long)
-        mask_NT[row, place] = True
-    return token_NT, mask_NT
+    side = "left" if left else "right"
+    tokens = [torch.tensor(list(ids), dtype=torch.long) for ids in rows]
+    masks = [torch.ones(len(ids), dtype=torch.bool) for ids in rows]
+    return pad_sequence(tokens, True, filling, side), pad_sequence(masks, True, False, side)
 
 
 def by_length(
@@ -38,7 +35,6 @@ def by_length(
     """Rows of about the same length together, so that little is computed at padding.
 
     Args:
-        trajectories: all rows.
         tokens: that a forward reads for a row of a given length.
         budget: tokens of a piece, unless a single row has more; ``None`` for no limit.
         again: tokens that every further piece reads once more, such as contexts: a cut must save more.

@@ -23,11 +23,7 @@ from gfn_runner.lm.adapters import explained_adapter, new_adapter
 from gfn_runner.lm.architecture import cache_argument
 from gfn_runner.lm.cache import PromptCache
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
-from gfn_runner.lm.encoding import (
-    continuation_ids,
-    continuation_text,
-    special_ids,
-)
+from gfn_runner.lm.encoding import continuation_ids, continuation_text, special_ids
 from gfn_runner.lm.limits import context_length, same_up_to
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.output_layer import keep_fp32_logits
@@ -81,7 +77,7 @@ class LanguageModel(nn.Module):
         self._keeps_logits = "logits_to_keep" in parameters
         self._cache = cache_argument(inner.forward) or "past_key_values"
         self._takes_positions = "position_ids" in parameters
-        self._same_up_to = min(same_up_to(model.config).items(), default=None)
+        self._same_up_to = min(same_up_to(model.config).items(), default=(None, ""))
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._prompts: dict[tuple[bool, str], tuple[int, ...]] = {}
         self.m_steps = 0
@@ -206,10 +202,6 @@ class LanguageModel(nn.Module):
     def add_answer_adapter(self, options: LoraSettings, seed: int) -> None:
         """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still.
 
-        Args:
-            options: of the adapter.
-            seed: of its A.
-
         Raises:
             UserError: if no layer has a name of ``options.targets``.
         """
@@ -241,10 +233,7 @@ class LanguageModel(nn.Module):
         position_NP = (mask_NP.long().cumsum(dim=1) - 1).clamp(min=0)
         keep = {"logits_to_keep": 1} if self._keeps_logits else {}
         output = self._forward(token_NP, mask_NP.long(), position_NP, use_cache=True, **keep)
-        cache = getattr(output, self._cache)
-        if cache is None:
-            raise RuntimeError("the model returned no cache; gradient checkpointing may be on")
-        return PromptCache(cache, mask_NP, output.logits[:, -1])
+        return PromptCache(getattr(output, self._cache), mask_NP, output.logits[:, -1])
 
     def extend(
         self, prompt: PromptCache, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor
@@ -252,10 +241,7 @@ class LanguageModel(nn.Module):
         """Logits after further tokens; the cache grows by them.
 
         Args:
-            prompt: the cache; changed in place.
-            token_NQ: the new tokens.
             mask: which keys may be seen: (N, keys), or (N, 1, Q, keys) with one row a query.
-            position_NQ: position ids of the new tokens.
         """
         if mask.ndim == 4:
             # Additive, since not every attention implementation takes a boolean 4-D mask.
@@ -271,7 +257,6 @@ class LanguageModel(nn.Module):
         """Logits of right-padded rows in one plain forward without a cache. Shape (N, T − first, V).
 
         Args:
-            rows: token ids.
             first: position of the first logits that are wanted; those of long contexts take memory.
         """
         token_NT, mask_NT = (a.to(self.device) for a in padded(rows))
@@ -282,18 +267,9 @@ class LanguageModel(nn.Module):
         return output.logits[:, first - longest :]
 
     def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
-        if self._same_up_to is not None:
-            self._check_length(int(position_NQ.max()) + 1, *self._same_up_to)
-        if self._takes_positions:
-            options["position_ids"] = position_NQ
-        if self.lockstep is not None:
-            self.lockstep.announce()
-        return self.model(input_ids=token_NQ, attention_mask=mask, **options)
-
-    @staticmethod
-    def _check_length(given: int, limit: int, why: str) -> None:
-        """A prompt that a trained policy is asked with has not been checked before."""
-        if given > limit:
+        # A prompt that a trained policy is asked with has not been checked before.
+        limit, why = self._same_up_to
+        if limit and (given := int(position_NQ.max()) + 1) > limit:
             raise UserError.one(
                 "lm.name",
                 f"a sequence of {given} tokens, and above {limit} this model cannot be sampled and "
@@ -301,6 +277,11 @@ class LanguageModel(nn.Module):
                 f"context, sample and suffix together at most {limit} tokens",
                 "shorter prompts, a smaller task.max_len / task.eval_max_len, or another model",
             )
+        if self._takes_positions:
+            options["position_ids"] = position_NQ
+        if self.lockstep is not None:
+            self.lockstep.announce()
+        return self.model(input_ids=token_NQ, attention_mask=mask, **options)
 
     def in_step(self) -> contextlib.AbstractContextManager[None]:
         """Within it ranks that share weights may run different numbers of forwards without gradients.

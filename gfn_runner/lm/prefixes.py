@@ -1,9 +1,4 @@
-"""Log-probability of every prefix with a suffix after it: packed into one forward, or one by one.
-
-``packed_prefixes`` scores all prefixes of a row in one forward: the suffix hangs after every prefix
-as a branch of a tree. ``plain_prefixes`` runs one forward for each length and no cache; it is the
-reference that other ways are compared with.
-"""
+"""Log-probability of every prefix with a suffix after it: packed into one forward, or one by one."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.cache import PromptCache
@@ -25,9 +21,9 @@ from gfn_runner.lm.vocabulary import StringRule
 def packed_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """As :func:`gfn_runner.lm.packing.score_prefixes`, in one forward over trunk and branches.
 
-    The branch of state ``i`` holds the suffix after ``z_1..z_i``. Its tokens see the context, the trunk
-    up to ``i`` and the branch so far, at the positions they would have in the plain string. States at
-    which a string cannot end have no branch.
+    The suffix hangs after every prefix as a branch of a tree. Its tokens see the context, the trunk
+    up to the prefix's end and the branch so far, at the positions they would have in the plain string.
+    States at which a string cannot end have no branch.
     """
     given = given.used()
     rows, n_tokens = given.trajectories.token_BT.shape
@@ -83,7 +79,7 @@ def _packed_rows(
     else:
         trunk_BSV = first_B1V
     log_p_BT, log_p_stop_BS = string_log_probs(trunk_BSV, trajectories, rule)
-    total_BS = _prefix_sums(log_p_BT)
+    total_BS = pad(log_p_BT.cumsum(dim=1), (1, 0))
     total_BS += _first_suffix_token(trunk_BSV, log_p_stop_BS, suffix_BM[:, 0], rule)
     if tree.token_BQ.shape[1] > n_tokens:
         (rows, branches), n_branch = tree.state_BN.shape, suffix_BM.shape[1] - 1
@@ -93,12 +89,6 @@ def _packed_rows(
         log_p_BN = (log_p_BNM * suffix_mask_BM[:, None, 1:]).sum(dim=-1)
         total_BS.scatter_add_(1, tree.state_BN, log_p_BN)
     return total_BS.masked_fill(~terminable_BS, float("-inf"))
-
-
-def _prefix_sums(log_p_BT: Tensor) -> Tensor:
-    """Sums over the first i tokens, i = 0..T. Shape (B, S)."""
-    zero_B1 = log_p_BT.new_zeros(log_p_BT.shape[0], 1)
-    return torch.cat([zero_B1, log_p_BT.cumsum(dim=1)], dim=1)
 
 
 def _first_suffix_token(
@@ -150,7 +140,7 @@ class _Tree:
         branch_Q = torch.arange(branches, device=device).repeat_interleave(n_branch)
         depth_Q = torch.arange(n_branch, device=device).repeat(branches)
         # A trunk token sees the trunk so far, a branch token the trunk up to its state and its branch.
-        trunk_sees_TQ = torch.nn.functional.pad(trunk_T[:, None] >= trunk_T, (0, len(branch_Q)))
+        trunk_sees_TQ = pad(trunk_T[:, None] >= trunk_T, (0, len(branch_Q)))
         same_QQ = (branch_Q[:, None] == branch_Q) & (depth_Q[:, None] >= depth_Q)
         branch_sees_BQQ = torch.cat(
             [trunk_T < at_BQ[:, :, None], same_QQ.expand(rows, -1, -1)], dim=2
@@ -166,7 +156,10 @@ class _Tree:
 
 
 def plain_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """As :func:`packed_prefixes`, with one forward for each prefix length and no cache."""
+    """As :func:`packed_prefixes`, with one forward for each prefix length and no cache.
+
+    The reference that other ways are compared with.
+    """
     rows, terminable_BS = given.trajectories, given.terminable_BS
     result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
     places = rows.condition_B.tolist()

@@ -22,14 +22,7 @@ from gfn_runner.lm.model_folders import model_folder, quantization_problems
 
 
 def resolve(name: str, key: str, allowed: str, gguf_file: str | None = None) -> Source:
-    """Where a model is read from.
-
-    Args:
-        name: ``embedded``, ``smollm2``, ``minilm``, a folder or a hub id.
-        key: the config key that names it, for messages.
-        allowed: what would be right there.
-        gguf_file: name of a GGUF file there, from which everything is read.
-    """
+    """Where the model of a name is read from; arguments as the attributes of :class:`Source`."""
     folder = model_folder(name)
     # Absolute: "./gpt2" must not become the hub id "gpt2".
     path = name if folder is None else str(folder.absolute())
@@ -41,7 +34,7 @@ class Source:
     """A pretrained model's place, and the config key that names it; made by :func:`resolve`.
 
     Attributes:
-        name: as the user gave it.
+        name: ``embedded``, ``smollm2``, ``minilm``, a folder or a hub id, as the user gave it.
         path: an absolute folder, or a hub id.
         key: the config key that names it, for messages.
         allowed: what would be right there.
@@ -105,7 +98,6 @@ class Source:
         Args:
             auto: one of transformers' auto classes.
             config: of :meth:`config`.
-            options: further ones of ``from_pretrained``.
 
         Raises:
             UserError: if weights are missing, of other shapes, or cannot be read.
@@ -136,10 +128,6 @@ class Source:
         """What :meth:`model` would raise, asked of names and shapes; no tensor is read.
 
         Weights of a hub id that are not in the cache yet are not asked for.
-
-        Args:
-            auto, config: as for :meth:`model`.
-            quantization: as ``lm.quantization``.
         """
         problems = list(
             quantization_problems(config.to_dict(), repr(self.name), self.key, quantization)

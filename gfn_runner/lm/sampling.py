@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from weakref import WeakKeyDictionary
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,6 @@ from gfn_runner.lm.encoding import token_texts
 from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
-
-# Finding a tool's triggers decodes the whole vocabulary: once for a model and a trigger.
-_TRIGGERS: WeakKeyDictionary[LanguageModel, dict[str, frozenset[int]]] = WeakKeyDictionary()
 
 
 class NonFiniteLogits(ArithmeticError):
@@ -66,7 +64,6 @@ def sample(
         lm: the model, switched as it is now (policy, or base model within ``lm.base()``).
         prompts: token ids per condition; each runs once.
         n_samples: rows per condition; rows of one condition are neighbours.
-        rule: vocabulary, terminator and lengths.
         generator: of the model's device.
         temperature: of the draw, applied after the rule's mask: a number, or one for each row (B,).
             0 is greedy.
@@ -131,7 +128,6 @@ class _Batch:
     """Rows that are still read and drawn. A of them; a row leaves some time after its end.
 
     Attributes:
-        prompt: their cache.
         row_A: their place among all rows.
         logits_AV: what follows each.
         mask_AK, position_A: keys that may be seen, and position of the next token.
@@ -207,7 +203,7 @@ class _ToolAnswers:
 
     def __init__(self, lm: LanguageModel, tool: Tool, rows: int):
         self.lm, self.tool = lm, tool
-        self._triggers = _trigger_ids(lm, tool)
+        self._triggers = _trigger_ids(lm.tokenizer, tool.trigger)
         self._ids: list[list[int]] = [[] for _ in range(rows)]
         self._waiting: list[list[int]] = [[] for _ in range(rows)]
 
@@ -233,16 +229,11 @@ class _ToolAnswers:
                     self._waiting[row].extend(self.lm.encode(answer))
 
 
-def _trigger_ids(lm: LanguageModel, tool: Tool) -> frozenset[int]:
-    """Tokens whose text ends in the tool's trigger."""
-    known = _TRIGGERS.setdefault(lm, {})
-    if tool.trigger not in known:
-        known[tool.trigger] = frozenset(
-            token
-            for token, text in enumerate(token_texts(lm.tokenizer))
-            if text.rstrip().endswith(tool.trigger)
-        )
-    return known[tool.trigger]
+@lru_cache(maxsize=4)  # it goes through the whole vocabulary
+def _trigger_ids(tokenizer: Any, trigger: str) -> frozenset[int]:
+    """Tokens whose text ends in a tool's trigger."""
+    texts = enumerate(token_texts(tokenizer))
+    return frozenset(token for token, text in texts if text.rstrip().endswith(trigger))
 
 
 def with_tool(
@@ -258,7 +249,7 @@ def with_tool(
         return ids, (True,) * len(ids)
     tokens: list[int] = []
     actions: list[bool] = []
-    triggers = _trigger_ids(lm, tool)
+    triggers = _trigger_ids(lm.tokenizer, tool.trigger)
     for token in ids:
         tokens.append(token)
         actions.append(True)

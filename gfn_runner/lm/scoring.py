@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,6 @@ def trunk_logits(
     """Logits after the prompt and after each token. Shape (B, S, V). The cache grows.
 
     Args:
-        lm: the model.
         prompt: changed in place.
         token_BT: right-padded.
         length_B: tokens of each row.
@@ -60,7 +58,6 @@ def score_policy(
         lm: the model; each prompt runs once and its cache is shared by its rows.
         prompts: token ids per condition.
         trajectories: ``condition_B`` indexes ``prompts``.
-        rule: the strings' rule.
         value: a head on what the output layer reads, (N, S, H) → (N, S, 1), whose values are wanted too.
     """
     width = trajectories.token_BT.shape[1]
@@ -68,18 +65,16 @@ def score_policy(
     recomputes = torch.is_grad_enabled() and n_string > (lm.recompute_above or n_string)
     # What is computed again must meet the weights that it met: those apart from their adapter.
     weights = nullcontext() if recomputes else folded(lm.model, n_string + sum(map(len, prompts)))
+
+    def states_read() -> AbstractContextManager[list[Tensor]]:
+        return nullcontext([]) if value is None else lm.final_states()
+
     with weights:
-        read: AbstractContextManager[Any] = nullcontext([])
-        if value is not None:
-            read = lm.final_states()
-        with read as of_prompts:
+        with states_read() as of_prompts:
             prompt = lm.prefill(prompts)
 
         def score(rows: Trajectories) -> tuple[Tensor, ...]:
-            read: AbstractContextManager[Any] = nullcontext([])
-            if value is not None:
-                read = lm.final_states()
-            with read as of_rows:
+            with states_read() as of_rows:
                 selected = prompt.select(rows.condition_B)
                 logits_NSV = trunk_logits(lm, selected, rows.token_BT, rows.length_B)
             log_pf_NT, log_pf_stop_NS = string_log_probs(logits_NSV, rows, rule)

@@ -7,8 +7,6 @@ adapter are the same as without.
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -64,14 +62,9 @@ class Lockstep:
     def __enter__(self) -> None:
         self._depth += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._depth -= 1
-        if self._depth or kind is not None:
+        if self._depth or any(raised):
             return  # a rank that has failed ends, and the run with it
         while any(all_gather(False)):
             self.lm.empty_forward()

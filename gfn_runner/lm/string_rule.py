@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
-from gfn_runner.lm.encoding import ids_holding
+from gfn_runner.lm.encoding import ids_holding, terminator_problems
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 
@@ -19,16 +19,13 @@ def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
         UserError: if the terminator is not one token, or the model has none of the task's role.
     """
     terminator = lm.terminator_text(task.terminator, task.terminator_role)
-    ids = lm.encode(terminator)
-    if len(ids) != 1:
-        raise UserError.one(
-            "task.terminator",
-            f"given {terminator!r}, which is {len(ids)} tokens of this model",
-            "a text that is exactly one token, such as '.'",
-        )
-    closed = lm.special_ids | ids_holding(lm.tokenizer, task.forbidden_texts())
+    problems = list(terminator_problems(lm.tokenizer, terminator))
+    if problems:
+        raise UserError(problems)
+    (end,) = lm.encode(terminator)
+    closed = lm.special_ids | ids_holding(lm.tokenizer, tuple(task.forbidden_texts()))
     # A model may have more logits than the tokenizer has entries, and fewer.
     forbidden = {token for token in closed if token < lm.vocab_size}
     forbidden.update(range(len(lm.tokenizer), lm.vocab_size))
-    allowed_V = allowed_mask(lm.vocab_size, sorted(forbidden), ids[0])
-    return StringRule(ids[0], task.min_len, max_len, allowed_V)
+    allowed_V = allowed_mask(lm.vocab_size, sorted(forbidden), end)
+    return StringRule(end, task.min_len, max_len, allowed_V)

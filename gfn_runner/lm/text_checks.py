@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from rapidfuzz import process
-
 from gfn_runner.data.conditions import Chat
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.lm import gguf
 from gfn_runner.lm.architecture import causal_auto_class, kind_problems, text_config
 from gfn_runner.lm.chat import ChatTemplate, terminator_text
@@ -19,6 +17,7 @@ from gfn_runner.lm.encoding import (
     continuation_ids,
     ids_holding,
     special_ids,
+    terminator_problems,
     unheld_problems,
 )
 from gfn_runner.lm.limits import context_length, same_up_to
@@ -44,7 +43,6 @@ def text_problems(
     """Problems of settings and texts with this model's config and tokenizer, which alone are read.
 
     Args:
-        options: the model.
         terminator: must be one token, if there is no ``role``.
         strings: name, context and suffix of everything that is scored or sampled.
         max_len: actions that may stand between context and suffix.
@@ -71,7 +69,7 @@ def text_problems(
     except UserError as error:
         yield from error.problems
         return
-    unfit = list(_terminator_problems(tokenizer, terminator))
+    unfit = list(terminator_problems(tokenizer, terminator))
     yield from unfit
     yield from _without_a_row(config, tokenizer, terminator, strings, listed)
     if not refused:  # what is refused has no length
@@ -81,20 +79,9 @@ def text_problems(
     yield from _changed(tokenizer, (terminator, *suffixes, *listed, *written))
     yield from _out_of_reach(tokenizer, listed, listed_max_len)
     if required and not unfit:
-        closed = {*special, *ids_holding(tokenizer, forbidden)}
+        closed = {*special, *ids_holding(tokenizer, tuple(forbidden))}
         closed.update(continuation_ids(tokenizer, terminator))
         yield from _unwritable(tokenizer, required, closed)
-
-
-def _terminator_problems(tokenizer: Any, terminator: str) -> Iterator[Problem]:
-    ids = continuation_ids(tokenizer, terminator)
-    if len(ids) != 1:
-        pieces = tokenizer.convert_ids_to_tokens(list(ids))
-        yield Problem(
-            "task.terminator",
-            f"given {terminator!r}, which is {len(ids)} tokens of this model: {pieces}",
-            "a text that is exactly one token after other text",
-        )
 
 
 def _refused(
@@ -108,10 +95,9 @@ def _refused(
             template.prompt_ids(tokenizer, chat)
         except UserError as error:
             (problem,) = error.problems
-            if problem.where == CHAT_TEMPLATE_KEY:
-                yield replace(problem, where=where)
-                return
             yield replace(problem, where=where)
+            if problem.where == CHAT_TEMPLATE_KEY:
+                return
 
 
 def _changed(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
@@ -274,13 +260,8 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
                 f"{key}.targets=null adapts experts too, where PEFT knows the architecture",
             )
         elif not any(name == target or name.endswith(f".{target}") for name in full):
-            near = process.extractOne(target, known, score_cutoff=60)
-            yield Problem(
-                where,
-                f"given {target!r}, and no layer of this model is called so",
-                ", ".join(known),
-                f"did you mean {near[0]}?" if near else "",
-            )
+            what = f"given {target!r}, and no layer of this model is called so"
+            yield Problem(where, what, ", ".join(known), did_you_mean(target, known))
 
 
 def _too_long(

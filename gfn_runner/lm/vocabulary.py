@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gfn_runner.data.trajectories import Trajectories
 
@@ -37,27 +38,18 @@ class StringRule:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_len <= self.max_len:
-            raise ValueError(f"need 0 <= min_len <= max_len, not {self.min_len} and {self.max_len}")
-        if self.allowed_V is not None and not self.allowed_V[self.terminator]:
-            raise ValueError("allowed_V must hold the terminator")
-
     def n_actions_BS(self, trajectories: Trajectories) -> Tensor:
         """Number of actions in each prefix."""
-        counts_BT = trajectories.is_action_BT.long().cumsum(dim=1)
-        return torch.cat([torch.zeros_like(trajectories.length_B)[:, None], counts_BT], dim=1)
+        return pad(trajectories.is_action_BT.long().cumsum(dim=1), (1, 0))
 
     def awaits_tool_BS(self, trajectories: Trajectories) -> Tensor:
         """States whose next token is a tool's."""
-        observed_BT = trajectories.token_mask_BT & ~trajectories.is_action_BT
-        return torch.cat([observed_BT, observed_BT.new_zeros(len(trajectories), 1)], dim=1)
+        return pad(trajectories.token_mask_BT & ~trajectories.is_action_BT, (0, 1))
 
     def went_on_BS(self, trajectories: Trajectories) -> Tensor:
         """States after a terminator that was written: no string of the policy's gets there."""
         ended_BT = (trajectories.token_BT == self.terminator) & trajectories.is_action_BT
-        counts_BT = ended_BT.long().cumsum(dim=1)
-        return torch.nn.functional.pad(counts_BT, (1, 0)) > 0
+        return pad(ended_BT.long().cumsum(dim=1), (1, 0)) > 0
 
     def terminable_BS(self, trajectories: Trajectories) -> Tensor:
         """States at which the string may end."""
@@ -110,7 +102,6 @@ class StringRule:
 def allowed_mask(vocab_size: int, forbidden: list[int], terminator: int) -> Tensor:
     """Boolean mask over the vocabulary: everything but ``forbidden``; the terminator always in."""
     allowed_V = torch.ones(vocab_size, dtype=torch.bool)
-    if forbidden:
-        allowed_V[torch.tensor(forbidden)] = False
+    allowed_V[forbidden] = False
     allowed_V[terminator] = True
     return allowed_V

@@ -199,8 +199,7 @@ class TrajectoryBalance(Objective):
         log_z_C: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Objective.__call__`; every trajectory counts the same."""
-        if log_z_C is None:
-            raise ValueError("trajectory balance with a learned log Z needs log_z_C")
+        assert log_z_C is not None  # needs_log_z
         phi_B = phi_BS.gather(1, length_B[:, None])[:, 0]
         ended_B = terminable_BS.gather(1, length_B[:, None])[:, 0]
         loss_B = self.regression(phi_B - log_z_C.index_select(0, condition_B)) * ended_B

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gfn_runner.data.trajectories import PolicyScores
 
@@ -20,13 +21,10 @@ def phi(scores: PolicyScores, log_reward_BS: Tensor, temperature: float) -> Tens
     """φ of every state, in nats; 0 where the string cannot end.
 
     Args:
-        scores: of the policy.
         log_reward_BS: untempered log-rewards in nats.
         temperature: reward temperature T; the only place where it enters.
     """
-    log_pf_BT = scores.log_pf_BT
-    zero_B1 = log_pf_BT.new_zeros(log_pf_BT.shape[0], 1)
-    log_pf_prefix_BS = torch.cat([zero_B1, log_pf_BT.cumsum(dim=1)], dim=1)
+    log_pf_prefix_BS = pad(scores.log_pf_BT.cumsum(dim=1), (1, 0))
     tempered_BS = log_reward_BS.masked_fill(~scores.terminable_BS, 0.0) / temperature
     phi_BS = tempered_BS - log_pf_prefix_BS - scores.log_pf_stop_BS
     return phi_BS.masked_fill(~scores.terminable_BS, 0.0)
@@ -42,7 +40,6 @@ class Members:
         row_GM: trajectory that the state belongs to.
         rank_GM: its place among the trajectory's terminable states, from 0.
         is_terminal_GM: whether the trajectory ended there.
-        condition_G: index of the group's condition.
     """
 
     phi_GM: Tensor
@@ -50,7 +47,6 @@ class Members:
     row_GM: Tensor
     rank_GM: Tensor
     is_terminal_GM: Tensor
-    condition_G: Tensor
 
 
 def group_states(
@@ -81,16 +77,13 @@ def group_states(
         values_N = values_BS.flatten()[keep_BS][order_N]
         return values_N.new_zeros(shape).index_put((group_N, slot_N), values_N)
 
-    valid_GM = padded(torch.ones_like(terminable_BS))
-    condition_GM = padded(condition_B[:, None].expand(rows, states).contiguous())
     alive_G = counts_G > 0
     return Members(
         padded(phi_BS)[alive_G],
-        valid_GM[alive_G],
+        padded(torch.ones_like(terminable_BS))[alive_G],
         padded(row_BS.contiguous())[alive_G],
         padded(rank_BS)[alive_G],
         padded(terminal_BS)[alive_G],
-        condition_GM[alive_G, 0],
     )
 
 

@@ -11,8 +11,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from gfn_runner.data.conditions import Condition
@@ -128,17 +127,11 @@ class IllegalTokens:
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
         """log c of one prefix, nats."""
-        illegal = illegal_ids(lm.tokenizer, self.texts)
+        illegal = ids_holding(lm.tokenizer, self.texts)
         return -self.penalty * sum(token in illegal for token in prefix)
 
     def satisfied(self, condition: Condition, text: str) -> bool:
         return not any(illegal in text for illegal in self.texts)
-
-
-@lru_cache(maxsize=16)  # it goes through the whole vocabulary
-def illegal_ids(tokenizer: Any, texts: tuple[str, ...]) -> frozenset[int]:
-    """Tokens whose text holds one of ``texts``."""
-    return ids_holding(tokenizer, texts)
 
 
 @dataclass(frozen=True)
@@ -206,18 +199,13 @@ class TableFactor:
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
         """log c of one prefix, nats."""
-        floor = -self.penalty - len(prefix) * math.log(lm.vocab_size)
-        return self._log_probability(lm, condition).get(tuple(prefix), floor)
-
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        return text in condition.facts["table"]
-
-    def _log_probability(
-        self, lm: LanguageModel, condition: Condition
-    ) -> dict[tuple[int, ...], float]:
         known = _IDS.setdefault(lm, {})
         table: Mapping[str, float] = condition.facts["table"]
         if condition.key not in known or known[condition.key][0] is not table:
             ids = {lm.encode(text): value for text, value in table.items()}
             known[condition.key] = (table, ids)
-        return known[condition.key][1]
+        floor = -self.penalty - len(prefix) * math.log(lm.vocab_size)
+        return known[condition.key][1].get(tuple(prefix), floor)
+
+    def satisfied(self, condition: Condition, text: str) -> bool:
+        return text in condition.facts["table"]

@@ -64,9 +64,7 @@ def log_reward(
         lm: its base model is the reward's.
         conditions: indexed by ``trajectories.condition_B``; one with fewer terms than another has
             that many factors less.
-        trajectories: the strings.
         rule: the same that the policy writes by.
-        constraints: further factors.
 
     Returns:
         −inf where the string cannot end or has probability 0.
@@ -144,9 +142,6 @@ def _terms(
             yield [c.terms[place] if len(c.terms) > place else None for c in conditions], rows_N
 
 
-Score = Callable[[LanguageModel, GivenStrings], Tensor]
-
-
 def _score_ends(lm: LanguageModel, given: GivenStrings) -> Tensor:
     """Of whole strings, as prefixes are scored: with a column for the one state."""
     return score_strings(lm, given)[:, None]
@@ -157,7 +152,7 @@ def _term(
     terms: Sequence[Term | None],
     trajectories: Trajectories,
     rule: StringRule,
-    score: Score,
+    score: Callable[[LanguageModel, GivenStrings], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """log p_LM(z s | c) of one term of each condition, and what it adds to log R. Shape (B, N)."""
 

@@ -67,17 +67,21 @@ class Phases:
         return taken
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory has run out; on a CPU torch raises a plain ``RuntimeError``."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(message in text for message in _MESSAGES)
+
+
 @contextlib.contextmanager
 def explain_out_of_memory(name: str) -> Iterator[None]:
     """Turn an out-of-memory error into a ``UserError`` with the phase and what to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        text = str(error)
-        if not isinstance(error, MemoryError) and not any(m in text.lower() for m in _MESSAGES):
+        if not is_out_of_memory(error):
             raise
-        first_line = (text.strip() or type(error).__name__).splitlines()[0]
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError.one(
             f"memory ran out in the phase {name!r}", first_line, fix=LOWER[name]
         ) from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from gfn_runner.distributed.ranks import is_rank_zero
 
@@ -29,17 +29,10 @@ class ProgressLogger:
     _last_line = _last_end = float("-inf")  # of any context; seconds
     _muted = 0
 
-    def __init__(
-        self,
-        what: str,
-        total: int,
-        unit: str = "conditions",
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ):
+    def __init__(self, what: str, total: int, unit: str = "conditions"):
         self.what, self.total, self.unit = what, total, unit
         self.part, self.done = "", 0
-        self._clock, self._began = clock, clock()
+        self._began = monotonic()
         self._end = threading.Event()
 
     def __enter__(self) -> ProgressLogger:
@@ -54,7 +47,7 @@ class ProgressLogger:
     def __exit__(self, *error: object) -> None:
         self._end.set()
         if ProgressLogger._open is self:
-            ProgressLogger._open, ProgressLogger._last_end = None, self._clock()
+            ProgressLogger._open, ProgressLogger._last_end = None, monotonic()
 
     def advance(self, n: int = 1) -> None:
         """Add ``n`` to what is done."""
@@ -62,8 +55,8 @@ class ProgressLogger:
 
     def log_periodically(self, wait: Callable[[float], bool]) -> None:
         """Log lines until ``wait``, which takes seconds, returns that the work has ended."""
-        while not wait(max(0.0, ProgressLogger._last_line + EVERY - self._clock())):
-            now = self._clock()
+        while not wait(max(0.0, ProgressLogger._last_line + EVERY - monotonic())):
+            now = monotonic()
             if now >= ProgressLogger._last_line + EVERY:
                 ProgressLogger._last_line = now
                 if not ProgressLogger._muted:
@@ -75,7 +68,7 @@ class ProgressLogger:
         line = f"{self.what}{part}: {self.done} of {self.total} {self.unit}"
         if not self.done:
             return line
-        seconds = (self._clock() - self._began) / self.done * max(0, self.total - self.done)
+        seconds = (monotonic() - self._began) / self.done * max(0, self.total - self.done)
         return f"{line}, {duration(seconds)} left"
 
 

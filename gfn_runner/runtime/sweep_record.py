@@ -149,8 +149,8 @@ class Sweep:
             before = known.get(job.folder)
             if job.folder in planned:
                 other = planned[job.folder]
-                lines = (f"{j.number} ({' '.join(j.overrides)})" for j in (other, job))
-                what = f"jobs {' and '.join(lines)} would share the folder {job.folder}"
+                both = (f"{j.number} ({' '.join(j.overrides)})" for j in (other, job))
+                what = f"jobs {' and '.join(both)} would share the folder {job.folder}"
                 fix = "a name for each job, e.g. ${hydra:job.num}"
                 problems.append(Problem("hydra.sweep.subdir", what, fix))
             elif (
@@ -158,7 +158,11 @@ class Sweep:
                 and sorted(before.overrides) != sorted(job.overrides)
                 and (self.folder / job.folder / "config.yaml").exists()
             ):
-                problems.append(_another(job, before, self.folder))
+                before_lines, lines = " ".join(before.overrides), " ".join(job.overrides)
+                what = f"{self.folder / job.folder} was made for {before_lines}, not for {lines}"
+                allowed = "a folder without a sweep, or that of the same sweep"
+                fix = f"python -m gfn_runner -m resume={self.folder} goes on with that one"
+                problems.append(Problem("hydra.sweep.dir", what, allowed, fix))
             planned[job.folder] = dataclasses.replace(
                 job, job_id=before.job_id if before is not None else None
             )
@@ -183,16 +187,6 @@ class Sweep:
     def failures(self) -> list[Job]:
         """Jobs that have not ended well."""
         return [job for job in self.jobs if job.state != "ok"]
-
-
-def _another(job: Job, before: Job, folder: Path) -> Problem:
-    return Problem(
-        "hydra.sweep.dir",
-        f"{folder / job.folder} was made for {' '.join(before.overrides)}, "
-        f"not for {' '.join(job.overrides)}",
-        "a folder without a sweep, or that of the same sweep",
-        f"python -m gfn_runner -m resume={folder} goes on with that one",
-    )
 
 
 def is_sweep(folder: Path) -> bool:

@@ -19,9 +19,8 @@ from typing import Any, get_type_hints
 import hydra.utils
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
-from rapidfuzz import process
 
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem, UserError, did_you_mean
 
 # Their constructors convert values themselves.
 _LIBRARIES = ("lightning", "torch", "torchmetrics", "transformers", "wandb")
@@ -93,13 +92,17 @@ def _arguments_with_objects(
     model = _arguments(target, runtime)
     if model is None:
         return given
-    partial = bool(node.get("_partial_"))
-    values, problems = _validate(key, model, given, required=not partial)
-    if problems:
-        raise UserError(problems)
+    try:
+        checked = model.model_validate(given)
+    except ValidationError as error:
+        partial = bool(node.get("_partial_"))
+        wrong = [e for e in error.errors() if not (partial and e["type"] == "missing")]
+        if wrong:
+            raise UserError(_problems(key, model, wrong)) from None
+        return given
     library = str(getattr(target, "__module__", "")).partition(".")[0]
     # The types of a library's signature are checked; its values are its own to convert.
-    return given if library in _LIBRARIES else values
+    return given if library in _LIBRARIES else {name: getattr(checked, name) for name in given}
 
 
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
@@ -147,9 +150,7 @@ def _problems(key: str, kind: Any, errors: Sequence[Any]) -> list[Problem]:
 
 def unknown_key(key: str, name: str, known: list[str]) -> Problem:
     """An unknown key, with the nearest one that exists."""
-    near = process.extractOne(name, known, score_cutoff=60)
-    prefix = key[: len(key) - len(name)]
-    fix = f"did you mean {prefix}{near[0]}?" if near else ""
+    fix = did_you_mean(name, known, key[: len(key) - len(name)])
     return Problem(key, "unknown key", ", ".join(known[:_MOST_SHOWN]), fix)
 
 
@@ -199,17 +200,6 @@ def _signature_fields(
         if not any(p.kind is p.VAR_KEYWORD for p in names):
             return fields
     return None  # the last one takes any keyword
-
-
-def _validate(
-    key: str, model: type[BaseModel], given: Mapping[str, Any], *, required: bool
-) -> tuple[dict[str, Any], list[Problem]]:
-    try:
-        checked = model.model_validate(dict(given))
-    except ValidationError as error:
-        kept = [e for e in error.errors() if required or e["type"] != "missing"]
-        return dict(given), _problems(key, model, kept)
-    return {name: getattr(checked, name) for name in given}, []
 
 
 def _problem(key: str, kind: Any, error: Any) -> Problem:

@@ -153,7 +153,7 @@ def wide_tokenizer(size: int, folder: Path) -> Work:
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
     def work() -> None:
-        closed = special_ids(whole) | ids_holding(whole, ["\n", '"', "http"])
+        closed = special_ids(whole) | ids_holding(whole, ("\n", '"', "http"))
         sum(text.rstrip().endswith("=") for text in token_texts(whole))
         allowed_mask(len(whole), sorted(closed), continuation_ids(whole, ".")[0])
 

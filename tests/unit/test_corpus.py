@@ -8,9 +8,7 @@ from itertools import islice
 
 import pytest
 from pretraining.corpus import documents
-from pretraining.sums import (
-    STYLES,
-)
+from pretraining.sums import STYLES
 
 from gfn_runner.data.expressions import Expression, is_held_out
 from gfn_runner.tasks.arithmetic import IntegerArithmetic

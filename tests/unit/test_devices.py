@@ -53,15 +53,6 @@ def test_the_vocabulary_mask_is_copied_to_a_device_once():
     assert copies.sizes == [V]
 
 
-def test_a_mask_that_evaluation_asked_for_first_serves_a_training_step():
-    own = rule()
-    with torch.inference_mode():
-        own.log_probs(torch.zeros(2, V))
-    logits_NV = torch.zeros(2, V, requires_grad=True)
-    own.log_probs(logits_NV)[:, END].sum().backward()
-    assert logits_NV.grad is not None and logits_NV.grad[0, END] > 0
-
-
 def test_scoring_strings_asks_the_device_for_no_number():
     """Nor does it copy anything but the mask."""
     ids = [[2, 5, 6], [7]]

@@ -38,7 +38,7 @@ def by_hand(texts: list[str], pooling: str = "mean") -> torch.Tensor:
 
 @installed
 def test_a_plain_transformer_is_pooled_by_the_mean_without_padding(folder):
-    found = load_encoder(str(folder), device="cpu").encode(TEXTS)
+    found = load_encoder(str(folder)).encode(TEXTS)
     assert found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found, by_hand(TEXTS), atol=1e-5, rtol=1e-5)
 
@@ -46,7 +46,7 @@ def test_a_plain_transformer_is_pooled_by_the_mean_without_padding(folder):
 @installed
 def test_long_texts_are_cut_at_what_the_model_can_read(folder):
     long, cut = " ".join(["cat"] * 50), " ".join(["cat"] * 10)
-    found = load_encoder(str(folder), device="cpu").encode([long, cut])
+    found = load_encoder(str(folder)).encode([long, cut])
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -58,14 +58,14 @@ def test_a_saved_model_is_pooled_as_it_says(folder, tmp_path, pooling):
     SentenceTransformer(str(folder), device="cpu").save(str(tmp_path))
     file = tmp_path / "1_Pooling" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pooling_mode": pooling}))
-    found = load_encoder(str(tmp_path), device="cpu").encode(TEXTS)
+    found = load_encoder(str(tmp_path)).encode(TEXTS)
     torch.testing.assert_close(found, by_hand(TEXTS, pooling), atol=1e-5, rtol=1e-5)
 
 
 def test_without_the_package_there_is_one_problem(folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     with pytest.raises(UserError, match=KEY) as caught:
-        load_encoder(str(folder), device="cpu")
+        load_encoder(str(folder))
     (problem,) = caught.value.problems
     assert problem.fix == "pip install 'gfn-runner[embeddings]'"
 
@@ -74,5 +74,5 @@ def test_without_the_package_there_is_one_problem(folder, monkeypatch):
 @pytest.mark.parametrize("name", ["{}/nowhere", "{}", "./nowhere"])
 def test_a_model_that_is_not_there(name, tmp_path):
     with pytest.raises(UserError) as caught:
-        load_encoder(name.format(tmp_path), device="cpu")
+        load_encoder(name.format(tmp_path))
     assert {problem.where for problem in caught.value.problems} == {KEY}

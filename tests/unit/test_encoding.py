@@ -153,7 +153,7 @@ def test_no_token_that_holds_a_forbidden_text_can_be_written():
     texts = token_texts(lm.tokenizer)
     holding = {i for i, text in enumerate(texts) if "\n" in text or "tea" in text}
     assert {"\n", "cat\ndog", " tea", "tea\n"} <= {texts[token] for token in holding}
-    assert holding == ids_holding(lm.tokenizer, ["\n", "tea"])
+    assert holding == ids_holding(lm.tokenizer, ("\n", "tea"))
     assert not rule.allowed_V[list(holding)].any()
     # Nothing closes the terminator, and the letters of a word stay open.
     ending = string_rule(lm, UserPosterior(terminator="\n", forbidden=("\n",)), 5)

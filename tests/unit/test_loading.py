@@ -293,9 +293,7 @@ def test_an_encoder_whose_padding_token_has_no_embedding(whole_encoder, tmp_path
     tokenizer.save_pretrained(folder)
     config_with(pad_token_id=tokenizer.pad_token_id)(folder)
     texts = ["the cat sat on the mat .", "a dog"]
-    expected, found = (
-        load_encoder(str(f), device="cpu").encode(texts) for f in (whole_encoder, folder)
-    )
+    expected, found = (load_encoder(str(f)).encode(texts) for f in (whole_encoder, folder))
     torch.testing.assert_close(found, expected)
 
 
@@ -359,7 +357,7 @@ def test_a_sentence_encoder_that_cannot_be_loaded(how, whole_encoder, tmp_path):
     found = list(sentence_model_problems(str(folder))) or list(encoder_problems(str(folder)))
     assert is_only(found, ENCODER_KEY, messages), found
     with pytest.raises(UserError, match=ENCODER_KEY):
-        load_encoder(str(folder), device="cpu")
+        load_encoder(str(folder))
 
 
 def test_a_base_model_is_no_classifier(whole):

@@ -26,7 +26,7 @@ installed = pytest.mark.skipif(
 def encoder():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was opened"))
-        return load_encoder("minilm", device="cpu")
+        return load_encoder("minilm")
 
 
 @installed

@@ -23,16 +23,7 @@ def samples() -> list[ConditionSamples]:
     condition = Condition("a", "It was", (Term("It was", ""),), group="news")
     texts = (" late and dark", " a red ball")
     numbers = (-1.0, -2.0)
-    return [
-        ConditionSamples(
-            condition,
-            votes=(),
-            singles=texts,
-            log_pf=numbers,
-            log_reward=numbers,
-            log_likelihood=numbers,
-        )
-    ]
+    return [ConditionSamples(condition, (), texts, numbers, numbers, log_likelihood=numbers)]
 
 
 def test_the_rest_is_measured_and_it_is_said_once(monkeypatch, caplog):

@@ -162,35 +162,6 @@ def test_a_constraint_is_asked_only_where_a_string_may_end(lm):
     assert asked == ["a", "ab", "abc", "1"]
 
 
-# -- the adapter is off inside ----------------------------------------------------------------------
-
-
-def test_the_adapter_has_no_part_in_the_reward(lm, base):
-    rows = rows_of(lm)
-    prompts = [lm.encode_prompt(c.prompt) for c in CONDITIONS]
-    torch.testing.assert_close(
-        log_reward(lm, CONDITIONS, rows, rule()),
-        log_reward(base, CONDITIONS, rows, rule()),
-        atol=NATS, rtol=0,
-    )  # fmt: skip
-    with torch.no_grad():
-        policy = score_policy(lm, prompts, rows, rule()).log_pf_BT
-        plain = score_policy(base, prompts, rows, rule()).log_pf_BT
-    assert (policy - plain).abs().max() > 0.1
-
-
-@torch.no_grad()
-def test_the_policy_is_on_again_behind_a_failure(lm, monkeypatch):
-    prompts = [lm.encode_prompt(c.prompt) for c in CONDITIONS]
-    before = score_policy(lm, prompts, rows_of(lm), rule())
-    with monkeypatch.context() as patch:
-        patch.setattr("gfn_runner.rewards.reward.score_prefixes", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            log_reward(lm, CONDITIONS, rows_of(lm), rule())
-    after = score_policy(lm, prompts, rows_of(lm), rule())
-    assert torch.equal(before.log_pf_BT, after.log_pf_BT)
-
-
 # -- a fresh adapter --------------------------------------------------------------------------------
 
 OBJECTIVES = [

@@ -34,6 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Iterator[Clock]:
     turned = Clock()
+    monkeypatch.setattr(status_lines, "monotonic", turned)
     # No thread: a test calls ``speak`` itself, with waits that turn the clock.
     monkeypatch.setattr(status_lines.threading.Thread, "start", lambda self: None)
     monkeypatch.setattr(ProgressLogger, "_last_end", float("-inf"))
@@ -65,7 +66,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(clock, caplog):
     caplog.set_level(logging.INFO)
-    count = ProgressLogger("final evaluation", 10, clock=clock)
+    count = ProgressLogger("final evaluation", 10)
     count.part = "3_operands"
     work(clock, count, seconds_each=12.0)
     assert said(caplog) == [
@@ -77,7 +78,7 @@ def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(
 
 def test_nothing_done_yet_has_no_time_left(clock, caplog):
     caplog.set_level(logging.INFO)
-    work(clock, ProgressLogger("M-step 1", 1, "steps", clock=clock), seconds_each=70.0)
+    work(clock, ProgressLogger("M-step 1", 1, "steps"), seconds_each=70.0)
     assert said(caplog) == ["M-step 1: 0 of 1 steps"] * 2
 
 
@@ -89,7 +90,7 @@ def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
     status_lines.logger.info = lambda *a: (moments.append(clock.now), say(*a))  # type: ignore[method-assign]
     try:
         for row in range(9):
-            work(clock, ProgressLogger(f"row {row}", 4, clock=clock), seconds_each=5.0)
+            work(clock, ProgressLogger(f"row {row}", 4), seconds_each=5.0)
     finally:
         del status_lines.logger.info
     moments.append(clock.now)
@@ -97,7 +98,7 @@ def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
     assert max(b - a for a, b in pairwise(moments)) <= EVERY
     # Much later the half minute begins anew.
     clock.now += 1000
-    work(clock, ProgressLogger("later", 4, clock=clock), seconds_each=5.0)
+    work(clock, ProgressLogger("later", 4), seconds_each=5.0)
     assert len(said(caplog)) == 5
 
 
@@ -109,13 +110,13 @@ def test_inner_counts_other_ranks_and_bars_say_nothing(clock, caplog, monkeypatc
         "Thread",
         lambda target, **_: started.append(target.__self__) or SimpleNamespace(start=lambda: None),
     )
-    with ProgressLogger("outer", 2, clock=clock) as outer, ProgressLogger("inner", 1, clock=clock):
+    with ProgressLogger("outer", 2) as outer, ProgressLogger("inner", 1):
         assert started == [outer]
     monkeypatch.setattr(status_lines, "is_rank_zero", lambda: False)
-    with ProgressLogger("rank 1", 2, clock=clock):
+    with ProgressLogger("rank 1", 2):
         assert started == [outer]
     with muted_progress_lines():
-        work(clock, ProgressLogger("under a bar", 4, clock=clock), seconds_each=60.0)
+        work(clock, ProgressLogger("under a bar", 4), seconds_each=60.0)
     assert not said(caplog)
 
 

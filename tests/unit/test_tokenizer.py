@@ -52,17 +52,8 @@ def test_numbers_and_what_ends_a_string_and_what_calls_the_tool_are_tokens_of_th
 
 
 def test_every_text_comes_back(tokenizer):
-    texts = [
-        *islice(documents(3), 300),
-        "",
-        " ",
-        "\n\n",
-        "a_b  c\t",
-        "äöü ∑ 😀",
-        "2-3--4",
-        "x = 1e-5",
-    ]
-    for text in texts:
+    odd = ["", " ", "\n\n", "a_b  c\t", "äöü ∑ 😀", "2-3--4", "x = 1e-5"]
+    for text in [*islice(documents(3), 300), *odd]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
         assert max(ids, default=0) < len(tokenizer)

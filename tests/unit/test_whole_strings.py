@@ -12,7 +12,6 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.evaluation.draw import Drawing, base_log_likelihood, string_scores
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LoraSettings
-from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
@@ -21,21 +20,6 @@ from gfn_runner.tasks.random_number import RandomNumbers
 from tests.tiny_models import tiny_lm
 
 RULE = StringRule(terminator=1, min_len=0, max_len=3)
-
-
-def test_a_whole_string_is_scored_as_its_last_prefix():
-    lm = tiny_lm()
-    strings = [[], [3], [3, 4], [7, 8, 9], [2], [], [5, 5], [9, 8, 7]]
-    rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0] * 4 + [1] * 4)
-    contexts, suffixes = [[2, 5, 3], [6]], [[1, 3, 2], [4]]
-    by_prefix = score_prefixes(lm, GivenStrings(contexts, suffixes, rows, RULE))
-    expected = by_prefix.gather(1, rows.length_B[:, None])[:, 0]
-    torch.testing.assert_close(
-        score_strings(lm, GivenStrings(contexts, suffixes, rows, RULE)),
-        expected,
-        atol=1e-5,
-        rtol=1e-5,
-    )
 
 
 def test_a_forward_has_at_most_so_many_tokens(monkeypatch):

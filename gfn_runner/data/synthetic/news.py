@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 import re
 
+from gfn_runner.data.synthetic.sentences import any_of
+
 _FACTS = """
 flood: Water covered the road. Boats went from house to house. Two bridges are gone. Schools stay \
 closed until Monday. Rain fell for nine days
@@ -48,13 +50,8 @@ _SHARE_BLAND = 0.6
 NEWS_CONTEXT = "News:"
 
 _BLAND = re.compile(
-    "The (?:{people}) of the (?:{office}) (?:{spoke}) the (?:{who})(?: (?:{when}))?".format(
-        people="|".join(_PEOPLE),
-        office="|".join(_OFFICES),
-        spoke="|".join(_SPOKE),
-        who="|".join(_WHO),
-        when="|".join(_WHEN),
-    )
+    f"The {any_of(_PEOPLE)} of the {any_of(_OFFICES)} {any_of(_SPOKE)} "
+    f"the {any_of(_WHO)}(?: {any_of(_WHEN)})?"
 )
 _ALL_FACTS = {fact for facts in FACTS.values() for fact in facts}
 

@@ -15,14 +15,16 @@ SENTENCE_CONTEXT = "Sentence:"
 
 _SLOTS = {"noun": NOUNS, "adjective": ADJECTIVES, "thing": THINGS, "verb": VERBS, "place": PLACES}
 _SLOT_OF = {word: slot for slot, members in _SLOTS.items() for word in members}
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern that one of some words matches; they hold letters only."""
+    return f"(?:{'|'.join(words)})"
+
+
 _SENTENCE = re.compile(
-    "The (?:{a}) (?:{n}) (?:{v}) the (?:{a}) (?:{t})(?: in the (?:{p}))?".format(
-        a="|".join(ADJECTIVES),
-        n="|".join(NOUNS),
-        v="|".join(VERBS),
-        t="|".join(THINGS),
-        p="|".join(PLACES),
-    )
+    f"The {any_of(ADJECTIVES)} {any_of(NOUNS)} {any_of(VERBS)} "
+    f"the {any_of(ADJECTIVES)} {any_of(THINGS)}(?: in the {any_of(PLACES)})?"
 )
 
 

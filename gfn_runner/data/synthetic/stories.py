@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from gfn_runner.data.synthetic.sentences import PLACES, THINGS, any_of
 
 HEROES: dict[str, str] = dict.fromkeys("Tom Sam Ben Max Leo Finn Paul Jack".split(), "he") | (
     dict.fromkeys("Mia Anna Lily Rosa Emma Nora Kate Jane".split(), "she")
 )
-THINGS = "ball boat hat pear lamp drum kite box book stone cake bell rope key coat map".split()
 HELPERS = "uncle aunt father mother friend teacher neighbour sister".split()
-PLACES = "garden house forest river market school kitchen field tower harbour barn".split()
 _PRONOUNS = {"he": ("he", "him", "his"), "she": ("she", "her", "her")}
 
 _WANTS = (
@@ -75,7 +75,6 @@ class Plot:
     """What happens in a story, words aside.
 
     Attributes:
-        hero: the name.
         thing: what is wanted.
         action: ``ask``, ``work``, ``search`` or ``trade``.
         helper, place, own: whom the hero asks, where it happens, what is offered in trade.
@@ -102,12 +101,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Story:
-    """A plot in sentences; none has its full stop.
-
-    Attributes:
-        plot: what happens.
-        sentences: all five.
-    """
+    """A plot in sentences; none has its full stop."""
 
     plot: Plot
     sentences: tuple[str, str, str, str, str]
@@ -171,55 +165,35 @@ def fits_both(plot: Plot, sentence: str) -> bool:
 
 def fits_beginning(plot: Plot, sentence: str) -> bool:
     """Whether it could follow the beginning, whatever comes of it."""
-    return any(
-        re.fullmatch(_pattern(template, plot.words() | {"other": _any(THINGS)}), sentence.strip())
-        for (action, _), templates in MIDDLES.items()
-        if action == plot.action
-        for template in templates
-    )
+    groups = (group for (action, _), group in MIDDLES.items() if action == plot.action)
+    return _fits(sentence, groups, plot.words() | {"other": any_of(THINGS)})
 
 
 def fits_ending(plot: Plot, sentence: str) -> bool:
     """Whether it comes out as the ending says, whoever it is about."""
-    words = _any_words() | {"thing": plot.thing, "other": plot.other}
-    return any(
-        re.fullmatch(_pattern(template, words), sentence.strip())
-        for (_, outcome), templates in MIDDLES.items()
-        if outcome == plot.outcome
-        for template in templates
-    )
+    groups = (group for (_, outcome), group in MIDDLES.items() if outcome == plot.outcome)
+    return _fits(sentence, groups, _any_words() | {"thing": plot.thing, "other": plot.other})
 
 
 def is_sentence(sentence: str) -> bool:
     """Whether the grammar of stories writes this sentence (without its full stop) at all."""
-    return any(re.fullmatch(pattern, sentence.strip()) for pattern in _all_patterns())
+    parts = (_OBSTACLES, _ACTIONS, MIDDLES, _ENDINGS)
+    groups = [_WANTS, *(group for part in parts for group in part.values())]
+    return _fits(sentence, groups, _any_words())
 
 
-def _any(words: list[str]) -> str:
-    return f"(?:{'|'.join(words)})"
+def _fits(sentence: str, groups: Iterable[Sequence[str]], words: dict[str, str]) -> bool:
+    # Templates hold letters, spaces and slots only: nothing in them needs escaping.
+    patterns = (template.format(**words) for group in groups for template in group)
+    return any(re.fullmatch(pattern, sentence.strip()) for pattern in patterns)
 
 
 def _any_words() -> dict[str, str]:
-    things = _any(THINGS)
-    slots = {"thing": things, "own": things, "other": things, "Name": _any(list(HEROES))}
-    slots |= {"helper": _any(HELPERS), "place": _any(PLACES), "He": _any(["He", "She"])}
+    things = any_of(THINGS)
+    slots = {"thing": things, "own": things, "other": things, "Name": any_of(HEROES)}
+    slots |= {"helper": any_of(HELPERS), "place": any_of(PLACES), "He": any_of(["He", "She"])}
     return slots | {
-        "he": _any(["he", "she"]),
-        "him": _any(["him", "her"]),
-        "his": _any(["his", "her"]),
+        "he": any_of(["he", "she"]),
+        "him": any_of(["him", "her"]),
+        "his": any_of(["his", "her"]),
     }
-
-
-def _pattern(template: str, words: dict[str, str]) -> str:
-    # Templates hold letters, spaces and slots only: nothing in them needs escaping.
-    return template.format(**words)
-
-
-def _all_patterns() -> Iterator[str]:
-    words = _any_words()
-    for group in (_OBSTACLES, _ACTIONS, MIDDLES, _ENDINGS):
-        for templates in group.values():
-            for template in templates:
-                yield _pattern(template, words)
-    for template in _WANTS:
-        yield _pattern(template, words)
