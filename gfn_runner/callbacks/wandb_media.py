@@ -175,15 +175,14 @@ def _add_adapter(wandb_run: WandbRun, folder: Path, step: int) -> None:
 def strings(output: StepOutput) -> dict[str, list[float]]:
     """φ (less its condition's mean), log R and length of the whole strings of a batch."""
     rows = output.trajectories
-    last_B1 = rows.length_B[:, None]
-    phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
+    phi_B = rows.at_ends(output.phi_BS)
     centred_B = torch.empty_like(phi_B)
     for place in rows.condition_B.unique():
         own_B = rows.condition_B == place
         centred_B[own_B] = phi_B[own_B] - phi_B[own_B].mean()
     return {
         "phi": centred_B.tolist(),
-        "log_reward": output.log_reward_BS.gather(1, last_B1)[:, 0].tolist(),
+        "log_reward": rows.at_ends(output.log_reward_BS).tolist(),
         "length": rows.length_B.tolist(),
     }
 

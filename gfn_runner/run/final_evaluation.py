@@ -146,8 +146,7 @@ def write_demonstrations(
     trajectories, _ = fitting_demonstrations(module, chosen)
     if not len(trajectories):
         return
-    log_reward_BS = module.log_reward(chosen, trajectories)
-    log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
+    log_reward_B = trajectories.at_ends(module.log_reward(chosen, trajectories)).tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
     options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
     drawing = module.drawing(chosen).replace(options=options)

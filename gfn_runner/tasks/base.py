@@ -281,11 +281,9 @@ class GFlowNetModule(Task, L.LightningModule):
     def drawing(
         self, conditions: Sequence[Condition], temperature: float = 1.0, *, posterior: bool = False
     ) -> Drawing:
-        """What samples for conditions are drawn with.
+        """What samples for conditions are drawn with; ``temperature`` is that of their posterior.
 
         Args:
-            conditions: of an evaluation.
-            temperature: reward temperature of the posterior.
             posterior: whether samples of the posterior are added.
         """
         own = (self.lm, self, self.evaluation_rule, conditions, self.evaluation, self.seed)
