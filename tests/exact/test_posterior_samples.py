@@ -22,7 +22,8 @@ from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
-from ..unit.test_measures import Plain, drawn
+from ..tiny_modules import Bare
+from ..unit.test_measures import drawn
 
 OPTIONS = EvaluationSettings(singles=400, votes=0, posterior_draws=8000)
 CONDITION = Condition(
@@ -36,7 +37,7 @@ def toy():
     lm = tiny_lm(characters="abc :n.", adapter="random")
     with torch.no_grad():
         lm.model.get_output_embeddings().weight.mul_(0.3)
-    task = Plain(max_len=2, eval_max_len=2)
+    task = Bare(max_len=2, eval_max_len=2)
     return lm, task, string_rule(lm, task, 2)
 
 
