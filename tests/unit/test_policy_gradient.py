@@ -11,6 +11,7 @@ import torch
 from gfn_runner.algorithms.grpo import GRPO, group_advantages
 from gfn_runner.algorithms.policy_gradient import chosen_log_probs, clipped_gain
 from gfn_runner.algorithms.ppo import PPO, gae, whitened
+from gfn_runner.algorithms.schedules import linear_schedule
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.trajectories import Batch, Trajectories
 from gfn_runner.lm.scoring import score_policy
@@ -236,7 +237,8 @@ def every_string(module, condition) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 def trained(module, condition, updates: int, lr: float) -> None:
-    module.make_optimizer, module.make_scheduler = partial(torch.optim.Adam, lr=lr), None
+    module.make_optimizer = partial(torch.optim.Adam, lr=lr)
+    module.make_scheduler = partial(linear_schedule, warmup_steps=0)
     optimizer = module.configure_optimizers()["optimizer"]
     for index in range(updates):
         optimizer.zero_grad()
