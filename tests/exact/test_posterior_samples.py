@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,13 +121,8 @@ def test_systematic_resampling_is_right_on_average_and_within_one_of_it(toy):
 
 
 def test_draws_without_weight_give_nothing(toy):
-    none = listing(toy)
-    none = PosteriorDraws(
-        none.strings,
-        torch.full_like(none.log_reward_N, -math.inf),
-        none.log_density_N,
-        none.count_N,
-    )
+    draws = listing(toy)
+    none = replace(draws, log_reward_N=torch.full_like(draws.log_reward_N, -math.inf))
     assert len(none.resampled(5, 1.0, 0.5)) == 0
     assert none.ess(1.0) == 0.0 and none.log_z(1.0) == -math.inf
 
@@ -137,9 +133,7 @@ def test_eubo_and_jeffreys_are_those_of_the_enumerated_policy(toy, sampler):
     _, log_reward_N, log_q_N, _ = enumerated(toy)
     phi_N = log_reward_N - log_q_N
     samples = drawn(log_reward=[-1.0, -2.0], log_pf=[-2.0, -2.5])
-    samples = with_posterior(
-        type(samples)(**{**vars(samples), "condition": CONDITION}), sampler, 1.0
-    )
+    samples = with_posterior(replace(samples, condition=CONDITION), sampler, 1.0)
     measured = measure(task, [samples])
     eubo = float(log_reward_N.softmax(dim=0) @ phi_N)
     assert measured["eubo/all"] == pytest.approx(eubo, abs=0.06)
@@ -153,9 +147,8 @@ def test_eubo_and_jeffreys_are_those_of_the_enumerated_policy(toy, sampler):
 def test_listed_strings_give_the_bound_exactly(toy):
     _, task, _ = toy
     log_r, log_q = np.array([0.0, -1.0, -3.0]), np.log([0.5, 0.2, 0.2])
-    samples = drawn(log_reward=[0.0], log_pf=[-0.5])
-    samples = type(samples)(
-        **{**vars(samples), "support_log_reward": list(log_r), "support_log_pf": list(log_q)}
+    samples = drawn(
+        log_reward=[0.0], log_pf=[-0.5], support_log_reward=list(log_r), support_log_pf=list(log_q)
     )
     share = np.exp(log_r / 0.5) / np.exp(log_r / 0.5).sum()
     measured = measure(task, [samples], temperature=0.5)
