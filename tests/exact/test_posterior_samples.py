@@ -13,11 +13,7 @@ import torch
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.evaluation.draw import Drawing, policy_log_probs
 from gfn_runner.evaluation.measure import evaluate, measure
-from gfn_runner.evaluation.posterior import (
-    PosteriorDraws,
-    PosteriorSampler,
-    with_posterior,
-)
+from gfn_runner.evaluation.posterior import PosteriorDraws, PosteriorSampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
