@@ -42,13 +42,13 @@ def _shortened(text: str) -> str:
 class UserError(Exception):
     """One or more :class:`Problem`; shown as one screen, without a traceback."""
 
-    def __init__(self, problems: Problem | Sequence[Problem]):
-        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
     @classmethod
     def one(cls, where: str, what: str, allowed: str = "", fix: str = "") -> UserError:
-        return cls(Problem(where, what, allowed, fix))
+        return cls([Problem(where, what, allowed, fix)])
 
 
 class NotBegun(UserError):

@@ -23,10 +23,10 @@ from gfn_runner.algorithms.em import load_answers
 from gfn_runner.callbacks.checkpoint import DurableCheckpointIO
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.live_report import end_pages
-from gfn_runner.callbacks.lookup import find_callback, find_logger
+from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.callbacks.preemption import usr2_spares
 from gfn_runner.callbacks.training_log import TrainingLog
-from gfn_runner.callbacks.wandb_media import add_results
+from gfn_runner.callbacks.wandb_media import add_results, wandb_run_of
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.config.tokenizer_checks import check_texts
 from gfn_runner.config.validation import check
@@ -44,7 +44,6 @@ from gfn_runner.lm.loading import load
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sharding import ignore_sharded_parameters, shard
-from gfn_runner.loggers.wandb import RunLogger
 from gfn_runner.report.headline import optimized_value
 from gfn_runner.run.em_rounds import train_rounds
 from gfn_runner.run.final_evaluation import final_evaluation, write_results
@@ -144,9 +143,7 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
             config.seed, folder, started, trainer.global_step, config.total_steps, lm.device
         )
         headline = _report(config, folder, metrics) if is_rank_zero() else None
-        wandb = find_logger(trainer, RunLogger)
-        if wandb is not None:
-            add_results(wandb.run, folder, metrics, trainer.global_step)
+        add_results(wandb_run_of(trainer), folder, metrics, trainer.global_step)
         failed = False
         return headline
     except (SystemExit, KeyboardInterrupt) as stop:
@@ -157,9 +154,8 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
         failed = False  # interrupted after its state was saved; it goes on under the same id
         raise
     finally:
-        wandb = find_logger(trainer, RunLogger)
-        if wandb is not None and wandb.run is not None:
-            wandb.run.finish(failed=failed)
+        if (wandb := wandb_run_of(trainer)) is not None:
+            wandb.finish(failed=failed)
 
 
 # -- objects ------------------------------------------------------------------------------------

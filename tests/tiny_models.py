@@ -195,10 +195,12 @@ def _products(letters: Sequence[int], low: int, high: int) -> Iterator[tuple[int
         yield from product(letters, repeat=length)
 
 
-def as_trajectories(strings: Sequence[Sequence[int]], condition: int = 0) -> Trajectories:
-    """Strings of actions only, all of one condition."""
+def as_trajectories(
+    strings: Sequence[Sequence[int]], conditions: Sequence[int] = ()
+) -> Trajectories:
+    """Strings of actions only; all of condition 0 unless told otherwise."""
     actions = [[True] * len(string) for string in strings]
-    return Trajectories.from_rows(strings, actions, [condition] * len(strings))
+    return Trajectories.from_rows(strings, actions, conditions or [0] * len(strings))
 
 
 def signed_sum(text: str) -> int:

@@ -13,10 +13,23 @@ from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.algorithms.gflownet import GFlowNet
 from gfn_runner.algorithms.schedules import linear_schedule
 from gfn_runner.data.conditions import Condition
+from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.objectives.losses import Objective
 from gfn_runner.tasks.base import GFlowNetModule
 from tests.tiny_models import tiny_lm
+
+
+class Bare(GFlowNetModule):
+    """An experiment without data and metrics of its own."""
+
+    name = "bare"
+
+    def load(self, seed: int) -> TaskData:
+        return TaskData([], [])
+
+    def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        return {}
 
 
 class NoTrainer:

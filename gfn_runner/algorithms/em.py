@@ -118,10 +118,6 @@ def m_step(
     Args:
         lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
         conditions: drawn by their weight, with repetition.
-        rule: of the strings.
-        options: steps, rate, adapter.
-        tool: of the task.
-        seed: of the run.
         most_non_finite: see :class:`SkippedSteps`.
 
     Returns:
@@ -161,13 +157,6 @@ def m_step(
     }
 
 
-def m_step_line(measured: Mapping[str, float]) -> str:
-    """What :func:`m_step` has measured, in words: ``loss 6.661 → 5.204 nats an answer``."""
-    skipped = round(measured["skipped"])
-    words = f"loss {measured['loss_before']:.4g} → {measured['loss_after']:.4g} nats an answer"
-    return words + (f", steps skipped: {skipped}" if skipped else "")
-
-
 def _gradient(
     lm: LanguageModel,
     drawn: Sequence[Condition],
@@ -180,10 +169,7 @@ def _gradient(
     A rank computes its part piece by piece, so that the activations of one piece are kept at a time.
 
     Args:
-        lm: with the answer adapter.
-        drawn: conditions of all ranks.
-        own, strings: of this rank.
-        rule: of the strings.
+        drawn: conditions of all ranks; ``own`` and ``strings`` are this rank's.
 
     Returns:
         What is not finite, with the conditions of it; ``None`` where all is. The same on every rank.

@@ -84,7 +84,7 @@ class GFlowNet(Algorithm):
         prompts = module.prompts(batch.conditions)
         fresh_B = None  # all rows
         with module.lm.in_step():
-            if replay is not None and not replay.beside_fresh:
+            if replay is not None and from_replay:
                 trajectories, log_reward_BS = replay.trajectories, replay.log_reward_BS
                 temperature = float("nan")
             else:
@@ -109,8 +109,8 @@ class GFlowNet(Algorithm):
                 trajectories.condition_B,
                 self._log_z(batch.conditions, trajectories, phi_BS, from_replay),
             )
-        for name in ("log_pf_BT", "log_pf_stop_BS"):
-            setattr(scores, name, getattr(scores, name).detach())
+        scores.log_pf_BT = scores.log_pf_BT.detach()
+        scores.log_pf_stop_BS = scores.log_pf_stop_BS.detach()
         output = StepOutput(
             batch.conditions,
             trajectories,
@@ -145,7 +145,7 @@ class GFlowNet(Algorithm):
             return None
         device = phi_BS.device
         place_C = torch.tensor([self.place[c.key] for c in conditions], device=device)
-        phi_B = phi_BS.detach().gather(1, trajectories.length_B[:, None])[:, 0]
+        phi_B = trajectories.at_ends(phi_BS.detach())
         rows_CB = trajectories.condition_B == torch.arange(len(conditions), device=device)[:, None]
         mean_C = (phi_B * rows_CB).sum(dim=1) / rows_CB.sum(dim=1).clamp(min=1)
         known_C = ~self.log_z.detach()[place_C].isnan()

@@ -193,7 +193,7 @@ class PolicyGradient(Algorithm):
             scores = score_policy(module.lm, prompts, trajectories, module.rule, self.value)
         old_BS, chosen_BS = chosen_log_probs(scores, trajectories, module.rule)
         base_BS, _ = chosen_log_probs(base, trajectories, module.rule)
-        log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0]
+        log_reward_B = trajectories.at_ends(log_reward_BS)
         rollout = Rollout(
             batch.conditions,
             trajectories,

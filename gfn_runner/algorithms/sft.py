@@ -215,10 +215,9 @@ def cross_entropy(scores: PolicyScores, trajectories: Trajectories, rule: String
 
     A tool's tokens and an end that is forced are not chosen: they have log q = 0 and do not count.
     """
-    ends_B1 = trajectories.length_B[:, None]
-    log_stop_B = scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
+    log_stop_B = trajectories.at_ends(scores.log_pf_stop_BS)
     # Not by log q: that of an end which is all but certain rounds to 0 too.
-    forced_B = rule.forced_BS(trajectories).gather(1, ends_B1)[:, 0]
+    forced_B = trajectories.at_ends(rule.forced_BS(trajectories))
     chosen = trajectories.is_action_BT.sum() + (~forced_B).sum()
     return -(scores.log_pf_BT.sum() + log_stop_B.sum()) / chosen.clamp(min=1)
 

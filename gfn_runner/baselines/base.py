@@ -31,9 +31,7 @@ def draw_row(
     """Samples of the base model, adapter off.
 
     Args:
-        d: what they are drawn with.
         row: name for the log.
-        seed: parts of the seed.
         posterior: whether samples of the posterior are added, if ``d`` has them.
         how: see :func:`draw_answers`.
     """

@@ -59,7 +59,7 @@ class AdapterCheckpoint(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # The checkpoint that a run goes on from lies there.
         self._step = trainer.global_step
-        self.saved_step = self._step if self._path(self._step).is_file() else -1
+        self.saved_step = self._step if _path(self.folder, self._step).is_file() else -1
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
@@ -123,11 +123,9 @@ class AdapterCheckpoint(L.Callback):
         module: Any = trainer.lightning_module
         # Of a policy that is broken nothing can go on, and good states would have to go for it.
         broken = broadcast(module.not_finite())
-        problem = (
-            self._write(trainer)
-            if broken is None
-            else f"{broken} is not finite: lower optimizer.lr"
-        )
+        if broken is not None:
+            return f"{broken} is not finite: lower optimizer.lr"
+        problem = self._write(trainer)
         if problem is None:
             self.saved_step = trainer.global_step
         return problem
@@ -136,7 +134,7 @@ class AdapterCheckpoint(L.Callback):
         """Why the state of this step is not on the disk; ``None`` where it is."""
         for lines in trainer.loggers:
             lines.save()  # what led here is on the disk before the checkpoint is
-        trainer.save_checkpoint(self._path(trainer.global_step))
+        trainer.save_checkpoint(_path(self.folder, trainer.global_step))
         problem = None
         if is_rank_zero():
             writer = trainer.strategy.checkpoint_io
@@ -149,16 +147,13 @@ class AdapterCheckpoint(L.Callback):
         barrier()
         return problem
 
-    def _path(self, step: int) -> Path:
-        return _path(self.folder, step)
-
     def _remove_old(self, step: int) -> None:
         """Remove what is older than is to be kept, seen from this step, and what a killed process had half written.
 
         What is of later steps goes as well: a process before has made them, they are made again, and their
         lines are cut off the log.
         """
-        own, found = self._path(step), sorted(self.folder.glob(_PATTERN))
+        own, found = _path(self.folder, step), sorted(self.folder.glob(_PATTERN))
         old = [path for path in found if path < own]
         kept = [*old[max(0, len(old) + 1 - self.keep) :], own]
         removed = [path for path in found if path not in kept]
@@ -268,10 +263,8 @@ def checkpoint_damage(path: Path) -> str | None:
             # Torch writes a checksum of every tensor, and never looks at it.
             bad = archive.testzip() or _read_otherwise(content, archive.infolist())
             names = archive.namelist()
-    except MemoryError:
-        raise
     except Exception as error:  # a few flipped bits can raise almost anything
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         return (str(error) or type(error).__name__).splitlines()[0]
     if bad is not None:

@@ -72,6 +72,6 @@ def fitting_demonstrations(
     rows = [(*with_tool(module.lm, given, tool), place) for place, given in known]
     tokens, actions, places = zip(*rows, strict=True)
     trajectories = Trajectories.from_rows(tokens, actions, places, module.lm.device)
-    fits_B = rule.terminable_BS(trajectories).gather(1, trajectories.length_B[:, None])[:, 0]
+    fits_B = trajectories.at_ends(rule.terminable_BS(trajectories))
     fits_B = fits_B & (rule.n_actions_BS(trajectories)[:, -1] <= rule.max_len)
     return trajectories.rows(fits_B.nonzero()[:, 0]), int((~fits_B).sum())

@@ -1,4 +1,4 @@
-"""Callbacks and loggers of a trainer, by their type: how callbacks find each other."""
+"""Callbacks of a trainer, by their type: how callbacks find each other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,3 @@ def find_callback(trainer: L.Trainer, kind: type[T]) -> T | None:
     """The trainer's first callback of a type; ``None`` if it has none, or a config has removed it."""
     found = (callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
     return next(found, None)
-
-
-def find_logger(trainer: L.Trainer, kind: type[T]) -> T | None:
-    """The trainer's first logger of a type, or ``None``."""
-    return next((logger for logger in trainer.loggers if isinstance(logger, kind)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import lightning as L
@@ -48,9 +49,8 @@ class SkipNonFiniteSteps(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: GFlowNetModule, optimizer: Any
     ) -> None:
-        named = [(name, p) for name, p in module.named_parameters() if p.grad is not None]
-        gradients = [p.grad for _, p in named if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+        self.grad_norm = torch.nn.utils.get_total_norm(list(gradients.values())).item()
         # All ranks skip, or none: their weights are the same. A loss that is not finite on one of them
         # has spoilt the averaged gradient of all, so that the others' conditions are under suspicion
         # only where every loss was finite.
@@ -61,10 +61,10 @@ class SkipNonFiniteSteps(L.Callback):
         found = list(dict.fromkeys(reason for reasons, _, _ in ranks for reason in reasons))
         if not found and not all(finite for _, finite, _ in ranks):
             keys = dict.fromkeys(key for _, _, own in ranks for key in own)
-            found = [_gradient_problem(named, list(keys))]
+            found = [_gradient_problem(gradients, keys)]
         reason = "; and ".join(found[:_MOST_NAMED]) or None
         if not self.steps.passes(trainer.global_step + 1, reason):
-            for _, parameter in named:
+            for _, parameter in module.named_parameters():
                 # An optimizer passes over what has no gradient; one of 0 would move it by momentum.
                 parameter.grad = None
 
@@ -77,8 +77,8 @@ class SkipNonFiniteSteps(L.Callback):
         self.steps.in_a_row.extend(state["in_a_row"])
 
 
-def _gradient_problem(named: list[tuple[str, torch.nn.Parameter]], keys: list[str]) -> str:
-    names = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+def _gradient_problem(gradients: Mapping[str, Tensor], keys: Iterable[str]) -> str:
+    names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     return (
         f"the gradient of {len(names)} parameters is not finite, e.g. {names[0] if names else '?'}; "
         f"the batch's conditions begin with {', '.join(map(repr, keys)) or '?'}"
@@ -99,7 +99,7 @@ def _culprit(module: GFlowNetModule) -> str:
     condition = output.conditions[int(output.trajectories.condition_B[row])]
     text = module.lm.decode(output.trajectories.ids(row)[:state])
     log_reward = output.log_reward_BS[row, state].item()
-    source = "the log-reward" if not torch.tensor(log_reward).isfinite() else "the policy's log q"
+    source = "the policy's log q" if math.isfinite(log_reward) else "the log-reward"
     replayed = " (from the replay buffer)" if output.from_replay else ""
     return (
         f"condition {condition.key!r}, after {text!r}{replayed}: log R = {log_reward}, "

@@ -44,13 +44,9 @@ class PreemptionCallback(L.Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}  # handlers, while signals are watched for
         self._launcher: Any = None
         self._step = 0
-
-    @property
-    def watching(self) -> bool:
-        return bool(self._before)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         # Lightning puts handlers of its own in between.
@@ -80,11 +76,11 @@ class PreemptionCallback(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, *_: Any
     ) -> None:
-        if self.watching and (number := self._received()) not in (None, signal.SIGUSR2):
+        if self._before and (number := self._received()) not in (None, signal.SIGUSR2):
             self._obey(trainer, number)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self.watching:
+        if self._before:
             self._obey(trainer, self._received())
 
     def _received(self) -> signal.Signals | None:

@@ -9,13 +9,7 @@ from typing import Annotated, Any, Literal
 import lightning as L
 from pydantic import Field
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.lookup import find_callback
@@ -62,11 +56,6 @@ class StepProgress(L.Callback):
         self._first_step, self._started = 0, 0.0
         self._clock, self._said = time.perf_counter, 0.0
 
-    @property
-    def draws_bars(self) -> bool:
-        automatic = self.show == "auto" and self.console.is_terminal
-        return automatic or self.show == "bar"
-
     def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
         if not is_rank_zero():
             self.show = "none"
@@ -74,7 +63,7 @@ class StepProgress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         self._first_step, self._started = trainer.global_step, self._clock()
         self._said = self._started
-        if self.draws_bars:
+        if self.show == "bar" or (self.show == "auto" and self.console.is_terminal):
             self._bars = Progress(
                 TextColumn("{task.description:<10}"),
                 BarColumn(bar_width=None),  # what the others leave of the line
@@ -106,7 +95,9 @@ class StepProgress(L.Callback):
             self._bars.update(self._task, completed=step, scalars=fitting)
         elif self.show != "none" and self._is_due(step):
             seconds = f"{latest['train/seconds']:.1f} s/step"
-            left = f"{duration(self._seconds_left(step, trainer.max_steps))} left"
+            # At the pace since training began (or went on), evaluations included.
+            pace = (self._clock() - self._started) / max(1, step - self._first_step)
+            left = f"{duration((trainer.max_steps - step) * pace)} left"
             shown = (f"{label} {value}" for label, value in scalars.items())
             self._say("  ".join([f"step {step}/{trainer.max_steps}", *shown, seconds, left]))
 
@@ -127,11 +118,6 @@ class StepProgress(L.Callback):
         """
         is_late = self._clock() - self._said >= EVERY
         return step == self._first_step + 1 or step % self.every_n_steps == 0 or is_late
-
-    def _seconds_left(self, step: int, max_steps: int) -> float:
-        """At the pace since training began (or went on), evaluations included."""
-        done = step - self._first_step
-        return (max_steps - step) * (self._clock() - self._started) / max(1, done)
 
     def _say(self, line: str) -> None:
         # Soft: otherwise rich breaks lines at 80 columns where there is no terminal.

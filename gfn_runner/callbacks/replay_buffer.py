@@ -63,15 +63,8 @@ class ReplayBufferCallback(L.Callback):
         posterior_draws: Annotated[int, Field(ge=0)] = 0,
         beside_fresh: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        self.options = ReplaySettings(
-            probability,
-            capacity,
-            tolerance,
-            priority,
-            seed_demonstrations,
-            posterior_draws,
-            beside_fresh,
-        )
+        numbers = (probability, capacity, tolerance, priority)
+        self.options = ReplaySettings(*numbers, seed_demonstrations, posterior_draws, beside_fresh)
         self.buffer = ReplayBuffer(self.options)
         self._all: dict[str, Condition] = {}
         self.conditions: dict[str, Condition] = {}
@@ -137,9 +130,7 @@ class ReplayBufferCallback(L.Callback):
             rows = [(e, at) for at, c in enumerate(conditions) for e in old.entries(c.key)]
             trajectories = _trajectories(rows, module.lm.device)
             stored = [entry.step for entry, _ in rows]
-            rewards_BS = module.log_reward(conditions, trajectories)
-            read_BS = _read(module, trajectories)
-            self._store(conditions, trajectories, rewards_BS, read_BS, stored)
+            self._score_and_store(module, conditions, trajectories, stored)
 
     @torch.no_grad()
     def _seed(self, module: GFlowNetModule, conditions: list[Condition], written: Written) -> None:
@@ -154,9 +145,7 @@ class ReplayBufferCallback(L.Callback):
                 module.rule.max_len,
             )
         if len(trajectories):
-            rewards_BS = module.log_reward(conditions, trajectories)
-            read_BS, stored = _read(module, trajectories), [0] * len(trajectories)
-            self._store(conditions, trajectories, rewards_BS, read_BS, stored)
+            self._score_and_store(module, conditions, trajectories, [0] * len(trajectories))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch, batch_idx: int
@@ -227,9 +216,8 @@ class ReplayBufferCallback(L.Callback):
                 parts.append(replace(rows, condition_B=torch.full_like(rows.condition_B, place)))
             if sum(map(len, parts)):
                 trajectories = Trajectories.concatenated(parts)
-                rewards_BS = module.log_reward(new, trajectories)
                 stored = [trainer.global_step] * len(trajectories)
-                self._store(new, trajectories, rewards_BS, _read(module, trajectories), stored)
+                self._score_and_store(module, new, trajectories, stored)
         self._drawn.update(condition.key for condition in new)
 
     def _with_strings(
@@ -254,6 +242,18 @@ class ReplayBufferCallback(L.Callback):
                 now,
             )
 
+    def _score_and_store(
+        self,
+        module: GFlowNetModule,
+        conditions: Sequence[Condition],
+        trajectories: Trajectories,
+        stored: Sequence[int],
+    ) -> None:
+        terminable_BS = module.rule.terminable_BS(trajectories)
+        read_BS = module.algorithm.counted_BS(terminable_BS, trajectories.length_B)
+        rewards_BS = module.log_reward(conditions, trajectories)
+        self._store(conditions, trajectories, rewards_BS, read_BS, stored)
+
     def _store(
         self,
         conditions: Sequence[Condition],
@@ -268,13 +268,12 @@ class ReplayBufferCallback(L.Callback):
         that drew it would be skipped.
         """
         sound_B = (log_reward_BS.isfinite() | ~read_BS).all(dim=1)
-        lengths, places = trajectories.length_B.tolist(), trajectories.condition_B.tolist()
-        tokens, actions = trajectories.token_BT.tolist(), trajectories.is_action_BT.tolist()
-        rewards = log_reward_BS.tolist()
+        places, strings = trajectories.condition_B.tolist(), trajectories.strings()
+        actions, rewards = trajectories.is_action_BT.tolist(), log_reward_BS.tolist()
         for row in sound_B.nonzero()[:, 0].tolist():
-            n = lengths[row]
-            string = tuple(tokens[row][:n]), tuple(actions[row][:n])
-            entry = Entry(*string, tuple(rewards[row][: n + 1]), stored[row])
+            n, string = len(strings[row]), tuple(strings[row])
+            own_actions, own_rewards = tuple(actions[row][:n]), tuple(rewards[row][: n + 1])
+            entry = Entry(string, own_actions, own_rewards, stored[row])
             self.buffer.add(conditions[places[row]].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
@@ -308,12 +307,6 @@ class ReplayBufferCallback(L.Callback):
                     "replay buffer: condition %r is not in this run's data; dropped", key
                 )
             self.buffer.drop(key)
-
-
-def _read(module: GFlowNetModule, trajectories: Trajectories) -> torch.Tensor:
-    """States whose log-reward the objective reads. Shape (B, S)."""
-    terminable_BS = module.rule.terminable_BS(trajectories)
-    return module.algorithm.counted_BS(terminable_BS, trajectories.length_B)
 
 
 def _trajectories(rows: Sequence[tuple[Entry, int]], device: torch.device) -> Trajectories:

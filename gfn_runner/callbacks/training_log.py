@@ -84,14 +84,12 @@ class TrainingLog(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
-        for name, value in measures(outputs["output"]).items():
-            self._sums[name].append(value)
-        for name, value in outputs.get("measures", {}).items():
+        # Lightning hands over the loss divided by the number of accumulated batches.
+        scalars = {"loss": outputs["loss"].item() * trainer.accumulate_grad_batches}
+        scalars |= measures(outputs["output"]) | outputs.get("measures", {})
+        for name, value in scalars.items():
             self._sums[name].append(value)
         self._tokens += int(outputs["output"].trajectories.length_B.sum())
-        # Lightning hands over the loss divided by the number of accumulated batches.
-        loss = outputs["loss"].item() * trainer.accumulate_grad_batches
-        self._sums["loss"].append(loss)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -174,31 +172,26 @@ def measures(output: StepOutput) -> dict[str, float]:
     }
     if not output.has_rewards:
         return measured
-    last_B1 = trajectories.length_B[:, None]
-    phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
-    log_reward_B = output.log_reward_BS.gather(1, last_B1)[:, 0]
     _, spread_C = phi_moments(output.phi_BS, terminable_BS, trajectories.condition_B)
     spread_C = spread_C[_differ(trajectories, terminable_BS)]
     terminal_BS = terminal_states(terminable_BS, trajectories.length_B)
     terminal_mean_C, terminal_C = phi_moments(output.phi_BS, terminal_BS, trajectories.condition_B)
     terminal_C = terminal_C[_differ(trajectories, terminal_BS)]
-    measured["log_reward"] = log_reward_B.mean().item()
+    measured["log_reward"] = trajectories.at_ends(output.log_reward_BS).mean().item()
     if len(spread_C):
         measured |= {"phi_spread": spread_C.mean().item(), "phi_spread_max": spread_C.max().item()}
     if len(terminal_C):
         measured["phi_spread_terminal"] = terminal_C.mean().item()
     if output.exploration_temperature == 1.0:
-        rows = trajectories.condition_B
+        rows, phi_B = trajectories.condition_B, trajectories.at_ends(output.phi_BS)
         bounds = [
             importance_bound(own.cpu()) if own.isfinite().all() else math.nan
             for own in (phi_B[rows == place] for place in rows.unique())
         ]
-        log_q_stop_B = output.scores.log_pf_stop_BS.gather(1, last_B1)[:, 0]
-        log_q_B = output.scores.log_pf_BT.sum(dim=1) + log_q_stop_B
         measured |= {
             "elbo": terminal_mean_C.mean().item(),
             "log_z_bound": fmean(bounds),
-            "entropy": -log_q_B.mean().item(),
+            "entropy": -output.scores.log_q_B(trajectories).mean().item(),
         }
         measured["log_z_gap"] = measured["log_z_bound"] - measured["elbo"]
     return measured

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 
 from gfn_runner.callbacks.evaluation import EvaluationCallback
-from gfn_runner.callbacks.lookup import find_callback, find_logger
+from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.data.replay_buffer import Entry
 from gfn_runner.data.samples import ConditionSamples
@@ -61,14 +61,14 @@ class WandbMedia(L.Callback):
     ) -> None:
         step, every = trainer.global_step, self.histogram_every_n_steps
         due = every > 0 and step != self._shown_step and (step == 1 or step % every == 0)
-        logger = find_logger(trainer, RunLogger) if due else None
-        if logger is None or logger.run is None:
+        run = wandb_run_of(trainer) if due else None
+        if run is None:
             return
         self._shown_step = step
         replay = find_callback(trainer, ReplayBufferCallback)
         entries = replay.buffer.all_entries() if replay is not None else []
-        add = partial(_add_histograms, logger.run, outputs["output"], entries, step)
-        logger.run.attempt("histograms", add)
+        add = partial(_add_histograms, run, outputs["output"], entries, step)
+        run.attempt("histograms", add)
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         evaluation = find_callback(trainer, EvaluationCallback)
@@ -84,9 +84,13 @@ class WandbMedia(L.Callback):
         temperature: float,
     ) -> None:
         """A table of an evaluation or of a row; see :func:`add_samples`."""
-        logger = find_logger(trainer, RunLogger)
-        run, step = logger.run if logger is not None else None, trainer.global_step
+        run, step = wandb_run_of(trainer), trainer.global_step
         add_samples(run, self.max_table_rows, name, drawn, step, temperature)
+
+
+def wandb_run_of(trainer: L.Trainer) -> WandbRun | None:
+    """The run of W&B that the trainer logs to; ``None`` where it is off or could not start."""
+    return next((log.run for log in trainer.loggers if isinstance(log, RunLogger)), None)
 
 
 def _add_histograms(
@@ -175,15 +179,14 @@ def _add_adapter(wandb_run: WandbRun, folder: Path, step: int) -> None:
 def strings(output: StepOutput) -> dict[str, list[float]]:
     """φ (less its condition's mean), log R and length of the whole strings of a batch."""
     rows = output.trajectories
-    last_B1 = rows.length_B[:, None]
-    phi_B = output.phi_BS.gather(1, last_B1)[:, 0]
+    phi_B = rows.at_ends(output.phi_BS)
     centred_B = torch.empty_like(phi_B)
     for place in rows.condition_B.unique():
         own_B = rows.condition_B == place
         centred_B[own_B] = phi_B[own_B] - phi_B[own_B].mean()
     return {
         "phi": centred_B.tolist(),
-        "log_reward": output.log_reward_BS.gather(1, last_B1)[:, 0].tolist(),
+        "log_reward": rows.at_ends(output.log_reward_BS).tolist(),
         "length": rows.length_B.tolist(),
     }
 

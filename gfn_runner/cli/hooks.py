@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,6 +18,13 @@ from gfn_runner.runtime.overrides import OVERRIDES_FILE, absolute_lines, kept_ov
 
 if TYPE_CHECKING:
     from gfn_runner.config.run_config import RunConfig
+
+
+# Its own errors, and what it raises at a command line that it has not foreseen.
+HYDRA_ERRORS = (
+    HydraException, OmegaConfBaseException, yaml.YAMLError,
+    ValueError, TypeError, AttributeError, RecursionError,
+)  # fmt: skip
 
 
 class Refused(SystemExit):

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gfn_runner.cli.hooks import NoFolder, Refused, before_run
+from gfn_runner.cli.hooks import HYDRA_ERRORS, NoFolder, Refused, before_run
 from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.config.compose import CONF, check_config
 from gfn_runner.errors import NotBegun, UserError, show
@@ -31,10 +31,6 @@ from gfn_runner.runtime.terminal import check_arguments_decodable, escape_unenco
 
 if TYPE_CHECKING:
     from gfn_runner.config.run_config import RunConfig
-
-
-# What Hydra itself raises at a command line that it has not foreseen.
-_OF_HYDRA = (ValueError, TypeError, AttributeError, RecursionError)
 
 
 class ConfigChecks(Callback):
@@ -77,19 +73,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments_decodable(arguments)
-        run_hydra(hydra_arguments(arguments))
+        try:
+            run_hydra(hydra_arguments(arguments))
+        except NoFolder as asked:
+            _without_folder(asked.configs)
         sys.stdout.flush()
     except BrokenPipeError:  # of `--help | head`; Python would write the rest when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except NoFolder as asked:
-        _without_folder(asked.configs)
     except UserError as error:
-        _exit_with(error)
-
-
-def _exit_with(error: UserError) -> None:
-    show(error.problems)
-    raise SystemExit(2) from None
+        show(error.problems)
+        raise SystemExit(2) from None
 
 
 def run_hydra(arguments: list[str]) -> None:
@@ -109,7 +102,7 @@ def run_hydra(arguments: list[str]) -> None:
         return
     except Refused as refused:
         error = refused.error
-    except (*_OF_HYDRA, HydraException, OmegaConfBaseException, yaml.YAMLError) as found:
+    except HYDRA_ERRORS as found:
         if ConfigChecks.called and not isinstance(found, HydraException):
             raise
         error = found
@@ -122,22 +115,17 @@ def run_hydra(arguments: list[str]) -> None:
 
 def _without_folder(configs: Sequence[RunConfig]) -> None:
     """A dry run, a finished run's policy at work, or a rank above 0."""
-    if configs[0].dry_run:
-        for config in configs:
+    for config in configs:
+        if configs[0].dry_run:
             _show_config(config)
-        return
-    try:
-        for config in configs:
-            if config.mode == "train":
-                from gfn_runner.train import train_and_evaluate
+        elif config.mode == "train":
+            from gfn_runner.train import train_and_evaluate
 
-                train_and_evaluate(config, None)
-            else:
-                from gfn_runner.cli.policy_modes import use
+            train_and_evaluate(config, None)
+        else:
+            from gfn_runner.cli.policy_modes import use
 
-                use(config)
-    except UserError as error:
-        _exit_with(error)
+            use(config)
 
 
 def _job(composed: Any) -> float | None:

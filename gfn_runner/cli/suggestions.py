@@ -7,16 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rapidfuzz import process
 
+from gfn_runner.cli.hooks import HYDRA_ERRORS
 from gfn_runner.config.compose import CONF
 from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word, value_of
@@ -45,15 +43,7 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     # The folder with the main config comes first; the other one is added to it.
     main, added = (own, CONF) if (own / f"{name}.yaml").is_file() else (CONF, own)
     with (
-        contextlib.suppress(
-            HydraException,
-            OmegaConfBaseException,
-            yaml.YAMLError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ),  # fmt: skip
+        contextlib.suppress(*HYDRA_ERRORS),
         initialize_config_dir(version_base=None, config_dir=str(main)),
     ):
         path = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{added}')}]"]

@@ -11,13 +11,12 @@ from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.algorithms.em import EMSettings
 from gfn_runner.baselines.base import Baseline
 from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
+from gfn_runner.config.run_config import AUTO
 from gfn_runner.data.task import Task
 from gfn_runner.distributed.ranks import Processes
 from gfn_runner.errors import Problem
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.objectives.losses import Objective
-
-_AUTO = "auto"
 
 
 def combination_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
@@ -81,7 +80,7 @@ def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
                 "callbacks/replay_buffer=off",
             )
     if not isinstance(baseline, Algorithm):
-        if parts.get("resume") not in (None, _AUTO):
+        if parts.get("resume") not in (None, AUTO):
             yield Problem("resume", f"given with {name}, which trains nothing", "a new run")
         if "trainer" in parts and parts["trainer"].processes.number > 1:
             n = parts["trainer"].processes.number
@@ -126,30 +125,23 @@ def _too_few_samples(
     trains: Objective | Algorithm | Baseline, sampling: SamplingSettings
 ) -> Iterator[Problem]:
     if getattr(trains, "needs_pairs_between", False) and sampling.n_samples < 2:
-        is_objective = isinstance(trains, Objective)
-        other = "an objective of one trajectory (subtb, db, tb)" if is_objective else "baseline=ppo"
         yield Problem(
             "sampling.n_samples",
-            f"given {sampling.n_samples}, but {'objective' if is_objective else 'baseline'} "
-            f"{type(trains).__name__} compares different trajectories of one condition",
-            f"at least 2, or {other}",
+            f"given {sampling.n_samples}, but {type(trains).__name__} compares different trajectories "
+            "of one condition",
+            "at least 2, or what compares none: the objectives subtb, db, tb; baseline=ppo",
         )
 
 
 def _no_credit(objective: Objective, sampling: SamplingSettings, task: Task) -> Iterator[Problem]:
     between = objective.pairs_between and sampling.n_samples > 1
     if objective.needs_prefixes and not between and task.min_len > 0:
-        given, allowed = type(objective).__name__, "(joint, vargrad, tb)"
-        if objective.pairs_between:
-            given, allowed = (
-                f"{given} with sampling.n_samples={sampling.n_samples}",
-                "and 2 samples",
-            )
         yield Problem(
             "task.min_len",
-            f"given {task.min_len}, but objective {given} compares states of one trajectory only: "
-            "tokens before the first state at which a string may end would never be trained",
-            f"0 with this objective, or an objective with one log Z per condition {allowed}",
+            f"given {task.min_len}, but objective {type(objective).__name__} with "
+            f"sampling.n_samples={sampling.n_samples} compares states of one trajectory only: tokens "
+            "before the first state at which a string may end would never be trained",
+            "0; or objective=tb; or vargrad, or joint with between above 0, and 2 samples at least",
         )
 
 
@@ -166,7 +158,7 @@ def _mode_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
                     fix,
                 )
         return
-    if parts.get("resume") not in (None, _AUTO):
+    if parts.get("resume") not in (None, AUTO):
         yield Problem("resume", f"given with mode={mode}", "run=<folder of a finished run>")
     if run is None:
         yield Problem("run", f"missing; mode={mode} needs it", "the folder of a finished run")

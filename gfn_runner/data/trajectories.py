@@ -45,6 +45,10 @@ class Trajectories:
         steps_S = torch.arange(self.token_BT.shape[1] + 1, device=self.token_BT.device)
         return steps_S <= self.length_B[:, None]
 
+    def at_ends(self, values_BS: Tensor) -> Tensor:
+        """Of values of every state, those of the whole strings. Shape (B,)."""
+        return values_BS.gather(1, self.length_B[:, None])[:, 0]
+
     def rows(self, index: Tensor | slice) -> Trajectories:
         """The rows ``index`` selects; padding beyond the longest of them is dropped."""
         length_B = self.length_B[index]
@@ -151,6 +155,10 @@ class PolicyScores:
     log_pf_stop_BS: Tensor
     terminable_BS: Tensor
     value_BS: Tensor | None = None
+
+    def log_q_B(self, trajectories: Trajectories) -> Tensor:
+        """log q(z ⊤) of whole strings, nats. Shape (B,)."""
+        return self.log_pf_BT.sum(dim=1) + trajectories.at_ends(self.log_pf_stop_BS)
 
 
 @dataclass

@@ -258,10 +258,7 @@ def policy_log_probs(
     pieces = []
     for index in row_slices(len(trajectories), around, lm.max_tokens_per_forward):
         rows = trajectories.rows(index)
-        scores = score_policy(lm, prompts, rows, rule)
-        ends_B1 = rows.length_B[:, None]
-        stop_B = scores.log_pf_stop_BS.gather(1, ends_B1)[:, 0]
-        pieces.append(scores.log_pf_BT.sum(dim=1) + stop_B)
+        pieces.append(score_policy(lm, prompts, rows, rule).log_q_B(rows))
     return torch.cat(pieces)
 
 
@@ -314,10 +311,8 @@ def answer_log_probs(
     p is the reward's model and X the context of the condition's first term.
 
     Args:
-        d: for model and rule.
         conditions: indexed by ``trajectories.condition_B``.
         choices: suffixes of each condition; as many as it likes.
-        trajectories: the samples Z.
     """
     lm, rule = d.lm, d.rule
     rows, inverse_B = trajectories.distinct()
@@ -340,10 +335,8 @@ def _texts(
     lm: LanguageModel, trajectories: Trajectories | None, n_conditions: int
 ) -> list[list[str]]:
     """Texts by condition."""
-    texts: list[list[str]] = [[] for _ in range(n_conditions)]
-    if trajectories is not None:
-        decode = lru_cache(maxsize=None)(lm.decode)
-        places = trajectories.condition_B.tolist()
-        for place, ids in zip(places, trajectories.strings(), strict=True):
-            texts[place].append(decode(tuple(ids)))
-    return texts
+    if trajectories is None:
+        return [[]] * n_conditions
+    decode = lru_cache(maxsize=None)(lm.decode)
+    texts = [decode(tuple(ids)) for ids in trajectories.strings()]
+    return [texts[rows] for rows in _row_slices(trajectories, n_conditions)]

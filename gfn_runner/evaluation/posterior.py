@@ -72,8 +72,6 @@ class PosteriorDraws:
         where no draw has a weight.
 
         Args:
-            n: how many.
-            temperature: reward temperature T.
             offset: uniform in [0, 1); all that is random in it.
         """
         log_share_N = self.log_weight_N(temperature) + self.count_N.double().log()

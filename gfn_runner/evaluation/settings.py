@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.errors import Problem
 from gfn_runner.lm.model_config import WORDS, sentence_model_problems
 from gfn_runner.lm.model_folders import MINILM
-from gfn_runner.metrics.judge import FIELDS, JudgeSettings
+from gfn_runner.metrics.judge import JudgeSettings
 from gfn_runner.runtime.local_paths import LocalPath
 
 
@@ -72,7 +72,7 @@ class EvaluationSettings:
     def problems(self) -> Iterator[Problem]:
         """What is impossible in the optional metrics, seen without a model."""
         if self.judge is not None:
-            yield from self.judge.problems(FIELDS)
+            yield from self.judge.problems()
         if self.encoder != WORDS:
             yield from sentence_model_problems(self.encoder)
 

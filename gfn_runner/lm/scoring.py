@@ -130,7 +130,7 @@ def score_strings(lm: LanguageModel, given: GivenStrings) -> Tensor:
     the string cannot end there.
     """
     string_B, suffix_B = _whole_strings(lm, given)
-    can_end_B = given.terminable_BS.gather(1, given.trajectories.length_B[:, None])[:, 0]
+    can_end_B = given.trajectories.at_ends(given.terminable_BS)
     return (string_B + suffix_B).masked_fill(~can_end_B, float("-inf"))
 
 

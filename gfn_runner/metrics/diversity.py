@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gfn_runner.metrics.overlap import words
+from gfn_runner.metrics.overlap import bleu, words
 
 if TYPE_CHECKING:
     from gfn_runner.lm.encoder import Encoder
@@ -41,8 +41,8 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 def self_bleu(texts: Sequence[str]) -> float:
     """Mean BLEU-4 of each text against all the others, in 0..1; low is diverse (Zhu et al. 2018).
 
-    ``nltk``'s sentence BLEU with smoothing method 1. A text of fewer than four words stays below 1
-    even beside its own copy, and one without words scores 0, as BLEU has it.
+    BLEU as in :func:`~gfn_runner.metrics.overlap.bleu`. A text of fewer than four words stays below 1
+    even beside its own copy, and one without words scores 0.
 
     Args:
         texts: at least two; each is compared with each.
@@ -50,16 +50,8 @@ def self_bleu(texts: Sequence[str]) -> float:
     Raises:
         ValueError: at fewer than two texts.
     """
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-
-    compared = [words(text) for text in texts]
-    _need_two(compared)
-    smooth = SmoothingFunction().method1
-    scores = [
-        sentence_bleu(compared[:row] + compared[row + 1 :], text, smoothing_function=smooth)
-        for row, text in enumerate(compared)
-    ]
-    return float(sum(scores) / len(scores))
+    _need_two(texts)
+    return bleu(texts, [[*texts[:row], *texts[row + 1 :]] for row in range(len(texts))])
 
 
 def embedding_diversity(texts: Sequence[str], encoder: Encoder) -> float:

@@ -25,7 +25,6 @@ from gfn_runner.runtime.local_paths import LocalPath
 
 KEY = "evaluation.judge"
 PROMPTS = Path(__file__).parent / "prompts"
-LOWEST, HIGHEST = 1.0, 5.0
 # What a prompt can be filled with; the ends of a story are empty outside infilling.
 FIELDS = ("prompt", "sample", "middle", "beginning", "ending")
 
@@ -58,12 +57,8 @@ class JudgeSettings:
     temperature: Annotated[float, Field(ge=0)] | None = 0.0
     give_up_after: Annotated[int, Field(ge=1)] = 5
 
-    def problems(self, fields: Sequence[str] | None = None) -> Iterator[Problem]:
-        """What is impossible, seen without a request.
-
-        Args:
-            fields: what a prompt can be filled with, if that is known.
-        """
+    def problems(self) -> Iterator[Problem]:
+        """What is impossible, seen without a request."""
         if importlib.util.find_spec("openai") is None:
             yield Problem(
                 KEY,
@@ -77,7 +72,7 @@ class JudgeSettings:
             )
         yield from self._key_problems()
         try:
-            read_prompt(self.prompt_file, fields)
+            read_prompt(self.prompt_file)
         except UserError as error:
             yield from error.problems
 
@@ -122,13 +117,13 @@ class Verdict:
 
 
 class Judge:
-    """Asks for one rating a sample."""
+    """Asks for one rating a sample.
+
+    Args:
+        options: without :meth:`~JudgeSettings.problems`.
+    """
 
     def __init__(self, options: JudgeSettings):
-        """Raises ``UserError`` if the settings are impossible."""
-        problems = list(options.problems())
-        if problems:
-            raise UserError(problems)
         from openai import OpenAI
 
         self.options = options
@@ -146,18 +141,12 @@ class Judge:
         """Have the first ``max_samples`` samples rated, one after the other.
 
         Args:
-            samples: what the prompt's placeholders stand for; all samples have the same names.
-
-        Raises:
-            UserError: if the prompt has a placeholder that the samples do not have.
+            samples: what the prompt's placeholders stand for, by the names in ``FIELDS``.
         """
-        judged = samples[: self.options.max_samples]
-        if judged:
-            read_prompt(self.options.prompt_file, list(judged[0]))
         ratings: list[float | None] = []
         failures: Counter[str] = Counter()
         failed_in_a_row = 0
-        for sample in judged:
+        for sample in samples[: self.options.max_samples]:
             reply, reason = None, f"not asked after {failed_in_a_row} failed requests"
             if failed_in_a_row < self.options.give_up_after:
                 reply, reason = self._ask(self.prompt.format_map(sample))
@@ -211,18 +200,17 @@ def rating_in(reply: str) -> float | None:
     if len(numbers) != 1:
         return None
     number = numbers.pop()
-    return number if LOWEST <= number <= HIGHEST else None
+    return number if 1 <= number <= 5 else None
 
 
-def read_prompt(file: str, fields: Sequence[str] | None = None) -> str:
+def read_prompt(file: str) -> str:
     """The text of a prompt file.
 
     Args:
         file: a path, or the name of a shipped prompt.
-        fields: what its placeholders can stand for, if that is known.
 
     Raises:
-        UserError: if there is no such file, or its placeholders are malformed, unknown or missing.
+        UserError: if there is no such file, or its placeholders are malformed, none of ``FIELDS`` or missing.
     """
     key = f"{KEY}.prompt_file"
     path = Path(file).expanduser()
@@ -241,8 +229,8 @@ def read_prompt(file: str, fields: Sequence[str] | None = None) -> str:
         raise UserError.one(
             key, f"{path} has no placeholder, so the judge would not see a sample", "{sample}, say"
         )
-    unknown = sorted(names - set(fields)) if fields is not None else []
+    unknown = sorted(names - set(FIELDS))
     if unknown:
-        allowed = ", ".join(f"{{{name}}}" for name in fields or ())
+        allowed = ", ".join(f"{{{name}}}" for name in FIELDS)
         raise UserError.one(key, f"{path} has the placeholder {{{unknown[0]}}}", allowed)
     return text

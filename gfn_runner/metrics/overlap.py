@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import normalize
 
 if TYPE_CHECKING:
     from gfn_runner.lm.encoder import Encoder
-
-BERT_MODEL = "microsoft/deberta-xlarge-mnli"
 
 
 def words(text: str) -> list[str]:
@@ -104,22 +102,13 @@ class BertScorer:
     The model is loaded when it is first needed, and kept; where that fails it is not tried again.
 
     Args:
-        model: a hub id that the package knows, or any model together with its ``layer``.
-        layer: whose hidden states are compared; ``None`` takes the package's choice for the model.
-        rescale: with the package's English baseline of the model, as in the paper.
-        device: ``None`` takes CUDA where there is one.
+        model: a hub id that the package knows.
+        options: of the package's own scorer; scores are rescaled with its English baseline, as in the paper.
     """
 
-    def __init__(
-        self,
-        model: str = BERT_MODEL,
-        *,
-        layer: int | None = None,
-        rescale: bool = True,
-        device: str | None = None,
-    ):
+    def __init__(self, model: str, **options: Any):
         self.model = model
-        self._options = (model, layer, rescale, device)
+        self._options = {"lang": "en", "rescale_with_baseline": True, **options}
         self._scorer: Any = None
         self._unavailable = ""
 
@@ -144,7 +133,7 @@ class BertScorer:
         if not self._unavailable:
             try:
                 if self._scorer is None:
-                    self._scorer = _bert_scorer(*self._options)
+                    self._scorer = _bert_scorer(self.model, self._options)
                 values = self._scorer.score(list(texts), [list(group) for group in references])
                 names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
                 means = (float(value.double().mean()) for value in values)
@@ -158,16 +147,10 @@ class BertScorer:
         raise MetricUnavailableError(f"BERTScore is left out: {self._unavailable}")
 
 
-def _bert_scorer(model: str, layer: int | None, rescale: bool, device: str | None) -> Any:
+def _bert_scorer(model: str, options: Mapping[str, Any]) -> Any:
     from bert_score import BERTScorer
 
-    scorer = BERTScorer(
-        model_type=model,
-        num_layers=layer,
-        lang="en",
-        rescale_with_baseline=rescale,
-        device=device,
-    )
+    scorer = BERTScorer(model_type=model, **options)
     # bert-score 0.3.13 with transformers 5: a limit of 1e30 tokens, which is how a tokenizer states none,
     # overflows; and a method that it calls for empty texts is gone.
     tokenizer = scorer._tokenizer

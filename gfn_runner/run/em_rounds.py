@@ -17,7 +17,6 @@ import lightning as L
 from gfn_runner.algorithms.em import (
     EMSettings,
     m_step,
-    m_step_line,
     read_record,
     remove_answers_before,
     save_answers,
@@ -131,7 +130,9 @@ def _m_step(
     )
     broadcast_tensors(lm.answer_parameters())  # whatever rounding has done
     if is_rank_zero():
-        logger.info("M-step %d: %s", lm.m_steps, m_step_line(measured))
+        line = "M-step %d: loss %.4g → %.4g nats an answer, %d steps skipped"
+        names = ("loss_before", "loss_after", "skipped")
+        logger.info(line, lm.m_steps, *(measured[name] for name in names))
     return {f"m_step/{name}": value for name, value in measured.items()}
 
 

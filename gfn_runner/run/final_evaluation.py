@@ -28,7 +28,6 @@ from gfn_runner.distributed.ranks import is_rank_zero
 from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.evaluation.measure import measure
 from gfn_runner.evaluation.optional import OptionalMetrics
-from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.loggers.json_lines import jsonable
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.headline import memory_at_most
@@ -71,7 +70,7 @@ def final_evaluation(
             print("final evaluation: policy, then base model", flush=True)
         samples, measured = _evaluate_policy(trainer, module, data)
         if module.algorithm.uses_replay:
-            write_demonstrations(folder / "demonstrations.jsonl", module, data.data.train, options)
+            write_demonstrations(folder / "demonstrations.jsonl", module, data.data.train)
         if is_rank_zero():
             measured = measured | optional(samples)
             metrics = {f"final/{name}": value for name, value in measured.items()}
@@ -130,10 +129,7 @@ def _rows(
 
 @torch.no_grad()
 def write_demonstrations(
-    path: Path,
-    module: GFlowNetModule,
-    conditions: Sequence[Condition],
-    options: EvaluationSettings,
+    path: Path, module: GFlowNetModule, conditions: Sequence[Condition]
 ) -> None:
     """Log R of demonstrations beside log R of the policy's samples for the same conditions.
 
@@ -146,10 +142,10 @@ def write_demonstrations(
     trajectories, _ = fitting_demonstrations(module, chosen)
     if not len(trajectories):
         return
-    log_reward_BS = module.log_reward(chosen, trajectories)
-    log_reward_B = log_reward_BS.gather(1, trajectories.length_B[:, None])[:, 0].tolist()
+    log_reward_B = trajectories.at_ends(module.log_reward(chosen, trajectories)).tolist()
     generator = torch_generator_for(module.lm.device, "demonstrations", module.seed)
-    options = dataclasses.replace(options, votes=0, singles=min(options.singles, _MOST_SINGLES))
+    n_singles = min(module.evaluation.singles, _MOST_SINGLES)
+    options = dataclasses.replace(module.evaluation, votes=0, singles=n_singles)
     drawing = module.drawing(chosen).replace(options=options)
     drawn = draw_answers(drawing, generator, name="samples beside demonstrations")
     places = trajectories.condition_B.tolist()

@@ -59,8 +59,6 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
     """Decide where a run begins, and cut its ``metrics.jsonl`` back to there.
 
     Args:
-        config: of the run.
-        folder: it goes to.
         changes: false to refuse what is to be refused, and leave the folder as it is.
 
     Raises:

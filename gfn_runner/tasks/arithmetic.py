@@ -78,10 +78,8 @@ class Examples:
 
     def text(self, expression: Expression, shots: int, rng: random.Random) -> str:
         """``shots`` of them, or as many as there are, drawn at random and worked out."""
-        others, own = (
-            self.number_beside(expression),
-            self._places.get(expression, len(self.expressions)),
-        )
+        others = self.number_beside(expression)
+        own = self._places.get(expression, len(self.expressions))
         drawn = rng.sample(range(others), min(shots, others))
         return "".join(
             f"{question(e)} {e.steps()}. The answer is {e.value}.\n"
@@ -129,11 +127,8 @@ class IntegerArithmetic(GFlowNetModule):
                 f"others, and task.data.n_rationales is {self.data.n_rationales}",
                 f"at most {self.data.n_rationales - 1}",
             )
-        for key, counts in (
-            ("train_operands", self.data.train_operands),
-            ("test_operands", self.data.test_operands),
-        ):
-            if not counts:
+        for key in ("train_operands", "test_operands"):
+            if not getattr(self.data, key):
                 yield Problem(f"task.data.{key}", "given an empty list", "numbers from 2 to 9")
         paths = {"rationales": self.data.rationales, "answers": self.data.answers}
         paths |= {f"test[{i}]": path for i, path in enumerate(self.data.test)}
@@ -170,23 +165,17 @@ class IntegerArithmetic(GFlowNetModule):
         shared = train_questions & {condition.prompt for condition in evaluation}
         assert not shared, f"test questions in the training set: {sorted(shared)[:3]}"
         dropped += dropped_answers
-        notes = (
-            (f"{dropped} training questions dropped: in a test set, or there already",)
-            if dropped
-            else ()
-        )
-        return TaskData(train, evaluation, notes)
+        note = f"{dropped} training questions dropped: in a test set, or there already"
+        return TaskData(train, evaluation, (note,) if dropped else ())
 
     def _test_expressions(self) -> list[Expression]:
         if not self.data.test:
-            rng = rng_for("arithmetic", "test")
-            return [
-                expression
+            rng, n = rng_for("arithmetic", "test"), self.data.n_test
+            sets = [
+                distinct_expressions(rng, (count,), n, held_out=True)
                 for count in self.data.test_operands
-                for expression in distinct_expressions(
-                    rng, (count,), self.data.n_test, held_out=True
-                )
             ]
+            return [expression for own in sets for expression in own]
         expressions = {}
         for path in self.data.test:
             for expression, _ in read_questions(path):
@@ -307,37 +296,28 @@ class IntegerArithmetic(GFlowNetModule):
         return per_group(samples, self._measure)
 
     def _measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
+        singles = [(s.condition, text) for s in samples for text in s.singles]
+        right = [self.is_right(condition, text) for condition, text in singles]
+        parsed = [self.read_answer(text) is not None for _, text in singles]
+        steps = [text.strip() == c.facts["expression"].steps() for c, text in singles]
+        n_questions, n_singles = len(samples), max(1, len(singles))
+        measured = with_interval("single_accuracy", sum(right) / n_singles, n_questions) | {
+            "parsed": sum(parsed) / n_singles,
+            "right_rationale": sum(steps) / n_singles,
+            "n_questions": float(n_questions),
+        }
         voted = [
             majority(list(map(self.read_answer, s.votes))) == s.condition.answer
             for s in samples
             if s.votes
         ]
-        singles = [
-            (self.read_answer(text), s.condition.answer) for s in samples for text in s.singles
-        ]
-        steps = [
-            text.strip() == s.condition.facts["expression"].steps()
-            for s in samples
-            for text in s.singles
-        ]
-        averaged = [self._predicted(s) == s.condition.answer for s in samples]
-        n_questions, n_singles = len(samples), max(1, len(singles))
-        single_share = sum(given == right for given, right in singles) / n_singles
-        measured = with_interval("single_accuracy", single_share, n_questions) | {
-            "parsed": sum(given is not None for given, _ in singles) / n_singles,
-            "right_rationale": sum(steps) / n_singles,
-            "n_questions": float(n_questions),
-        }
-        greedy = [
-            self.read_answer(s.greedy) == s.condition.answer
-            for s in samples
-            if s.greedy is not None
-        ]
+        greedy = [self.is_right(s.condition, s.greedy) for s in samples if s.greedy is not None]
         # What was not drawn has no accuracy.
         for name, right in (("vote_accuracy", voted), ("greedy_accuracy", greedy)):
             if right:
                 measured |= with_interval(name, sum(right) / len(right), len(right))
         if any(s.answer_log_probs for s in samples):
+            averaged = [self._predicted(s) == s.condition.answer for s in samples]
             measured["predictive_accuracy"] = sum(averaged) / n_questions
         return measured
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
+from gfn_runner.algorithms.schedules import linear_schedule
 from gfn_runner.algorithms.sft import SFT
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
@@ -87,7 +88,7 @@ class GFlowNetModule(Task, L.LightningModule):
         evaluation: EvaluationSettings | None = None,
         evaluated: Sequence[Condition] = (),
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
-        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] = linear_schedule,
         max_steps: int = 1,
         n_rounds: int = 1,
         seed: int = 0,
@@ -202,13 +203,10 @@ class GFlowNetModule(Task, L.LightningModule):
             {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ]
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
         schedule = {"scheduler": self._schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        assert self.make_scheduler is not None
         lengths = {"total_steps": self.max_steps, "n_rounds": self.n_rounds}
         takes = inspect.signature(self.make_scheduler).parameters
         return self.make_scheduler(optimizer, **{k: v for k, v in lengths.items() if k in takes})
@@ -281,11 +279,9 @@ class GFlowNetModule(Task, L.LightningModule):
     def drawing(
         self, conditions: Sequence[Condition], temperature: float = 1.0, *, posterior: bool = False
     ) -> Drawing:
-        """What samples for conditions are drawn with.
+        """What samples for conditions are drawn with; ``temperature`` is that of their posterior.
 
         Args:
-            conditions: of an evaluation.
-            temperature: reward temperature of the posterior.
             posterior: whether samples of the posterior are added.
         """
         own = (self.lm, self, self.evaluation_rule, conditions, self.evaluation, self.seed)

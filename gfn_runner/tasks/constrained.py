@@ -23,12 +23,7 @@ from gfn_runner.data.splits import draw_sets, file_problems
 from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.groups import grammatical, label_probability, per_group, satisfied
-from gfn_runner.rewards.factors import (
-    CONSTRAINT,
-    PENALTY,
-    ClassifierFactor,
-    ConstraintPenalty,
-)
+from gfn_runner.rewards.factors import CONSTRAINT, PENALTY, ClassifierFactor, ConstraintPenalty
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule

@@ -18,12 +18,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, read_prompts
 from gfn_runner.data.samples import ConditionSamples, TaskData
-from gfn_runner.data.splits import (
-    Files,
-    draw_distinct,
-    file_problems,
-    shortfall,
-)
+from gfn_runner.data.splits import Files, draw_distinct, file_problems, shortfall
 from gfn_runner.data.synthetic import news, stories
 from gfn_runner.data.synthetic.judge import is_sentence
 from gfn_runner.errors import Problem

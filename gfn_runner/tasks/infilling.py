@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
@@ -122,7 +123,8 @@ class StoryInfilling(GFlowNetModule):
 
     def _generated(self, seed: int) -> TaskData:
         numbers = (self.data.n_train, self.data.n_test)
-        train, test = draw_sets(self.name, seed, stories.draw_story, _ends_of, *numbers)
+        ends = attrgetter("beginning", "ending")
+        train, test = draw_sets(self.name, seed, stories.draw_story, ends, *numbers)
         return TaskData(
             [self._of_story(story) for story in train.values()],
             [self._of_story(story, "stories") for story in test.values()],
@@ -205,10 +207,6 @@ def _fitting(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     return {
         name: fmean(judge(plot, text) for plot, text in pairs) for name, judge in _JUDGES.items()
     }
-
-
-def _ends_of(story: stories.Story) -> str:
-    return f"{story.beginning} … {story.ending}"
 
 
 def _read(path: str) -> list[Row]:

@@ -19,14 +19,8 @@ from gfn_runner.data.conditions import Chat, Condition, Term
 from gfn_runner.data.readers import DataPath, Row, held_out, path_problems, raise_all, read_records
 from gfn_runner.data.samples import ConditionSamples, TaskData
 from gfn_runner.errors import Problem
-from gfn_runner.evaluation.groups import (
-    label_probability,
-    per_group,
-    satisfied,
-)
-from gfn_runner.rewards.factors import (
-    CONSTRAINT,
-)
+from gfn_runner.evaluation.groups import label_probability, per_group, satisfied
+from gfn_runner.rewards.factors import CONSTRAINT
 from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.constrained import ConstrainedTask
@@ -137,20 +131,21 @@ class UserPosterior(ConstrainedTask):
         return TaskData(train, evaluation)
 
     def _read(self, path: str) -> list[Row]:
-        optional = ("prompt", "messages", "terms", "constraint", "demonstrations")
         # The policy sees the prompt only: it cannot have two posteriors.
         return read_records(
             path,
             FIELDS,
-            optional=optional,
+            optional=tuple(FIELDS),
             check=self._row_problems,
             key=_prompt,
             what="prompt",
         )
 
     def _row_problems(self, row: Row) -> Iterator[Problem]:
-        yield from _prompt_problems(row)
-        terms, constraint = row.get("terms"), row.get("constraint")
+        prompt, terms, constraint = map(row.get, ("prompt", "terms", "constraint"))
+        if prompt is not None and not prompt.strip():
+            yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
+        yield from _messages_problems(row, "", "prompt", prompt, row.get("messages"))
         if not terms and constraint is None:
             yield Problem(
                 row.at("terms"),
@@ -175,13 +170,6 @@ class UserPosterior(ConstrainedTask):
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Per group, shares of samples that meet their constraint; see ``evaluation/groups.py``."""
         return per_group(samples, satisfied, label_probability)
-
-
-def _prompt_problems(row: Row) -> Iterator[Problem]:
-    prompt = row.get("prompt")
-    if prompt is not None and not prompt.strip():
-        yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")
-    yield from _messages_problems(row, "", "prompt", prompt, row.get("messages"))
 
 
 def _messages_problems(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -181,14 +180,20 @@ def test_options_of_a_launcher_are_checked_with_the_rest():
     assert "hydra/launcher=basic" in found["hydra.launcher.n_jobs"].allowed
 
 
-@pytest.mark.slow
-def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkeypatch):
-    for command in ("srun", "squeue", "sinfo"):
-        (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")
-    (tmp_path / "sbatch").write_text(f'#!/bin/sh\ngrep -e --array "$2" >> {tmp_path}/asked; true\n')
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Commands of SLURM; ``sbatch`` notes the arrays that it is asked about in ``asked``."""
+    note = f'grep -e --array "$2" >> {tmp_path}/asked; true'
     for command in ("sbatch", "srun", "squeue", "sinfo"):
+        line = note if command == "sbatch" else "echo 'gpu*|infinite'"
+        (tmp_path / command).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path):
     folder = tmp_path / "sweep"
     lines = ["-m", "hydra/launcher=slurm", f"hydra.sweep.dir={folder}"]
     seeds = "seed=0,1,2,3,4"
@@ -203,12 +208,9 @@ def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_devices_of_another_machine_are_not_looked_for_on_this_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for command in ("sbatch", "srun", "squeue", "sinfo"):
-        (tmp_path / command).write_text("#!/bin/sh\necho 'gpu*|infinite'\n")
-        (tmp_path / command).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+@pytest.mark.usefixtures("slurm")
+def test_devices_of_another_machine_are_not_looked_for_on_this_one(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = ("-m", "lm.device=cuda", "seed=0,1")
     assert len(configs(*lines, "hydra/launcher=slurm_gpu")) == 2
     assert "lm.device" in problems(*lines)

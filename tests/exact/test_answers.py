@@ -10,7 +10,6 @@ import torch
 from gfn_runner.algorithms import em
 from gfn_runner.algorithms.em import EMSettings, answer_losses, em_problems, m_step
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.packing import score_prefixes
@@ -70,8 +69,7 @@ def test_log_reward_with_rivals_is_its_definition(lm, base):
     ]
     strings = all_strings(V, RULE)
     places = [place for place in range(3) for _ in strings]
-    actions = [[True] * len(z) for z in strings * 3]
-    rows = Trajectories.from_rows(strings * 3, actions, places)
+    rows = as_trajectories(strings * 3, places)
     log_reward_BS = log_reward(lm, conditions, rows, RULE)
     n_beaten = 0
     for row, (ids, place) in enumerate(zip(strings * 3, places, strict=True)):
@@ -103,8 +101,7 @@ def test_a_policy_learns_a_reward_with_rivals_exactly():
     ]
     strings = all_strings(V, RULE)
     n = len(strings)
-    actions = [[True] * len(z) for z in strings * 2]
-    rows = Trajectories.from_rows(strings * 2, actions, [0] * n + [1] * n)
+    rows = as_trajectories(strings * 2, [0] * n + [1] * n)
     prompts = [lm.encode_prompt(c.prompt) for c in conditions]
     with torch.no_grad():
         log_reward_BS = log_reward(lm, conditions, rows, RULE)
@@ -140,8 +137,7 @@ def test_a_policy_learns_a_reward_with_rivals_exactly():
 def pairs(lm):
     conditions = [condition("ab", ",x."), condition("b", ",yy."), condition("cc", "y")]
     texts = [("ab", 1), ("", 0), ("c", 2), ("cb", 0), ("", 2)]
-    ids = [lm.encode(text) for text, _ in texts]
-    rows = Trajectories.from_rows(ids, [[True] * len(i) for i in ids], [at for _, at in texts])
+    rows = as_trajectories([lm.encode(text) for text, _ in texts], [at for _, at in texts])
     return conditions, texts, rows
 
 
@@ -208,7 +204,7 @@ def test_an_m_step_raises_the_answers_and_nothing_else_moves():
     lm = tiny_lm("llama", LETTERS, adapter="random")
     conditions = [condition("ab", ",x."), condition("b", ",yy.")]
     prompts = [lm.encode_prompt(c.prompt) for c in conditions]
-    rows = Trajectories.from_rows([(0,), (1, 2)], [[True], [True] * 2], [0, 1])
+    rows = as_trajectories([(0,), (1, 2)], [0, 1])
 
     @torch.no_grad()
     def seen():

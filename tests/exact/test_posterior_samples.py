@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,17 +13,14 @@ import torch
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.evaluation.draw import Drawing, policy_log_probs
 from gfn_runner.evaluation.measure import evaluate, measure
-from gfn_runner.evaluation.posterior import (
-    PosteriorDraws,
-    PosteriorSampler,
-    with_posterior,
-)
+from gfn_runner.evaluation.posterior import PosteriorDraws, PosteriorSampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
-from ..unit.test_measures import Plain, drawn
+from ..tiny_modules import Bare
+from ..unit.test_measures import drawn
 
 OPTIONS = EvaluationSettings(singles=400, votes=0, posterior_draws=8000)
 CONDITION = Condition(
@@ -36,7 +34,7 @@ def toy():
     lm = tiny_lm(characters="abc :n.", adapter="random")
     with torch.no_grad():
         lm.model.get_output_embeddings().weight.mul_(0.3)
-    task = Plain(max_len=2, eval_max_len=2)
+    task = Bare(max_len=2, eval_max_len=2)
     return lm, task, string_rule(lm, task, 2)
 
 
@@ -119,13 +117,8 @@ def test_systematic_resampling_is_right_on_average_and_within_one_of_it(toy):
 
 
 def test_draws_without_weight_give_nothing(toy):
-    none = listing(toy)
-    none = PosteriorDraws(
-        none.strings,
-        torch.full_like(none.log_reward_N, -math.inf),
-        none.log_density_N,
-        none.count_N,
-    )
+    draws = listing(toy)
+    none = replace(draws, log_reward_N=torch.full_like(draws.log_reward_N, -math.inf))
     assert len(none.resampled(5, 1.0, 0.5)) == 0
     assert none.ess(1.0) == 0.0 and none.log_z(1.0) == -math.inf
 
@@ -136,9 +129,7 @@ def test_eubo_and_jeffreys_are_those_of_the_enumerated_policy(toy, sampler):
     _, log_reward_N, log_q_N, _ = enumerated(toy)
     phi_N = log_reward_N - log_q_N
     samples = drawn(log_reward=[-1.0, -2.0], log_pf=[-2.0, -2.5])
-    samples = with_posterior(
-        type(samples)(**{**vars(samples), "condition": CONDITION}), sampler, 1.0
-    )
+    samples = with_posterior(replace(samples, condition=CONDITION), sampler, 1.0)
     measured = measure(task, [samples])
     eubo = float(log_reward_N.softmax(dim=0) @ phi_N)
     assert measured["eubo/all"] == pytest.approx(eubo, abs=0.06)
@@ -152,9 +143,8 @@ def test_eubo_and_jeffreys_are_those_of_the_enumerated_policy(toy, sampler):
 def test_listed_strings_give_the_bound_exactly(toy):
     _, task, _ = toy
     log_r, log_q = np.array([0.0, -1.0, -3.0]), np.log([0.5, 0.2, 0.2])
-    samples = drawn(log_reward=[0.0], log_pf=[-0.5])
-    samples = type(samples)(
-        **{**vars(samples), "support_log_reward": list(log_r), "support_log_pf": list(log_q)}
+    samples = drawn(
+        log_reward=[0.0], log_pf=[-0.5], support_log_reward=list(log_r), support_log_pf=list(log_q)
     )
     share = np.exp(log_r / 0.5) / np.exp(log_r / 0.5).sum()
     measured = measure(task, [samples], temperature=0.5)

@@ -24,16 +24,7 @@ from gfn_runner.callbacks import evaluation
 from tests import runs
 from tests.copied_runs import MOMENTS, Moment, assert_same, copied
 from tests.runs import CONF, made_once, newest_state, start
-from tests.same_runs import (
-    ARITHMETIC,
-    CASES,
-    COMMON,
-    EM,
-    FOUR,
-    assert_same_run,
-    logged,
-    state_of,
-)
+from tests.same_runs import ARITHMETIC, CASES, COMMON, EM, FOUR, assert_same_run, logged, state_of
 from tests.slow import mostly_slow
 
 # The others are slow: one of each kind of state is enough for a change of one's own.

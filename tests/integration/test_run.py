@@ -83,9 +83,11 @@ def test_a_checkpoint_holds_no_base_weights(finished):
 
 
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path):
+    wanted = tmp_path / "arithmetic"
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(new_folder, [tmp_path / "arithmetic"] * 16))
-    assert len(set(folders)) == 16 and all(folder.is_dir() for folder in folders)
+        folders = list(pool.map(new_folder, [wanted] * 16))
+    assert {*folders} == {wanted, *(tmp_path / f"arithmetic-{n}" for n in range(2, 17))}
+    assert all(folder.is_dir() for folder in folders)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import matplotlib.pyplot as plt
 import pytest
 
@@ -22,5 +24,16 @@ def written(tmp_path):
         path = tmp_path / name
         path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         return str(path)
+
+    return write
+
+
+@pytest.fixture
+def file(written):
+    """Writes a file of JSON lines, and gives its path; a text is a line as it is."""
+
+    def write(*records: object, name: str = "own.jsonl") -> str:
+        lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
+        return written(name, "\n".join(lines))
 
     return write

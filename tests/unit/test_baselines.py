@@ -19,9 +19,9 @@ from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import string_log_reward
-from gfn_runner.tasks.base import GFlowNetModule
 
 from ..tiny_models import all_strings, as_trajectories, tiny_lm
+from ..tiny_modules import Bare
 
 CHARACTERS = "ab."
 CONDITIONS = [
@@ -30,24 +30,16 @@ CONDITIONS = [
 ]
 
 
-class Listed(GFlowNetModule):
+class Listed(Bare):
     """Strings of up to two letters, all listed; the answer is part of the posterior."""
-
-    name = "listed"
-
-    def load(self, seed: int) -> TaskData:
-        return TaskData([], [])
-
-    def metrics(self, samples):
-        return {}
 
     def support(self, condition):
         return ["", "a", "b", "aa", "ab", "ba", "bb"]
 
     def without_answer(self, condition):
-        return Condition(condition.key, condition.prompt, condition.terms[:1]) if (
-            len(condition.terms) > 1
-        ) else condition  # fmt: skip
+        if len(condition.terms) == 1:
+            return condition
+        return Condition(condition.key, condition.prompt, condition.terms[:1])
 
     def few_shot_prompt(self, condition, shots, rng):
         if shots > 50:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from gfn_runner.config.compose import CONF, new_folder
+from gfn_runner.config.compose import CONF
 from gfn_runner.runtime.overrides import as_meant, flags_and_words, parsed, verbatim
 from gfn_runner.runtime.sweep_record import Job, Sweep
 
@@ -102,11 +102,6 @@ def test_flags_may_stand_between_overrides():
     flags = ["-m", "--config-dir", "c", "--info=all", "--info=config", "--cfg=job"]
     assert flags_and_words(argv) == (flags, ["a=1", "b=2", "d=3"])
     assert [config.seed for config in configs("seed=0,1", "-m", "trainer.max_steps=2")] == [0, 1]
-
-
-def test_a_folder_that_is_taken_gets_a_number(tmp_path):
-    wanted = tmp_path / "a/b"
-    assert [new_folder(wanted).name for _ in range(3)] == ["b", "b-2", "b-3"]
 
 
 def test_another_config_of_a_users(tmp_path):

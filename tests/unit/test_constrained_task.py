@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from gfn_runner.data.conditions import Term
@@ -12,15 +10,6 @@ from gfn_runner.data.synthetic import sentences
 from gfn_runner.errors import UserError
 from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
-
-
-@pytest.fixture
-def file(tmp_path):
-    def write(*records, name: str = "lists.jsonl") -> str:
-        (tmp_path / name).write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-        return str(tmp_path / name)
-
-    return write
 
 
 def task(train=None, test=None, **options) -> ConstrainedGeneration:

@@ -10,13 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gfn_runner.errors import UserError
-from gfn_runner.metrics.judge import Judge, JudgeSettings, rating_in, read_prompt
+from gfn_runner.metrics.judge import FIELDS, Judge, JudgeSettings, rating_in, read_prompt
 
 needs_openai = pytest.mark.skipif(
     importlib.util.find_spec("openai") is None, reason="an optional package"
 )
 KEY = "evaluation.judge"
-STORY = {"beginning": "It rained.", "middle": "Tom {took} an umbrella.", "ending": "He was dry."}
+STORY = dict.fromkeys(FIELDS, "") | {
+    "beginning": "It rained.",
+    "middle": "Tom {took} an umbrella.",
+    "ending": "He was dry.",
+}
 
 
 class Endpoint:
@@ -194,7 +198,7 @@ def test_prompts_that_cannot_be_filled(tmp_path, text, message):
     file = tmp_path / "prompt.txt"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as caught:
-        read_prompt(str(file), ["prompt", "sample"])
+        read_prompt(str(file))
     (problem,) = caught.value.problems
     assert problem.where == f"{KEY}.prompt_file"
     assert "{sample}" in problem.allowed
@@ -206,13 +210,10 @@ def test_impossible_settings_are_said_all_at_once(monkeypatch):
     options = JudgeSettings(
         base_url="localhost:8000", model="m", api_key_env="NO_SUCH_KEY", prompt_file="nowhere.txt"
     )
-    with pytest.raises(UserError) as caught:
-        Judge(options)
-    where = [problem.where for problem in caught.value.problems]
+    problems = list(options.problems())
+    where = [problem.where for problem in problems]
     assert where == [f"{KEY}.base_url", f"{KEY}.api_key_env", f"{KEY}.prompt_file"]
-    assert "continuation.txt, story_middle.txt" in caught.value.problems[-1].allowed
-    unknown = JudgeSettings(base_url="http://x", model="m").problems(["middle"])
-    assert [problem.where for problem in unknown] == [f"{KEY}.prompt_file"]
+    assert "continuation.txt, story_middle.txt" in problems[-1].allowed
 
 
 def test_a_key_in_place_of_its_name_is_refused_and_not_shown():
@@ -224,5 +225,5 @@ def test_a_key_in_place_of_its_name_is_refused_and_not_shown():
 
 def test_without_the_package_there_is_no_judge(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'gfn-runner\[judge\]'"):
-        Judge(JudgeSettings(base_url="http://x/v1", model="m"))
+    (problem,) = JudgeSettings(base_url="http://x/v1", model="m").problems()
+    assert problem.fix == "pip install 'gfn-runner[judge]'"

@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from gfn_runner.baselines.resampling import resample_base_model
 from gfn_runner.baselines.rows import baseline_rows
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.samples import ConditionSamples, TaskData
+from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.evaluation import optional
 from gfn_runner.evaluation.draw import Drawing, draw_answers, policy_log_probs
 from gfn_runner.evaluation.measure import measure
@@ -25,31 +25,19 @@ from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.metrics.overlap import bleu, gleu
 from gfn_runner.rewards.reward import log_reward
-from gfn_runner.tasks.base import GFlowNetModule
 from gfn_runner.tasks.random_number import RandomNumbers
 
 from ..tiny_models import all_strings, as_trajectories, at_end, tiny_lm
+from ..tiny_modules import Bare
 
 
-class Plain(GFlowNetModule):
-    """Has no metrics of its own."""
-
-    name = "plain"
-
-    def load(self, seed: int) -> TaskData:
-        return TaskData([], [])
-
-    def metrics(self, samples) -> dict[str, float]:
-        return {}
-
-
-class Writing(Plain):
-    """The same, of texts."""
+class Writing(Bare):
+    """Of texts."""
 
     writes_text = True
 
 
-class Own(Plain):
+class Own(Bare):
     """Means something of its own by a name that every task has."""
 
     def metrics(self, samples) -> dict[str, float]:
@@ -74,7 +62,7 @@ def drawn(key: str = "a", group: str = "all", **columns) -> ConditionSamples:
 
 def test_means_are_over_samples_and_the_best_over_conditions():
     measured = measure(
-        Plain(),
+        Bare(),
         [
             drawn("a", log_pf=(-2.0, -4.0), log_likelihood=(-1.0, -2.0)),
             drawn("b", log_pf=(-6.0, -8.0), log_likelihood=(-5.0, -4.0)),
@@ -89,7 +77,7 @@ def test_means_are_over_samples_and_the_best_over_conditions():
 
 def test_sets_are_measured_apart_and_a_tasks_own_names_win():
     samples = [drawn("a", "one"), drawn("b", "two", log_pf=(-3.0, -5.0))]
-    measured = measure(Plain(), samples)
+    measured = measure(Bare(), samples)
     assert measured["log_pf/one"] == pytest.approx(-1.5)
     assert measured["log_pf/two"] == pytest.approx(-4.0)
     assert measure(Own(), [drawn()])["log_pf/all"] == 7.0
@@ -101,7 +89,7 @@ def test_strings_of_probability_0_are_left_out():
         drawn("b", log_reward=(-2.0, -4.0), log_likelihood=(-3.0, -5.0)),
         drawn("c", log_reward=(-math.inf,) * 2, log_likelihood=(math.nan,) * 2),
     ]
-    measured = measure(Plain(), samples)
+    measured = measure(Bare(), samples)
     assert measured["log_likelihood/all"] == pytest.approx(-3.0)
     assert measured["log_likelihood_max/all"] == pytest.approx(-2.0)
     assert measured["log_reward/all"] == pytest.approx(-7 / 3)
@@ -121,7 +109,7 @@ def test_evidence_is_that_of_phi(temperature):
     samples = [
         drawn(str(i), singles=("u",) * 3, log_reward=rewards[i], log_pf=log_pf[i]) for i in (0, 1)
     ]
-    measured = measure(Plain(), samples, temperature=temperature)
+    measured = measure(Bare(), samples, temperature=temperature)
     phi = np.array(rewards) / temperature - np.array(log_pf)
     weight = np.exp(phi)
     expected = {
@@ -142,7 +130,7 @@ def test_evidence_is_that_of_phi(temperature):
 def test_exact_distances_count_what_is_written_outside_the_support(inside, temperature):
     log_reward, q = np.array([-1.0, -2.0, -0.5]), inside * np.array([0.2, 0.5, 0.3])
     samples = drawn(support_log_reward=log_reward.tolist(), support_log_pf=np.log(q).tolist())
-    measured = measure(Plain(), [samples], temperature=temperature)
+    measured = measure(Bare(), [samples], temperature=temperature)
     target = np.exp(log_reward / temperature) / np.exp(log_reward / temperature).sum()
     # A fourth outcome stands for all other strings: the posterior has nothing there.
     both = zip([*target, 0.0], [*q, 1 - inside], strict=True)
@@ -184,11 +172,11 @@ def test_overlap_is_of_the_samples_that_have_references():
         ),
         drawn("b", singles=("x", "y")),
     ]
-    measured = measure(Plain(), samples)
+    measured = measure(Bare(), samples)
     texts, known = ["the cat sat on it", "a dog ran"], [("the cat sat",)] * 2
     assert measured["bleu/all"] == pytest.approx(bleu(texts, known)) and measured["bleu/all"] > 0
     assert measured["gleu/all"] == pytest.approx(gleu(texts, known)) and measured["gleu/all"] > 0
-    assert not {"bleu/all", "gleu/all"} & measure(Plain(), [drawn()]).keys()
+    assert not {"bleu/all", "gleu/all"} & measure(Bare(), [drawn()]).keys()
 
 
 def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
@@ -200,7 +188,7 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
     assert measured["distinct_2/all"] == pytest.approx(0.5)
     assert 0 < measured["self_bleu/all"] < 1
     names = {"diversity/all", "unique/all", "distinct_2/all", "self_bleu/all"}
-    assert not names & measure(Plain(), samples).keys()
+    assert not names & measure(Bare(), samples).keys()
     single = drawn(singles=("one",), log_reward=(-1.0,), log_pf=(-1.0,))
     assert not names & measure(Writing(), [single]).keys()
 

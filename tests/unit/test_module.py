@@ -23,36 +23,41 @@ from gfn_runner.tasks.infilling import StoryInfilling
 from tests.tiny_modules import tiny_module
 
 TASK = StoryInfilling(max_len=4, template="{beginning}{ending}:")
+OBJECTIVES = [VarGradTB(), TrajectoryBalance(), JointBalance()]
 
 
-@pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
+@torch.no_grad()
+def loss_of_all_prefixes(module, objective, conditions, rows: Trajectories) -> torch.Tensor:
+    """What a training step should have for its loss."""
+    scores = score_policy(module.lm, module.prompts(conditions), rows, module.rule)
+    rewards_BS = log_reward(module.lm, conditions, rows, module.rule, TASK.constraints())
+    return objective(
+        phi(scores, rewards_BS, 1.0),
+        scores.terminable_BS,
+        rows.length_B,
+        rows.condition_B,
+        module.algorithm.log_z if objective.needs_log_z else None,
+    )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
     conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
     module = tiny_module(TASK, objective, conditions)
-    lm = module.lm
     step = module.training_step(Batch(conditions), 0)
-    trajectories = step["output"].trajectories
-    with torch.no_grad():
-        prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-        scores = score_policy(lm, prompts, trajectories, module.rule)
-        rewards_BS = log_reward(lm, conditions, trajectories, module.rule, TASK.constraints())
-        log_z_C = module.algorithm.log_z if objective.needs_log_z else None
-        expected = objective(
-            phi(scores, rewards_BS, 1.0),
-            scores.terminable_BS,
-            trajectories.length_B,
-            trajectories.condition_B,
-            log_z_C,
-        )
+    rows = step["output"].trajectories
+    expected = loss_of_all_prefixes(module, objective, conditions, rows)
     torch.testing.assert_close(step["loss"].detach(), expected, atol=1e-3, rtol=1e-4)
     known_BS = step["output"].log_reward_BS.isfinite()
-    n_states = scores.terminable_BS.sum() if objective.needs_prefixes else len(trajectories)
-    assert expected > 0.1 and known_BS.sum() == n_states
+    every_state = module.rule.terminable_BS(rows).sum()
+    assert known_BS.sum() == (every_state if objective.needs_prefixes else len(rows))
+    assert expected > 0.1
     step["loss"].backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in lm.trainable().values())
+    gradients = [p.grad for p in module.lm.trainable().values()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("objective", [VarGradTB(), TrajectoryBalance(), JointBalance()])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_strings_of_the_buffer_join_the_groups_of_fresh_ones(objective):
     """The loss is that of all strings; the output is of the fresh ones, as without the buffer."""
     conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
@@ -75,16 +80,7 @@ def test_strings_of_the_buffer_join_the_groups_of_fresh_ones(objective):
     torch.testing.assert_close(output.log_reward_BS, alone.log_reward_BS, atol=1e-4, rtol=0)
 
     together = Trajectories.concatenated([alone.trajectories, stored])
-    with torch.no_grad():
-        prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-        scores = score_policy(lm, prompts, together, module.rule)
-        expected = objective(
-            phi(scores, log_reward(lm, conditions, together, module.rule), 1.0),
-            scores.terminable_BS,
-            together.length_B,
-            together.condition_B,
-            module.algorithm.log_z if objective.needs_log_z else None,
-        )
+    expected = loss_of_all_prefixes(module, objective, conditions, together)
     torch.testing.assert_close(step["loss"].detach(), expected, atol=1e-3, rtol=1e-4)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 
 import pytest
@@ -15,16 +14,6 @@ from gfn_runner.rewards.text_constraints import TextConstraint
 from gfn_runner.tasks.user_posterior import EXAMPLE, PosteriorData, UserPosterior
 
 GOOD = {"prompt": "a", "terms": [{"context": "c"}]}
-
-
-@pytest.fixture
-def file(tmp_path):
-    def write(*records, name: str = "own.jsonl") -> str:
-        lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
-        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
-        return str(tmp_path / name)
-
-    return write
 
 
 def task(train: str | None, **options) -> UserPosterior:

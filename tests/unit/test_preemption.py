@@ -87,7 +87,7 @@ def test_a_signal_after_the_last_training_batch_is_obeyed(hook, number):
     with pytest.raises(SystemExit) as stop:
         run.evaluate() if hook == "evaluate" else run.end(hook)
     assert stop.value.code == 128 + number and run.checkpoint.steps == [1]
-    assert not run.callback.watching
+    assert not run.callback._before
 
 
 def test_a_signal_while_nobody_is_asked_any_more_reaches_whoever_listens_next(monkeypatch):

@@ -21,10 +21,7 @@ from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.errors import UserError
 from gfn_runner.run import resume as resuming
 from gfn_runner.run.resume import Start, newest_unfinished, seconds_before, start_of
-from gfn_runner.runtime.json_lines import (
-    read_lines,
-    write_lines,
-)
+from gfn_runner.runtime.json_lines import read_lines, write_lines
 from gfn_runner.runtime.overrides import by_itself, kept_overrides
 from gfn_runner.runtime.run_lock import acquire_run_lock
 

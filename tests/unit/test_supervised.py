@@ -17,21 +17,14 @@ from gfn_runner.lm.scoring import score_policy
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.base import GFlowNetModule
 
-from ..tiny_models import tiny_lm
-from ..tiny_modules import NoTrainer, tiny_module
+from ..tiny_models import as_trajectories, tiny_lm
+from ..tiny_modules import Bare, NoTrainer, tiny_module
 
 
-class Letters(GFlowNetModule):
+class Letters(Bare):
     """Known strings of letters; a class may have choices instead."""
 
-    name = "letters"
     choices = ()
-
-    def load(self, seed: int) -> TaskData:
-        return TaskData([], [])
-
-    def metrics(self, samples):
-        return {}
 
     def direct_choices(self, condition):
         return self.choices
@@ -56,8 +49,7 @@ def module_of(task_class=Letters, algorithm=None, **condition) -> tuple[GFlowNet
 def test_the_loss_is_transformers_own_over_string_and_end():
     lm = tiny_lm("llama", "ab.", adapter="random")
     rule, prompt = StringRule(2, 0, 9), (0, 1)
-    strings = [(0, 0, 1), (1,)]
-    rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0, 0])
+    rows = as_trajectories([(0, 0, 1), (1,)])
     found = cross_entropy(score_policy(lm, [prompt], rows, rule), rows, rule)
     ids = torch.tensor([[0, 1, 0, 0, 1, 2], [0, 1, 1, 2, 0, 0]])
     labels = torch.tensor([[-100, -100, 0, 0, 1, 2], [-100, -100, 1, 2, -100, -100]])
@@ -68,7 +60,7 @@ def test_the_loss_is_transformers_own_over_string_and_end():
 def test_a_tools_tokens_are_not_learnt():
     lm = tiny_lm("llama", "ab.", adapter="random")
     rule = StringRule(2, 0, 9)
-    plain = Trajectories.from_rows([(0, 1)], [[True, True]], [0])
+    plain = as_trajectories([(0, 1)])
     strings = Trajectories.from_rows([(0, 1)], [[True, False]], [0])
     scores = score_policy(lm, [(0,)], plain, rule)
     both = -(scores.log_pf_BT.sum() + scores.log_pf_stop_BS[0, 2]) / 3
@@ -79,7 +71,7 @@ def test_a_tools_tokens_are_not_learnt():
 
 
 def test_an_end_that_is_all_but_certain_counts_and_a_forced_one_does_not():
-    rows = Trajectories.from_rows([(0,)], [[True]], [0])
+    rows = as_trajectories([(0,)])
     scores = PolicyScores(
         torch.tensor([[-1.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
     )
@@ -102,7 +94,7 @@ def test_a_string_as_long_as_may_be_is_learnt_with_its_end():
     module, condition = module_of(demonstrations=("abb",))
     assert learnt(module, condition, 60) < 0.05
     longer = StringRule(2, 0, 9)
-    rows = Trajectories.from_rows([(0, 1, 1)], [[True] * 3], [0])
+    rows = as_trajectories([(0, 1, 1)])
     scores = score_policy(module.lm, [module.lm.encode_prompt("ab")], rows, longer)
     assert scores.log_pf_stop_BS[0, 3].exp() > 0.8
 

@@ -17,7 +17,7 @@ from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
 from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.tasks.random_number import RandomNumbers
-from tests.tiny_models import tiny_lm
+from tests.tiny_models import as_trajectories, tiny_lm
 
 RULE = StringRule(terminator=1, min_len=0, max_len=3)
 
@@ -27,7 +27,7 @@ def test_a_forward_has_at_most_so_many_tokens(monkeypatch):
     lm, n_rows = tiny_lm(adapter="random"), []
     extend = lm.extend
     monkeypatch.setattr(lm, "extend", lambda *given: n_rows.append(len(given[1])) or extend(*given))
-    rows = Trajectories.from_rows([[3, 4, 5]] * 12, [[True] * 3] * 12, [0] * 12)
+    rows = as_trajectories([[3, 4, 5]] * 12)
     given = GivenStrings([[2, 5, 3]], [[1, 3]], rows, RULE)
     expected_B = score_strings(lm, given)
     lm.max_tokens_per_forward = 3 * (3 + 3 + 2)
@@ -43,7 +43,7 @@ def test_a_forward_has_at_most_so_many_tokens(monkeypatch):
 def test_ranks_that_share_weights_run_equally_many_forwards_with_gradients(strings):
     """Whatever their strings are; and the numbers stay the same."""
     lm, forwards = tiny_lm(adapter="random"), []
-    rows = Trajectories.from_rows(strings, [[True] * len(s) for s in strings], [0] * len(strings))
+    rows = as_trajectories(strings)
     contexts, suffixes = [[2, 5, 3]], [[4]]
     plain = (
         score_policy(lm, contexts, rows, RULE),
@@ -61,9 +61,7 @@ def test_ranks_that_share_weights_run_equally_many_forwards_with_gradients(strin
 
 
 def test_distinct_keeps_one_row_a_string_and_condition():
-    rows = Trajectories.from_rows(
-        [[3], [3, 4], [3], [3], []], [[True], [True] * 2, [True], [True], []], [0, 0, 0, 1, 1]
-    )
+    rows = as_trajectories([[3], [3, 4], [3], [3], []], [0, 0, 0, 1, 1])
     distinct, inverse_B = rows.distinct()
     assert [distinct.ids(i) for i in range(len(distinct))] == [[3], [3, 4], [3], []]
     assert distinct.condition_B.tolist() == [0, 0, 1, 1]
@@ -71,8 +69,8 @@ def test_distinct_keeps_one_row_a_string_and_condition():
 
 
 def test_concatenated_sorts_by_condition_and_keeps_order():
-    one = Trajectories.from_rows([[3], [4, 5]], [[True], [True] * 2], [0, 1])
-    two = Trajectories.from_rows([[6, 7, 8], []], [[True] * 3, []], [0, 1])
+    one = as_trajectories([[3], [4, 5]], [0, 1])
+    two = as_trajectories([[6, 7, 8], []], [0, 1])
     whole = Trajectories.concatenated([one, two])
     assert [whole.ids(i) for i in range(4)] == [[3], [6, 7, 8], [4, 5], []]
     assert whole.condition_B.tolist() == [0, 0, 1, 1]
@@ -110,9 +108,7 @@ def test_likelihood_is_of_the_text_under_the_bare_base_model():
         Condition("b", "Q", ()),
     ]
     strings = ["cd", "", "e"]
-    rows = Trajectories.from_rows(
-        [lm.encode(z) for z in strings], [[True] * len(z) for z in strings], [0, 0, 1]
-    )
+    rows = as_trajectories([lm.encode(z) for z in strings], [0, 0, 1])
     found_B = base_log_likelihood(
         Drawing(lm, RandomNumbers(), rule, conditions, EvaluationSettings()), conditions, rows
     )
