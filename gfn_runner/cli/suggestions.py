@@ -135,7 +135,8 @@ def _key_problems(override: Override, base: DictConfig, groups: set[str]) -> Ite
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig):
             return  # a value that the check of all values explains
-        if part not in node:
+        # Its keys: to look whether a config holds a key resolves it, which may make a run's folder.
+        if part not in list(node):
             yield _unknown_key(override, depth, node, groups)
             return
         node = None if OmegaConf.is_missing(node, part) else node._get_node(part)

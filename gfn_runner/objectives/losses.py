@@ -142,7 +142,7 @@ class SubTB(Objective):
 
     def pair_weights(self, members: Members) -> Tensor:
         span_GMM = members.rank_GM[:, None, :] - members.rank_GM[:, :, None]
-        weight_GMM = self.lam ** (span_GMM - 1).clamp(min=0).float()
+        weight_GMM = self.lam ** (span_GMM - 1).clamp(min=0).to(members.phi_GM.dtype)
         return weight_GMM * (span_GMM > 0)
 
 
@@ -152,7 +152,7 @@ class DetailedBalance(Objective):
 
     def pair_weights(self, members: Members) -> Tensor:
         span_GMM = members.rank_GM[:, None, :] - members.rank_GM[:, :, None]
-        return (span_GMM == 1).float()
+        return (span_GMM == 1).to(members.phi_GM.dtype)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -166,7 +166,8 @@ class VarGradTB(Objective):
     def pair_weights(self, members: Members) -> Tensor:
         terminal_GM = members.is_terminal_GM
         apart_GMM = members.row_GM[:, :, None] != members.row_GM[:, None, :]
-        return (terminal_GM[:, :, None] & terminal_GM[:, None, :] & apart_GMM).float()
+        both_GMM = terminal_GM[:, :, None] & terminal_GM[:, None, :]
+        return (both_GMM & apart_GMM).to(members.phi_GM.dtype)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -230,7 +231,7 @@ class JointBalance(Objective):
     def pair_weights(self, members: Members) -> Tensor:
         same_GMM = members.row_GM[:, :, None] == members.row_GM[:, None, :]
         n_states_GM = (same_GMM & members.valid_GM[:, None, :]).sum(dim=2).clamp(min=1)
-        share_GM = 1.0 / n_states_GM
+        share_GM = 1.0 / n_states_GM.to(members.phi_GM.dtype)
         weight_GMM = share_GM[:, :, None] * share_GM[:, None, :]
         weight_GMM = weight_GMM.where(same_GMM, self.between * weight_GMM)
         # A pair of a state with itself is no pair.

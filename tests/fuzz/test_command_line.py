@@ -121,6 +121,15 @@ def test_hostile_values(value, alone, capfd):
     assert tried([f"objective.between={value}", f"trainer={value}"], capfd, alone) == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["seeed=1", "hydra.run.dir=x"], ["experiment=../x", "hydra.sweep.dir=x"]],
+    ids=" ".join,
+)
+def test_beside_a_mistyped_word_a_folder_is_named_and_not_made(words, alone, capfd):
+    assert tried(words, capfd, alone) == 2
+
+
 def test_random_command_lines(alone, capfd):
     rng = random.Random(cases(1))
     codes = [

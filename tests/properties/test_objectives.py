@@ -131,6 +131,19 @@ def test_the_order_of_rows_and_padding_change_no_loss_and_no_gradient(objective,
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "objective",
+    [losses.SubTB(lam=0.9), losses.DetailedBalance(), losses.VarGradTB(), losses.JointBalance()],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_weights_are_as_precise_as_phi(objective, dtype):
+    phi_BS = torch.zeros(2, 3, dtype=dtype)
+    everywhere_BS, length_B, condition_B = phi_BS == 0, torch.tensor([2, 1]), torch.tensor([0, 0])
+    members = group_states(phi_BS, everywhere_BS, length_B, condition_B, by=objective.group)
+    assert objective.pair_weights(members).dtype == dtype
+
+
 @given(OBJECTIVES, batches(), st.data())
 @examples(40)
 def test_micro_batches_of_whole_conditions_add_up(objective, batch, data):
