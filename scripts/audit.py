@@ -93,7 +93,7 @@ def main() -> None:
         offline = re.search(r"ConnectionError|Could not connect|Timeout", done.stderr)
         if arguments.offline_ok and offline:
             print("not audited: no connection to the index")
-            return
+            sys.exit()
         sys.exit(f"pip-audit failed, exit code {done.returncode}:\n{done.stderr[-2000:]}")
     lines, passes = judged(report, arguments.offline_ok)
     print("\n".join(lines))

@@ -64,7 +64,7 @@ class SkipNonFiniteSteps(L.Callback):
             found = [_gradient_problem(gradients, keys)]
         reason = "; and ".join(found[:_MOST_NAMED]) or None
         if not self.steps.passes(trainer.global_step + 1, reason):
-            for _, parameter in module.named_parameters():
+            for parameter in module.parameters():
                 # An optimizer passes over what has no gradient; one of 0 would move it by momentum.
                 parameter.grad = None
 

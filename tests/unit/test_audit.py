@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
 
 import audit
 import pytest
@@ -48,3 +49,20 @@ def test_a_report_passes_if_every_package_was_audited(packages, line, passes, pa
     report = {"dependencies": packages}
     assert audit.judged(report, offline_ok=False) == ([line], passes)
     assert audit.judged(report, offline_ok=True) == ([line], passes_offline)
+
+
+@pytest.mark.parametrize(
+    ("error", "offline_ok", "code"),
+    [
+        ("requests.exceptions.ConnectionError: no route to host", True, 0),
+        ("requests.exceptions.ConnectionError: no route to host", False, 1),
+        ("TypeError: a fault of pip-audit", True, 1),
+    ],
+)
+def test_without_a_connection_it_passes_only_if_asked_to(error, offline_ok, code, monkeypatch):
+    done = subprocess.CompletedProcess([], 1, stdout="", stderr=error)
+    monkeypatch.setattr(audit.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr("sys.argv", ["audit.py", *["--offline-ok"] * offline_ok])
+    with pytest.raises(SystemExit) as ended:
+        audit.main()
+    assert bool(ended.value.code) == bool(code)
