@@ -24,6 +24,8 @@ def no_account(tmp_path, monkeypatch):
 
 @pytest.fixture
 def printed(monkeypatch, capsys) -> dict:
+    pytest.importorskip("wandb_workspaces")
+
     def refuse(*arguments, **named):
         raise AssertionError("a server was asked")
 
@@ -63,6 +65,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch, capsys):
 
 
 def test_without_an_account_it_says_so(capsys):
+    pytest.importorskip("wandb_workspaces")
     assert dashboard.main(["--entity", "me"]) == 1
     said = capsys.readouterr().err
     assert "API key" in said and "--json" in said and "Traceback" not in said
