@@ -69,6 +69,6 @@ def show(
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     many = f"{len(problems)} user errors" if len(problems) > 1 else "user error"
-    console.print(f"gfn_runner: {many}; {effect}", style="bold red")
+    console.print(f"gfn_runner: {many}; {effect}", style="bold red", markup=False)
     for problem in problems:
         console.print(str(problem), markup=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +135,16 @@ class Policy:
             seed: of the draw; the run's own if none is given.
 
         Raises:
-            UserError: if the chat template refuses the messages.
+            UserError: if an argument is out of range, the chat template refuses the messages, or prompt and
+                sample are longer than the model's context.
         """
+        if not 0 <= temperature < math.inf:
+            raise UserError.one(
+                "temperature", f"given {temperature}", "a finite number, at least 0"
+            )
         prompt = _as_read(prompt)
         condition = self.condition(prompt)
+        self._check_length(prompt, condition)
         trajectories = self._draw(prompt, n, temperature, seed)
         prompts = [self.lm.encode_prompt(prompt)]
         log_q_B = policy_log_probs(self.lm, prompts, trajectories, self.rule)
@@ -161,7 +168,7 @@ class Policy:
 
         Args:
             prompt: as for :meth:`sample`.
-            answers: at least two different texts, as the task writes them.
+            answers: at least two different texts, as the task writes them; one that is given twice counts once.
             n: number of strings Z.
             seed: of the draw.
 
@@ -169,12 +176,12 @@ class Policy:
             Probability of each answer; they sum to 1.
 
         Raises:
-            UserError: if the task has no answers, or cannot tell the context of the prompt.
+            UserError: if the task has no answers, or cannot tell the context of the prompt; or as
+                :meth:`sample`.
         """
-        if len(set(answers)) < 2:
-            raise UserError.one(
-                "answers", f"given {list(answers)}", "at least two different answers"
-            )
+        answers = [answers] if isinstance(answers, str) else list(dict.fromkeys(answers))
+        if len(answers) < 2:
+            raise UserError.one("answers", f"given {answers}", "at least two different answers")
         prompt = _as_read(prompt)
         condition = self.condition(prompt)
         suffixes = [self.task.answer_suffix(answer) for answer in answers]
@@ -194,14 +201,37 @@ class Policy:
                 f"task {self.task.name} cannot tell how an answer follows {prompt!r}",
                 "mode=sample, or a prompt and a task whose samples lead to an answer",
             )
-        trajectories = self._draw(prompt, n, 1.0, seed)
         texts = [suffix or "" for suffix in suffixes]
+        self._check_length(prompt, condition, texts)
+        trajectories = self._draw(prompt, n, 1.0, seed)
         drawing = self.drawing([condition])
         (log_p_KA,) = answer_log_probs(drawing, [condition], [texts], trajectories)
         share_A = posterior_predictive(log_p_KA)
         return dict(zip(answers, share_A.tolist(), strict=True))
 
+    def _check_length(
+        self, prompt: str, condition: Condition | None, suffixes: Sequence[str] = ()
+    ) -> None:
+        """Refuse a prompt that leaves no room for a string in the model's context; training's were checked."""
+        terms = condition.terms if condition is not None else ()
+        around = [
+            (prompt, ""),
+            *((t.context, suffix) for t in terms for suffix in (t.suffix, *suffixes)),
+        ]
+        tokens = max(len(self.lm.encode_prompt(c)) + len(self.lm.encode(s)) for c, s in around)
+        longest = self.lm.context_length
+        if longest is not None and tokens + self.rule.max_len > longest:
+            raise UserError.one(
+                "prompt",
+                f"it has {tokens} tokens, examples and answer included; with {self.rule.max_len} sampled tokens "
+                f"that is more than the model's context of {longest}",
+                f"at most {longest - self.rule.max_len} tokens",
+                "a shorter prompt, or a smaller task.eval_max_len",
+            )
+
     def _draw(self, prompt: str, n: int, temperature: float, seed: int | None) -> Trajectories:
+        if n < 1:
+            raise UserError.one("n", f"given {n}", "at least 1")
         name = self.seed if seed is None else seed
         generator = torch_generator_for(self.lm.device, "use", name, prompt)
         prompts = [self.lm.encode_prompt(prompt)]

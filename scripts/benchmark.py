@@ -24,7 +24,7 @@ from bench.work import SHAPES, make_lm
 from seed_tables import ROOT, write_block
 
 from gfn_runner.runtime.environment import cores
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 # Beside that of steps, which is one a model.
 SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
@@ -109,5 +109,5 @@ def one_memory(arguments: argparse.Namespace) -> float:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

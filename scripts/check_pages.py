@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 WIDTHS = (1280, 390)
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -198,5 +198,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     raise SystemExit(main())

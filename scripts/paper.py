@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from seed_tables import ROOT, Job, options, run_all, short
 
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 
 @dataclass(frozen=True)
@@ -176,5 +176,5 @@ def report(name: str, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -24,7 +24,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.names import is_share
 from gfn_runner.report.runs import Run, read_run
 from gfn_runner.report.summary import spread
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 
 @dataclass(frozen=True)
@@ -367,5 +367,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

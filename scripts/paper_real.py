@@ -33,7 +33,7 @@ from seed_tables import ROOT, Job, run_once
 from gfn_runner.lm.model_folders import SMOLLM2_FOLDER
 from gfn_runner.runtime.environment import threads_per_process
 from gfn_runner.runtime.files import write_atomically
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 VARIABLE = "GFN_PAPER_DATA"
 
@@ -121,5 +121,5 @@ def write(folder: Path, runs: Runs, where: Path) -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -20,7 +20,7 @@ from pretraining.skill import measure_skill, measure_tasks
 from pretraining.training import PretrainSettings, pretrain
 
 from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 
 def main() -> None:
@@ -65,5 +65,5 @@ def finish(folder: Path, n_questions: int) -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -24,7 +24,7 @@ from seed_tables import Job, cell, markdown, options, run_once, write_block
 
 from gfn_runner.report.runs import Run
 from gfn_runner.runtime.environment import threads_per_process
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 
 @dataclass(frozen=True)
@@ -278,5 +278,5 @@ def _commands(task: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

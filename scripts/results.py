@@ -20,7 +20,7 @@ from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.runs import Run
 from gfn_runner.runtime.environment import cores
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 VARIANTS = ["vargrad=objective=vargrad"]
@@ -127,5 +127,5 @@ def readme_table(runs: Sequence[Run]) -> list[str]:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from seed_tables import ROOT, write_block
 
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 GIB = 2**30
 
@@ -188,5 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedul
 from gfn_runner.data.conditions import Condition
 from gfn_runner.errors import UserError
 from gfn_runner.lm.model_folders import SMOLLM2_FOLDER
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 from gfn_runner.tasks.infilling import StoryData, StoryInfilling
 
 RECORD = "stories.json"
@@ -138,5 +138,5 @@ def _loss(model: torch.nn.Module, stories: Sequence[Tensor]) -> Tensor:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -20,7 +20,7 @@ from gfn_runner.report.figures import draw_all
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import row_labels
 from gfn_runner.runtime.environment import cores
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 
 @dataclass(frozen=True)
@@ -213,5 +213,5 @@ def write_prompts(stories: Path, path: Path, n: int = 400) -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

@@ -16,7 +16,7 @@ from typing import Any
 from gfn_runner.loggers.wandb_run import STEP
 from gfn_runner.report.names import is_share
 from gfn_runner.report.panels import SECTIONS, Panel, evaluated
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 MISSING = (
     "wandb_dashboard: wandb-workspaces is missing, which describes W&B's workspaces and reports; "
@@ -164,5 +164,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     raise SystemExit(main())

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 WEIGHTS = "model.safetensors"
 
@@ -63,5 +63,5 @@ def weaken(noise: float, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    escape_unencodable_output()
+    prepare_output()
     main()

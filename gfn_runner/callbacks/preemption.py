@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 # Where ranks have received different ones, the first of these counts.
 _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 _SECOND = (
-    b"\ngfn_runner: saves at the end of this step; Ctrl-C again stops at once and saves nothing\n"
+    b"\ngfn_runner: stops at the end of this step; Ctrl-C again stops at once and saves nothing\n"
 )
 _WAIT_FOR_END = 300  # seconds that a rank waits to be ended with its job
 
@@ -96,13 +98,15 @@ class PreemptionCallback(L.Callback):
         checkpoint = find_callback(trainer, AdapterCheckpoint)
         saved = checkpoint is not None and checkpoint.save(trainer)
         if is_rank_zero():
-            state = "saved" if saved else "could NOT be saved"
+            folder = Path(trainer.default_root_dir)
+            resumable = saved or any((folder / "checkpoints").glob("*.ckpt"))
+            command = shlex.join(["python", "-m", "gfn_runner", f"resume={folder}"])
             logger.warning(
-                "%s: the state of step %d is %s; `python -m gfn_runner resume=%s` goes on",
+                "%s: the state of step %d %s%s",
                 number.name,
                 trainer.global_step,
-                state,
-                trainer.default_root_dir,
+                "is saved" if saved else "is not saved",
+                f"; to resume from the newest checkpoint: {command}" if resumable else "",
             )
         requeues = callable(self._launcher)
         if number == signal.SIGUSR2 and not requeues:

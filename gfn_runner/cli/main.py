@@ -27,7 +27,7 @@ from gfn_runner.errors import NotBegun, UserError, show
 from gfn_runner.runtime.environment import limit_thread_spinning
 from gfn_runner.runtime.files import report_write_errors, warn_once_if_unwritable
 from gfn_runner.runtime.overrides import absolute_lines, kept_overrides
-from gfn_runner.runtime.terminal import check_arguments_decodable, escape_unencodable_output
+from gfn_runner.runtime.terminal import check_arguments_decodable, prepare_output
 
 if TYPE_CHECKING:
     from gfn_runner.config.run_config import RunConfig
@@ -69,7 +69,7 @@ def _refusing() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and one screen of text at user errors."""
     limit_thread_spinning()
-    escape_unencodable_output()
+    prepare_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_arguments_decodable(arguments)
@@ -77,9 +77,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_hydra(hydra_arguments(arguments))
         except NoFolder as asked:
             _without_folder(asked.configs)
-        sys.stdout.flush()
-    except BrokenPipeError:  # of `--help | head`; Python would write the rest when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         show(error.problems)
         raise SystemExit(2) from None
@@ -132,7 +129,7 @@ def _job(composed: Any) -> float | None:
     """One job of Hydra's: a run in a folder of its own."""
     from gfn_runner.train import train_and_evaluate
 
-    escape_unencodable_output()  # the job may be in a process of its own
+    prepare_output()  # the job may be in a process of its own
     warn_once_if_unwritable(logging.getLogger())
     settings: Any = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)

@@ -11,7 +11,7 @@ import yaml
 from gfn_runner.config.validation import check
 from gfn_runner.distributed.launch import exit_with_parent
 from gfn_runner.errors import UserError, show
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 
 def main(file: Path) -> None:
@@ -19,7 +19,7 @@ def main(file: Path) -> None:
     from gfn_runner.train import train_and_evaluate
 
     exit_with_parent()
-    escape_unencodable_output()
+    prepare_output()
     values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
         train_and_evaluate(check(values), file.parent)

@@ -11,6 +11,17 @@ from gfn_runner.errors import Problem
 
 _POSITIVE = ("max_steps", "devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps")
 _STRATEGIES = ("auto", "ddp", "fsdp")
+# Arguments of Lightning's that a run does not take, and what there is in their place.
+_IN_PLACE_OF = {
+    "callbacks": "the config group callbacks",
+    "logger": "the config group logger",
+    "default_root_dir": "nothing: the run sets it",
+    "plugins": "nothing: the run sets it",
+    # A final evaluation of other conditions than it says would be none.
+    "limit_val_batches": "evaluation.during and evaluation.final: numbers of conditions",
+    "overfit_batches": "a task with few conditions, such as task.data.n_train=4",
+    "fast_dev_run": "trainer.max_steps=1, evaluation.final=1",
+}
 
 
 @dataclass(frozen=True)
@@ -35,15 +46,9 @@ class TrainerArguments:
         clip = self.arguments.get("gradient_clip_val")
         if isinstance(clip, int | float) and clip < 0:
             yield Problem("trainer.gradient_clip_val", f"given {clip}", "at least 0, or null")
-        for name in ("callbacks", "logger", "default_root_dir", "plugins"):
+        for name, other in _IN_PLACE_OF.items():
             if self.arguments.get(name) is not None:
-                yield Problem(
-                    f"trainer.{name}",
-                    "given in the trainer",
-                    f"the config group {name}"
-                    if name in ("callbacks", "logger")
-                    else "nothing: the run sets it",
-                )
+                yield Problem(f"trainer.{name}", "given in the trainer", other)
 
     @property
     def max_steps(self) -> int:

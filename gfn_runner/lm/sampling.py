@@ -12,24 +12,12 @@ from torch import Tensor
 
 from gfn_runner.data.tools import Tool
 from gfn_runner.data.trajectories import Trajectories
+from gfn_runner.errors import UserError
 from gfn_runner.lm.cache import PromptCache, reserve_capacity
 from gfn_runner.lm.encoding import token_texts
 from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
-
-
-class NonFiniteLogits(ArithmeticError):
-    """The model gives NaN.
-
-    Attributes:
-        prompt: index of the first prompt at which it does.
-    """
-
-    def __init__(self, prompt: int):
-        super().__init__(f"the model's logits are not finite at prompt {prompt}")
-        self.prompt = prompt
-
 
 # Rows, their tokens, which are actions and which belong to strings that are still open.
 _Step = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -73,7 +61,7 @@ def sample(
         Trajectories; a string's terminator is not among its tokens.
 
     Raises:
-        NonFiniteLogits: if the model gives NaN.
+        UserError: if the model gives NaN.
     """
     device = lm.device
     temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device)
@@ -107,7 +95,14 @@ def _draw_strings(
         # The one moment of a token at which the host waits for the device.
         n_done, n_broken = torch.stack([batch.done_A.sum(), broken_A.sum()]).tolist()
         if n_broken:
-            raise NonFiniteLogits(int(condition_B[batch.row_A[broken_A]][0]))
+            prompt = lm.decode(prompts[int(condition_B[batch.row_A[broken_A]][0])])
+            raise UserError.one(
+                "lm",
+                f"the logits are not finite at {prompt!r}: an optimizer step has broken the policy, or the "
+                "model overflows in its dtype",
+                "finite weights and activations",
+                "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16",
+            )
         if n_done == len(batch.done_A):
             break
         open_A = ~batch.done_A

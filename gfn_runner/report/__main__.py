@@ -17,7 +17,7 @@ from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.summary import Section, notes, sections
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.sweep_record import is_sweep
-from gfn_runner.runtime.terminal import escape_unencodable_output
+from gfn_runner.runtime.terminal import prepare_output
 
 _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 
@@ -25,7 +25,7 @@ _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and a screen of text at user errors; what was there then stays."""
     given = list(sys.argv[1:] if argv is None else argv)
-    escape_unencodable_output()
+    prepare_output()
     arguments = _parser().parse_args(given)
     try:
         if arguments.pages:

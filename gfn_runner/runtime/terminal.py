@@ -1,11 +1,13 @@
-"""Output to terminals and pipes whose encoding lacks characters."""
+"""Output to terminals and pipes that lack characters, or that nobody reads any more."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gfn_runner.errors import Problem, UserError
 
@@ -28,11 +30,43 @@ def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
     return text, error.end
 
 
-def escape_unencodable_output() -> None:
-    """Let stdout and stderr write characters that their encoding lacks in ASCII: ``phi`` for φ."""
+class _Output(io.TextIOWrapper):
+    """Drops what is written once its reader has gone: a run does not end with ``| head``."""
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+
+
+def prepare_output() -> None:
+    """Let stdout and stderr take all that a run writes.
+
+    Characters that their encoding lacks become ASCII (``phi`` for φ). What nobody reads is dropped: the reader of
+    a pipe has gone, or the stream was closed (``>&-``) before the program began.
+    """
     codecs.register_error(_HANDLER, _replacement)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif type(stream) is io.TextIOWrapper:
+            options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering}
+            setattr(sys, name, _Output(stream.detach(), errors=_HANDLER, **options))
+        elif isinstance(stream, io.TextIOWrapper):  # prepared before, or a test's
             stream.reconfigure(errors=_HANDLER)
 
 

@@ -34,7 +34,7 @@ from gfn_runner.evaluation.draw import Drawing, draw_answers
 from gfn_runner.evaluation.posterior import PosteriorSampler, with_posterior
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.policy import LanguageModel
-from gfn_runner.lm.sampling import NonFiniteLogits, sample
+from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.string_rule import string_rule
 from gfn_runner.rewards.reward import log_reward, terminal_log_reward
 from gfn_runner.runtime.phases import Phases
@@ -167,24 +167,15 @@ class GFlowNetModule(Task, L.LightningModule):
     ) -> Trajectories:
         """Fresh trajectories of the policy at an exploration temperature."""
         generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
-        try:
-            return sample(
-                self.lm,
-                prompts,
-                self.sampling.n_samples,
-                self.rule,
-                generator,
-                temperature=temperature,
-                tool=self.tool(),
-            )
-        except NonFiniteLogits as error:
-            prompt = self.lm.decode(prompts[error.prompt])
-            raise UserError.one(
-                f"optimizer step {self.global_step + 1}",
-                f"the policy's logits are not finite at {prompt!r}: an earlier step has broken it",
-                "finite weights",
-                "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16",
-            ) from error
+        return sample(
+            self.lm,
+            prompts,
+            self.sampling.n_samples,
+            self.rule,
+            generator,
+            temperature=temperature,
+            tool=self.tool(),
+        )
 
     def log_reward(self, conditions: Sequence[Condition], trajectories: Trajectories) -> Tensor:
         """Untempered log-rewards of the states that the algorithm compares, nats. Shape (B, S).

@@ -13,6 +13,11 @@ from gfn_runner.cli.main import main
 from ..command_line import configs, problems
 
 
+@pytest.mark.parametrize("name", ["limit_val_batches", "overfit_batches", "fast_dev_run"])
+def test_what_would_evaluate_other_conditions_is_refused(name):
+    assert problems(f"+trainer.{name}=1").keys() == {f"trainer.{name}"}
+
+
 def test_wrong_values_of_all_objects_are_reported_at_once():
     """Each with its key, what was given and what is allowed."""
     given = {

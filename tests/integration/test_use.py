@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import pytest
@@ -72,6 +73,31 @@ def test_predict_is_the_bayesian_model_average(policy):
         expected += torch.tensor(scores).exp() / 5
     expected /= expected.sum()
     torch.testing.assert_close(torch.tensor(list(shares.values())), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_an_answer_that_is_given_twice_counts_once(policy):
+    once = policy.predict(PROMPT, ["-2", "7"], n=3, seed=1)
+    assert policy.predict(PROMPT, (a for a in ["-2", "7", "-2"]), n=3, seed=1) == once
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("n", {"n": 0}),
+        ("temperature", {"temperature": -1.0}),
+        ("temperature", {"temperature": math.nan}),
+        ("prompt", {"prompt": "The king " * 1000}),
+    ],
+)
+def test_arguments_out_of_range_are_user_errors(policy, where, options):
+    with pytest.raises(UserError) as caught:
+        policy.sample(**({"prompt": PROMPT} | options))
+    assert [problem.where for problem in caught.value.problems] == [where]
+
+
+def test_an_answer_may_be_too_long_for_the_context(policy):
+    with pytest.raises(UserError, match="more than the model's context of 512"):
+        policy.predict(PROMPT, ["-2", "7 " * 600], n=1)
 
 
 def test_a_typed_question_has_the_posterior_that_training_gave_it(policy):

@@ -18,8 +18,11 @@ ENCODINGS = {
 }
 
 
+ROOT = Path(gfn_runner.__file__).parent.parent
+
+
 def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    known = {**os.environ, "PYTHONPATH": str(Path(gfn_runner.__file__).parent.parent)}
+    known = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *arguments], env=known | environment, capture_output=True, check=False
     )
@@ -28,7 +31,7 @@ def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[b
 @pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
 def test_every_character_can_be_printed(environment):
     code = (
-        "import sys; from gfn_runner.runtime import terminal; terminal.escape_unencodable_output()\n"
+        "import sys; from gfn_runner.runtime import terminal; terminal.prepare_output()\n"
         "print('\\u03c6 \\u22121.5 \\u8a9e \\udcff'); print('\\u03c6', file=sys.stderr)"
     )
     done = called("-c", code, **environment)
@@ -49,3 +52,22 @@ def test_arguments_that_the_locale_cannot_read_are_refused_once():
     done = called("-m", "gfn_runner", "lm.name=\u03c6", **ENCODINGS["C locale"])
     assert done.returncode == 2 and b"Traceback" not in done.stderr
     assert b"PYTHONUTF8=1" in done.stderr and b"nothing was written" in done.stderr
+
+
+PRINTS = (
+    "import sys, rich.console; from gfn_runner.runtime import terminal; terminal.prepare_output()\n"
+    "for _ in range(3000):\n    print('line' * 9, flush=True)\n    rich.console.Console().print('line' * 9)\n"
+    "print('goes on', file=sys.stderr)"
+)
+
+
+@pytest.mark.parametrize("ends", ["| head -1", ">&-"])
+def test_a_program_goes_on_without_a_reader(ends):
+    done = subprocess.run(
+        f'"$PYTHON" -c "$PRINTS" {ends}',
+        shell=True,
+        env={**os.environ, "PYTHON": sys.executable, "PRINTS": PRINTS, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "goes on\n")

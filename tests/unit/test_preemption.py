@@ -64,7 +64,8 @@ def test_a_signal_saves_at_the_end_of_the_step_and_ends(number, caplog):
     with pytest.raises(SystemExit) as stop:
         run.step()
     assert stop.value.code == 128 + number and run.checkpoint.steps == [2]
-    assert "resume=runs/a` goes on" in caplog.text and "step 2 is saved" in caplog.text
+    assert "step 2 is saved; to resume from the newest checkpoint" in caplog.text
+    assert "python -m gfn_runner resume=runs/a" in caplog.text
     assert signal.getsignal(number) == before
 
 
@@ -112,7 +113,7 @@ def test_a_state_that_could_not_be_saved_is_not_said_to_be(caplog):
     send(signal.SIGTERM)
     with pytest.raises(SystemExit):
         run.step()
-    assert "could NOT be saved" in caplog.text
+    assert "step 1 is not saved" in caplog.text and "resume=" not in caplog.text
 
 
 def test_an_end_is_not_taken_back_by_a_signal_that_only_saves():
