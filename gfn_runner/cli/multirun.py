@@ -160,6 +160,12 @@ def _values(override: Override, searches: bool) -> list[str]:
             "values with commas between them, or hydra/sweeper=search",
         )
     interval: Any = override.value()
+    if interval.start > interval.end:
+        raise UserError.one(
+            str(override.key_or_group),
+            f"given {override.input_line!r}, whose first end is above the second",
+            "interval(low, high)",
+        )
     return [str(interval.start), str(interval.end)]
 
 

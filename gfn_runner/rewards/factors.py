@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from gfn_runner.data.conditions import Condition
-from gfn_runner.errors import Problem
+from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.classifier import classifier
 from gfn_runner.lm.encoding import ids_holding
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
@@ -151,11 +151,18 @@ class Validator:
         return 0.0 if self.satisfied(condition, lm.decode(prefix)) else -self.penalty
 
     def satisfied(self, condition: Condition, text: str) -> bool:
-        return bool(imported(self.function)(text))
+        try:
+            return bool(imported(self.function)(text))
+        except Exception as error:
+            raise UserError.one(
+                self.function,
+                f"it raises {type(error).__name__}: {error}, for the text {text!r}",
+                "True or False for every text",
+            ) from error
 
 
 def imported(path: str) -> Callable[[str], bool]:
-    """The function at an import path. Raises ``ImportError`` or ``AttributeError``."""
+    """The function at an import path. Raises whatever its module raises."""
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise ImportError("no module is named")
@@ -166,8 +173,9 @@ def validator_problems(key: str, path: str) -> Iterator[Problem]:
     """Whether there is such a function; for ``Task.problems``."""
     try:
         found = callable(imported(path))
-    except (ImportError, AttributeError, ValueError) as error:
-        yield Problem(key, f"cannot import {path!r}: {error}", "package.module.function, or null")
+    except Exception as error:  # the module is the user's
+        what = f"cannot import {path!r}: {type(error).__name__}: {error}"
+        yield Problem(key, what, "package.module.function, or null")
         return
     if not found:
         yield Problem(key, f"{path} is no function", "a function from a text to True or False")

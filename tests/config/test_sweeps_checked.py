@@ -146,6 +146,8 @@ def test_of_a_search_both_ends_of_an_interval_are_checked():
         "-m", "hydra/sweeper=search", "optimizer.lr=interval(-1, 1)", "lm.lora.rank=range(0, 3)"
     )
     assert found["optimizer.lr"].what == "given -1.0" and "lm.lora.rank" in found
+    found = problems("-m", "hydra/sweeper=search", "optimizer.lr=interval(1e-3, 1e-4)")
+    assert found["optimizer.lr"].allowed == "interval(low, high)"
 
 
 def test_a_value_takes_the_place_of_an_interval_of_the_question():

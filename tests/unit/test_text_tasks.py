@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from gfn_runner.data.conditions import Condition
 from gfn_runner.data.synthetic import velan
 from gfn_runner.errors import UserError
+from gfn_runner.rewards.factors import Validator
 from gfn_runner.runtime.targets import instantiate
 from gfn_runner.tasks.base import GFlowNetModule
 from gfn_runner.tasks.continuation import SentenceContinuation
@@ -106,6 +108,19 @@ def test_impossible_settings_are_named(Kind, options, where):
     if Kind is RandomNumbers:
         options = {"max_len": 5} | options
     assert problems_of(Kind(**options)).keys() == {where}
+
+
+@pytest.mark.parametrize("source", ["1 / 0\n", "def judge(text:\n"])
+def test_a_validators_module_that_fails_is_a_user_error(source, tmp_path, monkeypatch):
+    (tmp_path / "failing_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = problems_of(SentenceContinuation(validator="failing_module.judge")).values()
+    assert "ZeroDivisionError: " in problem.what or "SyntaxError: " in problem.what
+
+
+def test_a_validator_that_raises_is_a_user_error_with_the_text():
+    with pytest.raises(UserError, match=r"raises ValueError: .*for the text 'a 7'"):
+        Validator("builtins.int").satisfied(Condition("c", "p"), "a 7")
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, -math.inf])
