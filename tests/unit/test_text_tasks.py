@@ -115,12 +115,12 @@ def test_a_validators_module_that_fails_is_a_user_error(source, tmp_path, monkey
     (tmp_path / "failing_module.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     (problem,) = problems_of(SentenceContinuation(validator="failing_module.judge")).values()
-    assert "ZeroDivisionError: " in problem.what or "SyntaxError: " in problem.what
+    assert "ZeroDivisionError: " in problem or "SyntaxError: " in problem
 
 
 def test_a_validator_that_raises_is_a_user_error_with_the_text():
     with pytest.raises(UserError, match=r"raises ValueError: .*for the text 'a 7'"):
-        Validator("builtins.int").satisfied(Condition("c", "p"), "a 7")
+        Validator("builtins.int").satisfied(Condition("c", "p", ()), "a 7")
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, -math.inf])
