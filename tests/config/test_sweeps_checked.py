@@ -209,6 +209,12 @@ def test_slurm_is_asked_about_as_many_runs_as_will_be_submitted(tmp_path):
     assert asked == ["0-9%10", "0-1%2", "0-2%3", "0-2%3"]
 
 
+@pytest.mark.usefixtures("slurm")
+def test_other_options_of_sbatch_are_a_dictionary_of_the_launcher():
+    line = "hydra.launcher.additional_parameters={mail-type: END}"
+    assert len(configs("-m", "hydra/launcher=slurm", line)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_devices_of_another_machine_are_not_looked_for_on_this_one(monkeypatch):

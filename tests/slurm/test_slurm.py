@@ -219,14 +219,15 @@ def test_jobs_of_a_sweep_that_was_killed_while_it_submitted_them_are_cancelled(s
     ],
 )  # fmt: skip
 def test_what_slurm_refuses_is_refused_before_anything_is_submitted(start, line, key, said):
-    newest = slurm("squeue", "-h", "-t", "all", "-o", "%i")
+    before = slurm("squeue", "-h", "-t", "all", "-o", "%i").split()
     sweep = start("seed=0,1", "optimizer.lr=1e-3,-1e-3", line)
     assert sweep.ends() == 2
     assert f"\n{key}: " in sweep.said and said in sweep.said
     assert "optimizer.lr: given -0.001" in sweep.said, "with the other user errors of the sweep"
     assert "nothing was started" in sweep.said or "no run was started" in sweep.said
     assert not sweep.folder.exists()
-    assert slurm("squeue", "-h", "-t", "all", "-o", "%i") == newest
+    # Meanwhile SLURM may have forgotten an old one.
+    assert set(slurm("squeue", "-h", "-t", "all", "-o", "%i").split()) <= set(before)
 
 
 def test_an_array_larger_than_slurm_takes_is_refused_before_anything_is_submitted(start):
