@@ -95,10 +95,10 @@ def _draw_strings(
         # The one moment of a token at which the host waits for the device.
         n_done, n_broken = torch.stack([batch.done_A.sum(), broken_A.sum()]).tolist()
         if n_broken:
-            prompt = lm.decode(prompts[int(condition_B[batch.row_A[broken_A]][0])])
+            text = lm.decode(prompts[int(condition_B[batch.row_A[broken_A]][0])])
             raise UserError.one(
                 "lm",
-                f"the logits are not finite at {prompt!r}: an optimizer step has broken the policy, or the "
+                f"the logits are not finite at {text!r}: an optimizer step has broken the policy, or the "
                 "model overflows in its dtype",
                 "finite weights and activations",
                 "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16",

@@ -64,8 +64,8 @@ def prepare_output() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif type(stream) is io.TextIOWrapper:
-            options = {"encoding": stream.encoding, "line_buffering": stream.line_buffering}
-            setattr(sys, name, _Output(stream.detach(), errors=_HANDLER, **options))
+            encoding, by_line = stream.encoding, stream.line_buffering
+            setattr(sys, name, _Output(stream.detach(), encoding, _HANDLER, line_buffering=by_line))
         elif isinstance(stream, io.TextIOWrapper):  # prepared before, or a test's
             stream.reconfigure(errors=_HANDLER)
 

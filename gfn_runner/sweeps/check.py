@@ -46,7 +46,7 @@ def _schemas() -> dict[str, type]:
     @validated_dataclass(config=ConfigDict(extra="forbid"))
     class SlurmOptions(SlurmQueueConf):
         # Not {}: Hydra takes no new keys in a dictionary, but a dictionary in place of null.
-        additional_parameters: dict[str, Any] | None = None  # type: ignore[assignment]
+        additional_parameters: dict[str, Any] | None = None
         timeout_min: _AtLeastOne = 240
         signal_delay_s: _AtLeastOne = 120
         poll_s: _Positive = 5.0
