@@ -14,9 +14,8 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.equal_compute import chosen_from
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import is_share, readable
-from gfn_runner.report.page import Table
 from gfn_runner.report.summary import Section, task_of
-from gfn_runner.report.table import hundredths
+from gfn_runner.report.table import Table, hundredths
 
 _CONDITIONS = 3
 _HEADER = (
@@ -67,8 +66,7 @@ def sample_table(section: Section) -> Table | str:
                 most = _most_frequent(records[key], key, judges[data])
                 rows.append((shown, method.label, *most))
                 shown = ""
-    width = len(_HEADER) if any(row[-1] for row in rows) else len(_HEADER) - 1
-    return Table(_HEADER[:width], [row[:width] for row in rows], numeric=False)
+    return Table(_HEADER, rows, numeric=False).without_empty()
 
 
 def _shown(methods: Sequence[Method]) -> list[Method]:
