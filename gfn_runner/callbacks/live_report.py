@@ -124,9 +124,7 @@ def warn_of_errors(warn: Callable[[str], None]) -> Iterator[None]:
     """Within it an error of a page becomes a warning: it must not end the run."""
     try:
         yield
-    except UserError as error:
-        warn("; ".join(map(str, error.problems)))
-    except OSError as error:
+    except (UserError, OSError) as error:
         warn(str(error))
     except Exception as error:
         warn(f"{type(error).__name__}: {error}")

@@ -20,10 +20,7 @@ _TEXT = (
     "Mean ± standard error of the mean over seeds; a single seed has no error. Shares and accuracies "
     "in %, log-probabilities and their like in nats."
 )
-_SAMPLES = (
-    "Single samples of the first seed; in brackets the answer, where one is known. Judged by the first "
-    "of the task's metrics that speaks of a single string, if there is one."
-)
+_SAMPLES = "Single samples of the first seed; in brackets the answer, where one is known."
 _EQUAL = (
     "A trained policy's strings beside one chosen out of as many of the base model's (or out of the next "
     "larger number that was measured), and how many of these it takes until their mean over seeds is not "

@@ -168,7 +168,7 @@ def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
 
 
 def _share_bars(final: Mapping[str, float]) -> Figure | None:
-    """Shares that a task measures, one group of bars a share; what each is a share of stands below it.
+    """Shares that a task measures, one group of bars a share.
 
     The share of invalid samples is not what a task asks for; the histogram shows it.
     """
@@ -178,19 +178,8 @@ def _share_bars(final: Mapping[str, float]) -> Figure | None:
     if not names:
         return None
     figure, axes = plt.subplots(figsize=(max(5.0, 1.6 * len(names)), 3.8), layout="constrained")
-    _bars(axes, final, names, list(map(_share_label, names)))
+    _bars(axes, final, names, [readable(name.replace("_share/", "\n")) for name in names])
     axes.set_ylabel("share")
     # Below the bars, of which one may be anywhere.
     figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return figure
-
-
-# Of all others a sample is what is counted.
-_WHOLES = {"found_share": "translations", "all_found_share": "sentences"}
-
-
-def _share_label(name: str) -> str:
-    """What a share is called, what it is a share of, and its evaluation set."""
-    metric, _, group = name.partition("/")
-    title = readable(metric.removesuffix("_share"))
-    return f"{title}\n(of {_WHOLES.get(metric, 'samples')})\n{readable(group)}"

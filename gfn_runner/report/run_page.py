@@ -32,7 +32,7 @@ _LONGEST = 300  # characters of a prompt or a sample
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
     "histogram": "Share of each value among the samples",
-    "shares": "Shares that the task measures; what each is a share of stands below it",
+    "shares": "Shares that the task measures",
     "likelihood_diversity": "Log-likelihood under the base model against diversity",
     "log_reward": "log R of samples, beside demonstrations of the same conditions",
 }

@@ -256,7 +256,8 @@ def _some(labels: Sequence[str]) -> str:
 def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
     notes = []
     if method.dropped:
-        notes.append(_duplicates(method, columns))
+        others = ", ".join(f"{run.folder} (seed {run.seed})" for run in method.dropped)
+        notes.append(f"measured more than once; not used are {others}.")
     if len(method.commits) > 1:
         notes.append(f"runs of different commits are averaged, {', '.join(method.commits)}.")
     for column in columns:
@@ -265,21 +266,3 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
             seeds = ", ".join(str(run.seed) for run in missing)
             notes.append(f"no {column} of seed {seeds}; the others are averaged.")
     return notes
-
-
-def _duplicates(method: Method, columns: Sequence[str]) -> str:
-    """Which run is used for a seed that several have measured, and whether it matters."""
-    kept = {run.seed: run for run in method.runs}
-    names = {column: f"{method.row}/{column}" for column in columns}
-    used = []
-    for seed in dict.fromkeys(run.seed for run in method.dropped):
-        others = ", ".join(str(run.folder) for run in method.dropped if run.seed == seed)
-        used.append(f"{kept[seed].folder} for seed {seed}, not {others}")
-    different = dict.fromkeys(
-        column.partition("/")[0]
-        for column, name in names.items()
-        for run in method.dropped
-        if run.metrics.get(name) != kept[run.seed].metrics.get(name)
-    )
-    agree = f"They differ in {', '.join(different)}" if different else "Their numbers are the same"
-    return f"measured more than once; used is {'; '.join(used)}. {agree}."

@@ -27,9 +27,9 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
     write_lines(folder / "samples.jsonl", own)
     write_lines(folder / "samples_base_0_shot.jsonl", [record(["x", "x"], [], [], answer=-11)])
     assert sample_table(only_section("a")).rows == [
-        ["Question: some", "GFlowNet", "2", "67 %", "−2.00"],
-        ["", "base model, 0-shot", "x", "100 %", ""],
-        ["Question: alone", "GFlowNet", "z", "100 %", "−9.00"],
+        ("Question: some", "GFlowNet", "2", "67 %", "−2.00"),
+        ("", "base model, 0-shot", "x", "100 %", ""),
+        ("Question: alone", "GFlowNet", "z", "100 %", "−9.00"),
     ]
     (folder / "samples.jsonl").unlink()
     write_lines(folder / "samples_base_0_shot.jsonl", [record([""], [], [])])

@@ -186,8 +186,6 @@ def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
         ("base model, 0-shot", "10.0"),
     ]
     assert section.notes[1:] == (
-        "GFlowNet: measured more than once; used is newer for seed 0, not older. They differ in "
-        "vote_accuracy.",
-        "base model, 0-shot: measured more than once; used is own for seed 0, not newer, trained. They "
-        "differ in vote_accuracy.",
+        "GFlowNet: measured more than once; not used are older (seed 0).",
+        "base model, 0-shot: measured more than once; not used are newer (seed 0), trained (seed 0).",
     )

@@ -53,7 +53,7 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
         f"are averaged, {a}, {b}.\n"
         "- arithmetic: GFlowNet (objective=JointBalance): no log_reward/3_operands of seed 1; the others "
         "are averaged.\n"
-        "- arithmetic: base model, 0-shot: measured more than once; used is "
+        "- arithmetic: base model, 0-shot: measured more than once; not used are "
     )
     assert notes in text
     assert (
