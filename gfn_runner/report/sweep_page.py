@@ -12,7 +12,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.page import plotly, render
 from gfn_runner.report.plots import COLORS, sweep_charts
 from gfn_runner.report.run_page import PAGE, refresh_of
-from gfn_runner.report.summary import notes, results, sections, task_of
+from gfn_runner.report.summary import notes, results, sections
 from gfn_runner.report.sweep_runs import SweepRuns, read_sweep, sweep_table
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.status import duration
@@ -53,7 +53,7 @@ def _runs(sweep: SweepRuns) -> dict[str, Any]:
         "title": f"Sweep: {', '.join(names) or 'no run yet'}, {place}",
         "summary": summary,
         "command": command if record.overrides else "",
-        "best": _best(sweep),
+        "best": sweep.best,
         "table": sweep_table(sweep),
         "runs": list(zip(sweep.runs, colors, strict=True)),
         "page": PAGE,
@@ -72,20 +72,6 @@ def colors_of(sweep: SweepRuns) -> list[str]:
     hues = [f"hsl({300 * at / n:.0f},70%,42%)" for at in range(len(known))]
     chosen = dict(zip(known, COLORS if len(known) <= len(COLORS) else hues, strict=False))
     return [chosen[own] for own in settings]
-
-
-def _best(sweep: SweepRuns) -> str:
-    best = sweep.best()
-    if best is None:
-        return ""
-    run = next((run for run in sweep.runs if run.config), None)
-    name = "value"
-    if run is not None:
-        task, _ = task_of(run)
-        own = task and (task.optimized or next(iter(task.headline), ""))
-        name = str(run.config.get("optimized_metric") or own or name)
-    so_far = " so far" if sweep.record.searches else ""
-    return f"Best of the search{so_far}: run {best[0]}, {name} {best[1]:.4g}."
 
 
 def _comparison(sweep: SweepRuns) -> dict[str, Any]:

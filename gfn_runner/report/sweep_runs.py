@@ -15,6 +15,7 @@ from gfn_runner.report.headline import headline_numbers
 from gfn_runner.report.history import History
 from gfn_runner.report.names import by_number, column_title
 from gfn_runner.report.runs import Run, read_run
+from gfn_runner.report.saved_config import imported
 from gfn_runner.report.states import PATIENCE, State, state_without_config
 from gfn_runner.report.table import Table, rounded, shown_number
 from gfn_runner.runtime.sweep_record import Job, StateName, Sweep
@@ -41,6 +42,11 @@ class SweepRuns:
         """Of each run its overrides by key."""
         pairs = {run: [line.partition("=") for line in run.overrides] for run in self.runs}
         return {r: {key.lstrip("+~"): value for key, _, value in own} for r, own in pairs.items()}
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """What runs have returned, by the folder's name."""
+        return {job.folder: job.value for job in self.record.jobs if job.value is not None}
 
     @cached_property
     def varied(self) -> list[str]:
@@ -78,16 +84,26 @@ class SweepRuns:
         keys = (key for key in self.varied if key in own and key not in without)
         return ", ".join(f"{key}={rounded(own[key])}" for key in keys)
 
-    def best(self) -> tuple[str, float] | None:
-        """Name and value of a search's best job so far; ``None`` without a search or a value."""
+    @property
+    def optimized(self) -> str:
+        """The metric that the runs return; empty before the first has begun."""
+        run = next((run for run in self.runs if run.config), None)
+        if run is None:
+            return ""
+        own = getattr(imported(run.task), "optimized", "")
+        return str(run.config.get("optimized_metric") or own or next(iter(run.headline), ""))
+
+    @property
+    def best(self) -> str:
+        """The best job of a search so far, as a sentence; empty without a search or a value."""
         lines = self.record.overrides
         directions = [line.partition("=")[2] for line in lines if line.startswith(_DIRECTION)]
-        values = {job.folder: job.value for job in self.record.jobs if job.value is not None}
-        if not directions or not values:
-            return None
+        if not directions or not self.values:
+            return ""
         choose = min if directions[-1] == "minimize" else max
-        name = choose(values, key=lambda name: values[name])
-        return name, values[name]
+        name, value = choose(self.values.items(), key=lambda pair: pair[1])
+        so_far = " so far" if self.record.searches else ""
+        return f"Best of the search{so_far}: run {name}, {self.optimized} {value:.4g}."
 
 
 def read_sweep(
@@ -142,34 +158,30 @@ def sweep_table(sweep: SweepRuns) -> Table:
 
     A metric is the mean over evaluation sets; with a star that of the newest evaluation on the way.
     """
-    values = {job.folder: job.value for job in sweep.record.jobs if job.value is not None}
-    searched = next(
-        (str(own) for run in sweep.runs if (own := run.config.get("optimized_metric"))), ""
-    )
-    metrics = [metric for metric in sweep.headline if metric != searched]
-    titles = [*[searched] * bool(searched), *map(column_title, metrics)]
+    metrics = [own for own in dict.fromkeys([sweep.optimized, *sweep.headline]) if own]
     rows = []
     for run in sweep.runs:
-        own, name, state = sweep.settings[run], run.folder.name, run.state
-        value = values.get(name)
+        own, state = sweep.settings[run], run.state
         rows.append(
             [
-                name,
+                run.folder.name,
                 state.name,
                 *(rounded(own.get(key, "")) for key in sweep.varied),
                 f"{state.step or 0}/{state.steps}" if state.steps else "",
                 _minutes(run),
-                *["" if value is None else shown_number(searched, value)] * bool(searched),
-                *(_value(run, metric) for metric in metrics),
+                *(_value(sweep, run, metric) for metric in metrics),
                 state.why[:_LONGEST_REASON],
             ]
         )
-    header = ["run", "state", *sweep.varied, "step", "minutes", *titles, "why"]
+    header = ["run", "state", *sweep.varied, "step", "minutes", *map(column_title, metrics), "why"]
     return Table(header, rows).without_empty()
 
 
-def _value(run: Run, metric: str) -> str:
+def _value(sweep: SweepRuns, run: Run, metric: str) -> str:
     """Final, or with a star the newest on the way; empty without either."""
+    value = sweep.values.get(run.folder.name)
+    if value is not None and metric == sweep.optimized:
+        return shown_number(metric, value)
     if run.is_finished:
         found = headline_numbers([metric], run.metrics)
         return shown_number(metric, found[metric]) if found else ""

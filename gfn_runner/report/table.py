@@ -88,14 +88,15 @@ def print_table(console: Console, table: Table, title: str = "", caption: str = 
 
 
 def _printed(table: Table, columns: Sequence[int]) -> rich.table.Table:
-    made = rich.table.Table(box=SIMPLE_HEAD, pad_edge=False)
+    made = rich.table.Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for at in (0, *columns):
         # Titles are broken at every chance: numbers are narrow.
-        title = re.sub(r" |(?<=[._])(?=.)", "\n", table.header[at])
+        title = re.sub(r",? |(?<=[._])(?=.)", "\n", table.header[at])
         justify: Literal["left", "right"] = "right" if at and table.numeric else "left"
         made.add_column(escape(title), justify=justify, overflow="fold", max_width=_WIDEST)
     for row in table.rows:
-        made.add_row(*(escape(str(row[at])) for at in (0, *columns)))
+        if any(row[at] for at in columns):
+            made.add_row(*(escape(str(row[at])) for at in (0, *columns)))
     return made
 
 
