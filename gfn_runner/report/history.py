@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.runtime.json_lines import loads
+from gfn_runner.runtime.json_lines import records_of_steps
 
 # Strings of the policy as it is, of a tempered one, and from a store are three populations. Stores are
 # the replay buffer, a rollout that was used before (PPO, GRPO), known strings (SFT).
@@ -54,13 +54,8 @@ class History:
             return self
         complete = text[: text.rfind(b"\n") + 1]
         self._offset += len(complete)
-        for line in complete.splitlines():
-            try:
-                record = loads(line)
-            except ValueError:
-                continue  # cut off by a crash
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                self._add(record)
+        for record in records_of_steps(complete):
+            self._add(record)
         return self
 
     def _add(self, record: dict[str, Any]) -> None:
