@@ -193,7 +193,7 @@ def measured(
     """
     by_row: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
-        for row in run.rows if run.status == "finished" else ():
+        for row in run.rows if run.is_finished else ():
             start = f"{row}/{metric}/"
             values = {
                 n.removeprefix(start): v for n, v in run.metrics.items() if n.startswith(start)
@@ -254,7 +254,7 @@ def page(folder: Path, write: Path, seeds: Sequence[int]) -> str:
     runs = read_all(folder)
     account = os.path.relpath(ROOT / "docs" / "comparison.md", write)
     costs = {
-        table: Cost([r for own in methods.values() for r in own if r.status == "finished"])
+        table: Cost([r for own in methods.values() for r in own if r.is_finished])
         for table, methods in runs.items()
     }
     total = sum(cost.minutes for cost in costs.values())
@@ -310,8 +310,8 @@ def _missing(table: str, there: Mapping[str, Sequence[Run]], seeds: Sequence[int
         own = {run.seed: run for run in runs}
         for seed in sorted({*seeds, *own}):
             run = own.get(seed)
-            why = "no run" if run is None else f"{run.status}, {run.why}"
-            if run is None or run.status != "finished":
+            why = "no run" if run is None else str(run.state)
+            if run is None or not run.is_finished:
                 lines.append(f"{table}, {method}, seed {seed}: {why}")
     return lines
 

@@ -78,7 +78,7 @@ class Runs:
             run = read_run(job.place(self._folder / table))
         except UserError:
             return None
-        if run.status != "finished" or not made_by(run, job.lines):
+        if not run.is_finished or not made_by(run, job.lines):
             return None
         return replace(run, metrics=_measured(run))
 

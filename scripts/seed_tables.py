@@ -143,7 +143,7 @@ def finished(place: Path, lines: Sequence[str]) -> Run | None:
     try:
         run = read_run(place)
         if made_by(run, lines):
-            return run if run.status == "finished" else None
+            return run if run.is_finished else None
     except UserError:
         pass  # no run, or one that has failed too early to leave its config
     if place.exists():

@@ -12,7 +12,6 @@ from gfn_runner.report import panels
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import find_runs, read_runs
-from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.summary import sections
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.json_lines import write_lines
@@ -99,8 +98,8 @@ def sample(text, **others):
     return record([text, ""], [-1.5, -9.0], [-0.25, -3.0]) | own | others
 
 
-def page_of(folder, **how):
-    return write_run_page(folder, **how).read_text()
+def page_of(folder, known=None):
+    return write_run_page(folder, known).read_text()
 
 
 def plots_of(html):
@@ -144,8 +143,8 @@ def grid(**values):
     return jobs
 
 
-def sweep_page(folder, **how):
-    return write_sweep_page(SweepJobs(folder), **how).read_text()
+def sweep_page(folder):
+    return write_sweep_page(folder).read_text()
 
 
 def rows_of(html):

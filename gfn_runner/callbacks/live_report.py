@@ -17,14 +17,13 @@ from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.distributed.ranks import is_rank_zero
 from gfn_runner.errors import UserError
-from gfn_runner.report.history import History
 from gfn_runner.report.run_page import NEWEST, PAGE, write_run_page
-from gfn_runner.report.runs import callback_arguments, read_run
+from gfn_runner.report.runs import read_run
 from gfn_runner.report.samples import first_of_each_set, sample_record
-from gfn_runner.report.states import StateName, SweepJobs
+from gfn_runner.report.saved_config import callback_arguments
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.json_lines import write_lines
-from gfn_runner.runtime.sweep_record import is_sweep
+from gfn_runner.runtime.sweep_record import StateName, is_sweep
 from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
@@ -60,8 +59,6 @@ class LiveReport(L.Callback):
     def begin(self, folder: Path) -> LiveReport:
         """Write pages for the run of this folder."""
         self.folder = folder
-        self._history = History(folder / "metrics.jsonl")
-        self._sweep = SweepJobs(folder.parent)
         return self
 
     def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
@@ -100,11 +97,11 @@ class LiveReport(L.Callback):
             return
         if (folder / "config.yaml").is_file():
             with warn_of_errors(self._warn):
-                write_run_page(folder, self._history, state)
+                write_run_page(folder, state)
         if is_sweep(folder.parent) and (at_once or self._sweep_is_due(folder.parent)):
             before = time.perf_counter()
             with warn_of_errors(self._warn):
-                write_sweep_page(self._sweep, {folder.name: state} if state else None)
+                write_sweep_page(folder.parent, {folder.name: state} if state else None)
             self._sweep_due = time.monotonic() + _SHARE * (time.perf_counter() - before)
 
     def _sweep_is_due(self, sweep: Path) -> bool:
@@ -127,9 +124,7 @@ def warn_of_errors(warn: Callable[[str], None]) -> Iterator[None]:
     """Within it an error of a page becomes a warning: it must not end the run."""
     try:
         yield
-    except UserError as error:
-        warn("; ".join(map(str, error.problems)))
-    except OSError as error:
+    except (UserError, OSError) as error:
         warn(str(error))
     except Exception as error:
         warn(f"{type(error).__name__}: {error}")

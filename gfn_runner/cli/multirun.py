@@ -215,7 +215,6 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
         SystemExit: with 1 if a run has not ended well, 2 if the sweep is refused, 130 at Ctrl-C.
     """
     from gfn_runner.callbacks.live_report import warn_of_errors
-    from gfn_runner.report.states import SweepJobs
     from gfn_runner.report.sweep_page import write_sweep_page
     from gfn_runner.sweeps.launching.launch import InvalidSweep, current_sweep, planned
     from gfn_runner.sweeps.launching.signals import exit_on_termination
@@ -249,6 +248,6 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
                 logger.warning("the sweep's table cannot be written: %s", error)
             if pages:
                 with warn_of_errors(logger.warning):
-                    write_sweep_page(SweepJobs(folder))
+                    write_sweep_page(folder)
     if sweep is not None and sweep.failures:
         raise SystemExit(1)

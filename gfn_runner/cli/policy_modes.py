@@ -71,7 +71,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.loggers.json_lines import jsonable
     from gfn_runner.loggers.wandb import RunLogger
     from gfn_runner.report.samples import write_samples
-    from gfn_runner.report.table import result_table
+    from gfn_runner.report.table import print_results
     from gfn_runner.runtime.seeds import torch_generator_for
     from gfn_runner.runtime.status import muted_progress_lines
 
@@ -90,7 +90,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     flat = {name: jsonable(value) for name, value in sorted(metrics.items())}
     (folder / "metrics.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
     console = Console()
-    console.print(result_table(config.task, metrics))
+    print_results(console, config.task, metrics)
     console.print(f"everything is in {folder}", soft_wrap=True)
     runtime = {"config": config.values, "job_type": "evaluate", "run_tags": config.tags}
     for logger in config.make_loggers(save_dir=str(folder), **runtime):

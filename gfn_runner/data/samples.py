@@ -97,13 +97,10 @@ class ReferenceRow:
     Attributes:
         label: method and model.
         values: metric name to value in the metric's own unit.
-        beside: which of our methods it belongs beside: ``GFlowNet``, a baseline's class, or the prefix of
-            a row without training (``base_3_shot``); empty for none.
     """
 
     label: str
     values: Mapping[str, float]
-    beside: str = ""
 
 
 @dataclass(frozen=True)

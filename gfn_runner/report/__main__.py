@@ -13,7 +13,6 @@ from gfn_runner.report.compose import report_content
 from gfn_runner.report.page import Picture, render
 from gfn_runner.report.run_page import write_run_page
 from gfn_runner.report.runs import Run, find_runs, read_runs
-from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.summary import Section, notes, sections
 from gfn_runner.report.sweep_page import write_sweep_page
 from gfn_runner.runtime.sweep_record import is_sweep
@@ -140,7 +139,7 @@ def write_pages(given: Sequence[str]) -> list[Path]:
     sweeps = [p for p in parents if is_sweep(p) or p.resolve() in asked]
     sweeps += [Path(text) for text in given if is_sweep(Path(text)) and Path(text) not in sweeps]
     for folder in sweeps:
-        write(folder, lambda sweep: write_sweep_page(SweepJobs(sweep), whole=True))
+        write(folder, write_sweep_page)
     if problems:
         raise UserError(problems)
     return written

@@ -16,29 +16,10 @@ from statistics import fmean
 from gfn_runner.report.headline import direction_of
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title
-from gfn_runner.report.page import Table
 from gfn_runner.report.summary import Section, cell
+from gfn_runner.report.table import Table
 
 _DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A way to choose one of n strings of the base model.
-
-    Attributes:
-        label: of the way, with settings where the methods at hand differ in them.
-        column: ``<metric>/<evaluation set>``.
-        by_n: strings a question to the method that chooses among so many; smallest first.
-    """
-
-    label: str
-    column: str
-    by_n: dict[int, Method]
-
-    def values(self) -> dict[int, list[float]]:
-        """Of each number of strings the metric's values, one a seed."""
-        return {n: method.values(self.column) for n, method in self.by_n.items()}
 
 
 @dataclass(frozen=True)
@@ -68,15 +49,19 @@ def metric_of_one(section: Section) -> str:
     return section.headline[0] if section.headline else ""
 
 
-def drawn(section: Section, column: str) -> list[Drawn]:
-    """All ways of choosing of which ``<metric>/<evaluation set>`` was measured."""
+def ways_of_choosing(section: Section, column: str) -> dict[str, dict[int, Method]]:
+    """All ways of choosing one of n strings of which ``<metric>/<evaluation set>`` was measured.
+
+    Returns:
+        By the way's name, with settings where methods differ in them: n, smallest first, to its method.
+    """
     found: dict[str, dict[int, Method]] = {}
     for method in section.methods:
         if (chosen := chosen_from(method)) and method.values(column):
             settings = method.label.partition(" (")[2]
             label = chosen[0].replace("_", " ") + (f" ({settings}" if settings else "")
             found.setdefault(label, {})[chosen[1]] = method
-    return [Drawn(label, column, dict(sorted(by_n.items()))) for label, by_n in found.items()]
+    return {label: dict(sorted(by_n.items())) for label, by_n in found.items()}
 
 
 def policies(section: Section, group: str) -> list[Point]:
@@ -104,16 +89,18 @@ def equal_compute(section: Section) -> Table | str:
         The table, a row an evaluation set and number of strings; or a sentence on what is missing.
     """
     metric = metric_of_one(section)
-    ways = {g: drawn(section, f"{metric}/{g}") for g in groups_of(section, metric)}
-    labels = list(dict.fromkeys(way.label for own in ways.values() for way in own))
+    ways = {
+        group: ways_of_choosing(section, f"{metric}/{group}")
+        for group in groups_of(section, metric)
+    }
+    labels = list(dict.fromkeys(label for own in ways.values() for label in own))
     if not labels:
         return "no rows of several draws a question"
     if direction_of(metric) == "minimize":
         return f"{metric}, where smaller is better, is not compared"
     rows = [
-        _row(point, group, [by_label.get(label) for label in labels])
+        _row(point, group, f"{metric}/{group}", [own.get(label, {}) for label in labels])
         for group, own in ways.items()
-        for by_label in [{way.label: way for way in own}]
         for point in policies(section, group)
     ]
     if not rows:
@@ -123,17 +110,17 @@ def equal_compute(section: Section) -> Table | str:
     return Table((title, "set", "strings a question", "policy", *columns), rows)
 
 
-def _row(point: Point, group: str, ways: Sequence[Drawn | None]) -> list[str]:
+def _row(point: Point, group: str, column: str, ways: Sequence[dict[int, Method]]) -> list[str]:
     cells = [point.label, group.replace("_", " "), str(point.n), cell(point.method, point.column)]
-    for way in ways:
-        if way is None:
+    for by_n in ways:
+        if not by_n:
             cells += ["", ""]
             continue
         # Where the very number was not measured, the next larger one: more compute for the base model.
-        at = next((n for n in way.by_n if n >= point.n), None)
+        at = next((n for n in by_n if n >= point.n), None)
         more = "" if at == point.n else f" (n = {at})"
-        cells.append("" if at is None else cell(way.by_n[at], way.column) + more)
-        means = {n: fmean(values) for n, values in way.values().items()}
+        cells.append("" if at is None else cell(by_n[at], column) + more)
+        means = {n: fmean(method.values(column)) for n, method in by_n.items()}
         reached = next((n for n, mean in means.items() if mean >= point.mean), None)
         cells.append(f"n = {reached}" if reached else f"none up to {max(means)}")
     return cells

@@ -20,7 +20,7 @@ from gfn_runner.report.method_figures import histograms, likelihood_against_dive
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import readable
 from gfn_runner.report.panels import LISTED, Panel
-from gfn_runner.report.plots import Plot, Trace, run_plot
+from gfn_runner.report.plots import Trace, run_plot
 from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section
 from gfn_runner.report.table import row_labels
@@ -37,15 +37,14 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
         The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``,
         ``histogram``, ``likelihood_diversity``, ``shares``.
     """
-    history = History(folder / "metrics.jsonl").read()
     final: Any = metrics or json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     run = Run(folder, {}, {name: value for name, value in final.items() if value is not None})
     drawn = {
         "loss_and_reward": _course(
-            run, history, "train/loss", "train/log_reward", "train/elbo", "train/reward_temperature"
+            run.history, "train/loss", "train/log_reward", "train/elbo", "train/reward_temperature"
         ),
-        "phi_spread": _course(run, history, "train/phi_spread", "train/phi_spread_terminal"),
-        "accuracy": _accuracy(run, history),
+        "phi_spread": _course(run.history, "train/phi_spread", "train/phi_spread_terminal"),
+        "accuracy": _accuracy(run),
         "log_reward": _log_reward(read_lines(folder / "demonstrations.jsonl")),
         "histogram": histograms(_rows(run, ("final", "base_0_shot"))),
         "likelihood_diversity": likelihood_against_diversity(_rows(run)),
@@ -67,13 +66,13 @@ def _rows(run: Run, only: Sequence[str] = ()) -> Section:
     """The rows of one run's table as methods, for figures of several."""
     labels = row_labels(run.metrics)
     methods = [Method(labels[row], row, (run,)) for row in labels if not only or row in only]
-    return Section("run", tuple(methods), (), (), (), {}, ())
+    return Section("run", tuple(methods), (), (), (), ())
 
 
-def _course(run: Run, history: History, *metrics: str) -> Figure | None:
+def _course(history: History, *metrics: str) -> Figure | None:
     """The plots of a run's page that begin with these metrics, side by side."""
-    made = [run_plot(LISTED[metric], run, history) for metric in metrics]
-    plots = [plot for plot in made if isinstance(plot, Plot)]
+    made = [run_plot(LISTED[metric], history) for metric in metrics]
+    plots = [plot for plot in made if plot is not None]
     if not plots:
         return None
     figure, all_axes = panels(len(plots), width=5.0, height=3.8)
@@ -107,7 +106,7 @@ def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
     axes.legend(fontsize=7, handlelength=4)
 
 
-def _accuracy(run: Run, history: History) -> Figure | None:
+def _accuracy(run: Run) -> Figure | None:
     key = "final/vote_accuracy/"
     groups = [name.removeprefix(key) for name in run.metrics if name.startswith(key)]
     if not groups:
@@ -115,8 +114,8 @@ def _accuracy(run: Run, history: History) -> Figure | None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     labels = ("vote", "single")
     panel = Panel(("eval/vote_accuracy/*", "eval/single_accuracy/*"), labels=labels)
-    made = run_plot(panel, run, history)
-    if isinstance(made, Plot):
+    made = run_plot(panel, run.history)
+    if made is not None:
         _draw(left, made.figure["data"])
     left.set(ylabel="accuracy (%)", ylim=(-2, 102))
     metrics = [f"{kind}_accuracy/{group}" for group in groups for kind in labels]
@@ -169,7 +168,7 @@ def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
 
 
 def _share_bars(final: Mapping[str, float]) -> Figure | None:
-    """Shares that a task measures, one group of bars a share; what each is a share of stands below it.
+    """Shares that a task measures, one group of bars a share.
 
     The share of invalid samples is not what a task asks for; the histogram shows it.
     """
@@ -179,19 +178,8 @@ def _share_bars(final: Mapping[str, float]) -> Figure | None:
     if not names:
         return None
     figure, axes = plt.subplots(figsize=(max(5.0, 1.6 * len(names)), 3.8), layout="constrained")
-    _bars(axes, final, names, list(map(_share_label, names)))
+    _bars(axes, final, names, [readable(name.replace("_share/", "\n")) for name in names])
     axes.set_ylabel("share")
     # Below the bars, of which one may be anywhere.
     figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return figure
-
-
-# Of all others a sample is what is counted.
-_WHOLES = {"found_share": "translations", "all_found_share": "sentences"}
-
-
-def _share_label(name: str) -> str:
-    """What a share is called, what it is a share of, and its evaluation set."""
-    metric, _, group = name.partition("/")
-    title = readable(metric.removesuffix("_share"))
-    return f"{title}\n(of {_WHOLES.get(metric, 'samples')})\n{readable(group)}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.runtime.json_lines import loads
+from gfn_runner.runtime.json_lines import records_of_steps
 
-# Strings of the policy as it is, of a tempered one and of the replay buffer are three populations.
-SOURCES = ("on-policy", "tempered", "replay")
+# Strings of the policy as it is, of a tempered one, and from a store are three populations. Stores are
+# the replay buffer, a rollout that was used before (PPO, GRPO), known strings (SFT).
+SOURCES = ("on-policy", "tempered", "stored")
 MIXED = "mixed"
 _LAST_STEPS = 200  # by which the pace of a run is measured
 
@@ -35,27 +38,24 @@ class History:
         self.series: dict[str, dict[int, float]] = {}
         self.source: dict[int, str] = {}
         self.times: dict[int, float] = {}
-        self._offset = 0
+        self._offset = self._file = 0
 
     def read(self) -> History:
         """Read what was added since the last time; an incomplete last line waits."""
         try:
-            if self.path.stat().st_size < self._offset:
-                self._clear()  # another file
             with self.path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if found.st_ino != self._file or found.st_size < self._offset:
+                    self._clear()  # another file: a run that goes on cuts its own back
+                    self._file = found.st_ino
                 file.seek(self._offset)
                 text = file.read()
         except FileNotFoundError:
             return self
         complete = text[: text.rfind(b"\n") + 1]
         self._offset += len(complete)
-        for line in complete.splitlines():
-            try:
-                record = loads(line)
-            except ValueError:
-                continue  # cut off by a crash
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                self._add(record)
+        for record in records_of_steps(complete):
+            self._add(record)
         return self
 
     def _add(self, record: dict[str, Any]) -> None:
@@ -98,6 +98,17 @@ class History:
         return max(0.0, last[-1][1] - last[0][1]) / (last[-1][0] - last[0][0])
 
 
+@lru_cache(maxsize=1024)
+def _history(path: Path) -> History:
+    # A page of many runs that is written again and again reads of each what is new.
+    return History(path)
+
+
+def history_of(folder: Path) -> History:
+    """What a run has logged so far."""
+    return _history((folder / "metrics.jsonl").resolve()).read()
+
+
 def _put(series: dict[int, float], step: int, value: float) -> None:
     # A resumed run repeats steps: the new values count, and what came after them is void.
     while series and next(reversed(series)) >= step:
@@ -108,7 +119,7 @@ def _put(series: dict[int, float], step: int, value: float) -> None:
 def _source(record: dict[str, Any]) -> str:
     share = record.get("train/from_replay")
     if share == 1.0:
-        return "replay"
+        return "stored"
     if share == 0.0:
         return "on-policy" if record.get("train/exploration_temperature") == 1.0 else "tempered"
     return MIXED

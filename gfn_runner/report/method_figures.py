@@ -17,18 +17,22 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gfn_runner.report.equal_compute import chosen_from, drawn, groups_of, metric_of_one, policies
+from gfn_runner.report.equal_compute import (
+    chosen_from,
+    groups_of,
+    metric_of_one,
+    policies,
+    ways_of_choosing,
+)
 from gfn_runner.report.figure_layout import color_of, legend, panels
-from gfn_runner.report.history import History
 from gfn_runner.report.methods import Method
 from gfn_runner.report.names import column_title, is_share, readable
 from gfn_runner.report.page import Picture
 from gfn_runner.report.posterior_figures import calibration, evidence
-from gfn_runner.report.runs import Run
 from gfn_runner.report.summary import Section, standard_error
 from gfn_runner.report.table import shown_number
 
-_CLOCKS: Mapping[str | None, str] = {
+_CLOCKS = {
     "train/seconds": "minutes of training",
     "train/cpu_seconds": "minutes of training, CPU time",
 }
@@ -69,17 +73,16 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
 
 def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> None:
     """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
-    for way in drawn(section, across):
-        by_n = {n: method for n, method in way.by_n.items() if method.values(up)}
+    for way, methods in ways_of_choosing(section, across).items():
+        by_n = {n: method for n, method in methods.items() if method.values(up)}
         if not by_n:
             continue
         numbers = list(by_n)
         x, y = ([fmean(m.values(name)) for m in by_n.values()] for name in (across, up))
-        label = f"{way.label}, out of {numbers[0]} to {numbers[-1]} strings"
+        label = f"{way}, out of {numbers[0]} to {numbers[-1]} strings" if marker == "o" else None
         axes.plot(
-            x, y, marker, linestyle="-", color="grey", markersize=4, linewidth=0.8,
-            label=label if marker == "o" else None,
-        )  # fmt: skip
+            x, y, marker, linestyle="-", color="grey", markersize=4, linewidth=0.8, label=label
+        )
         for end in {0, len(numbers) - 1}:
             axes.annotate(
                 str(numbers[end]), (x[end], y[end]), xytext=(4, -9), textcoords="offset points",
@@ -124,8 +127,7 @@ def compute(section: Section) -> Figure | str:
     metric = section.headline[0] if section.headline else ""
     groups = groups_of(section, metric)
     trained = [m for m in section.methods if m.is_trained and m.row == "final"]
-    # Baselines draw as they like: only time is common to all of them.
-    clock = _clock(trained) if any(m.runs[0].baseline for m in trained) else None
+    clock = _clock(trained)
     curves = {m: _curves(m, metric, clock) for m in trained}
     chosen = any(chosen_from(m) is not None for m in section.methods)
     kinds = [*["training"] * any(curves.values()), *["test"] * chosen]
@@ -144,7 +146,7 @@ def compute(section: Section) -> Figure | str:
                 x, y, error = own.get(group, ((), (), ()))
                 color = color_of(section, method)
                 axes.errorbar(x, y, error, color=color, marker=".", capsize=2, label=method.label)
-            axes.set(xlabel=_CLOCKS.get(clock, "strings trained on"), ylabel=_axis(metric, group))
+            axes.set(xlabel=_CLOCKS[clock], ylabel=_axis(metric, group))
     for axes in grid.flat:
         axes.grid(alpha=0.3)
         if is_share(metric):
@@ -200,18 +202,21 @@ def draw(section: Section, folder: Path) -> tuple[list[Picture], list[str]]:
 Curve = tuple[list[float], list[float], list[float]]
 
 
-def _curves(method: Method, metric: str, clock: str | None) -> dict[str, Curve]:
-    """By evaluation set: training so far, mean over seeds, standard error; the last one is final."""
+def _curves(method: Method, metric: str, clock: str) -> dict[str, Curve]:
+    """By evaluation set: minutes of training, mean over seeds, standard error; the last one is final."""
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for run in method.runs:
-        history = History(run.folder / "metrics.jsonl").read()
-        spent = _spent(run, history, clock)
+        history = run.history
+        seconds = history.series.get(clock, {})
+        # Where not every step has a record, those before it are taken to be as long.
+        before = dict(zip(seconds, [0, *seconds], strict=False))
         kinds = [f"{kind}/{metric}" for kind in ("eval", "final")]
         for group in dict.fromkeys(group for kind in kinds for group in history.sets(kind)):
             # At the last step the final evaluation, which has more conditions, wins.
             on_the_way, last = (history.series.get(f"{kind}/{group}", {}) for kind in kinds)
             for step, value in (on_the_way | last).items():
-                found.setdefault(group, {}).setdefault(step, []).append((spent(step), value))
+                minutes = sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
+                found.setdefault(group, {}).setdefault(step, []).append((minutes, value))
     curves = {}
     for group, steps in found.items():
         if len(steps) > 1:
@@ -235,21 +240,6 @@ def _clock(methods: Sequence[Method]) -> str:
     return "train/cpu_seconds" if known else "train/seconds"
 
 
-def _spent(run: Run, history: History, clock: str | None) -> Callable[[int], float]:
-    """Training up to an optimizer step, evaluations not counted: minutes, or strings trained on."""
-    if clock is not None:
-        seconds = history.series.get(clock, {})
-        before = dict(zip(seconds, [0, *seconds], strict=False))
-        # Where not every step has a record, those before it are taken to be as long.
-        return lambda step: sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
-    sampling, trainer = run.section("sampling"), run.section("trainer")
-    a_step = (sampling.get("n_conditions") or 1) * (sampling.get("n_samples") or 1)
-    a_step *= trainer.get("accumulate_grad_batches") or 1
-    for n_processes in (trainer.get("devices"), trainer.get("num_nodes")):
-        a_step *= n_processes if isinstance(n_processes, int) else 1
-    return lambda step: float(step * a_step)
-
-
 def _test_time(axes: Axes, section: Section, group: str) -> None:
     """A metric of single samples against the strings drawn for each of them."""
     metric = metric_of_one(section)
@@ -257,12 +247,13 @@ def _test_time(axes: Axes, section: Section, group: str) -> None:
         marker = "*" if point.n == 1 else "P"
         color = color_of(section, point.method)
         axes.plot(point.n, point.mean, marker, color=color, label=point.label)
-    for number, way in enumerate(drawn(section, f"{metric}/{group}")):
-        values = list(way.values().values())
+    column = f"{metric}/{group}"
+    for number, (label, by_n) in enumerate(ways_of_choosing(section, column).items()):
+        values = [method.values(column) for method in by_n.values()]
         axes.errorbar(
-            list(way.by_n), list(map(fmean, values)), list(map(standard_error, values)),
+            list(by_n), list(map(fmean, values)), list(map(standard_error, values)),
             marker="sDo"[number % 3], linestyle=("-", "--", ":")[number % 3], color="grey", capsize=2,
-            label=way.label,
+            label=label,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set(xlabel="strings drawn per question", ylabel=_axis(metric, group))

@@ -34,11 +34,12 @@ _NO_EFFECT = (
 )  # fmt: skip
 # What has no effect on rows without training, and what on those of a trained policy.
 _ONLY_TRAINING = (
-    "objective", "optimizer", "scheduler", "sampling", "trainer", "baseline", "em", "lm.lora",
+    "objective", "optimizer", "scheduler", "sampling", "trainer", "em", "lm.lora",
     "callbacks.replay_buffer",
     "callbacks.reward_tempering.start", "callbacks.reward_tempering.steps", "callbacks.reward_tempering.shape",
 )  # fmt: skip
 _ONLY_OTHER_ROWS = ("evaluation.baseline_limit", "evaluation.resampled")
+_OF_ANY_RUN = re.compile(r"base_.*|direct_.*|resampled")
 _MOST_SHOWN = 6
 
 
@@ -100,11 +101,13 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
             name = (run.baseline or "GFlowNet") + (f", {part}" if part else "")
         key = json.dumps([row, name, settings], sort_keys=True, default=str)
         drafts.setdefault(key, _Draft(row, name, settings)).runs.append(run)
-    separate = [part for draft in drafts.values() for part in _by_baseline(draft)]
     order = list(names)
-    separate.sort(key=lambda d: (d.row not in TRAINED, order.index(d.row), d.name != "GFlowNet"))
+    separate = sorted(
+        drafts.values(),
+        key=lambda d: (d.row not in TRAINED, order.index(d.row), d.name != "GFlowNet"),
+    )
     # Settings that rows with and without training depend on, and in which these differ.
-    own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS)
+    own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS, "baseline")
     shared = _differing([_without(draft.settings, own) for draft in separate], separate)
     # Methods measured on the same data and model follow each other.
     blocks = [[draft.settings.get(key) for key in shared] for draft in separate]
@@ -131,8 +134,9 @@ def _settings(run: Run, row: str) -> dict[str, Any]:
     without = (*_NO_EFFECT, *(_ONLY_OTHER_ROWS if row in TRAINED else _ONLY_TRAINING))
     if row not in TRAINED and not row.startswith("resampled"):
         without += ("evaluation.resampled",)
-    if not run.config.get("baseline"):
-        without += ("baseline",)  # absent in configs that are older than baselines
+    # Absent in configs that are older than baselines; and without effect on rows that every run may have.
+    if not run.config.get("baseline") or _OF_ANY_RUN.fullmatch(row):
+        without += ("baseline",)
     leaves = _without(flat(run.config), without)
     if isinstance(teacher := leaves.get("baseline.samples_of"), str):
         leaves["baseline.samples_of"] = _without_seed(teacher, run.seed)
@@ -153,22 +157,6 @@ def _without_seed(folder: str, seed: int) -> str:
 def _without(leaves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     starts = tuple(f"{name}." for name in names)
     return {k: v for k, v in leaves.items() if k not in names and not k.startswith(starts)}
-
-
-def _by_baseline(draft: _Draft) -> list[_Draft]:
-    """A row that baselines of one class wrote under different settings of theirs is several methods."""
-    if draft.row in TRAINED:
-        return [draft]
-    parts: dict[str, _Draft] = {}
-    for run in draft.runs:
-        own = flat({"baseline": run.config.get("baseline")}) if run.baseline else {}
-        key = json.dumps(own, sort_keys=True, default=str)
-        settings = {**draft.settings, **own}
-        parts.setdefault(key, _Draft(draft.row, draft.name, settings)).runs.append(run)
-    classes = [part.settings.get("baseline._target_") for part in parts.values()]
-    if len(set(classes)) == len(classes):
-        return [draft]
-    return list(parts.values())
 
 
 def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:

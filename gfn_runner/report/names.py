@@ -17,62 +17,55 @@ class Name:
     Attributes:
         title: short enough for a column.
         unit: empty for numbers without one.
-        brief: for the table in a terminal, whose columns are as narrow as their longest word.
-        range: smallest and largest possible value, in the unit.
     """
 
     title: str
     unit: str = ""
-    brief: str = ""
-    range: tuple[float, float] | None = None
 
     @property
     def with_unit(self) -> str:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
-_SHARE = (0.0, 1.0)
 # Evaluated, without the row before it and the evaluation set after it.
 _METRICS: Mapping[str, Name] = {
-    "log_likelihood": Name("log-likelihood under the base model", "nats", "log p_LM"),
-    "log_likelihood_max": Name(
-        "best log-likelihood of a condition under the base model", "nats", "best log p_LM"
-    ),
-    "log_pf": Name("log q", "nats", "log q"),
-    "log_pf_max": Name("best log q of a condition", "nats", "best log q"),
-    "log_reward": Name("mean log R", "nats", "log R"),
-    "log_reward_max": Name("best log R of a condition", "nats", "best log R"),
-    "phi_spread": Name("φ spread", "nats", "φ spread"),
-    "elbo": Name("ELBO: mean φ", "nats", "ELBO"),
-    "eubo": Name("EUBO: mean φ of samples of the posterior", "nats", "EUBO"),
-    "jeffreys": Name("EUBO − ELBO: Jeffreys divergence", "nats", "EUBO − ELBO"),
+    "log_likelihood": Name("log-likelihood under the base model", "nats"),
+    "log_likelihood_max": Name("best log-likelihood of a condition under the base model", "nats"),
+    "log_pf": Name("log q", "nats"),
+    "log_pf_max": Name("best log q of a condition", "nats"),
+    "log_reward": Name("mean log R", "nats"),
+    "log_reward_max": Name("best log R of a condition", "nats"),
+    "phi_spread": Name("φ spread", "nats"),
+    "elbo": Name("ELBO: mean φ", "nats"),
+    "eubo": Name("EUBO: mean φ of samples of the posterior", "nats"),
+    "jeffreys": Name("EUBO − ELBO: Jeffreys divergence", "nats"),
     "posterior_ess": Name("effective sample size of the posterior's draws", "share"),
-    "log_z_bound": Name("bound on log Z", "nats", "log Z bound"),
-    "ess": Name("effective sample size", "share of samples", "ESS", _SHARE),
-    "exact_tv": Name("total variation, exact", "0 to 1", "exact TV", _SHARE),
-    "exact_kl": Name("KL(posterior ‖ policy), exact", "nats", "exact KL"),
-    "tv": Name("total variation of valid samples", "0 to 1", "TV", _SHARE),
-    "kl": Name("KL(valid samples ‖ target)", "nats", "KL"),
-    "kl_floor": Name("KL of as many samples of the target", "nats", "KL floor"),
-    "kl_over_floor": Name("KL over that of the target's samples", "ratio", "KL / floor"),
-    "diversity": Name("diversity: 1 − mean pairwise cosine", "", "diversity"),
-    "distinct_2": Name("different bigrams", "share of all", "distinct-2", _SHARE),
-    "self_bleu": Name("self-BLEU: low is diverse", "0 to 1", "self-BLEU", _SHARE),
-    "unique": Name("different samples of a condition", "share", "unique", _SHARE),
-    "bleu": Name("BLEU-4", "0 to 1", "BLEU-4", _SHARE),
-    "gleu": Name("GLEU-4", "0 to 1", "GLEU-4", _SHARE),
-    "reference_similarity": Name("cosine with the reference", "", "cos(reference)", (-1.0, 1.0)),
-    "ending_log_prob": Name("log p(ending | beginning Z)", "nats", "log p(ending)"),
-    "bertscore_f1": Name("BERTScore F1", "", "BERTScore"),
-    "judge_rating": Name("rating by the judge", "1 to 5", "judge", (1.0, 5.0)),
-    "pointwise_mutual_information": Name("pointwise mutual information", "nats", "PMI"),
-    "label_log_prob": Name("log p(right label | X Z)", "nats", "log p(label)"),
-    "label_probability": Name("probability of the labels asked for", "0 to 1", "p(label)", _SHARE),
-    "predictive_accuracy": Name("accuracy of the Bayesian model average", "%", range=(0.0, 100.0)),
-    "parsed": Name("samples with an answer", "share", "parsed", _SHARE),
-    "right_rationale": Name("samples of which every step is right", "share", "", _SHARE),
+    "log_z_bound": Name("bound on log Z", "nats"),
+    "ess": Name("effective sample size", "share of samples"),
+    "exact_tv": Name("total variation, exact", "0 to 1"),
+    "exact_kl": Name("KL(posterior ‖ policy), exact", "nats"),
+    "tv": Name("total variation of valid samples", "0 to 1"),
+    "kl": Name("KL(valid samples ‖ target)", "nats"),
+    "kl_floor": Name("KL of as many samples of the target", "nats"),
+    "kl_over_floor": Name("KL over that of the target's samples", "ratio"),
+    "diversity": Name("diversity: 1 − mean pairwise cosine"),
+    "distinct_2": Name("different bigrams", "share of all"),
+    "self_bleu": Name("self-BLEU: low is diverse", "0 to 1"),
+    "unique": Name("different samples of a condition", "share"),
+    "bleu": Name("BLEU-4", "0 to 1"),
+    "gleu": Name("GLEU-4", "0 to 1"),
+    "reference_similarity": Name("cosine with the reference"),
+    "ending_log_prob": Name("log p(ending | beginning Z)", "nats"),
+    "bertscore_f1": Name("BERTScore F1"),
+    "judge_rating": Name("rating by the judge", "1 to 5"),
+    "pointwise_mutual_information": Name("pointwise mutual information", "nats"),
+    "label_log_prob": Name("log p(right label | X Z)", "nats"),
+    "label_probability": Name("probability of the labels asked for", "0 to 1"),
+    "predictive_accuracy": Name("accuracy of the Bayesian model average", "%"),
+    "parsed": Name("samples with an answer", "share"),
+    "right_rationale": Name("samples of which every step is right", "share"),
 }
-# Logged in training; the title of the loss depends on the method, see report/panels.py.
+# Logged in training.
 _TRAINING: Mapping[str, Name] = {
     "train/log_reward": Name("mean log R in training", "nats"),
     "train/phi_spread_terminal": Name("φ spread in training, whole strings", "nats"),
@@ -90,13 +83,13 @@ _TRAINING: Mapping[str, Name] = {
     "train/length": Name("length of strings", "tokens"),
     "train/buffer_size": Name("replay buffer", "strings"),
     "train/buffer_age": Name("age of the replay buffer", "optimizer steps"),
-    "train/from_replay": Name("batches from replay", "share", range=_SHARE),
+    "train/from_replay": Name("batches from replay", "share"),
     "train/seconds": Name("seconds of an optimizer step"),
     "train/tokens_per_second": Name("tokens per second"),
     "train/kl_base": Name(
         "log q − log p of the rollout's strings, p the base model", "nats a string"
     ),
-    "train/clipped": Name("choices with a ratio beyond 1 ± clip", "share", range=_SHARE),
+    "train/clipped": Name("choices with a ratio beyond 1 ± clip", "share"),
     "train/value_loss": Name("value loss: ½ (V − return)²", "squared units of the scaled reward"),
 }
 
@@ -108,8 +101,7 @@ def name_of(name: str) -> Name:
     metric = name.partition("/")[0]
     if metric in _METRICS:
         return _METRICS[metric]
-    percent = ("%", "", (0.0, 100.0)) if is_share(metric) else ()
-    return Name(readable(metric), *percent)
+    return Name(readable(metric), "%" if is_share(metric) else "")
 
 
 def column_title(column: str) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,24 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-
-@dataclass(frozen=True)
-class Code:
-    """Lines to be typed as they are, in a cell of a table."""
-
-    lines: Sequence[str]
-
-
-Cell = str | Code
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells by row; all but the first column are numbers where ``numeric``."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    numeric: bool = True
+from gfn_runner.report.table import markdown, plain
 
 
 @dataclass(frozen=True)
@@ -46,9 +27,8 @@ class Picture:
 def render(template: str, **values: object) -> str:
     """A page from ``templates/<template>``.
 
-    Only a page with ``live`` has a script. It is a mapping of seconds: ``refresh`` after which a browser
-    loads the page again (``None`` once it does not change any more); since 1970 ``written``, and ``due``
-    by which the next one would be written, after which the page calls what it had running silent.
+    Only a page with ``written``, seconds since 1970, has a script; with ``refresh`` a browser loads it
+    again after so many seconds.
     """
     return _environment().get_template(template).render(values)
 
@@ -71,12 +51,12 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         auto_reload=False,
     )
-    made.globals |= {"live": None, "plotly": ""}
+    made.globals |= {"written": None, "refresh": None, "plotly": ""}
     made.filters |= {
         "base64": _base64,
         "local_time": local_time,
-        "plain": _plain,
-        "cell": _markdown_cell,
+        "plain": lambda text: plain(" ".join(text.splitlines())),
+        "markdown": markdown,
     }
     return made
 
@@ -87,16 +67,3 @@ def _base64(file: Path) -> str:
 
 def local_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _plain(text: str) -> str:
-    """Text of a file or a model, escaped so that Markdown shows it as it is."""
-    # An underscore within a word is none in any Markdown.
-    text = re.sub(r"[\\`*<\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    return " ".join(text.splitlines())
-
-
-def _markdown_cell(cell: Cell) -> str:
-    if isinstance(cell, Code):
-        return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in cell.lines)
-    return _plain(cell).replace("|", "\\|")

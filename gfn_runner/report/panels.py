@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +18,10 @@ class Panel:
         metrics: names as they are logged; one that ends in ``/*`` stands for all of its evaluation sets.
         name: title and unit; of the first metric's own if ``None``.
         labels: of several metrics, in their order.
-        kind: lines over optimizer steps; dots; dots by where strings come from (the policy as it is, a
-            tempered one, the replay buffer); areas that add up. W&B's alone: bars of last values, a
-            table, pictures.
-        absent: why a run that is under way may have no data.
-        in_sweep: the metric that a sweep's page draws, one curve a run; empty for none.
-        of_buffer: of the replay buffer: nothing to show while that is empty, or of a baseline.
+        kind: lines over optimizer steps; dots; dots by where strings come from (``history.SOURCES``);
+            areas that add up. W&B's alone: bars of last values, a table, pictures.
+
+    A sweep's page draws the first of the metrics, a curve a run.
     """
 
     metrics: tuple[str, ...]
@@ -32,9 +30,6 @@ class Panel:
     kind: Literal["lines", "dots", "by_source", "areas", "bars", "table", "media"] = "lines"
     log: bool = False
     help: str = ""
-    absent: str = "the run has logged none"
-    in_sweep: str = ""
-    of_buffer: bool = False
 
     @property
     def named(self) -> Name:
@@ -62,7 +57,7 @@ def panel_name(metric: str) -> Name:
     bare = evaluated(metric)
     known = name_of(bare)
     if bare in ("log_reward", "phi_spread", "log_z_bound"):
-        return Name(f"{known.title}, evaluated", known.unit, range=known.range)
+        return Name(f"{known.title}, evaluated", known.unit)
     return known
 
 
@@ -80,20 +75,25 @@ class Section:
     panels: tuple[Panel, ...]
 
 
-_NO_TEXT = "the task writes no text, or a single sample of a condition"
-_NO_SPREAD = "no step yet in which a condition has different strings"
-_NEVER_FRESH = "no on-policy batch yet"
-_NO_ANSWERS = "the task has no answers"
 PHASES = ("sample", "reward", "policy", "objective", "backward", "other")
 SECTIONS = (
     Section(
         "Reward and log-likelihood",
         "What the policy writes, under the posterior (log R, untempered) and under the base model.",
         (
-            Panel(("train/log_reward",), kind="by_source", in_sweep="train/log_reward"),
-            Panel(("eval/log_reward/*",), in_sweep="eval/log_reward/*"),
-            Panel(("eval/log_likelihood/*",), in_sweep="eval/log_likelihood/*"),
-            Panel(("train/loss",), log=True, in_sweep="train/loss"),
+            Panel(
+                ("train/log_reward",),
+                kind="by_source",
+                help="The policy hardly writes tempered and stored strings.",
+            ),
+            Panel(("eval/log_reward/*",)),
+            Panel(("eval/log_likelihood/*",)),
+            Panel(
+                ("train/loss",),
+                log=True,
+                help="GFlowNet: squared nats, where φ is balanced; SFT: nats a token; PPO, GRPO: clipped "
+                "surrogate, with the value loss or the KL to the base model.",
+            ),
             Panel(("train/grad_norm",), log=True, help="Before clipping."),
             Panel(("train/length",)),
         ),
@@ -107,18 +107,13 @@ SECTIONS = (
                 kind="by_source",
                 help="0 for an exact policy, and for one that nearly always writes the same string. "
                 "Conditions whose strings are all the same do not count.",
-                absent=_NO_SPREAD,
-                in_sweep="train/phi_spread_terminal",
             ),
             Panel(
                 ("train/phi_spread", "train/phi_spread_max"),
                 labels=("mean over conditions", "largest"),
-                absent=_NO_SPREAD,
             ),
             Panel(
                 ("eval/phi_spread/*",),
-                absent="a single sample of a condition has no spread",
-                in_sweep="eval/phi_spread/*",
             ),
         ),
     ),
@@ -130,21 +125,16 @@ SECTIONS = (
                 ("train/elbo", "train/log_z_bound"),
                 Name("log Z, on-policy batches", "nats"),
                 ("mean terminal φ = log Z − KL", "bound on log Z"),
-                absent=_NEVER_FRESH,
-                in_sweep="train/log_z_bound",
             ),
             Panel(
                 ("train/log_z_gap",),
                 help="0 for an exact policy, and for equal strings.",
-                absent=_NEVER_FRESH,
             ),
             Panel(
                 ("eval/elbo/*", "eval/log_z_bound/*", "eval/eubo/*"),
                 Name("log Z, evaluated", "nats"),
                 ("ELBO", "bound", "EUBO"),
                 help="ELBO = log Z − KL (line), importance-weighted bound (dashed), EUBO (dotted); the gap closes.",
-                absent="a single sample of a condition tells nothing of log Z",
-                in_sweep="eval/log_z_bound/*",
             ),
         ),
     ),
@@ -152,20 +142,20 @@ SECTIONS = (
         "Diversity",
         "Entropy in training; of tasks that write text, how different the samples of a condition are.",
         (
-            Panel(("train/entropy",), absent=_NEVER_FRESH),
-            Panel(("eval/diversity/*",), absent=_NO_TEXT, in_sweep="eval/diversity/*"),
-            Panel(("eval/distinct_2/*",), absent=_NO_TEXT),
-            Panel(("eval/self_bleu/*",), absent=_NO_TEXT),
-            Panel(("eval/unique/*",), absent=_NO_TEXT),
+            Panel(("train/entropy",)),
+            Panel(("eval/diversity/*",)),
+            Panel(("eval/distinct_2/*",)),
+            Panel(("eval/self_bleu/*",)),
+            Panel(("eval/unique/*",)),
         ),
     ),
     Section(
         "Accuracy",
         "Shares of right answers by evaluation set; of arithmetic, by number of operands.",
         (
-            Panel(("eval/vote_accuracy/*",), absent=_NO_ANSWERS),
-            Panel(("eval/single_accuracy/*",), absent=_NO_ANSWERS),
-            Panel(("eval/predictive_accuracy/*",), absent=_NO_ANSWERS),
+            Panel(("eval/vote_accuracy/*",)),
+            Panel(("eval/single_accuracy/*",)),
+            Panel(("eval/predictive_accuracy/*",)),
             *(
                 Panel(
                     (f"final/vote_accuracy/{n}_operands", f"final/single_accuracy/{n}_operands"),
@@ -180,20 +170,19 @@ SECTIONS = (
         "Replay buffer",
         "How many strings it holds, for how long, and how often it is used.",
         (
-            Panel(("train/buffer_size",), in_sweep="train/buffer_size", of_buffer=True),
-            Panel(("train/buffer_age",), in_sweep="train/buffer_age", of_buffer=True),
-            Panel(("train/from_replay",), of_buffer=True),
+            Panel(("train/buffer_size",)),
+            Panel(("train/buffer_age",)),
+            Panel(("train/from_replay",)),
         ),
     ),
     Section(
         "Temperatures",
         "T divides log R; the exploration temperature is 1 on-policy, and missing in replayed steps.",
         (
-            Panel(("train/reward_temperature",), in_sweep="train/reward_temperature"),
+            Panel(("train/reward_temperature",)),
             Panel(
                 ("train/exploration_temperature",),
                 kind="dots",
-                in_sweep="train/exploration_temperature",
             ),
             Panel(("train/lr",)),
         ),
@@ -217,8 +206,8 @@ SECTIONS = (
                 PHASES,
                 kind="areas",
             ),
-            Panel(("train/seconds",), in_sweep="train/seconds"),
-            Panel(("train/tokens_per_second",), in_sweep="train/tokens_per_second"),
+            Panel(("train/seconds",)),
+            Panel(("train/tokens_per_second",)),
         ),
     ),
 )
@@ -227,30 +216,17 @@ LISTED = {m: panel for section in SECTIONS for panel in section.panels for m in 
 _UNSHOWN = {"train/cpu_seconds"}
 
 
-def headline_section(headline: tuple[str, ...]) -> Section | None:
+def headline_section(headline: Sequence[str]) -> Section:
     """The panels of the metrics that a task puts first; those of :data:`SECTIONS` where it lists them."""
     names = [f"eval/{metric}/*" for metric in headline]
-    chosen = dict.fromkeys(LISTED.get(name) or Panel((name,), in_sweep=name) for name in names)
-    return Section("The task's metrics", "", tuple(chosen)) if chosen else None
+    chosen = dict.fromkeys(LISTED.get(name) or Panel((name,)) for name in names)
+    return Section("The task's metrics", "", tuple(chosen))
 
 
 def other_section(names: Mapping[str, object]) -> Section:
     """A panel for each training scalar among the names that no other panel shows."""
     others = [n for n in names if n.startswith("train/") and n not in LISTED.keys() | _UNSHOWN]
     return Section("Other scalars", "", tuple(Panel((name,)) for name in others))
-
-
-_LOSSES: Mapping[str | None, Name] = {
-    None: Name("loss", "nats², where φ is balanced"),
-    "SFT": Name("loss: cross-entropy", "nats a token"),
-    "PPO": Name("loss: clipped surrogate and value loss"),
-    "GRPO": Name("loss: clipped surrogate and KL to the base model"),
-}
-
-
-def loss_name(baseline: str | None) -> Name:
-    """What a method's loss is; ``None`` for a GFlowNet."""
-    return _LOSSES.get(baseline, Name("loss"))
 
 
 def scale_of(metric: str) -> float:

@@ -11,25 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from gfn_runner.report.headline import memory_at_most
-from gfn_runner.report.history import History
-from gfn_runner.report.names import column_title
-from gfn_runner.report.page import Picture, Table, local_time, plotly, render
-from gfn_runner.report.plots import run_plots
-from gfn_runner.report.runs import (
-    Run,
-    callback_arguments,
-    environment_files,
-    last_lines,
-    read_run,
-    trains,
-)
+from gfn_runner.report.page import Picture, local_time, plotly, render
+from gfn_runner.report.plots import run_charts
+from gfn_runner.report.runs import Run, environment_files, read_run
 from gfn_runner.report.samples import first_of_each_set, read_samples
-from gfn_runner.report.states import PATIENCE, State, StateName, state_of
-from gfn_runner.report.table import columns_of, hundredths, metric_cell, row_labels
+from gfn_runner.report.saved_config import callback_arguments, trains
+from gfn_runner.report.table import Table, hundredths, result_table
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.overrides import by_itself
 from gfn_runner.runtime.status import duration
-from gfn_runner.runtime.sweep_record import is_sweep
+from gfn_runner.runtime.sweep_record import StateName, is_sweep
 
 PAGE = "report.html"
 NEWEST = "samples_newest.jsonl"
@@ -41,35 +32,27 @@ _LONGEST = 300  # characters of a prompt or a sample
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
     "histogram": "Share of each value among the samples",
-    "shares": "Shares that the task measures; what each is a share of stands below it",
+    "shares": "Shares that the task measures",
     "likelihood_diversity": "Log-likelihood under the base model against diversity",
     "log_reward": "log R of samples, beside demonstrations of the same conditions",
 }
 
 
-def write_run_page(
-    folder: Path, history: History | None = None, state_name: StateName | None = None
-) -> Path:
+def write_run_page(folder: Path, known: StateName | None = None) -> Path:
     """Write ``report.html`` into a run's folder.
 
     Args:
-        history: of the folder, from an earlier time: then only what was added since is read.
-        state_name: the state, from the run's own process; see :func:`state_of`.
+        known: the state, from the run's own process; see :func:`~gfn_runner.report.states.state_of`.
 
     Raises:
         UserError: at files that are not what a run writes.
         OSError: if the page cannot be written; the one before is left.
     """
-    run = read_run(folder)
-    history = (history or History(folder / "metrics.jsonl")).read()
-    state = state_of(run, history, state_name)
-    now = time.time()
-    refresh = None if state.has_ended else refresh_of(run.config)
-    live = {"refresh": refresh, "written": now, "due": _due(run, state, now)}
-    page = folder / PAGE
-    text = render("run.html", live=live, **_content(run, history, state))
-    write_atomically(page, text, durable=False)
-    return page
+    run = read_run(folder, known)
+    refresh = None if run.state.has_ended else refresh_of(run.config)
+    text = render("run.html", written=time.time(), refresh=refresh, **_content(run))
+    write_atomically(folder / PAGE, text, durable=False)
+    return folder / PAGE
 
 
 def refresh_of(config: Mapping[str, Any]) -> int:
@@ -77,35 +60,23 @@ def refresh_of(config: Mapping[str, Any]) -> int:
     return int(callback_arguments(config, "report").get("refresh", _REFRESH))
 
 
-def _due(run: Run, state: State, now: float) -> float | None:
-    """When a running run would have written its page again: after an evaluation, or at its end."""
-    every = callback_arguments(run.config, "evaluation").get("every_n_steps")
-    pace = state.seconds_per_step
-    if state.name != "running" or not state.left or not every or pace is None:
-        return None  # a final evaluation may take any time
-    # Three times as long: an evaluation takes its own time, and machines are shared.
-    return now + max(PATIENCE, 3 * pace * every)
-
-
-def _content(run: Run, history: History, state: State) -> dict[str, Any]:
+def _content(run: Run) -> dict[str, Any]:
     """The values of ``templates/run.html``."""
     method = f", {run.baseline}" if run.baseline else ""
-    sections, missing = run_plots(run, history)
-    has_results = bool(run.metrics) and state.name == "ok"
+    charts = run_charts(run)
     metrics = [(name, f"{value:.6g}") for name, value in sorted(run.metrics.items())]
     samples_text, samples = _samples(run)
     return {
         "title": f"{run.task_name}{method}: {'/'.join(run.folder.resolve().parts[-2:])}",
-        "state": state,
-        "facts": _facts(run, state),
+        "state": run.state,
+        "facts": _facts(run),
         "sweep": f"../{PAGE}" if is_sweep(run.folder.parent) else "",
-        "log_lines": last_lines(run.folder / "run.log")[-_LOG_LINES:],
-        "results": _results(run) if has_results else None,
-        "metrics": Table(("name", "value"), metrics) if has_results else None,
-        "trains": trains(run.config) or sections,
-        "sections": sections,
-        "missing": missing,
-        "plotly": plotly() if sections else "",
+        "log_lines": run.log[-_LOG_LINES:],
+        "results": result_table(run.headline, run.metrics, method=run.baseline or "this run"),
+        "metrics": Table(("name", "value"), metrics) if run.is_finished else None,
+        "trains": trains(run.config) or charts.sections,
+        "charts": charts,
+        "plotly": plotly() if charts.sections else "",
         "samples_text": samples_text,
         "samples": samples,
         "drawn": _pictures(run),
@@ -114,16 +85,14 @@ def _content(run: Run, history: History, state: State) -> dict[str, Any]:
     }
 
 
-def _facts(run: Run, state: State) -> list[tuple[str, str]]:
-    facts = []
+def _facts(run: Run) -> list[tuple[str, str]]:
+    state, facts = run.state, []
     if state.steps is not None:
         facts.append(("optimizer step", f"{state.step or 0} of {state.steps}"))
-    elif state.step is not None:
-        facts.append(("optimizer step", str(state.step)))
     if state.left is not None:
         left = f"about {duration(state.left)}" if state.left else "final evaluation"
         facts.append(("training left", left))
-    if "run/minutes" in run.metrics and state.name == "ok":
+    if "run/minutes" in run.metrics and run.is_finished:
         facts.append(("time", duration(60 * run.metrics["run/minutes"])))
     elif state.seconds is not None:
         facts.append(("time so far", duration(state.seconds)))
@@ -135,37 +104,25 @@ def _facts(run: Run, state: State) -> list[tuple[str, str]]:
         ("base model", str(run.section("lm").get("name", "unknown"))),
         ("seed", str(run.seed)),
         ("commit", ", ".join(run.commits) or "unknown"),
+        ("at most", memory_at_most(run.metrics)),
     ]
-    memory = memory_at_most(run.metrics)
-    return [*facts, *([("at most", memory)] if memory else [])]
-
-
-def _results(run: Run) -> Table | None:
-    """The headline metrics, a row for the policy and one for each of those below it."""
-    labels = row_labels(run.metrics, run.baseline or "this run")
-    columns = columns_of(run.metrics, labels, run.headline)
-    rows = [
-        (label, *(metric_cell(run.metrics, prefix, name) for name in columns))
-        for prefix, label in labels.items()
-        if any(f"{prefix}/{name}" in run.metrics for name in columns)
-    ]
-    return Table(("", *map(column_title, columns)), rows) if columns else None
+    return [(name, value) for name, value in facts if value]
 
 
 def _samples(run: Run) -> tuple[str, Table | None]:
     """A few strings for the first conditions: of the last evaluation, or of the newest on the way."""
-    final = [*run.folder.glob("samples.jsonl"), *sorted(run.folder.glob("samples_*.jsonl"))]
-    own = [path for path in final if path.name != NEWEST]
+    others = sorted(run.folder.glob("samples_*.jsonl"))
+    final = [run.folder / "samples.jsonl", *(path for path in others if path.name != NEWEST)]
+    final = [path for path in final if path.is_file()]
+    newest = [path for path in others if path.name == NEWEST and path.is_file()]
     # A run that was resumed has older samples of an end that counts no more.
-    files = [path for path in (*own[:1], run.folder / NEWEST) if path.is_file()]
-    path = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    path = max([*final[:1], *newest], key=lambda file: file.stat().st_mtime, default=None)
     if path is None:
         return "None yet: the first evaluation writes some.", None
     try:
-        records = read_samples(path)
+        records = [record for record in read_samples(path) if record["singles"]]
     except ValueError as error:
         return f"{path.name} cannot be read ({error}).", None
-    records = [record for record in records if record["singles"]]
     if not records:
         return f"{path.name} holds no samples at temperature 1.", None
     step = records[0].get("step")
@@ -175,8 +132,7 @@ def _samples(run: Run) -> tuple[str, Table | None]:
     shown = first_of_each_set(records, each)
     rows = [row for record in shown for row in _sample_rows(record)]
     header = ("prompt", "answer", "sample", "log R", "log q")
-    kept = [at for at in range(len(header)) if at != 1 or any(row[1] for row in rows)]
-    return text, Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows], False)
+    return text, Table(header, rows, numeric=False).without_empty()
 
 
 def _sample_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -196,10 +152,8 @@ def _short(text: str) -> str:
 
 
 def _pictures(run: Run) -> list[Picture]:
-    if run.status != "finished":
-        return []
     drawn = [(run.folder / "figures" / f"{name}.png", text) for name, text in _FIGURES.items()]
-    return [Picture(path, f"{text}.") for path, text in drawn if path.is_file()]
+    return [Picture(path, f"{text}.") for path, text in drawn if run.is_finished and path.is_file()]
 
 
 def _files(run: Run) -> list[tuple[str, str]]:

@@ -4,53 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import importlib
-import itertools
 import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.report.history import History, history_of
 from gfn_runner.report.samples import read_samples
-from gfn_runner.report.saved_config import read_config
+from gfn_runner.report.saved_config import callback_arguments, imported, read_config
+from gfn_runner.report.states import FINISHED, State, last_lines, newest_of, state_of
 from gfn_runner.runtime.files import read_yaml
-from gfn_runner.runtime.json_lines import loads, object_or_empty, read_object
-from gfn_runner.runtime.sweep_record import reason
+from gfn_runner.runtime.json_lines import object_or_empty, read_object
+from gfn_runner.runtime.sweep_record import StateName
 
-Status = Literal["finished", "unfinished", "failed"]
 _LOG_LINES = 5
-_LOG_BYTES = 20_000
-_LOG_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run's folder.
+    """A run's folder; or that of a sweep's job which has not begun.
 
     Attributes:
+        config: the resolved one; empty of a job that has not begun.
         metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
+        overrides: command-line lines.
         environments: what each of its parts ran on, in their order; empty for one that cannot be read.
-        status: ``finished``, ``unfinished`` (or still running) or ``failed``.
         ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
-        why: the reason of a status other than ``finished``.
     """
 
     folder: Path
     config: Mapping[str, Any]
     metrics: Mapping[str, float]
+    state: State = FINISHED
     overrides: tuple[str, ...] = ()
     environments: tuple[Mapping[str, Any], ...] = ()
-    status: Status = "finished"
-    why: str = ""
-    log: tuple[str, ...] = ()
     ended: float = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state.name == "ok"
+
+    @property
+    def history(self) -> History:
+        """What it has logged so far."""
+        return history_of(self.folder)
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines of its log."""
+        return last_lines(self.folder / "run.log")
 
     def section(self, name: str) -> Mapping[str, Any]:
         """A section of the config; empty where there is none."""
@@ -59,17 +66,17 @@ class Run:
     @property
     def task(self) -> str:
         """Import path of the task's class."""
-        return str(self.config["task"]["_target_"])
+        return str(self.section("task").get("_target_", ""))
 
     @property
     def task_name(self) -> str:
         """As in ``task=…``; the class's own if it cannot be imported any more."""
-        return str(getattr(_imported(self.task), "name", self.task.rpartition(".")[2]))
+        return str(getattr(imported(self.task), "name", self.task.rpartition(".")[2]))
 
     @property
     def headline(self) -> tuple[str, ...]:
         """Metrics that the task puts first; none if its class cannot be imported any more."""
-        return tuple(getattr(_imported(self.task), "headline", ()))
+        return tuple(getattr(imported(self.task), "headline", ()))
 
     @property
     def seed(self) -> int:
@@ -201,7 +208,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             runs.append(read_run(folder))
         except UserError as error:
             problems += error.problems
-    if not problems and not any(run.status == "finished" for run in runs):
+    if not problems and not any(run.is_finished for run in runs):
         problems = [_not_finished(run) for run in runs]
     if problems:
         raise UserError(problems)
@@ -209,14 +216,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _not_finished(run: Run) -> Problem:
-    log = "".join(f"\n    run.log: {line}" for line in run.log)
+    log = "".join(f"\n    run.log: {line}" for line in run.log[-_LOG_LINES:])
     can_resume = any(run.folder.glob("checkpoints/*.ckpt"))
     fix = f"python -m gfn_runner resume={run.folder}" if can_resume else ""
-    return Problem(str(run.folder), run.why + log, "a finished run", fix)
+    return Problem(str(run.folder), f"{run.state}{log}", "a finished run", fix)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, known: StateName | None = None) -> Run:
     """The run of a folder.
+
+    Args:
+        known: its state, from the run's own process; see :func:`state_of`.
 
     Raises:
         UserError: at files that are not what a run writes.
@@ -226,16 +236,13 @@ def read_run(folder: Path) -> Run:
     overrides: list[Any] = []
     with contextlib.suppress(ValueError):
         overrides = read_yaml(folder / "overrides.yaml", list)
-    status, why = _status(folder, config, metrics)
     return Run(
         folder=folder,
         config=config,
         metrics=metrics or {},
+        state=state_of(folder, config, metrics, known),
         overrides=tuple(map(str, overrides)),
         environments=tuple(map(object_or_empty, environment_files(folder))),
-        status=status,
-        why=why,
-        log=tuple(last_lines(folder / "run.log")[-_LOG_LINES:]),
         ended=newest_of([folder / "metrics.json"]),
     )
 
@@ -255,104 +262,6 @@ def _metrics(path: Path) -> dict[str, float] | None:
             "leave the run's folder out, or let it finish again by resume=",
         ) from None
     return {n: v for n, v in known.items() if math.isfinite(v)}
-
-
-def steps_ended(metrics: Mapping[str, float | None]) -> float | None:
-    """Optimizer steps that a run has done with: those it was to make where a callback has stopped it early."""
-    return metrics.get("run/stopped_early_of", metrics.get("run/steps"))
-
-
-def _status(
-    folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float] | None
-) -> tuple[Status, str]:
-    wanted = steps_wanted(config)
-    if metrics is not None:
-        done = steps_ended(metrics)
-        if done is None or wanted is None or done >= wanted:
-            return "finished", ""
-        why = (
-            f"metrics.json is of step {done:.0f}, config.yaml asks for {wanted}: resumed, not ended"
-        )
-        return "unfinished", why
-    step = _last_step(folder / "metrics.jsonl")
-    reached = "no optimizer step" if step is None else f"optimizer step {step}"
-    reached += f" of {wanted}" if wanted else ""
-    if failure(folder):
-        return "failed", f"no metrics.json, {reached} reached, and run.log holds an error"
-    return "unfinished", f"no metrics.json, {reached} reached: interrupted, or still running"
-
-
-def failure(folder: Path) -> str:
-    """Why the newest part of a run has failed; empty if it has not, or has gone on since."""
-    log = last_lines(folder / "run.log")
-    records = [line for line in log if _LOG_RECORD.match(line)]
-    if not records or not records[-1].startswith(("ERROR", "CRITICAL")):
-        return ""
-    # A run that goes on after a failure has younger files.
-    newest = newest_of(folder.glob("environment*.json"), [folder / "metrics.jsonl"])
-    if newest_of([folder / "run.log"]) < newest - 5:
-        return ""
-    return reason(folder) or records[-1].partition(": ")[2] or records[-1]
-
-
-def newest_of(*paths: Iterable[Path]) -> float:
-    """Seconds since 1970 of the last change of any of the files; 0 if none is there."""
-    times = [0.0]
-    for path in itertools.chain(*paths):
-        with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return max(times)
-
-
-def steps_wanted(config: Mapping[str, Any]) -> int | None:
-    """Optimizer steps of a whole run; ``None`` of one that trains nothing."""
-    steps = (config.get("trainer") or {}).get("max_steps")
-    if steps is None or not trains(config, unknown=False):
-        return None
-    return int(steps) * max(1, int((config.get("em") or {}).get("rounds") or 0))
-
-
-def callback_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The arguments of a run's callback; none if it was removed."""
-    node = (config.get("callbacks") or {}).get(name) or {}
-    return {key: value for key, value in node.items() if key != "_target_"}
-
-
-def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
-    """Whether a run of this config trains; ``unknown`` if its baseline's class cannot be imported."""
-    baseline = config.get("baseline")
-    if not baseline:
-        return True
-    kind = _imported(str(baseline.get("_target_", "")))
-    return unknown if kind is None else issubclass(kind, Algorithm)
-
-
-def _imported(target: str) -> Any:
-    """A class by its import path; ``None`` if there is none any more."""
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-
-
-def _last_step(path: Path) -> int | None:
-    for line in reversed(last_lines(path)):
-        # Cut off by a crash.
-        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
-            return int(loads(line)["step"])
-    return None
-
-
-def last_lines(path: Path) -> list[str]:
-    """The last lines of a text file, without blank ones; none if there is no file."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line for line in text.split("\n") if line.strip()]
 
 
 def environment_files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.report.table import Table, markdown
 from gfn_runner.runtime.json_lines import read_lines, write_lines
 
 _CONDITIONS, _SINGLES = 12, 3  # in samples.md
@@ -61,17 +62,13 @@ def write_sample_table(path: Path, rows: Mapping[str, Sequence[ConditionSamples]
     rows = {
         label: drawn for label, drawn in rows.items() if any(any(s.singles) for s in drawn)
     } or dict(rows)
-    lines = ["| prompt | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
-    columns = list(rows.values())
-    for drawn in list(zip(*columns, strict=False))[:_CONDITIONS]:
-        cells = ["<br>".join(_cell(text) for text in s.singles[:_SINGLES]) for s in drawn]
-        lines.append(f"| {_cell(drawn[0].condition.prompt)} | " + " | ".join(cells) + " |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _cell(text: str) -> str:
-    shown = text.strip().replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return "<br>".join(shown.splitlines()) or "(empty)"
+    cells = [
+        [drawn[0].condition.prompt]
+        + ["\n".join(text.strip() or "(empty)" for text in s.singles[:_SINGLES]) for s in drawn]
+        for drawn in list(zip(*rows.values(), strict=False))[:_CONDITIONS]
+    ]
+    table = Table(["prompt", *rows], cells, numeric=False)
+    path.write_text(markdown(table) + "\n", encoding="utf-8")
 
 
 def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""``config.yaml`` of a run, with what a report reads of it checked."""
+"""``config.yaml`` of a run, with what a report reads of it checked, and what follows from it."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import read_yaml
 
@@ -63,3 +65,35 @@ def _wrong_entry(config: Mapping[str, Any]) -> str:
         if not isinstance(found, kinds) and (found is not None or key == "task._target_"):
             return f"{key} is {found!r:.40}"
     return ""
+
+
+def callback_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The arguments of a run's callback; none if it was removed."""
+    node = (config.get("callbacks") or {}).get(name) or {}
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
+def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
+    """Whether a run of this config trains; ``unknown`` if its baseline's class cannot be imported."""
+    baseline = config.get("baseline")
+    if not baseline:
+        return True
+    kind = imported(str(baseline.get("_target_", "")))
+    return unknown if kind is None else issubclass(kind, Algorithm)
+
+
+def steps_wanted(config: Mapping[str, Any]) -> int | None:
+    """Optimizer steps of a whole run; ``None`` of one that trains nothing."""
+    steps = (config.get("trainer") or {}).get("max_steps")
+    if steps is None or not trains(config, unknown=False):
+        return None
+    return int(steps) * max(1, int((config.get("em") or {}).get("rounds") or 0))
+
+
+def imported(target: str) -> Any:
+    """A class by its import path; ``None`` if there is none any more."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None

@@ -1,31 +1,18 @@
-"""What methods write for the same conditions, its log R, and how the task judges it."""
+"""What methods write for the same conditions, and its log R."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gfn_runner.data.conditions import Condition
-from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.data.task import Task
-from gfn_runner.errors import UserError
 from gfn_runner.report.equal_compute import chosen_from
 from gfn_runner.report.methods import Method
-from gfn_runner.report.names import is_share, readable
-from gfn_runner.report.page import Table
-from gfn_runner.report.summary import Section, task_of
-from gfn_runner.report.table import hundredths
+from gfn_runner.report.summary import Section
+from gfn_runner.report.table import Table, hundredths
 
 _CONDITIONS = 3
-_HEADER = (
-    "condition", "method", "most frequent sample", "share of samples", "log R (nats)", "judged",
-)  # fmt: skip
-# Of several strings, or of something else than the string itself.
-_NOT_OF_ONE = ("vote_", "greedy_", "predictive_", "invalid_", "found_", "all_found_")
-
-Key = tuple[str, str]
+_HEADER = ("condition", "method", "most frequent sample", "share of samples", "log R (nats)")
 
 
 def sample_table(section: Section) -> Table | str:
@@ -46,29 +33,14 @@ def sample_table(section: Section) -> Table | str:
         }
         for method in _shown(section.methods)
     }
-    drawn = {method: records for method, records in drawn.items() if records}
-    if not drawn:
-        return "no method left single samples"
     met = Counter(key for records in drawn.values() for key in records)
     # Sorting keeps the order in which conditions were met among those that as many methods have.
-    chosen = sorted(met, key=lambda key: -met[key])[:_CONDITIONS]
-    judges: dict[str, _Judge] = {}
-    rows = []
-    for key in chosen:
-        record = next(records[key] for records in drawn.values() if key in records)
-        answer = record.get("answer")
-        shown = str(record["prompt"]).strip() + (f" [{answer}]" if answer is not None else "")
-        for method, records in drawn.items():
-            if key in records:
-                run = method.runs[0]
-                data = json.dumps([run.config["task"], run.seed], sort_keys=True, default=str)
-                if data not in judges:
-                    judges[data] = _Judge(task_of(run)[0], run.seed)
-                most = _most_frequent(records[key], key, judges[data])
-                rows.append((shown, method.label, *most))
-                shown = ""
-    width = len(_HEADER) if any(row[-1] for row in rows) else len(_HEADER) - 1
-    return Table(_HEADER[:width], [row[:width] for row in rows], numeric=False)
+    rows = [
+        row
+        for key in sorted(met, key=lambda key: -met[key])[:_CONDITIONS]
+        for row in _rows({m.label: records[key] for m, records in drawn.items() if key in records})
+    ]
+    return Table(_HEADER, rows, numeric=False) if rows else "no method left single samples"
 
 
 def _shown(methods: Sequence[Method]) -> list[Method]:
@@ -80,42 +52,16 @@ def _shown(methods: Sequence[Method]) -> list[Method]:
     return [m for m in methods if not (chosen := chosen_from(m)) or chosen[1] == most[chosen[0]]]
 
 
-def _most_frequent(record: Mapping[str, Any], key: Key, judge: _Judge) -> tuple[str, str, str, str]:
-    text, n = Counter(record["singles"]).most_common(1)[0]
-    rewards = record.get("log_reward") or ()
-    at = record["singles"].index(text)
-    log_reward = hundredths(rewards[at]) if at < len(rewards) else ""
-    share = f"{100 * n / len(record['singles']):.0f} %"
-    return text.strip() or "(empty)", share, log_reward, judge(key, text)
-
-
-class _Judge:
-    """Asks a task's own metrics about one string.
-
-    They need the condition as the task made it. Samples do not hold that, so its data are read again.
-    """
-
-    def __init__(self, task: Task | None, seed: int):
-        self._task = task
-        try:
-            found = task.load(seed).evaluation if task else ()
-        except UserError:
-            found = ()  # its files are gone since
-        self._conditions: dict[Key, Condition] = {(c.group, c.key): c for c in found}
-
-    def __call__(self, key: Key, text: str) -> str:
-        """A metric and whether the string meets it; empty where no metric is of a single string."""
-        condition = self._conditions.get(key)
-        if self._task is None or condition is None:
-            return ""
-        one = ConditionSamples(condition, (), (text,), (0.0,), (0.0,))
-        try:
-            measured = self._task.metrics([one])
-        except (LookupError, ValueError, TypeError, ArithmeticError):
-            return ""  # it needs more than the string
-        for name in self._task.headline:
-            value = measured.get(f"{name}/{condition.group}")
-            if is_share(name) and not name.startswith(_NOT_OF_ONE) and value in (0.0, 1.0):
-                title = readable(name.removesuffix("_share"))
-                return f"{title}: {'yes' if value else 'no'}"
-        return ""
+def _rows(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One condition's rows, by method; the condition in the first one alone."""
+    rows: list[tuple[str, ...]] = []
+    for label, record in records.items():
+        text, n = Counter(record["singles"]).most_common(1)[0]
+        rewards = record.get("log_reward") or ()
+        at = record["singles"].index(text)
+        answer = record.get("answer")
+        shown = str(record["prompt"]).strip() + (f" [{answer}]" if answer is not None else "")
+        share = f"{100 * n / len(record['singles']):.0f} %"
+        log_reward = hundredths(rewards[at]) if at < len(rewards) else ""
+        rows.append(("" if rows else shown, label, text.strip() or "(empty)", share, log_reward))
+    return rows

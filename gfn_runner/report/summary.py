@@ -6,20 +6,20 @@ import math
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.data.task import Task
 from gfn_runner.errors import UserError
 from gfn_runner.report.methods import Method, methods_of
-from gfn_runner.report.names import Name, column_title, is_share, name_of, readable
+from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.runs import Run
-from gfn_runner.report.table import in_order, shown_number
+from gfn_runner.report.table import Table, in_order, published_rows, shown_number
 from gfn_runner.runtime.overrides import by_itself, is_of_sweep
 from gfn_runner.runtime.targets import instantiate
 
-_MOST_NAMED = 5
+_MOST_NAMED, _LOG_LINES = 5, 5
 _BESIDE_HEADLINE = ("log_reward", "diversity", "phi_spread")
 
 
@@ -31,8 +31,6 @@ class Section:
         columns: ``<metric>/<evaluation set>``.
         headline: metrics that the task puts first.
         published: the paper's rows, in the metric's own unit; of another model.
-        beside: of each method that has one, the paper's row that is its own; settings of a task may have
-            rows of their own (numbers of examples, say).
         unfinished: runs of the task that are in none of the methods.
     """
 
@@ -41,7 +39,6 @@ class Section:
     columns: tuple[str, ...]
     headline: tuple[str, ...]
     published: tuple[ReferenceRow, ...]
-    beside: Mapping[Method, ReferenceRow]
     notes: tuple[str, ...]
     unfinished: tuple[Run, ...] = ()
 
@@ -57,7 +54,7 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
         UserError: if no run has a metric of that name.
     """
     _refuse_unknown(runs, metrics)
-    targets = sorted({run.task for run in runs if run.status == "finished"})
+    targets = sorted({run.task for run in runs if run.is_finished})
     found = {t: _section(t, [run for run in runs if run.task == t], metrics) for t in targets}
     names = [section.name for section in found.values()]
     # Two classes may call themselves the same; files are named by it.
@@ -74,36 +71,27 @@ def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
         names = ", ".join(section.name for section in found)
         said.append(f"The runs are of {len(found)} tasks ({names}): a section each.")
     for run in runs:
-        if run.status != "finished":
-            said.append(f"{run.folder} is {run.status}: {run.why}.")
-            said += [f"{run.folder}, run.log: {line}" for line in run.log]
+        if not run.is_finished:
+            said.append(f"{run.folder} is {run.state}.")
+            said += [f"{run.folder}, run.log: {line}" for line in run.log[-_LOG_LINES:]]
     return said + [f"{section.name}: {note}" for section in found for note in section.notes]
 
 
-def _counterpart(rows: Sequence[ReferenceRow], method: Method) -> ReferenceRow | None:
-    """The one of the paper's rows that belongs beside a method."""
-    key = method.row
-    if method.row == "final":
-        key = method.runs[0].baseline or "GFlowNet"
-        if method.runs[0].section("baseline").get("samples_of") is not None:
-            return None  # the paper's learns from known strings
-    return next((row for row in rows if row.beside == key), None)
-
-
-def published_header(section: Section) -> str:
-    """Title of the paper's column: its metrics and evaluation sets, in the order of its numbers."""
-    columns = published_columns(section)
-    metrics = dict.fromkeys(column.partition("/")[0] for column in columns)
-    if len(metrics) > 1:
-        return "the paper's †: " + " / ".join(map(column_title, columns))
-    groups = " / ".join(readable(column.partition("/")[2]) for column in columns)
-    known = name_of(columns[0])
-    return f"the paper's †: {Name(f'{known.title}, {groups}', known.unit).with_unit}"
-
-
-def published_columns(section: Section) -> list[str]:
-    """Those of the table's columns of which the paper has numbers."""
-    return [c for c in section.columns if any(c in row.values for row in section.published)]
+def results(section: Section) -> Table:
+    """One row a method, one column a metric and evaluation set; below them the paper's rows."""
+    rows = [
+        [method.label, str(len(method.runs)), *(cell(method, column) for column in section.columns)]
+        for method in section.methods
+    ]
+    published = published_rows(section.published, section.columns)
+    rows += [[label, "", *cells] for label, *cells in published]
+    # A run that is in no mean has a row of its own.
+    rows += [
+        [f"{run.baseline or 'GFlowNet'}, seed {run.seed}", "", run.state.name]
+        + [""] * (len(section.columns) - 1)
+        for run in section.unfinished
+    ]
+    return Table(["method", "seeds", *map(column_title, section.columns)], rows)
 
 
 def cell(method: Method, column: str) -> str:
@@ -183,7 +171,7 @@ def _refuse_unknown(runs: Sequence[Run], metrics: Sequence[str]) -> None:
 
 
 def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Section:
-    finished = [run for run in runs if run.status == "finished"]
+    finished = [run for run in runs if run.is_finished]
     task, problem = task_of(finished[-1])
     methods = methods_of(finished)
     headline = task.headline if task else ()
@@ -197,30 +185,22 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
         if m not in shown
     ]
     notes += _notes(shown, columns)
-    rows = {method: _published(method, columns) for method in shown}
-    beside = {method: _counterpart(own, method) for method, own in rows.items()}
-    published = [row for own in rows.values() for row in own]
-    different = [row for at, row in enumerate(published) if row not in published[:at]]
+    # Settings of a task may have rows of their own (numbers of examples, say).
+    tasks = [task_of(method.runs[0])[0] for method in shown]
+    published = [row for own in tasks if own for row in own.reference_rows()]
     return Section(
         name=task.name if task else target.rpartition(".")[2],
         methods=tuple(shown),
         columns=tuple(columns),
         headline=headline,
-        published=tuple(different),
-        beside={method: row for method, row in beside.items() if row is not None},
+        published=tuple(
+            row
+            for at, row in enumerate(published)
+            if row.values.keys() & set(columns) and row not in published[:at]
+        ),
         notes=tuple(notes),
         unfinished=tuple(run for run in runs if run not in finished),
     )
-
-
-def _published(method: Method, columns: Sequence[str]) -> list[ReferenceRow]:
-    """The paper's rows that have a number of some column, under the settings of a method's own task."""
-    task, _ = task_of(method.runs[0])
-    rows = [
-        replace(row, values={c: row.values[c] for c in columns if c in row.values})
-        for row in (task.reference_rows() if task else ())
-    ]
-    return [row for row in rows if row.values]
 
 
 def task_of(run: Run) -> tuple[Task | None, str]:
@@ -276,7 +256,8 @@ def _some(labels: Sequence[str]) -> str:
 def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
     notes = []
     if method.dropped:
-        notes.append(_duplicates(method, columns))
+        others = ", ".join(f"{run.folder} (seed {run.seed})" for run in method.dropped)
+        notes.append(f"measured more than once; not used are {others}.")
     if len(method.commits) > 1:
         notes.append(f"runs of different commits are averaged, {', '.join(method.commits)}.")
     for column in columns:
@@ -285,21 +266,3 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
             seeds = ", ".join(str(run.seed) for run in missing)
             notes.append(f"no {column} of seed {seeds}; the others are averaged.")
     return notes
-
-
-def _duplicates(method: Method, columns: Sequence[str]) -> str:
-    """Which run is used for a seed that several have measured, and whether it matters."""
-    kept = {run.seed: run for run in method.runs}
-    names = {column: f"{method.row}/{column}" for column in columns}
-    used = []
-    for seed in dict.fromkeys(run.seed for run in method.dropped):
-        others = ", ".join(str(run.folder) for run in method.dropped if run.seed == seed)
-        used.append(f"{kept[seed].folder} for seed {seed}, not {others}")
-    different = dict.fromkeys(
-        column.partition("/")[0]
-        for column, name in names.items()
-        for run in method.dropped
-        if run.metrics.get(name) != kept[run.seed].metrics.get(name)
-    )
-    agree = f"They differ in {', '.join(different)}" if different else "Their numbers are the same"
-    return f"measured more than once; used is {'; '.join(used)}. {agree}."

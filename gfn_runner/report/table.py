@@ -1,39 +1,157 @@
-"""The table at the end of a run: ours, the base model, the published numbers."""
+"""Tables: of a run's results and of anything else; as Markdown, and for the terminal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+import rich.table
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console
+from rich.markup import escape
 
+from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.data.task import Task
-from gfn_runner.report.names import is_share, name_of
+from gfn_runner.report.names import column_title, is_share
 
-WIDTH = 80
 # Not all of them are printed in the paper: docs/paper_index.md says where each comes from.
 PUBLISHED = "† the paper's numbers, or its published code's: of another model, on other questions"
+_WIDEST = 40  # characters of a column in the terminal
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to be typed as they are, in a cell of a table."""
+
+    lines: Sequence[str]
+
+
+Cell = str | Code
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row; all but the first column are numbers where ``numeric``."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numeric: bool = True
+
+    def columns(self, kept: Iterable[int]) -> Table:
+        """The table of some columns alone."""
+        places = list(kept)
+        rows = [[row[at] for at in places] for row in self.rows]
+        return Table([self.header[at] for at in places], rows, self.numeric)
+
+    def without_empty(self) -> Table:
+        """The table without columns that have no text."""
+        kept = range(len(self.header))
+        return self.columns([at for at in kept if any(row[at] for row in self.rows)])
+
+
+# -- as text ----------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Text of a file or a model, escaped so that Markdown shows it as it is."""
+    # An underscore within a word is none in any Markdown.
+    return re.sub(r"[\\`*<\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, whatever its cells hold."""
+    line = "|---" + ("|---:" if table.numeric else "|---") * (len(table.header) - 1) + "|"
+    first, *rest = (f"| {' | '.join(map(_cell, own))} |" for own in (table.header, *table.rows))
+    return "\n".join([first, line, *rest])
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, Code):
+        return "<br>".join(f"`{line.replace('|', chr(92) + '|')}`" for line in cell.lines)
+    return "<br>".join(plain(line).replace("|", "\\|") for line in cell.strip().splitlines())
+
+
+def print_table(console: Console, table: Table, title: str = "", caption: str = "") -> None:
+    """Print a table; one too wide for the console as several, each of which has the first column."""
+    rest = list(range(1, len(table.header)))
+    while rest:
+        n = len(rest)
+        while n > 1 and not _fits(console, _printed(table, rest[:n])):
+            n -= 1
+        made = _printed(table, rest[:n])
+        made.title = title or None
+        rest = rest[n:]
+        made.caption = caption if caption and not rest else None
+        console.print(made, soft_wrap=False)
+
+
+def _printed(table: Table, columns: Sequence[int]) -> rich.table.Table:
+    made = rich.table.Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
+    for at in (0, *columns):
+        # Titles are broken at every chance: numbers are narrow.
+        title = re.sub(r",? |(?<=[._])(?=.)", "\n", table.header[at])
+        justify: Literal["left", "right"] = "right" if at and table.numeric else "left"
+        made.add_column(escape(title), justify=justify, overflow="fold", max_width=_WIDEST)
+    for row in table.rows:
+        if any(row[at] for at in columns):
+            made.add_row(*(escape(str(row[at])) for at in (0, *columns)))
+    return made
+
+
+def _fits(console: Console, table: rich.table.Table) -> bool:
+    """Whether the console is wide enough to break nothing in the table."""
+    unbroken = console.options.update(max_width=10_000)
+    return table.__rich_measure__(console, unbroken).maximum <= console.width
+
+
+# -- results ----------------------------------------------------------------------------------------
 
 
 def result_table(
-    task: Task, metrics: Mapping[str, float], method: str = "this run"
-) -> Table | Group:
-    """Headline metrics per evaluation set: one table, or one a set where that would be too wide.
+    headline: Sequence[str],
+    metrics: Mapping[str, float],
+    published: Sequence[ReferenceRow] = (),
+    method: str = "this run",
+) -> Table:
+    """Headline metrics per evaluation set, with their intervals: the run, what it is compared with.
 
     Args:
         metrics: flat, with a row's prefix: ``final/``, ``base_<k>_shot/`` and so on.
+        published: the paper's rows.
         method: what the run's own row is called.
     """
-    names = columns_of(metrics, [next(iter(row_labels(metrics)), "final")], task.headline)
-    groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
-    widest = max(map(len, row_labels(metrics, method).values()), default=0)
-    needed = widest + sum(1 + max(map(len, _header(name).split())) for name in names)
-    if needed <= WIDTH or len(groups) < 2:
-        return _table(task, metrics, names, task.name, method)
-    own = {group: [name for name in names if name.endswith(f"/{group}")] for group in groups}
-    return Group(*(_table(task, metrics, own[g], f"{task.name}, {g}", method) for g in groups))
+    labels = row_labels(metrics, method)
+    columns = columns_of(metrics, labels, headline)
+    rows = [
+        [label, *(metric_cell(metrics, prefix, name) for name in columns)]
+        for prefix, label in labels.items()
+    ]
+    rows = [row for row in rows if any(row[1:])] + published_rows(published, columns)
+    return Table(["", *map(column_title, columns)], rows)
+
+
+def print_results(
+    console: Console, task: Task, metrics: Mapping[str, float], method: str = "this run"
+) -> None:
+    """Print a run's results; see :func:`result_table`."""
+    published = task.reference_rows()
+    table = result_table(task.headline, metrics, published, method)
+    caption = PUBLISHED if published else ""
+    print_table(console, table, f"{task.name}; below, 95 % intervals", caption)
+
+
+def published_rows(rows: Sequence[ReferenceRow], columns: Sequence[str]) -> list[list[str]]:
+    """Those of the paper's rows that have a number in some column."""
+    found = [
+        [
+            f"† {row.label}",
+            *(shown_number(c, row.values[c]) if c in row.values else "" for c in columns),
+        ]
+        for row in rows
+    ]
+    return [row for row in found if any(row[1:])]
 
 
 def columns_of(metrics: Iterable[str], rows: Iterable[str], wanted: Sequence[str]) -> list[str]:
@@ -48,39 +166,6 @@ def in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
     """Those names of ``<metric>/<evaluation set>`` whose metric is wanted, in that order."""
     known = list(names)
     return [name for metric in wanted for name in known if name.partition("/")[0] == metric]
-
-
-def _table(
-    task: Task, metrics: Mapping[str, float], names: Sequence[str], title: str, method: str
-) -> Table:
-    shares = any(map(is_share, names))
-    intervals = any(f"final/{n.replace('/', '_low/', 1)}" in metrics for n in names)
-    explained = ": shares in %" if shares else ""
-    explained += ", below them the 95 % interval" if shares and intervals else ""
-    table = Table(title=title + explained, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
-    table.add_column("", no_wrap=True)
-    for name in names:
-        table.add_column(_header(name).replace(" ", "\n"), justify="right", no_wrap=True)
-    for number, (prefix, label) in enumerate(row_labels(metrics, method).items()):
-        cells = (metric_cell(metrics, prefix, name) for name in names)
-        table.add_row(label, *cells, style="bold" if number == 0 else "")
-    table.add_section()
-    for row in task.reference_rows():
-        cells = (
-            shown_number(name, row.values[name]) if name in row.values else "" for name in names
-        )
-        table.add_row(f"† {row.label}", *cells, style="dim")
-    if task.reference_rows():
-        table.caption = PUBLISHED
-    return table
-
-
-def _header(name: str) -> str:
-    metric, _, group = name.partition("/")
-    known = name_of(metric)
-    short = known.brief or metric.removesuffix("_accuracy").removesuffix("_share")
-    unit = " (nats)" if known.unit == "nats" else ""
-    return f"{short}{unit} {group}".replace("_", " ").replace("p LM", "p_LM")
 
 
 # Rows below the run's own, in the order of the table; what the brackets match stands in the label.

@@ -32,7 +32,7 @@ from gfn_runner.loggers.json_lines import jsonable
 from gfn_runner.report.figures import draw_all
 from gfn_runner.report.headline import memory_at_most
 from gfn_runner.report.samples import sample_record, write_sample_table, write_samples
-from gfn_runner.report.table import result_table, row_labels
+from gfn_runner.report.table import print_results, row_labels
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import write_lines
 from gfn_runner.runtime.seeds import torch_generator_for
@@ -178,7 +178,7 @@ def write_results(task: Task, method: str, folder: Path, metrics: Mapping[str, f
     write_atomically(folder / "metrics.json", json.dumps(flat, indent=2) + "\n")
     end_pages(folder)
     console = Console()
-    console.print(result_table(task, metrics, method))
+    print_results(console, task, metrics, method)
     steps = metrics["run/steps"]
     console.print(
         f"{steps:.0f} optimizer step{'' if steps == 1 else 's'}, {metrics['run/minutes']:.1f} minutes, "

@@ -17,7 +17,8 @@ from gfn_runner.callbacks.checkpoint import damaged_checkpoints, newest_checkpoi
 from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.methods import flat
-from gfn_runner.report.runs import environment_files, steps_ended
+from gfn_runner.report.runs import environment_files
+from gfn_runner.report.states import steps_ended
 from gfn_runner.run.em_rounds import resume_problems
 from gfn_runner.runtime.files import free_name, read_yaml, remove_unfinished
 from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics

@@ -94,8 +94,11 @@ def filter_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    return records_of_steps(path.read_bytes() if path.is_file() else b"")
+
+
+def records_of_steps(content: bytes) -> Iterator[dict[str, Any]]:
     """Records of a step; lines that a crash has cut off or left with other bytes are left out."""
-    content = path.read_bytes() if path.is_file() else b""
     for line in content.split(b"\n"):
         with contextlib.suppress(ValueError):  # of JSON, or of UTF-8
             record = loads(line)

@@ -19,8 +19,18 @@ from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
 
 logger = logging.getLogger(__name__)
 RECORD = "sweep.json"
-State = Literal[
-    "waiting", "submitted", "running", "ok", "failed", "cancelled", "timed out", "interrupted"
+# The state of a run, in the record and on pages. A ``silent`` one has not ended, and has written nothing
+# for long.
+StateName = Literal[
+    "waiting",
+    "submitted",
+    "running",
+    "silent",
+    "ok",
+    "failed",
+    "cancelled",
+    "timed out",
+    "interrupted",
 ]
 _ENDED = ("ok", "failed", "cancelled", "timed out")
 _LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
@@ -39,25 +49,25 @@ class Job:
         why: why it is in that state; empty for ``ok``.
         again: false if it had finished before this start of the sweep and was not run again.
         value: what it returned, as ``optimized_metric`` says.
-        metrics: headline metrics, averaged over evaluation sets.
-        minutes: of ``ok`` those of the run, all its parts (``run/minutes``); else those that its process
-            took in this start of the sweep.
     """
 
     number: int
     overrides: list[str]
     folder: str
-    state: State = "waiting"
+    state: StateName = "waiting"
     why: str = ""
     again: bool = True
     value: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    minutes: float | None = None
     job_id: str | None = None
 
     @property
     def ended(self) -> bool:
         return self.state in _ENDED
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether nothing works on it any more, though the sweep may not be done with it."""
+        return self.ended or self.state == "interrupted"
 
     def beside(self, common: Sequence[str]) -> list[str]:
         """Overrides other than those."""

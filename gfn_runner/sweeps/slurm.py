@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gfn_runner.runtime.sweep_record import State
+from gfn_runner.runtime.sweep_record import StateName
 
 _SECONDS = 30  # that a command of SLURM may take
 # Every other state (PENDING, RUNNING, COMPLETING, REQUEUED, …) leads to one of these.
-ENDED: dict[str, State] = {
+ENDED: dict[str, StateName] = {
     "COMPLETED": "ok",
     "CANCELLED": "cancelled",
     "PREEMPTED": "cancelled",

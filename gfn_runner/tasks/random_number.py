@@ -81,9 +81,7 @@ class RandomNumbers(GFlowNetModule):
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
         """The authors' PPO: 21,411 of 512,000 numbers are invalid (their rng/notebooks/plots.ipynb)."""
-        return [
-            ReferenceRow("the authors' PPO", {"invalid_share/numbers": 21_411 / 512_000}, "PPO")
-        ]
+        return [ReferenceRow("the authors' PPO", {"invalid_share/numbers": 21_411 / 512_000})]
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()

@@ -52,4 +52,4 @@ def test_a_run_that_fails_says_why_in_its_log_and_a_report_repeats_it(tmp_path, 
     log = (folder / "run.log").read_text(encoding="utf-8")
     assert "ERROR" in log and "the run has failed: lm.name" in log
     failed, _ = read_runs([folder, finished])
-    assert failed.status == "failed" and any("lm.name" in line for line in failed.log)
+    assert failed.state.name == "failed" and any("lm.name" in line for line in failed.log)

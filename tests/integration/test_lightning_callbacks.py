@@ -46,7 +46,7 @@ def test_early_stopping_and_the_best_checkpoint_by_a_metric_of_evaluations(tmp_p
     assert (before["run/steps"], before["run/stopped_early_of"]) == (2, 4)
     records = logged(stopped)
     assert records == logged(plain)[: len(records)], "what is logged stays as it was"
-    assert read_run(stopped).status == "finished"
+    assert read_run(stopped).is_finished
     run(stopped, *lines, "resume=auto", base=TINY)
     assert metrics_of(stopped) == before, "nothing is left to do"
     (checkpoint,) = (tmp_path / "best").glob("*.ckpt")

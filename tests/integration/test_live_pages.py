@@ -11,8 +11,7 @@ import yaml
 from gfn_runner.callbacks import live_report
 from gfn_runner.callbacks.evaluation import EvaluationCallback
 from gfn_runner.callbacks.live_report import LiveReport
-from gfn_runner.report.history import History
-from gfn_runner.report.plots import run_plots
+from gfn_runner.report.plots import run_charts
 from gfn_runner.report.runs import read_run
 from tests.report_folders import facts_of
 from tests.runs import SMALL, exit_code, lines_of, run
@@ -23,8 +22,7 @@ QUICK = ("callbacks.evaluation.every_n_steps=1", "evaluation.baseline_shots=[]")
 def test_a_finished_runs_page(finished):
     page = (finished / "report.html").read_text()
     assert facts_of(page)["optimizer step"] == "4 of 4" and "badge good" in page
-    sections, _ = run_plots(read_run(finished), History(finished / "metrics.jsonl").read())
-    n_plots = sum(len(section["plots"]) for section in sections)
+    n_plots = sum(len(plots) for _, _, plots in run_charts(read_run(finished)).sections)
     assert "<body data-refresh" not in page and page.count('<div class="plot">') == n_plots
     phases = "seconds of an optimizer step, by phase"
     for title in ("vote accuracy (%)", "replay buffer (strings)", phases):
@@ -37,10 +35,10 @@ def test_the_page_is_written_anew_at_every_evaluation(tmp_path, monkeypatch):
     seen = []
     whole = live_report.write_run_page
 
-    def recorded(folder, history, state_name):
-        path = whole(folder, history, state_name)
+    def recorded(folder, known):
+        path = whole(folder, known)
         page = path.read_text()
-        seen.append((facts_of(page)["optimizer step"], state_name, "<body data-refresh=" in page))
+        seen.append((facts_of(page)["optimizer step"], known, "<body data-refresh=" in page))
         return path
 
     monkeypatch.setattr(live_report, "write_run_page", recorded)

@@ -11,7 +11,6 @@ import pytest
 
 from gfn_runner.report.__main__ import main
 from gfn_runner.report.run_page import write_run_page
-from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.sweep_page import write_sweep_page
 
 from ..report_folders import FAILED, grid, hostile_run, make_run, make_sweep, sample, training
@@ -69,7 +68,7 @@ def test_a_sweep_of_fifty_runs(chromium, tmp_path):
             sweep / str(number), seed=number % 2, steps=6 - number % 2, finished=number % 2 == 0
         )
     (sweep / "7/run.log").write_text(FAILED)
-    page = write_sweep_page(SweepJobs(sweep))
+    page = write_sweep_page(sweep)
     assert check_pages.check(chromium, page, tmp_path / "shots") == []
     assert len(list((tmp_path / "shots").glob("*.png"))) == len(check_pages.WIDTHS)
 
@@ -137,7 +136,7 @@ def test_pointing_at_a_run_highlights_its_curves(chromium, tmp_path):
         make_run(sweep / str(number), seed=number)
     page = chromium.new_page()
     try:
-        page.goto(write_sweep_page(SweepJobs(sweep), whole=False).as_uri())
+        page.goto(write_sweep_page(sweep).as_uri())
         page.wait_for_selector("body.drawn")
         page.hover('tr[data-run="run1"]')
         assert page.locator(".trace.on").count() == page.locator(".plot").count() > 10

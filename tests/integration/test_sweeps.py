@@ -99,11 +99,7 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path, capsys
     assert (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns == written
     first, second = json.loads((folder / "sweep.json").read_text())["jobs"]
     assert first["value"] == second["value"] < 0, "the same model; one number was read back"
-    assert first["metrics"]["log_reward"] == first["value"]
     assert (first["again"], second["again"]) == (True, False)
-    for job in (first, second):
-        metrics = json.loads((folder / job["folder"] / "metrics.json").read_text())
-        assert job["minutes"] == metrics["run/minutes"] > 0, "of one that had finished before, too"
 
 
 @pytest.mark.slow

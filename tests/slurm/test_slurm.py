@@ -31,7 +31,7 @@ def test_two_by_two_runs_then_nothing_runs_again(start):
     again = start(resume=True)
     assert again.ends() == 0, again.said
     assert "0 runs to do, 4 finished before" in again.said
-    assert [job["metrics"] for job in again.jobs()] == [job["metrics"] for job in sweep.jobs()]
+    assert [job["value"] for job in again.jobs()] == [job["value"] for job in sweep.jobs()]
     assert not any(job["again"] for job in again.jobs())
     assert [job["job_id"] for job in again.jobs()] == names, "SLURM was given nothing"
 

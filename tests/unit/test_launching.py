@@ -118,7 +118,7 @@ def test_a_metric_that_one_trial_lacks_ends_no_search(launcher, metric, values):
 
 
 def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch, capsys):
-    jobs = [Job(n, [f"seed={n}"], str(n), "ok", metrics={"kl": 0.5}) for n in range(2)]
+    jobs = [Job(n, [f"seed={n}"], str(n), "ok") for n in range(2)]
     Sweep(tmp_path, ["hydra/sweeper=search"], jobs, searches=True).write()
     monkeypatch.setattr("gfn_runner.sweeps.launching.launch._current", [])
     with sweep_under_way(tmp_path, pages=False):

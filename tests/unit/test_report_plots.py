@@ -16,7 +16,7 @@ from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.report import run_page
 from gfn_runner.report.history import History
 from gfn_runner.report.names import Name
-from gfn_runner.report.plots import MOST_POINTS, dots, log_floor, plot, trace
+from gfn_runner.report.plots import MOST_POINTS, plot
 from gfn_runner.runtime.files import write_atomically
 from gfn_runner.runtime.json_lines import write_lines
 
@@ -25,24 +25,25 @@ from ..report_folders import make_run, training
 # -- plots ------------------------------------------------------------------------------------------
 
 
+def curve(mode, x, y):
+    return {"x": x, "y": y, "mode": mode, "name": ""}
+
+
 def test_long_curves_are_means_and_of_dots_every_kth():
     steps = list(range(10 * MOST_POINTS))
     values = [float(step % 10) for step in steps]
-    made = plot(Name("t"), [trace(steps, values, "a", "red"), dots(steps, steps, "b", "red")])
+    made = plot(Name("t"), [curve("lines", steps, values), curve("markers", steps, steps)])
     line, marks = made.figure["data"]
     assert len(line["x"]) == MOST_POINTS and set(line["y"]) == {4.5} and line["x"][0] == 4.5
     assert len(marks["x"]) == MOST_POINTS and marks["y"][1] == 10
-    assert made.help == "Means of 10 steps. One dot in 10 steps."
+    assert made.help == "Lines are means of 10 steps, dots one in 10."
 
 
 def test_a_logarithmic_axis_spans_six_decades_at_most_and_nothing_below_zero():
     values = [0.0, 4e-13, *[5.0] * 20, 50.0]
-    assert log_floor(values) == pytest.approx(5e-5) and log_floor([0.0, 2.0, 8.0]) == 2.0
-    made = plot(Name("loss"), [trace(list(range(23)), values, "", "red")], log=True)
-    low, high = made.figure["layout"]["yaxis"]["range"]
-    assert -4.5 < low < -4.3 and 1.6 < high < 1.8
-    assert made.help == "2 of the values lie below the axis."
-    plain = plot(Name("loss"), [trace([1, 2], [-1.0, 100.0], "", "red")], log=True)
+    made = plot(Name("loss"), [curve("lines", list(range(23)), values)], log=True)
+    assert made.figure["layout"]["yaxis"]["range"] == pytest.approx([-4.35, 1.75], abs=0.01)
+    plain = plot(Name("loss"), [curve("lines", [1, 2], [-1.0, 100.0])], log=True)
     assert "yaxis" not in plain.figure["layout"]
 
 

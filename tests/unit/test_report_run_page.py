@@ -10,9 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gfn_runner.report.history import History
-from gfn_runner.report.runs import failure, read_run
-from gfn_runner.report.states import state_of
+from gfn_runner.report.runs import read_run
+from gfn_runner.report.states import failure
 from gfn_runner.runtime.json_lines import write_lines
 
 from ..report_folders import (
@@ -37,8 +36,8 @@ def finished(tmp_path_factory):
     return page_of(make_run(folder, overrides=["seed=3", "task.terminator=' .'"]))
 
 
-def state(folder, name=None):
-    return state_of(read_run(folder), History(folder / "metrics.jsonl").read(), name)
+def state(folder, known=None):
+    return read_run(folder, known).state
 
 
 def test_curves_are_what_was_logged(finished):
@@ -46,7 +45,7 @@ def test_curves_are_what_was_logged(finished):
         "3 operands": (6, 25), "3 operands, all conditions": (6, 25),
         "4 operands": (6, 25), "4 operands, all conditions": (6, 25),
     }  # fmt: skip
-    by_source = {"on-policy": (6, 1), "tempered": (4, -1), "replay": (5, 0)}
+    by_source = {"on-policy": (6, 1), "tempered": (4, -1), "stored": (5, 0)}
     assert curves_of(finished, "mean log R in training (nats)") == by_source
     phases = plots_of(finished)["seconds of an optimizer step, by phase"]["data"]
     assert {own["name"]: own["y"][-1] for own in phases} == PHASES
@@ -114,7 +113,7 @@ def test_an_unfinished_runs_page_reloads_itself_and_a_finished_ones_does_not(tmp
     html = page_of(make_run(tmp_path / "a", steps=4, finished=False))
     assert reloads(html) and "badge busy" in html
     assert facts_of(html)["optimizer step"] == "4 of 6"
-    interrupted = page_of(tmp_path / "a", state_name="interrupted")
+    interrupted = page_of(tmp_path / "a", "interrupted")
     assert not reloads(interrupted) and '<b class="badge odd">interrupted</b>' in interrupted
 
 
@@ -126,19 +125,6 @@ def test_time_left_is_that_of_the_newest_part(tmp_path):
     records[0]["time"] -= 86400
     write_lines(folder / "metrics.jsonl", records)
     assert state(folder).left == pytest.approx(50, abs=0.1)
-
-
-@pytest.mark.parametrize(("a_step", "patience"), [(1.0, 900.0), (400.0, 2400.0)])
-def test_a_page_knows_when_the_next_one_is_due(tmp_path, a_step, patience):
-    """A run killed outright cannot say so: after that time its page calls it silent by itself."""
-    folder = make_run(tmp_path / "r", steps=4, wanted=14, finished=False)
-    records = [training(step, time=time.time() + a_step * step) for step in range(1, 5)]
-    write_lines(folder / "metrics.jsonl", records)
-    before = time.time()
-    due = re.search(r'data-due="(\d+)"', page_of(folder))
-    assert before + patience - 1 <= int(due[1]) <= time.time() + patience + 1
-    # At its last step it evaluates, for as long as that takes.
-    assert "data-due=" not in page_of(make_run(tmp_path / "last", steps=6, finished=False))
 
 
 def test_a_failed_runs_page_has_the_reason_and_the_end_of_the_log(tmp_path):
@@ -214,5 +200,5 @@ def test_runs_of_one_step_and_of_none(tmp_path):
     html = page_of(make_run(tmp_path / "r", steps=1, finished=False))
     assert "NaN" not in json.dumps(plots_of(html))
     html = page_of(make_run(tmp_path / "none", steps=0, finished=False))
-    assert plots_of(html) == {} and "loss: no optimizer step yet." in html
-    assert "vote accuracy: not evaluated yet." in html
+    assert plots_of(html) == {} and "<li>loss</li>" in html
+    assert "<li>vote accuracy</li>" in html

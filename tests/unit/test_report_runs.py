@@ -46,27 +46,28 @@ def test_every_place_without_a_run_is_named(tmp_path):
 
 def test_a_run_says_whether_and_why_it_has_not_finished(tmp_path):
     stopped = leave_run(tmp_path / "stopped")
-    (stopped / "metrics.jsonl").write_text('{"step": 3, "time": 0}\n{"step": 4, "ti')
-    assert read_run(stopped).status == "unfinished"
-    assert read_run(stopped).why.startswith("no metrics.json, optimizer step 3 of 10 reached")
+    (stopped / "metrics.jsonl").write_text(
+        '{"step": 3, "train/loss": 1, "time": 0}\n{"step": 4, "ti'
+    )
+    assert str(read_run(stopped).state) == "running at optimizer step 3 of 10"
     failed = leave_run(tmp_path / "failed")
     (failed / "run.log").write_text("WARNING a\nERROR b: non-finite loss\n\n")
     run = read_run(failed)
-    assert (run.status, run.log) == ("failed", ("WARNING a", "ERROR b: non-finite loss"))
+    assert str(run.state) == "failed at optimizer step 0 of 10: non-finite loss"
+    assert run.log == ["WARNING a", "ERROR b: non-finite loss"]
     resumed = leave_run(tmp_path / "resumed", {}, trainer={"max_steps": 20})
-    assert read_run(resumed).status == "unfinished"
-    assert "step 10, config.yaml asks for 20" in read_run(resumed).why
+    assert not read_run(resumed).is_finished and read_run(resumed).state.steps == 20
     # Of baselines those that train have steps to do, too.
-    for name, status in (
-        ("baselines.prompting.Prompting", "finished"),
-        ("algorithms.ppo.PPO", "unfinished"),
-        ("baselines.gone.Gone", "finished"),
+    for name, is_finished in (
+        ("baselines.prompting.Prompting", True),
+        ("algorithms.ppo.PPO", False),
+        ("baselines.gone.Gone", True),
     ):
         baseline = {"_target_": f"gfn_runner.{name}"}
         folder = leave_run(tmp_path / name, {}, trainer={"max_steps": 20}, baseline=baseline)
-        assert read_run(folder).status == status
+        assert read_run(folder).is_finished is is_finished
     rounds = leave_run(tmp_path / "em", {}, em={"rounds": 2})
-    assert "asks for 20" in read_run(rounds).why
+    assert not read_run(rounds).is_finished and read_run(rounds).state.steps == 20
 
 
 def test_numbers_that_are_not_finite_are_missing(tmp_path):
@@ -101,7 +102,7 @@ def test_no_finished_run_is_a_mistake_that_says_why(tmp_path):
     with pytest.raises(UserError) as caught:
         read("r")
     text = str(caught.value)
-    assert "no optimizer step of 10 reached" in text and "run.log: ERROR out of luck" in text
+    assert "failed at optimizer step 0 of 10" in text and "run.log: ERROR out of luck" in text
     assert "resume=r" in text
 
 
@@ -185,8 +186,6 @@ def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
         ("base model, 0-shot", "10.0"),
     ]
     assert section.notes[1:] == (
-        "GFlowNet: measured more than once; used is newer for seed 0, not older. They differ in "
-        "vote_accuracy.",
-        "base model, 0-shot: measured more than once; used is own for seed 0, not newer, trained. They "
-        "differ in vote_accuracy.",
+        "GFlowNet: measured more than once; not used are older (seed 0).",
+        "base model, 0-shot: measured more than once; not used are newer (seed 0), trained (seed 0).",
     )

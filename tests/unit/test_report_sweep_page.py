@@ -13,8 +13,8 @@ from gfn_runner.errors import UserError
 from gfn_runner.report import run_page
 from gfn_runner.report.__main__ import main, write_pages
 from gfn_runner.report.history import History
-from gfn_runner.report.states import SweepJobs
 from gfn_runner.report.sweep_page import colors_of, write_sweep_page
+from gfn_runner.report.sweep_runs import read_sweep
 
 from ..report_folders import (
     FAILED,
@@ -80,14 +80,14 @@ def test_a_sweeps_page_lists_every_job_with_its_state(tmp_path):
     assert [row[:5] for row in rows] == [
         ["0", "ok", "0.001", "0", "6/6"], ["1", "running", "0.001", "1", "4/6"],
         ["2", "failed", "0.0001", "0", "3/6"], ["3", "failed", "0.0001", "1", ""],
-        ["4", "not begun", "1", "0", ""], ["5", "failed", "1", "1", "4/6"],
+        ["4", "waiting", "1", "0", ""], ["5", "cancelled", "1", "1", "4/6"],
     ]  # fmt: skip
     assert rows[0][5:8] == ["2.0", "25.0", "50.0"] and rows[1][6:8] == ["25.0*", "50.0*"]
     why = ["ValueError: the loss is not finite", "task.data: nothing there", "", "by SLURM"]
     assert [row[-1] for row in rows[2:]] == why
     assert re.findall(r'<a href="([^"]*)"', html) == [f"{n}/report.html" for n in (0, 1, 2, 5)]
     assert reloads(html)
-    assert "6 runs: 1 ok, 1 running, 3 failed, 1 not begun." in html
+    assert "6 runs: 1 ok, 1 running, 2 failed, 1 waiting, 1 cancelled." in html
     assert "gfn_runner -m optimizer.lr=1e-3,1e-4,1</code>" in html
 
 
@@ -100,9 +100,10 @@ def test_a_sweeps_curves_are_of_all_runs_and_coloured_by_what_was_varied(tmp_pat
         f"run {n}: optimizer.lr={lr}, seed={seed}": (4, 25)
         for n, lr, seed in ((0, 0.001, 0), (1, 0.001, 1), (2, 0.0001, 0))
     }
-    colors, legend = colors_of(SweepJobs(sweep).read())
-    assert colors["0"] == colors["1"] != colors["2"] == colors["3"]
-    assert [label for _, label in legend] == ["optimizer.lr=0.001", "optimizer.lr=0.0001"]
+    colors = colors_of(read_sweep(sweep))
+    assert colors[0] == colors[1] != colors[2] == colors[3]
+    legend = re.findall(r'<li><i style="background:(.*?)"></i>(.*?)</li>', html)
+    assert legend == [(colors[0], "optimizer.lr=0.001"), (colors[2], "optimizer.lr=0.0001")]
     assert "None has finished yet." in html
     # A row and its curves have one id: pointing at one of them highlights all.
     for figure in plots_of(html).values():
@@ -114,14 +115,12 @@ def test_fifty_runs_are_one_page_and_read_once(tmp_path, monkeypatch):
     sweep = make_sweep(tmp_path / "s", *grid(optimizer__lr=range(25), seed=(0, 1)))
     for n in range(50):
         make_run(sweep / str(n), seed=n % 2, optimizer={"lr": n // 2})
-    own = SweepJobs(sweep)
-    html = write_sweep_page(own).read_text()
+    html = sweep_page(sweep)
     assert [row[0] for row in rows_of(html)][1:] == [str(n) for n in range(50)]
-    assert len(curves_of(html, "loss (nats², where φ is balanced)")) == 50
-    assert "it has many methods" in html
+    assert len(curves_of(html, "loss")) == 50
     assert not reloads(html) and len(html) < 3_000_000
     monkeypatch.setattr(History, "_add", lambda *_: 1 / 0)
-    write_sweep_page(own)
+    write_sweep_page(sweep)
 
 
 def test_finished_runs_of_a_sweep_are_compared(tmp_path):
@@ -131,13 +130,10 @@ def test_finished_runs_of_a_sweep_are_compared(tmp_path):
     html = sweep_page(sweep)
     compared = html[html.index("Finished runs side by side") - 4 :]
     assert "<td>GFlowNet</td><td>2</td>" in compared
-    assert "data:image/png;base64," in compared and not reloads(html)
-    assert re.findall(r"<h(\d)>(.*?)</h\d>", compared)[:3] == [
-        ("2", "Finished runs side by side"), ("3", "arithmetic"), ("4", "How each was run"),
+    assert "gfn_runner.report " in compared and not reloads(html)
+    assert re.findall(r"<h(\d)>(.*?)</h\d>", compared) == [
+        ("2", "Finished runs side by side"), ("3", "arithmetic"),
     ]  # fmt: skip
-    make_run(sweep / "2", steps=4, finished=False)
-    brief = sweep_page(sweep)
-    assert "data:image/png" not in brief and "since the sweep goes on" in brief
 
 
 def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
@@ -146,7 +142,7 @@ def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
     pages = LiveReport(pause=1000).begin(folder)
     path = sweep / "report.html"
     pages.write("running")
-    assert [row[1] for row in rows_of(path.read_text())] == ["state", "running", "not begun"]
+    assert [row[1] for row in rows_of(path.read_text())] == ["state", "running", "waiting"]
     path.write_text("another job's")
     # Neither so soon after another job, nor so soon after its own.
     LiveReport(pause=1000).begin(folder).evaluated(2, [])
@@ -157,7 +153,7 @@ def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
     LiveReport(pause=0).begin(folder).evaluated(2, [])
     assert len(rows_of(path.read_text())) == 3
     pages.write("interrupted", at_once=True)
-    assert [row[1] for row in rows_of(path.read_text())] == ["state", "interrupted", "not begun"]
+    assert [row[1] for row in rows_of(path.read_text())] == ["state", "interrupted", "waiting"]
 
 
 def test_a_job_without_a_config_only_has_its_row(tmp_path, caplog):
@@ -166,7 +162,7 @@ def test_a_job_without_a_config_only_has_its_row(tmp_path, caplog):
     (sweep / "0/run.log").write_text("ERROR gfn_runner.app: the run has failed: no\n")
     end_pages(sweep / "0")
     states = [row[1] for row in rows_of((sweep / "report.html").read_text())]
-    assert states[1:] == ["failed", "not begun"]
+    assert states[1:] == ["failed", "waiting"]
     assert not (sweep / "0/report.html").exists() and not caplog.records
 
 

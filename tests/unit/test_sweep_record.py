@@ -7,6 +7,7 @@ import pytest
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.sweep_record import RECORD, Job, Sweep, log_length, reason
 from gfn_runner.sweeps.table import show_sweep
+from tests.report_folders import make_run
 
 
 def jobs(*lines: str) -> list[Job]:
@@ -16,7 +17,7 @@ def jobs(*lines: str) -> list[Job]:
 def test_a_record_is_read_as_it_was_written(tmp_path):
     sweep = Sweep(tmp_path, ["seed=0,1", "hydra/launcher=slurm"])
     first, second = sweep.plan(jobs("seed=0", "seed=1"))
-    first.state, first.value, first.metrics, first.job_id = "ok", 0.5, {"accuracy": 0.5}, "7_0"
+    first.state, first.value, first.job_id = "ok", 0.5, "7_0"
     second.state, second.why = "failed", "no model"
     sweep.write()
     assert Sweep.read(tmp_path) == sweep
@@ -83,16 +84,16 @@ def test_the_table_names_what_differs_and_every_reason(tmp_path, capsys, monkeyp
     monkeypatch.setenv("COLUMNS", "100")
     sweep = Sweep(tmp_path)
     first, second, third = sweep.plan(jobs("seed=0", "seed=1", "seed=[2]"))
-    first.state, first.minutes, first.again = "ok", 2.0, False
-    first.metrics = {"vote_accuracy": 0.5}
+    first.state, first.again = "ok", False
+    make_run(tmp_path / "0")
     second.state, second.why = "failed", "ValueError: a|b"
     third.state, third.job_id = "running", "9_2"
     show_sweep(sweep)
     shown = capsys.readouterr().out
     assert "sweep task=x" in shown and shown.count("task=x") == 1
-    assert "50.0" in shown and "2.0" in shown and "seed=[2]" in shown
+    assert "25.0" in shown and "2.0" in shown and "[2]" in shown
     assert "#1 failed: ValueError: a|b" in shown
     assert "1 of 3 runs are ok (1 had finished before)" in shown
     assert "scancel 9_2" in shown and f"resume={tmp_path}" in shown
     written = (tmp_path / "sweep.md").read_text()
-    assert "| 1 | seed=1 | failed |  |  | 1 | ValueError: a\\|b |" in written
+    assert "| 1 | failed | 1 |  |  |  |  | ValueError: a\\|b |" in written

@@ -4,12 +4,6 @@ function age() {
     const s = Math.max(0, Date.now() / 1000 - e.dataset.written);
     const [n, unit] = s < 90 ? [s, 's'] : s < 5400 ? [s / 60, 'min'] : [s / 3600, 'h'];
     e.textContent = ' (' + Math.round(n) + ' ' + unit + ' ago)';
-    if (Date.now() / 1000 > e.dataset.due) {
-      for (const b of document.querySelectorAll('.badge.busy')) {
-        b.className = 'badge odd'; b.textContent = 'silent';
-        b.title = 'the page would have been written again by now';
-      }
-    }
   }
 }
 age(); setInterval(age, 1000);

@@ -15,10 +15,9 @@ from gfn_runner.config.compose import check_config
 from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.data.samples import TaskData
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.report.headline import headline_numbers, optimized_value
+from gfn_runner.report.headline import optimized_value
 from gfn_runner.run.resume import finished_metrics
-from gfn_runner.runtime.clock import steady_time
-from gfn_runner.runtime.sweep_record import Job, State, log_length, reason
+from gfn_runner.runtime.sweep_record import Job, StateName, log_length, reason
 from gfn_runner.sweeps.check import checked_for, launcher_options
 
 # Lines of a sweep's command that say nothing about its runs.
@@ -32,14 +31,12 @@ class Plan:
     Attributes:
         composed: its config, Hydra's section included.
         logged: bytes of the run's log before it was started.
-        began: when it was started, seconds since 1970.
     """
 
     job: Job
     composed: DictConfig
     config: RunConfig
     logged: int = 0
-    began: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -63,26 +60,17 @@ class Plan:
         return self.composed, Singleton.get_state()
 
     def starts(self) -> None:
-        self.job.state, self.job.why, self.began = "running", "", self.began or steady_time()
+        self.job.state, self.job.why = "running", ""
 
-    def ends(self, state: State, why: str = "", value: float | None = None) -> None:
+    def ends(self, state: StateName, why: str = "", value: float | None = None) -> None:
         """Write down what has become of the run."""
         self.job.state, self.job.why, self.job.value = state, why, value
-        if self.began is not None:
-            self.job.minutes = (steady_time() - self.began) / 60
-        if state == "ok":
-            metrics = finished_metrics(self.config, self.folder) or {}
-            # All parts of the run; this start of the sweep may have seen the last one only, or none.
-            self.job.minutes = metrics.get("run/minutes", self.job.minutes)
-            self.job.metrics = headline_numbers(self.config.task.headline, metrics)
-            if value is not None and self.config.optimized_metric is not None:
-                self.job.metrics = {self.config.optimized_metric: value, **self.job.metrics}
         if self.job.ended and self.job.again:
             announce(self.job)
 
     def fails(self, why: str) -> None:
         """The run has failed; ``why`` counts where its log gives no reason."""
-        state: State = "timed out" if "timed-out too many times" in why else "failed"
+        state: StateName = "timed out" if "timed-out too many times" in why else "failed"
         self.ends(state, reason(self.folder, self.logged) or why)
 
     def takes_result(self, job: Any) -> None:
