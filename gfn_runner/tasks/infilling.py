@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, Row, read_table
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow, TaskData
-from gfn_runner.data.splits import Files, draw_sets, file_problems, shortfall
+from gfn_runner.data.splits import Files, draw_sets, file_problems
 from gfn_runner.data.synthetic import stories
 from gfn_runner.errors import Problem
 from gfn_runner.evaluation.groups import per_group
@@ -122,13 +122,17 @@ class StoryInfilling(GFlowNetModule):
         return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
-        numbers = (self.data.n_train, self.data.n_test)
-        ends = attrgetter("beginning", "ending")
-        train, test = draw_sets(self.name, seed, stories.draw_story, ends, *numbers)
+        train, test = draw_sets(
+            self.name,
+            seed,
+            lambda rng, _: stories.draw_story(rng),
+            attrgetter("beginning", "ending"),
+            self.data.n_train,
+            self.data.n_test,
+        )
         return TaskData(
             [self._of_story(story) for story in train.values()],
             [self._of_story(story, "stories") for story in test.values()],
-            shortfall("task.data.n_train", len(train), self.data.n_train),
         )
 
     def _of_story(self, story: stories.Story, group: str = "train") -> Condition:
