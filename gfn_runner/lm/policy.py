@@ -200,13 +200,9 @@ class LanguageModel(nn.Module):
         return _ANSWERS in getattr(self.model, "peft_config", {})
 
     def add_answer_adapter(self, options: LoraSettings, seed: int) -> None:
-        """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still.
-
-        Raises:
-            UserError: if no layer has a name of ``options.targets``.
-        """
+        """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still."""
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        with new_adapter(self.model, options, seed, "em.lora.targets") as config:
+        with new_adapter(self.model, options, seed) as config:
             self.model.add_adapter(_ANSWERS, config)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(wanted.get(name, False))

@@ -75,7 +75,7 @@ def test_words_in_another_order_are_the_same_list(file):
         ({"word": ["a"], "words": ["b"]}, ", field word", "unknown field"),
         ({"words": ["a", "A"]}, ", field words[1]", "the same as words[0]"),
         ({"pattern": "a.*"}, ", field prompt", "does not tell the policy"),
-        ({"pattern": r"a\.", "prompt": "p"}, ", field pattern", "requires '.'"),
+        ({"pattern": r"a\.", "prompt": "p"}, ", field pattern", "ends in '.'"),
         ({"words": ["a"], "prompt": " "}, ", field prompt", "given ' '"),
         ({"words": ["fine"], "max_words": 2}, "", "the same prompt as line 1"),
     ],
