@@ -148,9 +148,7 @@ UNTOLD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("model_type", UNTOLD)
 def test_a_model_that_takes_no_account_of_padding_is_refused(model_type, tmp_path):
     settings = saved(tmp_path, made(model_type, UNTOLD[model_type]))
-    with pytest.raises(
-        UserError, match=rf"lm\.name: .*\({model_type}\) is not supported.*variation"
-    ):
+    with pytest.raises(UserError, match=rf"lm\.name: .*\({model_type}\) is not supported.*padding"):
         load(settings)
 
 
