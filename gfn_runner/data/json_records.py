@@ -101,7 +101,8 @@ def validated_rows(
 ) -> tuple[list[Row], list[Problem]]:
     """Rows of the valid objects, and what is wrong with the others."""
     columns = {n: NotRequired[k | None] if n in optional else k for n, k in fields.items()}
-    record: Any = TypedDict("record", columns)  # type: ignore[operator]  # not known to mypy
+    make: Any = TypedDict  # mypy knows it with literal names only
+    record = make("record", columns)
     record.__pydantic_config__ = ConfigDict(extra="forbid" if strict else "ignore")
     adapter = TypeAdapter(record)
     context = {FOLDER: Path(source).expanduser().parent}
