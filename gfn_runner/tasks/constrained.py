@@ -156,15 +156,19 @@ class ConstrainedGeneration(ConstrainedTask):
 
     def _generated(self, seed: int) -> TaskData:
         # The same words in another order are the same list.
+        by_words: Callable[[tuple[str, ...]], frozenset[str]] = frozenset
         train, test = draw_sets(
             self.name,
             seed,
             lambda rng, _: word_lists(rng, 1)[0],
-            frozenset,
+            by_words,
             self.data.n_train,
             self.data.n_test,
         )
-        return TaskData(*([self._of_words(w) for w in lists.values()] for lists in (train, test)))
+        return TaskData(
+            [self._of_words(words) for words in train.values()],
+            [self._of_words(words) for words in test.values()],
+        )
 
     def _read(self, path: str) -> list[Row]:
         # The policy sees the prompt only: it cannot be asked for two things by one.
