@@ -11,7 +11,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.lm.classifier import label_problems
 from gfn_runner.lm.encoder import encoder_problems
 from gfn_runner.lm.model_config import WORDS
-from gfn_runner.lm.text_checks import RequiredWords, text_problems
+from gfn_runner.lm.text_checks import text_problems
 from gfn_runner.rewards.factors import constraint_of
 from gfn_runner.rewards.text_constraints import TextConstraint
 
@@ -50,9 +50,6 @@ def check_texts(config: RunConfig) -> None:
         for condition in (*data.train, *data.evaluation)
         if (constraint := constraint_of(condition)) is not None
     }
-    required = [
-        RequiredWords(w, constraint.words, shortest) for w, constraint in constraints.items()
-    ]
     further = {"em.lora": config.em.lora} if config.em.rounds else {}
     problems = list(
         text_problems(
@@ -62,7 +59,6 @@ def check_texts(config: RunConfig) -> None:
             longest,
             role=task.terminator_role,
             chats=list(_chats((*data.train, *data.evaluation))),
-            required=required,
             listed=_listed(config),
             listed_max_len=shortest,
             written=[text for c in data.train for text in c.demonstrations],

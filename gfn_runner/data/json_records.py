@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections import Counter
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NotRequired, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from gfn_runner.data.rows import Check, Row
 from gfn_runner.errors import Problem, UserError, did_you_mean
@@ -32,66 +33,55 @@ def json_entries(source: str, text: str) -> list[Entry]:
     """
     begins = text.lstrip()
     if begins.startswith("["):
-        return _elements(source, text)
-    if begins.partition("\n")[0].rstrip() == "{":
+        parts = _elements(source, text)
+    elif begins.partition("\n")[0].rstrip() == "{":
         line = text.count("\n", 0, text.index("{")) + 1
         raise UserError.one(f"{source}, line {line}", "an object over several lines", _ALLOWED)
-    entries = []
-    for number, line_text in enumerate(text.split("\n"), start=1):
-        if line_text.strip():
-            row = Row(source, number, {})
-            decoder, repeated = _decoder()
-            try:
-                value = decoder.decode(line_text)
-            except (ValueError, RecursionError) as error:
-                value = _error_problem(row.where, error, "a JSON object on one line")
-            entries.append((row, _once(row, value, repeated)))
-    return entries
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        parts = [(Row(source, number, {}), line) for number, line in lines if line.strip()]
+    return [(row, _decoded(row, part)) for row, part in parts]
 
 
-def _elements(source: str, text: str) -> list[Entry]:
+def _elements(source: str, text: str) -> list[tuple[Row, str]]:
+    """The elements of a list, each with the line it begins on, or its number if all are on one."""
     try:
         # The whole first: what is no list is one problem, not one of each line.
         json.loads(text)
     except (ValueError, RecursionError) as error:
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError([_error_problem(source + place, error, _ALLOWED)]) from error
-    at = text.index("[") + 1
-    found, lines, line = [], [], 1 + text.count("\n", 0, at)
+    line_ends = [found.start() for found in re.finditer("\n", text)]
+    at, lines, parts = text.index("[") + 1, [], []
     while True:
         start = _BETWEEN_ELEMENTS.match(text, at).end()  # type: ignore[union-attr]  # may be empty
-        line += text.count("\n", at, start)
         if text[start] == "]":
             break
-        lines.append(line)
-        decoder, repeated = _decoder()
-        value, at = decoder.raw_decode(text, start)
-        found.append((value, repeated))
-        line += text.count("\n", start, at)
+        _, at = json.JSONDecoder().raw_decode(text, start)
+        lines.append(1 + bisect(line_ends, start))
+        parts.append(text[start:at])
     unit = "entry" if len(lines) > 1 and len(set(lines)) == 1 else "line"
     numbers = lines if unit == "line" else range(1, len(lines) + 1)
-    rows = [Row(source, number, {}, unit) for number in numbers]
-    return [(row, _once(row, *own)) for row, own in zip(rows, found, strict=True)]
+    return [(Row(source, n, {}, unit), part) for n, part in zip(numbers, parts, strict=True)]
 
 
-def _decoder() -> tuple[json.JSONDecoder, list[str]]:
-    """A decoder, and the names that one object has twice: JSON would take the last of them."""
-    repeated: list[str] = []
-
-    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            counts = Counter(name for name, _ in pairs)
-            repeated.extend(name for name, n in counts.items() if n > 1)
-        return found
-
-    return json.JSONDecoder(object_pairs_hook=collect), repeated
+def _decoded(row: Row, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except KeyError as error:
+        return Problem(row.at(error.args[0]), "given twice", "each field once")
+    except (ValueError, RecursionError) as error:
+        return _error_problem(row.where, error, "a JSON object on one line")
 
 
-def _once(row: Row, value: Any, repeated: list[str]) -> Any:
-    if repeated and not isinstance(value, Problem):
-        return Problem(row.at(repeated[0]), "given twice", "each field once")
-    return value
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ``KeyError`` where it has a field twice, of which JSON would take the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise KeyError(name)
+        found[name] = value
+    return found
 
 
 def _error_problem(where: str, error: Exception, allowed: str) -> Problem:
@@ -110,7 +100,11 @@ def validated_rows(
     check: Check | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Rows of the valid objects, and what is wrong with the others."""
-    adapters = {name: TypeAdapter(kind) for name, kind in fields.items()}
+    columns = {n: NotRequired[k | None] if n in optional else k for n, k in fields.items()}
+    make: Any = TypedDict  # mypy knows it with literal names only
+    record = make("record", columns)
+    record.__pydantic_config__ = ConfigDict(extra="forbid" if strict else "ignore")
+    adapter = TypeAdapter(record)
     context = {FOLDER: Path(source).expanduser().parent}
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -118,66 +112,51 @@ def validated_rows(
         if isinstance(given, Problem):
             problems.append(given)
             continue
-        if not isinstance(given, dict):
-            allowed = f"an object with {', '.join(fields)}"
-            problems.append(Problem(row.where, f"given {_short(given)}", allowed))
-            continue
-        values: dict[str, Any] = {}
-        unknown = [name for name in given if strict and name not in fields]
-        wrong = [_unknown(row.at(name), name, list(fields)) for name in unknown]
-        for name, adapter in adapters.items():
-            if given.get(name) is None and name in optional:
-                continue
-            if name not in given:
-                wrong.append(Problem(row.at(name), "missing", _kind_name(fields[name])))
-                continue
-            try:
-                # As JSON: there, strict types know lists and objects by their form.
-                text = json.dumps(given[name])
-                values[name] = adapter.validate_json(text, strict=True, context=context)
-            except ValidationError as error:
-                wrong += [_explained(row, name, fields[name], e) for e in error.errors()]
-            except (TypeError, ValueError) as error:  # a data set may hold images and dates
-                wrong.append(Problem(row.at(name), str(error), _kind_name(fields[name])))
-        problems += wrong
-        if not wrong:
-            rows.append(dataclasses.replace(row, values=values))
+        try:
+            # As JSON: there, strict types know lists and objects by their form.
+            values = adapter.validate_json(json.dumps(given), strict=True, context=context)
+        except ValidationError as error:
+            problems += [_explained(row, fields, e) for e in error.errors()]
+        except (TypeError, ValueError) as error:  # a data set may hold images and dates
+            problems.append(Problem(row.where, str(error), f"an object with {', '.join(fields)}"))
+        else:
+            given = {name: value for name, value in values.items() if value is not None}
+            rows.append(dataclasses.replace(row, values=given))
             problems += check(rows[-1]) if check else ()
     return rows, problems
 
 
-def _unknown(where: str, name: str, known: Sequence[str]) -> Problem:
-    return Problem(where, "unknown field", ", ".join(known), did_you_mean(name, known))
-
-
-def _explained(row: Row, name: str, kind: Any, error: Any) -> Problem:
+def _explained(row: Row, fields: Mapping[str, Any], error: Any) -> Problem:
     """A pydantic error as a problem at its full field, ``terms[0].weight``."""
     location = list(error["loc"])
-    where = row.at(name + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location))
+    names = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location)
+    where = row.at(names.removeprefix(".")) if location else row.where
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return _unknown(where, str(location[-1]), _names_at(kind, location[:-1]))
+        known, name = _names_at(fields, location[:-1]), str(location[-1])
+        return Problem(where, "unknown field", ", ".join(known), did_you_mean(name, known))
     if error["type"] in ("missing", "missing_argument"):
-        return Problem(where, "missing", f"fields: {', '.join(_names_at(kind, location[:-1]))}")
+        return Problem(where, "missing", f"fields: {', '.join(_names_at(fields, location[:-1]))}")
     if error["type"] == "json_invalid" and "hex escape" in error["msg"]:
         return Problem(where, "half a character (a lone surrogate)", "whole characters")
     allowed = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    allowed = allowed.replace("a valid string", "a text")
-    return Problem(where, f"given {_short(error['input'])}", allowed)
+    if not location:
+        allowed = f"an object with {', '.join(fields)}"
+    return Problem(
+        where, f"given {_short(error['input'])}", allowed.replace("valid string", "text")
+    )
 
 
-def _names_at(kind: Any, location: Sequence[Any]) -> list[str]:
-    """Fields of the dataclass that stands at ``location`` inside a type."""
-    for part in location:
+def _names_at(fields: Mapping[str, Any], location: Sequence[Any]) -> list[str]:
+    """Fields of the object that stands at ``location`` inside a record."""
+    if not location:
+        return list(fields)
+    kind = fields[location[0]]
+    for part in location[1:]:
         if isinstance(part, int):
             kind = get_args(kind)[0]
         elif dataclasses.is_dataclass(kind):
             kind = get_type_hints(kind)[str(part)]
     return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-
-
-def _kind_name(kind: Any) -> str:
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-    return names.get(kind) or ("a list" if str(kind).startswith(("list", "tuple")) else "an object")
 
 
 def _short(value: Any) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from gfn_runner.data.expressions import Expression, draw_expression
 from gfn_runner.data.readers import Row, read_records
-from gfn_runner.data.splits import first_of_each
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.data.splits import draw_distinct, first_of_each
+from gfn_runner.errors import Problem
 
 _QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
 
@@ -37,23 +37,18 @@ def distinct_expressions(
     n: int,
     *,
     held_out: bool,
-    taken: set[str] | None = None,
+    taken: Collection[str] = (),
 ) -> list[Expression]:
-    """``n`` different expressions, none in ``taken``, with numbers of operands in equal shares."""
-    found: dict[str, Expression] = {}
-    tries = 0
-    while len(found) < n:
-        expression = draw_expression(rng, counts[len(found) % len(counts)], held_out=held_out)
-        if str(expression) not in (taken or ()):
-            found.setdefault(str(expression), expression)
-        tries += 1
-        if tries > 200 * n + 10_000:
-            raise UserError.one(
-                "task.data",
-                f"found only {len(found)} different questions with {list(counts)} operands",
-                f"at most {len(found)} of them",
-            )
-    return list(found.values())
+    """``n`` different expressions, none in ``taken``, with numbers of operands in equal shares.
+
+    Raises:
+        UserError: if there are not so many.
+    """
+
+    def draw(place: int) -> Expression:
+        return draw_expression(rng, counts[place % len(counts)], held_out=held_out)
+
+    return list(draw_distinct(draw, str, n, taken, where="task.data").values())
 
 
 def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[Expression, str]]:

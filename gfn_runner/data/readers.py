@@ -29,7 +29,6 @@ from gfn_runner.runtime.local_paths import LocalPath
 
 # A key of the config that names one of these files.
 DataPath = Annotated[str, LocalPath()]
-_DELIMITERS = (",", ";", "\t", "|")
 _MOST_NAMES, _LONGEST_NAME = 30, 60  # of a header, in a message
 
 
@@ -121,7 +120,6 @@ def read_table(
     path: str,
     columns: Sequence[str],
     *,
-    other_columns: Sequence[str] = (),
     check: Check | None = None,
     key: Key | None = None,
     what: str = "row",
@@ -130,13 +128,11 @@ def read_table(
 
     Cells may be quoted, and then hold delimiters, line ends and doubled quotes; between tabs a quote is
     a character like any other. Further columns and rows of empty cells are ignored. The delimiter is a
-    tab for ``.tsv`` and ``.tab``, else a comma; where the header lacks columns then, and only one of
-    comma, semicolon, tab and bar finds them, it is that one.
+    tab for ``.tsv`` and ``.tab``, else a comma.
 
     Args:
         path: a file or ``hub:owner/name:split``.
         columns: must be there and hold something in each row.
-        other_columns: in place of ``columns``, where the header has all of these; rows then have them.
         check: what is wrong with a row that has all its cells.
         key: what may not occur in two rows.
         what: name of a row for messages.
@@ -153,14 +149,11 @@ def read_table(
         ]
         problems += [p for row in rows for p in _empty_cells(row, columns)]
         return checked_rows(path, rows, problems, key, what)
-    text = read_text(path)
-    forms = [columns, *([other_columns] if other_columns else [])]
-    lines, problems = _cells(path, text, _delimiter(path, text, forms))
+    delimiter = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
+    lines, problems = _cells(path, read_text(path), delimiter)
     names: list[str] = []
     if lines:
         names = [name.strip() for name in lines.pop(0)[1]]
-        if other_columns and set(other_columns) <= set(names):
-            columns = other_columns
         raise_all([*problems, *_header_problems(path, names, columns)])
     rows = []
     for number, cells in lines:
@@ -176,19 +169,6 @@ def read_table(
         empty = list(_empty_cells(rows[-1], columns))
         problems += empty or (check(rows[-1]) if check else ())
     return checked_rows(path, rows, problems, key, what)
-
-
-def _delimiter(path: str, text: str, forms: Sequence[Sequence[str]]) -> str:
-    """The one that the file's name says, unless only another one finds all columns of a form."""
-    named = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    header = next((line for line in text.splitlines() if line.strip()), "")
-
-    def finds(delimiter: str) -> bool:
-        names = {name.strip().strip('"').strip() for name in header.split(delimiter)}
-        return any(set(form) <= names for form in forms)
-
-    others = [other for other in _DELIMITERS if other != named and finds(other)]
-    return others[0] if len(others) == 1 and not finds(named) else named
 
 
 def _cells(
@@ -221,9 +201,6 @@ def _cells(
 
 def _header_problems(path: str, names: Sequence[str], columns: Sequence[str]) -> Iterator[Problem]:
     where, allowed = f"{path}, line 1", f"columns: {_listed(names)}"
-    if len(names) == 1 < len(columns) and names[0] not in columns:
-        yield Problem(where, f"no columns {', '.join(columns)}", allowed)
-        return
     for name in columns:
         if name not in names:
             near = process.extractOne(name, names, score_cutoff=60)

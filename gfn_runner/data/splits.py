@@ -11,7 +11,7 @@ from typing import TypeVar
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.readers import Row, held_out, path_problems
 from gfn_runner.data.samples import TaskData
-from gfn_runner.errors import Problem
+from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.seeds import rng_for
 
 Entry = TypeVar("Entry")
@@ -31,7 +31,7 @@ class Files:
 
     Attributes:
         train, test: paths or ``None``.
-        n_train, n_test: how many of each at most, the first ones.
+        n_train, n_test: how many of each at most, the first ones; ``None`` for all that are tested.
         read: of a path; raises ``UserError`` at malformed input.
         key: by which a row is known again in the other file.
         condition: of a row in the evaluation set of a name, or in ``train``.
@@ -42,7 +42,7 @@ class Files:
     train: str | None
     test: str | None
     n_train: int
-    n_test: int
+    n_test: int | None
     read: Callable[[str], list[Row]]
     key: Callable[[Row], Hashable]
     condition: Callable[[Row, str], Condition]
@@ -60,7 +60,7 @@ class Files:
             return self._tested(generate()) if self.test is not None else generate()
         rows, notes = self._read(self.train)
         if self.test is None:
-            share = min(0.5, self.n_test / len(rows))
+            share = min(0.5, (self.n_test or len(rows)) / len(rows))
             kept, tested = held_out(rows, share, rng_for(self.what, "held out"))
         else:
             tested, test_notes = self._read(self.test)
@@ -102,43 +102,52 @@ def first_of_each(
     return list(found.values())
 
 
-def shortfall(key: str, n_found: int, n_wanted: int) -> tuple[str, ...]:
-    """A note where a grammar has fewer different entries than ``key`` asks for."""
-    if n_found >= n_wanted:
-        return ()
-    return (f"{key}: given {n_wanted}, but only {n_found} different ones were found",)
-
-
 def draw_distinct(
-    draw: Callable[[], Entry], key: Callable[[Entry], Key], n: int, taken: set[Key]
+    draw: Callable[[int], Entry],
+    key: Callable[[Entry], Key],
+    n: int,
+    taken: Collection[Hashable] = (),
+    *,
+    where: str,
 ) -> dict[Key, Entry]:
-    """``n`` different entries outside ``taken``, by key; fewer where a grammar has no more.
+    """``n`` different entries outside ``taken``, by key.
 
     Args:
-        draw: one entry.
+        draw: one entry, given how many there are already.
         key: by which entries are the same.
-        n: how many; up to 50 times as many are drawn.
         taken: keys that may not be found.
+        where: the config key that asks for so many.
+
+    Raises:
+        UserError: if hardly anything new is drawn any more.
     """
     found: dict[Key, Entry] = {}
-    for _ in range(50 * n):
-        entry = draw()
-        if key(entry) not in taken:
-            found.setdefault(key(entry), entry)
+    for _ in range(200 * n + 10_000):
         if len(found) == n:
             break
+        entry = draw(len(found))
+        if key(entry) not in taken:
+            found.setdefault(key(entry), entry)
+    if len(found) < n:
+        what = f"given {n}, but only {len(found)} different ones were found"
+        raise UserError.one(where, what, f"at most {len(found)}")
     return found
 
 
 def draw_sets(
     name: str,
     seed: int,
-    draw: Callable[[random.Random], Entry],
+    draw: Callable[[random.Random, int], Entry],
     key: Callable[[Entry], Key],
     n_train: int,
     n_test: int,
 ) -> tuple[dict[Key, Entry], dict[Key, Entry]]:
-    """Different entries for training and test, none in both; the test's are the same for every seed."""
-    test = draw_distinct(partial(draw, rng_for(name, "test")), key, n_test, set())
-    train = draw_distinct(partial(draw, rng_for(name, "train", seed)), key, n_train, set(test))
-    return train, test
+    """Different entries for training and test, none in both; the test's are the same for every seed.
+
+    Raises:
+        UserError: as :func:`draw_distinct`.
+    """
+    draw_test = partial(draw, rng_for(name, "test"))
+    test = draw_distinct(draw_test, key, n_test, where="task.data.n_test")
+    draw_train = partial(draw, rng_for(name, "train", seed))
+    return draw_distinct(draw_train, key, n_train, test, where="task.data.n_train"), test

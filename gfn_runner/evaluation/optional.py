@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.evaluation.groups import per_group
 from gfn_runner.metrics.judge import Judge, JudgeSettings
-from gfn_runner.metrics.overlap import BertScorer, MetricUnavailableError
+from gfn_runner.metrics.overlap import bert_scores
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +22,7 @@ class OptionalMetrics:
     """
 
     def __init__(self, bertscore: str | None, judge: JudgeSettings | None):
-        self.judge = judge
-        self._bert = None if bertscore is None else BertScorer(bertscore)
-        self._warned: set[str] = set()
+        self.bertscore, self.judge = bertscore, judge
 
     def __call__(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
         """Metrics by evaluation set; what is missing is absent, and logged once.
@@ -44,24 +42,23 @@ class OptionalMetrics:
         return verdict.metrics()
 
     def _bertscore(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        if self._bert is None:
-            return {}
         pairs = [
             (s.singles[0], s.condition.facts["references"])
             for s in samples
             if s.condition.facts.get("references")
         ]
+        if self.bertscore is None or not pairs:
+            return {}
+        texts, references = zip(*pairs, strict=True)
         try:
-            if not pairs:
-                raise MetricUnavailableError(
-                    "BERTScore is left out: the samples have no references"
-                )
-            texts, references = zip(*pairs, strict=True)
-            return self._bert(texts, references)
-        except MetricUnavailableError as error:
-            if str(error) not in self._warned:
-                self._warned.add(str(error))
-                logger.warning("%s", error)
+            return bert_scores(texts, references, self.bertscore)
+        except Exception as error:  # of the package or of the model; it must not end a run
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            logger.warning(
+                "BERTScore is left out (%s); it needs 'gfn-runner[bertscore]' and a model with a baseline",
+                reason,
+            )
+            self.bertscore = None  # another try would take as long
             return {}
 
 

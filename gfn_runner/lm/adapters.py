@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from gfn_runner.errors import UserError
 from gfn_runner.lm.architecture import outside_the_language_model
 from gfn_runner.lm.load_errors import explained
 from gfn_runner.lm.model_config import LoraSettings
@@ -36,21 +35,17 @@ def explained_adapter(folder: Path) -> contextlib.AbstractContextManager[None]:
 def with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
     from peft import get_peft_model
 
-    with new_adapter(model, options, seed, "lm.lora.targets") as config:
+    with new_adapter(model, options, seed) as config:
         return get_peft_model(model, config)
 
 
 @contextlib.contextmanager
-def new_adapter(model: Any, options: LoraSettings, seed: int, key: str) -> Iterator[Any]:
+def new_adapter(model: Any, options: LoraSettings, seed: int) -> Iterator[Any]:
     """PEFT's config of an adapter, to be added within it.
 
     Args:
         model: of transformers, or of PEFT if it has an adapter already.
         seed: of its A; torch's global generator is as before afterwards.
-        key: of the config that names the layers, for messages.
-
-    Raises:
-        UserError: with the layers that there are, if none has a name of ``options.targets``.
     """
     from peft import LoraConfig
 
@@ -75,14 +70,6 @@ def new_adapter(model: Any, options: LoraSettings, seed: int, key: str) -> Itera
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             yield config
-    except ValueError as error:
-        modules = [(n, m) for n, m in model.named_modules() if not list(m.children())]
-        names = {name.rsplit(".", 1)[-1] for name, m in modules if hasattr(m, "weight")}
-        raise UserError.one(
-            key,
-            f"no layer that can be adapted is called any of {list(options.targets or ())}",
-            ", ".join(sorted(names)),
-        ) from error
     finally:
         base.__dict__.pop("get_output_embeddings", None)
 

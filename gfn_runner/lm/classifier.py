@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gfn_runner.errors import Problem, UserError, did_you_mean
-from gfn_runner.lm.model_folders import folder_problems, quantization_problems
-from gfn_runner.lm.pretrained import Source, resolve
+from gfn_runner.lm.model_folders import folder_problems
+from gfn_runner.lm.pretrained import Source, quantization_problems, resolve
 
 _BATCH = 64
 _ALLOWED = "a folder in Hugging Face format, or a hub id, of a sequence classifier"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -76,12 +75,11 @@ def load_encoder(name: str) -> Encoder:
     from sentence_transformers import SentenceTransformer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options: dict[str, Any] = {}
-    if _has_config(source):
-        pad = getattr(source.config(), "pad_token_id", None)
-        options["config_kwargs"] = {"pad_token_id": pad}
+    pad = {"pad_token_id": getattr(source.config(), "pad_token_id", None)}
     with source.explained("weights"), quiet_loading():
-        model = SentenceTransformer(source.path, device=device, trust_remote_code=False, **options)
+        model = SentenceTransformer(
+            source.path, device=device, trust_remote_code=False, config_kwargs=pad
+        )
     for module in model.modules():
         if hasattr(module, "get_input_embeddings"):
             _pad_with_a_row(model.tokenizer, module)
@@ -95,9 +93,8 @@ def encoder_problems(name: str) -> Iterator[Problem]:
 
     try:
         source = _source(name)
-        if _has_config(source):
-            config, _ = source.config(), source.tokenizer()
-            yield from source.weights_problems(AutoModel, config)
+        config, _ = source.config(), source.tokenizer()
+        yield from source.weights_problems(AutoModel, config)
     except UserError as error:
         yield from error.problems
 
@@ -107,11 +104,6 @@ def _source(name: str) -> Source:
     if problems:
         raise UserError(problems)
     return resolve(name, ENCODER_KEY, ENCODERS)
-
-
-def _has_config(source: Source) -> bool:
-    """Older sentence models have their transformer in a folder of its own."""
-    return (Path(source.path) / "config.json").is_file()
 
 
 def _pad_with_a_row(tokenizer: Any, model: Any) -> None:

@@ -10,8 +10,8 @@ import torch
 from gfn_runner.lm.adapters import with_adapter, with_saved_adapter
 from gfn_runner.lm.architecture import causal_auto_class
 from gfn_runner.lm.chat import ChatTemplate
-from gfn_runner.lm.forward_check import check_forwards
 from gfn_runner.lm.model_config import MODELS, LMSettings
+from gfn_runner.lm.packing import check_cache
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.pretrained import Source, dequantized, resolve
 
@@ -52,7 +52,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
         recompute_above=options.recompute_above,
         chat=ChatTemplate.read(options.chat_template),
     )
-    check_forwards(lm, options.name)
+    check_cache(lm, options.name)
     return lm
 
 

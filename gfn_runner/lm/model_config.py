@@ -118,9 +118,7 @@ class LMSettings:
             )
         if self.gguf_file is not None:
             yield from self._gguf_problems()
-        yield from folder_problems(
-            self.name, "lm.name", MODELS, quantization=self.quantization, gguf_file=self.gguf_file
-        )
+        yield from folder_problems(self.name, "lm.name", MODELS, self.gguf_file)
 
     def _gguf_problems(self) -> Iterator[Problem]:
         if importlib.util.find_spec("gguf") is None:

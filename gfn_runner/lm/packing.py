@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
+from gfn_runner.lm.architecture import CAUSAL
 from gfn_runner.lm.limits import attention_window, context_length, counts_places
 from gfn_runner.lm.pieces import GivenStrings, by_length, scored_in_pieces, wider
 from gfn_runner.lm.policy import LanguageModel
@@ -34,6 +35,7 @@ _SEPARATE = "rewards take one row a prefix"
 _ROUNDING, _NATS = 1.5, 1e-3
 # What a cache gives is refused only if it is wrong beyond doubt.
 _WRONG, _WRONG_NATS = 5.0, 0.05
+_SHORT = 12  # tokens of the longest sequence that a model is checked with when it has loaded
 
 
 @torch.no_grad()
@@ -126,6 +128,31 @@ def packs(lm: LanguageModel, given: GivenStrings) -> bool:
     return fits and lm.packed_rewards != "never"
 
 
+def check_cache(lm: LanguageModel, name: str) -> None:
+    """Compare cached, left-padded forwards with plain ones on a few short strings.
+
+    Some classes of transformers take no account of padding, of position ids or of the cache, or let a
+    token see later ones; no config tells so.
+
+    Args:
+        lm: as it is switched now.
+        name: of the model, for messages.
+
+    Raises:
+        UserError: at ``lm.name``, if they differ beyond doubt or cannot be run.
+    """
+    length = min(_SHORT, lm.context_length or _SHORT)
+    try:
+        _compare(lm, length, packed=False)
+        return
+    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        what = f"it cannot be run with left padding and a cache: {type(error).__name__}: {error}"
+    except UserError as error:
+        what = f"it is not causal, or takes no position ids: {error.problems[0].what}"
+    kind = lm.model.config.model_type
+    raise UserError.one("lm.name", f"{name!r} ({kind}) is not supported: {what}", CAUSAL)
+
+
 def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
     """Turn packed scoring off for this model unless it agrees with plain forwards up to a length.
 
@@ -154,8 +181,8 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
         if not (separate <= _WRONG_NATS or separate <= _WRONG * rounding()):
             raise UserError.one(
                 "lm.name",
-                f"log-probabilities from this model's cache differ by {separate:.2g} nats from those of "
-                f"a plain forward at {length} tokens, where rounding changes {rounding():.2g}",
+                f"log-probabilities with left padding and a cache differ by {separate:.2g} nats from "
+                f"those of a plain forward at {length} tokens, where rounding changes {rounding():.2g}",
                 "an architecture of docs/models.md",
             )
         try:

@@ -200,13 +200,9 @@ class LanguageModel(nn.Module):
         return _ANSWERS in getattr(self.model, "peft_config", {})
 
     def add_answer_adapter(self, options: LoraSettings, seed: int) -> None:
-        """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still.
-
-        Raises:
-            UserError: if no layer has a name of ``options.targets``.
-        """
+        """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still."""
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        with new_adapter(self.model, options, seed, "em.lora.targets") as config:
+        with new_adapter(self.model, options, seed) as config:
             self.model.add_adapter(_ANSWERS, config)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(wanted.get(name, False))
@@ -256,20 +252,24 @@ class LanguageModel(nn.Module):
     def whole_logits(self, rows: Sequence[Sequence[int]], first: int = 0) -> Tensor:
         """Logits of right-padded rows in one plain forward without a cache. Shape (N, T − first, V).
 
+        Positions are the model's own, so that it shows whether those that are given elsewhere are right.
+
         Args:
             first: position of the first logits that are wanted; those of long contexts take memory.
         """
         token_NT, mask_NT = (a.to(self.device) for a in padded(rows))
         longest = token_NT.shape[1]
-        position_NT = torch.arange(longest, device=self.device).expand_as(token_NT)
         keep = {"logits_to_keep": longest - first} if self._keeps_logits else {}
-        output = self._forward(token_NT, mask_NT.long(), position_NT, use_cache=False, **keep)
+        output = self._forward(token_NT, mask_NT.long(), None, use_cache=False, **keep)
         return output.logits[:, first - longest :]
 
-    def _forward(self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor, **options: Any) -> Any:
+    def _forward(
+        self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor | None, **options: Any
+    ) -> Any:
         # A prompt that a trained policy is asked with has not been checked before.
         limit, why = self._same_up_to
-        if limit and (given := int(position_NQ.max()) + 1) > limit:
+        last = token_NQ.shape[1] - 1 if position_NQ is None else position_NQ.max()
+        if limit and (given := int(last) + 1) > limit:
             raise UserError.one(
                 "lm.name",
                 f"a sequence of {given} tokens, and above {limit} this model cannot be sampled and "
@@ -277,7 +277,7 @@ class LanguageModel(nn.Module):
                 f"context, sample and suffix together at most {limit} tokens",
                 "shorter prompts, a smaller task.max_len / task.eval_max_len, or another model",
             )
-        if self._takes_positions:
+        if self._takes_positions and position_NQ is not None:
             options["position_ids"] = position_NQ
         if self.lockstep is not None:
             self.lockstep.announce()

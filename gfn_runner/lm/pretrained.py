@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gfn_runner.lm.architecture import (
     without_missing_pad,
 )
 from gfn_runner.lm.load_errors import explained
-from gfn_runner.lm.model_folders import model_folder, quantization_problems
+from gfn_runner.lm.model_folders import model_folder
 
 
 def resolve(name: str, key: str, allowed: str, gguf_file: str | None = None) -> Source:
@@ -115,7 +115,6 @@ class Source:
                 **options,
             )
         if self.gguf_file is not None:
-            gguf.refuse_missing(self.gguf_file, info["missing_keys"])
             gguf.without_quantization(model)
         problems = list(self._differences(model, info))
         if problems:
@@ -175,6 +174,39 @@ class Source:
     def explained(self, part: str) -> contextlib.AbstractContextManager[None]:
         """:func:`explained` of reading the ``config``, ``tokenizer`` or ``weights``."""
         return explained(self.key, f"cannot read the {part} of {self.name!r}", self.allowed)
+
+
+def quantization_problems(
+    config: Mapping[str, Any], name: str, key: str, quantization: str
+) -> Iterator[Problem]:
+    """A checkpoint whose weights are quantized already, in a way that ``lm.quantization`` does not serve.
+
+    Args:
+        config: of the model, as in ``config.json``.
+    """
+    found = config.get("quantization_config")
+    if not isinstance(found, Mapping):
+        return
+    four_bit = bool(found.get("load_in_4bit"))
+    bitsandbytes = four_bit or bool(found.get("load_in_8bit"))
+    method = str(found.get("quant_method") or ("bitsandbytes" if bitsandbytes else "unknown"))
+    if method == "mxfp4" and key == "lm.name" and quantization == "none":
+        return  # it is read in lm.dtype
+    fix = "the model's checkpoint without quantization"
+    if key == "lm.name":
+        fix += ", with lm.quantization=4bit if memory is short"
+    if method == "bitsandbytes":
+        if four_bit and quantization == "4bit":
+            return
+        if four_bit and key == "lm.name":
+            fix = "lm.quantization=4bit, which reads such a checkpoint"
+        method = f"bitsandbytes {'4-bit' if four_bit else '8-bit'}"
+    yield Problem(
+        key,
+        f"the weights of {name} are quantized already ({method}), which is not supported",
+        "weights in float32, bfloat16 or float16",
+        fix,
+    )
 
 
 def dequantized(config: Any) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 from gfn_runner.data.conditions import Chat
@@ -15,7 +14,6 @@ from gfn_runner.lm.chat import ChatTemplate, terminator_text
 from gfn_runner.lm.encoding import (
     changed_start,
     continuation_ids,
-    ids_holding,
     special_ids,
     terminator_problems,
     unheld_problems,
@@ -33,7 +31,6 @@ def text_problems(
     *,
     role: str | None = None,
     chats: Sequence[tuple[str, Chat]] = (),
-    required: Sequence[RequiredWords] = (),
     listed: Sequence[str] = (),
     listed_max_len: int = 0,
     written: Sequence[str] = (),
@@ -48,7 +45,6 @@ def text_problems(
         max_len: actions that may stand between context and suffix.
         role: of the terminator, in place of its text.
         chats: messages that the chat template must take, each with its place.
-        required: words that strings must hold.
         listed: whole strings, none of more than ``listed_max_len`` tokens.
         written: other strings that the policy learns from.
         forbidden: texts that no token may hold.
@@ -69,8 +65,7 @@ def text_problems(
     except UserError as error:
         yield from error.problems
         return
-    unfit = list(terminator_problems(tokenizer, terminator))
-    yield from unfit
+    yield from terminator_problems(tokenizer, terminator)
     yield from _without_a_row(config, tokenizer, terminator, strings, listed)
     if not refused:  # what is refused has no length
         yield from _too_long(config, tokenizer, template, strings, max_len)
@@ -78,10 +73,6 @@ def text_problems(
     suffixes = [suffix for _, _, suffix in strings]
     yield from _changed(tokenizer, (terminator, *suffixes, *listed, *written))
     yield from _out_of_reach(tokenizer, listed, listed_max_len)
-    if required and not unfit:
-        closed = {*special, *ids_holding(tokenizer, tuple(forbidden))}
-        closed.update(continuation_ids(tokenizer, terminator))
-        yield from _unwritable(tokenizer, required, closed)
 
 
 def _refused(
@@ -154,60 +145,6 @@ def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterat
             f"more tokens of this model, e.g. {longest!r} {lengths[longest]}",
             f"at least {lengths[longest]}; task.eval_max_len too",
         )
-
-
-@dataclass(frozen=True)
-class RequiredWords:
-    """Words that a string must hold.
-
-    Attributes:
-        where: who asks, for messages.
-        words: whole words, each in capitals or not.
-        max_len: most tokens of the string.
-    """
-
-    where: str
-    words: Sequence[str]
-    max_len: int
-
-
-def _unwritable(
-    tokenizer: Any, required: Sequence[RequiredWords], closed: set[int]
-) -> Iterator[Problem]:
-    """Words that the tokenizer writes with closed tokens, or in more tokens than there are."""
-
-    @cache  # thousands of conditions may ask for the same few words
-    def spellings(word: str) -> list[tuple[int, ...]]:
-        forms = (word, word.lower(), word.upper(), word[:1].upper() + word[1:])
-        return [continuation_ids(tokenizer, space + form) for form in forms for space in ("", " ")]
-
-    for one in required:
-        lengths = {}
-        for word in one.words:
-            open_forms = [ids for ids in spellings(word) if not closed & set(ids)]
-            if not open_forms:
-                pieces = tokenizer.convert_ids_to_tokens(list(spellings(word)[0]))
-                yield Problem(
-                    one.where,
-                    f"{word!r} cannot be written: its tokens {pieces} hold the terminator or a "
-                    "forbidden token",
-                    "words of other tokens",
-                    "another task.terminator, if that is in the way",
-                )
-                break
-            # A word inside another required one costs nothing more.
-            inside = any(word != other and word in other for other in one.words)
-            lengths[word] = 0 if inside else min(map(len, open_forms))
-        else:
-            total = sum(lengths[word] for word in one.words)
-            if total > one.max_len:
-                yield Problem(
-                    one.where,
-                    f"the words take {total} tokens of this model, but a string has at most "
-                    f"{one.max_len}",
-                    "fewer words",
-                    "raise task.max_len and task.eval_max_len",
-                )
 
 
 def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:

@@ -178,29 +178,17 @@ class Judge:
         return choices[0].message.content or "", ""
 
 
-def rating_in(reply: str) -> float | None:
-    """The one rating from 1 to 5 in a reply, or ``None``.
+# "Rating: 4", as the prompts ask for, or a number alone on its line; on the scale from 1 to 5.
+_RATING = re.compile(
+    r"(?:^[ \t*_]*|\b(?:rating|score)\b\W*)([1-4](?:\.[0-9]+)?|5(?:\.0+)?)\**(?:\s*/\s*5)?[ \t.*_]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
-    It is the only number after the last "rating" or "score", on the same line or at the start of
-    the next; without such a word the reply must be the number and nothing else. "out of 5", "/5" and
-    "(1-5)" are read as the scale. Two numbers, a range, another scale or a number outside 1 to 5 are
-    no rating.
-    """
-    text = re.sub(r"\b1\s*(?:-|–|to)\s*5\b", " ", reply)
-    text = re.sub(r"(?<=[0-9*])\s*(?:/|out of)\s*\**5\b(?![.,]?[0-9])", " ", text)
-    labelled = re.findall(
-        r"(?<![a-z])(?:rating|score)\b[\s:*_=()]*([^\n]*)", text, flags=re.IGNORECASE
-    )
-    if not labelled and not re.fullmatch(r"[\s*_]*[0-9.]+[\s*_]*", text):
-        return None
-    # Whole words, so that neither "GPT-4" nor "3-4" is a number.
-    found = re.findall(r"[\w.+-]*[0-9][\w.+-]*", labelled[-1] if labelled else text)
-    tokens = {word.strip("_").rstrip(".") for word in found}
-    numbers = {float(token) for token in tokens if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", token)}
-    if len(numbers) != 1:
-        return None
-    number = numbers.pop()
-    return number if 1 <= number <= 5 else None
+
+def rating_in(reply: str) -> float | None:
+    """The last rating in a reply, 1 to 5, or ``None``: whatever else stands beside it is none."""
+    found = _RATING.findall(reply)
+    return float(found[-1]) if found else None
 
 
 def read_prompt(file: str) -> str:

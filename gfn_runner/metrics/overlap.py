@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import normalize
@@ -92,65 +92,37 @@ def _mean(
     return float(sum(scores) / len(scores))
 
 
-class MetricUnavailableError(Exception):
-    """An optional metric cannot be computed here, and why."""
-
-
-class BertScorer:
-    """BERTScore (Zhang et al. 2020, arXiv:1904.09675) by the optional package ``bert-score``.
-
-    The model is loaded when it is first needed, and kept; where that fails it is not tried again.
+def bert_scores(
+    texts: Sequence[str], references: Sequence[Sequence[str]], model: str, **options: Any
+) -> dict[str, float]:
+    """Means of BERTScore (Zhang et al. 2020, arXiv:1904.09675) over texts, by the package ``bert-score``.
 
     Args:
-        model: a hub id that the package knows.
+        texts: one or more.
+        references: of each text, at least one; the best counts.
+        model: a hub id that the package knows; loaded once.
         options: of the package's own scorer; scores are rescaled with its English baseline, as in the paper.
+
+    Returns:
+        ``bertscore_precision``, ``…_recall``, ``…_f1``; below 0 where rescaled.
+
+    Raises:
+        ValueError: without texts, or at a text without references.
+        Exception: what the package raises without itself, the model or its baseline.
     """
-
-    def __init__(self, model: str, **options: Any):
-        self.model = model
-        self._options = {"lang": "en", "rescale_with_baseline": True, **options}
-        self._scorer: Any = None
-        self._unavailable = ""
-
-    def __call__(
-        self, texts: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> dict[str, float]:
-        """Means over texts: ``bertscore_precision``, ``…_recall``, ``…_f1``; below 0 where rescaled.
-
-        Args:
-            texts: one or more.
-            references: of each text, at least one; the best counts.
-
-        Raises:
-            MetricUnavailableError: without package, model or baseline.
-            ValueError: without texts, or at a text without references.
-        """
-        _check(texts, references)
-        if importlib.util.find_spec("bert_score") is None:
-            self._unavailable = (
-                "the package bert-score is not installed: pip install 'gfn-runner[bertscore]'"
-            )
-        if not self._unavailable:
-            try:
-                if self._scorer is None:
-                    self._scorer = _bert_scorer(self.model, self._options)
-                values = self._scorer.score(list(texts), [list(group) for group in references])
-                names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-                means = (float(value.double().mean()) for value in values)
-                return dict(zip(names, means, strict=True))
-            except Exception as error:  # of the package or of the model; it must not end a run
-                first_line = (str(error).strip() or "no message").splitlines()[0]
-                why = f"model {self.model!r} cannot be used: {type(error).__name__}: {first_line}"
-                if self._scorer is not None:
-                    raise MetricUnavailableError(f"BERTScore is left out: {why}") from error
-                self._unavailable = why
-        raise MetricUnavailableError(f"BERTScore is left out: {self._unavailable}")
+    _check(texts, references)
+    values = _bert_scorer(model, **options).score(list(texts), [list(g) for g in references])
+    names = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+    return {n: float(value.double().mean()) for n, value in zip(names, values, strict=True)}
 
 
-def _bert_scorer(model: str, options: Mapping[str, Any]) -> Any:
+@lru_cache(maxsize=1)
+def _bert_scorer(model: str, **options: Any) -> Any:
     from bert_score import BERTScorer
 
-    scorer = BERTScorer(model_type=model, **options)
+    scorer = BERTScorer(
+        model_type=model, **{"lang": "en", "rescale_with_baseline": True, **options}
+    )
     # bert-score 0.3.13 with transformers 5: a limit of 1e30 tokens, which is how a tokenizer states none,
     # overflows; and a method that it calls for empty texts is gone.
     tokenizer = scorer._tokenizer

@@ -5,7 +5,6 @@ A text is a string as the policy wrote it, without its terminator. Spaces around
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -20,6 +19,7 @@ from gfn_runner.runtime.local_paths import LocalPath
 
 # A pattern that backtracks without end would hold a run up for ever.
 MATCH_SECONDS = 2.0
+_OTHER_TERMINATOR = "another task.terminator"
 
 
 @record(frozen=True, config=ConfigDict(extra="forbid"))
@@ -97,17 +97,22 @@ class TextConstraint:
             terminator: text of ⊤, which is never in a text that is judged.
             max_len: most tokens of a string; a word has at least one.
         """
-        yield from self._word_problems(at, max_len)
+        yield from self._word_problems(at, terminator, max_len)
         yield from self._length_problems(at, max_len)
         if self.pattern is not None:
             yield from _pattern_problems(self.pattern, at("pattern"), terminator)
 
-    def _word_problems(self, at: Callable[[str], str], max_len: int) -> Iterator[Problem]:
+    def _word_problems(
+        self, at: Callable[[str], str], terminator: str, max_len: int
+    ) -> Iterator[Problem]:
         seen: dict[str, int] = {}
         for place, word in enumerate(self.words):
             folded = " ".join(word.casefold().split())
             if not folded:
                 yield Problem(at(f"words[{place}]"), f"given {word!r}", "a word")
+            elif terminator and terminator in word:
+                what = f"{word!r} holds {terminator!r}, which ends a string"
+                yield Problem(at(f"words[{place}]"), what, "words without it", _OTHER_TERMINATOR)
             elif folded in seen:
                 earlier = f"the same as words[{seen[folded]}]"
                 yield Problem(at(f"words[{place}]"), f"{word!r} is {earlier}", "each word once")
@@ -177,37 +182,11 @@ def _pattern_problems(pattern: str, where: str, terminator: str) -> Iterator[Pro
     except (RecursionError, OverflowError, MemoryError) as error:
         yield Problem(where, f"too large: {error}", "a smaller regular expression")
         return
-    if terminator.strip() in required_characters(pattern):
+    if terminator and pattern.endswith(re.escape(terminator)):
         yield Problem(
             where,
-            f"given {pattern!r}, which requires {terminator!r}; that ends a string, and a text is "
+            f"given {pattern!r}, which ends in {terminator!r}; that ends a string, and a text is "
             "judged without it",
-            f"a pattern without {terminator!r}, or with another task.terminator",
+            f"a pattern without {terminator!r}",
+            _OTHER_TERMINATOR,
         )
-
-
-def required_characters(pattern: str) -> set[str]:
-    """Signs, no letters, that every match of a pattern holds; empty where that is not clear."""
-    try:
-        # The parser of ``re`` has no public name. What it cannot read is left undecided.
-        tree = importlib.import_module("re._parser").parse(pattern)
-        return {sign for sign in _required(tree) if not sign.isalpha()}
-    except Exception:
-        return set()
-
-
-def _required(tree: Any) -> set[str]:
-    found: set[str] = set()
-    for operation, given in tree:
-        kind = str(operation)
-        if kind == "LITERAL":
-            found.add(chr(given))
-        elif kind == "SUBPATTERN":
-            found |= _required(given[-1])
-        elif kind == "ATOMIC_GROUP":
-            found |= _required(given)
-        elif kind.endswith("REPEAT") and given[0] >= 1:
-            found |= _required(given[2])
-        elif kind == "BRANCH":
-            found |= set.intersection(*map(_required, given[1]))
-    return found

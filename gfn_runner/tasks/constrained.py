@@ -7,7 +7,6 @@ the bare context ``Sentence:``: a posterior that left-to-right sampling cannot d
 from __future__ import annotations
 
 import dataclasses
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,15 +16,14 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.readers import DataPath, Row, held_out, read_records
+from gfn_runner.data.readers import DataPath, Row, read_records
 from gfn_runner.data.samples import ConditionSamples, TaskData
-from gfn_runner.data.splits import draw_sets, file_problems
+from gfn_runner.data.splits import Files, draw_sets, file_problems
 from gfn_runner.data.synthetic.sentences import is_sentence, word_lists
-from gfn_runner.errors import Problem, UserError
+from gfn_runner.errors import Problem
 from gfn_runner.evaluation.groups import grammatical, label_probability, per_group, satisfied
 from gfn_runner.rewards.factors import CONSTRAINT, PENALTY, ClassifierFactor, ConstraintPenalty
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
-from gfn_runner.runtime.seeds import rng_for
 from gfn_runner.tasks.base import GFlowNetModule
 
 FIELDS: dict[str, Any] = {
@@ -38,7 +36,6 @@ FIELDS: dict[str, Any] = {
 }
 _CONSTRAINT_FIELDS = ("words", "pattern", "min_words", "max_words", "classifier")
 _SLOT = "{words}"
-_HELD_OUT = 0.2
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -49,8 +46,8 @@ class ConstrainedData:
         train: file of records with any of ``words``, ``pattern``, ``min_words``, ``max_words`` and
             ``classifier`` (``{"name", "label", "weight"}``), and ``prompt`` for another prompt than the
             template's; or ``hub:owner/name:split``.
-        test: likewise; without it a fifth of a file for training is kept out of it.
-        n_train, n_test: generated lists of one to three words.
+        test: likewise; without it some of ``train`` are kept out.
+        n_train, n_test: how many of each, the first ones of a file; generated lists have one to three words.
     """
 
     train: DataPath | None = None
@@ -144,25 +141,34 @@ class ConstrainedGeneration(ConstrainedTask):
         Raises:
             UserError: naming file, line and field, for all malformed lines at once.
         """
-        train: list[Condition] = []
-        test: list[Condition] = []
-        if self.data.train is None:
-            train, test = (
-                [self._of_words(words) for words in lists] for lists in _generated(seed, self.data)
-            )
-        else:
-            rows = self._read(self.data.train)
-            if self.data.test is None:
-                rows, kept = held_out(rows, _HELD_OUT, rng_for("constrained", "held out", seed))
-                test = [self._from_row(row) for row in kept]
-            train = [self._from_row(row) for row in rows]
-        if self.data.test is not None:
-            test = [self._from_row(row) for row in self._read(self.data.test)]
-        tested = {what for condition in test for what in _identities(condition)}
-        new = [c for c in train if not tested & _identities(c)]
-        dropped = len(train) - len(new)
-        notes = (f"{dropped} training lists dropped: in the test set",) if dropped else ()
-        return TaskData(new, test, notes)
+        files = Files(
+            self.data.train,
+            self.data.test,
+            self.data.n_train,
+            self.data.n_test,
+            read=self._read,
+            key=_identity,
+            condition=lambda row, _: self._from_row(row),
+            what="lists",
+            group="",
+        )
+        return files.load(partial(self._generated, seed))
+
+    def _generated(self, seed: int) -> TaskData:
+        # The same words in another order are the same list.
+        by_words: Callable[[tuple[str, ...]], frozenset[str]] = frozenset
+        train, test = draw_sets(
+            self.name,
+            seed,
+            lambda rng, _: word_lists(rng, 1)[0],
+            by_words,
+            self.data.n_train,
+            self.data.n_test,
+        )
+        return TaskData(
+            [self._of_words(words) for words in train.values()],
+            [self._of_words(words) for words in test.values()],
+        )
 
     def _read(self, path: str) -> list[Row]:
         # The policy sees the prompt only: it cannot be asked for two things by one.
@@ -239,33 +245,6 @@ def _constraint(row: Row) -> TextConstraint:
     )
 
 
-def _identities(condition: Condition) -> set[object]:
-    """By what a training list is known again in the test set: its prompt, and its words in any order."""
-    words = condition.facts[CONSTRAINT].words
-    by_words = {frozenset(word.casefold() for word in words)} if words else set()
-    return {condition.prompt, *by_words}
-
-
-def _generated(
-    seed: int, data: ConstrainedData
-) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Word lists for training and test, none in both; the test's are the same for every seed.
-
-    Raises:
-        UserError: if the grammar has not so many.
-    """
-
-    def draw(rng: random.Random) -> tuple[str, ...]:
-        return word_lists(rng, 1)[0]
-
-    # The same words in another order are the same list.
-    by_words: Callable[[tuple[str, ...]], frozenset[str]] = frozenset
-    train, test = draw_sets("constrained", seed, draw, by_words, data.n_train, data.n_test)
-    for key, found, wanted in (("n_test", test, data.n_test), ("n_train", train, data.n_train)):
-        if len(found) < wanted:
-            raise UserError.one(
-                f"task.data.{key}",
-                f"given {wanted} word lists, but only {len(found)} were found",
-                "fewer of them",
-            )
-    return list(train.values()), list(test.values())
+def _identity(row: Row) -> object:
+    """By what a training list is known again in the test set: its own prompt, or words in any order."""
+    return row.get("prompt") or frozenset(word.casefold() for word in row["words"])

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as settings
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.readers import DataPath, read_prompts
 from gfn_runner.data.samples import ConditionSamples, TaskData
-from gfn_runner.data.splits import Files, draw_distinct, file_problems, shortfall
+from gfn_runner.data.splits import Files, draw_distinct, file_problems
 from gfn_runner.data.synthetic import news, stories
 from gfn_runner.data.synthetic.judge import is_sentence
 from gfn_runner.errors import Problem
@@ -112,16 +112,18 @@ class SentenceContinuation(GFlowNetModule):
         evaluation: list[Condition] = []
         for kind, write in _KINDS.items():
             draw = partial(write, rng_for(self.name, "test", kind))
-            prompts = draw_distinct(draw, str, self.data.n_test, set())
+            prompts = draw_distinct(draw, str, self.data.n_test, where="task.data.n_test")
             evaluation += [self.condition(prompt, group=kind, facts=facts) for prompt in prompts]
         taken = {condition.prompt for condition in evaluation}
         rng, kinds = rng_for(self.name, "train", seed), list(_KINDS.values())
-        prompts = draw_distinct(lambda: rng.choice(kinds)(rng), str, self.data.n_train, taken)
-        return TaskData(
-            [self.condition(prompt, facts=facts) for prompt in prompts],
-            evaluation,
-            shortfall("task.data.n_train", len(prompts), self.data.n_train),
+        prompts = draw_distinct(
+            lambda place: rng.choice(kinds)(rng, place),
+            str,
+            self.data.n_train,
+            taken,
+            where="task.data.n_train",
         )
+        return TaskData([self.condition(prompt, facts=facts) for prompt in prompts], evaluation)
 
     def condition(
         self, prompt: str, *, group: str = "train", facts: dict[str, Any] | None = None
@@ -160,17 +162,17 @@ class SentenceContinuation(GFlowNetModule):
         return {"legal_share": sum(legal) / len(texts), **grammatical(samples, is_sentence)}
 
 
-def _story_prompt(rng: random.Random) -> str:
+def _story_prompt(rng: random.Random, _place: int) -> str:
     sentences = stories.draw_story(rng).sentences[: rng.randint(1, 3)]
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _news_prompt(rng: random.Random) -> str:
+def _news_prompt(rng: random.Random, _place: int) -> str:
     topic = rng.choice(news.TOPICS)
     return f"{news.topic_prompt(topic)} {news.news_sentence(rng, topic)}."
 
 
-_KINDS: dict[str, Callable[[random.Random], str]] = {
+_KINDS: dict[str, Callable[[random.Random, int], str]] = {
     "stories": _story_prompt,
     "news": _news_prompt,
 }

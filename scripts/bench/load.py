@@ -46,7 +46,7 @@ Work = Callable[[], object]
 def posterior_file(size: int, folder: Path) -> Work:
     """A JSONL file of own posteriors, as a user's: read and checked, then a hundred batches."""
     from gfn_runner.lm.model_config import LMSettings
-    from gfn_runner.lm.text_checks import RequiredWords, text_problems
+    from gfn_runner.lm.text_checks import text_problems
     from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
 
     file, rng = folder / "own.jsonl", random.Random(0)
@@ -67,8 +67,7 @@ def posterior_file(size: int, folder: Path) -> Work:
         own = PosteriorData(train=str(file))
         data = UserPosterior(data=own, forbidden=("\n",)).load(0)
         strings = [(c.key, t.context, t.suffix) for c in data.train for t in c.terms]
-        required = [RequiredWords(c.key, c.facts["constraint"].words, 40) for c in data.train]
-        list(text_problems(LMSettings(), ".", strings, 20, required=required))
+        list(text_problems(LMSettings(), ".", strings, 20))
         batches = TrainBatches(data.train, 8, 0)
         for number in range(100):
             batches.batch(number)

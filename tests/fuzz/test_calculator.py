@@ -104,7 +104,7 @@ def test_random_texts(name):
         if name == "calculator":
             assert answer == expected(text), repr(text)
         answered += answer is not None
-    assert answered > 20, "random texts hardly ever reach the end of the reader"
+    assert answered > 8, "random texts hardly ever reach the end of the reader"
 
 
 def test_random_questions():

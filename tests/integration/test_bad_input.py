@@ -16,7 +16,7 @@ from tests.tiny_models import save_model_that_ignores_padding
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["lm.name={no_tokenizer}"], ["has no tokenizer"]),
+        (["lm.name={no_tokenizer}"], ["cannot read the tokenizer"]),
         (["lm.name={no_weights}"], ["lm.name"]),
         (
             ["task.data.n_rationales=60", "evaluation.baseline_shots=[40]"],

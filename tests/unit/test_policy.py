@@ -142,15 +142,6 @@ def test_an_answer_adapter_makes_another_reference_and_leaves_policy_and_base(tm
     assert torch.equal(logits(again), policy)
 
 
-def test_targets_that_do_not_exist_are_answered_with_those_that_do():
-    options = LMSettings(device="cpu", lora=LoraSettings(targets=("c_attn", "nope")))
-    with pytest.raises(UserError) as caught:
-        load(options)
-    (problem,) = caught.value.problems
-    assert problem.where == "lm.lora.targets" and "['c_attn', 'nope']" in problem.what
-    assert {"q_proj", "v_proj", "down_proj"} <= set(problem.allowed.split(", "))
-
-
 def test_a_saved_adapter_is_read_by_peft(lm, tmp_path):
     lm.save_adapter(tmp_path)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {

@@ -130,22 +130,6 @@ def test_a_story_is_cut_into_its_ends_and_its_middle(written):
     assert not any(c.demonstrations for c in (*plain.train, *plain.evaluation))
 
 
-def test_the_columns_of_the_story_cloze_test(written):
-    header = (
-        "InputStoryid,InputSentence1,InputSentence2,InputSentence3,InputSentence4,"
-        "RandomFifthSentenceQuiz1,RandomFifthSentenceQuiz2,AnswerRightEnding\n"
-    )
-    path = written("s.csv", header + "i,A.,B.,C.,D.,E.,F.,2\nj,a.,b.,c.,d.,e.,f.,1\n")
-    files = {"stories": path, "test": written("t.csv", story_rows(1))}
-    first, second = made(StoryInfilling, data=files).load(0).train
-    assert first.terms == (Term("A. B. C.", ". F."),) and first.facts["references"] == ("D",)
-    assert second.facts["ending"] == "e."
-    path = written("s.csv", header + "i,A.,B.,C.,D.,E.,F.,0\nj,a.,b.,,d.,e.,f.,1\n")
-    message = refused(made(StoryInfilling, data={"stories": path}))
-    assert "line 2, field AnswerRightEnding: given '0'" in message
-    assert "line 3, field InputSentence3: empty" in message
-
-
 def test_stories_with_the_same_ends_are_the_same(written):
     """Their middles may differ: the posterior is of the ends."""
     text = ",".join(COLUMNS) + "\na,b,c,one,e\na,b,c,two,e\n"

@@ -21,7 +21,7 @@ LABELS = ("objective", "subjective")
 
 
 def lines(*pairs: tuple[str, int]) -> str:
-    records = [{"text": t, "label": n, "label_text": LABELS[n]} for t, n in pairs]
+    records = [{"text": t, "label_text": LABELS[n]} for t, n in pairs]
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
@@ -31,7 +31,7 @@ def task_of(folder: Path, train: str | bytes, test: str | bytes, **options) -> S
         path = folder / f"{name}.jsonl"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         paths.append(str(path))
-    data = {name: options.pop(name) for name in ("n_train", "n_test") if name in options}
+    data = {"n_train": options.pop("n_train", 50)}
     return Subjectivity(data=SubjectivityData(*paths, **data), terminator=",", **options)
 
 
@@ -79,78 +79,47 @@ def test_the_generated_reviews_are_asked_as_the_corpus_asks():
     assert condition.terms[0].suffix == label_suffix("objective")
 
 
-def test_files_are_read_and_braces_in_a_text_are_text(tmp_path):
-    task = task_of(
-        tmp_path, lines(*GOOD, ("a {text} of {label}", 0)), lines(("new", 1), ("old", 0))
-    )
+def test_braces_in_a_text_are_text(tmp_path):
+    task = task_of(tmp_path, lines(*GOOD, ("a {text} of {label}", 0)), lines(("new", 1)))
     data = task.load(0)
     assert [c.answer for c in data.train] == [*("objective", "subjective") * 2, "objective"]
     assert '"a {text} of {label}"' in data.train[-1].prompt
-    assert [c.group for c in data.evaluation] == ["test", "test"]
-    assert "has 5 reviews of task.data.n_train = 50" in data.notes[0]
-    short = task_of(tmp_path, lines(*GOOD), lines(("new", 1), ("old", 0)), n_train=2, n_test=1)
-    assert (len(short.load(0).train), len(short.load(0).evaluation)) == (2, 1)
-    assert short.load(0).notes == ()
 
 
-def test_duplicates_and_overlap_are_dropped_from_training_with_a_note(tmp_path):
+def test_a_text_is_the_same_whatever_stands_around_it(tmp_path):
     train = lines(*GOOD, ("so dull", 1), ("in both", 0), (" plot one ", 0))
-    test = lines(("in both", 0), ("new", 1), ("new", 1))
-    data = task_of(tmp_path, train, test, n_train=4).load(0)
+    data = task_of(tmp_path, train, lines(("in both", 0), ("new", 1), ("new", 1)), n_train=4).load(
+        0
+    )
     assert [c.key for c in data.train] == [text for text, _ in GOOD]
     assert [c.key for c in data.evaluation] == ["in both", "new"]
-    assert data.notes == (
-        "3 training and 1 test reviews dropped: in the test file, or there already",
-    )
 
 
-def test_all_mistakes_of_both_files_are_named_at_once(tmp_path):
+def test_all_mistakes_of_a_file_are_named_at_once(tmp_path):
     train = b"\n".join(
         [
-            b'{"text": "a", "label": 0, "label_text": "objective"}',
+            b'{"text": "a", "label_text": "objective"}',
             b"",
             b"{text}",
             b"[1]",
-            b'{"text": 3, "label": true}',
+            b'{"text": 3}',
+            b'{"text": " ", "label_text": "neither"}',
         ]
     )
-    test = lines(("", 0), ("b", 1)) + '{"text": "c", "label": 7, "label_text": "neither"}\n'
+    test = lines(("b", 1))
     found = wrong(task_of(tmp_path, train, test))
     assert [where for where, _ in found] == [
         "train.jsonl, line 3",
         "train.jsonl, line 4",
         "train.jsonl, line 5, field text",
-        "train.jsonl, line 5, field label",
         "train.jsonl, line 5, field label_text",
-        "test.jsonl, line 1, field text",
-        "test.jsonl, line 3, field label_text",
+        "train.jsonl, line 6, field text",
+        "train.jsonl, line 6, field label_text",
     ]
     assert "not JSON" in found[0][1] and "'neither'" in found[-1][1]
-    bytes_of = b'{"text": "\xff", "label": 0, "label_text": "objective"}'
+    bytes_of = b'{"text": "\xff", "label_text": "objective"}'
     ((where, what), *_) = wrong(task_of(tmp_path, bytes_of, test))
     assert where == "train.jsonl, line 1" and "not UTF-8" in what
-
-
-def test_a_number_stands_for_one_label(tmp_path):
-    test = '{"text": "n", "label": 0, "label_text": "subjective"}\n' + lines(("new", 0))
-    ((where, what),) = wrong(task_of(tmp_path, lines(*GOOD), test))
-    assert where == "test.jsonl, line 1, field label" and "line 1 has 0 with 'objective'" in what
-
-
-def test_a_label_that_training_never_shows_is_refused(tmp_path):
-    found = wrong(task_of(tmp_path, lines(*GOOD), lines(("n", 0), ("m", 1), ("l", 1)), n_train=1))
-    assert found == [
-        (
-            "test.jsonl, line 2, field label_text",
-            "given 'subjective', and none of the 1 training reviews has this label",
-        )
-    ]
-
-
-def test_a_file_with_nothing_new_or_nothing_at_all_is_refused(tmp_path):
-    assert "no review outside" in wrong(task_of(tmp_path, lines(*GOOD), lines(*GOOD)))[0][1]
-    empty = task_of(tmp_path, "\n \n", lines(*GOOD))
-    assert wrong(empty)[0][1] == "no review in it"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +132,7 @@ def test_a_file_with_nothing_new_or_nothing_at_all_is_refused(tmp_path):
         ({"answer": "; so {label}."}, {"task.answer"}),
         ({"demonstration": ""}, {"task.demonstration"}),
         ({"demonstration_keep": "("}, {"task.demonstration_keep"}),
-        ({"data": SubjectivityData(train="none.jsonl")}, {"task.data.train", "task.data.test"}),
+        ({"data": SubjectivityData(train="none.jsonl")}, {"task.data.train"}),
         ({"min_len": 40}, {"task.min_len"}),
     ],
 )

@@ -138,22 +138,6 @@ def test_a_table(written):
     ]
 
 
-@pytest.mark.parametrize("delimiter", [";", "|", "\t", ","])
-@pytest.mark.parametrize("name", ["data.csv", "data.tsv"])
-def test_the_delimiter_is_the_one_that_finds_the_columns(written, delimiter, name):
-    text = "id;text;label\n1;a, b;x\n".replace(";", delimiter).replace("a, b", "a b")
-    (row,) = read_table(written(text, name), ("text", "label"))
-    assert dict(row.values) == {"text": "a b", "label": "x"}
-
-
-def test_a_delimiter_that_is_not_clear(written):
-    path = written("text;a|text\n1;2|3\n", "data.csv")
-    (problem,) = problems_of(read_table, path, ("text",))
-    assert "no column text" in problem.what
-    (problem,) = problems_of(read_table, written("a b\n", "data.csv"), ("text", "label"))
-    assert problem.what == "no columns text, label"
-
-
 def test_a_tab_separated_table_has_no_quoting(written):
     path = written('label\ttext\n1\t"so" he said\n0\t"\n', "data.tsv")
     assert [r["text"] for r in read_table(path, ("text",))] == ['"so" he said', '"']
@@ -213,7 +197,7 @@ def test_records(written):
         ('{"prompt": "a", "terms": [{"context": "x", "w": 1}]}', ", field terms[0].w", "unknown"),
         ('{"prompt": "a", "terms": [], "wrds": []}', ", field wrds", "unknown field"),
         ('{"prompt": "a", "prompt": "b", "terms": []}', ", field prompt", "given twice"),
-        ('{"prompt": "\\ud800", "terms": []}', ", field prompt", "half a character"),
+        ('{"prompt": "\\ud800", "terms": []}', "", "half a character"),
         ('{"prompt": "a", "terms": [{"context": "x", "weight": NaN}]}',
          ", field terms[0].weight", "given nan"),
         ('{"prompt": "a", "terms": [{"context": "x", "weight": 1e999}]}',
@@ -264,8 +248,8 @@ def test_a_file_of_another_form_is_one_mistake(written, text, line, what):
 
 def test_a_field_that_is_misspelt_gets_a_suggestion(written):
     found = problems_of(records, written('{"promt": "a", "terms": []}'))
-    assert found[0].fix == "did you mean prompt?" and found[0].allowed == "prompt, terms, words, n"
-    assert found[1].what == "missing"
+    assert found[0].what == "missing"
+    assert found[1].fix == "did you mean prompt?" and found[1].allowed == "prompt, terms, words, n"
 
 
 def test_all_mistakes_of_all_lines_and_duplicates_at_once(written):
@@ -333,10 +317,9 @@ def test_what_can_be_wrong_with_a_data_set(hub):
     assert first.where == "hub:o/n:train:nothing, row 1, field nothing"
     (problem,) = problems_of(records, "hub:o/n:train:text")
     assert "names the column text" in problem.what
-    hub.rows[1] = {"prompt": 1, "terms": [{"context": object()}]}
-    first, second = problems_of(records, "hub:o/n:train")
-    assert first.where == "hub:o/n:train, row 2, field prompt"
-    assert "not JSON serializable" in second.what
+    hub.rows[1] = {"prompt": "a", "terms": [{"context": object()}]}
+    (problem,) = problems_of(records, "hub:o/n:train")
+    assert problem.where == "hub:o/n:train, row 2" and "not JSON serializable" in problem.what
     hub.rows[:] = [{"prompt": " "}]
     (problem,) = problems_of(read_table, "hub:o/n:train", ("prompt",))
     assert problem.what == "empty"
