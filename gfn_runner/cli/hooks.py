@@ -81,7 +81,7 @@ def before_run(config: DictConfig) -> Path:
         key, fix = "output", "output=<another folder>"
         if run.resume == AUTO:
             task = config.hydra.runtime.choices.task
-            lines = absolute_lines(config.hydra.overrides.task, run.local_paths)
+            lines = absolute_lines(config.hydra.overrides.task, [run.values])
             own = kept_overrides(lines, task)
             if (unfinished := newest_unfinished(Path(run.output) / task, run, own)) is not None:
                 config.hydra.run.dir = str(unfinished)

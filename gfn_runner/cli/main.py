@@ -143,7 +143,7 @@ def _job(composed: Any) -> float | None:
             if config.dry_run:  # without the checks of hydra.callbacks
                 _show_config(config)
                 return None
-            lines = absolute_lines(settings.overrides.task, config.local_paths)
+            lines = absolute_lines(settings.overrides.task, [config.values])
         kept = kept_overrides(lines, settings.runtime.choices.task)
         return train_and_evaluate(config, folder, kept)
     except UserError as error:

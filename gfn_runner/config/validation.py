@@ -28,7 +28,6 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.objectives.losses import Objective
-from gfn_runner.runtime.local_paths import LocalPathKey, marked_paths
 from gfn_runner.runtime.targets import (
     checked_arguments,
     instantiate,
@@ -112,7 +111,7 @@ def check(
         raise UserError(found.problems)
     found.parts.pop("logger")
     values = {name: found.values[name] for name in _ORDER if name in found.values}
-    return RunConfig(**found.parts, values=values, local_paths=tuple(found.paths))
+    return RunConfig(**found.parts, values=values)
 
 
 class _Found:
@@ -121,7 +120,6 @@ class _Found:
     Attributes:
         values: the config, with values as their types have them.
         parts: valid parts by name.
-        paths: settings that may name a local path.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -129,7 +127,6 @@ class _Found:
         self.values = values
         self.parts: dict[str, Any] = {}
         self.problems: list[Problem] = []
-        self.paths: list[LocalPathKey] = []
 
     def collect(self, name: str, make: Callable[[], Any]) -> None:
         """Add a part, or its problems."""
@@ -147,7 +144,6 @@ class _Found:
     def section(self, name: str, kind: type) -> Any:
         made = validated(name, self.values[name], kind) if name in self.values else kind()
         self.values[name] = _plain(made)
-        self.paths += marked_paths(name, kind, vars(made))
         return made
 
     def scalar(self, name: str, kind: Any) -> Any:
@@ -165,7 +161,6 @@ class _Found:
         made = instantiate(key, node, base)
         arguments = checked_arguments(key, node, target)
         place[name] = {**node, **_plain(arguments)}
-        self.paths += marked_paths(key, target, arguments)
         if hasattr(made, "problems"):
             self.add(made.problems())
         return made

@@ -189,34 +189,29 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
             "the config.yaml that the run has written",
             "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
         ) from None
-    _follow_moved_files(saved, config)
     problems = [
         Problem(
             key, f"given {_at(now, key)!r}", f"{_at(saved, key)!r}, as in the run to be resumed"
         )
         for key in _FIXED
-        if _at(saved, key) != _at(now, key)
+        if not _is_same(_at(saved, key), _at(now, key))
     ]
     problems += resume_problems(saved, now, folder)
     if problems:
         raise UserError(problems)
 
 
-def _follow_moved_files(saved: dict[str, Any], config: RunConfig) -> None:
-    """What is gone from its place has moved to where it is given now, if it has kept its name."""
-
-    def followed(before: Any, now: Any) -> Any:
-        if isinstance(before, list) and len(before) == len(now):
-            return [followed(*pair) for pair in zip(before, now, strict=True)]
-        both = isinstance(before, str) and isinstance(now, str) and Path(before).is_absolute()
-        same = both and Path(before).name == Path(now).name
-        return now if same and Path(now).exists() and not Path(before).exists() else before
-
-    for key, _, now in config.local_paths:
-        parent, _, name = key.rpartition(".")
-        section = _at(saved, parent)
-        if isinstance(section, dict) and now is not None:
-            section[name] = followed(section.get(name), now)
+def _is_same(before: Any, now: Any) -> bool:
+    """Whether a setting is as it was; a file that is gone from its place may be at another, by its name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = before.keys() == now.keys()
+        return keys and all(_is_same(value, now[name]) for name, value in before.items())
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_is_same, before, now))
+    if isinstance(before, str) and isinstance(now, str) and before != now:
+        old, new = Path(before), Path(now)
+        return old.is_absolute() and old.name == new.name and new.exists() and not old.exists()
+    return bool(before == now)
 
 
 def _at(tree: Any, key: str) -> Any:
