@@ -64,10 +64,7 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     hydra.overrides.task = absolute_lines(hydra.overrides.task, values_of_runs)
     if len(values.get("task", ())) > 1:
         hydra.runtime.choices.task = "tasks"
-    named = "hydra.sweep.dir"
-    key = "output" if is_new(hydra.sweep) else named
-    fix = f"{key}=<another folder>"
-    folder = prepared_folder(config, named, configs[0].output, key, fix)
+    folder = prepared_folder(config, "sweep", configs[0].output)
     for plan in plans:
         with read_write(plan.composed.hydra):
             plan.composed.hydra.sweep.dir = str(folder)

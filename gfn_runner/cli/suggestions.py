@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from rapidfuzz import process
 
 from gfn_runner.cli.hooks import HYDRA_ERRORS
 from gfn_runner.config.compose import CONF
 from gfn_runner.errors import Problem, UserError, did_you_mean
-from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word, value_of
-
-_TYPO = 75  # likeness in %, from which a name is a mistyped one: min_len is 71 % max_len
+from gfn_runner.runtime.overrides import flags_and_words, parsed, value_of
 
 
 def explained(error: Exception, argv: Sequence[str]) -> UserError:
@@ -29,30 +28,13 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     overrides are compared with it.
     """
     flags, words = flags_and_words(argv)
-    name = value_of(flags, "--config-name") or "config"
-    folder = value_of(flags, "--config-dir")
-    if folder is not None and not Path(folder).is_dir():
-        return UserError.one("--config-dir", f"given {folder!r}, which is no folder")
-    names = _config_names(folder)
-    if name.removesuffix(".yaml") not in names:
-        return UserError.one(
-            "--config-name", f"given {name!r}", ", ".join(names), did_you_mean(name, names)
-        )
     problems: list[Problem] = []
-    own = Path(folder or CONF).resolve()
-    # The folder with the main config comes first; the other one is added to it.
-    main, added = (own, CONF) if (own / f"{name}.yaml").is_file() else (CONF, own)
-    with (
-        contextlib.suppress(*HYDRA_ERRORS),
-        initialize_config_dir(version_base=None, config_dir=str(main)),
-    ):
-        path = [] if folder is None else [f"hydra.searchpath=[{quoted(f'file://{added}')}]"]
-        problems = _unknown(parsed(words), name, path)
-    several = {"-m", "--multirun"}.isdisjoint(flags)
-    if not problems and several and "--multirun" in str(error):
-        problems = [
-            _several(override) for override in parsed(words) if override.is_sweep_override()
-        ]
+    with contextlib.suppress(*HYDRA_ERRORS):
+        problems = _unknown(
+            parsed(words),
+            value_of(flags, "--config-name") or "config",
+            value_of(flags, "--config-dir"),
+        )
     if problems:
         return UserError(problems)
     cause = error.__cause__
@@ -61,25 +43,12 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     return UserError.one(where, reason, fix="see python -m gfn_runner --help")
 
 
-def _config_names(folder: str | None) -> list[str]:
-    folders = [CONF] if folder is None else [CONF, Path(folder)]
-    return sorted({file.stem for place in folders for file in place.glob("*.yaml")})
-
-
-def _several(override: Override) -> Problem:
-    key, value = str(override.key_or_group), str(override.input_line).partition("=")[2]
-    fix = f"-m runs through them; as one text: {shell_word(key, value)}"
-    return Problem(
-        key, f"given several values, {value}, for one run", f"one, or a list [{value}]", fix
-    )
-
-
-def _unknown(overrides: Sequence[Override], name: str, path: list[str]) -> list[Problem]:
-    loader = GlobalHydra.instance().config_loader()
-
-    def options(group: str, kind: ObjectType) -> list[str]:
-        # With a config name Hydra also looks into the folder that --config-dir adds.
-        return loader.get_group_options(group, kind, config_name=name, overrides=path)
+def _unknown(overrides: Sequence[Override], name: str, folder: str | None) -> list[Problem]:
+    places = create_config_search_path(str(CONF))
+    if folder is not None:
+        places.prepend("command-line", f"file://{os.path.abspath(folder)}", anchor="schema")
+    loader = ConfigLoaderImpl(places)
+    options = loader.get_group_options
 
     def choices(group: str) -> Iterator[str]:
         yield from options(group, ObjectType.CONFIG)
@@ -89,29 +58,28 @@ def _unknown(overrides: Sequence[Override], name: str, path: list[str]) -> list[
                 yield from (f"{inner}/{choice}" for choice in choices(f"{group}/{inner}"))
 
     problems: list[Problem] = []
-    chosen, keys = list(path), []
-    groups = set(options("", ObjectType.GROUP))
+    chosen, keys = [], []
+    groups = options("", ObjectType.GROUP)
     for override in overrides:
         group = override.key_or_group
-        if "/" in group and group not in groups and not any(options(group, ObjectType.CONFIG)):
-            problems.append(_no_group(group, groups, options))
-        elif "." in group or not any(options(group, kind) for kind in ObjectType if kind.value):
+        if "/" in group and group not in groups and not options(group, ObjectType.CONFIG):
+            parent = group.rpartition("/")[0]
+            known = [f"{parent}/{inner}" for inner in options(parent, ObjectType.GROUP)] or groups
+            fix = did_you_mean(group, known)
+            problems.append(Problem(group, "unknown group", ", ".join(known), fix))
+        elif "." in group or not options(group, None):
             keys.append(override)
         elif not override.is_delete():
             found = list(_choice_problems(override, sorted(choices(group))))
             problems += found
             if not found and not override.is_sweep_override():
                 chosen.append(str(override.input_line))
-    base = compose(name, overrides=chosen, return_hydra_config=True)
+    composed = loader.load_configuration(name, chosen, RunMode.RUN)
+    # Unresolved: a run's folder is made where its name is resolved.
+    base = OmegaConf.to_container(composed, resolve=False)
     for override in keys:
         problems += _key_problems(override, base, groups)
     return problems
-
-
-def _no_group(group: str, groups: set[str], options: Any) -> Problem:
-    parent = group.rpartition("/")[0]
-    known = [f"{parent}/{name}" for name in options(parent, ObjectType.GROUP)] or sorted(groups)
-    return Problem(group, "unknown group", ", ".join(known), did_you_mean(group, known))
 
 
 def _choice_problems(override: Override, known: Sequence[str]) -> Iterator[Problem]:
@@ -126,52 +94,34 @@ def _choice_problems(override: Override, known: Sequence[str]) -> Iterator[Probl
             yield Problem(group, f"given {value!r}", ", ".join(known), fix)
 
 
-def _key_problems(override: Override, base: DictConfig, groups: set[str]) -> Iterator[Problem]:
+def _key_problems(override: Override, base: Any, groups: Sequence[str]) -> Iterator[Problem]:
     """The first part of a key that the config does not have."""
     if override.is_add() or override.is_force_add():
         return
-    node: Any = base
+    node = base
     parts = override.key_or_group.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig):
+        if not isinstance(node, dict):
             return  # a value that the check of all values explains
-        # Its keys: to look whether a config holds a key resolves it, which may make a run's folder.
-        if part not in list(node):
+        if part not in node:
             yield _unknown_key(override, depth, node, groups)
             return
-        node = None if OmegaConf.is_missing(node, part) else node._get_node(part)
+        node = node[part]
 
 
-def _unknown_key(override: Override, depth: int, node: DictConfig, groups: set[str]) -> Problem:
+def _unknown_key(
+    override: Override, depth: int, node: dict[Any, Any], groups: Sequence[str]
+) -> Problem:
     parts = override.key_or_group.split(".")
     known = [str(key) for key in node if not str(key).startswith("_")]
     if depth == 0:
-        known = [key for key in dict.fromkeys([*known, *sorted(groups)]) if key != "hydra"]
         if parts[0] in groups:
             return Problem(parts[0], "no choice is made", "", f"{parts[0]}=<a choice> beside it")
-    prefix = "".join(f"{part}." for part in parts[:depth])
-    key = f"{prefix}{parts[depth]}"
-    if prefix == "hydra.launcher." and not known:
-        # Of a launcher without options the names of others' help more.
-        known = ["none with hydra/launcher=basic; local, slurm, slurm_gpu have some"]
+        known = [key for key in dict.fromkeys([*known, *groups]) if key != "hydra"]
+    allowed = ", ".join(known) or "none with this choice of the group"
+    if "_target_" in node:
+        allowed += f"; +{override.input_line} for an argument that the yaml file does not list"
     near = process.extractOne(parts[depth], known, score_cutoff=60)
-    if (near is None or near[1] < _TYPO) and parts[depth] in (more := _further_arguments(node)):
-        line = str(override.input_line)
-        return Problem(
-            key, "not in the yaml file of the choice", ", ".join([*known, *more]), f"+{line}"
-        )
-    rest = "".join(f".{part}" for part in parts[depth + 1 :])
-    fix = f"did you mean {prefix}{near[0]}{rest}?" if near else ""
-    return Problem(key, "unknown key", ", ".join(known), fix)
-
-
-def _further_arguments(node: DictConfig) -> list[str]:
-    """Arguments of a node's ``_target_`` that it does not list. Slow: most targets import torch."""
-    if node.get("_target_") is None:
-        return []
-    from gfn_runner.runtime.targets import argument_hints, target_of
-
-    with contextlib.suppress(UserError):
-        hints = argument_hints(target_of("", {"_target_": node["_target_"]}))
-        return [name for name in hints if name not in node]
-    return []
+    name = [*parts[:depth], near[0] if near else "", *parts[depth + 1 :]]
+    fix = f"did you mean {'.'.join(name)}?" if near else ""
+    return Problem(".".join(parts[: depth + 1]), "unknown key", allowed, fix)

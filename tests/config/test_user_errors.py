@@ -66,13 +66,12 @@ def test_a_profiler_is_an_object_of_the_config():
     [
         {"taks=arithmetic": "task?", "optmizer.lr=1": "optimizer.lr?", "optim.lr=1": "optimizer.lr?",
          "optimizer.lrr=1": "optimizer.lr?", "task=arithmetik": "task=arithmetic?",
-         "callbacks/replay=off": "callbacks/replay_buffer?",
+         "callbacks/replay=off": "callbacks/replay_buffer?", "optimizer.weight_dcay=0": "optimizer.weight_decay?",
          "callbacks/replay_buffer=of": "callbacks/replay_buffer=off?",
          "experiment=paper/arithmetik": "experiment=paper/arithmetic?",
          "objective.regression.knd=x": "objective.regression.kind?", "~seeds": "seed?",
          "baseline=pppo": "baseline=ppo?", "hydra.job.chdr=true": "hydra.job.chdir?"},
         {"task=arithmetic,arithmetik": "task=arithmetic?", "optimizer.lrr=1,2": "optimizer.lr?", "-m": ""},
-        {"--config-name=confg": "config?"},
     ],
 )  # fmt: skip
 def test_a_mistyped_key_or_choice_gets_a_suggestion(fixes):
@@ -100,12 +99,13 @@ def test_a_key_of_a_group_without_a_choice():
 @pytest.mark.parametrize(
     ("argv", "where", "said"),
     [
-        (["seed=0,1"], "seed", "-m runs through them; as one text: 'seed=\"0,1\"'"),
+        (["seed=0,1"], "command line", "To sweep over it, add --multirun"),
         (["lm.name=/a(b"], "command line: lm.name=/a(b", "'lm.name=\"/a(b\"'"),
         (["lm.name=模型"], "command line: lm.name=模型", "'lm.name=\"模型\"'"),
         (["seed"], "command line: seed", "key=value"),
         (["-m", "--cfg", "job"], "command line", "Only one of"),
-        (["--config-dir", "/no/such"], "--config-dir", "no folder"),
+        (["--config-dir", "/no/such"], "command line", "'/no/such' not found"),
+        (["--config-name=confg"], "command line", "Cannot find primary config 'confg'"),
         (["hydra.job.chdir=perhaps"], "hydra.job.chdir", "perhaps"),
         (["seed=${nothing}"], "seed", "nothing"),
         (["objective=null"], "command line", "Config group override"),

@@ -268,5 +268,5 @@ def test_a_run_to_be_resumed_that_is_read_only(what, no_texts, capsys, tmp_path,
 
     monkeypatch.setattr(holder, name, fails if what == "folder" else of_path)
     said = refusal(capsys, f"resume={folder}")
-    assert f"resume: {refused} cannot be written: Permission denied" in said
-    assert "make it writable, or resume=<a copy of it>" in said
+    assert f"hydra.run.dir: {refused} cannot be written: Permission denied" in said
+    assert "make it writable" in said
