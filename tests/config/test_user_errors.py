@@ -37,7 +37,7 @@ def test_wrong_values_of_all_objects_are_reported_at_once():
         "trainer.devices": "a whole number, at least 1",
         "optimizer.lr": "greater than 0",
         "logger.jsonl._target_": "a subclass of Logger",
-        "callbacks.replay_buffer": "a config with a _target_, or null for no such callback",
+        "callbacks.replay_buffer": "a config with a _target_: a subclass of Callback",
         "task.data.n_test": "greater than or equal to 1",
     }
     assert {key: found[key].allowed for key in allowed} == allowed
