@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
 from typing import Annotated, Any
 
 import lightning as L
 from pydantic import Field
 
-from gfn_runner.data.conditions import Condition
 from gfn_runner.data.trajectories import StepOutput
-from gfn_runner.distributed.ranks import all_gather, is_rank_zero
 from gfn_runner.rewards.reward import CheckableConstraint
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -25,8 +23,8 @@ class SatisfactionCallback(L.Callback):
     a pattern against words, say — a condition with many draws and none that meets it is all one sees.
 
     Args:
-        warn_after: fresh samples of one condition, none of which met its constraints, after which the log has a
-            warning; 0 for none.
+        warn_after: fresh samples of one condition in this start of the run, none of which met its constraints,
+            after which the log has a warning; 0 for none.
 
     Attributes:
         draws: fresh samples of each condition that has not had one that meets its constraints.
@@ -35,7 +33,7 @@ class SatisfactionCallback(L.Callback):
 
     def __init__(self, warn_after: Annotated[int, Field(ge=0)] = 256) -> None:
         self.warn_after = warn_after
-        self.draws: dict[str, int] = {}
+        self.draws: Counter[str] = Counter()
         self.met: set[str] = set()
 
     def on_train_batch_end(
@@ -49,50 +47,18 @@ class SatisfactionCallback(L.Callback):
         places, strings = trajectories.condition_B.tolist(), trajectories.strings()
         for place, ids in zip(places, strings, strict=True):
             condition = output.conditions[place]
-            if condition.key not in self.met:
-                text = module.lm.decode(ids)
-                self._count(condition, text, constraints)
-
-    def _count(
-        self, condition: Condition, text: str, constraints: Sequence[CheckableConstraint]
-    ) -> None:
-        key = condition.key
-        if all(constraint.satisfied(condition, text) for constraint in constraints):
-            self.met.add(key)
-            self.draws.pop(key, None)
-            return
-        self.draws[key] = self.draws.get(key, 0) + 1
-        if self.draws[key] == self.warn_after:
-            logger.warning(
-                "none of %d samples of condition %r met its constraints, the last one was %r; perhaps no "
-                "string can (callbacks.satisfaction.warn_after)",
-                self.draws[key],
-                key,
-                text,
-            )
-
-    def on_fit_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        self.load_state_dict(self.state_dict())
-        if self.draws and self.warn_after and is_rank_zero():
-            key = max(self.draws, key=self.draws.__getitem__)
-            logger.warning(
-                "%d of %d conditions never had a sample that met their constraints, such as %r in %d "
-                "samples",
-                len(self.draws),
-                len(self.draws) + len(self.met),
-                key,
-                self.draws[key],
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of all ranks together; every rank has to call it."""
-        draws: dict[str, int] = {}
-        met: set[str] = set()
-        for own_draws, own_met in all_gather((self.draws, self.met)):
-            draws |= {key: max(count, draws.get(key, 0)) for key, count in own_draws.items()}
-            met |= own_met
-        draws = {key: count for key, count in draws.items() if key not in met}
-        return {"draws": draws, "met": sorted(met)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.draws, self.met = dict(state["draws"]), set(state["met"])
+            if condition.key in self.met:
+                continue
+            text = module.lm.decode(ids)
+            if all(constraint.satisfied(condition, text) for constraint in constraints):
+                self.met.add(condition.key)
+                continue
+            self.draws[condition.key] += 1
+            if self.draws[condition.key] == self.warn_after:
+                logger.warning(
+                    "none of %d samples of condition %r met its constraints, the last one was %r; perhaps "
+                    "no string can (callbacks.satisfaction.warn_after)",
+                    self.warn_after,
+                    condition.key,
+                    text,
+                )

@@ -25,7 +25,7 @@ from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.config.compose import CONF, check_config
 from gfn_runner.errors import NotBegun, UserError, show
 from gfn_runner.runtime.environment import limit_thread_spinning
-from gfn_runner.runtime.files import report_write_errors, warn_once_if_unwritable
+from gfn_runner.runtime.files import report_write_errors
 from gfn_runner.runtime.overrides import absolute_lines, kept_overrides
 from gfn_runner.runtime.terminal import check_arguments_decodable, escape_unencodable_output
 
@@ -133,7 +133,7 @@ def _job(composed: Any) -> float | None:
     from gfn_runner.train import train_and_evaluate
 
     escape_unencodable_output()  # the job may be in a process of its own
-    warn_once_if_unwritable(logging.getLogger())
+    logging.raiseExceptions = False  # of a full disk, a traceback for every line of the log
     settings: Any = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     try:

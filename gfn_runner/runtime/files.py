@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import logging
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -139,25 +136,6 @@ def check_writable(folder: Path) -> None:
     if log.exists():
         with log.open("ab"):
             pass
-
-
-def warn_once_if_unwritable(log: logging.Logger) -> None:
-    """Warn once that a log file cannot be written, in place of a traceback for every line."""
-    for handler in log.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handle = partial(_handle_error, handler, [])
-            handler.handleError = handle  # type: ignore[method-assign]
-
-
-def _handle_error(
-    handler: logging.FileHandler, warned: list[bool], record: logging.LogRecord
-) -> None:
-    error = sys.exc_info()[1]
-    if not isinstance(error, OSError):
-        logging.Handler.handleError(handler, record)
-    elif not warned:
-        warned.append(True)
-        print(f"{handler.baseFilename} cannot be written ({error})", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import sys
 from collections.abc import Sequence
 
 from gfn_runner.errors import Problem, UserError
 
-# Of what the program itself prints; anything else (a sample's text, say) becomes an escape.
-_IN_ASCII = {
-    "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=",
-    "·": "*", "φ": "phi", "†": "+", "●": "*", "°": " deg", "⊤": "<end>",
-}  # fmt: skip
-_HANDLER = "gfn_runner.ascii"
-
-
-def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letters = error.object[error.start : error.end]
-    text = "".join(
-        _IN_ASCII.get(letter, letter.encode("ascii", "backslashreplace").decode("ascii"))
-        for letter in letters
-    )
-    return text, error.end
-
 
 def escape_unencodable_output() -> None:
-    """Let stdout and stderr write characters that their encoding lacks in ASCII: ``phi`` for φ."""
-    codecs.register_error(_HANDLER, _replacement)
+    """Let stdout and stderr write characters that their encoding lacks as escapes: ``\\u03c6`` for φ."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_HANDLER)
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_arguments_decodable(arguments: Sequence[str]) -> None:

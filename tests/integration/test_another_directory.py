@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
 def test_it_trains_in_its_own_folder_and_prints_ascii(trained):
     here, _, done = trained
     assert done.returncode == 0, done.stderr
-    assert "phi spread" in done.stdout
+    assert "\\u03c6 spread" in done.stdout
     assert "Logging error" not in done.stderr
     saved = yaml.safe_load((here / "run/config.yaml").read_text("utf-8"))
     assert saved["lm"]["name"] == str(here / "mymodel")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from pathlib import Path
@@ -18,7 +17,6 @@ from gfn_runner.runtime.clock import steady_time
 from gfn_runner.runtime.files import (
     free_name,
     report_write_errors,
-    warn_once_if_unwritable,
     write_atomically,
 )
 from gfn_runner.runtime.json_lines import (
@@ -224,17 +222,3 @@ def test_a_full_disk_in_the_words_of_another_library(number, tmp_path):
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), report_write_errors(tmp_path / "run", "output", ""):
         (tmp_path / "data.json").read_text()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
-def test_a_log_on_a_full_disk_is_reported_once(capsys):
-    log = logging.Logger("full")
-    log.addHandler(logging.FileHandler("/dev/full"))
-    warn_once_if_unwritable(log)
-    for number in range(3):
-        log.warning("line %d", number)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "/dev/full cannot be written ([Errno 28]" in said
-    # A wrong format of a line is still shown.
-    log.warning("%d", "no number")
-    assert "Logging error" in capsys.readouterr().err
