@@ -14,7 +14,7 @@ from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.cli.main import main
 from gfn_runner.data import datamodule as data
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.distributed import launch, ranks
 from gfn_runner.errors import UserError
 
@@ -90,7 +90,7 @@ def callback_of(**options) -> ReplayBufferCallback:
 
 
 def buffer_of(keys) -> ReplayBuffer:
-    buffer = ReplayBuffer(ReplaySettings())
+    buffer = ReplayBuffer()
     for key in keys:
         buffer.add(key, Entry((1, 2), (True, True), (-3.0, -2.0, -1.0)))
     return buffer
@@ -111,11 +111,11 @@ def test_a_buffer_is_shared_out_when_it_is_loaded(play, caplog):
 
 def test_buffers_become_one_again(monkeypatch):
     callback = callback_of(tolerance=0.0)
-    better = ReplayBuffer(ReplaySettings(tolerance=0.0))
+    better = ReplayBuffer(tolerance=0.0)
     better.add("question 1", Entry((5,), (True,), (-1.0, -0.5)))
     states = [buffer_of(KEYS[:2]).state_dict(), better.state_dict()]
     monkeypatch.setattr(replay_module, "all_gather", lambda _: states)
-    whole = ReplayBuffer(ReplaySettings(tolerance=0.0))
+    whole = ReplayBuffer(tolerance=0.0)
     whole.load_state_dict(callback.state_dict()["buffer"])
     assert whole.keys() == KEYS[:2]
     assert [entry.tokens for entry in whole.entries("question 1")] == [(5,), (1, 2)]
