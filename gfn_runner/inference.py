@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -93,8 +92,7 @@ class Policy:
     @classmethod
     def of(cls, config: RunConfig, folder: Path, *, device: str | None = None) -> Policy:
         """The policy in ``folder`` under a config that is checked already."""
-        chosen: dict[str, Any] = {} if device is None else {"device": device}
-        options = dataclasses.replace(config.lm, **chosen)
+        options = dataclasses.replace(config.lm, device=device or config.lm.device)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
         policy = cls(lm, config.task, seed=config.seed, evaluation=config.evaluation)
@@ -249,15 +247,9 @@ def saved_config(folder: Path) -> RunConfig:
         UserError: if there is none, or it does not hold; data files that are gone are no reason.
     """
     file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError.one(
-            "run",
-            f"{folder} has no config.yaml",
-            "the folder of a run, outputs/<task>/<date>/<time>",
-        )
     try:
         values = read_yaml(file, dict)
     except ValueError as error:
-        allowed = "the config.yaml that the run has written"
+        allowed = "the folder of a run, outputs/<task>/<date>/<time>, with its config.yaml"
         raise UserError.one("run", f"{file} is unreadable: {error}", allowed) from None
     return check(values, needs_data=False)

@@ -36,7 +36,6 @@ from gfn_runner.distributed.launch import (
     cluster_environment,
     is_worker,
     launch_ranks,
-    lightning_devices,
 )
 from gfn_runner.distributed.ranks import all_gather, broadcast, is_rank_zero
 from gfn_runner.errors import NotBegun, UserError
@@ -235,6 +234,7 @@ def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Tra
     else:
         arguments.pop("strategy", None)
     defaults: dict[str, Any] = {
+        "devices": 1,
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "plugins": [DurableCheckpointIO(), cluster_environment(config.trainer.processes)],
         "val_check_interval": every * config.trainer.accumulate_grad_batches,
@@ -242,8 +242,7 @@ def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Tra
         "callbacks": callbacks,
         "logger": _loggers(config, folder) or False,
     }
-    devices = lightning_devices(config.trainer.processes)
-    trainer = L.Trainer(**{**defaults, **arguments, **several, **devices})
+    trainer = L.Trainer(**{**defaults, **arguments, **several})
     if isinstance(arguments.get("profiler"), str):
         # A profiler made from its name reports to Lightning's log, which is silenced; give it a file.
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]

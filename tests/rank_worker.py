@@ -26,7 +26,7 @@ from gfn_runner.data.datamodule import ConditionData
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.distributed import launch
-from gfn_runner.distributed.launch import cluster_environment, launch_ranks, lightning_devices
+from gfn_runner.distributed.launch import cluster_environment, launch_ranks
 from gfn_runner.distributed.ranks import Processes, all_gather, is_rank_zero
 from gfn_runner.evaluation.draw import draw_answers
 from gfn_runner.evaluation.settings import EvaluationSettings
@@ -143,7 +143,8 @@ def train(name: str, strategy: str, file: Path) -> None:
         recorder = Recorder()
         trainer = L.Trainer(
             accelerator="cpu",
-            **lightning_devices(_RANKS),
+            devices=_RANKS.devices,
+            num_nodes=_RANKS.nodes,
             plugins=[cluster_environment(_RANKS)],
             strategy="ddp",
             use_distributed_sampler=False,

@@ -68,11 +68,11 @@ def before_run(config: DictConfig) -> Path:
         raise NoFolder([run])
     from gfn_runner.config.run_config import AUTO
     from gfn_runner.config.tokenizer_checks import check_texts  # needs transformers
-    from gfn_runner.distributed.launch import check_launcher, is_worker
+    from gfn_runner.distributed.launch import check_world_size, is_worker
     from gfn_runner.run.resume import newest_unfinished, start_of
     from gfn_runner.runtime.run_lock import acquire_run_lock
 
-    check_launcher(run.trainer.processes, multirun=False)
+    check_world_size(run.trainer.processes)
     check_texts(run)
     if is_worker(run.trainer.processes):
         raise NoFolder([run])  # folders are rank 0's

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gfn_runner.cli.hooks import NoFolder, is_new, prepared_folder
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.data.samples import TaskData
-from gfn_runner.distributed.launch import check_launcher, is_worker
+from gfn_runner.distributed.launch import is_worker, refuse_launcher
 from gfn_runner.errors import Problem, UserError, show
 from gfn_runner.report.headline import direction_of
 from gfn_runner.runtime.overrides import absolute_lines, parsed
@@ -56,7 +56,7 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     if configs[0].dry_run:
         raise NoFolder(configs)
     for run in configs:
-        check_launcher(run.trainer.processes, multirun=True)
+        refuse_launcher(run.trainer.processes)
     _check_texts(configs)
     if is_worker(configs[0].trainer.processes):
         raise NoFolder(configs)  # folders are rank 0's

@@ -74,22 +74,14 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
     """The overrides of the run to be resumed or used, then the new ones."""
     key, folder = str(given.key_or_group), Path(os.path.expanduser(_text(given)))
     file = folder / OVERRIDES_FILE
-    # os.path's functions take any name, too long ones too.
-    if not os.path.isfile(file):
-        missing = f"has no {OVERRIDES_FILE}" if os.path.isdir(folder) else "is no folder"
-        raise UserError.one(
-            key,
-            f"given {str(folder)!r}, which {missing}",
-            "the folder of a run, outputs/<task>/<date>/<time>",
-        )
     try:
         lines = read_yaml(file, list)  # an empty list is written [], so an empty file has lost them
     except ValueError as error:
         raise UserError.one(
             key,
             f"{file} is unreadable: {error}",
-            "the command line that the run was begun with, as a list",
-            "write it there again, a line `- key=value` for each",
+            "the folder of a run, outputs/<task>/<date>/<time>, with the command line that it was begun "
+            "with, as a list",
         ) from None
     saved = by_itself(list(map(str, lines)))
     before, now = _task_of(parsed(saved)), _task_of(overrides)

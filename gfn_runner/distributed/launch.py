@@ -71,35 +71,19 @@ def is_worker(wanted: Processes) -> bool:
     return environment is not None and environment.global_rank() > 0
 
 
-def check_launcher(wanted: Processes, *, multirun: bool = False) -> None:
-    """Check that torchrun or srun, where one has started this process, fits the config.
-
-    Args:
-        multirun: whether the run belongs to a sweep, of which rank 0 alone knows the next run.
+def refuse_launcher(wanted: Processes) -> None:
+    """Refuse a sweep that torchrun or srun has started: rank 0 alone would know its next run.
 
     Raises:
-        UserError: if it does not fit.
+        UserError: if one has.
     """
-    size = 1
-    if _by_torchrun():
-        size = int(os.environ["WORLD_SIZE"])
-    elif wanted.number > 1 and (environment := _environment(wanted)) is not None:
-        size = environment.world_size()
-    if multirun and size > 1:
+    if (size := _started(wanted)) > 1:
         raise UserError.one(
             "--multirun",
             f"given in {size} processes (WORLD_SIZE) that torchrun or srun has started",
             "one process",
             "the command without torchrun or srun: trainer.devices starts the processes of each run, "
             "hydra/launcher=slurm those on more machines",
-        )
-    if _by_torchrun() and size != wanted.number:
-        raise UserError.one(
-            "trainer.devices",
-            f"trainer.num_nodes × trainer.devices = {wanted.nodes} × {wanted.devices}, but torchrun has "
-            f"started WORLD_SIZE={size} processes",
-            "as many processes as WORLD_SIZE",
-            f"trainer.devices={size}, with trainer.num_nodes=<machines> on several: a part of them each",
         )
 
 
@@ -109,24 +93,31 @@ def check_world_size(wanted: Processes) -> None:
     Raises:
         UserError: if there are fewer devices, or as many processes are neither started nor can be.
     """
-    check_launcher(wanted)
-    if wanted.number == 1:
-        return
-    import torch
-
-    if wanted.nodes > 1 and _environment(wanted) is None:
+    size = _started(wanted)
+    if _by_torchrun() and size != wanted.number:
+        raise UserError.one(
+            "trainer.devices",
+            f"trainer.num_nodes × trainer.devices = {wanted.nodes} × {wanted.devices}, but torchrun has "
+            f"started WORLD_SIZE={size} processes",
+            "as many processes as WORLD_SIZE",
+            f"trainer.devices={size}, with trainer.num_nodes=<machines> on several: a part of them each",
+        )
+    if wanted.nodes > 1 and size == 1:
         raise UserError.one(
             "trainer.num_nodes",
             f"given {wanted.nodes}, but no launcher has started processes on other machines",
             "1, or the command under torchrun or srun, as many processes as "
             f"trainer.num_nodes × trainer.devices = {wanted.number}",
         )
+    import torch
+
     found = torch.cuda.device_count()
-    if found and wanted.devices > found and not _has_own_gpu(wanted):
+    if 0 < found < wanted.devices:
         raise UserError.one(
             "trainer.devices",
             f"given {wanted.devices}",
-            f"at most {found}, the GPUs of this machine",
+            f"at most {found}, the GPUs that each process sees",
+            "under srun --gpus-per-node in place of --gpus-per-task" if _by_srun(wanted) else "",
         )
 
 
@@ -144,11 +135,12 @@ def cluster_environment(wanted: Processes) -> Any:
     return LightningEnvironment() if wanted.number == 1 else _environment(wanted)
 
 
-def lightning_devices(wanted: Processes) -> dict[str, int]:
-    """``devices`` and ``num_nodes`` of ``lightning.Trainer``."""
-    if _has_own_gpu(wanted):
-        return {"devices": 1, "num_nodes": wanted.number}
-    return {"devices": wanted.devices, "num_nodes": wanted.nodes}
+def _started(wanted: Processes) -> int:
+    """Number of processes that torchrun or srun has started; 1 where there is only this one."""
+    if _by_torchrun():
+        return int(os.environ["WORLD_SIZE"])
+    environment = None if wanted.number == 1 else _environment(wanted)
+    return 1 if environment is None else int(environment.world_size())
 
 
 def _by_torchrun() -> bool:
@@ -159,15 +151,6 @@ def _by_torchrun() -> bool:
 def _by_srun(wanted: Processes) -> bool:
     # srun sets it, a batch script alone does not: there this process is the only one.
     return os.environ.get("SLURM_STEP_NUM_TASKS") == str(wanted.number)
-
-
-def _has_own_gpu(wanted: Processes) -> bool:
-    """Whether this process sees one GPU of several, as under ``srun --gpus-per-task=1``."""
-    if wanted.devices == 1 or _by_torchrun() or not _by_srun(wanted):
-        return False
-    import torch
-
-    return torch.cuda.device_count() == 1
 
 
 def _environment(wanted: Processes) -> Any:
@@ -184,20 +167,7 @@ def _environment(wanted: Processes) -> Any:
             "srun", "given without --ntasks-per-node", "--ntasks-per-node=<trainer.devices>"
         )
 
-    class OneGPU(SLURMEnvironment):
-        """Each process as a node of its own: Lightning takes the local rank for the GPU's number."""
-
-        def local_rank(self) -> int:
-            return 0
-
-        def node_rank(self) -> int:
-            return self.global_rank()
-
-        def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-            """The numbers of devices and nodes are no longer srun's."""
-
-    kind = OneGPU if _has_own_gpu(wanted) else SLURMEnvironment
-    return kind(auto_requeue=False)
+    return SLURMEnvironment(auto_requeue=False)
 
 
 # -- processes ----------------------------------------------------------------------------------

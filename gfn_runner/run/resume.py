@@ -18,7 +18,6 @@ from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.methods import flat
 from gfn_runner.report.runs import environment_files, steps_ended
-from gfn_runner.run.em_rounds import resume_problems
 from gfn_runner.runtime.files import free_name, read_yaml, remove_unfinished
 from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
@@ -38,6 +37,8 @@ _FIXED = (
     "sampling.n_conditions",
     "trainer.accumulate_grad_batches",  # batches are numbered by it, and Lightning counts them
 )
+# What an M-step depends on as well, once one was made.
+_FIXED_BY_M_STEPS = ("trainer.max_steps", "em.lora")
 # In environment*.json: seconds since 1970 at which that part of the run began.
 BEGUN = "begun"
 
@@ -102,21 +103,17 @@ def _resume(folder: Path) -> str:
 
 
 def _no_checkpoint(folder: Path, damaged: int) -> UserError:
-    if not damaged:
-        what = f"{folder} has no checkpoint yet"
-        return UserError.one("resume", what, "a run that has saved one")
     again = shlex.quote(f"hydra.run.dir={folder}")
     return UserError.one(
         "resume",
-        f"{folder} {_all_damaged(damaged)}",
+        f"{folder} {_all_damaged(damaged) if damaged else 'has no checkpoint yet'}",
         "a run with a good checkpoint",
-        f"put a good one back; resume=auto {again} begins anew there",
+        f"resume=auto {again} begins anew there",
     )
 
 
 def _all_damaged(number: int) -> str:
-    which = "its only checkpoint is" if number == 1 else f"all {number} checkpoints are"
-    return f"cannot go on: {which} damaged"
+    return f"cannot go on: all checkpoints ({number}) are damaged"
 
 
 def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> None:
@@ -189,14 +186,17 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
             "the config.yaml that the run has written",
             "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
         ) from None
+    m_steps = read_record(folder).m_steps
     problems = [
         Problem(
             key, f"given {_at(now, key)!r}", f"{_at(saved, key)!r}, as in the run to be resumed"
         )
-        for key in _FIXED
+        for key in (*_FIXED, *(_FIXED_BY_M_STEPS if m_steps else ()))
         if not _is_same(_at(saved, key), _at(now, key))
     ]
-    problems += resume_problems(saved, now, folder)
+    if config.em.rounds < m_steps:
+        allowed = f"at least {m_steps}: so many M-steps were made"
+        problems.append(Problem("em.rounds", f"given {config.em.rounds}", allowed))
     if problems:
         raise UserError(problems)
 
