@@ -98,8 +98,7 @@ def train_and_evaluate(
         if start.finished is not None:
             if is_rank_zero():
                 _say_finished(config, folder)
-            known = {name: value for name, value in start.finished.items() if value is not None}
-            return optimized_value(config.optimized_metric, config.default_metric, known)
+            return optimized_value(config.optimized_metric, config.default_metric, start.finished)
         progress = config.callbacks.get("progress")
         quiet_progress = getattr(progress, "show", "auto") == "none"
         with usr2_spares(), muted_progress_lines(quiet_progress):

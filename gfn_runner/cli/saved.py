@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
@@ -19,9 +21,7 @@ from gfn_runner.runtime.overrides import (
     OVERRIDES_FILE,
     as_meant,
     by_itself,
-    flags_and_words,
     parsed,
-    value_of,
     verbatim,
 )
 from gfn_runner.runtime.sweep_record import RECORD, Sweep
@@ -35,10 +35,12 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
     Raises:
         UserError: if a word cannot be read, or the folder holds no run.
     """
-    flags, words = flags_and_words(argv)
-    if not {"--shell-completion", "-sc"}.isdisjoint(flags):
+    # Hydra's own call of its parser refuses flags that stand between overrides.
+    given = get_args_parser().parse_intermixed_args(list(argv))
+    flags = [word for word in argv if word not in given.overrides]
+    if given.shell_completion:
         return list(argv)
-    words = [as_meant(word) for word in words]
+    words = [as_meant(word) for word in given.overrides]
     overrides = parsed(words)
     named = [
         override
@@ -48,22 +50,24 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
         and override.value() is not None
     ]
     if named and (named[-1].key_or_group, _text(named[-1])) != ("resume", "auto"):
-        multirun = not {"-m", "--multirun"}.isdisjoint(flags)
-        flags += _config_flags(Path(os.path.expanduser(_text(named[-1]))), flags)
-        words = (_sweep_lines if multirun else _run_lines)(overrides, named[-1])
-    return [*flags, *words]
+        flags += _config_flags(Path(os.path.expanduser(_text(named[-1]))), given)
+        words = (_sweep_lines if given.multirun else _run_lines)(overrides, named[-1])
+    return [*words, *flags]
 
 
-def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
+def _config_flags(folder: Path, given: Namespace) -> list[str]:
     """``--config-dir`` and ``--config-name`` of a run, or of the runs of a sweep, where none is given now."""
+    flags: list[str] = []
     for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
         with contextlib.suppress(ValueError, LookupError, TypeError):
             hydra = read_yaml(file, dict)["hydra"]
             sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}
-            own = {"--config-dir": sources.get("command-line")}
-            own["--config-name"] = hydra["job"]["config_name"]
-            return [f"{k}={v}" for k, v in own.items() if v and value_of(given, k) is None]
-    return []
+            if given.config_dir is None and sources.get("command-line"):
+                flags.append(f"--config-dir={sources['command-line']}")
+            if given.config_name is None:
+                flags.append(f"--config-name={hydra['job']['config_name']}")
+            break
+    return flags
 
 
 def _text(override: Override) -> str:

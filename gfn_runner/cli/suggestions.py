@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -18,7 +18,7 @@ from rapidfuzz import process
 from gfn_runner.cli.hooks import HYDRA_ERRORS
 from gfn_runner.config.compose import CONF
 from gfn_runner.errors import Problem, UserError, did_you_mean
-from gfn_runner.runtime.overrides import flags_and_words, parsed, value_of
+from gfn_runner.runtime.overrides import parsed
 
 
 def explained(error: Exception, argv: Sequence[str]) -> UserError:
@@ -27,14 +27,11 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     Hydra names the first one. Here the config is composed of the choices that exist, and all other
     overrides are compared with it.
     """
-    flags, words = flags_and_words(argv)
+    given = get_args_parser().parse_args(list(argv))
     problems: list[Problem] = []
     with contextlib.suppress(*HYDRA_ERRORS):
-        problems = _unknown(
-            parsed(words),
-            value_of(flags, "--config-name") or "config",
-            value_of(flags, "--config-dir"),
-        )
+        name, folder = given.config_name or "config", given.config_dir
+        problems = _unknown(parsed(given.overrides), name, folder)
     if problems:
         return UserError(problems)
     cause = error.__cause__

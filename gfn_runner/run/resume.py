@@ -53,7 +53,7 @@ class Start:
     """
 
     checkpoint: Path | None = None
-    finished: Mapping[str, float | None] | None = None
+    finished: Mapping[str, float] | None = None
 
 
 def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
@@ -82,9 +82,9 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
     if newest is None and config.resume != AUTO:
         raise _no_checkpoint(folder, damaged)
     step = _steps_done(folder, newest)
-    if _is_finished(config, folder, step):
+    if (metrics := _final_metrics(config, folder, step)) is not None:
         if config.resume == AUTO:
-            return Start(newest, finished=object_or_empty(folder / "metrics.json"))
+            return Start(newest, finished=metrics)
         raise UserError.one(
             "resume",
             f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
@@ -143,14 +143,11 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     Raises:
         UserError: if the folder holds another run.
     """
-    metrics = object_or_empty(folder / "metrics.json")
-    if not (folder / OVERRIDES_FILE).exists() or not metrics:
+    if not all((folder / name).exists() for name in (OVERRIDES_FILE, "metrics.json")):
         return None
     _refuse_other_run(config, folder)
     step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
-    if not _is_finished(config, folder, step):
-        return None
-    return {name: value for name, value in metrics.items() if value is not None}
+    return _final_metrics(config, folder, step)
 
 
 def _steps_done(folder: Path, checkpoint: Path | None) -> int:
@@ -162,13 +159,16 @@ def _steps_done(folder: Path, checkpoint: Path | None) -> int:
     return 0
 
 
-def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
+def _final_metrics(config: RunConfig, folder: Path, step: int) -> dict[str, float] | None:
+    """Those of a run of which, after so many steps, nothing is left to do; else ``None``."""
     metrics = object_or_empty(folder / "metrics.json")
     evaluated = metrics.get("run/steps")
-    if not config.trains:
-        return evaluated is not None
-    trained = max(step, steps_ended(metrics) or 0) >= config.total_steps
-    return trained and evaluated == step and read_record(folder).m_steps == config.em.rounds
+    if config.trains:
+        trained = max(step, steps_ended(metrics) or 0) >= config.total_steps
+        ended = trained and evaluated == step and read_record(folder).m_steps == config.em.rounds
+    else:
+        ended = evaluated is not None
+    return {name: value for name, value in metrics.items() if value is not None} if ended else None
 
 
 # -- the same settings ----------------------------------------------------------------------------

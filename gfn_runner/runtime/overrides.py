@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
@@ -23,45 +22,10 @@ HYDRA_FILE, HYDRA_SWEEP_FILE = ".hydra/hydra.yaml", "multirun.yaml"
 # What a command is to do, where, and by which launcher; none of it makes the run another one.
 _PASSING = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
 _BY_ITSELF = "hydra.mode=RUN"
-# Flags of Hydra that take a value.
-_VALUED = {
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-    "--config-dir", "-cd", "--experimental-rerun",
-}  # fmt: skip
-_SHORT = {"--config-dir": "-cd", "--config-name": "-cn"}
-_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FOLDERS = ("resume", "run", "output", "hydra.run.dir", "hydra.sweep.dir")
 
 
 # -- as they are typed ----------------------------------------------------------------------------
-
-
-def flags_and_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags and the overrides: argparse refuses flags that stand between overrides."""
-    flags: list[str] = []
-    words: list[str] = []
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            words.append(word)
-        elif word in _VALUED and rest:
-            flags += [word, rest.pop(0)]
-        elif word in ("--info", "-i"):
-            flags.append(f"--info={rest.pop(0) if rest and rest[0] in _INFO else 'all'}")
-        else:
-            flags.append(word)
-    return flags, words
-
-
-def value_of(flags: Sequence[str], name: str) -> str | None:
-    """The value of one of Hydra's flags, by its long name."""
-    names = (name, _SHORT[name])
-    for flag, after in itertools.pairwise([*flags, ""]):
-        given, equals, value = flag.partition("=")
-        if given in names:
-            return value if equals else after
-    return None
 
 
 def verbatim(text: str) -> str:

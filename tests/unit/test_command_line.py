@@ -12,8 +12,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.config.compose import CONF
-from gfn_runner.runtime.overrides import as_meant, flags_and_words, parsed, verbatim
+from gfn_runner.runtime.overrides import as_meant, parsed, verbatim
 from gfn_runner.runtime.sweep_record import Job, Sweep
 
 from ..command_line import configs, problems
@@ -98,9 +99,9 @@ def test_paths_that_exist_are_meant_and_of_others_the_word_to_type_is_printed(na
 
 
 def test_flags_may_stand_between_overrides():
-    argv = ["a=1", "-m", "--config-dir", "c", "b=2", "--info", "d=3", "-i", "config", "--cfg=job"]
-    flags = ["-m", "--config-dir", "c", "--info=all", "--info=config", "--cfg=job"]
-    assert flags_and_words(argv) == (flags, ["a=1", "b=2", "d=3"])
+    argv = ["a=1", "-m", "--config-dir", "c", "b=2", "--cfg=job", "d=3", "--info", "config"]
+    flags = ["-m", "--config-dir", "c", "--cfg=job", "--info", "config"]
+    assert hydra_arguments(argv) == ["a=1", "b=2", "d=3", *flags]
     assert [config.seed for config in configs("seed=0,1", "-m", "trainer.max_steps=2")] == [0, 1]
 
 
