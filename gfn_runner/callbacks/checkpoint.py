@@ -17,12 +17,11 @@ from pydantic import Field
 from gfn_runner.distributed.ranks import barrier, broadcast, is_rank_zero
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import atomic_writer
-from gfn_runner.runtime.json_lines import LineAppender, read_metrics
+from gfn_runner.runtime.json_lines import read_metrics
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
 _DAMAGED = ".damaged"
-_WAITING = "waiting_lines"
 _CHECKSUM = "sha256"  # at the end of the file
 
 
@@ -78,20 +77,6 @@ class AdapterCheckpoint(L.Callback):
                 problem,
             )
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        # Lines that led here and that the disk does not take: a run that goes on from here has them.
-        waiting = [line for lines in _appenders(trainer) for line in lines.waiting]
-        if waiting:
-            checkpoint[_WAITING] = waiting
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        for lines in _appenders(trainer):
-            lines.restore_waiting(checkpoint.get(_WAITING, []))
-
     def save(self, trainer: L.Trainer) -> bool:
         """Write the state of this optimizer step, then remove what is older than is to be kept.
 
@@ -116,6 +101,11 @@ class AdapterCheckpoint(L.Callback):
         """Write the state of this step if it is not written yet; why it could not be, else ``None``."""
         if trainer.global_step == self.saved_step:
             return None
+        for log in trainer.loggers:
+            log.save()
+        # What led here is on the disk before the checkpoint is. The first process alone has loggers.
+        if broadcast(any(getattr(log, "waiting", ()) for log in trainer.loggers)):
+            return "metrics.jsonl cannot be written"
         module: Any = trainer.lightning_module
         # Of a policy that is broken nothing can go on, and good states would have to go for it.
         broken = broadcast(module.not_finite())
@@ -128,8 +118,6 @@ class AdapterCheckpoint(L.Callback):
 
     def _write(self, trainer: L.Trainer) -> str | None:
         """Why the state of this step is not on the disk; ``None`` where it is."""
-        for lines in trainer.loggers:
-            lines.save()  # what led here is on the disk before the checkpoint is
         trainer.save_checkpoint(_path(self.folder, trainer.global_step))
         problem = None
         if is_rank_zero():
@@ -158,12 +146,6 @@ class AdapterCheckpoint(L.Callback):
                 path.unlink(missing_ok=True)
             except OSError as error:
                 logger.warning("%s cannot be removed (%s): it is left there", path, error)
-
-
-def _appenders(trainer: L.Trainer) -> list[LineAppender]:
-    """Of the loggers that write lines; of the first process alone."""
-    found = [getattr(log, "lines", None) for log in trainer.loggers]
-    return [lines for lines in found if isinstance(lines, LineAppender)]
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -58,11 +58,6 @@ class ConstraintPenalty:
             return 0.0
         return -self.penalty * constraint.violations(lm.decode(prefix))
 
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        """Whether a text meets all of it but the classifier's, which has no yes or no."""
-        constraint = constraint_of(condition)
-        return constraint is None or constraint.satisfied(text)
-
 
 @dataclass(frozen=True)
 class ClassifierFactor:
@@ -130,9 +125,6 @@ class IllegalTokens:
         illegal = ids_holding(lm.tokenizer, self.texts)
         return -self.penalty * sum(token in illegal for token in prefix)
 
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        return not any(illegal in text for illegal in self.texts)
-
 
 @dataclass(frozen=True)
 class Validator:
@@ -148,10 +140,7 @@ class Validator:
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
         """log c of one prefix, nats."""
-        return 0.0 if self.satisfied(condition, lm.decode(prefix)) else -self.penalty
-
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        return bool(imported(self.function)(text))
+        return 0.0 if imported(self.function)(lm.decode(prefix)) else -self.penalty
 
 
 def imported(path: str) -> Callable[[str], bool]:
@@ -206,6 +195,3 @@ class TableFactor:
             known[condition.key] = (table, ids)
         floor = -self.penalty - len(prefix) * math.log(lm.vocab_size)
         return known[condition.key][1].get(tuple(prefix), floor)
-
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        return text in condition.facts["table"]

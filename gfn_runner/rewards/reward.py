@@ -43,14 +43,6 @@ class BatchedConstraint(Constraint, Protocol):
         """log c of many prefixes, nats; the same values as :meth:`log_factor` gives one by one."""
 
 
-@runtime_checkable
-class CheckableConstraint(Constraint, Protocol):
-    """A factor that a text meets or does not."""
-
-    def satisfied(self, condition: Condition, text: str) -> bool:
-        """Whether a text, without its terminator, meets the constraint."""
-
-
 def log_reward(
     lm: LanguageModel,
     conditions: Sequence[Condition],

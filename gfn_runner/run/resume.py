@@ -18,7 +18,7 @@ from gfn_runner.config.run_config import AUTO, RunConfig
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.methods import flat
 from gfn_runner.report.runs import environment_files, steps_ended
-from gfn_runner.runtime.files import free_name, read_yaml, remove_unfinished
+from gfn_runner.runtime.files import read_yaml, remove_unfinished
 from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.run_lock import run_is_locked
@@ -78,9 +78,6 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
         )
     _refuse_other_run(config, folder)
     newest = newest_checkpoint(folder / "checkpoints")
-    damaged = 0 if newest else damaged_checkpoints(folder / "checkpoints")
-    if newest is None and config.resume != AUTO:
-        raise _no_checkpoint(folder, damaged)
     step = _steps_done(folder, newest)
     if (metrics := _final_metrics(config, folder, step)) is not None:
         if config.resume == AUTO:
@@ -91,9 +88,20 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
             f"trainer.max_steps above {step}",
             f"{_resume(folder)} trainer.max_steps={2 * max(step, 1)}",
         )
+    damaged = damaged_checkpoints(folder / "checkpoints")
+    if newest is None and (damaged or config.resume != AUTO):
+        why = (
+            f"all of its checkpoints, {damaged}, are damaged"
+            if damaged
+            else "it has saved none yet"
+        )
+        fix = "put a good one back, or begin another run"
+        raise UserError.one(
+            "resume", f"{folder} cannot go on: {why}", "a run with a good checkpoint", fix
+        )
     if changes:
         remove_unfinished(folder)
-        _cut_back(folder, step, newest, damaged)
+        _cut_back(folder, step, newest)
     return Start(newest)
 
 
@@ -102,30 +110,8 @@ def _resume(folder: Path) -> str:
     return shlex.quote(f"resume={folder}")
 
 
-def _no_checkpoint(folder: Path, damaged: int) -> UserError:
-    again = shlex.quote(f"hydra.run.dir={folder}")
-    return UserError.one(
-        "resume",
-        f"{folder} {_all_damaged(damaged) if damaged else 'has no checkpoint yet'}",
-        "a run with a good checkpoint",
-        f"resume=auto {again} begins anew there",
-    )
-
-
-def _all_damaged(number: int) -> str:
-    return f"cannot go on: all checkpoints ({number}) are damaged"
-
-
-def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> None:
+def _cut_back(folder: Path, step: int, newest: Path | None) -> None:
     """Leave in a run's log what its newest checkpoint knows of; what comes after it is done again."""
-    log = folder / "metrics.jsonl"
-    if damaged:
-        aside = free_name(folder / "metrics.damaged.jsonl")
-        if log.exists():
-            log.rename(aside)
-        why = _all_damaged(damaged)
-        logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
-        return
     ended = object_or_empty(folder / "metrics.json").get("run/steps") == step
 
     def counts(line: Mapping[str, Any]) -> bool:
@@ -133,7 +119,7 @@ def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> Non
         is_final = any(name.startswith("final/") for name in line)
         return line["step"] < step or (line["step"] == step and (ended or not is_final))
 
-    filter_lines(log, counts)
+    filter_lines(folder / "metrics.jsonl", counts)
     logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
 
 

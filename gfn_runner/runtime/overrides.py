@@ -117,22 +117,13 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
 
 def by_itself(lines: Sequence[str]) -> list[str]:
     """Lines that make one run of a sweep and not the sweep: ``sweep=…`` alone would begin it anew."""
-    if not is_of_sweep(lines) or _BY_ITSELF in lines:
-        return list(lines)
-    own: list[str] = []
-    for line in lines:
-        own += [line, _BY_ITSELF] if _chooses_sweep(line) else [line]
-    return own
+    of_sweep = is_of_sweep(lines) and _BY_ITSELF not in lines
+    return [*lines, _BY_ITSELF] if of_sweep else list(lines)
 
 
 def is_of_sweep(lines: Sequence[str]) -> bool:
     """Whether a line is ``sweep=…``: a config that makes a command a sweep."""
-    return any(map(_chooses_sweep, lines))
-
-
-def _chooses_sweep(line: str) -> bool:
-    key, _, value = line.lstrip("+").partition("=")
-    return key == "sweep" and value != "null"
+    return any(line.startswith("sweep=") and line != "sweep=null" for line in lines)
 
 
 # -- local paths ----------------------------------------------------------------------------------

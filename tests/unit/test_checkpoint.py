@@ -182,6 +182,15 @@ def test_a_full_disk_costs_one_checkpoint_and_is_reported_once(
     assert newest_checkpoint(folder) == folder / "step-0000200.ckpt"
 
 
+def test_no_checkpoint_is_before_the_lines_that_led_to_it(folder, caplog, trainer):
+    saves, log = callback(trainer), SimpleNamespace(waiting=["{}\n"], save=lambda: None)
+    trainer.loggers = [log]
+    assert not trainer.save_at(saves, 50) and names(folder) == []
+    assert "metrics.jsonl cannot be written" in caplog.text
+    log.waiting = []
+    assert trainer.save_at(saves, 100)
+
+
 def test_a_broken_policy_is_not_saved_and_pushes_no_good_one_out(folder, caplog, trainer):
     saves = callback(trainer, keep=1)
     assert trainer.save_at(saves, 50)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from gfn_runner.callbacks.satisfaction import SatisfactionCallback
 from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import ConditionSamples
-from gfn_runner.data.trajectories import StepOutput, Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.lm import classifier as classifier_module
 from gfn_runner.lm.classifier import classifier, label_problems
 from gfn_runner.rewards.factors import ClassifierFactor, ConstraintPenalty
-from gfn_runner.rewards.reward import BatchedConstraint, CheckableConstraint
+from gfn_runner.rewards.reward import BatchedConstraint
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
 from gfn_runner.tasks.constrained import ConstrainedData, ConstrainedGeneration
 
@@ -65,14 +61,11 @@ def judge(tmp_path_factory):
 
 def test_each_violation_costs_the_penalty(lm):
     constraint = ConstraintPenalty(penalty=7.0)
-    assert isinstance(constraint, CheckableConstraint)
     assert not isinstance(constraint, BatchedConstraint)
     asked = condition(constraint=TextConstraint(words=("ab", "cd"), max_words=1))
     for text, factor in (("ab", -7.0), ("ab cd", -7.0), ("", -14.0), ("a b", -21.0)):
         assert constraint.log_factor(lm, asked, lm.encode(text)) == factor
     assert constraint.log_factor(lm, condition(), lm.encode("a")) == 0.0
-    assert constraint.satisfied(condition(), "anything")
-    assert not constraint.satisfied(asked, "ab cd") and not constraint.satisfied(asked, "ab")
 
 
 # -- classifiers ------------------------------------------------------------------------------------
@@ -102,7 +95,6 @@ def test_log_probabilities_do_not_depend_on_what_is_asked_together(tmp_path, arc
 def test_the_factor_is_the_weighted_log_probability(lm, judge, monkeypatch):
     constraint = ClassifierFactor()
     assert isinstance(constraint, BatchedConstraint)
-    assert not isinstance(constraint, CheckableConstraint)
     happy = condition("h", TextConstraint(classifier=ClassifierLabel(judge, "happy", 2.0)))
     neutral = condition("n", TextConstraint(classifier=ClassifierLabel(judge, "neutral")))
     asked = [(happy, "ab"), (condition(), "ab"), (neutral, "ab"), (happy, ""), (happy, "ab")]
@@ -158,40 +150,7 @@ def test_a_model_with_one_logit_is_no_classifier(tmp_path):
     assert "at least two labels" in problem.allowed
 
 
-# -- constraints that are never met ---------------------------------------------------------------------
-
-
-def step(lm, conditions, texts, *, from_replay=False):
-    ids = [lm.encode(text) for text, _ in texts]
-    rows = Trajectories.from_rows(ids, [[True] * len(i) for i in ids], [c for _, c in texts])
-    return {"output": StepOutput(conditions, rows, None, None, None, from_replay)}
-
-
-def messages(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records]
-
-
-def test_a_condition_whose_constraints_are_never_met_is_named_once(lm, caplog):
-    module = SimpleNamespace(lm=lm, constraints=lambda: [ConstraintPenalty(), ClassifierFactor()])
-    callback = SatisfactionCallback(warn_after=3)
-    conditions = [
-        condition("never", TextConstraint(words=("ab",), max_words=0)),
-        condition("once", TextConstraint(words=("ab",))),
-        condition("free"),
-    ]
-    texts = [("ab", 0), ("a", 0), ("a", 1), ("a", 2)]
-    with caplog.at_level(logging.WARNING):
-        replayed = step(lm, conditions, texts, from_replay=True)
-        callback.on_train_batch_end(None, module, replayed, None, 0)
-        assert not callback.draws
-        callback.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
-        assert callback.draws == {"never": 2, "once": 1} and callback.met == {"free"}
-        assert not messages(caplog)
-        texts = [("b", 0), ("b", 0), ("ab", 1), ("a", 1)]
-        callback.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
-    assert callback.met == {"free", "once"}
-    (said,) = messages(caplog)
-    assert said.startswith("none of 3 samples of condition 'never' met its constraints")
+# -- tasks -----------------------------------------------------------------------------------------
 
 
 def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
