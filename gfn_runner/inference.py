@@ -58,7 +58,7 @@ class Policy:
 
     Attributes:
         lm: the model; the adapter is on, but within ``lm.reference()``.
-        task: what it was trained for.
+        task: what it was trained for; ``conditions`` are those of its data.
     """
 
     def __init__(
@@ -68,11 +68,12 @@ class Policy:
         *,
         seed: int = 0,
         evaluation: EvaluationSettings | None = None,
+        conditions: Sequence[Condition] = (),
     ):
         self.lm, self.task, self.seed = lm, task, seed
         self.evaluation = evaluation or EvaluationSettings()
         self.rule = string_rule(lm, task, task.eval_max_len)
-        self._known: dict[str, Condition] | None = None
+        self._known = {condition.prompt: condition for condition in conditions}
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Policy:
@@ -95,9 +96,10 @@ class Policy:
         options = dataclasses.replace(config.lm, device=device or config.lm.device)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
-        policy = cls(lm, config.task, seed=config.seed, evaluation=config.evaluation)
-        policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
-        return policy
+        known = (*config.data.evaluation, *config.data.train)
+        return cls(
+            lm, config.task, seed=config.seed, evaluation=config.evaluation, conditions=known
+        )
 
     def drawing(self, conditions: Sequence[Condition], temperature: float = 1.0) -> Drawing:
         """What samples are drawn and scored with; ``temperature`` is the posterior's."""
@@ -108,9 +110,6 @@ class Policy:
     def condition(self, prompt: Prompt) -> Condition | None:
         """The posterior that belongs to a prompt, if the task can tell."""
         prompt = _as_read(prompt)
-        if self._known is None:
-            data = self.task.load(self.seed)
-            self._known = {c.prompt: c for c in (*data.evaluation, *data.train)}
         known = self._known.get(prompt)
         try:
             return known or self.task.condition_for(prompt, self.seed)

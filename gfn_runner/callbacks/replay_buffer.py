@@ -41,8 +41,8 @@ class ReplayBufferCallback(L.Callback):
     to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
     many conditions. A condition gives at most ``n_samples`` strings, each once.
 
-    Every rank has the buffer of its own conditions. A checkpoint holds all of them together: a run
-    may go on with another number of ranks.
+    Every rank has the buffer of its own conditions. A checkpoint holds all of them: a run may go on with
+    another number of ranks.
 
     Args:
         probability: share of training steps that draw from the buffer; 0 switches it off.
@@ -290,30 +290,23 @@ class ReplayBufferCallback(L.Callback):
             self.buffer.add(conditions[places[row]].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all ranks together; every rank has to call it."""
-        whole, of_ranks = self._empty_buffer(), all_gather(self.buffer.state_dict())
-        for state in of_ranks:
-            part = self._empty_buffer()
-            part.load_state_dict(state)
-            whole.merge(part)
-        drawn = sorted(set().union(*all_gather(self._drawn)))
-        saved: dict[str, Any] = {
-            "buffer": whole.state_dict(),
+        """Of all ranks; every rank has to call it."""
+        return {
+            "buffers": all_gather(self.buffer.state_dict()),
             "m_steps": self.m_steps,
-            "drawn": drawn,
+            "drawn": sorted(set().union(*all_gather(self._drawn))),
         }
-        if sum(len(state["keys"]) for state in of_ranks) > len(whole.keys()):
-            # Fewer conditions than ranks: each has strings of its own for the same ones.
-            saved["of_ranks"] = of_ranks
-        return saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what belongs to this rank's conditions."""
-        of_ranks = state.get("of_ranks", ())
-        own = of_ranks[rank()] if len(of_ranks) == world() else state["buffer"]
-        self.buffer.load_state_dict(own)
-        self.m_steps = state.get("m_steps", 0)
-        self._drawn = set(state.get("drawn", ())) & self.conditions.keys()
+        """Take back what this rank had; of another number of ranks, what belongs to its conditions."""
+        buffers = state["buffers"]
+        self.buffer = self._empty_buffer()
+        for saved in [buffers[rank()]] if len(buffers) == world() else buffers:
+            part = self._empty_buffer()
+            part.load_state_dict(saved)
+            self.buffer.merge(part)
+        self.m_steps = state["m_steps"]
+        self._drawn = set(state["drawn"]) & self.conditions.keys()
         for key in set(self.buffer.keys()) - self.conditions.keys():
             if key not in self._all and is_rank_zero():
                 logger.warning(

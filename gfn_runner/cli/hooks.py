@@ -86,7 +86,7 @@ def before_run(config: DictConfig) -> Path:
     if (folder / OVERRIDES_FILE).exists():
         # Refuse a run that this one may not go on with, before Hydra writes into its folder.
         with acquire_run_lock(folder):
-            start_of(run, folder, changes=False)
+            start_of(run, folder)
     return folder
 
 

@@ -56,11 +56,8 @@ class Start:
     finished: Mapping[str, float] | None = None
 
 
-def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
-    """Decide where a run begins, and cut its ``metrics.jsonl`` back to there.
-
-    Args:
-        changes: false to refuse what is to be refused, and leave the folder as it is.
+def start_of(config: RunConfig, folder: Path) -> Start:
+    """Decide where a run begins; changes nothing but the names of damaged checkpoints.
 
     Raises:
         UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
@@ -99,9 +96,6 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
         raise UserError.one(
             "resume", f"{folder} cannot go on: {why}", "a run with a good checkpoint", fix
         )
-    if changes:
-        remove_unfinished(folder)
-        _cut_back(folder, step, newest)
     return Start(newest)
 
 
@@ -110,8 +104,10 @@ def _resume(folder: Path) -> str:
     return shlex.quote(f"resume={folder}")
 
 
-def _cut_back(folder: Path, step: int, newest: Path | None) -> None:
+def cut_back(folder: Path, checkpoint: Path | None) -> None:
     """Leave in a run's log what its newest checkpoint knows of; what comes after it is done again."""
+    remove_unfinished(folder)
+    step = _steps_done(folder, checkpoint)
     ended = object_or_empty(folder / "metrics.json").get("run/steps") == step
 
     def counts(line: Mapping[str, Any]) -> bool:
@@ -120,7 +116,7 @@ def _cut_back(folder: Path, step: int, newest: Path | None) -> None:
         return line["step"] < step or (line["step"] == step and (ended or not is_final))
 
     filter_lines(folder / "metrics.jsonl", counts)
-    logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
+    logger.info("%s goes on from %s", folder, checkpoint or "its beginning: it had saved nothing")
 
 
 def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:

@@ -20,7 +20,7 @@ from gfn_runner.cli.main import main
 from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.errors import UserError
 from gfn_runner.run import resume as resuming
-from gfn_runner.run.resume import Start, newest_unfinished, seconds_before, start_of
+from gfn_runner.run.resume import Start, cut_back, newest_unfinished, seconds_before, start_of
 from gfn_runner.runtime.json_lines import read_lines, write_lines
 from gfn_runner.runtime.overrides import by_itself, kept_overrides
 from gfn_runner.runtime.run_lock import acquire_run_lock
@@ -116,8 +116,9 @@ def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UserError, match="it has saved none yet"):
         start_of(config(folder), folder)
+    assert start_of(config("auto"), folder) == Start()
     with caplog.at_level(logging.INFO):
-        assert start_of(config("auto"), folder) == Start()
+        cut_back(folder, None)
     assert "it had saved nothing" in caplog.text
     assert read_lines(folder / "metrics.jsonl") == []
 
@@ -130,7 +131,7 @@ def test_a_final_evaluation_that_was_cut_off_leaves_no_line(ended, begun):
     write_lines(folder / "metrics.jsonl", [{"step": 4, "eval/accuracy": 0.5}, *final])
     if ended:
         (folder / "metrics.json").write_text(json.dumps({"run/steps": 4}))
-    start_of(config(folder), folder)
+    cut_back(folder, start_of(config(folder), folder).checkpoint)
     kept = read_lines(folder / "metrics.jsonl")
     assert kept == [{"step": 4, "eval/accuracy": 0.5}, *final[: 1 + ended]]
 
@@ -141,9 +142,9 @@ def test_what_a_kill_has_left_of_a_write_is_removed(begun):
     left, another = folder / "samples_newest.jsonl.part", folder / ".report.html.1.part"
     for path in (left, another):
         path.write_text("half")
-    start_of(config(folder), folder, changes=False)
+    start = start_of(config(folder), folder)
     assert left.exists()
-    start_of(config(folder), folder)
+    cut_back(folder, start.checkpoint)
     assert another.exists() and not left.exists()
 
 
