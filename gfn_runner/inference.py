@@ -226,15 +226,11 @@ def adapter_folder(folder: Path) -> Path:
     """
     adapter = folder / "adapter"
     if not (adapter / "adapter_config.json").is_file():
-        unfinished = (folder / "checkpoints").is_dir()
-        why = "has no adapter" + (": the run is not finished" if unfinished else "")
-        if (folder / "metrics.json").is_file():
-            why = "trained no policy: it is a run of a baseline without training"
         raise UserError.one(
             "run",
-            f"{folder} {why}",
+            f"{folder} has no adapter: its run is not finished, or trained no policy",
             "the folder of a finished run, outputs/<task>/<date>/<time>",
-            f"resume={folder} finishes it" if unfinished else "",
+            f"resume={folder} finishes one that is not",
         )
     return adapter
 
