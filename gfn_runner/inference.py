@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -93,7 +94,8 @@ class Policy:
     @classmethod
     def of(cls, config: RunConfig, folder: Path, *, device: str | None = None) -> Policy:
         """The policy in ``folder`` under a config that is checked already."""
-        options = dataclasses.replace(config.lm, device=device or config.lm.device)
+        chosen: Any = device or config.lm.device
+        options = dataclasses.replace(config.lm, device=chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
         known = (*config.data.evaluation, *config.data.train)

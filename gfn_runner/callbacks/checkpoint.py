@@ -167,7 +167,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
             with atomic_writer(path, "w+b") as file:
                 torch.save(checkpoint, file)
                 file.seek(0)
-                file.write(hashlib.file_digest(file, _CHECKSUM).digest())  # torch.load stops before
+                written: Any = file
+                # After the end of torch's file, where torch.load does not look.
+                file.write(hashlib.file_digest(written, _CHECKSUM).digest())
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
             # Torch's words for a full disk do not say so.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
