@@ -60,7 +60,7 @@ class Policy:
 
     Attributes:
         lm: the model; the adapter is on, but within ``lm.reference()``.
-        task: what it was trained for.
+        task: what it was trained for; ``conditions`` are those of its data.
     """
 
     def __init__(
@@ -70,11 +70,12 @@ class Policy:
         *,
         seed: int = 0,
         evaluation: EvaluationSettings | None = None,
+        conditions: Sequence[Condition] = (),
     ):
         self.lm, self.task, self.seed = lm, task, seed
         self.evaluation = evaluation or EvaluationSettings()
         self.rule = string_rule(lm, task, task.eval_max_len)
-        self._known: dict[str, Condition] | None = None
+        self._known = {condition.prompt: condition for condition in conditions}
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Policy:
@@ -94,13 +95,14 @@ class Policy:
     @classmethod
     def of(cls, config: RunConfig, folder: Path, *, device: str | None = None) -> Policy:
         """The policy in ``folder`` under a config that is checked already."""
-        chosen: dict[str, Any] = {} if device is None else {"device": device}
-        options = dataclasses.replace(config.lm, **chosen)
+        chosen: Any = device or config.lm.device
+        options = dataclasses.replace(config.lm, device=chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
         load_answers(lm, folder)
-        policy = cls(lm, config.task, seed=config.seed, evaluation=config.evaluation)
-        policy._known = {c.prompt: c for c in (*config.data.evaluation, *config.data.train)}
-        return policy
+        known = (*config.data.evaluation, *config.data.train)
+        return cls(
+            lm, config.task, seed=config.seed, evaluation=config.evaluation, conditions=known
+        )
 
     def drawing(self, conditions: Sequence[Condition], temperature: float = 1.0) -> Drawing:
         """What samples are drawn and scored with; ``temperature`` is the posterior's."""
@@ -111,9 +113,6 @@ class Policy:
     def condition(self, prompt: Prompt) -> Condition | None:
         """The posterior that belongs to a prompt, if the task can tell."""
         prompt = _as_read(prompt)
-        if self._known is None:
-            data = self.task.load(self.seed)
-            self._known = {c.prompt: c for c in (*data.evaluation, *data.train)}
         known = self._known.get(prompt)
         try:
             return known or self.task.condition_for(prompt, self.seed)
@@ -259,15 +258,11 @@ def adapter_folder(folder: Path) -> Path:
     """
     adapter = folder / "adapter"
     if not (adapter / "adapter_config.json").is_file():
-        unfinished = (folder / "checkpoints").is_dir()
-        why = "has no adapter" + (": the run is not finished" if unfinished else "")
-        if (folder / "metrics.json").is_file():
-            why = "trained no policy: it is a run of a baseline without training"
         raise UserError.one(
             "run",
-            f"{folder} {why}",
+            f"{folder} has no adapter: its run is not finished, or trained no policy",
             "the folder of a finished run, outputs/<task>/<date>/<time>",
-            f"resume={folder} finishes it" if unfinished else "",
+            f"resume={folder} finishes one that is not",
         )
     return adapter
 
@@ -279,15 +274,9 @@ def saved_config(folder: Path) -> RunConfig:
         UserError: if there is none, or it does not hold; data files that are gone are no reason.
     """
     file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError.one(
-            "run",
-            f"{folder} has no config.yaml",
-            "the folder of a run, outputs/<task>/<date>/<time>",
-        )
     try:
         values = read_yaml(file, dict)
     except ValueError as error:
-        allowed = "the config.yaml that the run has written"
+        allowed = "the folder of a run, outputs/<task>/<date>/<time>, with its config.yaml"
         raise UserError.one("run", f"{file} is unreadable: {error}", allowed) from None
     return check(values, needs_data=False)

@@ -47,7 +47,7 @@ from gfn_runner.lm.sharding import ignore_sharded_parameters, shard
 from gfn_runner.report.headline import optimized_value
 from gfn_runner.run.em_rounds import train_rounds
 from gfn_runner.run.final_evaluation import final_evaluation, write_results
-from gfn_runner.run.resume import BEGUN, Start, other_settings, seconds_before, start_of
+from gfn_runner.run.resume import BEGUN, Start, cut_back, other_settings, seconds_before, start_of
 from gfn_runner.runtime.clock import steady_time
 from gfn_runner.runtime.environment import (
     environment,
@@ -99,8 +99,7 @@ def train_and_evaluate(
         if start.finished is not None:
             if is_rank_zero():
                 _say_finished(config, folder)
-            known = {name: value for name, value in start.finished.items() if value is not None}
-            return optimized_value(config.optimized_metric, config.default_metric, known)
+            return optimized_value(config.optimized_metric, config.default_metric, start.finished)
         progress = config.callbacks.get("progress")
         quiet_progress = getattr(progress, "show", "auto") == "none"
         with usr2_spares(), muted_progress_lines(quiet_progress):
@@ -290,6 +289,8 @@ def _prepare(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Start
         if start.finished is None:
             check_texts(config)
     if start.finished is None:
+        if holds_run:
+            cut_back(folder, start.checkpoint)
         _describe(config, folder, overrides)
         for note in config.data.notes:
             logger.info("%s", note)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 import logging
 import shutil
-import time
-import zipfile
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -21,13 +17,12 @@ from pydantic import Field
 from gfn_runner.distributed.ranks import barrier, broadcast, is_rank_zero
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import atomic_writer
-from gfn_runner.runtime.json_lines import LineAppender, read_metrics
+from gfn_runner.runtime.json_lines import read_metrics
 
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
 _DAMAGED = ".damaged"
-_WAITING = "waiting_lines"
-_PAUSE = 1.0  # seconds before a file that could not be read is tried again
+_CHECKSUM = "sha256"  # at the end of the file
 
 
 class AdapterCheckpoint(L.Callback):
@@ -82,20 +77,6 @@ class AdapterCheckpoint(L.Callback):
                 problem,
             )
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        # Lines that led here and that the disk does not take: a run that goes on from here has them.
-        waiting = [line for lines in _appenders(trainer) for line in lines.waiting]
-        if waiting:
-            checkpoint[_WAITING] = waiting
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        for lines in _appenders(trainer):
-            lines.restore_waiting(checkpoint.get(_WAITING, []))
-
     def save(self, trainer: L.Trainer) -> bool:
         """Write the state of this optimizer step, then remove what is older than is to be kept.
 
@@ -120,6 +101,11 @@ class AdapterCheckpoint(L.Callback):
         """Write the state of this step if it is not written yet; why it could not be, else ``None``."""
         if trainer.global_step == self.saved_step:
             return None
+        for log in trainer.loggers:
+            log.save()
+        # What led here is on the disk before the checkpoint is. The first process alone has loggers.
+        if broadcast(any(getattr(log, "waiting", ()) for log in trainer.loggers)):
+            return "metrics.jsonl cannot be written"
         module: Any = trainer.lightning_module
         # Of a policy that is broken nothing can go on, and good states would have to go for it.
         broken = broadcast(module.not_finite())
@@ -132,8 +118,6 @@ class AdapterCheckpoint(L.Callback):
 
     def _write(self, trainer: L.Trainer) -> str | None:
         """Why the state of this step is not on the disk; ``None`` where it is."""
-        for lines in trainer.loggers:
-            lines.save()  # what led here is on the disk before the checkpoint is
         trainer.save_checkpoint(_path(self.folder, trainer.global_step))
         problem = None
         if is_rank_zero():
@@ -164,14 +148,8 @@ class AdapterCheckpoint(L.Callback):
                 logger.warning("%s cannot be removed (%s): it is left there", path, error)
 
 
-def _appenders(trainer: L.Trainer) -> list[LineAppender]:
-    """Of the loggers that write lines; of the first process alone."""
-    found = [getattr(log, "lines", None) for log in trainer.loggers]
-    return [lines for lines in found if isinstance(lines, LineAppender)]
-
-
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, makes sure that it is on the disk, and renames it.
+    """Writes a checkpoint with its checksum beside its place, makes sure that it is on the disk, and renames it.
 
     Attributes:
         problem: why the newest one could not be written, or ``None``. Raising would leave the other ranks
@@ -186,8 +164,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
         path, self.problem = Path(path), None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_writer(path, "wb") as file:
+            with atomic_writer(path, "w+b") as file:
                 torch.save(checkpoint, file)
+                file.seek(0)
+                written: Any = file
+                # After the end of torch's file, where torch.load does not look.
+                file.write(hashlib.file_digest(written, _CHECKSUM).digest())
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
             # Torch's words for a full disk do not say so.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
@@ -204,11 +186,9 @@ def _found(folder: Path) -> list[Path]:
     A listing of a file system of the network may be a minute old. What is asked for by its name is there,
     and the log, which is on the disk before a checkpoint is, has the steps that may have one.
     """
-    listed = sorted(folder.glob(_PATTERN), reverse=True)
-    steps = {record["step"] for record in read_metrics(folder.with_name("metrics.jsonl"))}
-    logged = [_path(folder, step) for step in sorted(steps, reverse=True)]
-    later = [path for path in logged if not listed or path > listed[0]]
-    return [*(path for path in later if path.is_file()), *listed]
+    logged = {record["step"] for record in read_metrics(folder.with_name("metrics.jsonl"))}
+    named = {path for path in (_path(folder, step) for step in logged) if path.is_file()}
+    return sorted({*named, *folder.glob(_PATTERN)}, reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -248,47 +228,13 @@ def damaged_checkpoints(folder: Path) -> int:
 
 
 def checkpoint_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, or ``None``; every byte is read and compared.
-
-    By torch's reader and by Python's: each passes over some fields of a damaged directory that the other
-    goes by.
+    """What is wrong with a checkpoint file, or ``None``: its last bytes are a checksum of all before.
 
     Raises:
-        OSError, MemoryError: if the file cannot be read, twice.
+        OSError, MemoryError: if the file cannot be read.
     """
-    # All of it at once: an error of the disk is none of the content, and shows up here alone.
-    content = io.BytesIO(_content(path))
-    try:
-        with zipfile.ZipFile(content) as archive:
-            # Torch writes a checksum of every tensor, and never looks at it.
-            bad = archive.testzip() or _read_otherwise(content, archive.infolist())
-            names = archive.namelist()
-    except Exception as error:  # a few flipped bits can raise almost anything
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise
-        return (str(error) or type(error).__name__).splitlines()[0]
-    if bad is not None:
-        return f"checksum of {bad}"
-    return None if any(name.endswith("data.pkl") for name in names) else "no data.pkl in it"
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, MemoryError):
-        time.sleep(_PAUSE)  # a file handle of NFS that was stale is fresh when it is asked for anew
-        return path.read_bytes()
-
-
-def _read_otherwise(content: BinaryIO, records: Sequence[zipfile.ZipInfo]) -> str | None:
-    """The first record that torch's reader gives other bytes of than the checksum says."""
-    kind = getattr(torch._C, "PyTorchFileReader", None)
-    if kind is None:
-        return None  # a private name: where torch has given it up, Python's own check has to do
-    content.seek(0)  # it takes what follows for the whole
-    reader = kind(content)
-    for record in records:
-        found = reader.get_record(record.filename.partition("/")[2])
-        if zlib.crc32(found) != record.CRC:
-            return record.filename
-    return None
+    content = memoryview(path.read_bytes())
+    size = hashlib.new(_CHECKSUM).digest_size
+    if hashlib.new(_CHECKSUM, content[:-size]).digest() == content[-size:]:
+        return None
+    return "its checksum is that of another content"

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import lightning as L
@@ -20,7 +21,7 @@ from gfn_runner.callbacks.demonstrations import (
 )
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.datamodule import own_conditions
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.data.trajectories import Batch, ReplayDraw, StepOutput, Trajectories
 from gfn_runner.distributed.ranks import all_gather, is_rank_zero, rank, world
 from gfn_runner.errors import Problem
@@ -40,13 +41,18 @@ class ReplayBufferCallback(L.Callback):
     to conditions drawn from the buffer, so that every step has equally many once the buffer holds that
     many conditions. A condition gives at most ``n_samples`` strings, each once.
 
-    Every rank has the buffer of its own conditions. A checkpoint holds all of them together: a run
-    may go on with another number of ranks.
+    Every rank has the buffer of its own conditions. A checkpoint holds all of them: a run may go on with
+    another number of ranks.
 
     Args:
         probability: share of training steps that draw from the buffer; 0 switches it off.
-        capacity, tolerance, priority, seed_demonstrations, posterior_draws, beside_fresh: see
-            :class:`~gfn_runner.data.replay_buffer.ReplaySettings`.
+        capacity, tolerance, priority: see :class:`~gfn_runner.data.replay_buffer.ReplayBuffer`.
+        seed_demonstrations: put the conditions' demonstrations in before the first step.
+        posterior_draws: strings of the base model, after the policy's prompt and after the posterior's own
+            context each, that are drawn when a condition is replayed for the first time; those that are
+            resampled from them by importance go into the buffer. 0 for none.
+        beside_fresh: strings per condition that join the fresh ones of a replay step; 0: the buffer's
+            strings replace them.
 
     Attributes:
         buffer: strings by condition key.
@@ -63,9 +69,10 @@ class ReplayBufferCallback(L.Callback):
         posterior_draws: Annotated[int, Field(ge=0)] = 0,
         beside_fresh: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        numbers = (probability, capacity, tolerance, priority)
-        self.options = ReplaySettings(*numbers, seed_demonstrations, posterior_draws, beside_fresh)
-        self.buffer = ReplayBuffer(self.options)
+        self.probability, self.seed_demonstrations = probability, seed_demonstrations
+        self.posterior_draws, self.beside_fresh = posterior_draws, beside_fresh
+        self._empty_buffer = partial(ReplayBuffer, capacity, tolerance, priority)
+        self.buffer = self._empty_buffer()
         self._all: dict[str, Condition] = {}
         self.conditions: dict[str, Condition] = {}
         # M-steps of the model whose log-rewards are stored.
@@ -74,11 +81,17 @@ class ReplayBufferCallback(L.Callback):
 
     @property
     def active(self) -> bool:
-        return self.options.probability > 0
+        return self.probability > 0
 
     def problems(self) -> Iterator[Problem]:
         """What is impossible in the settings."""
-        yield from self.options.problems()
+        others = self.seed_demonstrations or self.posterior_draws or self.beside_fresh
+        if self.probability == 1 and not others:
+            yield Problem(
+                "callbacks.replay_buffer.probability",
+                "given 1: without seed_demonstrations, posterior_draws or beside_fresh nothing enters the buffer",
+                "below 1, or one of these three",
+            )
 
     def setup(self, trainer: L.Trainer, module: GFlowNetModule, stage: str) -> None:
         self._all = {c.key: c for c in module.conditions}
@@ -91,7 +104,7 @@ class ReplayBufferCallback(L.Callback):
 
     def _fill(self, module: GFlowNetModule) -> None:
         # A resumed run has its buffer back by now.
-        if self.active and self.options.seed_demonstrations and not len(self.buffer):
+        if self.active and self.seed_demonstrations and not len(self.buffer):
             written = self._written(module)
             seeds = [c for c in self.conditions.values() if c.demonstrations or written.get(c.key)]
             with ProgressLogger("rewards of demonstrations", len(seeds)) as count:
@@ -123,7 +136,7 @@ class ReplayBufferCallback(L.Callback):
         The strings themselves stay worth having: most of what was good is good still, log q is computed
         anew whenever they are used, and what was found once need not be found again.
         """
-        old, self.buffer = self.buffer, ReplayBuffer(self.options)
+        old, self.buffer = self.buffer, self._empty_buffer()
         keys = old.keys()
         for start in range(0, len(keys), _AT_ONCE):
             conditions = [self.conditions[key] for key in keys[start : start + _AT_ONCE]]
@@ -154,12 +167,12 @@ class ReplayBufferCallback(L.Callback):
             return
         # All ranks draw or all replay: one that samples takes longer, and the others would wait for it.
         turn = rng_for("replay", module.seed, batch.index // world())
-        if not self.active or turn.random() >= self.options.probability:
+        if not self.active or turn.random() >= self.probability:
             return
-        if self.options.posterior_draws:
+        if self.posterior_draws:
             self._draw_posterior(trainer, module, batch)
         rng = turn if rank() == 0 else rng_for("replay", module.seed, batch.index, "rank", rank())
-        beside = self.options.beside_fresh
+        beside = self.beside_fresh
         if beside:
             batch.replay = self._drawn_from_buffer(module, batch.conditions, beside, rng)
             return
@@ -193,13 +206,13 @@ class ReplayBufferCallback(L.Callback):
             padding_value=float("-inf"),
         ).to(module.lm.device)
         trajectories = _trajectories(rows, module.lm.device)
-        return ReplayDraw(trajectories, rewards_BS, bool(self.options.beside_fresh))
+        return ReplayDraw(trajectories, rewards_BS, bool(self.beside_fresh))
 
     @torch.no_grad()
     def _draw_posterior(self, trainer: L.Trainer, module: GFlowNetModule, batch: Batch) -> None:
         """Store samples of the posterior for conditions that have had none: draws of the base model, resampled."""
         new = [c for c in batch.conditions if c.key not in self._drawn]
-        wanted = self.options.posterior_draws
+        wanted = self.posterior_draws
         options = replace(module.evaluation, posterior_draws=wanted, posterior_limit=None)
         drawing = module.drawing(new).replace(rule=module.rule, options=options)
         sampler = PosteriorSampler(drawing)
@@ -211,7 +224,7 @@ class ReplayBufferCallback(L.Callback):
             parts = []
             for place, draws in enumerate(sampler.draw(new, generator) if new else ()):
                 offset = rng_for(*place_of, place).random()
-                kept = draws.resampled(self.options.capacity, module.reward_temperature, offset)
+                kept = draws.resampled(self.buffer.capacity, module.reward_temperature, offset)
                 rows = draws.strings.rows(kept.unique())
                 parts.append(replace(rows, condition_B=torch.full_like(rows.condition_B, place)))
             if sum(map(len, parts)):
@@ -277,30 +290,23 @@ class ReplayBufferCallback(L.Callback):
             self.buffer.add(conditions[places[row]].key, entry)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all ranks together; every rank has to call it."""
-        whole, of_ranks = ReplayBuffer(self.options), all_gather(self.buffer.state_dict())
-        for state in of_ranks:
-            part = ReplayBuffer(self.options)
-            part.load_state_dict(state)
-            whole.merge(part)
-        drawn = sorted(set().union(*all_gather(self._drawn)))
-        saved: dict[str, Any] = {
-            "buffer": whole.state_dict(),
+        """Of all ranks; every rank has to call it."""
+        return {
+            "buffers": all_gather(self.buffer.state_dict()),
             "m_steps": self.m_steps,
-            "drawn": drawn,
+            "drawn": sorted(set().union(*all_gather(self._drawn))),
         }
-        if sum(len(state["keys"]) for state in of_ranks) > len(whole.keys()):
-            # Fewer conditions than ranks: each has strings of its own for the same ones.
-            saved["of_ranks"] = of_ranks
-        return saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what belongs to this rank's conditions."""
-        of_ranks = state.get("of_ranks", ())
-        own = of_ranks[rank()] if len(of_ranks) == world() else state["buffer"]
-        self.buffer.load_state_dict(own)
-        self.m_steps = state.get("m_steps", 0)
-        self._drawn = set(state.get("drawn", ())) & self.conditions.keys()
+        """Take back what this rank had; of another number of ranks, what belongs to its conditions."""
+        buffers = state["buffers"]
+        self.buffer = self._empty_buffer()
+        for saved in [buffers[rank()]] if len(buffers) == world() else buffers:
+            part = self._empty_buffer()
+            part.load_state_dict(saved)
+            self.buffer.merge(part)
+        self.m_steps = state["m_steps"]
+        self._drawn = set(state["drawn"]) & self.conditions.keys()
         for key in set(self.buffer.keys()) - self.conditions.keys():
             if key not in self._all and is_rank_zero():
                 logger.warning(

@@ -72,27 +72,21 @@ def before_run(config: DictConfig) -> Path:
     from gfn_runner.run.resume import newest_unfinished, start_of
     from gfn_runner.runtime.run_lock import acquire_run_lock
 
-    check_launcher(run.trainer.processes, multirun=False)
+    check_launcher(run.trainer.processes)
     check_texts(run)
     if is_worker(run.trainer.processes):
         raise NoFolder([run])  # folders are rank 0's
-    key, fix = "hydra.run.dir", "hydra.run.dir=<another folder>"
-    if is_new(config.hydra.run):
-        key, fix = "output", "output=<another folder>"
-        if run.resume == AUTO:
-            task = config.hydra.runtime.choices.task
-            lines = absolute_lines(config.hydra.overrides.task, run.local_paths)
-            own = kept_overrides(lines, task)
-            if (unfinished := newest_unfinished(Path(run.output) / task, run, own)) is not None:
-                config.hydra.run.dir = str(unfinished)
-                key, fix = "resume", "resume=null begins another run"
-    elif run.resume not in (None, AUTO):
-        key, fix = "resume", "make it writable, or resume=<a copy of it>"
-    folder = prepared_folder(config, "hydra.run.dir", run.output, key, fix)
+    if is_new(config.hydra.run) and run.resume == AUTO:
+        task = config.hydra.runtime.choices.task
+        lines = absolute_lines(config.hydra.overrides.task, [run.values])
+        own = kept_overrides(lines, task)
+        if (unfinished := newest_unfinished(Path(run.output) / task, run, own)) is not None:
+            config.hydra.run.dir = str(unfinished)
+    folder = prepared_folder(config, "run", run.output)
     if (folder / OVERRIDES_FILE).exists():
         # Refuse a run that this one may not go on with, before Hydra writes into its folder.
         with acquire_run_lock(folder):
-            start_of(run, folder, changes=False)
+            start_of(run, folder)
     return folder
 
 
@@ -102,28 +96,29 @@ def is_new(section: DictConfig) -> bool:
     return "${new_folder:" in str(plain["dir"])
 
 
-def prepared_folder(config: DictConfig, named: str, output: str, key: str, fix: str) -> Path:
+def prepared_folder(config: DictConfig, kind: str, output: str) -> Path:
     """The folder that a run or sweep goes to, which takes files.
 
     Args:
-        named: key of the folder.
+        kind: ``run`` or ``sweep``.
         output: folder of all runs, in which a new one is made.
     """
     from gfn_runner.runtime.files import check_writable, report_write_errors
 
-    def take_files(folder: Path) -> None:
-        with report_write_errors(folder, key, fix):
+    def take_files(folder: Path, key: str) -> None:
+        with report_write_errors(folder, key, f"{key}=<another folder>, or make it writable"):
             folder.mkdir(parents=True, exist_ok=True)
             check_writable(folder)
 
-    if key == "output":
-        take_files(Path(output))
+    if is_new(config.hydra[kind]):
+        take_files(Path(output), "output")
     HydraConfig.instance().set_config(config)  # a name may hold ${hydra:job.name}
+    named = f"hydra.{kind}.dir"
     try:
         folder = Path(str(OmegaConf.select(config, named)))
     except OmegaConfBaseException as error:
         raise UserError.one(named, str(error).splitlines()[0]) from None
-    take_files(folder)
+    take_files(folder, named)
     return folder
 
 

@@ -114,7 +114,7 @@ def _without_folder(configs: Sequence[RunConfig]) -> None:
     """A dry run, a finished run's policy at work, or a rank above 0."""
     for config in configs:
         if configs[0].dry_run:
-            _show_config(config)
+            print(yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True))
         elif config.mode == "train":
             from gfn_runner.train import train_and_evaluate
 
@@ -137,10 +137,7 @@ def _job(composed: Any) -> float | None:
         # Paths are relative to where the command was typed, whatever hydra.job.chdir says.
         with contextlib.chdir(settings.runtime.cwd):
             config = check_config(composed)
-            if config.dry_run:  # without the checks of hydra.callbacks
-                _show_config(config)
-                return None
-            lines = absolute_lines(settings.overrides.task, config.local_paths)
+            lines = absolute_lines(settings.overrides.task, [config.values])
         kept = kept_overrides(lines, settings.runtime.choices.task)
         return train_and_evaluate(config, folder, kept)
     except UserError as error:
@@ -168,15 +165,3 @@ def _leave_reason(folder: Path, reason: str) -> None:
     with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:
         log.write(f"ERROR gfn_runner.train: the run has failed: {reason.rstrip()}\n")
     end_pages(folder)
-
-
-def _show_config(config: RunConfig) -> None:
-    from rich.console import Console
-    from rich.syntax import Syntax
-
-    text = yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True)
-    console = Console()
-    if console.is_terminal:
-        console.print(Syntax(text, "yaml"))
-    else:
-        print(text)

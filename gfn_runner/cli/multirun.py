@@ -60,18 +60,15 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     _check_texts(configs)
     if is_worker(configs[0].trainer.processes):
         raise NoFolder(configs)  # folders are rank 0's
-    paths = [path for run in configs for path in run.local_paths]
-    hydra.overrides.task = absolute_lines(hydra.overrides.task, paths)
+    values_of_runs = [run.values for run in configs]
+    hydra.overrides.task = absolute_lines(hydra.overrides.task, values_of_runs)
     if len(values.get("task", ())) > 1:
         hydra.runtime.choices.task = "tasks"
-    named = "hydra.sweep.dir"
-    key = "output" if is_new(hydra.sweep) else named
-    fix = f"{key}=<another folder>"
-    folder = prepared_folder(config, named, configs[0].output, key, fix)
+    folder = prepared_folder(config, "sweep", configs[0].output)
     for plan in plans:
         with read_write(plan.composed.hydra):
             plan.composed.hydra.sweep.dir = str(folder)
-        plan.job.overrides = absolute_lines(plan.job.overrides, paths)
+        plan.job.overrides = absolute_lines(plan.job.overrides, [plan.config.values])
     return sweep_under_way(folder, configs[0].writes_pages, () if _searches(config) else plans)
 
 

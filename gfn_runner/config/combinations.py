@@ -75,7 +75,7 @@ def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(callback, ReplayBufferCallback) and callback.active:
             yield Problem(
                 "callbacks.replay_buffer.probability",
-                f"given {callback.options.probability} with {name}, which learns from no buffer",
+                f"given {callback.probability} with {name}, which learns from no buffer",
                 "0",
                 "callbacks/replay_buffer=off",
             )

@@ -25,7 +25,6 @@ from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.loggers.json_lines import JsonLinesLogger
 from gfn_runner.objectives.losses import Objective
-from gfn_runner.runtime.local_paths import LocalPathKey
 from gfn_runner.runtime.targets import instantiate, target_of
 from gfn_runner.tasks.base import GFlowNetModule
 
@@ -56,7 +55,6 @@ class RunConfig:
         n: samples to draw, for ``sample`` and ``predict``.
         answers: to choose from, for ``predict``.
         data: the task's conditions, read during validation.
-        local_paths: settings that may name a local file or folder.
     """
 
     values: dict[str, Any] = field(repr=False)
@@ -84,7 +82,6 @@ class RunConfig:
     n: Annotated[int, Field(ge=1)]
     answers: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...]
     data: TaskData = field(repr=False)
-    local_paths: tuple[LocalPathKey, ...] = field(repr=False)
 
     @property
     def trains(self) -> bool:

@@ -7,17 +7,16 @@ result as a whole.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_type_hints
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
-from gfn_runner.algorithms.base import Algorithm, SamplingSettings
-from gfn_runner.algorithms.em import EMSettings
+from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.baselines.base import Baseline
 from gfn_runner.config.combinations import combination_problems
 from gfn_runner.config.run_config import RunConfig
@@ -25,10 +24,7 @@ from gfn_runner.config.trainer import TrainerArguments
 from gfn_runner.data.samples import TaskData
 from gfn_runner.data.task import Task
 from gfn_runner.errors import Problem, UserError
-from gfn_runner.evaluation.settings import EvaluationSettings
-from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.objectives.losses import Objective
-from gfn_runner.runtime.local_paths import LocalPathKey, marked_paths
 from gfn_runner.runtime.targets import (
     checked_arguments,
     instantiate,
@@ -40,28 +36,18 @@ from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS: dict[str, type] = {
-    "lm": LMSettings,
-    "sampling": SamplingSettings,
-    "evaluation": EvaluationSettings,
-    "em": EMSettings,
-}
 _TARGETS: dict[str, type | None] = {
     "task": GFlowNetModule,
     "objective": Objective,
     "optimizer": None,
     "scheduler": None,
 }
-_SCALARS = (
-    "optimized_metric", "seed", "num_threads", "float32_matmul_precision", "output", "resume",
-    "dry_run", "mode", "run", "prompt", "n", "answers",
+_SETTINGS = (
+    "lm", "sampling", "evaluation", "em", "optimized_metric", "seed", "num_threads",
+    "float32_matmul_precision", "output", "resume", "dry_run", "mode", "run", "prompt", "n", "answers",
 )  # fmt: skip
 _TYPES = get_type_hints(RunConfig, include_extras=True)
-_OPTIONAL = ("num_threads", "float32_matmul_precision")
-_ORDER = (
-    "task", "objective", "baseline", "optimizer", "scheduler", "trainer", *_SECTIONS, "callbacks",
-    "logger", *_SCALARS,
-)  # fmt: skip
+_ORDER = (*_TARGETS, "baseline", "trainer", "callbacks", "logger", *_SETTINGS)
 
 
 def check(
@@ -85,34 +71,30 @@ def check(
     found = _Found(dict(config))
     for name in config.keys() - set(_ORDER):
         found.problems.append(unknown_key(name, name, list(_ORDER)))
-    for name, kind in _SECTIONS.items():
-        found.collect(name, functools.partial(found.section, name, kind))
-    for name in _SCALARS:
-        if name in config or name not in _OPTIONAL:
-            found.collect(name, functools.partial(found.scalar, name, _TYPES[name]))
-        else:
-            found.parts[name] = None
-    needs_data = needs_data and found.parts.get("mode") not in ("sample", "predict")
-    found.needs_data = needs_data
+    for name in _SETTINGS:
+        with found.noting():
+            found.parts[name] = found.setting(name)
+    found.needs_data = needs_data and found.parts.get("mode") not in ("sample", "predict")
     for name, base in _TARGETS.items():
-        found.collect(name, functools.partial(found.object, name, base))
-    found.collect("baseline", found.baseline)
-    found.collect("trainer", found.trainer)
-    found.collect("callbacks", found.callbacks)
-    found.collect("logger", found.loggers)
+        with found.noting():
+            found.parts[name] = found.object(name, base)
+    for name in ("baseline", "trainer", "callbacks"):
+        with found.noting():
+            found.parts[name] = getattr(found, name)()
+    with found.noting():
+        found.loggers()
     found.add(combination_problems(found.parts))
     if "task" in found.parts and not any(p.where.startswith("task") for p in found.problems):
-        load = _load if needs_data else _load_if_possible
+        load = _load if found.needs_data else _load_if_possible
         task, seed = found.parts["task"], found.parts.get("seed", 0)
         loaded = {} if loaded is None else loaded
         same = repr((found.values["task"], seed))
-        found.collect("data", lambda: loaded.get(same) or loaded.setdefault(same, load(task, seed)))
+        with found.noting():
+            found.parts["data"] = loaded.get(same) or loaded.setdefault(same, load(task, seed))
     found.problems += _data_problems(found.parts)
     if found.problems:
         raise UserError(found.problems)
-    found.parts.pop("logger")
-    values = {name: found.values[name] for name in _ORDER if name in found.values}
-    return RunConfig(**found.parts, values=values, local_paths=tuple(found.paths))
+    return RunConfig(**found.parts, values={name: found.values[name] for name in _ORDER})
 
 
 class _Found:
@@ -121,7 +103,6 @@ class _Found:
     Attributes:
         values: the config, with values as their types have them.
         parts: valid parts by name.
-        paths: settings that may name a local path.
     """
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -129,12 +110,12 @@ class _Found:
         self.values = values
         self.parts: dict[str, Any] = {}
         self.problems: list[Problem] = []
-        self.paths: list[LocalPathKey] = []
 
-    def collect(self, name: str, make: Callable[[], Any]) -> None:
-        """Add a part, or its problems."""
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """User errors within it are added to what was found."""
         try:
-            self.parts[name] = make()
+            yield
         except UserError as error:
             self.problems += error.problems
 
@@ -144,16 +125,10 @@ class _Found:
             p for p in problems if self.needs_data or not p.where.startswith("task.data.")
         ]
 
-    def section(self, name: str, kind: type) -> Any:
-        made = validated(name, self.values[name], kind) if name in self.values else kind()
-        self.values[name] = _plain(made)
-        self.paths += marked_paths(name, kind, vars(made))
-        return made
-
-    def scalar(self, name: str, kind: Any) -> Any:
+    def setting(self, name: str) -> Any:
         if name not in self.values:
-            raise UserError.one(name, "missing", "a value in conf/config.yaml")
-        made = validated(name, self.values[name], kind)
+            raise UserError.one(name, "missing", "a value as in conf/config.yaml")
+        made = validated(name, self.values[name], _TYPES[name])
         self.values[name] = _plain(made)
         return made
 
@@ -165,7 +140,6 @@ class _Found:
         made = instantiate(key, node, base)
         arguments = checked_arguments(key, node, target)
         place[name] = {**node, **_plain(arguments)}
-        self.paths += marked_paths(key, target, arguments)
         if hasattr(made, "problems"):
             self.add(made.problems())
         return made
@@ -185,17 +159,15 @@ class _Found:
 
     def trainer(self) -> TrainerArguments:
         node: Any = self.values.get("trainer")
-        target, problems = target_of("trainer", node, L.Trainer), []
+        target, wrong = target_of("trainer", node, L.Trainer), {}
         arguments = dict(node)
         try:
             arguments = checked_arguments("trainer", arguments, target)
         except UserError as error:
-            problems = error.problems
-        known = {problem.where for problem in problems}
-        further = TrainerArguments(arguments).problems()
-        problems = [*problems, *(p for p in further if p.where not in known)]
-        if problems:
-            raise UserError(problems)
+            wrong = {problem.where: problem for problem in error.problems}
+        wrong = {p.where: p for p in TrainerArguments(arguments).problems()} | wrong
+        if wrong:
+            raise UserError(list(wrong.values()))
         return TrainerArguments(arguments)
 
     def _nodes(self, name: str) -> dict[str, Any]:
@@ -208,36 +180,21 @@ class _Found:
 
     def callbacks(self) -> dict[str, L.Callback]:
         made: dict[str, L.Callback] = {}
-        for name, node in self._nodes("callbacks").items():
-            if isinstance(node, str | bool):
-                word = node if isinstance(node, str) else {True: "on", False: "off"}[node]
-                self.problems.append(
-                    Problem(
-                        f"callbacks.{name}",
-                        f"given {node!r}",
-                        "a config with a _target_, or null for no such callback",
-                        f"callbacks/{name}={word} for a choice of the group",
-                    )
-                )
-                continue
-            try:
+        for name in self._nodes("callbacks"):
+            with self.noting():
                 made[name] = self.object(name, L.Callback, "callbacks")
-            except UserError as error:
-                self.problems += error.problems
         return made
 
     def loggers(self) -> None:
         """Loggers are checked and not made: they may open files and connections."""
         for name, node in self._nodes("logger").items():
             key = f"logger.{name}"
-            try:
+            with self.noting():
                 target = target_of(key, node, Logger)
-                arguments = checked_arguments(key, {"save_dir": ".", **node}, target, ("save_dir",))
-            except UserError as error:
-                self.problems += [p for p in error.problems if p.where != f"{key}.save_dir"]
-                continue
-            if hasattr(target, "argument_problems"):
-                self.problems += target.argument_problems(arguments)
+                runtime = () if "save_dir" in node else ("save_dir",)
+                arguments = checked_arguments(key, node, target, runtime)
+                if hasattr(target, "argument_problems"):
+                    self.problems += target.argument_problems(arguments)
 
 
 def _data_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:

@@ -11,54 +11,13 @@ import bisect
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as settings
 from rapidfuzz.distance import Levenshtein
-
-from gfn_runner.errors import Problem
-
-
-@settings(frozen=True, config=ConfigDict(extra="forbid"))
-class ReplaySettings:
-    """Settings of the replay buffer.
-
-    Attributes:
-        probability: share of training steps that use the buffer; 0 switches it off.
-        capacity: strings per condition.
-        tolerance: of near-duplicates; 0 drops exact duplicates only.
-        priority: exponent a of the draw, p ∝ rank^−a with rank 1 the best; 0 is uniform. (Rank-based
-            priority: Schaul et al. 2016, arXiv:1511.05952.)
-        seed_demonstrations: put the conditions' demonstrations in before the first step.
-        posterior_draws: strings of the base model, after the policy's prompt and after the posterior's own
-            context each, that are drawn when a condition is replayed for the first time; those that are
-            resampled from them by importance go into the buffer. 0 for none.
-        beside_fresh: strings per condition that join the fresh ones of a replay step; 0: the buffer's
-            strings replace them.
-    """
-
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.25
-    capacity: Annotated[int, Field(ge=1)] = 50
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    priority: Annotated[float, Field(ge=0)] = 0.0
-    seed_demonstrations: bool = True
-    posterior_draws: Annotated[int, Field(ge=0)] = 0
-    beside_fresh: Annotated[int, Field(ge=0)] = 0
-
-    def problems(self) -> Iterator[Problem]:
-        if self.probability == 1 and not (
-            self.seed_demonstrations or self.posterior_draws or self.beside_fresh
-        ):
-            yield Problem(
-                "callbacks.replay_buffer.probability",
-                "given 1: without seed_demonstrations, posterior_draws or beside_fresh nothing enters the buffer",
-                "below 1, or one of these three",
-            )
 
 
 @dataclass(frozen=True)
@@ -89,10 +48,17 @@ class Entry:
 
 
 class ReplayBuffer:
-    """Strings by condition key, best first."""
+    """Strings by condition key, best first.
 
-    def __init__(self, options: ReplaySettings):
-        self.options = options
+    Attributes:
+        capacity: strings per condition.
+        tolerance: of near-duplicates; 0 drops exact duplicates only.
+        priority: exponent a of the draw, p ∝ rank^−a with rank 1 the best; 0 is uniform. (Rank-based
+            priority: Schaul et al. 2016, arXiv:1511.05952.)
+    """
+
+    def __init__(self, capacity: int = 50, tolerance: float = 0.25, priority: float = 0.0):
+        self.capacity, self.tolerance, self.priority = capacity, tolerance, priority
         self._entries: dict[str, list[Entry]] = {}
 
     def __len__(self) -> int:
@@ -123,7 +89,7 @@ class ReplayBuffer:
         if not math.isfinite(entry.score):
             return False
         entries = self._entries.setdefault(key, [])
-        if len(entries) >= self.options.capacity and entry.score <= entries[-1].score:
+        if len(entries) >= self.capacity and entry.score <= entries[-1].score:
             return False
         near = [place for place, old in enumerate(entries) if self._is_near(old, entry)]
         if near and entries[near[0]].score >= entry.score:
@@ -132,13 +98,13 @@ class ReplayBuffer:
             del entries[place]
         place = bisect.bisect_right([-old.score for old in entries], -entry.score)
         entries.insert(place, entry)
-        del entries[self.options.capacity :]
+        del entries[self.capacity :]
         return True
 
     def _is_near(self, old: Entry, new: Entry) -> bool:
         if old.tokens == new.tokens:
             return True
-        limit = self.options.tolerance * (len(old.tokens) + len(new.tokens))
+        limit = self.tolerance * (len(old.tokens) + len(new.tokens))
         cutoff = int(limit) + 1
         return Levenshtein.distance(old.tokens, new.tokens, score_cutoff=cutoff) < limit
 
@@ -153,8 +119,7 @@ class ReplayBuffer:
         entries = self._entries.get(key)
         if not entries:
             raise KeyError(key)
-        priority = self.options.priority
-        keys = [rng.expovariate(1.0) * (rank + 1) ** priority for rank in range(len(entries))]
+        keys = [rng.expovariate(1.0) * (rank + 1) ** self.priority for rank in range(len(entries))]
         order = sorted(range(len(entries)), key=keys.__getitem__)
         return [entries[place] for place in order[:n]]
 

@@ -40,6 +40,11 @@ class JsonLinesLogger(Logger):
     def version(self) -> str:
         return ""
 
+    @property
+    def waiting(self) -> list[str]:
+        """Lines that the disk has not taken yet."""
+        return self.lines.waiting
+
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Settings are in ``config.yaml`` already."""
 

@@ -25,7 +25,7 @@ _NO_EFFECT = (
     "num_threads", "float32_matmul_precision", "trainer.log_every_n_steps", "trainer.profiler",
     "lm.device", "lm.packed_rewards",
     "lm.max_tokens_per_forward", "lm.recompute_above", "callbacks.progress", "callbacks.checkpoint",
-    "callbacks.non_finite_steps", "callbacks.satisfaction", "callbacks.training_log",
+    "callbacks.non_finite_steps", "callbacks.training_log",
     "callbacks.wandb_media", "callbacks.preemption", "callbacks.report",
     "callbacks.evaluation.every_n_steps", "evaluation.during",
     "evaluation.singles_during", "evaluation.batch", "evaluation.rows",

@@ -8,9 +8,7 @@ when ``lm.m_steps`` has changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 
@@ -30,7 +28,6 @@ from gfn_runner.callbacks.reward_tempering import reward_schedule
 from gfn_runner.data.datamodule import ConditionData
 from gfn_runner.data.samples import limited
 from gfn_runner.distributed.ranks import broadcast_tensors, compute_on_rank_zero, is_rank_zero
-from gfn_runner.errors import Problem
 from gfn_runner.evaluation.measure import evaluate
 from gfn_runner.runtime.json_lines import is_logged
 from gfn_runner.runtime.seeds import torch_generator_for
@@ -134,34 +131,3 @@ def _m_step(
         names = ("loss_before", "loss_after", "skipped")
         logger.info(line, lm.m_steps, *(measured[name] for name in names))
     return {f"m_step/{name}": value for name, value in measured.items()}
-
-
-def resume_problems(
-    saved: Mapping[str, Any], config: Mapping[str, Any], folder: Path
-) -> Iterator[Problem]:
-    """What may not change once an M-step was made: where it was made, and its adapter."""
-    made = read_record(folder).m_steps
-    if not made:
-        return
-    if config["em"]["rounds"] < made:
-        yield Problem(
-            "em.rounds",
-            f"given {config['em']['rounds']}",
-            f"at least {made}: so many M-steps were made",
-        )
-    # A section may be missing from a config that somebody has changed.
-    before = (saved.get("trainer") or {}).get("max_steps")
-    if config["trainer"]["max_steps"] != before:
-        yield Problem(
-            "trainer.max_steps",
-            f"given {config['trainer']['max_steps']}, but the run's M-steps were made every {before} steps",
-            f"{before}",
-            f"em.rounds={made + 1} to train on",
-        )
-    lora = (saved.get("em") or {}).get("lora")
-    if lora != config["em"]["lora"]:
-        yield Problem(
-            "em.lora",
-            f"given {config['em']['lora']!r}",
-            f"{lora!r}, as in the run to be resumed",
-        )

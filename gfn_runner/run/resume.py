@@ -19,8 +19,7 @@ from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.methods import flat
 from gfn_runner.report.runs import environment_files
 from gfn_runner.report.states import steps_ended
-from gfn_runner.run.em_rounds import resume_problems
-from gfn_runner.runtime.files import free_name, read_yaml, remove_unfinished
+from gfn_runner.runtime.files import read_yaml, remove_unfinished
 from gfn_runner.runtime.json_lines import filter_lines, object_or_empty, read_metrics
 from gfn_runner.runtime.overrides import OVERRIDES_FILE
 from gfn_runner.runtime.run_lock import run_is_locked
@@ -39,6 +38,8 @@ _FIXED = (
     "sampling.n_conditions",
     "trainer.accumulate_grad_batches",  # batches are numbered by it, and Lightning counts them
 )
+# What an M-step depends on as well, once one was made.
+_FIXED_BY_M_STEPS = ("trainer.max_steps", "em.lora")
 # In environment*.json: seconds since 1970 at which that part of the run began.
 BEGUN = "begun"
 
@@ -53,14 +54,11 @@ class Start:
     """
 
     checkpoint: Path | None = None
-    finished: Mapping[str, float | None] | None = None
+    finished: Mapping[str, float] | None = None
 
 
-def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
-    """Decide where a run begins, and cut its ``metrics.jsonl`` back to there.
-
-    Args:
-        changes: false to refuse what is to be refused, and leave the folder as it is.
+def start_of(config: RunConfig, folder: Path) -> Start:
+    """Decide where a run begins; changes nothing but the names of damaged checkpoints.
 
     Raises:
         UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
@@ -78,22 +76,27 @@ def start_of(config: RunConfig, folder: Path, *, changes: bool = True) -> Start:
         )
     _refuse_other_run(config, folder)
     newest = newest_checkpoint(folder / "checkpoints")
-    damaged = 0 if newest else damaged_checkpoints(folder / "checkpoints")
-    if newest is None and config.resume != AUTO:
-        raise _no_checkpoint(folder, damaged)
     step = _steps_done(folder, newest)
-    if _is_finished(config, folder, step):
+    if (metrics := _final_metrics(config, folder, step)) is not None:
         if config.resume == AUTO:
-            return Start(newest, finished=object_or_empty(folder / "metrics.json"))
+            return Start(newest, finished=metrics)
         raise UserError.one(
             "resume",
             f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
             f"trainer.max_steps above {step}",
             f"{_resume(folder)} trainer.max_steps={2 * max(step, 1)}",
         )
-    if changes:
-        remove_unfinished(folder)
-        _cut_back(folder, step, newest, damaged)
+    damaged = damaged_checkpoints(folder / "checkpoints")
+    if newest is None and (damaged or config.resume != AUTO):
+        why = (
+            f"all of its checkpoints, {damaged}, are damaged"
+            if damaged
+            else "it has saved none yet"
+        )
+        fix = "put a good one back, or begin another run"
+        raise UserError.one(
+            "resume", f"{folder} cannot go on: {why}", "a run with a good checkpoint", fix
+        )
     return Start(newest)
 
 
@@ -102,34 +105,10 @@ def _resume(folder: Path) -> str:
     return shlex.quote(f"resume={folder}")
 
 
-def _no_checkpoint(folder: Path, damaged: int) -> UserError:
-    if not damaged:
-        what = f"{folder} has no checkpoint yet"
-        return UserError.one("resume", what, "a run that has saved one")
-    again = shlex.quote(f"hydra.run.dir={folder}")
-    return UserError.one(
-        "resume",
-        f"{folder} {_all_damaged(damaged)}",
-        "a run with a good checkpoint",
-        f"put a good one back; resume=auto {again} begins anew there",
-    )
-
-
-def _all_damaged(number: int) -> str:
-    which = "its only checkpoint is" if number == 1 else f"all {number} checkpoints are"
-    return f"cannot go on: {which} damaged"
-
-
-def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> None:
+def cut_back(folder: Path, checkpoint: Path | None) -> None:
     """Leave in a run's log what its newest checkpoint knows of; what comes after it is done again."""
-    log = folder / "metrics.jsonl"
-    if damaged:
-        aside = free_name(folder / "metrics.damaged.jsonl")
-        if log.exists():
-            log.rename(aside)
-        why = _all_damaged(damaged)
-        logger.warning("%s %s: it begins anew; what it had logged is in %s", folder, why, aside)
-        return
+    remove_unfinished(folder)
+    step = _steps_done(folder, checkpoint)
     ended = object_or_empty(folder / "metrics.json").get("run/steps") == step
 
     def counts(line: Mapping[str, Any]) -> bool:
@@ -137,8 +116,8 @@ def _cut_back(folder: Path, step: int, newest: Path | None, damaged: int) -> Non
         is_final = any(name.startswith("final/") for name in line)
         return line["step"] < step or (line["step"] == step and (ended or not is_final))
 
-    filter_lines(log, counts)
-    logger.info("%s goes on from %s", folder, newest or "its beginning: it had saved nothing")
+    filter_lines(folder / "metrics.jsonl", counts)
+    logger.info("%s goes on from %s", folder, checkpoint or "its beginning: it had saved nothing")
 
 
 def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
@@ -147,14 +126,11 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     Raises:
         UserError: if the folder holds another run.
     """
-    metrics = object_or_empty(folder / "metrics.json")
-    if not (folder / OVERRIDES_FILE).exists() or not metrics:
+    if not all((folder / name).exists() for name in (OVERRIDES_FILE, "metrics.json")):
         return None
     _refuse_other_run(config, folder)
     step = _steps_done(folder, newest_checkpoint(folder / "checkpoints"))
-    if not _is_finished(config, folder, step):
-        return None
-    return {name: value for name, value in metrics.items() if value is not None}
+    return _final_metrics(config, folder, step)
 
 
 def _steps_done(folder: Path, checkpoint: Path | None) -> int:
@@ -166,13 +142,16 @@ def _steps_done(folder: Path, checkpoint: Path | None) -> int:
     return 0
 
 
-def _is_finished(config: RunConfig, folder: Path, step: int) -> bool:
+def _final_metrics(config: RunConfig, folder: Path, step: int) -> dict[str, float] | None:
+    """Those of a run of which, after so many steps, nothing is left to do; else ``None``."""
     metrics = object_or_empty(folder / "metrics.json")
     evaluated = metrics.get("run/steps")
-    if not config.trains:
-        return evaluated is not None
-    trained = max(step, steps_ended(metrics) or 0) >= config.total_steps
-    return trained and evaluated == step and read_record(folder).m_steps == config.em.rounds
+    if config.trains:
+        trained = max(step, steps_ended(metrics) or 0) >= config.total_steps
+        ended = trained and evaluated == step and read_record(folder).m_steps == config.em.rounds
+    else:
+        ended = evaluated is not None
+    return {name: value for name, value in metrics.items() if value is not None} if ended else None
 
 
 # -- the same settings ----------------------------------------------------------------------------
@@ -190,34 +169,32 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
             "the config.yaml that the run has written",
             "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
         ) from None
-    _follow_moved_files(saved, config)
+    m_steps = read_record(folder).m_steps
     problems = [
         Problem(
             key, f"given {_at(now, key)!r}", f"{_at(saved, key)!r}, as in the run to be resumed"
         )
-        for key in _FIXED
-        if _at(saved, key) != _at(now, key)
+        for key in (*_FIXED, *(_FIXED_BY_M_STEPS if m_steps else ()))
+        if not _is_same(_at(saved, key), _at(now, key))
     ]
-    problems += resume_problems(saved, now, folder)
+    if config.em.rounds < m_steps:
+        allowed = f"at least {m_steps}: so many M-steps were made"
+        problems.append(Problem("em.rounds", f"given {config.em.rounds}", allowed))
     if problems:
         raise UserError(problems)
 
 
-def _follow_moved_files(saved: dict[str, Any], config: RunConfig) -> None:
-    """What is gone from its place has moved to where it is given now, if it has kept its name."""
-
-    def followed(before: Any, now: Any) -> Any:
-        if isinstance(before, list) and len(before) == len(now):
-            return [followed(*pair) for pair in zip(before, now, strict=True)]
-        both = isinstance(before, str) and isinstance(now, str) and Path(before).is_absolute()
-        same = both and Path(before).name == Path(now).name
-        return now if same and Path(now).exists() and not Path(before).exists() else before
-
-    for key, _, now in config.local_paths:
-        parent, _, name = key.rpartition(".")
-        section = _at(saved, parent)
-        if isinstance(section, dict) and now is not None:
-            section[name] = followed(section.get(name), now)
+def _is_same(before: Any, now: Any) -> bool:
+    """Whether a setting is as it was; a file that is gone from its place may be at another, by its name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = before.keys() == now.keys()
+        return keys and all(_is_same(value, now[name]) for name, value in before.items())
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_is_same, before, now))
+    if isinstance(before, str) and isinstance(now, str) and before != now:
+        old, new = Path(before), Path(now)
+        return old.is_absolute() and old.name == new.name and new.exists() and not old.exists()
+    return bool(before == now)
 
 
 def _at(tree: Any, key: str) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +129,6 @@ class LineAppender:
             self._write_waiting()
         with contextlib.suppress(OSError), self.path.open("rb") as file:
             os.fsync(file.fileno())
-
-    def restore_waiting(self, lines: Sequence[str]) -> None:
-        """Append lines that were waiting when a process was killed, unless they are in the file."""
-        known = [*_whole_lines(self.path), *map(json.loads, self.waiting)]
-        self.waiting += [line for line in lines if json.loads(line) not in known]
-        self.sync()
 
     def _write_waiting(self) -> None:
         try:

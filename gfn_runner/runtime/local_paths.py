@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
-
-from gfn_runner.runtime.targets import argument_hints
 
 # Key of pydantic's validation context: the folder that relative paths are looked for in first.
 FOLDER = "folder"
@@ -54,32 +50,3 @@ class LocalPath:
             return self.absolute(value, (info.context or {}).get(FOLDER))
 
         return core_schema.with_info_after_validator_function(validate, handler(source))
-
-
-def mark_of(hint: Any) -> LocalPath | None:
-    """The mark of a type, or of a part of it (``X | None``, ``tuple[X, ...]``)."""
-    own = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, LocalPath)]
-    parts = (mark_of(part) for part in get_args(hint))
-    return next(iter(own), None) or next((mark for mark in parts if mark is not None), None)
-
-
-LocalPathKey = tuple[str, LocalPath, Any]
-
-
-def marked_paths(
-    prefix: str, target: Callable[..., Any], values: Mapping[str, Any]
-) -> Iterator[LocalPathKey]:
-    """Every argument of a target, or field of a settings class, that is marked as a local path.
-
-    Yields:
-        Key, mark and value; settings within settings too.
-    """
-    is_settings = dataclasses.is_dataclass(target)
-    hints = get_type_hints(target, include_extras=True) if is_settings else argument_hints(target)
-    for name, value in values.items():
-        key = f"{prefix}.{name}"
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            yield from marked_paths(key, type(value), own)
-        elif name in hints and (mark := mark_of(hints[name])) is not None:
-            yield key, mark, value

@@ -6,18 +6,15 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from gfn_runner.errors import Problem, UserError
-
-if TYPE_CHECKING:
-    from gfn_runner.runtime.local_paths import LocalPath
 
 # Of a run's folder: the lines that make the run again.
 OVERRIDES_FILE = "overrides.yaml"
@@ -156,74 +153,55 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
 
 def by_itself(lines: Sequence[str]) -> list[str]:
     """Lines that make one run of a sweep and not the sweep: ``sweep=…`` alone would begin it anew."""
-    if not is_of_sweep(lines) or _BY_ITSELF in lines:
-        return list(lines)
-    own: list[str] = []
-    for line in lines:
-        own += [line, _BY_ITSELF] if _chooses_sweep(line) else [line]
-    return own
+    of_sweep = is_of_sweep(lines) and _BY_ITSELF not in lines
+    return [*lines, _BY_ITSELF] if of_sweep else list(lines)
 
 
 def is_of_sweep(lines: Sequence[str]) -> bool:
     """Whether a line is ``sweep=…``: a config that makes a command a sweep."""
-    return any(map(_chooses_sweep, lines))
-
-
-def _chooses_sweep(line: str) -> bool:
-    key, _, value = line.lstrip("+").partition("=")
-    return key == "sweep" and value != "null"
+    return any(line.startswith("sweep=") and line != "sweep=null" for line in lines)
 
 
 # -- local paths ----------------------------------------------------------------------------------
 
 
-def absolute_lines(lines: Sequence[str], paths: Iterable[tuple[str, LocalPath, Any]]) -> list[str]:
+def absolute_lines(lines: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Override lines in which local paths are absolute, so that they mean the same in every directory.
 
     A path that a yaml file gives, and no line, gets a line of its own, unless runs differ in it.
 
     Args:
-        lines: as given in the directory that their paths are relative to.
+        lines: of one run, or of the sweep that makes all of the configs.
+        configs: validated values, with absolute paths.
     """
-    marks: dict[str, LocalPath] = {}
-    values: dict[str, set[str]] = {}
-    for key, mark, value in paths:
-        marks[key] = mark
-        texts = value if isinstance(value, list | tuple) else [value]
-        is_path = any(isinstance(text, str) and Path(text).is_absolute() for text in texts)
-        values.setdefault(key, set()).add(_as_text(value) if is_path else "")
+    texts: dict[str, dict[str, bool]] = {}  # of each key its values, and whether one is a path
+    for config in configs:
+        for key, value in _settings(config):
+            texts.setdefault(key, {})[_as_text(value)] = _is_path(value)
+    paths = {key: list(found) for key, found in texts.items() if any(found.values())}
     result = []
     for line in lines:
-        override = OverridesParser.create().parse_override(line)
-        found = marks.get(override.key_or_group)
-        if found is not None and not override.is_delete():
-            values.pop(override.key_or_group, None)
-            line = _absolute_line(line, override, found)
-        result.append(line)
-    own = {key: found.pop() for key, found in values.items() if len(found) == 1}
-    return result + [f"++{key}={text}" for key, text in own.items() if text]
+        given, equals, _ = line.partition("=")
+        values = paths.get(given.lstrip("+"), [])
+        result.append(f"{given}={','.join(values)}" if equals and values else line)
+    named = {line.partition("=")[0].lstrip("+") for line in lines}
+    own = {key: values[0] for key, values in paths.items() if len(values) == 1}
+    return result + [f"++{key}={value}" for key, value in own.items() if key not in named]
 
 
-def _absolute_line(line: str, override: Override, mark: LocalPath) -> str:
-    """The line itself where nothing in it is a relative path."""
-    value: Any = override.value()
-    key = line[: line.index("=") + 1]
-    if isinstance(value, ChoiceSweep):
-        items = [_absolute(item, mark) for item in value.list]
-        if items == [_absolute(item, None) for item in value.list] or value.shuffle or value.tags:
-            return line
-        joined = ",".join(map(_as_text, items))
-        return key + (joined if value.simple_form else f"choice({joined})")
-    made = _absolute(value, mark)
-    return line if made == _absolute(value, None) else key + _as_text(made)
+def _settings(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of all settings within sections."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{name}.")
+        elif prefix:
+            yield f"{prefix}{name}", value
 
 
-def _absolute(value: Any, mark: LocalPath | None) -> Any:
-    """A value as Hydra's parser gives it, in plain containers; without a mark no path is changed."""
-    if isinstance(value, list):
-        return [_absolute(item, mark) for item in value]
-    text = value.text if isinstance(value, QuotedString) else value
-    return mark.absolute(text) if mark is not None and isinstance(text, str) else text
+def _is_path(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_is_path, value))
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def _as_text(value: Any) -> str:
@@ -231,5 +209,5 @@ def _as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_as_text, value))}]"
     if isinstance(value, str):
-        return QuotedString(value, Quote.single).with_quotes()
+        return verbatim(value)
     return "null" if value is None else str(value).lower()

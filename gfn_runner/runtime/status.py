@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -16,7 +15,7 @@ EVERY = 30.0  # seconds between two lines
 
 
 class ProgressLogger:
-    """A context in which a line says every ``EVERY`` seconds how much is done; on the first rank.
+    """A context in which a line says how much is done, at most one every ``EVERY`` seconds; on the first rank.
 
     Of contexts within one another the outermost logs. Contexts that follow each other share the half
     minute, so that many short ones are not silent.
@@ -33,41 +32,31 @@ class ProgressLogger:
         self.what, self.total, self.unit = what, total, unit
         self.part, self.done = "", 0
         self._began = monotonic()
-        self._end = threading.Event()
 
     def __enter__(self) -> ProgressLogger:
         if ProgressLogger._open is None and is_rank_zero():
             ProgressLogger._open = self
             if self._began > ProgressLogger._last_end + EVERY:
                 ProgressLogger._last_line = self._began
-            run = self.log_periodically
-            threading.Thread(target=run, args=(self._end.wait,), daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end.set()
         if ProgressLogger._open is self:
             ProgressLogger._open, ProgressLogger._last_end = None, monotonic()
 
     def advance(self, n: int = 1) -> None:
         """Add ``n`` to what is done."""
         self.done += n
-
-    def log_periodically(self, wait: Callable[[float], bool]) -> None:
-        """Log lines until ``wait``, which takes seconds, returns that the work has ended."""
-        while not wait(max(0.0, ProgressLogger._last_line + EVERY - monotonic())):
-            now = monotonic()
-            if now >= ProgressLogger._last_line + EVERY:
-                ProgressLogger._last_line = now
-                if not ProgressLogger._muted:
-                    logger.info("%s", self.line())
+        now = monotonic()
+        if ProgressLogger._open is self and now >= ProgressLogger._last_line + EVERY:
+            ProgressLogger._last_line = now
+            if not ProgressLogger._muted:
+                logger.info("%s", self.line())
 
     def line(self) -> str:
         """``evaluation, base_3_shot (4_operands): 75 of 600 conditions, 3 min left``."""
         part = f" ({self.part})" if self.part else ""
         line = f"{self.what}{part}: {self.done} of {self.total} {self.unit}"
-        if not self.done:
-            return line
         seconds = (monotonic() - self._began) / self.done * max(0, self.total - self.done)
         return f"{line}, {duration(seconds)} left"
 

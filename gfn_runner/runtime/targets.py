@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-import hydra.utils
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
@@ -32,23 +31,18 @@ def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., An
     """What the ``_target_`` of a node names."""
     allowed = f"a subclass of {base.__name__}" if base else "the import path of a class"
     if not isinstance(node, Mapping):
-        raise UserError.one(key, f"given {node!r}", f"a config with a _target_: {allowed}")
+        choice = f"{key.replace('.', '/')}={node} for a choice of the group"
+        raise UserError.one(key, f"given {node!r}", f"a config with a _target_: {allowed}", choice)
     where, path = f"{key}._target_", node.get("_target_")
     if not isinstance(path, str) or "." not in path:
         what = "missing" if path is None else f"given {path!r}"
         raise UserError.one(where, what, allowed)
-    log = logging.getLogger(hydra.utils.__name__)
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # it logs what is raised too
+    module, _, name = path.rpartition(".")
     try:
-        target = hydra.utils.get_object(path)
+        target = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing a module of the user's may raise anything
-        while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError.one(where, f"cannot import {path!r}: {reason}", allowed) from error
-    finally:
-        log.setLevel(level)
     if base and not (isinstance(target, type) and issubclass(target, base)):
         raise UserError.one(where, f"given {path!r}", allowed)
     if not callable(target):
@@ -106,7 +100,7 @@ def _arguments_with_objects(
 
 
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
-    """``hydra.utils.instantiate`` of a node with checked arguments, and those that the program gives."""
+    """What a node names, made with checked arguments and those that the program gives."""
     target = target_of(key, node, base)
     arguments = _arguments_with_objects(key, node, target, tuple(runtime))
     if node.get("_partial_"):

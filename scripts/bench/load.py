@@ -31,7 +31,7 @@ from bench.measure import memory_of
 from bench.ours import OurStep
 from bench.work import Shape, make_lm
 from gfn_runner.data.datamodule import TrainBatches
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.pieces import GivenStrings
@@ -102,7 +102,7 @@ def arithmetic_file(size: int, folder: Path) -> Work:
 def buffer_state(size: int, folder: Path) -> Work:
     """A buffer of 50 strings of 30 tokens a condition: to a file and back, then 100 steps of 8 × 16."""
     rng, numbers, conditions = random.Random(0), np.random.default_rng(0), size // 50
-    buffer = ReplayBuffer(ReplaySettings())
+    buffer = ReplayBuffer()
 
     def entry() -> Entry:
         tokens = tuple(numbers.integers(2, 50_000, 30).tolist())

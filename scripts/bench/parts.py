@@ -18,7 +18,7 @@ from bench.ours import OurStep
 from bench.threads import measured
 from bench.work import SHAPES, TERMINATOR, Shape, make_conditions, make_lm
 from gfn_runner.data.expressions import draw_expression, question
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.lm.loading import load
 from gfn_runner.lm.log_probs import chosen_log_probs
@@ -120,7 +120,7 @@ def buffer_section(arguments: Namespace) -> list[str]:
         tokens = tuple(rng.randrange(2, lm.vocab_size) for _ in range(n))
         return Entry(tokens, (True,) * n, tuple(-rng.random() * 30 for _ in range(n + 1)))
 
-    buffer = ReplayBuffer(ReplaySettings())
+    buffer = ReplayBuffer()
     for number in range(1000):
         while len(buffer.entries(str(number))) < 50:
             buffer.add(str(number), entry())

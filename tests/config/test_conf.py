@@ -14,7 +14,7 @@ from gfn_runner.config.compose import CONF
 from gfn_runner.config.run_config import RunConfig
 from gfn_runner.lm import model_folders
 from gfn_runner.objectives.losses import SubTB
-from gfn_runner.runtime.targets import argument_hints, target_of
+from gfn_runner.runtime.targets import _signature_fields, target_of
 from tests.runs import composed
 
 # What the program gives to an object, not its config.
@@ -98,7 +98,7 @@ def assert_objects_list_every_argument(config: RunConfig) -> None:
 def arguments_of(target: Any) -> set[str]:
     if dataclasses.is_dataclass(target):
         return {field.name for field in dataclasses.fields(target)}
-    return set(argument_hints(target))
+    return set(_signature_fields(target, ()) or ())
 
 
 @pytest.mark.parametrize("name", choices("baseline"))

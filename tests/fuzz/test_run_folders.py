@@ -119,7 +119,7 @@ def check_resume(run: Path, what: str) -> None:
         config = dataclasses.replace(settings(), resume=resume)
         for step in (
             functools.partial(hydra_arguments, [f"resume={resume}"]),
-            functools.partial(start_of, config, run, changes=False),
+            functools.partial(start_of, config, run),
             functools.partial(newest_unfinished, run.parent.parent, config, SMALL),
         ):
             try:

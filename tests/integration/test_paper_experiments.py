@@ -178,7 +178,7 @@ def test_no_experiment_is_missed():
 def test_settings_are_those_of_the_authors(name):
     config = paper(name)
     lora, sampling, trainer = config.lm.lora, config.sampling, config.trainer
-    replay, temperature = config.callbacks["replay_buffer"].options, config.reward_temperature
+    replay, temperature = config.callbacks["replay_buffer"], config.reward_temperature
     fresh = 1 - replay.probability
     found = Settings(
         model=config.lm.name,
@@ -193,7 +193,7 @@ def test_settings_are_those_of_the_authors(name):
             pytest.approx(fresh * sampling.exploration_probability, abs=1e-3),
             replay.probability,
         ),
-        buffer=(replay.capacity, replay.tolerance) if replay.probability else None,
+        buffer=(replay.buffer.capacity, replay.buffer.tolerance) if replay.probability else None,
     )
     assert found == PAPER[name]
     assert type(config.objective).__name__ == "SubTB" and config.objective.lam == 1

@@ -77,7 +77,7 @@ def test_samples_can_be_judged_again(finished):
 def test_a_checkpoint_holds_no_base_weights(finished):
     state = newest_state(finished)
     assert state["state_dict"] and all("lora" in name for name in state["state_dict"])
-    assert state["callbacks"]["ReplayBufferCallback"]["buffer"]["keys"]
+    assert state["callbacks"]["ReplayBufferCallback"]["buffers"][0]["keys"]
     n_adapter = sum(t.numel() for t in weights_of(finished).values())
     assert sum(t.numel() for t in state["state_dict"].values()) == n_adapter
 
@@ -227,7 +227,7 @@ def test_the_calculator_variant_runs_and_its_tokens_are_observations(tmp_path):
         "callbacks.replay_buffer.probability=0.5",
     ]
     folder = run(tmp_path / "run", *lines, base=SHORT)
-    buffer = newest_state(folder)["callbacks"]["ReplayBufferCallback"]["buffer"]
+    buffer = newest_state(folder)["callbacks"]["ReplayBufferCallback"]["buffers"][0]
     assert not buffer["is_action"].all()
     records = lines_of(folder / "demonstrations.jsonl")
     assert all(text.endswith("=") for record in records for text in record["demonstrations"])

@@ -140,7 +140,7 @@ def test_plain_peft_reads_the_adapter_and_gets_the_same_log_probabilities(run_of
 
 def test_every_number_is_known_before_the_first_step(run_of):
     """Also those that the base model never writes in a whole run."""
-    state = newest_state(run_of("random_number"))["callbacks"]["ReplayBufferCallback"]["buffer"]
+    state = newest_state(run_of("random_number"))["callbacks"]["ReplayBufferCallback"]["buffers"][0]
     lm = load(LMSettings(), adapter=False)
     strings = state["tokens"].split(state["length_B"].tolist())
     found = {lm.decode(string.tolist()) for string in strings}

@@ -124,7 +124,7 @@ def test_the_end_brings_figures_the_adapter_and_all_metrics(offline):
 
 def test_the_age_of_the_buffer_goes_on_after_a_resume(offline):
     file = max((offline / "checkpoints").glob("*.ckpt"))
-    state = torch.load(file, weights_only=True)["callbacks"]["ReplayBufferCallback"]["buffer"]
+    state = torch.load(file, weights_only=True)["callbacks"]["ReplayBufferCallback"]["buffers"][0]
     stored = state["step_B"].tolist()
     # Demonstrations, strings of the first part, strings of the resumed one.
     assert {0, 4} < set(stored) and set(stored) & {2, 3}

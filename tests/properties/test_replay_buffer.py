@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 import random
+from typing import Any
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from tests.budget import examples
 from tests.copied_runs import assert_same
 
@@ -22,7 +23,7 @@ SCORES = st.one_of(
     st.sampled_from([math.nan, math.inf, -math.inf]),
 )
 SETTINGS = st.builds(
-    ReplaySettings,
+    dict,
     capacity=st.integers(1, 5),
     tolerance=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9]),
     priority=st.sampled_from([0.0, 1.0, 3.0]),
@@ -58,20 +59,20 @@ def near(a: Entry, b: Entry, tolerance: float) -> bool:
 class PlainBuffer:
     """The rule of the docstring, spelled out on a list without order."""
 
-    def __init__(self, options: ReplaySettings):
+    def __init__(self, options: dict[str, Any]):
         self.options, self.kept = options, []
 
     def add(self, entry: Entry) -> bool:
         if not math.isfinite(entry.score):
             return False
-        full = len(self.kept) >= self.options.capacity
+        full = len(self.kept) >= self.options["capacity"]
         if full and entry.score <= min(e.score for e in self.kept):
             return False
-        close = [e for e in self.kept if near(e, entry, self.options.tolerance)]
+        close = [e for e in self.kept if near(e, entry, self.options["tolerance"])]
         if any(e.score >= entry.score for e in close):
             return False
         self.kept = [e for e in self.kept if e not in close] + [entry]
-        if len(self.kept) > self.options.capacity:
+        if len(self.kept) > self.options["capacity"]:
             lowest = min(e.score for e in self.kept)
             # Of equals the last one that came goes.
             self.kept.remove([e for e in self.kept if e.score == lowest][-1])
@@ -81,16 +82,16 @@ class PlainBuffer:
 @given(SETTINGS, ADDS)
 @examples(150)
 def test_what_holds_after_every_add(options, adds):
-    buffer, plain = ReplayBuffer(options), {key: PlainBuffer(options) for key in "abc"}
+    buffer, plain = ReplayBuffer(**options), {key: PlainBuffer(options) for key in "abc"}
     for key, entry in adds:
         others = {k: buffer.entries(k) for k in "abc" if k != key}
         kept = buffer.add(key, entry)
         assert kept == plain[key].add(entry)
         held = buffer.entries(key)
-        assert len(held) <= options.capacity
+        assert len(held) <= options["capacity"]
         assert all(math.isfinite(e.score) for e in held)
         pairs = [(a, b) for n, a in enumerate(held) for b in held[:n]]
-        assert not any(near(a, b, options.tolerance) for a, b in pairs)
+        assert not any(near(a, b, options["tolerance"]) for a, b in pairs)
         assert kept == any(e is entry for e in held)
         # Best first; of equally good strings the older one.
         assert held == sorted(plain[key].kept, key=lambda e: -e.score)
@@ -100,7 +101,7 @@ def test_what_holds_after_every_add(options, adds):
 @given(SETTINGS, ADDS)
 @examples(60)
 def test_the_best_string_ever_given_is_never_lost(options, adds):
-    buffer = ReplayBuffer(options)
+    buffer = ReplayBuffer(**options)
     best: dict[str, float] = {}
     for key, entry in adds:
         buffer.add(key, entry)
@@ -112,7 +113,7 @@ def test_the_best_string_ever_given_is_never_lost(options, adds):
 @given(SETTINGS, ADDS, st.integers(0, 2**31))
 @examples(60)
 def test_saving_and_loading_change_nothing(options, adds, seed):
-    buffer, loaded = ReplayBuffer(options), ReplayBuffer(options)
+    buffer, loaded = ReplayBuffer(**options), ReplayBuffer(**options)
     for key, entry in adds:
         buffer.add(key, entry)
     loaded.add("gone", Entry((9,), (True,), (0.0, 0.0)))
@@ -133,7 +134,7 @@ def test_saving_and_loading_change_nothing(options, adds, seed):
 @given(SETTINGS, ADDS, ADDS)
 @examples(60)
 def test_merged_buffers_keep_every_invariant(options, left, right):
-    buffers = [ReplayBuffer(options), ReplayBuffer(options)]
+    buffers = [ReplayBuffer(**options), ReplayBuffer(**options)]
     for buffer, adds in zip(buffers, (left, right), strict=True):
         for key, entry in adds:
             buffer.add(key, entry)
@@ -146,15 +147,15 @@ def test_merged_buffers_keep_every_invariant(options, left, right):
     buffers[0].merge(buffers[1])
     for key, score in best.items():
         held = buffers[0].entries(key)
-        assert held[0].score == score and len(held) <= options.capacity
+        assert held[0].score == score and len(held) <= options["capacity"]
         pairs = [(a, b) for n, a in enumerate(held) for b in held[:n]]
-        assert not any(near(a, b, options.tolerance) for a, b in pairs)
+        assert not any(near(a, b, options["tolerance"]) for a, b in pairs)
 
 
 @given(SETTINGS, ADDS, st.integers(0, 12), st.integers(0, 2**31))
 @examples(60)
 def test_a_draw_has_different_strings_of_its_condition(options, adds, n, seed):
-    buffer = ReplayBuffer(options)
+    buffer = ReplayBuffer(**options)
     for key, entry in adds:
         buffer.add(key, entry)
     for key in buffer.keys():  # noqa: SIM118

@@ -250,7 +250,7 @@ def test_a_policy_reads_messages_as_in_training(tmp_path):
     lm = load(LMSettings(name=folder, device="cpu", chat_template="tokenizer"))
     task = own(lines(tmp_path, {"messages": USER, "terms": [{"messages": USER}]}),
                terminator_role="end_of_turn")  # fmt: skip
-    policy = Policy(lm, task)
+    policy = Policy(lm, task, conditions=task.load(0).train)
     by_list = policy.sample(USER, 3)
     assert by_list == policy.sample(json.dumps(USER, indent=1), 3)
     condition = policy.condition(USER)

@@ -50,8 +50,6 @@ def test_every_key_that_names_a_path_is_stored_absolute(place):
     assert saved["task"]["data"]["train"] == str(place / "own.jsonl")
     assert saved["lm"]["name"] == str(place / "mymodel")
     assert saved["evaluation"]["encoder"] == str(place / "mymodel")
-    marked = {key for key, _, _ in config.local_paths}
-    assert {"lm.name", "task.data.evaluation", "evaluation.bertscore"} <= marked
     # A folder of that name does not take the place of the embedded model.
     assert configs("lm.name=embedded")[0].lm.name == "embedded"
 
@@ -60,34 +58,33 @@ def test_lines_mean_the_same_from_another_directory(place, tmp_path, monkeypatch
     (place / "m2").symlink_to(EMBEDDED_FOLDER)
     model, data = place / "mymodel", place / "own.jsonl"
     lines = ["task=posterior", "task.data.train=own.jsonl", "lm.name=mymodel,m2"]
-    paths = [path for config in configs("-m", *lines) for path in config.local_paths]
-    made = absolute_lines(lines, paths)
+    made = absolute_lines(lines, [config.values for config in configs("-m", *lines)])
     assert f"task.data.train='{data}'" in made and f"lm.name='{model}','{place / 'm2'}'" in made
     monkeypatch.chdir(tmp_path / "elsewhere")
     again = configs("-m", *made)
     assert [job.lm.name for job in again] == [str(model), str(place / "m2")]
-    assert absolute_lines(made, [path for c in again for path in c.local_paths]) == made
+    assert absolute_lines(made, [config.values for config in again]) == made
 
 
 def test_a_path_of_a_yaml_file_gets_a_line_of_its_own(place):
     (place / "conf/lm").mkdir(parents=True)
     (place / "conf/lm/mine.yaml").write_text("name: mymodel\n")
     (config,) = configs("--config-dir", "conf", "lm=mine", "seed=1")
-    made = absolute_lines(["lm=mine", "seed=1"], config.local_paths)
+    made = absolute_lines(["lm=mine", "seed=1"], [config.values])
     assert made == ["lm=mine", "seed=1", f"++lm.name='{place / 'mymodel'}'"]
 
 
 def test_lines_without_a_path_stay_as_they_were_written(place):
     lines = ["+x='a b'", "lm.name=gpt2", "task.data.test=[]", "~task.data.train", "n=1,2"]
-    paths = [("lm.name", LocalPath(), "gpt2"), ("task.data.test", LocalPath(), ())]
-    assert absolute_lines(lines, paths) == lines
+    values = {"lm": {"name": "gpt2"}, "task": {"data": {"test": []}}, "output": "/outputs"}
+    assert absolute_lines(lines, [values]) == lines
 
 
 def test_lists_of_paths(place):
-    paths = [("t", LocalPath(), (str(place / "own.jsonl"), "hub:a:b"))]
-    line = f"++t=['{place / 'own.jsonl'}','hub:a:b']"
-    assert absolute_lines(["++t=[own.jsonl,'hub:a:b']"], paths) == [line]
-    assert absolute_lines([], paths) == [line]
+    values = {"t": {"a": [str(place / "own.jsonl"), "hub:a:b"]}}
+    line = f"++t.a=['{place / 'own.jsonl'}','hub:a:b']"
+    assert absolute_lines(["++t.a=[own.jsonl,'hub:a:b']"], [values]) == [line]
+    assert absolute_lines([], [values]) == [line]
 
 
 @pytest.mark.parametrize("at_file", [True, False])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.cli.main import main
 from gfn_runner.data import datamodule as data
 from gfn_runner.data.conditions import Condition, Term
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.distributed import launch, ranks
 from gfn_runner.errors import UserError
 
@@ -90,14 +91,19 @@ def callback_of(**options) -> ReplayBufferCallback:
 
 
 def buffer_of(keys) -> ReplayBuffer:
-    buffer = ReplayBuffer(ReplaySettings())
+    buffer = ReplayBuffer()
     for key in keys:
         buffer.add(key, Entry((1, 2), (True, True), (-3.0, -2.0, -1.0)))
     return buffer
 
 
+def saved(*buffers: ReplayBuffer) -> dict[str, Any]:
+    """The state of a callback on as many ranks."""
+    return {"buffers": [buffer.state_dict() for buffer in buffers], "m_steps": 0, "drawn": []}
+
+
 def test_a_buffer_is_shared_out_when_it_is_loaded(play, caplog):
-    state = {"buffer": buffer_of([*KEYS, "unknown"]).state_dict(), "m_steps": 0}
+    state = saved(buffer_of([*KEYS, "unknown"]))
     kept = []
     for rank in range(3):
         play(rank, 3)
@@ -109,16 +115,13 @@ def test_a_buffer_is_shared_out_when_it_is_loaded(play, caplog):
     assert "'unknown'" in caplog.text and KEYS[0] not in caplog.text
 
 
-def test_buffers_become_one_again(monkeypatch):
+def test_buffers_become_one_again():
     callback = callback_of(tolerance=0.0)
-    better = ReplayBuffer(ReplaySettings(tolerance=0.0))
+    better = ReplayBuffer(tolerance=0.0)
     better.add("question 1", Entry((5,), (True,), (-1.0, -0.5)))
-    states = [buffer_of(KEYS[:2]).state_dict(), better.state_dict()]
-    monkeypatch.setattr(replay_module, "all_gather", lambda _: states)
-    whole = ReplayBuffer(ReplaySettings(tolerance=0.0))
-    whole.load_state_dict(callback.state_dict()["buffer"])
-    assert whole.keys() == KEYS[:2]
-    assert [entry.tokens for entry in whole.entries("question 1")] == [(5,), (1, 2)]
+    callback.load_state_dict(saved(buffer_of(KEYS[:2]), better))
+    assert callback.buffer.keys() == KEYS[:2]
+    assert [entry.tokens for entry in callback.buffer.entries("question 1")] == [(5,), (1, 2)]
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -259,18 +262,16 @@ def test_one_process_needs_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("world", [2, 1])
-def test_ranks_that_share_a_condition_get_their_own_strings_back(world, play, monkeypatch):
+def test_ranks_that_share_a_condition_get_their_own_strings_back(world, play):
     """Of fewer conditions than ranks each has all; another number of ranks gets the best of both."""
     both = [ReplayBufferCallback(), ReplayBufferCallback()]
     for number, replay in enumerate(both):
         replay.buffer.add("a", Entry((number + 3,), (True,), (-1.0, -2.0 - number), 1))
-    gathered = iter([[replay.buffer.state_dict() for replay in both], [set(), set()]])
-    monkeypatch.setattr(replay_module, "all_gather", lambda value: next(gathered))
-    saved = both[0].state_dict()
+    state = saved(*(replay.buffer for replay in both))
     for rank in range(world):
         play(rank, world)
         resumed = ReplayBufferCallback()
         resumed.conditions = {"a": Condition("a", "a", ())}
-        resumed.load_state_dict(saved)
+        resumed.load_state_dict(state)
         found = [entry.tokens for entry in resumed.buffer.entries("a")]
         assert found == ([(rank + 3,)] if world == 2 else [(3,), (4,)])

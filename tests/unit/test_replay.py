@@ -11,7 +11,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 
 
 def entry(tokens, score: float) -> Entry:
@@ -20,7 +21,7 @@ def entry(tokens, score: float) -> Entry:
 
 
 def buffer(**options) -> ReplayBuffer:
-    return ReplayBuffer(ReplaySettings(**options))
+    return ReplayBuffer(**options)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +157,10 @@ def test_a_string_keeps_the_step_at_which_it_was_stored(tmp_path):
 
 def test_a_buffer_for_every_step_needs_something_that_enters():
     none = {"probability": 1, "seed_demonstrations": False}
-    (problem,) = ReplaySettings(**none).problems()
+    (problem,) = ReplayBufferCallback(**none).problems()
     assert problem.where == "callbacks.replay_buffer.probability"
     assert problem.allowed.startswith("below 1")
     for name in ("seed_demonstrations", "posterior_draws", "beside_fresh"):
         assert name in problem.what
-        assert not [*ReplaySettings(**none | {name: True}).problems()]
-    assert not [*ReplaySettings(seed_demonstrations=False).problems()]
+        assert not [*ReplayBufferCallback(**none | {name: True}).problems()]
+    assert not [*ReplayBufferCallback(seed_demonstrations=False).problems()]

@@ -20,7 +20,7 @@ from gfn_runner.cli.main import main
 from gfn_runner.cli.saved import hydra_arguments
 from gfn_runner.errors import UserError
 from gfn_runner.run import resume as resuming
-from gfn_runner.run.resume import Start, newest_unfinished, seconds_before, start_of
+from gfn_runner.run.resume import Start, cut_back, newest_unfinished, seconds_before, start_of
 from gfn_runner.runtime.json_lines import read_lines, write_lines
 from gfn_runner.runtime.overrides import by_itself, kept_overrides
 from gfn_runner.runtime.run_lock import acquire_run_lock
@@ -93,30 +93,15 @@ def spoil(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:-50])
 
 
-def test_where_all_checkpoints_are_damaged_a_named_run_is_refused(begun):
+@pytest.mark.parametrize("resume", ["auto", "run"])
+def test_where_all_checkpoints_are_damaged_a_run_is_refused(resume, begun):
     folder, config = begun
     spoil(folder)
     logged = (folder / "metrics.jsonl").read_bytes()
     for _ in range(2):  # the second time they have their other names already
-        with pytest.raises(UserError, match="all 3 checkpoints are damaged"):
-            start_of(config(folder), folder)
+        with pytest.raises(UserError, match="all of its checkpoints, 3, are damaged"):
+            start_of(config(resume), folder)
     assert (folder / "metrics.jsonl").read_bytes() == logged
-
-
-def test_where_all_checkpoints_are_damaged_auto_begins_anew_and_says_so(begun, caplog):
-    folder, config = begun
-    spoil(folder)
-    logged = (folder / "metrics.jsonl").read_bytes()
-    assert start_of(config("auto"), folder) == Start()
-    assert "all 3 checkpoints are damaged: it begins anew" in caplog.text
-    assert "saved nothing" not in caplog.text
-    aside = folder / "metrics.damaged.jsonl"
-    assert aside.read_bytes() == logged and not (folder / "metrics.jsonl").exists()
-    # Killed before its first checkpoint: what was set aside before stays.
-    write_lines(folder / "metrics.jsonl", [{"step": 1}])
-    start_of(config("auto"), folder)
-    assert aside.read_bytes() == logged
-    assert read_lines(folder / "metrics.damaged-2.jsonl") == [{"step": 1}]
 
 
 def test_an_ended_run_has_ended_whatever_becomes_of_its_checkpoints(begun):
@@ -129,10 +114,11 @@ def test_an_ended_run_has_ended_whatever_becomes_of_its_checkpoints(begun):
 def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
     folder, config = begun
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match="it has saved none yet"):
         start_of(config(folder), folder)
+    assert start_of(config("auto"), folder) == Start()
     with caplog.at_level(logging.INFO):
-        assert start_of(config("auto"), folder) == Start()
+        cut_back(folder, None)
     assert "it had saved nothing" in caplog.text
     assert read_lines(folder / "metrics.jsonl") == []
 
@@ -145,7 +131,7 @@ def test_a_final_evaluation_that_was_cut_off_leaves_no_line(ended, begun):
     write_lines(folder / "metrics.jsonl", [{"step": 4, "eval/accuracy": 0.5}, *final])
     if ended:
         (folder / "metrics.json").write_text(json.dumps({"run/steps": 4}))
-    start_of(config(folder), folder)
+    cut_back(folder, start_of(config(folder), folder).checkpoint)
     kept = read_lines(folder / "metrics.jsonl")
     assert kept == [{"step": 4, "eval/accuracy": 0.5}, *final[: 1 + ended]]
 
@@ -156,9 +142,9 @@ def test_what_a_kill_has_left_of_a_write_is_removed(begun):
     left, another = folder / "samples_newest.jsonl.part", folder / ".report.html.1.part"
     for path in (left, another):
         path.write_text("half")
-    start_of(config(folder), folder, changes=False)
+    start = start_of(config(folder), folder)
     assert left.exists()
-    start_of(config(folder), folder)
+    cut_back(folder, start.checkpoint)
     assert another.exists() and not left.exists()
 
 
@@ -197,7 +183,7 @@ def test_what_is_kept_of_a_command_line():
 def test_a_run_of_a_sweep_by_itself_is_not_the_sweep():
     lines = ["task=a", "sweep=search", "optimizer.lr=1"]
     kept = kept_overrides([*lines, "hydra.sweeper.n_trials=3"], "a")
-    assert kept == ["task=a", "sweep=search", "hydra.mode=RUN", "optimizer.lr=1"]
+    assert kept == [*lines, "hydra.mode=RUN"]
     assert by_itself(kept) == kept and by_itself(lines) == kept
     for other in (["task=a"], ["task=a", "sweep=null"]):
         assert by_itself(other) == other
@@ -268,5 +254,5 @@ def test_a_run_to_be_resumed_that_is_read_only(what, no_texts, capsys, tmp_path,
 
     monkeypatch.setattr(holder, name, fails if what == "folder" else of_path)
     said = refusal(capsys, f"resume={folder}")
-    assert f"resume: {refused} cannot be written: Permission denied" in said
-    assert "make it writable, or resume=<a copy of it>" in said
+    assert f"hydra.run.dir: {refused} cannot be written: Permission denied" in said
+    assert "make it writable" in said

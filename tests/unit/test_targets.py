@@ -85,7 +85,7 @@ def test_a_node_within_a_node_is_validated_and_instantiated():
     ("path", "cause"),
     [
         ("nowhere.Nothing", "ModuleNotFoundError: No module named 'nowhere'"),
-        ("lightning.Nothing", "ModuleNotFoundError: No module named 'lightning.Nothing'"),
+        ("lightning.Nothing", "AttributeError: module 'lightning' has no attribute 'Nothing'"),
     ],
 )
 def test_a_target_that_cannot_be_imported_is_one_line(path, cause):

@@ -12,7 +12,7 @@ from gfn_runner.callbacks.non_finite_steps import SkipNonFiniteSteps
 from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.data.trajectories import PolicyScores, StepOutput, Trajectories
 from gfn_runner.runtime.phases import Phases
 
@@ -40,7 +40,7 @@ class Steps:
         self.clock = 0.0
         # Of its own, so that torch and pytest keep theirs.
         monkeypatch.setattr(training_log, "time", self.time())
-        self.buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
+        self.buffer = ReplayBuffer(tolerance=0.0)
         self.log, replay = TrainingLog(), ReplayBufferCallback()
         replay.buffer = self.buffer
         self.trainer = SimpleNamespace(

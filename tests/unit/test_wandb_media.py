@@ -19,7 +19,7 @@ from gfn_runner.callbacks.wandb_media import (
     table_rows,
 )
 from gfn_runner.data.conditions import Condition
-from gfn_runner.data.replay_buffer import Entry, ReplayBuffer, ReplaySettings
+from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import PolicyScores, StepOutput, Trajectories
 from gfn_runner.loggers.wandb import RunLogger
@@ -74,7 +74,7 @@ def noted(tmp_path) -> WandbRun:
 
 def media(wandb_run: WandbRun | None, **options) -> tuple[WandbMedia, Any]:
     """The callback, and its trainer."""
-    buffer = ReplayBuffer(ReplaySettings(tolerance=0.0))
+    buffer = ReplayBuffer(tolerance=0.0)
     for token, score, step in ((1, -1.0, 0), (2, -3.0, 4)):
         buffer.add("x", Entry((token,), (True,), (0.0, score), step))
     evaluation, replay, callback = (
