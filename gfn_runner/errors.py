@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rapidfuzz import process
+from rapidfuzz import fuzz, process
 
 _LONGEST = 600  # characters; a message may quote a text of the user's, of any length
 
@@ -57,7 +57,7 @@ class NotBegun(UserError):
 
 def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
     """A fix with the nearest of the known names, after ``prefix``; empty where none is near."""
-    near = process.extractOne(name, known, score_cutoff=60)
+    near = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=60)
     return f"did you mean {prefix}{near[0]}?" if near else ""
 
 

@@ -139,7 +139,12 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
         log = find_callback(trainer, TrainingLog)
         metrics |= log.latest if log is not None else {}
         metrics |= _run_facts(
-            config.seed, folder, started, trainer.global_step, config.total_steps, lm.device
+            config.seed,
+            folder,
+            started,
+            trainer.global_step,
+            config.total_steps if config.trains else 0,
+            lm.device,
         )
         headline = _report(config, folder, metrics) if is_rank_zero() else None
         add_results(wandb_run_of(trainer), folder, metrics, trainer.global_step)

@@ -184,6 +184,7 @@ def leave_run(folder, metrics=None, *, seed=0, task=ARITHMETIC, commit="a" * 40,
     start_run(folder, whole, ["task=some", f"seed={seed}"], commit)
     if metrics is not None:
         facts = {"run/seed": seed, "run/steps": steps, "run/minutes": 1.0, "train/loss": 0.5}
+        facts |= {"run/reward_temperature": 1.0 - 0.1 * min(5, max(0, steps - 1))}
         (folder / "metrics.json").write_text(json.dumps(metrics | facts))
     return folder
 

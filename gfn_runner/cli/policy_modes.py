@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gfn_runner.config.run_config import RunConfig
@@ -48,7 +49,7 @@ def _samples(policy: Policy, prompt: str, n: int) -> Table:
     table.caption = "log R untempered and log q at temperature 1, in nats"
     for sample in sorted(policy.sample(prompt, n), key=lambda s: -s.log_q):
         reward = "" if sample.log_reward is None else f"{sample.log_reward:.2f}"
-        table.add_row(reward, f"{sample.log_q:.2f}", repr(sample.text))
+        table.add_row(reward, f"{sample.log_q:.2f}", escape(repr(sample.text)))
     return table
 
 
@@ -56,7 +57,7 @@ def _answers(shares: Mapping[str, float], n: int) -> Table:
     table = Table("answer", "probability", box=SIMPLE_HEAD, pad_edge=False)
     table.caption = f"posterior predictive: mean over {n} samples, normalised over these answers"
     for answer, share in sorted(shares.items(), key=lambda pair: -pair[1]):
-        table.add_row(answer, f"{share:.4f}")
+        table.add_row(escape(answer), f"{share:.4f}")
     return table
 
 
@@ -72,6 +73,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     from gfn_runner.loggers.wandb import RunLogger
     from gfn_runner.report.samples import write_samples
     from gfn_runner.report.table import print_results
+    from gfn_runner.runtime.json_lines import object_or_empty
     from gfn_runner.runtime.seeds import torch_generator_for
     from gfn_runner.runtime.status import muted_progress_lines
 
@@ -79,7 +81,8 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     policy, options = Policy.of(config, run), config.evaluation
     conditions = limited(config.data.evaluation, options.final)
     generator = torch_generator_for(policy.lm.device, "evaluate-again", config.seed)
-    temperature = config.reward_temperature(config.total_steps)
+    recorded = object_or_empty(run / "metrics.json").get("run/reward_temperature")
+    temperature = config.reward_temperature(config.total_steps) if recorded is None else recorded
     with muted_progress_lines(getattr(config.callbacks.get("progress"), "show", "auto") == "none"):
         drawing = policy.drawing(conditions, temperature)
         optional = OptionalMetrics(options.bertscore, options.judge)
@@ -91,7 +94,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
     console = Console()
     print_results(console, config.task, metrics)
-    console.print(f"everything is in {folder}", soft_wrap=True)
+    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
     runtime = {"config": config.values, "job_type": "evaluate", "run_tags": config.tags}
     for logger in config.make_loggers(save_dir=str(folder), **runtime):
         if isinstance(logger, RunLogger) and logger.run is not None:

@@ -10,6 +10,7 @@ import torch
 from gfn_runner.algorithms.base import Algorithm, SamplingSettings
 from gfn_runner.algorithms.em import EMSettings
 from gfn_runner.baselines.base import Baseline
+from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.config.run_config import AUTO
 from gfn_runner.data.task import Task
@@ -36,10 +37,22 @@ def combination_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _mode_problems(parts)
     if {"mode", "lm", "baseline"} <= parts.keys():
         yield from _precision_problems(parts["mode"], parts["lm"], parts["baseline"])
+    if {"em", "callbacks"} <= parts.keys() and parts["em"].rounds > 1:
+        yield from _no_checkpoint(parts["em"].rounds, parts["callbacks"])
     if {"baseline", "em"} <= parts.keys() and parts["baseline"] is not None:
         yield from _baseline_problems(parts)
     if "optimizer" in parts:
         yield from _optimizer_problems(parts["optimizer"])
+
+
+def _no_checkpoint(rounds: int, callbacks: Mapping[str, Any]) -> Iterator[Problem]:
+    if not any(isinstance(callback, AdapterCheckpoint) for callback in callbacks.values()):
+        yield Problem(
+            "em.rounds",
+            f"given {rounds} without callbacks.checkpoint: an E-step starts from the last one's checkpoint",
+            "at most 1 without checkpoints",
+            "callbacks/checkpoint=newest",
+        )
 
 
 def _optimizer_problems(optimizer: Any) -> Iterator[Problem]:

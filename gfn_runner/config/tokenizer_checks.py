@@ -25,10 +25,10 @@ def check_texts(config: RunConfig) -> None:
     task, data = config.task, config.data
     strings = []
     for condition in (*data.train, *data.evaluation):
-        name = f"condition {condition.key!r}"
+        name = str(condition.facts.get("line", f"condition {condition.key!r}"))
         strings.append((f"the prompt of {name}", condition.prompt, ""))
         strings += [
-            (f"the reward's context of {name}", t.context, suffix)
+            (f"the reward's context and suffix of {name}", t.context, suffix)
             for t in condition.terms
             for suffix in (t.suffix, *t.rivals)
         ]

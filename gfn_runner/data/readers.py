@@ -38,7 +38,8 @@ def path_problems(config_key: str, path: str) -> Iterator[Problem]:
         for problem in source_problems(path):
             yield dataclasses.replace(problem, where=config_key, what=f"{path}: {problem.what}")
     elif not os.path.isfile(os.path.expanduser(path)):
-        kind = "a folder" if os.path.isdir(os.path.expanduser(path)) else "no such file"
+        exists = os.path.exists(os.path.expanduser(path))
+        kind = "a folder or a device" if exists else "no such file"
         yield Problem(config_key, f"given {path!r}: {kind}", "a file, or hub:owner/name:split")
 
 
@@ -158,7 +159,7 @@ def read_table(
     rows = []
     for number, cells in lines:
         if len(cells) != len(names):
-            fix = "a text that holds the delimiter stands in quotes"
+            fix = "a text with a comma in it stands in quotes" if delimiter == "," else ""
             allowed = f"{len(names)}, one for each of {_listed(names)}"
             fix = fix if len(cells) > len(names) else ""
             problems.append(Problem(f"{path}, line {number}", f"{len(cells)} cells", allowed, fix))

@@ -177,6 +177,7 @@ def _generation_config(options: LMSettings) -> Any:
 def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
     """Adapted layers that the model does not have; asked of a model without memory."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     if not adapter.targets:
         return
@@ -184,7 +185,8 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
         model = causal_auto_class(config).from_config(config)
     fused = {part for n, p in model.named_parameters() if p.ndim == 3 for part in n.split(".")[-2:]}
     fused.discard("weight")
-    full = [name for name, module in model.named_modules() if not list(module.children())]
+    adaptable = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    full = [name for name, module in model.named_modules() if isinstance(module, adaptable)]
     known = sorted({name.rsplit(".", 1)[-1] for name in full if "." in name} - fused)
     for place, target in enumerate(adapter.targets):
         where, last = f"{key}.targets[{place}]", target.rpartition(".")[2]
@@ -197,7 +199,7 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
                 f"{key}.targets=null adapts experts too, where PEFT knows the architecture",
             )
         elif not any(name == target or name.endswith(f".{target}") for name in full):
-            what = f"given {target!r}, and no layer of this model is called so"
+            what = f"given {target!r}, and no layer of this model that can be adapted is called so"
             yield Problem(where, what, ", ".join(known), did_you_mean(target, known))
 
 
@@ -226,12 +228,12 @@ def _too_long(
                 too_long.append((n_tokens, name))
     if too_long:
         worst, worst_name = max(too_long)
-        others = f"; {len(too_long) - 1} more are too long" if len(too_long) > 1 else ""
+        others = f"; {len(too_long) - 1} more texts are too long" if len(too_long) > 1 else ""
         yield Problem(
             "task",
             f"{worst_name} is {worst} tokens long; with {max_len} sampled tokens that is more than "
             f"{limit}{others}",
             f"context, sample and suffix together at most {longest} tokens",
-            "fewer examples (task.n_demonstrations, evaluation.baseline_shots), a smaller "
+            "shorter texts, fewer examples (task.n_demonstrations, evaluation.baseline_shots), a smaller "
             "task.max_len / task.eval_max_len, or another model",
         )

@@ -103,7 +103,8 @@ def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel("optimizer step")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, handlelength=4)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, handlelength=4)
 
 
 def _accuracy(run: Run) -> Figure | None:

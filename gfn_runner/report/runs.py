@@ -12,11 +12,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from gfn_runner.algorithms.schedules import Schedule
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.report.history import History, history_of
 from gfn_runner.report.samples import read_samples
-from gfn_runner.report.saved_config import callback_arguments, imported, read_config
+from gfn_runner.report.saved_config import imported, read_config
 from gfn_runner.report.states import FINISHED, State, last_lines, newest_of, state_of
 from gfn_runner.runtime.files import read_yaml
 from gfn_runner.runtime.json_lines import object_or_empty, read_object
@@ -106,18 +105,8 @@ class Run:
 
     @property
     def temperature(self) -> float:
-        """Reward temperature T at the end of training.
-
-        Raises:
-            UserError: if the config's is no schedule.
-        """
-        try:
-            schedule = Schedule(**callback_arguments(self.config, "reward_tempering"))
-        except (TypeError, ValueError) as error:
-            where = f"{self.folder / 'config.yaml'}, callbacks.reward_tempering"
-            what = f"no schedule of T: {str(error).splitlines()[0]}"
-            raise UserError.one(where, what, "start, end, steps and shape") from None
-        return schedule(max(0, int(self.metrics.get("run/steps", 0)) - 1))
+        """Reward temperature T of the final evaluation; 1 where a run has recorded none."""
+        return self.metrics.get("run/reward_temperature", 1.0)
 
     @cached_property
     def rows(self) -> tuple[str, ...]:

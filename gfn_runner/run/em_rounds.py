@@ -127,7 +127,7 @@ def _m_step(
     )
     broadcast_tensors(lm.answer_parameters())  # whatever rounding has done
     if is_rank_zero():
-        line = "M-step %d: loss %.4g → %.4g nats an answer, %d steps skipped"
+        line = "M-step %d: loss %.4g → %.4g nats per answer, %d steps skipped"
         names = ("loss_before", "loss_after", "skipped")
         logger.info(line, lm.m_steps, *(measured[name] for name in names))
     return {f"m_step/{name}": value for name, value in measured.items()}

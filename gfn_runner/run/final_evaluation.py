@@ -90,6 +90,7 @@ def final_evaluation(
         )
         metrics |= {f"{name}/{metric}": value for metric, value in measured.items()}
     if is_rank_zero():
+        metrics["run/reward_temperature"] = temperature
         labels = row_labels(metrics)
         named = {labels.get(name, name): samples for name, samples in shown.items()}
         write_sample_table(folder / "samples.md", named)
@@ -184,4 +185,4 @@ def write_results(task: Task, method: str, folder: Path, metrics: Mapping[str, f
         f"{steps:.0f} optimizer step{'' if steps == 1 else 's'}, {metrics['run/minutes']:.1f} minutes, "
         f"{memory_at_most(metrics)} at most"
     )
-    console.print(f"everything is in {folder}", soft_wrap=True)
+    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)

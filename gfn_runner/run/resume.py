@@ -80,11 +80,14 @@ def start_of(config: RunConfig, folder: Path) -> Start:
     if (metrics := _final_metrics(config, folder, step)) is not None:
         if config.resume == AUTO:
             return Start(newest, finished=metrics)
+        wanted = int(steps_ended(metrics) or 0)
+        early = f": it stopped early, after step {step} of {wanted}" if step < wanted else ""
+        rounds = max(1, config.em.rounds)
         raise UserError.one(
             "resume",
-            f"{folder} is finished: it has done {step} of {config.trainer.max_steps} steps",
-            f"trainer.max_steps above {step}",
-            f"{_resume(folder)} trainer.max_steps={2 * max(step, 1)}",
+            f"{folder} is finished{early}",
+            f"trainer.max_steps above {max(step, wanted) // rounds}",
+            f"{_resume(folder)} trainer.max_steps={2 * max(step, wanted, 1) // rounds}",
         )
     damaged = damaged_checkpoints(folder / "checkpoints")
     if newest is None and (damaged or config.resume != AUTO):
@@ -117,7 +120,7 @@ def cut_back(folder: Path, checkpoint: Path | None) -> None:
         return line["step"] < step or (line["step"] == step and (ended or not is_final))
 
     filter_lines(folder / "metrics.jsonl", counts)
-    logger.info("%s goes on from %s", folder, checkpoint or "its beginning: it had saved nothing")
+    logger.info("%s resumes from %s", folder, checkpoint or "the beginning: nothing was saved")
 
 
 def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:

@@ -42,7 +42,7 @@ def test_wrong_values_of_all_objects_are_reported_at_once():
         "trainer.devices": "a whole number, at least 1",
         "optimizer.lr": "greater than 0",
         "logger.jsonl._target_": "a subclass of Logger",
-        "callbacks.replay_buffer": "a config with a _target_, or null for no such callback",
+        "callbacks.replay_buffer": "a config with a _target_: a subclass of Callback",
         "task.data.n_test": "greater than or equal to 1",
     }
     assert {key: found[key].allowed for key in allowed} == allowed
@@ -150,6 +150,7 @@ def test_what_hydra_refuses_is_a_user_error(argv, where, said):
         (["trainer.devices=2", "trainer.strategy=fsdp", "lm.quantization=4bit"], "trainer.strategy"),
         (["task=subjectivity", "trainer.devices=2", "trainer.strategy=fsdp", "em.m_batch=15"], "em.m_batch"),
         (["task=continuation", "sampling.sft_share=0.5"], "sampling.sft_share"),
+        (["task=subjectivity", "em.rounds=2", "callbacks.checkpoint=null"], "em.rounds"),
         (["sampling.sft_share=1", "trainer.max_steps=0"], "sampling.sft_share trainer.max_steps"),
         (["em=twice"], "em"),
         (["resume=/no/such/run"], "resume"),

@@ -73,7 +73,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint_all_the_same(task, straight, t
     before = newest.stat().st_mtime_ns
     run = begin(task, folder, prepare=Delayed(folder, seconds=3600))
     assert run.ended() == 0, run.text()
-    assert f"goes on from {newest}" in run.text()
+    assert f"resumes from {newest}" in run.text()
     assert newest.stat().st_mtime_ns == before, "it was not made again"
     assert len(list(folder.glob("environment*.json"))) == 2
     assert_nothing_was_lost(folder, expected.folder)

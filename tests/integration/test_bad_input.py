@@ -24,6 +24,7 @@ from tests.tiny_models import save_model_that_ignores_padding
         ),
         (['task.terminator="the end"'], ["task.terminator", "exactly one token"]),
         (["lm.lora.targets=[c_attn]"], ["lm.lora.targets", "q_proj"]),
+        (["lm.lora.targets=[norm]"], ["lm.lora.targets", "can be adapted"]),
     ],
 )
 def test_what_only_the_models_files_show_is_refused(lines, said, tmp_path, monkeypatch):

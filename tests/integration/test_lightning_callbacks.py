@@ -49,6 +49,9 @@ def test_early_stopping_and_the_best_checkpoint_by_a_metric_of_evaluations(tmp_p
     assert read_run(stopped).is_finished
     run(stopped, *lines, "resume=auto", base=TINY)
     assert metrics_of(stopped) == before, "nothing is left to do"
+    with pytest.raises(UserError, match="stopped early, after step 2 of 4") as refused:
+        run(stopped, *lines, f"resume={stopped}", base=TINY)
+    assert refused.value.problems[0].allowed == "trainer.max_steps above 4"
     (checkpoint,) = (tmp_path / "best").glob("*.ckpt")
     state = torch.load(checkpoint, weights_only=True)
     assert all("lora" in name for name in state["state_dict"])

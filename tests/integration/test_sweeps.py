@@ -126,7 +126,7 @@ def test_runs_at_a_time_save_when_they_are_interrupted_and_go_on(tmp_path):
     assert code == 0 and states(folder) == ["ok", "ok"], said
     for name, made in zip("01", before, strict=True):
         assert steps(folder / name) == list(range(1, 81))
-        assert "goes on from" in (folder / name / "run.log").read_text()
+        assert "resumes from" in (folder / name / "run.log").read_text()
         assert made == list(range(1, len(made) + 1))
 
 

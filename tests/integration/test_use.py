@@ -118,14 +118,18 @@ def test_without_a_posterior_there_is_no_log_reward_and_no_prediction(policy):
 
 
 def test_modes_on_the_command_line(finished, tmp_path, capsys):
-    folder = shutil.copytree(finished, tmp_path / "run")
+    folder = shutil.copytree(finished, tmp_path / "[run]")
     before = contents(folder)
     assert exit_code("mode=sample", f"run={folder}", f"prompt={PROMPT}", "n=3") == 0
     assert "log q" in capsys.readouterr().out
-    assert exit_code("mode=predict", f"run={folder}", f"prompt={PROMPT}", "answers=[-2,7]") == 0
-    assert "probability" in capsys.readouterr().out
+    # What looks like rich's markup is text.
+    answers = "answers=[-2,'[/b]']"
+    assert exit_code("mode=predict", f"run={folder}", f"prompt={PROMPT}", answers) == 0
+    said = capsys.readouterr().out
+    assert "probability" in said and "[/b]" in said
     assert exit_code("mode=evaluate", f"run={folder}", "evaluation.final=2") == 0
     (left,) = folder.glob("evaluations/**/metrics.json")
+    assert "[run]/evaluations" in capsys.readouterr().out
     assert metrics_of(left.parent)["final/n_questions/3_operands"] == 2
     assert contents(folder).items() >= before.items()
 
