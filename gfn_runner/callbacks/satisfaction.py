@@ -76,8 +76,7 @@ class SatisfactionCallback(L.Callback):
         if self.draws and self.warn_after and is_rank_zero():
             key = max(self.draws, key=self.draws.__getitem__)
             logger.warning(
-                "%d of %d conditions never had a sample that met their constraints, such as %r in %d "
-                "samples",
+                "no sample met the constraints of %d of %d conditions; e.g. none of %r in %d samples",
                 len(self.draws),
                 len(self.draws) + len(self.met),
                 key,

@@ -195,7 +195,7 @@ def _cells(
         allowed = (
             "a quoted cell ends with a quote before the next delimiter; a quote in it is doubled"
         )
-        what = f"no row of a table: {error}"
+        what = f"not a valid row of CSV: {error}"
         return lines, [Problem(f"{path}, line {first_line}", what, allowed)]
     return lines, []
 

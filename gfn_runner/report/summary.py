@@ -72,7 +72,7 @@ def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
         said.append(f"The runs are of {len(found)} tasks ({names}): a section each.")
     for run in runs:
         if not run.is_finished:
-            said.append(f"{run.folder} is {run.state}.")
+            said.append(f"{run.folder}: {run.state}.")
             said += [f"{run.folder}, run.log: {line}" for line in run.log[-_LOG_LINES:]]
     return said + [f"{section.name}: {note}" for section in found for note in section.notes]
 

@@ -175,7 +175,7 @@ def _pattern_problems(pattern: str, where: str, terminator: str) -> Iterator[Pro
         at = f", at character {error.pos + 1}" if error.pos is not None else ""
         yield Problem(
             where,
-            f"given {pattern!r}, which is no regular expression: {error.msg}{at}",
+            f"given {pattern!r}, not a valid regular expression: {error.msg}{at}",
             "a regular expression; a sign that stands for itself has a \\ before it",
         )
         return

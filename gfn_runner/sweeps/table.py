@@ -34,9 +34,7 @@ def show_sweep(sweep: Sweep) -> None:
     console.print(summary)
     queued = [j.job_id for j in jobs if j.state in ("submitted", "running") and j.job_id]
     if queued:
-        console.print(f"SLURM goes on with them; scancel {' '.join(queued)} ends them")
+        console.print(f"still in SLURM's queue; scancel {' '.join(queued)} cancels them")
     if sweep.failures:
-        console.print(
-            f"python -m gfn_runner -m resume={sweep.folder} goes on with those that are not"
-        )
+        console.print(f"to continue the others: python -m gfn_runner -m resume={sweep.folder}")
     console.print(f"the table is in {sweep.folder / 'sweep.md'}")

@@ -85,7 +85,7 @@ def test_a_search_over_tasks_that_want_different_ways_is_refused():
 def test_the_question_of_the_buffer_has_batches_from_it(task):
     few = ["task.data.n_train=20"] if task == "infilling" else []
     jobs = configs("sweep=buffer", f"task={task}", *few)
-    assert {job.callbacks["replay_buffer"].options.probability for job in jobs} == {0.25}
+    assert {job.callbacks["replay_buffer"].probability for job in jobs} == {0.25}
 
 
 def test_the_command_line_wins_over_a_question():

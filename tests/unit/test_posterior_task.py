@@ -93,7 +93,7 @@ def test_held_out_and_a_file_of_its_own(file):
         ({"constraint": {"word": ["a"]}}, "constraint.word", "unknown field"),
         ({"constraint": {"words": [""]}}, "constraint.words[0]", "given ''"),
         ({"constraint": {"min_words": 31}}, "constraint.min_words", "at most 30 tokens"),
-        ({"constraint": {"pattern": "("}}, "constraint.pattern", "no regular expression"),
+        ({"constraint": {"pattern": "("}}, "constraint.pattern", "not a valid regular expression"),
         ({"constraint": {"classifier": {"name": "n"}}}, "constraint.classifier.label", "missing"),
         ({"demonstrations": [" "]}, "demonstrations[0]", "given ' '"),
         ({"constraint": {"words": ["w"]}, "demonstrations": [" w", " v"]}, "demonstrations[1]",

@@ -101,7 +101,7 @@ def test_tasks_have_sections_and_the_page_says_so(tmp_path, capsys):
     text, said = (tmp_path / "report/report.md").read_text(), capsys.readouterr().out
     for note in (
         "The runs are of 2 tasks (arithmetic, random_number): a section each",
-        "f is failed at optimizer step 0 of 10: ERROR it is over.",
+        "f: failed at optimizer step 0 of 10: ERROR it is over.",
         "f, run.log: ERROR it is over",
     ):
         assert note in text and note in said

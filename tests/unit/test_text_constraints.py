@@ -59,9 +59,9 @@ def test_missing_words_and_an_empty_constraint():
         (
             TextConstraint(pattern="a("),
             "pattern",
-            "no regular expression: missing ), at character 3",
+            "not a valid regular expression: missing ), at character 3",
         ),
-        (TextConstraint(pattern="[a"), "pattern", "no regular expression"),
+        (TextConstraint(pattern="[a"), "pattern", "not a valid regular expression"),
         (TextConstraint(pattern=r"The .*\."), "pattern", "ends in '.'"),
         (TextConstraint(words=("U.S.",)), "words[0]", "holds '.'"),
     ],
