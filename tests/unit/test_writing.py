@@ -7,12 +7,10 @@ import logging
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gfn_runner.callbacks.checkpoint import AdapterCheckpoint
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.clock import steady_time
 from gfn_runner.runtime.files import (
@@ -78,29 +76,6 @@ def test_lines_that_wait_are_written_before_a_checkpoint(tmp_path):
     lines.full = False
     lines.sync()
     assert read_lines(lines.path) == [{"step": 1}] and lines.waiting == []
-
-
-@pytest.mark.parametrize("written_after_all", [False, True])
-def test_lines_that_wait_on_are_in_the_checkpoint(written_after_all, tmp_path):
-    lines = Flaky(tmp_path / "metrics.jsonl")
-    trainer: Any = SimpleNamespace(loggers=[SimpleNamespace(lines=lines), object()])
-    callback = AdapterCheckpoint()
-    lines.append({"step": 1})
-    saved: dict[str, Any] = {}
-    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
-    assert saved == {}
-    lines.full = True
-    for step in (2, 3):
-        lines.append({"step": step, "é": 0.1})
-    callback.on_save_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
-    if written_after_all:
-        lines.full = False
-        lines.sync()
-        filter_lines(lines.path, lambda record: True)
-    # Killed; it goes on from there.
-    trainer.loggers = [SimpleNamespace(lines=LineAppender(lines.path))]
-    callback.on_load_checkpoint(trainer, None, saved)  # type: ignore[arg-type]
-    assert [record["step"] for record in read_lines(lines.path)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 2, "a": "\xc3', b"\0\0\0\0", b"\xff\xfe\x00"])
