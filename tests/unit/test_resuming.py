@@ -119,7 +119,7 @@ def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
     assert start_of(config("auto"), folder) == Start()
     with caplog.at_level(logging.INFO):
         cut_back(folder, None)
-    assert "it had saved nothing" in caplog.text
+    assert "nothing was saved" in caplog.text
     assert read_lines(folder / "metrics.jsonl") == []
 
 
