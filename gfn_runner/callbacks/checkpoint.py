@@ -237,4 +237,4 @@ def checkpoint_damage(path: Path) -> str | None:
     size = hashlib.new(_CHECKSUM).digest_size
     if hashlib.new(_CHECKSUM, content[:-size]).digest() == content[-size:]:
         return None
-    return "its checksum is that of another content"
+    return "its content does not match its checksum"

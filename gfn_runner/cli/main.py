@@ -137,6 +137,8 @@ def _job(composed: Any) -> float | None:
         # Paths are relative to where the command was typed, whatever hydra.job.chdir says.
         with contextlib.chdir(settings.runtime.cwd):
             config = check_config(composed)
+            if config.dry_run:  # where hydra.callbacks, which sees to it, was removed
+                return None
             lines = absolute_lines(settings.overrides.task, [config.values])
         kept = kept_overrides(lines, settings.runtime.choices.task)
         return train_and_evaluate(config, folder, kept)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.readers import Row, held_out, path_problems
@@ -25,13 +25,25 @@ def file_problems(name: str, train: str | None, test: str | None) -> Iterator[Pr
             yield from path_problems(f"task.data.{key}", path)
 
 
+class FileSettings(Protocol):
+    """What ``task.data`` says of every task's files."""
+
+    @property
+    def test(self) -> str | None: ...
+    @property
+    def n_train(self) -> int: ...
+    @property
+    def n_test(self) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Files:
     """Where a task's rows come from, and how a row becomes a condition.
 
     Attributes:
-        train, test: paths or ``None``.
-        n_train, n_test: how many of each at most, the first ones; ``None`` for all that are tested.
+        train: path of the training file, or ``None``.
+        settings: path of the test file, and how many rows of each at most, the first ones; ``None`` for
+            all that are tested.
         read: of a path; raises ``UserError`` at malformed input.
         key: by which a row is known again in the other file.
         condition: of a row in the evaluation set of a name, or in ``train``.
@@ -40,9 +52,7 @@ class Files:
     """
 
     train: str | None
-    test: str | None
-    n_train: int
-    n_test: int | None
+    settings: FileSettings
     read: Callable[[str], list[Row]]
     key: Callable[[Row], Hashable]
     condition: Callable[[Row, str], Condition]
@@ -57,13 +67,13 @@ class Files:
         the same for every seed. Rows of the test file are left out of training.
         """
         if self.train is None:
-            return self._tested(generate()) if self.test is not None else generate()
+            return self._tested(generate()) if self.settings.test is not None else generate()
         rows, notes = self._read(self.train)
-        if self.test is None:
-            share = min(0.5, (self.n_test or len(rows)) / len(rows))
+        if self.settings.test is None:
+            share = min(0.5, (self.settings.n_test or len(rows)) / len(rows))
             kept, tested = held_out(rows, share, rng_for(self.what, "held out"))
         else:
-            tested, test_notes = self._read(self.test)
+            tested, test_notes = self._read(self.settings.test)
             taken = set(map(self.key, tested))
             kept = [row for row in rows if self.key(row) not in taken]
             notes += test_notes
@@ -71,8 +81,8 @@ class Files:
                 notes += (
                     f"{len(rows) - len(kept)} training {self.what} dropped: in the test file",
                 )
-        train = [self.condition(row, "train") for row in kept[: self.n_train]]
-        evaluated = [self.condition(row, self.group) for row in tested[: self.n_test]]
+        train = [self.condition(row, "train") for row in kept[: self.settings.n_train]]
+        evaluated = [self.condition(row, self.group) for row in tested[: self.settings.n_test]]
         return TaskData(train, evaluated, notes)
 
     def _read(self, path: str) -> tuple[list[Row], tuple[str, ...]]:
@@ -84,11 +94,11 @@ class Files:
 
     def _tested(self, data: TaskData) -> TaskData:
         """Generated data, evaluated on the test file instead."""
-        rows, notes = self._read(str(self.test))
+        rows, notes = self._read(str(self.settings.test))
         evaluated = [self.condition(row, self.group) for row in rows]
         taken = {condition.key for condition in evaluated}
         kept = [condition for condition in data.train if condition.key not in taken]
-        return TaskData(kept, evaluated[: self.n_test], (*data.notes, *notes))
+        return TaskData(kept, evaluated[: self.settings.n_test], (*data.notes, *notes))
 
 
 def first_of_each(

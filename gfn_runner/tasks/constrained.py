@@ -143,9 +143,7 @@ class ConstrainedGeneration(ConstrainedTask):
         """
         files = Files(
             self.data.train,
-            self.data.test,
-            self.data.n_train,
-            self.data.n_test,
+            self.data,
             read=self._read,
             key=_identity,
             condition=lambda row, _: self._from_row(row),

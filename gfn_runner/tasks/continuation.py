@@ -94,9 +94,7 @@ class SentenceContinuation(GFlowNetModule):
         """Prompts to train on and, none of them among those, to evaluate on."""
         files = Files(
             self.data.prompts,
-            self.data.test,
-            self.data.n_train,
-            self.data.n_test,
+            self.data,
             # Web text repeats itself: what occurs twice is read once.
             read=partial(read_prompts, unique=False),
             key=itemgetter("prompt"),

@@ -103,9 +103,7 @@ class StoryInfilling(GFlowNetModule):
         """Stories to train on and, none with the same ends among those, to evaluate on."""
         files = Files(
             self.data.stories,
-            self.data.test,
-            self.data.n_train,
-            self.data.n_test,
+            self.data,
             read=_read,
             key=_ends,
             condition=lambda row, group: self._condition(*_parts(row), group=group),

@@ -147,9 +147,7 @@ class Subjectivity(GFlowNetModule):
         """
         files = Files(
             self.data.train,
-            self.data.test,
-            self.data.n_train,
-            self.data.n_test,
+            self.data,
             read=self._read,
             key=_text,
             condition=lambda row, group: self._condition(_text(row), row["label_text"], group),

@@ -77,9 +77,7 @@ class Translation(GFlowNetModule):
         """Sentences to train on and, none of them among those, to evaluate on."""
         files = Files(
             self.data.pairs,
-            self.data.test,
-            self.data.n_train,
-            self.data.n_test,
+            self.data,
             read=_read,
             key=itemgetter("source"),
             condition=lambda row, group: self._condition(
