@@ -198,14 +198,20 @@ def draw_many(
 ) -> Trajectories:
     """For each prompt one string at each of the temperatures, in their order.
 
-    As many at once as the options allow; at least one of each prompt.
+    As many at once as the options allow. A prompt's strings come together, so that it is read once, unless
+    they alone are too many.
     """
-    at_once = max(1, rows_at_once(d, max(map(len, prompts))) // len(prompts))
+    at_once = rows_at_once(d, max(map(len, prompts)))
+    n_strings = min(at_once, len(temperatures))
+    n_prompts = at_once // n_strings
     tool, parts = d.task.tool(), []
-    for start in range(0, len(temperatures), at_once):
-        at = temperatures[start : start + at_once]
-        at_B = torch.tensor(at, device=d.lm.device).repeat(len(prompts))
-        parts.append(sample(d.lm, prompts, len(at), d.rule, generator, temperature=at_B, tool=tool))
+    for first in range(0, len(prompts), n_prompts):
+        own = prompts[first : first + n_prompts]
+        for start in range(0, len(temperatures), n_strings):
+            at = temperatures[start : start + n_strings]
+            at_B = torch.tensor(at, device=d.lm.device).repeat(len(own))
+            part = sample(d.lm, own, len(at), d.rule, generator, temperature=at_B, tool=tool)
+            parts.append(dataclasses.replace(part, condition_B=part.condition_B + first))
     return parts[0] if len(parts) == 1 else Trajectories.concatenated(parts)
 
 

@@ -81,7 +81,26 @@ def test_rows_at_once_follow_from_vocabulary_cache_and_memory(monkeypatch):
     drawn = counted_draws(monkeypatch)
     prompts = [[0] * 10, [1] * 10]
     rows = draw_many(half, prompts, [1.0] * 25, generator())
-    assert drawn == [20, 20, 10] and len(rows) == 50
+    assert drawn == [20, 5, 20, 5] and len(rows) == 50
+    assert rows.condition_B.tolist() == [0] * 25 + [1] * 25
+
+
+def test_prompts_that_are_too_many_for_a_batch_are_read_once_each(monkeypatch):
+    """Greedy strings and others, of two prompts at a time: as those of each prompt alone."""
+    d = drawing()
+    d = d.replace(options=EvaluationSettings(rows=7))
+    prompts = [[place % 2] * (3 + place) for place in range(5)]
+    read = []
+    prefill = type(d.lm).prefill
+    monkeypatch.setattr(
+        type(d.lm), "prefill", lambda lm, given: [read.extend(given), prefill(lm, given)][1]
+    )
+    rows = draw_many(d, prompts, [0.0, 1.0, 0.0], generator())
+    assert read == prompts
+    assert rows.condition_B.tolist() == [place for place in range(5) for _ in range(3)]
+    for place, prompt in enumerate(prompts):
+        alone = sample(d.lm, [prompt], 1, d.rule, generator(), temperature=0.0)
+        assert rows.ids(3 * place) == rows.ids(3 * place + 2) == alone.ids(0)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
