@@ -19,7 +19,7 @@ from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.distributed.ranks import all_gather, rank, share_of_rank, world
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.cache import row_bytes
-from gfn_runner.lm.pieces import GivenStrings, row_slices
+from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.sampling import sample
 from gfn_runner.lm.scoring import score_policy, score_strings, score_suffixes
@@ -94,7 +94,8 @@ def draw_answers(
         for start in range(0, len(own), d.options.batch):
             part = own[start : start + d.options.batch]
             count.part = part[0].group
-            drawn_part = _draw_batch(d, part, generator, at, draw)
+            with d.lm.prompts_kept():
+                drawn_part = _draw_batch(d, part, generator, at, draw)
             results += drawn_part if d.posterior is None else map(d.posterior, drawn_part)
             count.advance(len(part))
     return [samples for share in all_gather(results) for samples in share]
@@ -260,12 +261,7 @@ def policy_log_probs(
     rule: StringRule,
 ) -> Tensor:
     """log q(z ⊤) of whole strings under the model as it is switched now. Shape (B,), nats."""
-    around = max(map(len, prompts)) + trajectories.token_BT.shape[1]
-    pieces = []
-    for index in row_slices(len(trajectories), around, lm.max_tokens_per_forward):
-        rows = trajectories.rows(index)
-        pieces.append(score_policy(lm, prompts, rows, rule).log_q_B(rows))
-    return torch.cat(pieces)
+    return score_policy(lm, prompts, trajectories, rule).log_q_B(trajectories)
 
 
 def _with_answers(

@@ -30,7 +30,7 @@ from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.pieces import padded
 
 # PEFT's names of the two adapters; the first is PEFT's own default.
-_POLICY, _ANSWERS = "default", "answers"
+_POLICY, _ANSWERS, _BASE = "default", "answers", "base"
 # That of another run's policy, for as long as it writes.
 _OTHER = "other"
 
@@ -82,6 +82,8 @@ class LanguageModel(nn.Module):
         self._prompts: dict[tuple[bool, str], tuple[int, ...]] = {}
         self.m_steps = 0
         self._bare = False
+        self._switched_to = _POLICY  # or another adapter, or _BASE
+        self._kept: dict[Any, PromptCache] | None = None
         self.lockstep: Any = None
 
     # -- text ---------------------------------------------------------------------------------
@@ -151,10 +153,8 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def _adapters_off(self) -> Iterator[None]:
-        if hasattr(self.model, "disable_adapter"):
-            with self.model.disable_adapter():
-                yield
-        else:
+        off = getattr(self.model, "disable_adapter", contextlib.nullcontext)
+        with self._noted(_BASE), off():
             yield
 
     @contextlib.contextmanager
@@ -162,9 +162,18 @@ class LanguageModel(nn.Module):
         before = self.model.active_adapter
         self._activate(name)
         try:
-            yield
+            with self._noted(name):
+                yield
         finally:
             self._activate(before)
+
+    @contextlib.contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        before, self._switched_to = self._switched_to, name
+        try:
+            yield
+        finally:
+            self._switched_to = before
 
     def _activate(self, name: str) -> None:
         """Switch to an adapter. PEFT would unfreeze it and freeze the others; here none changes."""
@@ -223,8 +232,32 @@ class LanguageModel(nn.Module):
         """Parameters of the answer adapter; frozen unless an M-step trains them."""
         return [p for name, p in self.model.named_parameters() if f".{_ANSWERS}." in name]
 
+    @contextlib.contextmanager
+    def prompts_kept(self) -> Iterator[None]:
+        """Within it base model and reference read prompts once that are asked for time after time.
+
+        The cache of the last ones is kept. For no gradients; no weight may change within it.
+        """
+        before = self._kept
+        self._kept = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._kept = before
+
     def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
-        """Run the prompts once, left-padded; one row each."""
+        """Run the prompts once, left-padded; one row each. Nobody may change what is returned."""
+        # The policy's weights are sums at times (lm/merging.py), and only the samples ask it twice.
+        kept = self._kept if self._switched_to in (_BASE, _ANSWERS) else None
+        if kept is None or torch.is_grad_enabled():
+            return self._read(prompts)
+        key = (self._switched_to, *map(tuple, prompts))
+        if key not in kept:
+            kept.clear()  # before another one takes memory
+            kept[key] = self._read(prompts)
+        return kept[key]
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
         token_NP, mask_NP = (a.to(self.device) for a in padded(prompts, left=True))
         position_NP = (mask_NP.long().cumsum(dim=1) - 1).clamp(min=0)
         keep = {"logits_to_keep": 1} if self._keeps_logits else {}

@@ -92,7 +92,7 @@ def score_policy(
             return score(rows)
 
         log_pf_BT, log_pf_stop_BS, *value_BS = scored_in_pieces(
-            _policy_pieces(lm, trajectories, recomputes), score_piece
+            _policy_pieces(lm, trajectories, max(map(len, prompts)), recomputes), score_piece
         )
     return PolicyScores(log_pf_BT, log_pf_stop_BS, rule.terminable_BS(trajectories), *value_BS)
 
@@ -103,15 +103,19 @@ def _runs_in_step(lm: LanguageModel) -> bool:
 
 
 def _policy_pieces(
-    lm: LanguageModel, trajectories: Trajectories, recomputes: bool
+    lm: LanguageModel, trajectories: Trajectories, around: int, recomputes: bool
 ) -> Iterator[tuple[Tensor, Trajectories]]:
-    """Rows that share a forward of the policy."""
+    """Rows that share a forward of the policy, after prompts of up to ``around`` tokens."""
     if _runs_in_step(lm):
         yield torch.arange(len(trajectories), device=lm.device), trajectories
     elif recomputes:
         yield from by_length(trajectories, lambda length: length + 1, lm.recompute_above)
-    else:
+    elif torch.is_grad_enabled():
         yield from by_length(trajectories)
+    else:
+        yield from by_length(
+            trajectories, lambda length: around + length, lm.max_tokens_per_forward
+        )
 
 
 def score_suffixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
@@ -136,20 +140,16 @@ def score_strings(lm: LanguageModel, given: GivenStrings) -> Tensor:
 
 def _whole_strings(lm: LanguageModel, given: GivenStrings) -> tuple[Tensor, ...]:
     """log p(z | context) of the actions and log p(suffix | context z), in pieces. Shapes (B,)."""
+    given = given.used()
+    prompts = lm.prefill(given.contexts)
     around = max(map(len, given.suffixes)) + max(map(len, given.contexts))
-    again = sum(map(len, given.contexts))
-
-    def score(rows: Trajectories) -> tuple[Tensor, Tensor]:
-        own = given.of(rows).used()
-        return whole_rows(lm, lm.prefill(own.contexts), own)
-
     if _runs_in_step(lm):
-        pieces = _policy_pieces(lm, given.trajectories, recomputes=False)
+        pieces = _policy_pieces(lm, given.trajectories, around, recomputes=False)
     else:
         pieces = by_length(
-            given.trajectories, lambda length: around + length, lm.max_tokens_per_forward, again
+            given.trajectories, lambda length: around + length, lm.max_tokens_per_forward
         )
-    return scored_in_pieces(pieces, score)
+    return scored_in_pieces(pieces, lambda rows: whole_rows(lm, prompts, given.of(rows)))
 
 
 def whole_rows(

@@ -164,8 +164,9 @@ def _term(
         ]
         return score(lm, GivenStrings(contexts, suffixes, trajectories, rule))
 
-    log_prob_BN = scored(terms)
-    penalty_BN = _rival_penalty(scored, terms, log_prob_BN, trajectories.condition_B)
+    with lm.prompts_kept():
+        log_prob_BN = scored(terms)
+        penalty_BN = _rival_penalty(scored, terms, log_prob_BN, trajectories.condition_B)
     return log_prob_BN, _weighted(log_prob_BN, terms, trajectories.condition_B) - penalty_BN
 
 

@@ -34,6 +34,10 @@ def test_a_forward_has_at_most_so_many_tokens(monkeypatch):
     torch.testing.assert_close(score_strings(lm, given), expected_B)
     assert n_rows == [12, 3, 3, 3, 3]
     n_rows.clear()
+    with torch.no_grad():
+        score_policy(lm, [[2, 5, 3]], rows, RULE)
+    assert n_rows == [4, 4, 4], "of prompt and string, 6 tokens each"
+    n_rows.clear()
     lm.recompute_above = 2 * (3 + 1)
     score_policy(lm, [[2, 5, 3]], rows, RULE)
     assert n_rows == [2] * 6
@@ -58,6 +62,46 @@ def test_ranks_that_share_weights_run_equally_many_forwards_with_gradients(strin
     for name in ("log_pf_BT", "log_pf_stop_BS"):
         torch.testing.assert_close(getattr(policy, name), getattr(plain[0], name))
     torch.testing.assert_close(suffix_B, plain[1])
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_base_model_and_reference_read_the_last_prompts_once(monkeypatch, answers):
+    """Where nothing can change between; the scores are the same to the last bit."""
+    lm, read = tiny_lm(adapter="random"), []
+    if answers:
+        lm.add_answer_adapter(LoraSettings(rank=2), seed=0)
+    forward = lm._read
+    monkeypatch.setattr(lm, "_read", lambda prompts: read.append(prompts) or forward(prompts))
+    rows = as_trajectories([[3, 4, 5], [4], [5, 3]], [0, 1, 1])
+    one, other = [[2, 5, 3], [5]], [[2, 5], [5]]
+
+    def scores(contexts, suffix) -> torch.Tensor:
+        return score_strings(lm, GivenStrings(contexts, [suffix] * 2, rows, RULE))
+
+    def all_scores() -> list[torch.Tensor]:
+        with lm.reference():
+            found = [scores(one, [1]), scores(one, [3, 4]), scores(other, [4])]
+        with lm.base():
+            return [*found, scores(other, [4]), scores(one, [1])]
+
+    plain = all_scores()
+    assert len(read) == 5
+    with lm.prompts_kept():
+        read.clear()
+        kept = all_scores()
+        # The answer adapter is another model.
+        assert read == [one, other, *([other] if answers else []), one]
+        read.clear()
+        score_policy(lm, one, rows, RULE)
+        with torch.no_grad():
+            score_policy(lm, one, rows, RULE)
+        with lm.base():
+            score_policy(lm, one, rows, RULE)
+        assert read == [one] * 3, "the policy, and what gradients flow to"
+    for one_B, other_B in zip(kept, plain, strict=True):
+        assert torch.equal(one_B, other_B)
+    all_scores()
+    assert len(read) == 8
 
 
 def test_distinct_keeps_one_row_a_string_and_condition():
