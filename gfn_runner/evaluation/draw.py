@@ -320,7 +320,7 @@ def answer_log_probs(
     rows, inverse_B = trajectories.distinct()
     contexts = [lm.encode_prompt(condition.terms[0].context) for condition in conditions]
     columns = []
-    with lm.reference():
+    with lm.reference(), lm.prompts_kept():
         for number in range(max(map(len, choices))):
             # A condition with fewer choices repeats one, which is cut off again below.
             texts = [own[min(number, len(own) - 1)] if own else "" for own in choices]
