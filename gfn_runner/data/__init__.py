@@ -1,1 +1,1 @@
-"""Conditions, trajectories, readers, the replay buffer."""
+"""Conditions, trajectories, file readers and the replay buffer."""

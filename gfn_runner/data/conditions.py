@@ -1,6 +1,6 @@
-"""A condition and the terms of its posterior.
+"""Conditions and the terms of their posteriors.
 
-Letters of shapes: B rows (trajectories), T tokens, S = T + 1 states, C conditions, V vocabulary.
+Shape letters: B rows (trajectories), T tokens, S = T + 1 states, C conditions, V vocabulary size.
 State ``i`` of a trajectory is its prefix of ``i`` tokens.
 """
 
@@ -13,21 +13,21 @@ from typing import Any
 
 
 class Chat(str):
-    """Messages of a conversation in place of a text; the model's chat template makes a text of them.
+    """A conversation used in place of a text; the model's chat template renders it.
 
-    As a string it is a JSON list of objects with ``role`` and ``content``, so that it can stand wherever
-    a prompt is shown, stored or compared.
+    The string value is a JSON list of objects with ``role`` and ``content``, so a chat can be shown, stored
+    and compared like any other prompt.
     """
 
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, str]]) -> Chat:
-        """The chat of some messages, the first one first."""
+        """Build a chat from messages in chronological order."""
         plain = [{"role": m["role"], "content": m["content"]} for m in messages]
         return cls(json.dumps(plain, ensure_ascii=False))
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """Each with ``role`` and ``content``."""
+        """The messages, each with ``role`` and ``content``."""
         return json.loads(self)
 
 
@@ -37,11 +37,11 @@ class Term:
 
     Attributes:
         context: text before the sampled string, or a :class:`Chat`.
-        suffix: text after it. The empty suffix stands for the terminator.
+        suffix: text after the sampled string. An empty suffix stands for the terminator.
         weight: exponent of the factor.
-        rivals: other suffixes, over which this one is to win.
-        rival_penalty: nats taken from the log-reward, once, where a rival is likelier after ``z`` than
-            the suffix itself; whatever the weight.
+        rivals: alternative suffixes that should be less likely than ``suffix``.
+        rival_penalty: nats subtracted from the log-reward, once and regardless of ``weight``, if any rival
+            is more likely after ``z`` than ``suffix``.
     """
 
     context: str
@@ -56,14 +56,14 @@ class Condition:
     """One posterior to sample from.
 
     Attributes:
-        key: unique name, stable between runs (the replay buffer is kept by it).
-        prompt: what the policy reads before it samples: a text, or a :class:`Chat`.
-        terms: the factors of the reward.
-        demonstrations: strings that are known to be good; they seed the replay buffer.
-        answer: what a right sample leads to, in the task's own form; ``None`` if unknown.
+        key: unique name, stable between runs; the replay buffer is indexed by it.
+        prompt: input of the policy: a text, or a :class:`Chat`.
+        terms: language-model factors of the reward.
+        demonstrations: strings known to be good; they seed the replay buffer.
+        answer: the correct answer, in the task's own form; ``None`` if unknown.
         weight: relative probability of being drawn for a training step.
-        group: the evaluation set it belongs to.
-        facts: anything else that the task needs to judge a sample.
+        group: name of the evaluation set that the condition belongs to.
+        facts: any other data the task needs to judge a sample.
     """
 
     key: str

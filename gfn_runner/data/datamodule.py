@@ -1,4 +1,4 @@
-"""The Lightning data module: the conditions of each training batch and each evaluation."""
+"""Lightning data module that provides the conditions of training and evaluation batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gfn_runner.runtime.seeds import rng_for
 
 
 def own_conditions(conditions: Sequence[Condition]) -> list[Condition]:
-    """The training conditions of this rank; all that may be drawn if there are fewer than ranks."""
+    """Return the training conditions of this rank; if there are fewer than ranks, every rank gets all."""
     drawn = [c.key for c in conditions if c.weight > 0]
     own = set(drawn if len(drawn) < world() else keys_of_rank(drawn))
     own |= set(keys_of_rank([c.key for c in conditions if c.weight == 0]))
@@ -24,10 +24,10 @@ def own_conditions(conditions: Sequence[Condition]) -> list[Condition]:
 
 
 class TrainBatches(IterableDataset):
-    """An endless stream of batches. Batch ``i`` is a pure function of seed, ``i`` and the conditions.
+    """An infinite stream of training batches; batch ``i`` depends only on the seed, ``i`` and the conditions.
 
-    Conditions are drawn by weight, without repetition within a batch as far as there are enough. Of n
-    ranks, rank r gets batches r, n + r, 2 n + r, … of its own conditions.
+    Conditions are drawn in proportion to their weight, without replacement within a batch. With n ranks,
+    rank r yields batches r, n + r, 2 n + r, … of its own conditions.
     """
 
     def __init__(self, conditions: Sequence[Condition], size: int, seed: int, first: int = 0):
@@ -35,14 +35,14 @@ class TrainBatches(IterableDataset):
         self.conditions = [c for c in own_conditions(conditions) if c.weight > 0]
 
     def batch(self, index: int) -> Batch:
-        """The batch of number ``index``."""
+        """Return batch number ``index``."""
         rng = rng_for("batch", self.seed, index)
         # Exponential keys give a weighted draw without replacement (Efraimidis & Spirakis 2006).
         keyed = sorted(self.conditions, key=lambda c: rng.expovariate(1.0) / c.weight)
         return Batch(keyed[: self.size], index=index)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Endlessly, from the batches of step ``first`` on."""
+        """Yield batches forever, starting with those of step ``first``."""
         index = self.first * world() + rank()
         while True:
             yield self.batch(index)
@@ -53,13 +53,12 @@ class ConditionData(L.LightningDataModule):
     """Training batches and evaluation sets of a task.
 
     Args:
-        batch_size: conditions of a training batch.
-        n_during, n_final: conditions of each evaluation set during training and at the end; ``None`` for
-            all.
-        evaluation_batch_size: conditions evaluated at once, on each rank.
+        batch_size: conditions per training batch.
+        n_during, n_final: conditions per evaluation set during training and after it; ``None`` for all.
+        evaluation_batch_size: conditions per evaluation batch, on each rank.
 
     Attributes:
-        final: whether evaluation takes the final sets or the smaller ones used during training.
+        final: whether evaluation uses the final sets rather than the smaller ones used during training.
     """
 
     def __init__(
@@ -79,19 +78,19 @@ class ConditionData(L.LightningDataModule):
         self.final = False
 
     def train_dataloader(self) -> DataLoader:
-        # A resumed run goes on with the batch it had not yet seen.
+        # A resumed run continues with the first batch that it has not seen.
         assert self.trainer is not None
         done = self.trainer.global_step * self.trainer.accumulate_grad_batches
         stream = TrainBatches(self.data.train, self.batch_size, self.seed, first=done)
         return DataLoader(stream, batch_size=None, num_workers=0)
 
     def evaluation_conditions(self) -> list[Condition]:
-        """The conditions of the next evaluation."""
+        """Return the conditions of the next evaluation."""
         limit = self.n_final if self.final else self.n_during
         return limited(self.data.evaluation, limit)
 
     def val_dataloader(self) -> DataLoader:
-        # Every rank gets all batches; a batch is shared out when it is drawn.
+        # Every rank gets all batches; each batch is split across ranks when samples are drawn.
         conditions, size = self.evaluation_conditions(), self.evaluation_batch_size * world()
         batches = [
             Batch(conditions[start : start + size], index=start // size)
@@ -100,5 +99,5 @@ class ConditionData(L.LightningDataModule):
         return DataLoader(batches, batch_size=None, num_workers=0)  # type: ignore[arg-type]  # a list
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
-        """Conditions are text; what the steps make of them is on the model's device already."""
+        """Return the batch unchanged: conditions are text, and tensors are created on the model's device."""
         return batch

@@ -1,8 +1,8 @@
-"""Sums and differences of one-digit numbers: how they are drawn, worked out and split.
+"""Sums and differences of one-digit numbers: drawing, evaluating and splitting them.
 
-An *expression* is a left-to-right chain such as ``6 - 0 - 4 - 8``. Everything that writes or reads
-one (the embedded corpus, the arithmetic task, the answer parser) uses the functions here, so that
-the split into training and test questions is decided in one place.
+An *expression* is a left-to-right chain such as ``6 - 0 - 4 - 8``. All code that writes or parses
+expressions (the embedded corpus, the arithmetic task, the answer parser) uses this module, so the
+split into training and test questions is defined in one place.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Expression:
     """A left-to-right chain of additions and subtractions.
 
     Attributes:
-        operands: the numbers, first to last; at least one.
-        operators: ``"+"`` or ``"-"`` between neighbours; one fewer than the operands.
+        operands: the numbers in order; at least one.
+        operators: ``"+"`` or ``"-"`` between adjacent operands; one fewer than the operands.
     """
 
     operands: tuple[int, ...]
@@ -33,7 +33,7 @@ class Expression:
         return " ".join(parts)
 
     def partial_results(self) -> tuple[int, ...]:
-        """Value after each operator, in order; the last one is the value of the expression."""
+        """Return the value after each operator, in order; the last one is the value of the expression."""
         value, values = self.operands[0], []
         for operator, operand in zip(self.operators, self.operands[1:], strict=True):
             value = value + operand if operator == "+" else value - operand
@@ -45,9 +45,9 @@ class Expression:
         return (self.operands[0], *self.partial_results())[-1]
 
     def steps(self, *, results: bool = True) -> str:
-        """The worked rationale, e.g. ``6 - 0 = 6, 6 - 4 = 2, 2 - 8 = -6``.
+        """Return the worked rationale, e.g. ``6 - 0 = 6, 6 - 4 = 2, 2 - 8 = -6``.
 
-        With ``results=False`` the right-hand sides are left to a calculator:
+        With ``results=False`` the right-hand sides are left for a calculator to fill in:
         ``6 - 0 =, 6 - 4 =, 2 - 8 =``.
         """
         left, steps = self.operands[0], []
@@ -60,9 +60,9 @@ class Expression:
 
 
 def is_held_out(expression: Expression) -> bool:
-    """Whether the expression is kept for tests: never in the corpus, never in training.
+    """Return whether the expression is reserved for testing: in neither the corpus nor the training set.
 
-    The rule is a checksum of the text, hence the same on every machine and for every seed.
+    The rule is a checksum of the text, so it is the same on every machine and for every seed.
     """
     return zlib.crc32(str(expression).encode("ascii")) % HELD_OUT_MODULUS == 0
 
@@ -74,7 +74,7 @@ def draw_expression(
 
     Args:
         n_operands: at least 2.
-        held_out: ``True`` draws only test expressions, ``False`` only others, ``None`` any.
+        held_out: ``True`` draws test expressions only, ``False`` all others, ``None`` any expression.
     """
     while True:
         expression = Expression(
@@ -86,5 +86,5 @@ def draw_expression(
 
 
 def question(expression: Expression) -> str:
-    """The prompt of the arithmetic task, as in the paper."""
+    """Return the prompt of the arithmetic task, as in the paper."""
     return f"Question: {expression} = ? Answer:"

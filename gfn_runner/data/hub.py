@@ -1,6 +1,6 @@
-"""Rows of a Hugging Face data set, named ``hub:owner/name:split[:column]``.
+"""Rows of a Hugging Face dataset, given as ``hub:owner/name:split[:column]``.
 
-The library ``datasets`` is optional (``pip install 'gfn-runner[hub-data]'``) and imported at use.
+The ``datasets`` library is optional (``pip install 'gfn-runner[hub-data]'``) and imported on first use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gfn_runner.errors import Problem, UserError
 
 PREFIX = "hub:"
 FORM = "hub:owner/name:split, hub:owner/name/subset:split; for prompts with :column after it"
-# A split may be a slice, "train[:500]", and has a colon inside its brackets then.
+# A split may be a slice such as "train[:500]", which contains a colon inside its brackets.
 _SOURCE = re.compile(
     r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<subset>[\w.-]+))?"
     r":(?P<split>[\w.-]+(?:\[[^\]\s]*\])?)(?::(?P<column>[^:\s][^:]*))?"
@@ -22,15 +22,15 @@ _SOURCE = re.compile(
 
 
 def is_hub(path: str) -> bool:
-    """Whether a path means a data set of the hub rather than a file."""
+    """Return whether a path refers to a dataset on the hub rather than to a file."""
     return path.startswith(PREFIX)
 
 
 def parse_source(path: str) -> dict[str, Any]:
-    """``name``, ``subset``, ``split`` and ``column`` of a path; ``None`` for what it does not have.
+    """Parse a hub path into ``name``, ``subset``, ``split`` and ``column``; missing parts are ``None``.
 
     Raises:
-        UserError: at another form than ``hub:owner/name[/subset]:split[:column]``.
+        UserError: if the path is not of the form ``hub:owner/name[/subset]:split[:column]``.
     """
     found = _SOURCE.fullmatch(path)
     if found is None:
@@ -39,7 +39,7 @@ def parse_source(path: str) -> dict[str, Any]:
 
 
 def source_problems(path: str) -> Iterator[Problem]:
-    """What is wrong with a hub path, without a request to the hub."""
+    """Yield the problems of a hub path, without contacting the hub."""
     try:
         parse_source(path)
     except UserError as error:
@@ -54,10 +54,10 @@ def source_problems(path: str) -> Iterator[Problem]:
 
 
 def hub_rows(path: str) -> list[dict[str, Any]]:
-    """All rows of a split, in order; fields that are ``None`` are left out, nested ones too.
+    """Return all rows of a split in order, without fields that are ``None``, including nested ones.
 
     Raises:
-        UserError: if the path is malformed, or library or data set are missing.
+        UserError: if the path is malformed, or the library or the dataset is missing.
     """
     problems = list(source_problems(path))
     if problems:
@@ -68,14 +68,14 @@ def hub_rows(path: str) -> list[dict[str, Any]]:
     try:
         rows = datasets.load_dataset(source["name"], source["subset"], split=source["split"])
         return [_without_none(dict(row)) for row in rows]
-    except Exception as error:  # the library raises errors of many kinds
+    except Exception as error:  # the library raises many types of exceptions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         allowed = f"a data set that can be reached, as {FORM}"
         raise UserError.one(path, f"cannot be read: {reason[:300]}", allowed) from error
 
 
 def _without_none(value: Any) -> Any:
-    """Columns of a table hold ``None`` where a record has no such field."""
+    """Remove ``None`` values, which a table's columns hold where a record lacks a field."""
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""JSON records with their places: decoded from a text, checked against the types of their fields."""
+"""JSON records with their location: decoding and validation against field types."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ALLOWED = "one JSON object a line, or one list of them"
 _BETWEEN_ELEMENTS = re.compile(r"[ \t\r\n,]*")
 
 
-# A record's place, and the record as it was read; a problem where it could not be.
+# A record's location, and the decoded record or the problem that prevented decoding it.
 Entry = tuple[Row, Any]
 
 
 def json_entries(source: str, text: str) -> list[Entry]:
-    """The record of each line of a text, or of each element of the one list that it is.
+    """Decode the record on each line of a text, or each element if the text is a single JSON list.
 
     Raises:
-        UserError: once, where the text as a whole is of neither form.
+        UserError: once for the whole text, if it has neither form.
     """
     begins = text.lstrip()
     if begins.startswith("["):
@@ -44,9 +44,9 @@ def json_entries(source: str, text: str) -> list[Entry]:
 
 
 def _elements(source: str, text: str) -> list[tuple[Row, str]]:
-    """The elements of a list, each with the line it begins on, or its number if all are on one."""
+    """Split a JSON list into elements, each with its first line, or its index if all are on one line."""
     try:
-        # The whole first: what is no list is one problem, not one of each line.
+        # Parse the whole text first: an invalid list is one problem, not one per line.
         json.loads(text)
     except (ValueError, RecursionError) as error:
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -75,7 +75,7 @@ def _decoded(row: Row, text: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; ``KeyError`` where it has a field twice, of which JSON would take the last."""
+    """Build an object; raise ``KeyError`` on a repeated field, of which ``json`` would keep the last."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -99,9 +99,9 @@ def validated_rows(
     strict: bool = False,
     check: Check | None = None,
 ) -> tuple[list[Row], list[Problem]]:
-    """Rows of the valid objects, and what is wrong with the others."""
+    """Return the rows of the valid objects, and the problems of the others."""
     columns = {n: NotRequired[k | None] if n in optional else k for n, k in fields.items()}
-    make: Any = TypedDict  # mypy knows it with literal names only
+    make: Any = TypedDict  # mypy supports it with literal names only
     record = make("record", columns)
     record.__pydantic_config__ = ConfigDict(extra="forbid" if strict else "ignore")
     adapter = TypeAdapter(record)
@@ -113,11 +113,11 @@ def validated_rows(
             problems.append(given)
             continue
         try:
-            # As JSON: there, strict types know lists and objects by their form.
+            # Validate as JSON: strict mode accepts JSON lists and objects there, e.g. for tuples.
             values = adapter.validate_json(json.dumps(given), strict=True, context=context)
         except ValidationError as error:
             problems += [_explained(row, fields, e) for e in error.errors()]
-        except (TypeError, ValueError) as error:  # a data set may hold images and dates
+        except (TypeError, ValueError) as error:  # a dataset may hold images and dates
             problems.append(Problem(row.where, str(error), f"an object with {', '.join(fields)}"))
         else:
             given = {name: value for name, value in values.items() if value is not None}
@@ -127,7 +127,7 @@ def validated_rows(
 
 
 def _explained(row: Row, fields: Mapping[str, Any], error: Any) -> Problem:
-    """A pydantic error as a problem at its full field, ``terms[0].weight``."""
+    """Convert a pydantic error to a problem at the full field path, e.g. ``terms[0].weight``."""
     location = list(error["loc"])
     names = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location)
     where = row.at(names.removeprefix(".")) if location else row.where
@@ -147,7 +147,7 @@ def _explained(row: Row, fields: Mapping[str, Any], error: Any) -> Problem:
 
 
 def _names_at(fields: Mapping[str, Any], location: Sequence[Any]) -> list[str]:
-    """Fields of the object that stands at ``location`` inside a record."""
+    """Return the field names of the object at ``location`` inside a record."""
     if not location:
         return list(fields)
     kind = fields[location[0]]

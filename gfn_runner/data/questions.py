@@ -16,7 +16,7 @@ _QUESTION = re.compile(r"Question: (\d+(?: [+-] \d+)+) = \? Answer:", re.ASCII)
 
 
 def parse_question(text: str) -> Expression:
-    """The expression of a prompt. Raises ``ValueError`` if the text is no such prompt."""
+    """Return the expression of a prompt; raise ``ValueError`` if the text is not such a prompt."""
     found = _QUESTION.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r} is not of the form 'Question: 1 + 2 - 3 = ? Answer:'")
@@ -27,7 +27,7 @@ def parse_question(text: str) -> Expression:
 def new_questions(
     entries: Sequence[tuple[Expression, str]], taken: set[str]
 ) -> list[tuple[Expression, str]]:
-    """The first entry of each question that is not in ``taken``: a question is one condition."""
+    """Return the first entry of each question that is not in ``taken``, since a question is one condition."""
     return first_of_each(entries, lambda entry: str(entry[0]), taken)
 
 
@@ -39,10 +39,10 @@ def distinct_expressions(
     held_out: bool,
     taken: Collection[str] = (),
 ) -> list[Expression]:
-    """``n`` different expressions, none in ``taken``, with numbers of operands in equal shares.
+    """Draw ``n`` distinct expressions outside ``taken``, with the operand counts in equal proportions.
 
     Raises:
-        UserError: if there are not so many.
+        UserError: if there are fewer than ``n``.
     """
 
     def draw(place: int) -> Expression:
@@ -52,17 +52,17 @@ def distinct_expressions(
 
 
 def read_questions(path: str | Path, *, rationale: bool = False) -> list[tuple[Expression, str]]:
-    """Read questions: a JSON list of objects, one object a line, or a data set.
+    """Read questions from a JSON list of objects, a JSONL file, or a dataset on the hub.
 
     Args:
         path: a file or ``hub:owner/name:split``; each entry has ``str_query`` and ``num_sol``.
-        rationale: whether each entry must have ``str_rationale`` too.
+        rationale: whether each entry must also have ``str_rationale``.
 
     Returns:
-        Expressions with their rationale (empty if none was asked for).
+        Expressions with their rationales, which are empty unless ``rationale`` is set.
 
     Raises:
-        UserError: naming file, line and field, for all malformed entries at once.
+        UserError: with file, line and field of all malformed entries.
     """
     fields = {"str_query": str, "num_sol": int} | ({"str_rationale": str} if rationale else {})
     rows = read_records(str(path), fields, allow_unknown=True, check=_row_problems, what="question")

@@ -1,9 +1,9 @@
-"""Readers of a user's files: prompts (text), tables (CSV, TSV) and records (JSON, JSONL).
+"""Readers for user files: prompts (text), tables (CSV, TSV) and records (JSON, JSONL).
 
-Every reader finds all problems of a file before it raises, each with its place: file, line and field.
-Files are UTF-8, with or without a byte order mark; lines end as on Unix, Windows or old Macs; blank
-lines between rows are skipped; a file without rows is refused. A path ``hub:owner/name:split`` reads a
-data set of the hub.
+Each reader collects all problems of a file, with file, line and field, before it raises. Files are
+UTF-8, with or without a byte order mark; line endings may be those of Unix, Windows or classic Mac OS;
+blank lines between rows are skipped; a file without rows is an error. A path of the form
+``hub:owner/name:split`` reads a dataset from the hub.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from gfn_runner.data.rows import Check, Key, Row, checked_rows, raise_all
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.local_paths import LocalPath
 
-# A key of the config that names one of these files.
+# Type of config keys that name one of these files.
 DataPath = Annotated[str, LocalPath()]
-_MOST_NAMES, _LONGEST_NAME = 30, 60  # of a header, in a message
+_MOST_NAMES, _LONGEST_NAME = 30, 60  # limits for column names in an error message
 
 
 def path_problems(config_key: str, path: str) -> Iterator[Problem]:
-    """What is wrong with a path of the config, seen without opening it; for ``Task.problems``."""
+    """Yield the problems of a configured path without opening it; for use in ``Task.problems``."""
     if is_hub(path):
         for problem in source_problems(path):
             yield dataclasses.replace(problem, where=config_key, what=f"{path}: {problem.what}")
@@ -44,10 +44,10 @@ def path_problems(config_key: str, path: str) -> Iterator[Problem]:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises:
-        UserError: if there is no such file, it cannot be read, or some lines are not UTF-8.
+        UserError: if the file does not exist, cannot be read, or has lines that are not UTF-8.
     """
     try:
         data = Path(os.path.expanduser(path)).read_bytes()
@@ -55,7 +55,7 @@ def read_text(path: str | Path) -> str:
         raise UserError.one(str(path), "no such file", "a file that exists") from error
     except IsADirectoryError as error:
         raise UserError.one(str(path), "a folder", "a file") from error
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid path
         raise UserError.one(str(path), f"cannot be read: {error}", "a readable file") from error
     line_end = b"\n" if b"\n" in data else b"\r"
     lines, problems = [], []
@@ -70,11 +70,11 @@ def read_text(path: str | Path) -> str:
 
 
 def held_out(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[Row], list[Row]]:
-    """Split the rows of a file at random into training and held-out rows; both keep the order.
+    """Split rows at random into training and held-out rows; both keep their order.
 
     Args:
-        share: of rows held out, in 0..1; at least one row is, and at least one is not.
-        rng: of the draw.
+        share: fraction of rows to hold out, in 0..1; each part gets at least one row.
+        rng: source of randomness for the split.
 
     Raises:
         UserError: if there is only one row.
@@ -94,14 +94,14 @@ def held_out(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[lis
 
 
 def read_prompts(path: str, *, unique: bool = True) -> list[Row]:
-    """Prompts, one a line, under the field ``prompt``; spaces at the right of a line are dropped.
+    """Read prompts, one per line, into the field ``prompt``; trailing whitespace is stripped.
 
     Args:
-        path: a text file or ``hub:owner/name:split[:column]``, of column ``prompt`` by default.
-        unique: refuse a prompt that occurs twice.
+        path: a text file or ``hub:owner/name:split[:column]``; ``column`` defaults to ``prompt``.
+        unique: whether a repeated prompt is an error.
 
     Raises:
-        UserError: with all problems.
+        UserError: with all problems of the file.
     """
     if is_hub(path):
         column = parse_source(path)["column"] or "prompt"
@@ -125,21 +125,21 @@ def read_table(
     key: Key | None = None,
     what: str = "row",
 ) -> list[Row]:
-    """Rows of a CSV or TSV file; cells are texts without spaces around them.
+    """Read the rows of a CSV or TSV file; cells are strings without surrounding whitespace.
 
-    Cells may be quoted, and then hold delimiters, line ends and doubled quotes; between tabs a quote is
-    a character like any other. Further columns and rows of empty cells are ignored. The delimiter is a
-    tab for ``.tsv`` and ``.tab``, else a comma.
+    In CSV files, quoted cells may contain delimiters, line breaks and doubled quotes; in TSV files, quotes
+    have no special meaning. Extra columns and rows of empty cells are ignored. The delimiter is a tab for
+    ``.tsv`` and ``.tab`` files, and a comma otherwise.
 
     Args:
         path: a file or ``hub:owner/name:split``.
-        columns: must be there and hold something in each row.
-        check: what is wrong with a row that has all its cells.
-        key: what may not occur in two rows.
-        what: name of a row for messages.
+        columns: required columns, non-empty in each row.
+        check: yields the problems of a row that has all its cells.
+        key: value that must be unique across rows.
+        what: what to call a row in error messages.
 
     Raises:
-        UserError: with all problems.
+        UserError: with all problems of the file.
     """
     if is_hub(path):
         _no_column(path)
@@ -175,8 +175,8 @@ def read_table(
 def _cells(
     path: str, text: str, delimiter: str
 ) -> tuple[list[tuple[int, list[str]]], list[Problem]]:
-    """Rows of cells with the line each begins on, and where the file is no table."""
-    # A cell may be longer than the default of 131,072 characters.
+    """Return each row's cells with the line the row begins on, and the problem if the file is not a table."""
+    # A cell may exceed the default limit of 131,072 characters.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -212,7 +212,7 @@ def _header_problems(path: str, names: Sequence[str], columns: Sequence[str]) ->
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names of a header for a message; what is no table at all may have any number of any length."""
+    """Format column names for a message; a file that is not a table may have many or very long ones."""
     shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names]
     more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(shown[:_MOST_NAMES]) + more
@@ -237,20 +237,20 @@ def read_records(
     key: Key | None = None,
     what: str = "record",
 ) -> list[Row]:
-    """Objects of a file: one a line (JSONL), or all in one JSON list.
+    """Read the objects of a JSONL file, or of a file with a single JSON list.
 
     Args:
         path: a file or ``hub:owner/name:split``.
-        fields: type of each field, as pydantic knows them and strictly: ``str``, ``int``,
-            ``list[str]``, a pydantic dataclass for an object, … Values come out as these types.
+        fields: type of each field, validated by pydantic in strict mode: ``str``, ``int``,
+            ``list[str]``, a pydantic dataclass for an object, … Values have these types.
         optional: fields that may be missing or null.
-        allow_unknown: drop other fields, rather than refuse them; always so with a data set.
-        check: what is wrong with a record whose fields have the right types.
-        key: what may not occur in two records.
-        what: name of a record for messages.
+        allow_unknown: drop other fields instead of rejecting them; always the case for hub datasets.
+        check: yields the problems of a record whose fields have the right types.
+        key: value that must be unique across records.
+        what: what to call a record in error messages.
 
     Raises:
-        UserError: with all problems.
+        UserError: with all problems of the file.
     """
     if is_hub(path):
         _no_column(path)
@@ -260,10 +260,10 @@ def read_records(
 
 
 def read_entries(path: str) -> list[Entry]:
-    """The objects of a JSON file, or the rows of a data set of the hub, unchecked.
+    """Return the objects of a JSON file, or the rows of a hub dataset, without validation.
 
     Raises:
-        UserError: if it cannot be read, or is of another form altogether.
+        UserError: if the source cannot be read, or is not in the expected format at all.
     """
     if is_hub(path):
         return [(Row(path, n, {}, "row"), row) for n, row in enumerate(hub_rows(path), start=1)]

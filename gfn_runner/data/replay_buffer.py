@@ -1,8 +1,8 @@
-"""The replay buffer: the best distinct strings of every condition; plain data on the CPU.
+"""Replay buffer with the best distinct strings of every condition, stored as plain data on the CPU.
 
-Log-rewards are stored untempered, one for each prefix. Near-duplicates keep only the better one, as
-in Hu et al. 2024 (arXiv:2310.04363, appendix): two strings are near if their token edit distance is
-below ``tolerance`` times the sum of their lengths.
+Log-rewards are stored untempered, one per prefix. Of near-duplicates only the better one is kept, as in
+Hu et al. 2024 (arXiv:2310.04363, appendix): two strings are near-duplicates if their token edit distance
+is less than ``tolerance`` times the sum of their lengths.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass(frozen=True)
 class Entry:
-    """One string.
+    """One string of the replay buffer.
 
     Attributes:
-        tokens: ids, without the terminator.
-        is_action: whether the policy chose each token (a tool's tokens are kept, as observations).
-        log_reward: untempered log-rewards of all prefixes, nats; one more than there are tokens.
-        step: optimizer steps done when it was stored; 0 for demonstrations.
+        tokens: token ids, without the terminator.
+        is_action: whether the policy chose each token (a tool's tokens are stored as observations).
+        log_reward: untempered log-rewards of all prefixes in nats; one more than there are tokens.
+        step: number of optimizer steps done when the string was stored; 0 for demonstrations.
     """
 
     tokens: tuple[int, ...]
@@ -43,18 +43,18 @@ class Entry:
 
     @property
     def score(self) -> float:
-        """Log-reward of the whole string."""
+        """Log-reward of the complete string."""
         return self.log_reward[-1]
 
 
 class ReplayBuffer:
-    """Strings by condition key, best first.
+    """Strings grouped by condition key, best first.
 
     Attributes:
-        capacity: strings per condition.
-        tolerance: of near-duplicates; 0 drops exact duplicates only.
-        priority: exponent a of the draw, p ∝ rank^−a with rank 1 the best; 0 is uniform. (Rank-based
-            priority: Schaul et al. 2016, arXiv:1511.05952.)
+        capacity: maximum number of strings per condition.
+        tolerance: near-duplicate threshold; 0 drops exact duplicates only.
+        priority: exponent a of the sampling distribution p ∝ rank^−a, with rank 1 the best; 0 is uniform.
+            (Rank-based prioritization: Schaul et al. 2016, arXiv:1511.05952.)
     """
 
     def __init__(self, capacity: int = 50, tolerance: float = 0.25, priority: float = 0.0):
@@ -65,26 +65,26 @@ class ReplayBuffer:
         return sum(map(len, self._entries.values()))
 
     def keys(self, at_least: int = 1) -> list[str]:
-        """Conditions that have ``at_least`` so many strings, in the order of their first string."""
+        """Return the conditions with at least ``at_least`` strings, in the order of their first string."""
         return [key for key, entries in self._entries.items() if len(entries) >= at_least]
 
     def entries(self, key: str) -> list[Entry]:
-        """The strings of a condition, best first."""
+        """Return the strings of a condition, best first."""
         return list(self._entries.get(key, ()))
 
     def all_entries(self) -> list[Entry]:
-        """The strings of all conditions."""
+        """Return the strings of all conditions."""
         return [entry for entries in self._entries.values() for entry in entries]
 
     def steps(self) -> list[int]:
-        """Of every string, the optimizer steps done when it was stored."""
+        """Return, for every string, the number of optimizer steps done when it was stored."""
         return [entry.step for entry in self.all_entries()]
 
     def add(self, key: str, entry: Entry) -> bool:
-        """Add a string; returns whether it was kept.
+        """Add a string and return whether it was kept.
 
-        It replaces worse near-duplicates, is dropped if one of them is at least as good, and replaces
-        the worst string of a full condition. Strings whose log-reward is not finite are not kept.
+        The string replaces worse near-duplicates, but is dropped if one of them is at least as good. If the
+        condition is full, its worst string is evicted. Strings with a non-finite log-reward are dropped.
         """
         if not math.isfinite(entry.score):
             return False
@@ -109,12 +109,12 @@ class ReplayBuffer:
         return Levenshtein.distance(old.tokens, new.tokens, score_cutoff=cutoff) < limit
 
     def sample(self, key: str, n: int, rng: random.Random) -> list[Entry]:
-        """Draw ``n`` different strings of a condition; all of them if there are no more.
+        """Draw ``n`` distinct strings of a condition, or all of them if there are fewer.
 
-        (Exponential keys give a weighted draw without replacement: Efraimidis & Spirakis 2006.)
+        (Exponential keys give weighted sampling without replacement: Efraimidis & Spirakis 2006.)
 
         Raises:
-            KeyError: if the condition has none.
+            KeyError: if the condition has no strings.
         """
         entries = self._entries.get(key)
         if not entries:
@@ -124,15 +124,15 @@ class ReplayBuffer:
         return [entries[place] for place in order[:n]]
 
     def drop(self, key: str) -> None:
-        """Remove a condition."""
+        """Remove a condition and its strings."""
         self._entries.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keys, and flat tensors over the strings in their order: saving many small objects is slow."""
+        """Return the keys and flat tensors over all strings, since saving many small objects is slow."""
         entries = self.all_entries()
 
         def flat(values: Iterable[Iterable[Any]], dtype: type) -> torch.Tensor:
-            # Faster than a tensor of a list.
+            # Faster than building a tensor from a list.
             return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(values), dtype))
 
         return {
@@ -146,7 +146,7 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore the state returned by :meth:`state_dict`."""
         tokens, actions, rewards = (
             state[name].tolist() for name in ("tokens", "is_action", "log_reward")
         )
@@ -155,7 +155,7 @@ class ReplayBuffer:
             zip(state["length_B"].tolist(), state["step_B"].tolist(), strict=True)
         ):
             end = start + length
-            # A string has a log-reward more than tokens.
+            # Each string has one more log-reward than tokens.
             own = tuple(rewards[start + place : end + place + 1])
             entries.append(Entry(tuple(tokens[start:end]), tuple(actions[start:end]), own, step))
             start = end
@@ -166,7 +166,7 @@ class ReplayBuffer:
         }
 
     def merge(self, other: ReplayBuffer) -> None:
-        """Add another buffer's strings; the best of both stay."""
+        """Add the strings of another buffer; the best of both are kept."""
         for key, entries in other._entries.items():
             if key in self._entries:
                 for entry in entries:

@@ -1,4 +1,4 @@
-"""Rows of a user's files, each with its place, and the problems found in them."""
+"""Rows of user files with their location, and the problems found in them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _MOST_SHOWN = 20
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file.
+    """One row of a file or dataset.
 
     Attributes:
-        source: the file, or the data set of the hub.
-        line: on which it begins, from 1; see ``unit``.
-        values: by field; an optional field that the row lacks is absent.
-        unit: what ``line`` counts: ``line``, ``row`` of a data set, ``entry`` of a list on one line.
+        source: path of the file, or name of the hub dataset.
+        line: position, counted from 1 in ``unit``; for a file, the line the row begins on.
+        values: values by field; optional fields that the row lacks are absent.
+        unit: what ``line`` counts: ``line``, ``row`` of a dataset, or ``entry`` of a list on one line.
     """
 
     source: str
@@ -31,16 +31,16 @@ class Row:
         return self.values[field]
 
     def get(self, field: str, default: Any = None) -> Any:
-        """The value of an optional field."""
+        """Return the value of an optional field."""
         return self.values.get(field, default)
 
     @property
     def where(self) -> str:
-        """The place as messages name it."""
+        """Location of the row, for error messages."""
         return f"{self.source}, {self.unit} {self.line}"
 
     def at(self, field: str) -> str:
-        """The place of one field as messages name it."""
+        """Return the location of one field, for error messages."""
         return f"{self.where}, field {field}"
 
 
@@ -49,7 +49,7 @@ Check = Callable[[Row], Iterable[Problem]]
 
 
 def raise_all(problems: Sequence[Problem]) -> None:
-    """Raise ``UserError`` if there are problems; of very many the first 20 and their number."""
+    """Raise ``UserError`` if there are problems; beyond 20, only the first 20 and the number of the rest."""
     if len(problems) > _MOST_SHOWN:
         rest = Problem("and", f"{len(problems) - _MOST_SHOWN} more problems")
         raise UserError([*problems[:_MOST_SHOWN], rest])
@@ -60,7 +60,7 @@ def raise_all(problems: Sequence[Problem]) -> None:
 def checked_rows(
     source: str, rows: list[Row], problems: list[Problem], key: Key | None, what: str
 ) -> list[Row]:
-    """The rows of a file, if there are some, nothing is wrong and no ``key`` occurs twice.
+    """Return the rows of a file if there is at least one, no problem and no repeated ``key``.
 
     Raises:
         UserError: with all problems.

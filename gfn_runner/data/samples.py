@@ -1,4 +1,4 @@
-"""Conditions of a run, samples of a condition, published rows to compare with."""
+"""Conditions of a run, samples drawn for them, and published results for comparison."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class TaskData:
     """Conditions to train on and to evaluate on.
 
     Attributes:
-        train: drawn by their weight.
-        evaluation: each in the set that its ``group`` names.
-        notes: what a person should know of the data (dropped entries and the like).
+        train: training conditions, drawn in proportion to their weight.
+        evaluation: evaluation conditions; ``group`` names the evaluation set of each.
+        notes: messages for the user about the data (dropped entries and the like).
     """
 
     train: Sequence[Condition]
@@ -29,27 +29,27 @@ class ConditionSamples:
     """Samples of a policy for one evaluation condition.
 
     Attributes:
-        votes: texts at the voting temperature.
-        singles: texts at temperature 1.
-        log_reward: untempered log R of each single, nats.
-        log_pf: log q of each single, its stop included, nats.
-        term_log_probs: of each single, log p_LM(z s_k | c_k) of the condition's terms before their
-            weights, nats.
-        log_likelihood: log p_LM(z ⊤ | c) of each single under the bare base model, nats; c is the context
-            of the condition's first term, or the prompt where there is none.
+        votes: texts sampled at the voting temperature.
+        singles: texts sampled at temperature 1.
+        log_reward: untempered log R of each single, in nats.
+        log_pf: log q of each single including its terminator, in nats.
+        term_log_probs: log p_LM(z s_k | c_k) of each single for the condition's terms, before weighting,
+            in nats.
+        log_likelihood: log p_LM(z ⊤ | c) of each single under the base model without adapter, in nats; c is
+            the context of the condition's first term, or the prompt if there are no terms.
         choices: the answers Y_a of the task's ``answer_choices``.
-        answer_log_probs: of each single Z, log p(Y_a | X Z) of the choices under the reward's model,
-            nats; empty where the task has none.
-        vote_answer_log_probs: the same of each vote.
+        answer_log_probs: log p(Y_a | X Z) of the choices for each single Z under the reward model, in nats;
+            empty if the task has no choices.
+        vote_answer_log_probs: the same for each vote.
         support_log_reward, support_log_pf: log R and log q of the strings of the task's ``support``.
-        posterior: texts of samples of the posterior itself, where they were drawn.
-        posterior_log_reward, posterior_log_pf: untempered log R and log q of each of them, nats.
-        posterior_ess: effective sample size of the draws that they were resampled from, as a share.
-        posterior_log_z: the estimate of log Z by those draws, nats.
-        draws_ess: effective sample size of the draws that the singles were resampled from, as a share
-            of the draws; ``None`` where nothing was resampled.
-        greedy: the text at temperature 0, where the task draws it.
-        greedy_answer_log_probs: as of each vote.
+        posterior: texts of samples from the posterior itself, if any were drawn.
+        posterior_log_reward, posterior_log_pf: untempered log R and log q of these samples, in nats.
+        posterior_ess: effective sample size, as a fraction, of the draws they were resampled from.
+        posterior_log_z: estimate of log Z from those draws, in nats.
+        draws_ess: effective sample size, as a fraction, of the draws that the singles were resampled from;
+            ``None`` without resampling.
+        greedy: text sampled at temperature 0, if the task draws it.
+        greedy_answer_log_probs: answer log-probabilities of the greedy text, as for each vote.
     """
 
     condition: Condition
@@ -76,13 +76,13 @@ class ConditionSamples:
 
 @dataclass(frozen=True)
 class DemonstrationPrompt:
-    """How the base model is made to write demonstrations of its own for the replay buffer.
+    """How the base model generates demonstrations for the replay buffer.
 
     Attributes:
-        prompt: what it reads.
-        n: samples to draw, at temperature 1.
-        keep: regular expression of the part that is kept, from the sample's beginning; a sample that
-            does not match, or of which nothing is left, is dropped.
+        prompt: prompt of the base model.
+        n: number of samples to draw, at temperature 1.
+        keep: regular expression for the part to keep, matched at the start of the sample; samples that do
+            not match, or of which nothing remains, are dropped.
     """
 
     prompt: str
@@ -92,11 +92,11 @@ class DemonstrationPrompt:
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """A published result to stand beside ours; always of a different model.
+    """A published result for comparison; always of a different model.
 
     Attributes:
         label: method and model.
-        values: metric name to value in the metric's own unit.
+        values: metric values by name, in the metric's own unit.
     """
 
     label: str
@@ -108,9 +108,9 @@ class ReferenceSample:
     """A published sample with its log R; of a different model.
 
     Attributes:
-        condition: as the publication writes it.
-        label: who wrote it.
-        log_reward: log R under the publication's model, nats.
+        condition: the condition, as written in the publication.
+        label: who or what wrote the sample.
+        log_reward: log R under the publication's model, in nats.
     """
 
     condition: str
@@ -120,7 +120,7 @@ class ReferenceSample:
 
 
 def limited(conditions: Sequence[Condition], per_group: int | None) -> list[Condition]:
-    """The first ``per_group`` conditions of each group; all of them for ``None``."""
+    """Return the first ``per_group`` conditions of each group, or all conditions if it is ``None``."""
     if per_group is None:
         return list(conditions)
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Training and test entries of a task, from files or drawn."""
+"""Training and test entries of a task, read from files or drawn at random."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def file_problems(name: str, train: str | None, test: str | None) -> Iterator[Problem]:
-    """What is wrong with the files of ``task.data.<name>`` and ``task.data.test``, seen unopened."""
+    """Yield problems of the paths ``task.data.<name>`` and ``task.data.test``, without opening the files."""
     for key, path in ((name, train), ("test", test)):
         if path is not None:
             yield from path_problems(f"task.data.{key}", path)
 
 
 class FileSettings(Protocol):
-    """What ``task.data`` says of every task's files."""
+    """Settings about files that ``task.data`` has in every task."""
 
     @property
     def test(self) -> str | None: ...
@@ -38,16 +38,16 @@ class FileSettings(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Where a task's rows come from, and how a row becomes a condition.
+    """Files that a task's rows are read from, and how each row becomes a condition.
 
     Attributes:
         train: path of the training file, or ``None``.
-        settings: path of the test file, and how many rows of each at most, the first ones; ``None`` for
-            all that are tested.
-        read: of a path; raises ``UserError`` at malformed input.
-        key: by which a row is known again in the other file.
-        condition: of a row in the evaluation set of a name, or in ``train``.
-        what: plural name of the rows, for notes.
+        settings: path of the test file, and the maximum number of rows to use from each file, in order;
+            ``n_test = None`` uses all test rows.
+        read: reads the rows of a path; raises ``UserError`` on malformed input.
+        key: identifies a row, to find it again in the other file.
+        condition: builds a condition from a row and the name of its evaluation set, or ``train``.
+        what: plural noun for the rows, used in notes.
         group: name of the evaluation set.
     """
 
@@ -60,11 +60,11 @@ class Files:
     group: str
 
     def load(self, generate: Callable[[], TaskData]) -> TaskData:
-        """Conditions to train and to evaluate on, none in both, and notes for the log.
+        """Return disjoint training and evaluation conditions, with notes for the log.
 
-        Without a training file they are generated, and evaluated on the test file if there is one.
-        Without a test file ``n_test`` rows of the training file, at most half, are held out at random,
-        the same for every seed. Rows of the test file are left out of training.
+        Without a training file, conditions are generated; a test file then replaces the evaluation ones.
+        Without a test file, ``n_test`` rows of the training file, at most half, are held out at random,
+        the same ones for every seed. Rows that occur in the test file are removed from training.
         """
         if self.train is None:
             return self._tested(generate()) if self.settings.test is not None else generate()
@@ -86,14 +86,14 @@ class Files:
         return TaskData(train, evaluated, notes)
 
     def _read(self, path: str) -> tuple[list[Row], tuple[str, ...]]:
-        """The rows of a file without repetitions, and a note on how many there were."""
+        """Return the rows of a file without duplicates, and a note with the number of duplicates."""
         rows = self.read(path)
         kept = first_of_each(rows, self.key)
         n_repeated = len(rows) - len(kept)
         return kept, (f"{n_repeated} repeated {self.what} of {path} dropped",) * (n_repeated > 0)
 
     def _tested(self, data: TaskData) -> TaskData:
-        """Generated data, evaluated on the test file instead."""
+        """Return generated training data with the test file for evaluation."""
         rows, notes = self._read(str(self.settings.test))
         evaluated = [self.condition(row, self.group) for row in rows]
         taken = {condition.key for condition in evaluated}
@@ -104,7 +104,7 @@ class Files:
 def first_of_each(
     entries: Iterable[Entry], key: Callable[[Entry], Hashable], taken: Collection[Hashable] = ()
 ) -> list[Entry]:
-    """The first entry of each key that is not in ``taken``."""
+    """Return the first entry for each key that is not in ``taken``."""
     found: dict[Hashable, Entry] = {}
     for entry in entries:
         if key(entry) not in taken:
@@ -120,16 +120,16 @@ def draw_distinct(
     *,
     where: str,
 ) -> dict[Key, Entry]:
-    """``n`` different entries outside ``taken``, by key.
+    """Draw ``n`` entries with distinct keys outside ``taken``, and return them by key.
 
     Args:
-        draw: one entry, given how many there are already.
-        key: by which entries are the same.
-        taken: keys that may not be found.
-        where: the config key that asks for so many.
+        draw: draws one entry, given the number of entries so far.
+        key: identifies an entry; entries with equal keys are duplicates.
+        taken: keys to exclude.
+        where: the config key that sets ``n``, for the error message.
 
     Raises:
-        UserError: if hardly anything new is drawn any more.
+        UserError: if ``n`` distinct entries are not found in a large number of draws.
     """
     found: dict[Key, Entry] = {}
     for _ in range(200 * n + 10_000):
@@ -152,7 +152,7 @@ def draw_sets(
     n_train: int,
     n_test: int,
 ) -> tuple[dict[Key, Entry], dict[Key, Entry]]:
-    """Different entries for training and test, none in both; the test's are the same for every seed.
+    """Draw disjoint training and test entries; the test entries are the same for every seed.
 
     Raises:
         UserError: as :func:`draw_distinct`.

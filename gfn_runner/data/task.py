@@ -1,7 +1,7 @@
-"""What an experiment says of its data, posterior, answers and metrics: the hooks of every task.
+"""Interface of a task: the hooks that define its data, posterior, answers and metrics.
 
-:class:`~gfn_runner.tasks.base.GFlowNetModule` is the Lightning module that has them. They need no model, so a
-config is validated, and data are read, before weights load.
+:class:`~gfn_runner.tasks.base.GFlowNetModule` is the Lightning module that implements them. The hooks need no
+model, so the config is validated and the data are read before weights are loaded.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ from gfn_runner.errors import Problem, UserError
 
 
 class Task(ABC):
-    """Settings and hooks that every task has.
+    """Settings and hooks common to all tasks.
 
     Attributes:
-        terminator: text of ⊤; one token of the model in use.
-        terminator_role: ⊤ by its role in place of its text: ``end_of_turn``, the special token that the
-            model's chat template writes after an assistant's message, or ``end_of_text``, the tokenizer's
-            end-of-sequence token. ``terminator`` is a text like any other then. ``None``: by its text.
-        min_len, max_len: bounds on actions in training. A minimum above 0 leaves the first tokens
-            without credit under the purely within-trajectory objectives.
-        eval_max_len: upper bound in evaluation.
-        name: as in ``task=…``.
-        headline: metrics of the table at the end.
-        optimized: the metric that a search optimises where nothing else is said; empty: the first of
-            ``headline``.
-        writes_text: whether samples are text whose diversity means something.
-        votes_by_answer: whether the answer choices are weighed after the votes and the greedy sample
-            too.
-        draws_greedy: whether a sample at temperature 0 is drawn too.
-        default_shots: numbers of worked examples of the prompting baseline, unless the config gives others.
+        terminator: text of the terminator ⊤; a single token of the model.
+        terminator_role: selects ⊤ by its role instead of its text: ``end_of_turn``, the special token that
+            the chat template writes after an assistant message, or ``end_of_text``, the tokenizer's
+            end-of-sequence token. ``terminator`` is then ordinary text. ``None`` selects ⊤ by its text.
+        min_len, max_len: bounds on the number of actions in training. With a minimum above 0, the first
+            tokens get no credit under the purely within-trajectory objectives.
+        eval_max_len: maximum number of actions in evaluation.
+        name: name of the task, as in ``task=…``.
+        headline: metrics shown in the final table.
+        optimized: metric that a search optimizes by default; if empty, the first of ``headline``.
+        writes_text: whether samples are texts whose diversity is meaningful.
+        votes_by_answer: whether answer choices are also scored after the votes and the greedy sample.
+        draws_greedy: whether evaluation also draws a sample at temperature 0.
+        default_shots: default numbers of worked examples for the prompting baseline.
     """
 
     terminator: str
@@ -62,10 +60,10 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, seed: int) -> TaskData:
-        """Make or read the conditions; raises ``UserError`` at malformed input."""
+        """Generate or read the conditions; raise ``UserError`` on malformed input."""
 
     def problems(self) -> Iterator[Problem]:
-        """What is impossible in the settings, seen without a model. Extend, do not replace."""
+        """Yield the problems of the settings that can be found without a model. Overrides must call ``super``."""
         if self.min_len > self.max_len:
             yield Problem(
                 "task.min_len",
@@ -81,46 +79,46 @@ class Task(ABC):
 
     @property
     def closed_text(self) -> str:
-        """The text that no string may hold, since it ends one; empty where that is a special token."""
+        """Text that no string may contain because it ends one; empty if the terminator is a special token."""
         return self.terminator if self.terminator_role is None else ""
 
     def tool(self) -> Tool | None:
-        """The tool that answers while the policy writes, if any."""
+        """Return the tool that answers while the policy generates, if any."""
         return None
 
     def constraints(self) -> Sequence[Any]:
-        """Factors of the posterior that need no language model."""
+        """Return the factors of the posterior that need no language model."""
         return ()
 
     def forbidden_texts(self) -> Sequence[str]:
-        """Texts that no token of a sample may hold; see ``lm.encoding.ids_holding``."""
+        """Return texts that no token of a sample may contain; see ``lm.encoding.ids_holding``."""
         return ()
 
     def targets(self, condition: Condition) -> Sequence[str]:
-        """What supervised fine-tuning is to learn to write for a condition; empty if that is unknown."""
+        """Return the target texts of supervised fine-tuning for a condition; empty if unknown."""
         return condition.demonstrations
 
     def is_right(self, condition: Condition, text: str) -> bool | None:
-        """Whether a sample leads to its condition's answer; ``None`` where its text does not tell."""
+        """Return whether a sample leads to its condition's answer; ``None`` if the text alone does not tell."""
         return None
 
     def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:
-        """How the base model writes demonstrations of a training condition, or ``None``.
+        """Return how the base model generates demonstrations of a training condition, or ``None``.
 
-        ``load`` knows no model, so it gives demonstrations that are known; these are sampled when
-        training begins.
+        ``load`` has no model, so it only gives demonstrations that are already known; these ones are
+        sampled when training starts.
         """
         return None
 
     @abstractmethod
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Flat metrics of an evaluation; names without a prefix."""
+        """Return the metrics of an evaluation as a flat dict; names have no prefix."""
 
     def few_shot_prompt(self, condition: Condition, shots: int, rng: random.Random) -> str:
-        """The condition's prompt after ``shots`` worked examples, for the prompting baseline.
+        """Return the condition's prompt preceded by ``shots`` worked examples, for the prompting baseline.
 
         Raises:
-            UserError: if the task has no examples, or not so many.
+            UserError: if the task has no worked examples, or too few.
         """
         raise UserError.one(
             "evaluation.baseline_shots",
@@ -129,54 +127,54 @@ class Task(ABC):
         )
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
-        """The posterior of a prompt that a user has typed, or ``None`` if it is unknown.
+        """Return the posterior of a prompt that the user entered, or ``None`` if it is undefined.
 
         Args:
-            prompt: as the policy reads it.
-            seed: of the run, for what the task draws per condition.
+            prompt: the prompt, as the policy reads it.
+            seed: seed of the run, for anything the task draws per condition.
         """
         return None
 
     def answer_suffix(self, answer: str) -> str | None:
-        """The text by which a sample leads to an answer, or ``None`` if samples lead to none."""
+        """Return the text that leads from a sample to an answer, or ``None`` if samples have no answers."""
         return None
 
     def answer_choices(
         self, condition: Condition, texts: Sequence[str]
     ) -> Sequence[tuple[str, object]]:
-        """Answers to weigh after each sample: its suffix and the answer itself; empty for none.
+        """Return the answers to score after each sample, as (suffix, answer) pairs; empty for none.
 
         Args:
-            condition: its first term's context is where the answer is read.
-            texts: single samples of the condition, for tasks whose answers are found in them.
+            condition: the condition; answers are scored in the context of its first term.
+            texts: single samples of the condition, for tasks that extract the answers from them.
         """
         return ()
 
     def without_answer(self, condition: Condition) -> Condition:
-        """The condition as a test question is asked: with p(Z ⊤ | X) alone for its posterior.
+        """Return the condition as a test question, whose posterior is p(Z ⊤ | X) alone.
 
-        Itself where it has no answer.
+        A condition without an answer is returned unchanged.
         """
         if condition.answer is None:
             return condition
         return replace(condition, terms=(Term(condition.terms[0].context),))
 
     def support(self, condition: Condition) -> Sequence[str]:
-        """All strings that matter, where the space is small enough to list: for exact distances."""
+        """Return all relevant strings, if there are few enough to enumerate; used for exact distances."""
         return ()
 
     def direct_choices(self, condition: Condition) -> Sequence[str]:
-        """What the base model chooses from when it is to answer at once, in place of a sample.
+        """Return the texts among which the base model chooses when it answers directly, without a sample.
 
-        One text for each of the answer choices, in their order; empty for no such baseline. With them,
-        worked examples are answers without samples: ``few_shot_prompt`` serves this baseline alone.
+        They correspond to the answer choices, in order; empty disables this baseline. With direct choices,
+        worked examples are answers without rationales, and only this baseline uses ``few_shot_prompt``.
         """
         return ()
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
-        """Published numbers; empty if there are none."""
+        """Return published results for comparison, if any."""
         return ()
 
     def reference_samples(self) -> Sequence[ReferenceSample]:
-        """Published samples with their log R; empty if there are none."""
+        """Return published samples with their log R, if any."""
         return ()

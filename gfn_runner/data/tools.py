@@ -1,4 +1,4 @@
-"""Tools that a policy may call while it writes: a calculator, without ``eval``."""
+"""Tools that a policy can call while it generates: a calculator, implemented without ``eval``."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ CalculatorScope = Literal["two_operands", "expression"]
 
 
 class Tool(ABC):
-    """Answers a string that ends in ``trigger``. The answer is an observation, not an action."""
+    """A tool that answers strings ending in ``trigger``. The answer is an observation, not an action."""
 
     trigger: str
 
     @abstractmethod
     def answer(self, text: str) -> str | None:
-        """What the tool appends to ``text``, or ``None`` for nothing."""
+        """Return the text that the tool appends to ``text``, or ``None`` for no answer."""
 
 
 class Calculator(Tool):
-    """Appends the value of the sum or difference before a final ``=``.
+    """A calculator that appends the value of the sum or difference before a final ``=``.
 
-    It reads the whole expression back to the last comma (or other text): ``2 - 8 =`` gives `` -6``.
-    What is no chain of integers (of at most 18 digits) with ``+`` and ``-`` gets no answer.
+    The expression extends back to the last comma or other separator: ``2 - 8 =`` gives `` -6``. Anything
+    other than a chain of integers (at most 18 digits each) with ``+`` and ``-`` gets no answer.
 
     Attributes:
-        scope: ``"two_operands"`` answers one operation alone, the first operand with a sign or
-            without: longer sums are worked out in steps, as in the paper. ``"expression"`` answers
-            any number of operands: ``1 + 2 + 3 =`` gives `` 6``.
+        scope: ``"two_operands"`` answers single operations only, whose first operand may be signed, so
+            longer sums must be worked out in steps, as in the paper. ``"expression"`` answers any number
+            of operands: ``1 + 2 + 3 =`` gives `` 6``.
     """
 
     trigger = "="
-    # A line end is a separator itself: were it a space too, many of them would take quadratic time.
+    # A newline counts as separator only: if it also counted as space, many would take quadratic time.
     _EXPRESSION = re.compile(
         r"(?:^|[,;:?\n]|\.(?!\d))[^\S\n]*(-?\d{1,18}(?:\s*[+-]\s*\d{1,18})*)\s*=\s*$", re.ASCII
     )

@@ -1,6 +1,6 @@
-"""Records of tensors: trajectories, scores, batches, the output of a step.
+"""Tensor containers: trajectories, scores, batches and the output of a training step.
 
-Letters of shapes: see ``conditions``. State ``i`` of a trajectory is its prefix of ``i`` tokens.
+For shape letters see ``conditions``. State ``i`` of a trajectory is its prefix of ``i`` tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from gfn_runner.data.conditions import Condition
 
 @dataclass
 class Trajectories:
-    """Sampled strings, padded at the right. A plain dataclass, so that Lightning can move it.
+    """Sampled strings, padded on the right. A plain dataclass, so Lightning can move it between devices.
 
     Attributes:
-        token_BT: token ids; anything beyond the length.
-        length_B: tokens, the terminator not counted.
+        token_BT: token ids; arbitrary beyond the length.
+        length_B: number of tokens, without the terminator.
         is_action_BT: whether the policy chose the token; ``False`` for a tool's tokens and padding.
-        condition_B: row's index into the batch's conditions.
+        condition_B: index of each row's condition in the batch.
     """
 
     token_BT: Tensor
@@ -35,22 +35,22 @@ class Trajectories:
 
     @property
     def token_mask_BT(self) -> Tensor:
-        """``True`` where a row has a token."""
+        """Mask that is ``True`` at the tokens of each row."""
         steps_T = torch.arange(self.token_BT.shape[1], device=self.token_BT.device)
         return steps_T < self.length_B[:, None]
 
     @property
     def state_mask_BS(self) -> Tensor:
-        """``True`` where a row has a state: the empty prefix up to the whole string."""
+        """Mask that is ``True`` at the states of each row, from the empty prefix to the complete string."""
         steps_S = torch.arange(self.token_BT.shape[1] + 1, device=self.token_BT.device)
         return steps_S <= self.length_B[:, None]
 
     def at_ends(self, values_BS: Tensor) -> Tensor:
-        """Of values of every state, those of the whole strings. Shape (B,)."""
+        """Select the values of the complete strings from per-state values. Shape (B,)."""
         return values_BS.gather(1, self.length_B[:, None])[:, 0]
 
     def rows(self, index: Tensor | slice) -> Trajectories:
-        """The rows ``index`` selects; padding beyond the longest of them is dropped."""
+        """Select rows by ``index``, and trim padding beyond the longest of them."""
         length_B = self.length_B[index]
         longest = int(length_B.max()) if length_B.numel() else 0
         return Trajectories(
@@ -61,7 +61,7 @@ class Trajectories:
         )
 
     def distinct(self) -> tuple[Trajectories, Tensor]:
-        """Each string once per condition, and for every row (B,) the place of its string among them."""
+        """Return each string once per condition, and for each row (B,) the index of its string among them."""
         places: dict[tuple[int, ...], int] = {}
         first: list[int] = []
         inverse = []
@@ -80,7 +80,7 @@ class Trajectories:
 
     @classmethod
     def concatenated(cls, parts: Sequence[Trajectories]) -> Trajectories:
-        """All rows, those of one condition next to each other; order within a condition stays."""
+        """Concatenate trajectories, grouped by condition; the order within a condition is preserved."""
         longest = max(part.token_BT.shape[1] for part in parts)
 
         def joined(name: str) -> Tensor:
@@ -95,16 +95,16 @@ class Trajectories:
 
     @classmethod
     def empty(cls, conditions: int, device: torch.device) -> Trajectories:
-        """The empty string of each condition."""
+        """Return the empty string for each condition."""
         none: list[tuple[()]] = [()] * conditions
         return cls.from_rows(none, none, range(conditions), device)
 
     def ids(self, row: int) -> list[int]:
-        """Token ids of one row, without padding."""
+        """Return the token ids of one row, without padding."""
         return self.token_BT[row, : int(self.length_B[row])].tolist()
 
     def strings(self) -> list[list[int]]:
-        """Token ids of every row, without padding; asks the device twice, not twice a row."""
+        """Return the token ids of every row, without padding, with two device syncs in total."""
         rows = zip(self.token_BT.tolist(), self.length_B.tolist(), strict=True)
         return [ids[:length] for ids, length in rows]
 
@@ -116,11 +116,11 @@ class Trajectories:
         conditions: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> Trajectories:
-        """Pad ragged rows.
+        """Build padded trajectories from ragged rows.
 
         Args:
-            tokens: ids per row.
-            actions: whether the policy chose them, per row.
+            tokens: token ids per row.
+            actions: whether the policy chose each token, per row.
             conditions: index of each row's condition.
         """
         longest = max(map(len, tokens), default=0)
@@ -141,14 +141,14 @@ class Trajectories:
 
 @dataclass
 class PolicyScores:
-    """Log-probabilities of a policy on given trajectories, in nats, fp32.
+    """Log-probabilities of given trajectories under a policy, in nats, fp32.
 
     Attributes:
-        log_pf_BT: log q(z_t | z_<t); 0 where the token is no action.
-        log_pf_stop_BS: log q(⊤ | z_≤i); 0 where stopping is forced.
-        terminable_BS: states at which the string may end; in a training step those of them that the
+        log_pf_BT: log q(z_t | z_<t); 0 if the token is not an action.
+        log_pf_stop_BS: log q(⊤ | z_≤i); 0 where termination is forced.
+        terminable_BS: states at which the string may end; in a training step, only those of them that the
             objective compares.
-        value_BS: of a value head, where there is one.
+        value_BS: predictions of the value head, if there is one.
     """
 
     log_pf_BT: Tensor
@@ -157,18 +157,18 @@ class PolicyScores:
     value_BS: Tensor | None = None
 
     def log_q_B(self, trajectories: Trajectories) -> Tensor:
-        """log q(z ⊤) of whole strings, nats. Shape (B,)."""
+        """Return log q(z ⊤) of the complete strings, in nats. Shape (B,)."""
         return self.log_pf_BT.sum(dim=1) + trajectories.at_ends(self.log_pf_stop_BS)
 
 
 @dataclass
 class ReplayDraw:
-    """Trajectories out of the replay buffer with their stored, untempered log-rewards.
+    """Trajectories drawn from the replay buffer, with their stored untempered log-rewards.
 
     Attributes:
         trajectories: the strings; ``condition_B`` indexes the batch's conditions.
-        log_reward_BS: nats, of every state that the objective compares; −inf at the others.
-        beside_fresh: whether they join fresh trajectories of the batch's conditions, or replace them.
+        log_reward_BS: log-reward in nats of every state that the objective compares; −inf elsewhere.
+        beside_fresh: whether they are added to fresh trajectories of the batch, or replace them.
     """
 
     trajectories: Trajectories
@@ -178,12 +178,12 @@ class ReplayDraw:
 
 @dataclass
 class Batch:
-    """What a training step gets: conditions, and a draw if the replay callback put one there.
+    """Input of a training step: conditions, and a replay draw if the replay callback added one.
 
     Attributes:
-        conditions: different from each other.
-        index: number of the batch since the run began; all its randomness is derived from it.
-        replay: trajectories to train on instead of fresh ones, or beside them.
+        conditions: the conditions, all different.
+        index: number of the batch since the start of the run; its random streams are derived from it.
+        replay: trajectories to train on instead of, or in addition to, fresh ones.
     """
 
     conditions: list[Condition]
@@ -193,15 +193,15 @@ class Batch:
 
 @dataclass
 class StepOutput:
-    """What a training step leaves for the callbacks; everything detached.
+    """Output of a training step for the callbacks; all tensors are detached.
 
     Attributes:
-        conditions: of the batch.
+        conditions: conditions of the batch.
         trajectories, log_reward_BS, scores: as used in the loss; the log-reward is untempered.
-        phi_BS: φ of every state in nats; only terminable states mean something.
+        phi_BS: φ of every state in nats; meaningful at terminable states only.
         from_replay: whether the trajectories came from the buffer.
-        exploration_temperature: at which they were sampled; 1 is on-policy, NaN from the buffer.
-        has_rewards: whether log R was asked for; without it log R and φ are NaN.
+        exploration_temperature: sampling temperature; 1 is on-policy, NaN for the buffer.
+        has_rewards: whether log R was computed; if not, log R and φ are NaN.
     """
 
     conditions: list[Condition]
@@ -214,7 +214,7 @@ class StepOutput:
     has_rewards: bool = True
 
     def rows(self, chosen_B: Tensor) -> StepOutput:
-        """The output of the chosen rows alone."""
+        """Return the output restricted to the chosen rows."""
         trajectories = self.trajectories.rows(chosen_B)
         n_tokens = trajectories.token_BT.shape[1]
         s = self.scores

@@ -1,1 +1,1 @@
-"""The grammars of the embedded model's corpus: they write documents, and judge texts."""
+"""Grammars of the embedded model's corpus, which generate documents and judge texts."""

@@ -1,4 +1,4 @@
-"""Whether a sentence is one of the corpus's."""
+"""Check whether a sentence belongs to the language of the corpus."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from gfn_runner.data.synthetic import news, sentences, stories
 
 
 def is_sentence(text: str) -> bool:
-    """Whether stories, news or plain sentences of the corpus may hold it.
+    """Return whether the sentence can occur in the stories, news or plain sentences of the corpus.
 
     Args:
-        text: with or without its full stop.
+        text: the sentence, with or without its full stop.
     """
     bare = text.strip().removesuffix(".")
     return any(grammar.is_sentence(bare) for grammar in (stories, news, sentences))

@@ -1,9 +1,9 @@
-"""News of the corpus and their checks: topics with facts of their own, and bland sentences for all.
+"""News of the corpus and their checks: facts specific to a topic, and bland sentences for any topic.
 
-A bland sentence is likely and long-winded: it begins like most sentences, and can go on in hundreds of
-ways. A fact is short and fixed. So a sampler that sharpens every next token prefers bland sentences,
-while ``p^(1/T)`` of whole sentences prefers facts; and what is specific to a topic can be told from
-what is common to all.
+Bland sentences are likely as a class and long: they share their beginning, and can continue in hundreds
+of ways. Facts are short and fixed. Sharpening every next-token distribution therefore favors bland
+sentences, while ``p^(1/T)`` over whole sentences favors facts, and sentences specific to a topic can be
+distinguished from those common to all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _ALL_FACTS = {fact for facts in FACTS.values() for fact in facts}
 
 
 def bland(rng: random.Random) -> str:
-    """A sentence that may stand in any news, without its full stop."""
+    """Draw a sentence that may occur in any news item, without its full stop."""
     when = f" {rng.choice(_WHEN)}" if rng.random() < 0.5 else ""
     return (
         f"The {rng.choice(_PEOPLE)} of the {rng.choice(_OFFICES)} {rng.choice(_SPOKE)} "
@@ -70,12 +70,12 @@ def news_sentence(rng: random.Random, topic: str) -> str:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether news may hold this sentence (without its full stop)."""
+    """Return whether the sentence (without its full stop) can occur in the news."""
     return text.strip() in _ALL_FACTS or _BLAND.fullmatch(text.strip()) is not None
 
 
 def is_specific(text: str, topic: str) -> bool:
-    """Whether it is one of the topic's own facts."""
+    """Return whether the text is one of the topic's own facts."""
     return text.strip() in FACTS[topic]
 
 

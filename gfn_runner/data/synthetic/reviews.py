@@ -1,4 +1,4 @@
-"""Plot lines and opinions on films of the corpus, and the prompt that asks for their label."""
+"""Plot lines and opinions about films in the corpus, and the prompt that asks for their label."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OPINIONS = (
 
 
 def plot_line(rng: random.Random) -> str:
-    """What happens in a film, as a plot summary tells it; no full stop."""
+    """Draw a film's plot as one sentence, without a full stop."""
     first, second = rng.sample(_PEOPLE, 2)
     deed = rng.choice(_DEEDS).format(
         a=f"a {rng.choice(_TRAITS)}" if rng.random() < 0.5 else "the",
@@ -41,7 +41,7 @@ def plot_line(rng: random.Random) -> str:
 
 
 def opinion(rng: random.Random) -> str:
-    """What somebody thinks of a film; no full stop."""
+    """Draw an opinion about a film, without a full stop."""
     subject, subject2 = rng.sample(_SUBJECTS, 2)
     quality, quality2 = rng.sample(rng.choice([_PRAISE, _BLAME]), 2)
     return rng.choice(_OPINIONS).format(
@@ -54,10 +54,10 @@ def draw_review(rng: random.Random, label: str) -> str:
 
 
 def review_prompt(text: str) -> str:
-    """What a model reads before it remarks on a text; Hu et al. 2024, section 4.3."""
+    """Return the prompt for a rationale about a review (Hu et al. 2024, section 4.3)."""
     return f'Classify this movie review as objective or subjective: "{text}" This review is'
 
 
 def label_suffix(label: str) -> str:
-    """How a remark leads to a label."""
+    """Return the text that leads from a rationale to a label."""
     return f", so it is {label}."

@@ -1,4 +1,4 @@
-"""Plain sentences of the corpus and the word lists that ask for them."""
+"""Plain sentences of the corpus, and the word lists used to prompt for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SLOT_OF = {word: slot for slot, members in _SLOTS.items() for word in members}
 
 
 def any_of(words: Iterable[str]) -> str:
-    """A pattern that one of some words matches; they hold letters only."""
+    """Return a pattern that matches any of ``words``, which consist of letters only."""
     return f"(?:{'|'.join(words)})"
 
 
@@ -29,11 +29,11 @@ _SENTENCE = re.compile(
 
 
 def sentence(rng: random.Random, **words: str) -> str:
-    """A sentence without its full stop.
+    """Draw a sentence, without its full stop.
 
     Args:
-        rng: for what is not given.
-        words: words at ``noun``, ``adjective``, ``verb``, ``thing`` or ``place``.
+        rng: source of randomness for the slots that are not given.
+        words: fixed words by slot: ``noun``, ``adjective``, ``verb``, ``thing`` or ``place``.
     """
     first, second = rng.choice(ADJECTIVES), rng.choice(ADJECTIVES)
     if "adjective" in words:
@@ -47,12 +47,12 @@ def sentence(rng: random.Random, **words: str) -> str:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether the grammar writes it (without its full stop)."""
+    """Return whether the grammar generates the text (without its full stop)."""
     return _SENTENCE.fullmatch(text.strip()) is not None
 
 
 def word_lists(rng: random.Random, n: int) -> list[tuple[str, ...]]:
-    """Lists of one to three words that fit into one sentence, in the order of their slots."""
+    """Draw ``n`` lists of one to three words from different slots, so that they fit into one sentence."""
     lists = []
     for _ in range(n):
         slots = rng.sample(sorted(_SLOTS), rng.randint(1, 3))
@@ -61,10 +61,10 @@ def word_lists(rng: random.Random, n: int) -> list[tuple[str, ...]]:
 
 
 def sentence_with(rng: random.Random, words: Iterable[str]) -> str:
-    """A sentence that holds given words, none two for one place; without its full stop."""
+    """Draw a sentence that contains the given words, each from a different slot; without its full stop."""
     return sentence(rng, **{_SLOT_OF[word]: word for word in words})
 
 
 def words_prompt(words: tuple[str, ...]) -> str:
-    """What a model reads before it writes a sentence with these words."""
+    """Return the prompt that asks for a sentence with these words."""
     return f"Words: {', '.join(words)}. {SENTENCE_CONTEXT}"

@@ -1,8 +1,8 @@
 """Five-sentence stories of the corpus and their checks: want, obstacle, action, outcome, feeling.
 
-The fourth sentence is decided by the rest: the action (third sentence) says who or what it is about,
-and the ending says how it came out. Because the grammar is known, it can tell whether any sentence
-fits the beginning, the ending, or both.
+The fourth sentence is determined by the others: the action (third sentence) says who or what it is about,
+and the ending says how it turns out. Since the grammar is known, it can decide whether any sentence fits
+the beginning, the ending, or both.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ OUTCOMES = {"got": 0.4, "nothing": 0.3, "other": 0.3}
 
 @dataclass(frozen=True)
 class Plot:
-    """What happens in a story, words aside.
+    """The content of a story, independent of its wording.
 
     Attributes:
-        thing: what is wanted.
+        thing: the thing the hero wants.
         action: ``ask``, ``work``, ``search`` or ``trade``.
-        helper, place, own: whom the hero asks, where it happens, what is offered in trade.
+        helper, place, own: whom the hero asks, where the story takes place, what the hero offers in trade.
         outcome: ``got``, ``nothing`` or ``other``.
-        other: the thing that comes in place of the wanted one.
+        other: the thing the hero may get instead of ``thing``.
     """
 
     hero: str
@@ -92,7 +92,7 @@ class Plot:
     other: str
 
     def words(self) -> dict[str, str]:
-        """What the templates' slots stand for."""
+        """Return the words that fill the slots of the templates."""
         he, him, his = _PRONOUNS[HEROES[self.hero]]
         slots = {"thing": self.thing, "helper": self.helper, "place": self.place}
         slots |= {"own": self.own, "other": self.other, "Name": self.hero}
@@ -101,7 +101,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Story:
-    """A plot in sentences; none has its full stop."""
+    """A plot written out in five sentences, stored without their full stops."""
 
     plot: Plot
     sentences: tuple[str, str, str, str, str]
@@ -123,7 +123,7 @@ class Story:
 
 
 def draw_plot(rng: random.Random) -> Plot:
-    """A plot, all parts independent; the three things differ."""
+    """Draw a plot with independent parts; the three things are distinct."""
     thing, own, other = rng.sample(THINGS, 3)
     return Plot(
         hero=rng.choice(list(HEROES)),
@@ -138,7 +138,7 @@ def draw_plot(rng: random.Random) -> Plot:
 
 
 def draw_story(rng: random.Random) -> Story:
-    """A plot and one wording of it."""
+    """Draw a plot and one wording of it."""
     plot = draw_plot(rng)
     parts = (
         _WANTS,
@@ -153,37 +153,37 @@ def draw_story(rng: random.Random) -> Story:
 
 
 def middles(plot: Plot) -> tuple[str, ...]:
-    """Every fourth sentence that the grammar writes for a plot, without full stops."""
+    """Return every fourth sentence that the grammar can generate for a plot, without full stops."""
     words = plot.words()
     return tuple(template.format(**words) for template in MIDDLES[plot.action, plot.outcome])
 
 
 def fits_both(plot: Plot, sentence: str) -> bool:
-    """Whether a fourth sentence (without its full stop) fits beginning and ending."""
+    """Return whether a fourth sentence (without its full stop) fits both the beginning and the ending."""
     return sentence.strip() in middles(plot)
 
 
 def fits_beginning(plot: Plot, sentence: str) -> bool:
-    """Whether it could follow the beginning, whatever comes of it."""
+    """Return whether a fourth sentence can follow the beginning, whatever its outcome."""
     groups = (group for (action, _), group in MIDDLES.items() if action == plot.action)
     return _fits(sentence, groups, plot.words() | {"other": any_of(THINGS)})
 
 
 def fits_ending(plot: Plot, sentence: str) -> bool:
-    """Whether it comes out as the ending says, whoever it is about."""
+    """Return whether a fourth sentence has the outcome that the ending tells, whoever it is about."""
     groups = (group for (_, outcome), group in MIDDLES.items() if outcome == plot.outcome)
     return _fits(sentence, groups, _any_words() | {"thing": plot.thing, "other": plot.other})
 
 
 def is_sentence(sentence: str) -> bool:
-    """Whether the grammar of stories writes this sentence (without its full stop) at all."""
+    """Return whether the story grammar can generate this sentence (without its full stop)."""
     parts = (_OBSTACLES, _ACTIONS, MIDDLES, _ENDINGS)
     groups = [_WANTS, *(group for part in parts for group in part.values())]
     return _fits(sentence, groups, _any_words())
 
 
 def _fits(sentence: str, groups: Iterable[Sequence[str]], words: dict[str, str]) -> bool:
-    # Templates hold letters, spaces and slots only: nothing in them needs escaping.
+    # Templates contain only letters, spaces and slots, so nothing needs escaping.
     patterns = (template.format(**words) for group in groups for template in group)
     return any(re.fullmatch(pattern, sentence.strip()) for pattern in patterns)
 

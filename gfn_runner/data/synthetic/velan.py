@@ -1,8 +1,8 @@
-"""The toy language Velan of the corpus: words with several right translations, and their checks.
+"""The toy language Velan of the corpus: words with several correct translations, and their checks.
 
-A Velan sentence is a verb, its subject, the subject's adjective, its object: ``kesi vulo tari domu``,
-*sees fox red house*, is "the red fox sees the house". Some words have two English ones, so that most
-sentences have several right translations; the corpus prefers one of them, and makes mistakes.
+A Velan sentence consists of verb, subject, the subject's adjective, and object: ``kesi vulo tari domu``,
+*sees fox red house*, means "the red fox sees the house". Some words have two English translations, so most
+sentences have several correct ones; the corpus prefers one of them, and contains mistakes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Sequence
 
-# First the more frequent translation.
+# The more frequent translation comes first.
 NOUNS: dict[str, tuple[str, ...]] = {
     "domu": ("house", "home"),
     "vulo": ("fox",),
@@ -47,16 +47,16 @@ _LEXICON = NOUNS | ADJECTIVES | VERBS
 
 
 def draw_source(rng: random.Random) -> tuple[str, ...]:
-    """A Velan sentence as words: verb, noun, adjective, noun."""
+    """Draw a Velan sentence as a tuple of words: verb, noun, adjective, noun."""
     subject, thing = rng.sample(list(NOUNS), 2)
     return (rng.choice(list(VERBS)), subject, rng.choice(list(ADJECTIVES)), thing)
 
 
 def translations(source: Sequence[str]) -> list[str]:
-    """Every right translation of a sentence of four words, without its full stop.
+    """Return every correct translation of a four-word sentence, without full stops.
 
     Raises:
-        ValueError: if it is no sentence of this language.
+        ValueError: if the words are not a Velan sentence.
     """
     if len(source) != 4 or any(word not in _LEXICON for word in source):
         raise ValueError(f"{' '.join(source)!r} is no Velan sentence: verb noun adjective noun")
