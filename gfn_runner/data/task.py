@@ -63,7 +63,7 @@ class Task(ABC):
         """Generate or read the conditions; raise ``UserError`` on malformed input."""
 
     def problems(self) -> Iterator[Problem]:
-        """Yield the problems of the settings that can be found without a model. Overrides must call ``super``."""
+        """Yield problems of the settings that can be found without a model. Overrides must call ``super``."""
         if self.min_len > self.max_len:
             yield Problem(
                 "task.min_len",
@@ -99,7 +99,7 @@ class Task(ABC):
         return condition.demonstrations
 
     def is_right(self, condition: Condition, text: str) -> bool | None:
-        """Return whether a sample leads to its condition's answer; ``None`` if the text alone does not tell."""
+        """Return whether a sample leads to its condition's answer; ``None`` if its text does not tell."""
         return None
 
     def demonstration_prompt(self, condition: Condition) -> DemonstrationPrompt | None:

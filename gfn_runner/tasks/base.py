@@ -1,9 +1,9 @@
-"""The Lightning module that every experiment is: a policy, its posterior and a training algorithm.
+"""Base class of all experiments: a Lightning module with a policy, a posterior and a training algorithm.
 
-To add an experiment, write a subclass of :class:`GFlowNetModule` with its hooks
-(:class:`~gfn_runner.data.task.Task`) in a file of its own here, and a yaml in ``conf/task`` that names it by
-``_target_``. It has no training step of its own: that is the algorithm's, so that every algorithm trains
-every experiment.
+To add an experiment, subclass :class:`GFlowNetModule` in a new file of this package, implement the hooks of
+:class:`~gfn_runner.data.task.Task`, and add a yaml file to ``conf/task`` whose ``_target_`` is the subclass.
+The training step is defined by the algorithm rather than the experiment, so every algorithm can train every
+experiment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class GFlowNetModule(Task, L.LightningModule):
-    """An experiment. By itself it gives data and metrics; with a model attached it is trained.
+    """An experiment. By itself it provides data and metrics; with a model attached it can be trained.
 
     Args:
         terminator, terminator_role, min_len, max_len, eval_max_len: see
@@ -52,11 +52,11 @@ class GFlowNetModule(Task, L.LightningModule):
 
     Attributes:
         reward_temperature: T of the posterior R^(1/T); set by the reward tempering callback.
-        final: whether evaluation is the one after training.
-        sft_steps: optimizer steps of supervised fine-tuning, before the algorithm's.
-        last_output: of the newest training step, detached; for the callbacks that run before the
-            step's end.
-        phases: their seconds.
+        final: whether the current evaluation is the one after training.
+        sft_steps: optimizer steps of supervised fine-tuning before those of the algorithm.
+        last_output: detached output of the latest training step, for callbacks that run before the step
+            ends.
+        phases: timer for the phases of a step.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class GFlowNetModule(Task, L.LightningModule):
         self.last_output: StepOutput | None = None
         self.phases = Phases()
         self.strict_loading = False
-        self._group_options: list[dict[str, Any]] = []  # of the optimizer, by the config
+        self._group_options: list[dict[str, Any]] = []  # optimizer options set by the config
 
     def attach(
         self,
@@ -93,24 +93,24 @@ class GFlowNetModule(Task, L.LightningModule):
         n_rounds: int = 1,
         seed: int = 0,
     ) -> Self:
-        """Give the experiment its model, and what it is trained with.
+        """Attach a model and everything needed to train it.
 
         Args:
-            lm: the policy, and the model that the reward speaks of.
-            algorithm: what a training step computes.
-            conditions: to train on.
-            sampling: trajectories of a training step.
-            evaluation: what an evaluation draws.
-            evaluated: its conditions; of the first ones, samples of the posterior are drawn too.
-            optimizer: called with parameter groups.
-            scheduler: called with the optimizer and, where it takes them, ``total_steps`` (optimizer steps
-                of a round) and ``n_rounds``.
-            max_steps: optimizer steps of a round.
-            n_rounds: rounds of EM, at least 1.
-            seed: of everything random.
+            lm: the policy, and the model that defines the reward.
+            algorithm: computes the training step.
+            conditions: conditions to train on.
+            sampling: how the trajectories of a training step are sampled.
+            evaluation: what an evaluation samples and measures.
+            evaluated: evaluation conditions; posterior samples are also drawn for the first ones.
+            optimizer: called with the parameter groups.
+            scheduler: called with the optimizer and, if it accepts them, ``total_steps`` (optimizer steps per
+                round) and ``n_rounds``.
+            max_steps: optimizer steps per round.
+            n_rounds: number of EM rounds, at least 1.
+            seed: seed of all random streams.
 
         Raises:
-            UserError: if the terminator is not one token of the model.
+            UserError: if the terminator is not a single token of the model.
         """
         self.lm, self.algorithm = lm, algorithm
         self.conditions = list(conditions)
@@ -121,7 +121,7 @@ class GFlowNetModule(Task, L.LightningModule):
         self.rule = string_rule(lm, self, self.max_len)
         self.evaluation_rule = string_rule(lm, self, self.eval_max_len)
         self.posterior_sampler = PosteriorSampler(self.drawing(evaluated))
-        # Supervised fine-tuning begins with itself.
+        # Supervised fine-tuning itself needs no SFT steps before it.
         share = 0.0 if isinstance(algorithm, SFT) else self.sampling.sft_share
         self.sft, self.sft_steps = SFT(), round(share * max_steps)
         algorithm.setup(self)
@@ -130,10 +130,10 @@ class GFlowNetModule(Task, L.LightningModule):
     # -- training -----------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The algorithm's step, after the first ``sft_steps``; see :meth:`Algorithm.training_step`."""
+        """Run a step of supervised fine-tuning or the algorithm; see :meth:`Algorithm.training_step`."""
         if self.in_sft_steps:
             step = self.sft.string_step(self, batch)
-            # DDP waits for a gradient of every parameter. Not p · 0: that of NaN, an unknown log Z, is NaN.
+            # DDP expects a gradient for every parameter. p · 0 would be NaN for an unknown (NaN) log Z.
             unused = (torch.zeros_like(p).where(p.isnan(), p) for p in self.algorithm.parameters())
             step["loss"] = step["loss"] + sum(0.0 * p.sum() for p in unused)
         else:
@@ -143,20 +143,20 @@ class GFlowNetModule(Task, L.LightningModule):
 
     @property
     def in_sft_steps(self) -> bool:
-        """Whether the next step is supervised fine-tuning that the algorithm begins after."""
+        """Whether the next step is one of supervised fine-tuning before the algorithm starts."""
         return self.sft_steps > 0 and self.global_step < self.sft_steps
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own, timed."""
+        """Run Lightning's backward pass and time it."""
         with self.phases("backward"):
             super().backward(loss, *args, **kwargs)
 
     def prompts(self, conditions: Sequence[Condition]) -> list[tuple[int, ...]]:
-        """Tokens of the conditions' prompts."""
+        """Return the token ids of the conditions' prompts."""
         return [self.lm.encode_prompt(condition.prompt) for condition in conditions]
 
     def exploration_temperature(self, index: int) -> float:
-        """Of the fresh trajectories of batch ``index``: 1 on-policy, else drawn as the settings say."""
+        """Return the sampling temperature for batch ``index``: 1 on-policy, otherwise drawn as configured."""
         rng = rng_for("explore", self.seed, index)
         if rng.random() < self.sampling.exploration_probability:
             return rng.uniform(self.sampling.min_temperature, self.sampling.max_temperature)
@@ -165,7 +165,7 @@ class GFlowNetModule(Task, L.LightningModule):
     def explore(
         self, prompts: list[tuple[int, ...]], index: int, temperature: float
     ) -> Trajectories:
-        """Fresh trajectories of the policy at an exploration temperature."""
+        """Sample fresh trajectories from the policy at an exploration temperature."""
         generator = torch_generator_for(self.lm.device, "sample", self.seed, index)
         return sample(
             self.lm,
@@ -178,9 +178,9 @@ class GFlowNetModule(Task, L.LightningModule):
         )
 
     def log_reward(self, conditions: Sequence[Condition], trajectories: Trajectories) -> Tensor:
-        """Untempered log-rewards of the states that the algorithm compares, nats. Shape (B, S).
+        """Return untempered log-rewards of the states that the algorithm compares, in nats. Shape (B, S).
 
-        Of every prefix, or of whole strings alone; −inf at the other states.
+        The compared states are all prefixes, or only the complete strings; all others have −inf.
         """
         score = log_reward if self.algorithm.needs_prefixes else terminal_log_reward
         return score(self.lm, conditions, trajectories, self.rule, self.constraints())
@@ -203,17 +203,17 @@ class GFlowNetModule(Task, L.LightningModule):
         return self.make_scheduler(optimizer, **{k: v for k, v in lengths.items() if k in takes})
 
     def on_train_start(self) -> None:
-        """Give a resumed optimizer the options and the schedule of the config.
+        """Apply the optimizer options and schedule of the config to a resumed optimizer.
 
-        A checkpoint restores its own with the moments; the config may have changed since. Where it has
-        not, every number is the same as before, to the last bit.
+        A checkpoint restores the old options along with the moments, but the config may have changed since.
+        If it has not, all values remain bitwise the same as before.
         """
         optimizer = self.trainer.optimizers[0]
         for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
             group.pop("initial_lr", None)
             group.update(options)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of steps of a schedule without the optimizer's
+            warnings.simplefilter("ignore")  # about scheduler steps without optimizer steps
             for config in self.trainer.lr_scheduler_configs:
                 config.scheduler = self._schedule(optimizer)
                 for _ in range(self.global_step):
@@ -223,16 +223,16 @@ class GFlowNetModule(Task, L.LightningModule):
         self.algorithm.before_optimizer_step(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own, then what the algorithm has to do after it."""
+        """Run Lightning's optimizer step, then the algorithm's hook."""
         super().optimizer_step(*args, **kwargs)
         self.algorithm.after_optimizer_step(self)
 
     @torch.no_grad()
     def not_finite(self) -> str | None:
-        """What of the policy and its optimizer is not finite; ``None`` where all is.
+        """Name a non-finite tensor of the policy or its optimizer; return ``None`` if all are finite.
 
-        Weights may be finite and too large to compute with, so the logits after a prompt are looked at
-        too. Every rank has to call it.
+        Weights can be finite but too large to compute with, so the logits after a prompt are checked too.
+        Must be called on every rank.
         """
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
@@ -259,7 +259,7 @@ class GFlowNetModule(Task, L.LightningModule):
             return self.algorithm.validation_step(self, batch)
 
     def draw_answers(self, batch: Batch) -> list[ConditionSamples]:
-        """Samples of the policy for an evaluation batch."""
+        """Sample from the policy for an evaluation batch."""
         generator = torch_generator_for(self.lm.device, "evaluate", self.seed, batch.index)
         options = self.evaluation
         if not self.final and options.singles_during is not None:
@@ -270,10 +270,10 @@ class GFlowNetModule(Task, L.LightningModule):
     def drawing(
         self, conditions: Sequence[Condition], temperature: float = 1.0, *, posterior: bool = False
     ) -> Drawing:
-        """What samples for conditions are drawn with; ``temperature`` is that of their posterior.
+        """Return the inputs for sampling; ``temperature`` is the reward temperature of the posterior.
 
         Args:
-            posterior: whether samples of the posterior are added.
+            posterior: whether to add samples from the posterior.
         """
         own = (self.lm, self, self.evaluation_rule, conditions, self.evaluation, self.seed)
         if not posterior:
@@ -286,8 +286,8 @@ class GFlowNetModule(Task, L.LightningModule):
     def cpu(self) -> Self:
         """Stay on the device.
 
-        Lightning calls this after every fit and validation; M-steps, the base model's evaluation and the
-        report come after them, and need the model on its device.
+        Lightning calls this after every fit and validation, but the M-steps, base model evaluation and report
+        that follow need the model on its device.
         """
         return self
 
@@ -296,7 +296,7 @@ class GFlowNetModule(Task, L.LightningModule):
         self.algorithm.on_fit_start(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained: adapter and the algorithm's parameters, never the base model."""
+        """Save trained parameters only: the adapter and those of the algorithm, never the base model."""
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
@@ -312,7 +312,7 @@ class GFlowNetModule(Task, L.LightningModule):
                 f"a run of task {self.name!r}",
             )
         self._check_m_steps(checkpoint.get("m_steps", 0), checkpoint.get("global_step", 0))
-        # A run that is made longer does not go back to supervised fine-tuning.
+        # A run that is extended does not return to supervised fine-tuning.
         self.sft_steps = checkpoint.get("sft_steps", 0)
         self.algorithm.on_load_checkpoint(self, checkpoint)
         shapes = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
@@ -327,7 +327,7 @@ class GFlowNetModule(Task, L.LightningModule):
             )
 
     def _check_m_steps(self, m_steps: int, step: int) -> None:
-        """Compare a checkpoint's M-steps with those of the answer adapter in the run's folder."""
+        """Compare the M-steps of a checkpoint with those of the answer adapter in the run's folder."""
         if m_steps > self.lm.m_steps:
             raise UserError.one(
                 "resume",

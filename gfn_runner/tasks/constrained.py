@@ -1,7 +1,7 @@
-"""Constrained generation: sentences in proportion to p_LM(z) c(z), which hold given words.
+"""Constrained generation: sentences in proportion to p_LM(z) c(z) that contain given words.
 
-The policy is told the words, ``Words: fox, river. Sentence:``, while the reward's language model reads
-the bare context ``Sentence:``: a posterior that left-to-right sampling cannot draw from.
+The policy is given the words, ``Words: fox, river. Sentence:``, while the reward's language model reads
+only the context ``Sentence:``; left-to-right sampling cannot draw from this posterior.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _SLOT = "{words}"
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class ConstrainedData:
-    """Where the constraints come from: generated word lists by default, else JSONL files.
+    """Where constraints come from: generated word lists by default, or JSONL files.
 
     Attributes:
         train: file of records with any of ``words``, ``pattern``, ``min_words``, ``max_words`` and
-            ``classifier`` (``{"name", "label", "weight"}``), and ``prompt`` for another prompt than the
-            template's; or ``hub:owner/name:split``.
-        test: likewise; without it some of ``train`` are kept out.
-        n_train, n_test: how many of each, the first ones of a file; generated lists have one to three words.
+            ``classifier`` (``{"name", "label", "weight"}``), and optionally ``prompt`` to replace the
+            template's prompt; or ``hub:owner/name:split``.
+        test: evaluation records in the same format; without it, part of ``train`` is held out.
+        n_train, n_test: number of each, the first ones of a file; generated lists have one to three words.
     """
 
     train: DataPath | None = None
@@ -57,12 +57,12 @@ class ConstrainedData:
 
 
 class ConstrainedTask(GFlowNetModule):
-    """What experiments whose conditions carry a constraint share.
+    """Base class of experiments whose conditions carry a constraint.
 
     Attributes:
-        penalty: nats for each constraint that a text does not meet.
-        forbidden: texts that no token of a sample may hold; the terminator stays open. A text of several
-            characters can still be put together from smaller tokens: a constraint's pattern excludes it.
+        penalty: nats subtracted for each constraint that a text violates.
+        forbidden: texts that no token of a sample may contain, except the terminator. Longer texts can still
+            be composed of several tokens: exclude them with a constraint's pattern.
     """
 
     writes_text: ClassVar[bool] = True
@@ -87,18 +87,18 @@ class ConstrainedTask(GFlowNetModule):
     def constraint_problems(
         self, constraint: TextConstraint, at: Callable[[str], str]
     ) -> Iterator[Problem]:
-        """What of a constraint no string of this task can meet; see :meth:`TextConstraint.problems`."""
+        """Yield constraints that no string of this task can satisfy; see :meth:`TextConstraint.problems`."""
         shortest = min(self.max_len, self.eval_max_len)
         return constraint.problems(at, self.closed_text, shortest)
 
 
 class ConstrainedGeneration(ConstrainedTask):
-    """The experiment.
+    """Generation of sentences that contain given words.
 
     Attributes:
         data: the constraints.
-        prompt_template: what the policy reads; ``{words}`` stands for the words, with commas.
-        context: what the reward's language model reads instead.
+        prompt_template: prompt of the policy; ``{words}`` stands for the comma-separated words.
+        context: prompt of the reward's language model.
     """
 
     name: ClassVar[str] = "constrained"
@@ -136,10 +136,10 @@ class ConstrainedGeneration(ConstrainedTask):
     # -- data ---------------------------------------------------------------------------------
 
     def load(self, seed: int) -> TaskData:
-        """Constraints for training and test; no word list that is tested occurs in training.
+        """Load constraints for training and test; no test word list occurs in training.
 
         Raises:
-            UserError: naming file, line and field, for all malformed lines at once.
+            UserError: with file, line and field of all malformed lines.
         """
         files = Files(
             self.data.train,
@@ -153,7 +153,7 @@ class ConstrainedGeneration(ConstrainedTask):
         return files.load(partial(self._generated, seed))
 
     def _generated(self, seed: int) -> TaskData:
-        # The same words in another order are the same list.
+        # Word lists that differ only in order are the same.
         by_words: Callable[[tuple[str, ...]], frozenset[str]] = frozenset
         train, test = draw_sets(
             self.name,
@@ -169,7 +169,7 @@ class ConstrainedGeneration(ConstrainedTask):
         )
 
     def _read(self, path: str) -> list[Row]:
-        # The policy sees the prompt only: it cannot be asked for two things by one.
+        # The policy sees only the prompt, so a prompt cannot have two constraints.
         return read_records(
             path,
             FIELDS,
@@ -213,7 +213,7 @@ class ConstrainedGeneration(ConstrainedTask):
         )
 
     def _of_words(self, words: tuple[str, ...]) -> Condition:
-        """A generated list, of whose sentences the grammar can judge."""
+        """Return the condition of a generated list, whose samples the grammar can judge."""
         condition = self._condition(TextConstraint(words=words), self._prompt(words))
         return dataclasses.replace(condition, facts={**condition.facts, "grammar": True})
 
@@ -223,7 +223,7 @@ class ConstrainedGeneration(ConstrainedTask):
     # -- use and metrics ----------------------------------------------------------------------
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
-        """The posterior of a prompt of the template's form."""
+        """Return the posterior of a prompt that matches the template."""
         before, _, behind = self.prompt_template.partition(_SLOT)
         found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(behind)}", prompt)
         if found is None:
@@ -232,7 +232,7 @@ class ConstrainedGeneration(ConstrainedTask):
         return self._condition(TextConstraint(words=words), prompt) if all(words) else None
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Per number of words, shares satisfied with intervals, and what classifiers say; in 0..1."""
+        """Compute, per number of words, satisfied shares with intervals and label probabilities; in 0..1."""
         by_grammar = partial(grammatical, is_sentence=is_sentence)
         return per_group(samples, satisfied, label_probability, by_grammar)
 
@@ -244,5 +244,5 @@ def _constraint(row: Row) -> TextConstraint:
 
 
 def _identity(row: Row) -> object:
-    """By what a training list is known again in the test set: its own prompt, or words in any order."""
+    """Identify a list across training and test set, by its own prompt or by its words in any order."""
     return row.get("prompt") or frozenset(word.casefold() for word in row["words"])

@@ -1,7 +1,7 @@
 """Contrastive sampling: sentences specific to X, in proportion to p(Z | X)^α p(Z)^β with α > 0 > β.
 
-With β < 0 a sentence that is likely anywhere is worth less. p(Z) is the model's after a neutral
-context that tells nothing of X.
+A negative β lowers the reward of sentences that are likely in any context. p(Z) is the model's
+probability after a neutral context that contains no information about X.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from gfn_runner.tasks.continuation import SentenceContinuation
 
 
 class Contrastive(SentenceContinuation):
-    """The experiment; its arguments beside those of ``SentenceContinuation``.
+    """Contrastive sampling; takes the following arguments in addition to those of ``SentenceContinuation``.
 
     Attributes:
         alpha: weight of log p(Z | X), above 0.
-        beta: weight of log p(Z), below 0. Where X tells nothing of a string, p(Z | X) is p(Z), and
-            what is left is p(Z)^(α + β): with α + β below 1 the posterior is flatter than the model,
-            and its mass goes to noise, of which there is much. A β far below 0 finds strings that the
-            model thinks impossible without X for no good reason; see docs/architecture.md.
-        neutral_context: what p(Z) is read after; empty for the model's own beginning of a text.
+        beta: weight of log p(Z), below 0. For strings unrelated to X, p(Z | X) equals p(Z), which leaves
+            p(Z)^(α + β): with α + β below 1 the posterior is flatter than the model, and its mass moves to
+            the numerous noise strings. A large negative β favors strings that the model considers
+            impossible without X for no good reason; see docs/architecture.md.
+        neutral_context: context of p(Z); empty for the beginning of a text.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -62,7 +62,7 @@ class Contrastive(SentenceContinuation):
             )
 
     def _generated(self, seed: int) -> TaskData:
-        """The few topics of the grammar are trained on and evaluated."""
+        """Generate one condition per topic of the grammar, used for both training and evaluation."""
         known = {
             news.topic_prompt(topic): {"grammar": True, "topic": topic} for topic in news.TOPICS
         }
@@ -72,15 +72,15 @@ class Contrastive(SentenceContinuation):
         )
 
     def terms(self, prompt: str) -> tuple[Term, ...]:
-        """p(Z ⊤ | X)^α and p(Z ⊤)^β."""
+        """Return the terms p(Z ⊤ | X)^α and p(Z ⊤)^β."""
         return (
             Term(prompt, weight=self.alpha),
             Term(self.neutral_context, weight=self.beta),
         )
 
     def measure(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Beside those of continuation: ``pointwise_mutual_information`` mean of
-        log p(Z | X) − log p(Z), nats; ``specific_share`` of samples that are facts of the topic.
+        """Add to the metrics of continuation: ``pointwise_mutual_information``, the mean of
+        log p(Z | X) − log p(Z) in nats, and ``specific_share``, the share of samples that are topic facts.
         """
         measured = super().measure(samples)
         gains = [terms[0] - terms[1] for s in samples for terms in s.term_log_probs]

@@ -1,8 +1,8 @@
 """Random numbers: strings in proportion to a table of probabilities.
 
-Hu et al. 2024, section 2: asked for a random integer, language models are far from uniform. The
-posterior has no language model in it: log R of a valid number is its log-probability in the wanted
-distribution, and a floor for every other string.
+Hu et al. 2024, section 2: when asked for a random integer, language models are far from uniform. The
+posterior contains no language model: log R of a valid number is its log-probability in the target
+distribution, and all other strings get a floor.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ Family = Literal["uniform", "binomial", "poisson", "geometric", "zipf", "normal"
 
 
 class RandomNumbers(GFlowNetModule):
-    """The experiment.
+    """Random numbers from a given distribution.
 
     Attributes:
-        prompt: what the policy reads. No space at its end: the number brings its own (``prefix``).
-        prefix: text in front of each number.
+        prompt: prompt of the policy, without a trailing space: the number brings its own (``prefix``).
+        prefix: text before each number.
         low, high: smallest and largest number.
-        distribution: cut to ``low``..``high`` and normalised there; ``uniform``, or with a parameter:
+        distribution: target distribution, truncated to ``low``..``high`` and normalized: ``uniform``,
             ``binomial`` (successes in ``high − low`` trials of probability ``parameter``, from
             ``low``), ``poisson`` (mean ``parameter``, from ``low``), ``geometric`` (success
-            probability ``parameter``, from ``low``), ``zipf`` (exponent ``parameter``), ``normal``
-            (rounded; ``parameter`` is the standard deviation, the mean is the middle).
-        parameter: see there; unused by ``uniform``.
-        penalty: minus the log of the mass that all strings of one length that are no such number have
-            together, nats; see ``TableFactor``.
+            probability ``parameter``, from ``low``), ``zipf`` (exponent ``parameter``), or ``normal``
+            (rounded; ``parameter`` is the standard deviation, the mean is the midpoint).
+        parameter: parameter of the distribution; unused by ``uniform``.
+        penalty: negative log of the total mass of all invalid strings of the same length, in nats;
+            see ``TableFactor``.
     """
 
     name: ClassVar[str] = "random_number"
@@ -55,7 +55,7 @@ class RandomNumbers(GFlowNetModule):
         "exact_tv",
     )
     optimized: ClassVar[str] = (
-        "exact_kl"  # kl has its noise floor, and no value where no number is valid
+        "exact_kl"  # kl has a noise floor, and is undefined if no number is valid
     )
 
     def __init__(
@@ -80,7 +80,7 @@ class RandomNumbers(GFlowNetModule):
         self.penalty = penalty
 
     def reference_rows(self) -> Sequence[ReferenceRow]:
-        """The authors' PPO: 21,411 of 512,000 numbers are invalid (their rng/notebooks/plots.ipynb)."""
+        """Return the authors' PPO: 21,411 of 512,000 numbers invalid (their rng/notebooks/plots.ipynb)."""
         return [ReferenceRow("the authors' PPO", {"invalid_share/numbers": 21_411 / 512_000})]
 
     def problems(self) -> Iterator[Problem]:
@@ -106,7 +106,7 @@ class RandomNumbers(GFlowNetModule):
             )
 
     def probabilities(self) -> dict[int, float]:
-        """The wanted distribution; sums to 1, or is 0 everywhere where all of it lies outside."""
+        """Return the target distribution, which sums to 1; all zeros if its mass lies outside the range."""
         from scipy import stats
 
         count, p = self.high - self.low, self.parameter
@@ -125,9 +125,9 @@ class RandomNumbers(GFlowNetModule):
         return {number: value / total for number, value in values.items()}
 
     def load(self, seed: int) -> TaskData:
-        """The one condition; ``seed`` changes nothing.
+        """Return the single condition; ``seed`` has no effect.
 
-        All numbers are demonstrations: one that the base model hardly ever writes need not be found.
+        All numbers are demonstrations, so rare ones under the base model need not be discovered.
         """
         return TaskData([self._condition("train")], [self._condition("numbers")])
 
@@ -156,10 +156,10 @@ class RandomNumbers(GFlowNetModule):
         return list(condition.facts["table"])
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """How far the valid numbers are from the target, and how many are none.
+        """Measure how far the valid numbers are from the target, and how many samples are invalid.
 
-        ``kl`` KL(valid samples ‖ target) and ``tv``, nats; ``kl_floor`` what samples of the target
-        itself would have on average, and ``kl_over_floor`` their ratio; ``invalid_share`` in 0..1.
+        ``kl`` is KL(valid samples ‖ target) in nats, and ``tv`` the total variation; ``kl_floor`` is the
+        expected ``kl`` of samples from the target, ``kl_over_floor`` the ratio; ``invalid_share`` is in 0..1.
         """
         result: dict[str, float] = {}
         for sample in samples:

@@ -1,7 +1,7 @@
-"""Translation: texts in proportion to p(Z | source)^(1/T), ended by a line break.
+"""Translation: texts in proportion to p(Z | source)^(1/T), terminated by a line break.
 
-The generated pairs are of a toy language in which most sentences have several right translations, all
-of them known: a sampler should find each, where a search for the best finds one.
+The generated pairs are in a toy language in which most sentences have several correct translations, all
+of them known: a sampler should find each of them, whereas a search for the most likely one finds one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gfn_runner.tasks.base import GFlowNetModule
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class TranslationData:
-    """Where sentences come from: the toy language by default, else TSV or CSV files.
+    """Where sentences come from: the toy language by default, or TSV or CSV files.
 
     Attributes:
-        pairs: a table with the columns ``source`` and ``target``, or ``hub:owner/name:split``.
-            Targets are references for the metrics; training needs sources only. A source on several
-            lines has several right translations.
-        test: the same to evaluate on; without it some of ``pairs`` are kept out.
-        n_train, n_test: how many of each, the first ones of a file.
+        pairs: table with the columns ``source`` and ``target``, or ``hub:owner/name:split``.
+            Targets are references for the metrics; training needs only sources. A source may occur on
+            several lines, with a different correct translation on each.
+        test: evaluation pairs in the same format; without it, part of ``pairs`` is held out.
+        n_train, n_test: number of sentences of each, the first ones of a file.
     """
 
     pairs: DataPath | None = None
@@ -44,11 +44,11 @@ class TranslationData:
 
 
 class Translation(GFlowNetModule):
-    """The experiment.
+    """Translation of sentences.
 
     Attributes:
         data: the sentences.
-        template: what the model reads; ``{source}`` stands for the sentence.
+        template: prompt of the model; ``{source}`` stands for the sentence.
     """
 
     name: ClassVar[str] = "translation"
@@ -74,7 +74,7 @@ class Translation(GFlowNetModule):
         yield from file_problems("pairs", self.data.pairs, self.data.test)
 
     def load(self, seed: int) -> TaskData:
-        """Sentences to train on and, none of them among those, to evaluate on."""
+        """Load disjoint sentences for training and evaluation."""
         files = Files(
             self.data.pairs,
             self.data,
@@ -119,15 +119,15 @@ class Translation(GFlowNetModule):
         return Condition(key=source, prompt=prompt, terms=(Term(prompt),), group=group, facts=facts)
 
     def targets(self, condition: Condition) -> Sequence[str]:
-        """Right translations."""
+        """Return the correct translations."""
         return [f" {text}" for text in condition.facts.get("references", ())]
 
     def condition_for(self, prompt: str, seed: int) -> Condition | None:
         return Condition(key=prompt, prompt=prompt, terms=(Term(prompt),))
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Where all right translations are known: ``right_share`` of samples that are one, and
-        ``found_share`` of the right ones that some sample of the sentence is; in 0..1.
+        """Compute metrics where all correct translations are known: ``right_share``, the share of samples that
+        are one, and ``found_share``, the share of a sentence's correct ones that were found; in 0..1.
         """
         known = [s for s in samples if s.condition.facts["complete"]]
         return per_group(known, _right_and_found)
@@ -143,7 +143,7 @@ def _right_and_found(samples: Sequence[ConditionSamples]) -> dict[str, float]:
 
 
 def _judged(samples: ConditionSamples) -> tuple[float, float]:
-    """Share of right samples, and share of the right translations that were found."""
+    """Return the share of correct samples, and the share of the correct translations that were found."""
     known = set(samples.condition.facts["references"])
     texts = [text.strip().removesuffix(".") for text in samples.singles]
     right = [text for text in texts if text in known]
@@ -151,7 +151,7 @@ def _judged(samples: ConditionSamples) -> tuple[float, float]:
 
 
 def _read(path: str) -> list[Row]:
-    """Sentences with all their translations under ``targets``: lines of one sentence are joined."""
+    """Read sentences, each with all its translations under ``targets``, merged from several lines."""
     pairs = read_table(
         path,
         ("source", "target"),

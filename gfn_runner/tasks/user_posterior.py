@@ -1,8 +1,8 @@
-"""A user's own posterior: strings in proportion to weighted language-model terms and constraints.
+"""User-defined posteriors: strings in proportion to weighted language-model terms and constraints.
 
-Each line of a JSONL file is one posterior: the prompt that the policy reads, the terms
-``p_LM(z suffix | context) ** weight`` and constraints on the text. Prompts and contexts are texts,
-or messages for a chat model. docs/own_posterior.md has worked examples.
+Each line of a JSONL file defines one posterior: the prompt of the policy, the terms
+``p_LM(z suffix | context) ** weight``, and constraints on the text. Prompts and contexts are texts,
+or messages for a chat model. See docs/own_posterior.md for worked examples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXAMPLE = Path(__file__).parent / "examples" / "posterior.jsonl"
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class MessageRecord:
-    """One message of a conversation as a line states it."""
+    """One message of a conversation, as given on a line."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -39,9 +39,9 @@ class MessageRecord:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class TermRecord:
-    """One factor ``p_LM(z suffix | context) ** weight`` as a line states it; see ``Term``.
+    """One factor ``p_LM(z suffix | context) ** weight``, as given on a line; see ``Term``.
 
-    The context is a text or messages.
+    The context is a text or a list of messages.
     """
 
     context: str | None = None
@@ -64,9 +64,9 @@ class PosteriorData:
     """Where the posteriors come from.
 
     Attributes:
-        train: JSONL file or ``hub:owner/name:split``; ``None`` takes the example of the package.
-        evaluation: likewise; ``None`` evaluates the posteriors that were trained on.
-        held_out: share of ``train`` that is kept out of training and evaluated instead.
+        train: JSONL file or ``hub:owner/name:split``; ``None`` uses the example included in the package.
+        evaluation: the same for evaluation; ``None`` evaluates the training posteriors.
+        held_out: share of ``train`` that is held out from training and used for evaluation instead.
     """
 
     train: DataPath | None = None
@@ -75,7 +75,7 @@ class PosteriorData:
 
 
 class UserPosterior(ConstrainedTask):
-    """The experiment.
+    """Sampling from user-defined posteriors.
 
     Attributes:
         data: the posteriors.
@@ -108,10 +108,10 @@ class UserPosterior(ConstrainedTask):
             )
 
     def load(self, seed: int) -> TaskData:
-        """Read the posteriors. Evaluated ones are ``seen`` if they were trained on, else ``unseen``.
+        """Read the posteriors. Evaluation ones are grouped into ``seen`` (also trained on) and ``unseen``.
 
         Raises:
-            UserError: naming file, line and field, for all malformed lines at once.
+            UserError: with file, line and field of all malformed lines.
         """
         rows = self._read(self.data.train or str(EXAMPLE))
         if self.data.evaluation is not None:
@@ -131,7 +131,7 @@ class UserPosterior(ConstrainedTask):
         return TaskData(train, evaluation)
 
     def _read(self, path: str) -> list[Row]:
-        # The policy sees the prompt only: it cannot have two posteriors.
+        # The policy sees only the prompt, so a prompt cannot have two posteriors.
         return read_records(
             path,
             FIELDS,
@@ -168,7 +168,7 @@ class UserPosterior(ConstrainedTask):
         yield from _demonstration_problems(row, constraint, self.closed_text)
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Per group, shares of samples that meet their constraint; see ``evaluation/groups.py``."""
+        """Compute, per group, shares of samples that meet their constraint; see ``evaluation/groups.py``."""
         return per_group(samples, satisfied, label_probability)
 
 
@@ -179,7 +179,7 @@ def _messages_problems(
     text: str | None,
     messages: Sequence[MessageRecord] | None,
 ) -> Iterator[Problem]:
-    """What is wrong with messages, or with the text (field ``other``) that may stand in their place."""
+    """Yield problems of messages, or of the text (field ``other``) that may be given instead."""
     if text is not None and messages is not None:
         yield Problem(row.at(f"{inside}messages"), f"given beside {other}", "one of the two")
     elif text is None and messages is None:
@@ -196,7 +196,7 @@ def _messages_problems(
 
 
 def _read_by_policy(text: str | None, messages: Sequence[MessageRecord] | None) -> str:
-    """A prompt or context: its text, or the chat of its messages."""
+    """Return a prompt or context: its text, or the chat of its messages."""
     if messages is None:
         return text or ""
     return Chat.of([{"role": m.role, "content": m.content} for m in messages])
@@ -205,7 +205,7 @@ def _read_by_policy(text: str | None, messages: Sequence[MessageRecord] | None) 
 def _demonstration_problems(
     row: Row, constraint: TextConstraint | None, terminator: str
 ) -> Iterator[Problem]:
-    # A constraint that is broken itself (a pattern that is none) has a problem of its own.
+    # An invalid constraint (e.g. an invalid pattern) is reported as a separate problem.
     judged = constraint is not None and not any(constraint.problems(str, "", _NO_BOUND))
     for place, text in enumerate(row.get("demonstrations", ())):
         where = row.at(f"demonstrations[{place}]")
@@ -222,7 +222,7 @@ def _demonstration_problems(
 
 
 def _two_posteriors(train: Sequence[Row], evaluation: Sequence[Row]) -> Iterator[Problem]:
-    """Prompts that both files have, with different terms or constraints."""
+    """Yield prompts that occur in both files with different terms or constraints."""
     known = {_prompt(row): row for row in train}
     for row in evaluation:
         other = known.get(_prompt(row))
@@ -252,7 +252,7 @@ def _condition(row: Row) -> Condition:
     return Condition(
         key=str(prompt),
         prompt=prompt,
-        # Without terms the constraint narrows the language model's own continuations.
+        # Without terms, the constraint restricts the language model's own continuations.
         terms=terms or (Term(prompt),),
         demonstrations=row.get("demonstrations", ()),
         facts=facts,
