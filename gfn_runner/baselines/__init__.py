@@ -1,1 +1,1 @@
-"""Rows to compare a policy with."""
+"""Baselines to compare a policy with."""

@@ -1,8 +1,8 @@
-"""What a baseline is: settings, what it cannot do, and the rows that it draws.
+"""Base class of baselines: settings, unsupported tasks, and samples of each row.
 
-A baseline is chosen by ``baseline=…`` beside any task. It shares the task's data, evaluation and folder,
-so that its numbers stand in the same columns. Some train an adapter of their own (SFT, PPO, GRPO): these are
-algorithms (``gfn_runner.algorithms``). The others draw rows: names and samples of a method.
+``baseline=…`` selects a baseline for any task. It uses the task's data, evaluation and folder, so its metrics
+are directly comparable. Baselines that train their own adapter (SFT, PPO, GRPO) are algorithms
+(``gfn_runner.algorithms``). The others yield rows: the name of a method and its samples.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Rows = Iterator[tuple[str, list[ConditionSamples]]]
 def draw_row(
     d: Drawing, row: str, *seed: object, posterior: bool = False, **how: Any
 ) -> list[ConditionSamples]:
-    """Samples of the base model, adapter off.
+    """Draw samples from the base model, with the adapter disabled.
 
     Args:
-        row: name for the log.
-        posterior: whether samples of the posterior are added, if ``d`` has them.
+        row: name of the row, for the log.
+        posterior: whether to add posterior samples, if ``d`` has them.
         how: see :func:`draw_answers`.
     """
     d = d if posterior else d.replace(posterior=None)
@@ -43,31 +43,31 @@ def draw_row(
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Baseline(ABC):
-    """A method to be compared with that trains nothing.
+    """A method for comparison that needs no training.
 
     Attributes:
-        label: what a table calls it.
+        label: name in tables.
     """
 
     label: ClassVar[str]
 
     def problems(self) -> Iterator[Problem]:
-        """What is impossible in the settings alone."""
+        """Yield problems of the settings that do not depend on a task."""
         yield from ()
 
     def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
-        """What of a task this baseline cannot do."""
+        """Yield properties of a task that this baseline does not support."""
         yield from ()
 
     @abstractmethod
     def rows(self, drawing: Drawing) -> Rows:
-        """Name and samples of each of its rows."""
+        """Yield the name and samples of each row."""
 
 
 def few_shot_conditions(
     task: Task, conditions: Sequence[Condition], shots: int, seed: int
 ) -> list[Condition]:
-    """The conditions with ``shots`` worked examples in front of their prompts; 0 changes nothing."""
+    """Prepend ``shots`` worked examples to the conditions' prompts; 0 changes nothing."""
     if shots == 0:
         return list(conditions)
     return [

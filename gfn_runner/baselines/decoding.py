@@ -1,4 +1,4 @@
-"""Decoders of the base model, each also with more compute."""
+"""Decoding methods for the base model, each also with more compute."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ DECODERS = ("greedy", "beam", "diverse_beam", "sampling", "tempered", "nucleus",
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Decoding(Baseline):
-    """Decoders of the base model, each also with more compute.
+    """Decoding methods for the base model, each also with more compute.
 
-    A decoder with more compute draws ``compute`` times as many strings (or beams) and keeps the likeliest
-    different ones under log R.
+    With more compute, a method draws ``compute`` times as many strings (or beams) and keeps the distinct ones
+    with the highest log R.
 
     Attributes:
-        decoders: some of ``DECODERS``.
-        compute: how many times as many; 1 for no such rows.
-        temperature: of ``tempered``.
-        top_p, top_k: of ``nucleus`` and ``top_k``.
-        diversity_penalty: nats, of ``diverse_beam``, for every earlier group that chose the token
+        decoders: subset of ``DECODERS``.
+        compute: factor for the number of strings; 1 omits these rows.
+        temperature: temperature of ``tempered``.
+        top_p, top_k: parameters of ``nucleus`` and ``top_k``.
+        diversity_penalty: for ``diverse_beam``, nats per earlier group that chose the same token
             (Vijayakumar et al. 2016, arXiv:1610.02424); every group has one beam.
     """
 
@@ -66,13 +66,13 @@ class Decoding(Baseline):
             )
 
     def rows(self, drawing: Drawing) -> Rows:
-        """Every decoder's row, and as ``<name>_x<compute>`` the one with more compute."""
+        """Yield each decoder's row, then the one with more compute as ``<name>_x<compute>``."""
         for name in self.decoders:
             decode = self._decoder(drawing, name)
             seed = ("decoding", name, drawing.seed)
             plain = _plain(drawing, decode, name == "greedy")
             yield name, draw_row(drawing, name, *seed, draw=plain)
-            # More of what is always the same string would be the same string.
+            # Greedy decoding always gives the same string.
             if self.compute > 1 and name != "greedy":
                 row = f"{name}_x{self.compute}"
                 best = _likeliest(drawing, decode, self.compute)
@@ -93,19 +93,19 @@ class Decoding(Baseline):
 
 
 def _plain(drawing: Drawing, decode: Decode, once: bool) -> Callable[..., Trajectories]:
-    """As many strings as are asked for, or one."""
+    """Return a draw function for the requested number of strings, or for one."""
 
     def draw(
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
     ) -> Trajectories:
-        # A decoder has its own temperature.
+        # Decoders have their own temperature.
         return decode(drawing.prompts(conditions), 1 if once else n, generator)
 
     return draw
 
 
 def _likeliest(drawing: Drawing, decode: Decode, compute: int) -> Callable[..., Trajectories]:
-    """Of ``compute`` times as many strings the likeliest different ones under log R, n or fewer."""
+    """Return a draw function that keeps the n distinct strings with the highest log R of ``compute * n``."""
 
     def draw(
         conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator

@@ -1,4 +1,4 @@
-"""Direct answers: the likeliest of the task's answers right after the prompt, without a sample."""
+"""Direct answers: the most likely answer choice right after the prompt, without a sample."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from gfn_runner.runtime.status import ProgressLogger
 
 
 def answers_directly(task: Task, conditions: Sequence[Condition]) -> bool:
-    """Whether the task has this baseline."""
+    """Return whether the task supports this baseline."""
     return any(map(task.direct_choices, conditions))
 
 
 @torch.no_grad()
 def answer_directly(d: Drawing, *, shots: int) -> list[ConditionSamples]:
-    """Score the task's direct choices after ``shots`` labelled examples; nothing is sampled.
+    """Score the task's direct choices after ``shots`` labelled examples, without sampling.
 
     Args:
-        d: its model answers as it is switched now: the bare base model within ``lm.base()``.
-        shots: labelled examples in front of each prompt.
+        d: its model answers in its current mode: the base model within ``lm.base()``.
+        shots: number of labelled examples before each prompt.
 
     Returns:
-        For each condition one answer, as if an empty sample had led to it: vote, single and greedy
-        answer are the same.
+        One answer per condition, represented as the answer to an empty sample: vote, single and greedy
+        answer are identical.
     """
     results, lm = [], d.lm
     with ProgressLogger(f"evaluation, direct_{shots}_shot", len(d.conditions)) as count:

@@ -1,4 +1,4 @@
-"""Samples of the true posterior, for tasks that list their strings."""
+"""Samples from the true posterior, for tasks that enumerate their strings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gfn_runner.evaluation.draw import Drawing, string_scores, support_strings
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Exact(Baseline):
-    """Samples of the true posterior, for tasks that can list their strings: the ceiling."""
+    """Samples from the true posterior, for tasks that enumerate their strings: an upper bound."""
 
     label: ClassVar[str] = "exact"
 
@@ -38,9 +38,9 @@ class Exact(Baseline):
             )
 
     def rows(self, drawing: Drawing) -> Rows:
-        """One row, ``exact``: strings of the task's support in proportion to R^(1/T).
+        """Yield one row, ``exact``: strings of the task's support in proportion to R^(1/T).
 
-        log q of its samples is the posterior's, log R/T − log Z, with Z summed over the support.
+        log q of its samples is that of the posterior, log R/T − log Z, with Z summed over the support.
         """
         drawn = draw_row(drawing, "exact", "exact", drawing.seed, draw=partial(_draw, drawing))
         yield "exact", [_with_density(samples, drawing.temperature) for samples in drawn]
@@ -49,7 +49,7 @@ class Exact(Baseline):
 def _draw(
     d: Drawing, conditions: Sequence[Condition], n: int, at: float, generator: torch.Generator
 ) -> Trajectories:
-    """``n`` strings of the posterior of each condition; it has a temperature of its own."""
+    """Draw ``n`` strings from each condition's posterior, ignoring the sampling temperature ``at``."""
     parts = []
     for place, condition in enumerate(conditions):
         listed = support_strings(d, condition)
@@ -70,7 +70,7 @@ def _with_density(samples: ConditionSamples, temperature: float) -> ConditionSam
         samples,
         log_pf=[value / temperature - log_z for value in samples.log_reward],
         support_log_pf=(support_N - log_z).tolist(),
-        # A string at temperature 0 is the base model's, not the posterior's.
+        # The sample at temperature 0 comes from the base model, not from the posterior.
         greedy=None,
         greedy_answer_log_probs=(),
     )

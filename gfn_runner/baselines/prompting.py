@@ -1,4 +1,4 @@
-"""The base model after worked examples, or at another temperature."""
+"""The base model with worked examples, or at another temperature."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Prompting(Baseline):
-    """The base model after worked examples, drawn anew for each seed and question.
+    """The base model with worked examples, which are drawn anew for each seed and question.
 
     Attributes:
-        shots: numbers of examples; those that do not fit the model's context are left out, with a line
-            in the log.
+        shots: numbers of examples; numbers that do not fit into the model's context are skipped with a
+            warning.
     """
 
     shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 3, 5, 10, 20)
@@ -53,12 +53,12 @@ class Prompting(Baseline):
 def prompt_base_model(
     d: Drawing, *, shots: int = 0, temperature: float = 1.0
 ) -> list[ConditionSamples]:
-    """Samples of the base model after worked examples.
+    """Sample from the base model after worked examples.
 
     Args:
         d: as for the policy.
-        shots: worked examples in front of each prompt.
-        temperature: of the singles, token by token.
+        shots: number of worked examples before each prompt.
+        temperature: per-token sampling temperature of the singles.
     """
     named = () if temperature == 1.0 else (temperature,)
     row = f"base_at_T{temperature:g}" if named else f"base_{shots}_shot"
@@ -68,7 +68,7 @@ def prompt_base_model(
 
 
 def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
-    """A row for each number of worked examples; numbers that do not fit the context are left out."""
+    """Yield a row for each number of worked examples; numbers that exceed the context are skipped."""
     at_once = answers_directly(d.task, d.conditions)
     for k in shots:
         too_long = _tokens_beyond_context(d, k)
@@ -83,13 +83,13 @@ def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
             with d.lm.base():
                 answers = answer_directly(d, shots=k)
             yield f"direct_{k}_shot", answers
-        # Labelled examples show how to answer, and not how to write a sample.
+        # Labelled examples show how to answer, but not how to write a sample.
         if not (at_once and k):
             yield f"base_{k}_shot", prompt_base_model(d, shots=k)
 
 
 def _tokens_beyond_context(d: Drawing, shots: int) -> int:
-    """Tokens by which the longest prompt and a string exceed the model's context; 0 if they fit."""
+    """Return by how many tokens the longest prompt plus a string exceeds the context; 0 if it fits."""
     if d.lm.context_length is None:
         return 0
     prompted = few_shot_conditions(d.task, d.conditions, shots, d.seed)

@@ -1,4 +1,4 @@
-"""The base model's own draws, the best of n or some by importance."""
+"""Draws from the base model: best of n, or resampled by importance."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gfn_runner.runtime.seeds import rng_for
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Resampling(Baseline):
-    """What one would do without training: n draws of the base model, the best or some by importance.
+    """Sampling without training: the best of n base model draws, or some resampled by importance.
 
     Attributes:
-        draws: numbers n of draws per condition; each number uses the first n of the same draws.
+        draws: numbers n of draws per condition; each uses the first n of the same draws.
         answers_known: whether the posterior may use the answer of a test question (a rationale that
-            leads to the known answer, as in training). Off, it is p(Z ⊤ | X), which is all that one has
-            when the answer is asked for. It changes nothing where samples have no answer.
+            leads to the known answer, as in training). If not, it is p(Z ⊤ | X), which is all that is
+            known when a question is asked. No effect if samples have no answers.
     """
 
     draws: tuple[Annotated[int, Field(ge=1)], ...] = (1, 4, 16, 64, 256)
@@ -40,10 +40,10 @@ class Resampling(Baseline):
             yield Problem("baseline.draws", "given none", "at least one number of draws")
 
     def rows(self, drawing: Drawing) -> Rows:
-        """For every number n of draws: ``best_of_n``, the likeliest under R, and ``resampled_n``.
+        """Yield, for every n in ``draws``: ``best_of_n``, the draw with the highest R, and ``resampled_n``.
 
-        Of n draws, ``options.singles`` strings are kept by importance, and ``options.votes`` more for
-        the vote. Of the best there is one, which is the only vote.
+        ``resampled_n`` keeps ``options.singles`` of n draws by importance, and ``options.votes`` more for
+        the vote. ``best_of_n`` keeps a single string, which is also its only vote.
         """
         d, asked = drawing, list(drawing.conditions)
         if not self.answers_known:
@@ -57,17 +57,17 @@ class Resampling(Baseline):
 
 
 def resample_base_model(d: Drawing) -> list[ConditionSamples]:
-    """Draw ``options.resampled`` strings of the base model and keep some by R^(1/T) / p.
+    """Draw ``options.resampled`` strings from the base model and resample them by R^(1/T) / p.
 
-    Sampling importance resampling (Rubin 1987): as the number of draws grows, what is kept is
-    distributed as the posterior. Kept with replacement: where few draws carry all the weight, there
-    are few different strings, which is what their effective sample size says.
+    Sampling importance resampling (Rubin 1987): as the number of draws grows, the resampled strings
+    follow the posterior. They are drawn with replacement: if few draws carry all the weight, there
+    are few distinct strings, as their effective sample size shows.
     """
     return [_kept(d, samples) for samples in _draws(d, d.conditions, d.options.resampled)]
 
 
 def _draws(d: Drawing, conditions: Sequence[Condition], n: int) -> list[ConditionSamples]:
-    """``n`` strings of the base model for each condition."""
+    """Draw ``n`` strings from the base model for each condition."""
     options = dataclasses.replace(d.options, singles=n, votes=0)
     own = d.replace(conditions=conditions, options=options)
     return draw_row(own, "resampling", "resampling", d.seed)
@@ -76,7 +76,7 @@ def _draws(d: Drawing, conditions: Sequence[Condition], n: int) -> list[Conditio
 def _of_conditions(
     d: Drawing, asked: Sequence[Condition], samples: Iterable[ConditionSamples]
 ) -> list[ConditionSamples]:
-    """Samples of the conditions as they are; log R and log q of another posterior are left out."""
+    """Assign samples to the original conditions; drop log R and log q of any other posterior."""
     return [
         s if c is a else dataclasses.replace(s, condition=c, log_reward=(), log_pf=())
         for s, a, c in zip(samples, asked, d.conditions, strict=True)
@@ -84,10 +84,10 @@ def _of_conditions(
 
 
 def _best(samples: ConditionSamples) -> ConditionSamples:
-    """The one string with the largest log R, also as the only vote."""
+    """Keep the string with the highest log R, also as the only vote."""
     best = max(range(len(samples.log_reward)), key=samples.log_reward.__getitem__)
     one = _some(samples, [best])
-    # It is drawn by no density that could be written down.
+    # Its density has no closed form.
     return dataclasses.replace(one, votes=one.singles, vote_answer_log_probs=one.answer_log_probs)
 
 
@@ -102,7 +102,7 @@ _COLUMNS = (
 
 
 def _some(samples: ConditionSamples, places: Sequence[int]) -> ConditionSamples:
-    """Some of the singles; nothing that was drawn or scored beside them."""
+    """Keep some of the singles, and none of the other samples and scores."""
     columns: dict[str, Any] = {
         name: [values[i] for i in places] if (values := getattr(samples, name)) else ()
         for name in _COLUMNS
@@ -113,7 +113,7 @@ def _some(samples: ConditionSamples, places: Sequence[int]) -> ConditionSamples:
         vote_answer_log_probs=(),
         greedy=None,
         greedy_answer_log_probs=(),
-        # The support was scored under the base model, which is not what is shown.
+        # The support was scored under the base model, not under the distribution shown.
         support_log_reward=(),
         support_log_pf=(),
         **columns,
@@ -121,7 +121,7 @@ def _some(samples: ConditionSamples, places: Sequence[int]) -> ConditionSamples:
 
 
 def _kept(d: Drawing, samples: ConditionSamples, *, votes: int = 0) -> ConditionSamples:
-    """``options.singles`` singles and ``votes`` votes, drawn with replacement by R^(1/T) / p."""
+    """Resample ``options.singles`` singles and ``votes`` votes by R^(1/T) / p, with replacement."""
     temperature = d.temperature
     phi_N = torch.tensor(samples.log_reward) / temperature - torch.tensor(samples.log_pf)
     phi_N = phi_N.masked_fill(~phi_N.isfinite(), -math.inf)
@@ -131,7 +131,7 @@ def _kept(d: Drawing, samples: ConditionSamples, *, votes: int = 0) -> Condition
     weight_N = phi_N.double().softmax(dim=0)
     chosen = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=d.options.singles)
     voting = rng.choices(range(len(phi_N)), weights=weight_N.tolist(), k=votes) if votes else []
-    # The density of what is kept: that of the posterior, with Z as the draws estimate it.
+    # Density of the resampled strings: the posterior, with Z estimated from the draws.
     log_z = float(phi_N.logsumexp(dim=0)) - math.log(len(phi_N))
     log_pf = [samples.log_reward[i] / temperature - log_z for i in chosen]
     ess = 1 / float(weight_N.square().sum()) / len(phi_N)

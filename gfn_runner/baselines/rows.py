@@ -1,4 +1,4 @@
-"""The rows of the base model that stand beside a policy in a table."""
+"""Rows of the base model that are compared with a policy in a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gfn_runner.evaluation.draw import Drawing
 
 
 def baseline_rows(d: Drawing) -> Rows:
-    """Name and samples of every row of the base model that the settings ask for."""
+    """Yield name and samples of every base model row enabled in the settings."""
     yield from shot_rows(d, d.options.shots(d.task.default_shots))
     for at in d.options.baseline_temperatures:
         yield f"base_at_T{at:g}", prompt_base_model(d, temperature=at)

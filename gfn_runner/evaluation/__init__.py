@@ -1,1 +1,1 @@
-"""Draw samples of a policy and measure them."""
+"""Sampling from a policy and measuring the samples."""

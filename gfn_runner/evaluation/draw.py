@@ -1,4 +1,4 @@
-"""Samples of an evaluation: votes, singles, their log R, log q and answers."""
+"""Samples of an evaluation: votes and singles, with their log R, log q and answers."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.seeds import torch_generator_for
 from gfn_runner.runtime.status import ProgressLogger
 
-# Strings for conditions: (conditions, how many each, temperature, generator) → trajectories, whose
-# ``condition_B`` indexes the conditions; neighbours belong to one condition.
+# Draws strings: (conditions, number per condition, temperature, generator) → trajectories, whose
+# ``condition_B`` indexes the conditions; rows of a condition are adjacent.
 Draw = Callable[[Sequence[Condition], int, float, torch.Generator], Trajectories]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What samples are drawn and scored with; the same for a policy and for what stands beside it.
+    """Everything needed to draw and score samples, for a policy as well as for baselines.
 
     Attributes:
-        lm: policy, or base model within ``lm.base()``.
-        task: for its tool, constraints and answers.
-        rule: with the evaluation's maximum length.
-        conditions: all of them.
-        options: how many samples at which temperature.
-        seed: of everything drawn.
+        lm: the policy, or the base model within ``lm.base()``.
+        task: provides the tool, constraints and answers.
+        rule: string rule with the maximum length of the evaluation.
+        conditions: all conditions to sample for.
+        options: numbers of samples and their temperatures.
+        seed: seed of all random streams.
         temperature: reward temperature of the posterior.
-        posterior: adds samples of the posterior; see :func:`~gfn_runner.evaluation.posterior.with_posterior`.
+        posterior: adds posterior samples; see :func:`~gfn_runner.evaluation.posterior.with_posterior`.
     """
 
     lm: LanguageModel
@@ -58,11 +58,11 @@ class Drawing:
     posterior: Callable[[ConditionSamples], ConditionSamples] | None = None
 
     def prompts(self, conditions: Sequence[Condition]) -> list[tuple[int, ...]]:
-        """Tokens of the conditions' prompts."""
+        """Return the token ids of the conditions' prompts."""
         return [self.lm.encode_prompt(condition.prompt) for condition in conditions]
 
     def replace(self, **fields: Any) -> Drawing:
-        """With other fields."""
+        """Return a copy with some fields replaced."""
         return dataclasses.replace(self, **fields)
 
 
@@ -74,19 +74,19 @@ def draw_answers(
     draw: Draw | None = None,
     name: str = "evaluation",
 ) -> list[ConditionSamples]:
-    """Sample each condition as the model is switched now, and score the singles.
+    """Sample each condition from the model in its current mode, and score the singles.
 
     Args:
-        d: its conditions are shared out among ranks and cut into batches here.
-        generator: of the model's device.
-        at: temperature of the singles. Their log q stays the one at temperature 1.
-        draw: of votes and singles, in place of sampling token by token; it may give other numbers of
-            strings than it is asked for.
-        name: of what is drawn, for the lines of the log.
+        d: its conditions are split across ranks and into batches here.
+        generator: random generator on the model's device.
+        at: temperature of the singles. Their log q is still computed at temperature 1.
+        draw: draws votes and singles instead of token-by-token sampling; it may return a different number
+            of strings than requested.
+        name: name of the samples, for log lines.
     """
     results: list[ConditionSamples] = []
     if world() > 1:
-        # Equal conditions on two ranks must not get equal samples.
+        # The same condition on two ranks must not get the same samples.
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device).item()
         generator = torch_generator_for(generator.device, "share", drawn, rank())
     own = share_of_rank(d.conditions)
@@ -123,7 +123,7 @@ def _draw_batch(
         singles = draw(conditions, options.singles, at, generator)
         if n_greedy:
             greedy = draw_many(d, prompts, [0.0], generator)
-    assert singles is not None  # there is always one
+    assert singles is not None  # options.singles is at least 1
     texts = [_texts(d.lm, rows, len(conditions)) for rows in (votes, singles, greedy)]
     log_reward_B, log_pf_B, log_p_BK = string_scores(d, conditions, singles)
     likelihood_B = base_log_likelihood(d, conditions, singles)
@@ -135,7 +135,7 @@ def _draw_batch(
             singles=single_texts,
             log_reward=log_reward_B[rows].tolist(),
             log_pf=log_pf_B[rows].tolist(),
-            # Where conditions differ in their number of terms, the table is as wide as the longest.
+            # If conditions differ in their number of terms, the table has the largest one.
             term_log_probs=[row[: len(condition.terms)] for row in log_p_BK[rows].tolist()],
             log_likelihood=likelihood_B[rows].tolist(),
             greedy=greedy_texts[0] if greedy is not None else None,
@@ -150,13 +150,13 @@ def _draw_batch(
 
 
 def _row_slices(rows: Trajectories, n_conditions: int) -> list[slice]:
-    """Where the rows of each condition lie; rows of a condition are neighbours."""
+    """Return the slice of rows of each condition; rows of a condition are adjacent."""
     ends = rows.condition_B.bincount(minlength=n_conditions).cumsum(0).tolist()
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _with_support(d: Drawing, samples: ConditionSamples) -> ConditionSamples:
-    """The samples with log R and log q of every string of the task's support, if it has one."""
+    """Add log R and log q of every string of the task's support, if it has one."""
     listed = support_strings(d, samples.condition)
     if not len(listed):
         return samples
@@ -167,7 +167,7 @@ def _with_support(d: Drawing, samples: ConditionSamples) -> ConditionSamples:
 
 
 def support_strings(d: Drawing, condition: Condition) -> Trajectories:
-    """The strings of the task's support, all of condition 0."""
+    """Return the strings of the task's support, all with condition index 0."""
     strings = [d.lm.encode(text) for text in d.task.support(condition)]
     actions = [(True,) * len(ids) for ids in strings]
     return Trajectories.from_rows(strings, actions, [0] * len(strings), d.lm.device)
@@ -180,9 +180,9 @@ def draw_kinds(
     temperatures: Sequence[float],
     generator: torch.Generator,
 ) -> list[Trajectories | None]:
-    """``numbers[k]`` strings for each prompt at ``temperatures[k]``; ``None`` where that is 0.
+    """Draw ``numbers[k]`` strings per prompt at ``temperatures[k]``; ``None`` where the number is 0.
 
-    All kinds are sampled in the same batches, so that each prompt is read once.
+    All kinds are sampled in the same batches, so each prompt is prefilled once.
     """
     kinds = [k for k, n in enumerate(numbers) for _ in range(n)]
     at = [temperatures[k] for k in kinds]
@@ -197,10 +197,10 @@ def draw_many(
     temperatures: Sequence[float],
     generator: torch.Generator,
 ) -> Trajectories:
-    """For each prompt one string at each of the temperatures, in their order.
+    """Draw one string per prompt at each of the temperatures, in their order.
 
-    As many at once as the options allow. A prompt's strings come together, so that it is read once, unless
-    they alone are too many.
+    As many strings are sampled at once as the options allow. The strings of a prompt are sampled together,
+    so the prompt is prefilled once, unless they exceed this limit by themselves.
     """
     at_once = rows_at_once(d, max(map(len, prompts)))
     n_strings = min(at_once, len(temperatures))
@@ -217,9 +217,9 @@ def draw_many(
 
 
 def rows_at_once(d: Drawing, prompt_tokens: int) -> int:
-    """Strings drawn at once: ``options.rows``, or fewer where they would need more than its memory.
+    """Return how many strings to sample at once: ``options.rows``, or fewer if memory is insufficient.
 
-    The number follows from model, prompts and rule alone, so that every machine draws the same samples.
+    The number depends only on model, prompts and rule, so every machine draws the same samples.
     """
     row = row_bytes(d.lm.model, d.lm.vocab_size, prompt_tokens + d.rule.max_len)
     return max(1, min(d.options.rows, int(d.options.memory_gib * 2**30 / row)))
@@ -228,9 +228,9 @@ def rows_at_once(d: Drawing, prompt_tokens: int) -> int:
 def string_scores(
     d: Drawing, conditions: Sequence[Condition], trajectories: Trajectories
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``log_reward_B``, ``log_pf_B`` (stop included) and ``log_p_BK`` of up to K terms, nats.
+    """Return ``log_reward_B``, ``log_pf_B`` (including ⊤) and ``log_p_BK`` of up to K terms, in nats.
 
-    A string that was drawn many times is scored once. log q is of the model as it is switched now.
+    Duplicate strings are scored once. log q is that of the model in its current mode.
     """
     rows, inverse_B = trajectories.distinct()
     log_pf_N = policy_log_probs(d.lm, d.prompts(conditions), rows, d.rule)
@@ -242,9 +242,9 @@ def string_scores(
 def base_log_likelihood(
     d: Drawing, conditions: Sequence[Condition], trajectories: Trajectories
 ) -> Tensor:
-    """log p_LM(z ⊤ | c) under the bare base model, as text and not as a factor. Shape (B,), nats.
+    """Return log p_LM(z ⊤ | c) under the base model without adapters. Shape (B,), nats.
 
-    c is the context of a condition's first term, or its prompt where it has none. Suffixes are left out.
+    c is the context of a condition's first term, or its prompt without terms. Suffixes are ignored.
     """
     rows, inverse_B = trajectories.distinct()
     texts = [c.terms[0].context if c.terms else c.prompt for c in conditions]
@@ -260,7 +260,7 @@ def policy_log_probs(
     trajectories: Trajectories,
     rule: StringRule,
 ) -> Tensor:
-    """log q(z ⊤) of whole strings under the model as it is switched now. Shape (B,), nats."""
+    """Return log q(z ⊤) of complete strings under the model in its current mode. Shape (B,), nats."""
     return score_policy(lm, prompts, trajectories, rule).log_q_B(trajectories)
 
 
@@ -271,7 +271,7 @@ def _with_answers(
     votes: Trajectories | None,
     greedy: Trajectories | None,
 ) -> list[ConditionSamples]:
-    """The samples with log p(Y_a | X Z) of the task's answer choices."""
+    """Add log p(Y_a | X Z) of the task's answer choices."""
     pairs = [d.task.answer_choices(s.condition, s.singles) for s in drawn]
     if not any(pairs):
         return list(drawn)
@@ -279,7 +279,7 @@ def _with_answers(
     if d.task.votes_by_answer:
         kinds |= {"vote_answer_log_probs": votes, "greedy_answer_log_probs": greedy}
     known = {name: strings for name, strings in kinds.items() if strings is not None}
-    # In one batch: a prompt is read once, and a string of two kinds is scored once.
+    # One batch: each prompt is prefilled once, and a string of two kinds is scored once.
     rows = answer_log_probs(
         d,
         [samples.condition for samples in drawn],
@@ -308,13 +308,13 @@ def answer_log_probs(
     choices: Sequence[Sequence[str]],
     trajectories: Trajectories,
 ) -> list[list[list[float]]]:
-    """log p(suffix | X Z) by condition, sample and suffix, nats.
+    """Return log p(suffix | X Z) by condition, sample and suffix, in nats.
 
-    p is the reward's model and X the context of the condition's first term.
+    p is the reward model and X the context of the condition's first term.
 
     Args:
         conditions: indexed by ``trajectories.condition_B``.
-        choices: suffixes of each condition; as many as it likes.
+        choices: suffixes per condition; their number may differ between conditions.
     """
     lm, rule = d.lm, d.rule
     rows, inverse_B = trajectories.distinct()
@@ -322,7 +322,7 @@ def answer_log_probs(
     columns = []
     with lm.reference(), lm.prompts_kept():
         for number in range(max(map(len, choices))):
-            # A condition with fewer choices repeats one, which is cut off again below.
+            # A condition with fewer choices repeats its last one; the repeats are cut off below.
             texts = [own[min(number, len(own) - 1)] if own else "" for own in choices]
             suffixes = [lm.encode(text) or (rule.terminator,) for text in texts]
             columns.append(score_suffixes(lm, GivenStrings(contexts, suffixes, rows, rule)))
@@ -336,7 +336,7 @@ def answer_log_probs(
 def _texts(
     lm: LanguageModel, trajectories: Trajectories | None, n_conditions: int
 ) -> list[list[str]]:
-    """Texts by condition."""
+    """Return the texts by condition."""
     if trajectories is None:
         return [[]] * n_conditions
     decode = lru_cache(maxsize=None)(lm.decode)

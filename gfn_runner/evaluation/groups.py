@@ -1,4 +1,4 @@
-"""Measures of samples that several tasks share: per group, in means and shares."""
+"""Metrics shared by several tasks, computed per evaluation set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Measure = Callable[[Sequence[ConditionSamples]], Mapping[str, float]]
 
 
 def per_group(samples: Sequence[ConditionSamples], *measures: Measure) -> dict[str, float]:
-    """What the measures give for each evaluation set, named ``<measure>/<group>``."""
+    """Compute the measures for each evaluation set, with names ``<measure>/<group>``."""
     result: dict[str, float] = {}
     for group in sorted({sample.condition.group for sample in samples}):
         members = [sample for sample in samples if sample.condition.group == group]
@@ -22,10 +22,10 @@ def per_group(samples: Sequence[ConditionSamples], *measures: Measure) -> dict[s
 
 
 def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
-    """``satisfied_share``: of singles, in 0..1, those that meet their condition's words, pattern, length.
+    """Compute ``satisfied_share``: singles that meet their condition's words, pattern and length, in 0..1.
 
-    The 95 % interval (``_low``, ``_high``) counts conditions, not samples, as trials: samples of one
-    condition are not independent. Conditions without any of these have no part.
+    The 95 % interval (``_low``, ``_high``) counts conditions, not samples, as trials, since samples of one
+    condition are not independent. Conditions without such constraints are ignored.
     """
     met = [
         [constraint.satisfied(text) for text in sample.singles]
@@ -43,13 +43,13 @@ def satisfied(samples: Sequence[ConditionSamples]) -> dict[str, float]:
 def grammatical(
     samples: Sequence[ConditionSamples], is_sentence: Callable[[str], bool]
 ) -> dict[str, float]:
-    """``grammatical_share``: of generated conditions, samples that the corpus's grammar could have written."""
+    """Compute ``grammatical_share``: samples for generated conditions that fit the corpus grammar."""
     texts = [t for s in samples if s.condition.facts.get("grammar") for t in s.singles]
     return {"grammatical_share": sum(map(is_sentence, texts)) / len(texts)} if texts else {}
 
 
 def label_probability(samples: Sequence[ConditionSamples]) -> dict[str, float]:
-    """``label_probability``: mean p(label | text) of the classifiers asked for, in 0..1."""
+    """Compute ``label_probability``: mean p(label | text) of the constraints' classifiers, in 0..1."""
     constraint = ClassifierFactor()
     shares = [
         share

@@ -1,4 +1,4 @@
-"""Which label the samples of a condition lead to: by vote, by posterior predictive, one by one."""
+"""Predicted labels of a condition's samples: by vote, posterior predictive, and individually."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gfn_runner.metrics.accuracy import majority, posterior_predictive
 
 
 def label_accuracy(sample: ConditionSamples, labels: Sequence[str]) -> dict[str, float]:
-    """Shares of right answers to one review, and the mean log p of the right one, in nats."""
+    """Return accuracies for one review, and the mean log p of the right label in nats."""
     right = list(labels).index(str(sample.condition.answer))
     singles = [_log_softmax(row) for row in sample.answer_log_probs]
     predicted = posterior_predictive(sample.answer_log_probs).argmax()
@@ -20,7 +20,7 @@ def label_accuracy(sample: ConditionSamples, labels: Sequence[str]) -> dict[str,
         "single_accuracy": chosen.count(right) / len(chosen),
         "label_log_prob": sum(row[right] for row in singles) / len(singles),
     }
-    # What was not drawn has no accuracy.
+    # Kinds of samples that were not drawn have no accuracy.
     if sample.vote_answer_log_probs:
         voted = majority([_likeliest(row) for row in sample.vote_answer_log_probs])
         judged["vote_accuracy"] = float(voted == right)
@@ -31,7 +31,7 @@ def label_accuracy(sample: ConditionSamples, labels: Sequence[str]) -> dict[str,
 
 
 def _likeliest(values: Sequence[float]) -> int:
-    """Place of the largest value; of equal ones the first."""
+    """Return the index of the largest value; the first one in a tie."""
     return max(range(len(values)), key=values.__getitem__)
 
 

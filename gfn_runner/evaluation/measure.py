@@ -1,22 +1,22 @@
 """Metrics of every task: likelihood, log Z, φ, exact distances, overlap, diversity.
 
-By evaluation set, of the samples at temperature 1:
+Per evaluation set, over samples at temperature 1:
 
-- ``log_likelihood`` mean log p_LM(z ⊤ | c) under the base model, c the context of the posterior's first
-  term, nats; ``…_max`` the best of a condition, averaged over conditions;
-- ``log_pf`` mean log q of the model that wrote them, ``log_pf_max`` likewise; ``log_reward`` mean log R;
-- ``phi_spread`` standard deviation of φ = log R/T − log q in a condition, nats: 0 for an exact policy;
-  absent in the row that resamples, whose q is defined by R;
-- ``elbo`` mean φ, ``log_z_bound`` the importance-weighted bound, nats; ``ess`` its effective sample size
-  as a share of the samples (in the row that resamples: as a share of its draws);
-- ``eubo`` mean φ of samples of the posterior, ``jeffreys`` = ``eubo`` − ``elbo`` of the same conditions, nats;
-  ``posterior_ess`` the effective sample size of the draws that those samples come from, as a share;
-- ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy), nats, where a task can list all strings;
-- ``bleu``, ``gleu`` of samples against references, where there are some, and with a sentence encoder
-  ``reference_similarity``, the mean cosine of a sample and its reference;
-- for tasks that write text: ``diversity`` 1 − mean pairwise cosine of embeddings, ``distinct_2``,
-  ``self_bleu``, ``unique`` share of different strings, within a condition. Without their encoder,
-  ``diversity`` and ``reference_similarity`` are absent.
+- ``log_likelihood``: mean log p_LM(z ⊤ | c) under the base model, with c the context of the posterior's
+  first term, in nats; ``…_max``: the maximum within a condition, averaged over conditions;
+- ``log_pf``: mean log q under the sampling model, ``log_pf_max`` likewise; ``log_reward``: mean log R;
+- ``phi_spread``: standard deviation of φ = log R/T − log q within a condition, in nats; 0 for an exact
+  policy; absent for resampled rows, whose q is defined by R;
+- ``elbo``: mean φ; ``log_z_bound``: the importance-weighted bound, in nats; ``ess``: its effective sample
+  size as a fraction of the samples (for resampled rows: of the draws);
+- ``eubo``: mean φ of posterior samples; ``jeffreys`` = ``eubo`` − ``elbo`` over the same conditions, in nats;
+  ``posterior_ess``: effective sample size, as a fraction, of the draws behind the posterior samples;
+- ``exact_tv``, ``exact_kl`` = KL(posterior ‖ policy) in nats, if the task can enumerate all strings;
+- ``bleu``, ``gleu`` of samples against references, if there are any, and with a sentence encoder
+  ``reference_similarity``, the mean cosine similarity of a sample and its reference;
+- for tasks that generate text: ``diversity``, 1 − mean pairwise cosine similarity of embeddings,
+  ``distinct_2``, ``self_bleu``, and ``unique``, the share of distinct strings, within a condition. Without
+  their encoder, ``diversity`` and ``reference_similarity`` are absent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from gfn_runner.metrics.evidence import evidence, mean_phi, terminal_phi
 from gfn_runner.metrics.overlap import bleu, gleu, reference_similarity
 
 logger = logging.getLogger(__name__)
-# Pairwise measures grow with the square of the samples.
+# The cost of pairwise metrics is quadratic in the number of samples.
 _MOST_TEXTS = 50
 _MOST_COMPARED = 10
 
@@ -59,14 +59,14 @@ def measure(
     encoder: str = "words",
     optional: OptionalMetrics | None = None,
 ) -> dict[str, float]:
-    """All metrics of samples, as ``<metric>/<evaluation set>``.
+    """Compute all metrics of samples, as ``<metric>/<evaluation set>``.
 
     Args:
-        task: its own metrics win where one has a name of those above.
-        samples: of an evaluation; not empty.
-        temperature: reward temperature T that φ is formed with.
-        encoder: of texts; see ``EvaluationSettings``.
-        optional: BERTScore and judge, if they are wanted.
+        task: its own metrics take precedence over those above with the same name.
+        samples: samples of an evaluation; not empty.
+        temperature: reward temperature T in φ.
+        encoder: text encoder; see ``EvaluationSettings``.
+        optional: BERTScore and judge, if enabled.
     """
     metrics: list[Measure] = [
         _likelihoods,
@@ -88,14 +88,14 @@ def evaluate(
     optional: OptionalMetrics | None = None,
     name: str = "evaluation",
 ) -> tuple[list[ConditionSamples], dict[str, float]]:
-    """Draw samples of each condition, and of its posterior, and measure them; every rank has to call it.
+    """Draw samples of each condition and its posterior, and measure them. Must be called on every rank.
 
     Args:
         d, generator, name: see :func:`draw_answers`.
-        optional: BERTScore and judge, if they are wanted.
+        optional: BERTScore and judge, if enabled.
 
     Returns:
-        The samples, and their metrics as :func:`measure` names them.
+        The samples, and their metrics as named by :func:`measure`.
     """
     sampler = PosteriorSampler(d)
     posterior = partial(with_posterior, sampler=sampler, temperature=d.temperature)
@@ -114,7 +114,7 @@ def _likelihoods(samples: Sequence[ConditionSamples]) -> dict[str, float]:
     }
     result = {}
     for name, values in columns.items():
-        # A string that was cut where it cannot end has probability 0.
+        # A string truncated where it cannot end has probability 0.
         finite = [list(filter(math.isfinite, own)) for own in values]
         finite = [own for own in finite if own]
         if finite:
@@ -127,13 +127,13 @@ def _evidence(samples: Sequence[ConditionSamples], temperature: float) -> dict[s
     measured = evidence(terminal_phi(s.log_reward, s.log_pf, temperature) for s in samples)
     draws = [s.draws_ess for s in samples if s.draws_ess is not None]
     if measured and draws:
-        # φ of resampled strings is the draws' estimate of log Z by definition. The draws had weights.
+        # φ of resampled strings equals the draws' estimate of log Z; the weights belong to the draws.
         return {"log_z_bound": measured["log_z_bound"], "ess": fmean(draws)}
     return measured
 
 
 def _from_above(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
-    """The evidence upper bound, and its distance from the lower one, over conditions that have both."""
+    """Compute the evidence upper bound and its gap to the lower bound, over conditions with both."""
     bounds, shares = [], []
     for s in samples:
         own = terminal_phi(s.log_reward, s.log_pf, temperature)
@@ -149,10 +149,10 @@ def _from_above(samples: Sequence[ConditionSamples], temperature: float) -> dict
 
 
 def _posterior_phi(s: ConditionSamples, temperature: float) -> float | None:
-    """Mean φ of the posterior: of its samples, or exactly where all strings are listed."""
+    """Return the mean φ under the posterior: from its samples, or exactly if all strings are enumerated."""
     if s.posterior_log_pf:
         phi_K = terminal_phi(s.posterior_log_reward, s.posterior_log_pf, temperature)
-        # A string that the policy cannot write makes the bound infinite.
+        # A string that the policy cannot generate makes the bound infinite.
         return mean_phi(phi_K) if len(phi_K) == len(s.posterior_log_pf) else math.inf
     if s.support_log_pf:
         log_r_N = np.asarray(s.support_log_reward, dtype=np.float64) / temperature
@@ -161,7 +161,7 @@ def _posterior_phi(s: ConditionSamples, temperature: float) -> float | None:
 
 
 def _exact(samples: Sequence[ConditionSamples], temperature: float) -> dict[str, float]:
-    """Distances over all strings that matter. What q writes outside of them counts as wrong."""
+    """Compute distances over the support; mass of q outside it counts as error."""
     distances = []
     for s in samples:
         if s.support_log_pf:
@@ -189,7 +189,7 @@ def _overlap(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, flo
         return {}
     texts, references = zip(*pairs, strict=True)
     measured = {"bleu": bleu(texts, references), "gleu": gleu(texts, references)}
-    # Of word counts it would be one more overlap of words.
+    # With word counts it would be just another word overlap.
     if encoder != WORDS and (loaded := _encoder(encoder)) is not None:
         measured["reference_similarity"] = reference_similarity(texts, references, loaded)
     return measured
@@ -212,10 +212,10 @@ def _diversity(samples: Sequence[ConditionSamples], encoder: str) -> dict[str, f
 
 @lru_cache(maxsize=2)
 def _encoder(name: str) -> Any:
-    """The encoder, loaded once; ``None``, with a line in the log, where it cannot be loaded."""
+    """Load the encoder once; return ``None``, with a warning, if it cannot be loaded."""
     try:
         return load_encoder(name)
     except UserError as error:
-        # A hub that cannot be reached is no reason to lose the training before it.
+        # An unreachable hub must not cost a finished training.
         logger.warning("%s\n    its metrics are left out of this run's evaluations", error)
         return None

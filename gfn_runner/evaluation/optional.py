@@ -1,4 +1,4 @@
-"""Optional metrics of the final evaluation: BERTScore, and ratings of a judge."""
+"""Optional metrics of the final evaluation: BERTScore, and ratings by a judge."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ logger = logging.getLogger(__name__)
 
 
 class OptionalMetrics:
-    """Metrics of one evaluation after the other; a model is loaded once for all of them.
+    """Optional metrics for several evaluations, which load each model only once.
 
     Args:
-        bertscore: model of BERTScore, or ``None``.
-        judge: or ``None``.
+        bertscore: model for BERTScore, or ``None``.
+        judge: settings of the judge, or ``None``.
     """
 
     def __init__(self, bertscore: str | None, judge: JudgeSettings | None):
         self.bertscore, self.judge = bertscore, judge
 
     def __call__(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Metrics by evaluation set; what is missing is absent, and logged once.
+        """Compute the metrics per evaluation set; unavailable ones are absent, and logged once.
 
         Returns:
             ``bertscore_f1``, ``…_precision``, ``…_recall`` against references; ``judge_rating`` from 1 to
-            5, ``judge_rated`` and ``judge_failures`` samples.
+            5, ``judge_rated`` and ``judge_failures`` in samples.
         """
         return per_group(samples, self._bertscore, self._judged)
 
@@ -52,18 +52,18 @@ class OptionalMetrics:
         texts, references = zip(*pairs, strict=True)
         try:
             return bert_scores(texts, references, self.bertscore)
-        except Exception as error:  # of the package or of the model; it must not end a run
+        except Exception as error:  # from the package or the model; must not end the run
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             logger.warning(
                 "BERTScore is left out (%s); it needs 'gfn-runner[bertscore]' and a model with a baseline",
                 reason,
             )
-            self.bertscore = None  # another try would take as long
+            self.bertscore = None  # another attempt would take as long
             return {}
 
 
 def _judged_fields(samples: ConditionSamples) -> dict[str, str]:
-    """What a judge's prompt may be filled with: the first sample of a condition."""
+    """Return the fields for a judge's prompt, from the first sample of a condition."""
     condition, text = samples.condition, samples.singles[0].strip()
     ends = {name: str(condition.facts.get(name, "")) for name in ("beginning", "ending")}
     return {"prompt": condition.prompt, "sample": text, "middle": text, **ends}

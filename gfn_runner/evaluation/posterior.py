@@ -1,7 +1,7 @@
-"""Samples of the posterior itself, resampled by importance from draws of the base model.
+"""Samples from the posterior itself, by importance resampling of draws from the base model.
 
-Their φ under a policy bounds log Z from above, as φ of the policy's own samples bounds it from below, so that the
-two together show the modes that the policy misses (Blessing et al. 2024, "Beyond ELBOs", arXiv:2406.07423).
+Their φ under a policy bounds log Z from above, as φ of the policy's own samples bounds it from below;
+both reveal modes that the policy misses (Blessing et al. 2024, "Beyond ELBOs", arXiv:2406.07423).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from gfn_runner.metrics.evidence import effective_sample_size, importance_bound
 from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.runtime.seeds import rng_for, torch_generator_for
 
-_AT_ONCE = 10  # conditions drawn for together
+_AT_ONCE = 10  # conditions whose draws are made together
 
 
 @dataclass(frozen=True)
 class PosteriorDraws:
-    """Different strings of one condition, with what is needed to weigh them at any reward temperature.
+    """Distinct strings of one condition, with what is needed to weight them at any reward temperature.
 
     Attributes:
-        strings: of condition 0.
-        log_reward_N: untempered log R, nats.
-        log_density_N: log-probability of the string in one draw of the proposal, nats.
-        count_N: how often it was drawn.
+        strings: the strings, with condition index 0.
+        log_reward_N: untempered log R, in nats.
+        log_density_N: log-probability of the string in one draw from the proposal, in nats.
+        count_N: how often the string was drawn.
     """
 
     strings: Trajectories
@@ -44,51 +44,51 @@ class PosteriorDraws:
     count_N: Tensor
 
     def log_weight_N(self, temperature: float) -> Tensor:
-        """Log-weight R^(1/T) / proposal of one draw of each string, nats, float64."""
+        """Return the log-weight R^(1/T) / proposal of one draw of each string, in nats, float64."""
         weight_N = self.log_reward_N.double() / temperature - self.log_density_N.double()
         return weight_N.masked_fill(~weight_N.isfinite(), -math.inf)
 
     def ess(self, temperature: float) -> float:
-        """Effective sample size of the draws, as a share of them; 0 where no draw has a weight."""
+        """Return the effective sample size as a fraction of the draws; 0 if all weights are zero."""
         phi_K = self._phi_K(temperature)
         return effective_sample_size(phi_K) / int(self.count_N.sum()) if len(phi_K) else 0.0
 
     def log_z(self, temperature: float) -> float:
-        """The importance estimate of log Z, nats; −∞ where no draw has a weight."""
+        """Return the importance-sampling estimate of log Z, in nats; −∞ if all weights are zero."""
         phi_K = self._phi_K(temperature)
         if not len(phi_K):
             return -math.inf
         return importance_bound(phi_K) + math.log(len(phi_K) / int(self.count_N.sum()))
 
     def _phi_K(self, temperature: float) -> NDArray[np.float64]:
-        """φ of every draw that has a weight, for the density that it was drawn from."""
+        """Return φ, relative to the proposal, of every draw with a nonzero weight."""
         phi_K = self.log_weight_N(temperature).repeat_interleave(self.count_N)
         return phi_K[phi_K.isfinite()].cpu().numpy()
 
     def resampled(self, n: int, temperature: float, offset: float) -> Tensor:
-        """Places of ``n`` strings in proportion to R^(1/T), as far as the draws tell. Shape (n,).
+        """Resample ``n`` strings in proportion to R^(1/T), and return their indices. Shape (n,).
 
-        Systematic resampling: a string of share s comes ⌊n s⌋ or ⌈n s⌉ times (Carpenter et al. 1999). Empty
-        where no draw has a weight.
+        Systematic resampling: a string with normalized weight s occurs ⌊n s⌋ or ⌈n s⌉ times (Carpenter et al.
+        1999). Empty if all weights are zero.
 
         Args:
-            offset: uniform in [0, 1); all that is random in it.
+            offset: uniform in [0, 1); the only source of randomness.
         """
         log_share_N = self.log_weight_N(temperature) + self.count_N.double().log()
         if log_share_N.isneginf().all():
             return log_share_N.new_zeros(0, dtype=torch.long)
         ends_N = log_share_N.softmax(dim=0).cumsum(dim=0)
         at_n = (torch.arange(n, dtype=torch.float64, device=ends_N.device) + offset) / n
-        # Rounding may leave the last end below 1.
+        # Due to rounding, the last end may be below 1.
         return torch.searchsorted(ends_N, at_n * ends_N[-1], right=True).clamp(max=len(ends_N) - 1)
 
 
 class PosteriorSampler:
-    """Samples of posteriors from draws of the base model, which are kept.
+    """Sampler of posteriors, which keeps its draws from the base model.
 
     Args:
-        drawing: ``posterior_draws`` strings after each prompt. The first conditions of each set, up to
-            ``posterior_limit``, have a part; not those whose strings the task lists: their posterior is known.
+        drawing: ``posterior_draws`` strings are drawn after each prompt. Covers the first
+            ``posterior_limit`` conditions of each set, except those whose strings the task enumerates.
     """
 
     def __init__(self, drawing: Drawing) -> None:
@@ -100,13 +100,13 @@ class PosteriorSampler:
         self._m_steps = drawing.lm.m_steps
 
     def draws(self, key: str) -> PosteriorDraws:
-        """The draws of a condition, from memory if it was asked for before.
+        """Return the draws of a condition, which are cached.
 
-        Some conditions are drawn for together: for each one alone it would take several times as long. The draws
-        are a function of seed and conditions alone, so that a resumed run has the same ones.
+        Several conditions are drawn together, since one at a time would take several times as long. The
+        draws depend only on the seed and the conditions, so a resumed run gets the same ones.
         """
         lm = self.drawing.lm
-        if self._m_steps != lm.m_steps:  # another reward
+        if self._m_steps != lm.m_steps:  # the reward has changed
             self._draws.clear()
             self._m_steps = lm.m_steps
         if key not in self._draws:
@@ -122,11 +122,11 @@ class PosteriorSampler:
     def draw(
         self, conditions: Sequence[Condition], generator: torch.Generator
     ) -> list[PosteriorDraws]:
-        """New draws of each condition: of the base model, half of them after the policy's prompt.
+        """Draw from the base model for each condition, half of the strings after the policy's prompt.
 
-        The others come after the context of the posterior's first term. The density is that of the mixture,
-        so that a string counts the same whichever prompt it was drawn after (balance heuristic, Veach & Guibas
-        1995).
+        The other half is drawn after the context of the posterior's first term. The density is that of the
+        mixture, so the weight of a string does not depend on which prompt it was drawn after (balance
+        heuristic, Veach & Guibas 1995).
         """
         d, ones = self.drawing, [1.0] * self.drawing.options.posterior_draws
         own = [c.prompt for c in conditions]
@@ -155,10 +155,10 @@ class PosteriorSampler:
 def with_posterior(
     samples: ConditionSamples, sampler: PosteriorSampler, temperature: float
 ) -> ConditionSamples:
-    """The samples with log R and log q of samples of the posterior, under the model as it is switched now.
+    """Add log R and log q of posterior samples, under the model in its current mode.
 
-    A quarter as many strings are kept as were drawn after each prompt. A condition that the sampler does not know
-    has none.
+    A quarter of the number of draws per prompt is kept. Conditions unknown to the sampler are returned
+    unchanged.
     """
     d, condition = sampler.drawing, samples.condition
     if condition.key not in sampler.conditions:

@@ -1,4 +1,4 @@
-"""What an evaluation draws and measures: the config group ``evaluation``."""
+"""Settings of what an evaluation samples and measures: the config group ``evaluation``."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from gfn_runner.runtime.local_paths import LocalPath
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class EvaluationSettings:
-    """How much is drawn and measured.
+    """How much to sample and measure in an evaluation.
 
     Attributes:
         during: conditions per evaluation set during training.
-        final: conditions per set at the end, the first ones; ``None`` for all. Of 200, a share of one
+        final: conditions per set after training, the first ones; ``None`` for all. With 200, a share of one
             half has a 95 % interval of ± 7 %.
         votes: samples per condition for the vote; 0 for none.
-        vote_temperature: of those samples; 0 is greedy.
+        vote_temperature: sampling temperature of the votes; 0 is greedy.
         singles: samples per condition at temperature 1.
-        singles_during: the same on the way; ``None`` for as many.
+        singles_during: the same for evaluations during training; ``None`` uses ``singles``.
         batch: conditions evaluated at once.
-        rows: strings drawn at once, at most.
-        memory_gib: GiB that they may need; fewer are drawn at once where a string needs more than
-            ``memory_gib`` / ``rows``: 24 bytes for every token of the vocabulary, and twice the keys and
-            values of its prompt and of ``task.eval_max_len`` tokens.
-        encoder: of texts, for their diversity: ``words`` (hashed word counts, offline), ``minilm``
-            (all-MiniLM-L6-v2 from a package, offline), or a sentence encoder's path or hub id (the
+        rows: maximum number of strings sampled at once.
+        memory_gib: memory limit for them in GiB; fewer strings are sampled at once if one needs more than
+            ``memory_gib`` / ``rows``: 24 bytes per vocabulary entry, plus twice the keys and values of its
+            prompt and of ``task.eval_max_len`` tokens.
+        encoder: text encoder for diversity: ``words`` (hashed word counts, offline), ``minilm``
+            (all-MiniLM-L6-v2 from a package, offline), or path or hub id of a sentence encoder (the
             paper's: sentence-transformers/all-mpnet-base-v2).
-        bertscore: model of BERTScore against references, in the final evaluation; ``None`` for none.
-        judge: a language model that rates samples in the final evaluation; ``None`` for none.
-        baseline_shots: numbers of worked examples with which the base model is evaluated; empty for
-            no baseline; ``None`` for the task's own.
-        baseline_temperatures: temperatures below or above 1 at which the base model is evaluated too,
-            token by token, bare.
-        baseline_limit: conditions per set for all that; ``None`` for all.
-        posterior_draws: draws of the base model per condition, after each of the policy's prompt and the
-            context of the posterior's first term, from which samples of the posterior are resampled by
-            importance: for ``eubo`` and ``jeffreys``. 0 for none.
-        posterior_limit: conditions per set for that; ``None`` for all.
-        resampled: draws per condition of the base model from which its posterior is resampled by
-            importance, as a picture of exact sampling; 0 for none.
+        bertscore: model for BERTScore against references, in the final evaluation; ``None`` for none.
+        judge: language model that rates samples in the final evaluation; ``None`` for none.
+        baseline_shots: numbers of worked examples with which to evaluate the base model; empty for
+            no baseline; ``None`` for the task's default.
+        baseline_temperatures: per-token sampling temperatures other than 1 at which the base model is also
+            evaluated, without worked examples.
+        baseline_limit: conditions per set for these baselines; ``None`` for all.
+        posterior_draws: base model draws per condition, after each of the policy's prompt and the context
+            of the posterior's first term, from which posterior samples are resampled by importance, for
+            ``eubo`` and ``jeffreys``. 0 for none.
+        posterior_limit: conditions per set with posterior samples; ``None`` for all.
+        resampled: base model draws per condition from which its posterior is resampled by importance, as
+            an approximation of exact sampling; 0 for none.
     """
 
     during: Annotated[int, Field(ge=1)] = 40
@@ -70,12 +70,12 @@ class EvaluationSettings:
     resampled: Annotated[int, Field(ge=0)] = 0
 
     def problems(self) -> Iterator[Problem]:
-        """What is impossible in the optional metrics, seen without a model."""
+        """Yield the problems of the optional metrics that can be found without a model."""
         if self.judge is not None:
             yield from self.judge.problems()
         if self.encoder != WORDS:
             yield from sentence_model_problems(self.encoder)
 
     def shots(self, default: Sequence[int]) -> tuple[int, ...]:
-        """Numbers of worked examples of the prompting baseline; ``default`` is the task's own."""
+        """Return the shots of the prompting baseline; ``default`` is the task's own."""
         return tuple(default) if self.baseline_shots is None else self.baseline_shots

@@ -126,8 +126,8 @@ class Translation(GFlowNetModule):
         return Condition(key=prompt, prompt=prompt, terms=(Term(prompt),))
 
     def metrics(self, samples: Sequence[ConditionSamples]) -> dict[str, float]:
-        """Compute metrics where all correct translations are known: ``right_share``, the share of samples that
-        are one, and ``found_share``, the share of a sentence's correct ones that were found; in 0..1.
+        """Compute, where all correct translations are known: ``right_share``, the share of samples that are
+        one, and ``found_share``, the share of a sentence's correct ones that were sampled; in 0..1.
         """
         known = [s for s in samples if s.condition.facts["complete"]]
         return per_group(known, _right_and_found)
