@@ -1,1 +1,1 @@
-"""Lightning callbacks that watch or steer training."""
+"""Lightning callbacks that monitor or control training."""

@@ -1,4 +1,4 @@
-"""Checkpoints: adapter, optimizer, buffer and schedules; never the base model's weights."""
+"""Checkpoints of adapter, optimizer, buffer and schedules, without the base model's weights."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from gfn_runner.runtime.json_lines import read_metrics
 logger = logging.getLogger(__name__)
 _PATTERN = "step-*.ckpt"
 _DAMAGED = ".damaged"
-_CHECKSUM = "sha256"  # at the end of the file
+_CHECKSUM = "sha256"  # stored at the end of the file
 
 
 class AdapterCheckpoint(L.Callback):
-    """Keeps the newest states: every ``every_n_steps`` optimizer steps, at the end and at an interruption.
+    """Keeps the latest states, saved every ``every_n_steps`` optimizer steps, at the end and on interruption.
 
-    The newest, not the best by reward: a policy that collapses onto one string has the best mean
-    reward. (Lightning's ``ModelCheckpoint`` keeps the last one under a fixed name by overwriting it;
-    here a new file is complete before an old one goes.) It belongs last in the list of callbacks,
-    so that the others have finished their step.
+    The latest rather than the best by reward, since a policy that collapses onto one string has the best
+    mean reward. (Lightning's ``ModelCheckpoint`` overwrites the last checkpoint under a fixed name; here
+    a new file is complete before an old one is removed.) It must be the last callback in the list, so that
+    all others have finished the step.
 
-    A checkpoint that cannot be written (a full disk) is reported once and tried again at the next turn;
-    training goes on, and the last good one stays. So it is where policy or optimizer are not finite.
+    If a checkpoint cannot be written (e.g. the disk is full), this is reported once and the next one is tried
+    as usual; training continues, and the last good one is kept. The same applies to non-finite states.
     """
 
     def __init__(
@@ -45,22 +45,22 @@ class AdapterCheckpoint(L.Callback):
         self.every_n_steps, self.keep = every_n_steps, keep
         self.folder = Path()
         self.saved_step = -1
-        self._step = 0  # optimizer steps at the end of the newest batch
+        self._step = 0  # optimizer steps at the end of the latest batch
         self._warned = False
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # The checkpoint that a run goes on from lies there.
+        # The checkpoint that a run was resumed from is in this folder.
         self._step = trainer.global_step
         self.saved_step = self._step if _path(self.folder, self._step).is_file() else -1
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        # Between the batches of a step gradients are accumulated, which no checkpoint holds: a save that
-        # has failed is not tried again there.
+        # While gradients accumulate between the batches of a step, do not retry a failed save, since a
+        # checkpoint does not contain gradients.
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -78,14 +78,14 @@ class AdapterCheckpoint(L.Callback):
             )
 
     def save(self, trainer: L.Trainer) -> bool:
-        """Write the state of this optimizer step, then remove what is older than is to be kept.
+        """Save the state of this optimizer step, then remove checkpoints beyond the number to keep.
 
         Returns:
-            Whether the state of this step is on the disk.
+            Whether the state of this step is on disk.
         """
         problem = self._problem(trainer)
         step, every = trainer.global_step, self.every_n_steps
-        last = step >= trainer.max_steps  # the end of the training tries again, and tells
+        last = step >= trainer.max_steps  # on_train_end retries and reports
         if problem is not None and not last and not self._warned and is_rank_zero():
             following = min((step // every + 1) * every, trainer.max_steps)
             logger.warning(
@@ -98,16 +98,16 @@ class AdapterCheckpoint(L.Callback):
         return problem is None
 
     def _problem(self, trainer: L.Trainer) -> str | None:
-        """Write the state of this step if it is not written yet; why it could not be, else ``None``."""
+        """Write the state of this step unless already written; return why this failed, or ``None``."""
         if trainer.global_step == self.saved_step:
             return None
         for log in trainer.loggers:
             log.save()
-        # What led here is on the disk before the checkpoint is. The first process alone has loggers.
+        # Metrics must be on disk before the checkpoint. Only rank 0 has loggers.
         if broadcast(any(getattr(log, "waiting", ()) for log in trainer.loggers)):
             return "metrics.jsonl cannot be written"
         module: Any = trainer.lightning_module
-        # Of a policy that is broken nothing can go on, and good states would have to go for it.
+        # A non-finite policy cannot be resumed, and would displace good states.
         broken = broadcast(module.not_finite())
         if broken is not None:
             return f"{broken} is not finite: lower optimizer.lr"
@@ -117,25 +117,25 @@ class AdapterCheckpoint(L.Callback):
         return problem
 
     def _write(self, trainer: L.Trainer) -> str | None:
-        """Why the state of this step is not on the disk; ``None`` where it is."""
+        """Write the state of this step; return why this failed, or ``None``."""
         trainer.save_checkpoint(_path(self.folder, trainer.global_step))
         problem = None
         if is_rank_zero():
             writer = trainer.strategy.checkpoint_io
-            assert isinstance(writer, DurableCheckpointIO)  # train.py puts it there
+            assert isinstance(writer, DurableCheckpointIO)  # set by train.py
             problem = writer.problem
             if problem is None:
                 self._remove_old(trainer.global_step)
-        # Whoever looks for the newest one next finds this.
+        # After this, every rank sees this checkpoint as the latest one.
         problem = broadcast(problem)
         barrier()
         return problem
 
     def _remove_old(self, step: int) -> None:
-        """Remove what is older than is to be kept, seen from this step, and what a killed process had half written.
+        """Remove checkpoints beyond the number to keep, and partial files left by killed processes.
 
-        What is of later steps goes as well: a process before has made them, they are made again, and their
-        lines are cut off the log.
+        Checkpoints of later steps are removed as well: they are from an earlier process, their steps are
+        repeated, and their lines are cut from the log.
         """
         own, found = _path(self.folder, step), sorted(self.folder.glob(_PATTERN))
         old = [path for path in found if path < own]
@@ -149,10 +149,10 @@ class AdapterCheckpoint(L.Callback):
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint with its checksum beside its place, makes sure that it is on the disk, and renames it.
+    """Writes a checkpoint with its checksum to a temporary file, syncs it to disk, and renames it.
 
     Attributes:
-        problem: why the newest one could not be written, or ``None``. Raising would leave the other ranks
+        problem: why the latest one could not be written, or ``None``. Raising would leave the other ranks
             waiting for this one.
     """
 
@@ -168,10 +168,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.seek(0)
                 written: Any = file
-                # After the end of torch's file, where torch.load does not look.
+                # Appended after torch's data, which torch.load ignores.
                 file.write(hashlib.file_digest(written, _CHECKSUM).digest())
-        except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
-            # Torch's words for a full disk do not say so.
+        except (OSError, RuntimeError) as error:  # RuntimeError: from torch's zip writer
+            # Torch's error message does not mention that the disk is full.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
             self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB are free there)"
 
@@ -181,10 +181,10 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def _found(folder: Path) -> list[Path]:
-    """Checkpoints in a run's folder of them, the newest first.
+    """Return the checkpoints in a folder, latest first.
 
-    A listing of a file system of the network may be a minute old. What is asked for by its name is there,
-    and the log, which is on the disk before a checkpoint is, has the steps that may have one.
+    On a network file system, a listing may be a minute old. Looking up a file by name is reliable, and the
+    log, which is on disk before the checkpoint is, has all steps that may have one.
     """
     logged = {record["step"] for record in read_metrics(folder.with_name("metrics.jsonl"))}
     named = {path for path in (_path(folder, step) for step in logged) if path.is_file()}
@@ -192,19 +192,19 @@ def _found(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The good checkpoint of the most optimizer steps in ``folder``, or ``None``.
+    """Return the valid checkpoint with the most optimizer steps in ``folder``, or ``None``.
 
-    What is cut off or was changed on the disk is passed over with a line in the log. It stays there,
-    under another name, so that a run that goes on never takes it for its own.
+    Truncated or corrupted files are skipped with a warning. They are kept under another name, so that a
+    resumed run never mistakes them for its own.
 
     Raises:
-        UserError: if one cannot be read now, which tells nothing of what is in it; all stay as they are.
+        UserError: if a file cannot be read at present, so its validity is unknown; no file is changed.
     """
     for path in _found(folder):
         try:
             damage = checkpoint_damage(path)
         except FileNotFoundError:
-            continue  # the process that writes there has removed an old one
+            continue  # an old one, removed by the process that writes there
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
             raise UserError.one(
@@ -223,12 +223,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def damaged_checkpoints(folder: Path) -> int:
-    """How many checkpoints in ``folder`` were found to be damaged, by this process or one before."""
+    """Return how many checkpoints in ``folder`` have been found damaged, by this or an earlier process."""
     return len(list(folder.glob(f"step-*{_DAMAGED}")))
 
 
 def checkpoint_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, or ``None``: its last bytes are a checksum of all before.
+    """Return what is wrong with a checkpoint file, or ``None``, by the checksum in its last bytes.
 
     Raises:
         OSError, MemoryError: if the file cannot be read.

@@ -1,4 +1,4 @@
-"""Evaluation: collects what validation drew, computes the task's metrics and logs them."""
+"""Evaluation: collect the samples of validation, compute the task's metrics and log them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from gfn_runner.tasks.base import GFlowNetModule
 
 
 class EvaluationCallback(L.Callback):
-    """Keeps the newest evaluation, and makes up for one that an interruption has cost.
+    """Stores the latest evaluation, and repeats one that was lost to an interruption.
 
-    A checkpoint of a step comes before the evaluation of that step: a signal need not wait for it. A run
-    that goes on from there evaluates first if ``metrics.jsonl`` has no evaluation of the step.
+    A checkpoint is written before the evaluation of the same step, so a signal need not wait for it. A run
+    resumed from it first evaluates if ``metrics.jsonl`` has no evaluation for that step.
 
     Args:
-        every_n_steps: optimizer steps between evaluations; 0 for none during training.
+        every_n_steps: optimizer steps between evaluations; 0 disables evaluation during training.
 
     Attributes:
-        samples: what was drawn in the newest evaluation.
-        metrics: the task's metrics of it, names without a prefix.
+        samples: samples of the latest evaluation.
+        metrics: the task's metrics for them; names have no prefix.
     """
 
     def __init__(self, every_n_steps: Annotated[int, Field(ge=0)] = 50) -> None:
@@ -40,7 +40,7 @@ class EvaluationCallback(L.Callback):
         self._count: ProgressLogger | None = None
 
     def lacks(self, trainer: L.Trainer) -> bool:
-        """Whether the evaluation of a step that has been made is missing; every rank has to call it."""
+        """Return whether the evaluation of the current step is missing. Must be called on every rank."""
         step, every = trainer.global_step, self.every_n_steps
         if step == 0 or every == 0 or step % every:
             return False
@@ -50,7 +50,7 @@ class EvaluationCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
         if not self.lacks(trainer):
             return
-        # As after the step before the interruption.
+        # As it was after the step before the interruption.
         module.reward_temperature = reward_schedule(trainer)(trainer.global_step - 1)
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
@@ -101,7 +101,7 @@ class EvaluationCallback(L.Callback):
             temperature=module.reward_temperature,
             encoder=module.evaluation.encoder,
         )
-        # The final evaluation is of more conditions: another series than the ones on the way.
+        # The final evaluation has more conditions, hence a separate series.
         prefix = "final" if module.final else "eval"
         named = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
         log_metrics(trainer, named)

@@ -1,4 +1,4 @@
-"""``report.html`` of a run and of its sweep, written while it trains; an error in a page never ends a run."""
+"""``report.html`` of a run and its sweep, updated during training; page errors never end a run."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from gfn_runner.runtime.sweep_record import StateName, is_sweep
 from gfn_runner.tasks.base import GFlowNetModule
 
 logger = logging.getLogger(__name__)
-# Of an evaluation set, and of a condition: at least as many as a page shows.
+# Conditions per evaluation set and singles per condition; at least as many as a page shows.
 _CONDITIONS, _SINGLES = 4, 8
-_SHARE = 50  # a run spends at most one in so many of its seconds on its sweep's page
+_SHARE = 50  # a run spends at most 1/50 of its time on the sweep's page
 
 
 class LiveReport(L.Callback):
-    """Writes the pages when training begins, after each evaluation and at an interruption.
+    """Writes the pages at the start of training, after each evaluation and on interruption.
 
-    :func:`end_pages` writes the last ones: baseline rows come after training.
+    :func:`end_pages` writes the last ones, since baseline rows come after training.
 
     Args:
         pages: ``live``; ``end`` only at the end; ``off`` never (``python -m gfn_runner.report --pages``
-            makes them later).
-        refresh: seconds after which a browser loads the page of an unfinished run again.
-        pause: seconds at least between two pages of a sweep, which several jobs may write; and at least
-            fifty times as long as the last one took.
+            creates them later).
+        refresh: seconds after which a browser reloads the page of an unfinished run.
+        pause: minimum number of seconds between two updates of a sweep's page, which several jobs may write;
+            always at least fifty times as long as the last update took.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LiveReport(L.Callback):
         self._warned: set[str] = set()
 
     def begin(self, folder: Path) -> LiveReport:
-        """Write pages for the run of this folder."""
+        """Set the folder of the run to write pages for."""
         self.folder = folder
         return self
 
@@ -70,7 +70,7 @@ class LiveReport(L.Callback):
             self.write("running")
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        # The final evaluation's samples are written whole by the recipe.
+        # The samples of the final evaluation are written in full by ``train.py``.
         evaluation = find_callback(trainer, EvaluationCallback)
         if self.pages == "live" and evaluation and not module.final and is_rank_zero():
             self.evaluated(trainer.global_step, evaluation.samples)
@@ -78,7 +78,7 @@ class LiveReport(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, module: GFlowNetModule, exception: BaseException
     ) -> None:
-        # Of an error the recipe leaves the reason in the log first, and then a page.
+        # After an error, ``train.py`` first logs the reason and then writes a page.
         stops = isinstance(exception, KeyboardInterrupt | SystemExit)
         if stops and self.pages != "off" and is_rank_zero():
             self.write("interrupted", at_once=True)
@@ -91,7 +91,7 @@ class LiveReport(L.Callback):
         self.write("running")
 
     def write(self, state: StateName | None, *, at_once: bool = False) -> None:
-        """Write the run's page, and the sweep's if that is due or wanted ``at_once``."""
+        """Write the run's page, and also the sweep's if it is due or ``at_once`` is set."""
         folder = self.folder
         if folder is None:
             return
@@ -105,15 +105,15 @@ class LiveReport(L.Callback):
             self._sweep_due = time.monotonic() + _SHARE * (time.perf_counter() - before)
 
     def _sweep_is_due(self, sweep: Path) -> bool:
-        """Whether neither this job nor another has written the sweep's page just now."""
+        """Return whether neither this job nor another one has just written the sweep's page."""
         age = float("inf")
         with contextlib.suppress(OSError):
             age = time.time() - (sweep / PAGE).stat().st_mtime
-        # One from the future is of before the clock was set back.
+        # A modification time in the future predates a clock that was set back.
         return not 0 <= age < self.pause and time.monotonic() >= self._sweep_due
 
     def _warn(self, reason: str) -> None:
-        # A disk that is full is so at every evaluation.
+        # Warn only once: a full disk fails at every evaluation.
         if reason not in self._warned:
             self._warned.add(reason)
             logger.warning("no page: %s; the run goes on", reason)
@@ -121,7 +121,7 @@ class LiveReport(L.Callback):
 
 @contextlib.contextmanager
 def warn_of_errors(warn: Callable[[str], None]) -> Iterator[None]:
-    """Within it an error of a page becomes a warning: it must not end the run."""
+    """Turn errors within the context into warnings, since a page must not end the run."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -131,7 +131,7 @@ def warn_of_errors(warn: Callable[[str], None]) -> Iterator[None]:
 
 
 def end_pages(folder: Path) -> None:
-    """Write the pages of a run that has just ended, well or not, as its config says."""
+    """Write the pages of a run that has just ended, successfully or not, according to its config."""
     options: dict[str, Any] = {}
     with contextlib.suppress(UserError, ValueError, TypeError):
         options = callback_arguments(read_run(folder).config, "report") or {"pages": "off"}

@@ -1,4 +1,4 @@
-"""Scalars of a step, for the loggers and for Lightning's own callbacks."""
+"""Logging of scalars to the loggers and to Lightning's own callbacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gfn_runner.errors import Problem, UserError
 
 
 def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Write scalars to every logger and into ``trainer.callback_metrics``.
+    """Log scalars to every logger and to ``trainer.callback_metrics``.
 
-    The latter is where ``EarlyStopping``, ``ModelCheckpoint`` and others with a ``monitor`` look. (Lightning's
-    own ``log`` would write them to the loggers in fp32.)
+    The latter is read by ``EarlyStopping``, ``ModelCheckpoint`` and other callbacks with a ``monitor``.
+    (Lightning's own ``log`` would pass the values to the loggers in fp32.)
     """
     trainer.callback_metrics.update({k: torch.tensor(value) for k, value in metrics.items()})
     for logger in trainer.loggers:
@@ -23,10 +23,10 @@ def log_metrics(trainer: L.Trainer, metrics: Mapping[str, float], step: int | No
 
 
 def check_monitors(trainer: L.Trainer) -> None:
-    """Refuse a ``monitor`` of Lightning's callbacks that names no scalar; after an evaluation all are known.
+    """Check that each callback's ``monitor`` names a logged scalar; all are known after an evaluation.
 
     Raises:
-        UserError: with each of them.
+        UserError: with all unknown monitors.
     """
     names = list(trainer.callback_metrics)
     problems = []

@@ -1,4 +1,4 @@
-"""Callbacks of a trainer, by their type: how callbacks find each other."""
+"""Look-up of a trainer's callbacks by type, which lets callbacks use each other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def find_callback(trainer: L.Trainer, kind: type[T]) -> T | None:
-    """The trainer's first callback of a type; ``None`` if it has none, or a config has removed it."""
+    """Return the trainer's first callback of a type, or ``None`` if there is none."""
     found = (callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
     return next(found, None)

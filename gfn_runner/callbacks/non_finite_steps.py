@@ -1,4 +1,4 @@
-"""Skip optimizer steps whose loss or gradient is not finite; stop a run after too many in a row."""
+"""Skip optimizer steps with a non-finite loss or gradient; stop a run after too many in a row."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _MOST_NAMED = 5
 
 
 class SkipNonFiniteSteps(L.Callback):
-    """Looks at the loss before the backward pass and at the gradient before the optimizer's step.
+    """Checks the loss before the backward pass and the gradient before the optimizer step.
 
-    A step that is not finite moves nothing: neither the weights nor the optimizer's moments. It counts as
-    a step all the same, so that schedules and batches stay where they would be.
+    A skipped step changes neither the weights nor the optimizer's moments. It still counts as a step, so
+    schedules and batches are not shifted.
 
     Args:
-        max_in_a_row: skipped steps in a row, after which the run stops, naming the conditions; 1 stops at the
-            first, 0 never.
+        max_in_a_row: number of consecutive skipped steps after which the run stops with an error that names
+            the conditions; 1 stops at the first one, 0 never stops.
 
     Attributes:
-        grad_norm: of the newest optimizer step, before clipping; not finite where it was skipped.
-        steps: optimizer steps that were skipped since the run began.
+        grad_norm: gradient norm of the latest optimizer step, before clipping; non-finite if it was skipped.
+        steps: counter of the optimizer steps skipped since the start of the run.
     """
 
     def __init__(self, max_in_a_row: Annotated[int, Field(ge=0)] = 5) -> None:
         self.steps = SkippedSteps(max_in_a_row, _FIX)
         self.grad_norm = 0.0
-        self._reasons: list[str] = []  # of the step that is being made
+        self._reasons: list[str] = []  # of the current step
 
     def on_before_backward(self, trainer: L.Trainer, module: GFlowNetModule, loss: Tensor) -> None:
         if not loss.isfinite():
@@ -51,9 +51,9 @@ class SkipNonFiniteSteps(L.Callback):
     ) -> None:
         gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
         self.grad_norm = torch.nn.utils.get_total_norm(list(gradients.values())).item()
-        # All ranks skip, or none: their weights are the same. A loss that is not finite on one of them
-        # has spoilt the averaged gradient of all, so that the others' conditions are under suspicion
-        # only where every loss was finite.
+        # All ranks must skip, or none, to keep their weights identical. A non-finite loss on one rank
+        # makes the averaged gradient non-finite on all, so the conditions of other ranks are reported
+        # only if every loss was finite.
         output = module.last_output
         first = [condition.key for condition in output.conditions[:3]] if output else []
         ranks = all_gather((self._reasons, math.isfinite(self.grad_norm), first))
@@ -65,7 +65,7 @@ class SkipNonFiniteSteps(L.Callback):
         reason = "; and ".join(found[:_MOST_NAMED]) or None
         if not self.steps.passes(trainer.global_step + 1, reason):
             for parameter in module.parameters():
-                # An optimizer passes over what has no gradient; one of 0 would move it by momentum.
+                # Optimizers skip parameters without gradient; a zero gradient would still apply momentum.
                 parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class SkipNonFiniteSteps(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps.total = state["skipped"]
-        self.steps.in_a_row.clear()  # every E-step of EM loads the checkpoint before it
+        self.steps.in_a_row.clear()  # in EM, every E-step loads the previous checkpoint
         self.steps.in_a_row.extend(state["in_a_row"])
 
 
@@ -86,9 +86,9 @@ def _gradient_problem(gradients: Mapping[str, Tensor], keys: Iterable[str]) -> s
 
 
 def _culprit(module: GFlowNetModule) -> str:
-    """The first condition with a φ that is not finite, and what made it so."""
+    """Describe the first condition with a non-finite φ, and its cause."""
     output = module.last_output
-    assert output is not None  # a loss exists, hence a step
+    assert output is not None  # there is a loss, so there was a step
     bad_BS = ~output.phi_BS.isfinite() & output.scores.terminable_BS
     rows = bad_BS.any(dim=1).nonzero()[:, 0].tolist()
     if not rows:

@@ -1,4 +1,4 @@
-"""Signals: a run that is to stop saves its state at the end of the step, then ends."""
+"""Signal handling: save the training state at the end of the step, then end the run."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from gfn_runner.callbacks.lookup import find_callback
 from gfn_runner.distributed.ranks import all_gather, is_rank_zero, rank
 
 logger = logging.getLogger(__name__)
-# Where ranks have received different ones, the first of these counts.
+# If ranks have received different signals, the first one in this order counts.
 _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 _SECOND = (
     b"\ngfn_runner: stops at the end of this step; Ctrl-C again stops at once and saves nothing\n"
 )
-_WAIT_FOR_END = 300  # seconds that a rank waits to be ended with its job
+_WAIT_FOR_END = 300  # seconds that a rank waits for its job to end
 
 
 class PreemptionCallback(L.Callback):
-    """Watches for signals while a run trains, and comes after the checkpoint.
+    """Handles signals during training; must come after the checkpoint callback.
 
-    - SIGUSR2 saves. Where a launcher listens to it (submitit: the job goes back into SLURM's queue), it
-      gets the signal then; else training goes on.
-    - SIGTERM saves and ends the run with exit code 143. A job that submitit has given to SLURM, and that
-      SLURM still counts as running, so nobody has cancelled or requeued it, goes back into the queue.
-    - SIGINT (Ctrl-C) saves and ends the run with exit code 130; a second one ends it at once.
-    - SIGHUP (its terminal is closed) saves and ends the run with exit code 129; not under ``nohup``.
+    - SIGUSR2 saves. If a launcher handles it (submitit, which requeues the SLURM job), it then receives the
+      signal; otherwise training continues.
+    - SIGTERM saves and ends the run with exit code 143. A job submitted by submitit that SLURM still reports
+      as running, i.e. that was neither cancelled nor requeued, is requeued.
+    - SIGINT (Ctrl-C) saves and ends the run with exit code 130; a second one ends it immediately.
+    - SIGHUP (terminal closed) saves and ends the run with exit code 129; ignored under ``nohup``.
 
-    It is enough that one rank of several receives the signal. A signal in an evaluation on the way ends
-    the run after the batch that is being drawn; the evaluation is made anew when the run goes on. One
-    that comes while it is measured, or while the last checkpoint is written, takes effect after that.
+    It suffices if one of several ranks receives the signal. A signal in an evaluation during training ends
+    the run after the current batch; the evaluation is repeated when the run is resumed. A signal received
+    while metrics are computed, or while the last checkpoint is written, takes effect afterwards.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}  # handlers, while signals are watched for
+        self._before: dict[signal.Signals, Any] = {}  # previous handlers, while ours are installed
         self._launcher: Any = None
         self._step = 0
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        # Lightning puts handlers of its own in between.
+        # Lightning installs handlers of its own before training starts.
         self._launcher = signal.getsignal(signal.SIGUSR2)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -64,14 +64,18 @@ class PreemptionCallback(L.Callback):
             if self.received == signal.SIGINT:
                 raise KeyboardInterrupt
             if is_rank_zero():
-                os.write(2, _SECOND)  # print is not safe within a handler
-        if number != signal.SIGUSR2 or self.received is None:  # to save only takes no end back
+                os.write(2, _SECOND)  # print is not safe in a signal handler
+        if (
+            number != signal.SIGUSR2 or self.received is None
+        ):  # a request to save does not cancel one to end
             self.received = signal.Signals(number)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        if trainer.global_step != self._step:  # else gradients are accumulated, which none saves
+        if (
+            trainer.global_step != self._step
+        ):  # otherwise accumulating gradients, which are not saved
             self._step = trainer.global_step
             self._obey(trainer, self._received())
 
@@ -86,14 +90,14 @@ class PreemptionCallback(L.Callback):
             self._obey(trainer, self._received())
 
     def _received(self) -> signal.Signals | None:
-        """What any rank has received; every rank has to call it."""
+        """Return the signal received by any rank. Must be called on every rank."""
         found = set(all_gather(self.received))
         return next((number for number in _WATCHED if number in found), None)
 
     def _obey(self, trainer: L.Trainer, number: signal.Signals | None) -> None:
         if number is None:
             return
-        if self.received == number:  # else another has come meanwhile
+        if self.received == number:  # otherwise another one has arrived in the meantime
             self.received = None
         checkpoint = find_callback(trainer, AdapterCheckpoint)
         saved = checkpoint is not None and checkpoint.save(trainer)
@@ -119,10 +123,10 @@ class PreemptionCallback(L.Callback):
         raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._obey(trainer, self._received())  # the checkpoint has had its turn
+        self._obey(trainer, self._received())  # the checkpoint callback has already run
         self._unwatch()
         if self.received is not None:
-            # It has come since they were asked, and is for whoever listens from here on.
+            # It arrived after the ranks were asked; leave it to the restored handler.
             signal.raise_signal(self.received)
 
     def on_exception(
@@ -137,25 +141,25 @@ class PreemptionCallback(L.Callback):
 
 
 def _is_ignored(number: signal.Signals) -> bool:
-    """Whether what a terminal sends is not for this process: it runs with ``&``, or under ``nohup``."""
+    """Return whether a terminal's signals are ignored, as for a process started with ``&`` or ``nohup``."""
     of_terminal = number in (signal.SIGINT, signal.SIGHUP)
     return of_terminal and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _hand_over(launcher: Callable[[int, Any], Any]) -> NoReturn:
-    """Let submitit put the job back into the queue; it does so in the first process alone."""
+    """Let submitit requeue the job, which only the first process does."""
     launcher(signal.SIGUSR2, None)
-    # It has not ended this process: that is another one's work, with which the whole job ends.
+    # This process has not ended: another one requeues the job, which ends all its processes.
     logger.info("rank %d waits for the end of its job", rank())
     time.sleep(_WAIT_FOR_END)
     raise SystemExit(128 + signal.SIGUSR2)
 
 
 def job_is_running() -> bool:
-    """Whether this is a job that submitit has given to SLURM, and that SLURM counts as running.
+    """Return whether this is a job submitted to SLURM by submitit that SLURM reports as running.
 
-    One that is cancelled or requeued is so no more. A sweep on this machine may itself stand within a job
-    of SLURM: that one is not its runs' to requeue.
+    A cancelled or requeued job no longer is. A local sweep may itself run inside a SLURM job, which its runs
+    must not requeue.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
@@ -169,7 +173,7 @@ def job_is_running() -> bool:
 
 @contextlib.contextmanager
 def usr2_spares() -> Iterator[None]:
-    """Within it SIGUSR2 ends no process that has no handler for it: it only asks for a checkpoint."""
+    """Ignore SIGUSR2 within the context unless it has a handler: it only requests a checkpoint."""
     ends = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL

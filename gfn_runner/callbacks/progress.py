@@ -19,7 +19,7 @@ from gfn_runner.report.headline import evaluation_line
 from gfn_runner.runtime.status import EVERY, duration, mute_progress_lines
 from gfn_runner.tasks.base import GFlowNetModule
 
-# The most important first: a narrow terminal has no room for the last ones.
+# In order of importance: a narrow terminal has no room for the last ones.
 _SHOWN = {
     "train/loss": "loss",
     "train/log_reward": "log R",
@@ -28,19 +28,19 @@ _SHOWN = {
     "train/tokens_per_second": "tokens/s",
 }
 
-_BAR = 30  # columns for the description, the shortest bar, the time left and what is between them
+_BAR = 30  # columns for description, shortest bar, remaining time and the gaps
 
 
 class StepProgress(L.Callback):
-    """Optimizer steps out of all, with the newest training scalars and evaluation figures.
+    """Displays optimizer steps with the latest training scalars and evaluation metrics.
 
-    In a terminal a bar; elsewhere a line every ``every_n_steps`` steps, in plain text that no terminal's width
-    breaks, one at the first step of a resumed run included. Either way a line for each evaluation. Of several
-    ranks the first one shows.
+    In a terminal, it shows a bar; elsewhere, a plain line every ``every_n_steps`` steps, whatever the
+    terminal width, and one for the first step of a resumed run. Each evaluation gets a line in both cases.
+    Only rank 0 displays anything.
 
     Args:
-        show: ``auto`` draws a bar in a terminal and prints lines elsewhere; or force either; or ``none``.
-        every_n_steps: optimizer steps between two printed lines; fewer where they take more than 30 s.
+        show: ``auto`` shows a bar in a terminal, else lines; ``bar`` and ``lines`` force one; or ``none``.
+        every_n_steps: optimizer steps between two lines; fewer if they take more than 30 s.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StepProgress(L.Callback):
         if self.show == "bar" or (self.show == "auto" and self.console.is_terminal):
             self._bars = Progress(
                 TextColumn("{task.description:<10}"),
-                BarColumn(bar_width=None),  # what the others leave of the line
+                BarColumn(bar_width=None),  # the rest of the line
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[scalars]}"),
@@ -88,21 +88,21 @@ class StepProgress(L.Callback):
         if step == self._shown_step or not latest:
             return
         self._shown_step = step
-        # Of some batches a scalar means nothing, and is absent.
+        # Scalars that are undefined for a batch are absent.
         scalars = {label: f"{latest[n]:.3g}" for n, label in _SHOWN.items() if n in latest}
         if self._bars is not None:
             fitting = self._fitting(scalars, trainer.max_steps)
             self._bars.update(self._task, completed=step, scalars=fitting)
         elif self.show != "none" and self._is_due(step):
             seconds = f"{latest['train/seconds']:.1f} s/step"
-            # At the pace since training began (or went on), evaluations included.
+            # Average pace since training was started or resumed, including evaluations.
             pace = (self._clock() - self._started) / max(1, step - self._first_step)
             left = f"{duration((trainer.max_steps - step) * pace)} left"
             shown = (f"{label} {value}" for label, value in scalars.items())
             self._say("  ".join([f"step {step}/{trainer.max_steps}", *shown, seconds, left]))
 
     def _fitting(self, scalars: Mapping[str, str], max_steps: int) -> str:
-        """Those from the left for which the terminal has room, each of a steady width."""
+        """Return the first scalars that fit into the terminal, in columns of constant width."""
         room, line = self.console.width - _BAR - 2 * len(str(max_steps)), ""
         for label, value in scalars.items():
             column = f"{label} {value:<6} "
@@ -112,15 +112,15 @@ class StepProgress(L.Callback):
         return line
 
     def _is_due(self, step: int) -> bool:
-        """Of a run that goes on, the first step too: else it would look for long as if it did not.
+        """Return whether to print a line: every n steps, and after the first step of a resumed run.
 
-        And where steps are slow, whichever ends half a minute after the newest line.
+        If steps are slow, also after half a minute without a line.
         """
         is_late = self._clock() - self._said >= EVERY
         return step == self._first_step + 1 or step % self.every_n_steps == 0 or is_late
 
     def _say(self, line: str) -> None:
-        # Soft: otherwise rich breaks lines at 80 columns where there is no terminal.
+        # Without soft_wrap, rich breaks lines at 80 columns if there is no terminal.
         self.console.print(line, soft_wrap=True, markup=False)
         self._said = self._clock()
 

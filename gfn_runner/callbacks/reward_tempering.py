@@ -1,4 +1,4 @@
-"""Reward tempering: the temperature T of the posterior R^(1/T) as a schedule over optimizer steps."""
+"""Reward tempering: a schedule over optimizer steps for the temperature T of the posterior R^(1/T)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RewardTempering(L.Callback):
     """Sets ``module.reward_temperature`` before every batch.
 
     Args:
-        start, end: temperatures, > 0.
-        steps: optimizer steps from one to the other; 0 means ``end`` from the first step on.
-        shape: ``linear``, ``cosine`` (slow at both ends) or ``geometric`` (equal ratios).
+        start, end: initial and final temperature, > 0.
+        steps: optimizer steps from ``start`` to ``end``; 0 means ``end`` from the first step on.
+        shape: ``linear``, ``cosine`` (slow at both ends) or ``geometric`` (constant ratio).
     """
 
     def __init__(
@@ -37,6 +37,6 @@ class RewardTempering(L.Callback):
 
 
 def reward_schedule(trainer: L.Trainer) -> Schedule:
-    """The run's reward temperature by optimizer step; 1 where the callback is removed."""
+    """Return the run's schedule of reward temperatures; constant 1 without the callback."""
     tempering = find_callback(trainer, RewardTempering)
     return tempering.schedule if tempering is not None else Schedule()

@@ -1,4 +1,4 @@
-"""Warn where no sample of a condition ever meets its constraints."""
+"""Warnings about conditions whose samples never satisfy their constraints."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 
 
 class SatisfactionCallback(L.Callback):
-    """Counts fresh samples of each condition until one meets every constraint.
+    """Counts fresh samples of each condition until one satisfies all its constraints.
 
-    A constraint that no string can meet is mostly refused before training. Where that cannot be decided —
-    a pattern against words, say — a condition with many draws and none that meets it is all one sees.
+    Most unsatisfiable constraints are rejected before training. If this is undecidable, e.g. for a pattern
+    combined with words, the only sign is that many samples of a condition never satisfy it.
 
     Args:
-        warn_after: fresh samples of one condition, none of which met its constraints, after which the log has a
-            warning; 0 for none.
+        warn_after: number of fresh samples of one condition, none of which satisfies its constraints, after
+            which to log a warning; 0 disables it.
 
     Attributes:
-        draws: fresh samples of each condition that has not had one that meets its constraints.
-        met: keys of the conditions that have.
+        draws: number of fresh samples of each condition whose constraints no sample has satisfied yet.
+        met: keys of the conditions with a sample that did.
     """
 
     def __init__(self, warn_after: Annotated[int, Field(ge=0)] = 256) -> None:
@@ -84,7 +84,7 @@ class SatisfactionCallback(L.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all ranks together; every rank has to call it."""
+        """Return the merged state of all ranks. Must be called on every rank."""
         draws: dict[str, int] = {}
         met: set[str] = set()
         for own_draws, own_met in all_gather((self.draws, self.met)):

@@ -1,4 +1,4 @@
-"""Training scalars: one record an optimizer step, averaged over its batches."""
+"""Training scalars: one record per optimizer step, averaged over its batches."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from gfn_runner.tasks.base import GFlowNetModule
 
 
 class TrainingLog(L.Callback):
-    """Logs what training is doing, on all ranks together (times: on the first). Names and units:
+    """Logs training scalars, aggregated over all ranks (times: rank 0 only). Names and units:
 
-    - ``train/loss`` (squared nats; of SFT and of supervised steps nats a token), ``train/grad_norm``,
+    - ``train/loss`` (squared nats; for SFT and supervised steps nats per token), ``train/grad_norm``,
       ``train/lr``, ``train/reward_temperature``;
-    - ``train/log_reward`` mean untempered log R of whole strings, nats (SFT asks for none: neither it
-      nor what has φ in it is recorded); ``train/length`` tokens;
-    - ``train/phi_spread`` mean and ``…_max`` largest standard deviation of φ within a condition, nats:
-      0 for an exact policy; ``train/phi_spread_terminal`` the same over the terminal states of whole
-      strings alone, where it says how far log q is from log R/T up to a constant. Conditions of a
-      single string, however often drawn, have nothing to spread and do not count; absent without others;
-    - ``train/exploration_temperature`` 1 on-policy, NaN from replay;
-    - on-policy batches only, nats, means over conditions at the current temperature: ``train/elbo`` mean
-      terminal φ, which is log Z − KL(policy ‖ posterior) in expectation; ``train/log_z_bound`` the
-      importance-weighted bound, nearer to log Z from below; ``train/log_z_gap`` their difference, 0 for
-      an exact policy; ``train/entropy`` −log q of whole strings;
-    - ``train/skipped`` steps so far whose loss or gradient was not finite;
-    - ``train/from_replay``; ``train/buffer_size`` strings; ``train/buffer_age`` mean optimizer steps
-      since a string was stored (a demonstration: since the run began), absent while there is none;
-    - ``train/seconds`` an optimizer step; ``train/cpu_seconds`` that this process computed in it, on all
-      its cores: what training costs on a CPU, whatever else the machine does;
-    - ``train/tokens_per_second`` tokens of the strings trained on, a tool's included and prompts not;
-    - PPO and GRPO: ``train/kl_base`` log q − log p of the rollout's strings, nats a string (at the first
-      update on a rollout that is the KL divergence to the base model); ``train/clipped`` share of choices
-      whose ratio of new to old probability is beyond 1 ± clip; PPO: ``train/value_loss`` ½ (V − return)²,
-      before its weight;
-    - ``seconds/<phase>`` of that: ``sample``, ``reward``, ``policy`` (its forward), ``objective``,
-      ``backward``, ``other`` (optimizer, buffer, logging, data).
+    - ``train/log_reward``: mean untempered log R of complete strings, nats (SFT computes no rewards: neither
+      this nor any scalar with φ is recorded); ``train/length``: tokens;
+    - ``train/phi_spread``: mean, and ``…_max``: maximum standard deviation of φ within a condition, nats;
+      0 for an exact policy; ``train/phi_spread_terminal``: the same over the terminal states of complete
+      strings only, i.e. how far log q is from log R/T up to a constant. Conditions with a single
+      distinct string have no spread and are ignored; absent if there are no others;
+    - ``train/exploration_temperature``: 1 on-policy, NaN from replay;
+    - on-policy batches only, in nats, mean over conditions at the current temperature: ``train/elbo``: mean
+      terminal φ, in expectation log Z − KL(policy ‖ posterior); ``train/log_z_bound``: the
+      importance-weighted bound, a tighter lower bound of log Z; ``train/log_z_gap``: their difference, 0 for
+      an exact policy; ``train/entropy``: −log q of complete strings;
+    - ``train/skipped``: steps skipped so far because of a non-finite loss or gradient;
+    - ``train/from_replay``; ``train/buffer_size``: strings; ``train/buffer_age``: mean optimizer steps
+      since a string was stored (demonstrations: since the start of the run), absent if the buffer is empty;
+    - ``train/seconds`` per optimizer step; ``train/cpu_seconds``: CPU time of this process per step, over
+      all cores: the cost of training on a CPU, independent of other load;
+    - ``train/tokens_per_second``: tokens of the strings trained on, with a tool's tokens, without prompts;
+    - PPO and GRPO: ``train/kl_base``: log q − log p of the rollout's strings, nats per string (at the first
+      update on a rollout, the KL divergence from the base model); ``train/clipped``: share of actions
+      whose ratio of new to old probability is beyond 1 ± clip; PPO: ``train/value_loss``: ½ (V − return)²,
+      before weighting;
+    - ``seconds/<phase>``, adding up to ``train/seconds``: ``sample``, ``reward``, ``policy`` (forward pass),
+      ``objective``, ``backward``, ``other`` (optimizer, buffer, logging, data).
 
     Attributes:
-        latest: the newest record.
+        latest: the latest record.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class TrainingLog(L.Callback):
         self._cpu_started = time.process_time()
 
     def state_dict(self) -> dict[str, Any]:
-        """A run that goes on after its last step has the step's record."""
+        """Return the latest record, which a run resumed after its last step still needs."""
         return {"latest": dict(self.latest)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class TrainingLog(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: GFlowNetModule, outputs: dict[str, Any], *_: Any
     ) -> None:
-        # Lightning hands over the loss divided by the number of accumulated batches.
+        # Lightning passes the loss divided by the number of accumulated batches.
         scalars = {"loss": outputs["loss"].item() * trainer.accumulate_grad_batches}
         scalars |= measures(outputs["output"]) | outputs.get("measures", {})
         for name, value in scalars.items():
@@ -117,7 +117,7 @@ class TrainingLog(L.Callback):
             log_metrics(trainer, self.latest)
 
     def _counted(self, trainer: L.Trainer, seconds: float) -> dict[str, float]:
-        """What is counted over all ranks: strings kept, their age, tokens."""
+        """Aggregate counts over all ranks: strings in the buffer, their age, tokens."""
         replay = find_callback(trainer, ReplayBufferCallback)
         stored = replay.buffer.steps() if replay is not None else []
         counts = all_gather((len(stored), sum(stored), self._tokens))
@@ -130,13 +130,13 @@ class TrainingLog(L.Callback):
         return counted
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        # The time of an evaluation is not the next step's.
+        # Evaluation time must not count towards the next step.
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         module.phases.take()
 
 
 def _over_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Means over the batches of all ranks."""
+    """Average each scalar over the batches of all ranks."""
     merged: dict[str, list[float]] = defaultdict(list)
     for own in all_gather(dict(values)):
         for name, some in own.items():
@@ -145,9 +145,9 @@ def _over_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _differ(trajectories: Trajectories, state_BS: Tensor) -> Tensor:
-    """Whether at least two different strings end at a condition's marked states. Shape (C,).
+    """Return whether at least two distinct strings end at a condition's marked states. Shape (C,).
 
-    In the order of the conditions' index, as :func:`phi_moments` has them.
+    Ordered by condition index, as in :func:`phi_moments`.
     """
     found: dict[int, set[tuple[int, ...]]] = defaultdict(set)
     rows = zip(
@@ -163,7 +163,7 @@ def _differ(trajectories: Trajectories, state_BS: Tensor) -> Tensor:
 
 
 def measures(output: StepOutput) -> dict[str, float]:
-    """Scalars of one batch; see :class:`TrainingLog`."""
+    """Compute the scalars of one batch; see :class:`TrainingLog`."""
     trajectories, terminable_BS = output.trajectories, output.scores.terminable_BS
     measured = {
         "length": trajectories.length_B.float().mean().item(),

@@ -1,6 +1,6 @@
-"""W&B beyond scalars: histograms, tables of samples, figures, the adapter.
+"""W&B media: histograms, tables of samples, figures, and the adapter.
 
-All of it does nothing while W&B is off, and no failure of it reaches the run (``WandbRun.attempt``).
+Everything here is a no-op if W&B is off, and errors never reach the run (``WandbRun.attempt``).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ COLUMNS = ("step", "set", "prompt", "sample", "log R", "log q", "phi")
 
 
 class WandbMedia(L.Callback):
-    """Adds to a W&B run what is no scalar. Names (x-axis: optimizer steps):
+    """Logs media other than scalars to a W&B run. Names (x-axis: optimizer steps):
 
-    - ``histogram/phi`` φ of whole strings of the step's last batch minus its mean in the condition, nats:
-      a spike at 0 for an exact policy; ``histogram/log_reward`` their untempered log R, nats;
-      ``histogram/length`` their tokens;
-    - ``histogram/buffer_log_reward`` log R of the strings in the replay buffer, nats, by whose rank they
-      are drawn; ``histogram/buffer_age`` optimizer steps since they were stored;
-    - ``samples/eval`` and ``samples/final`` a table of each evaluation, ``samples/<row>`` of what stands
-      below the policy: columns ``COLUMNS``;
-    - ``figures/<name>`` the run's figures, once, at the end.
+    - ``histogram/phi``: φ of complete strings in the step's last batch minus the mean of its condition, nats:
+      a spike at 0 for an exact policy; ``histogram/log_reward``: their untempered log R, nats;
+      ``histogram/length``: their length in tokens;
+    - ``histogram/buffer_log_reward``: log R of the strings in the replay buffer, nats, by whose rank they
+      are drawn; ``histogram/buffer_age``: optimizer steps since they were stored;
+    - ``samples/eval`` and ``samples/final``: a table per evaluation; ``samples/<row>``: one per baseline
+      row; with columns ``COLUMNS``;
+    - ``figures/<name>``: the run's figures, logged once at the end.
 
-    Of several ranks the first one's strings are shown.
+    With several ranks, only the strings of rank 0 are shown.
 
     Args:
         histogram_every_n_steps: optimizer steps between two histograms; 0 for none.
-        max_table_rows: of the table of samples of each evaluation; 0 for no tables.
+        max_table_rows: maximum number of rows in the table of each evaluation; 0 for no tables.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class WandbMedia(L.Callback):
         drawn: Sequence[ConditionSamples],
         temperature: float,
     ) -> None:
-        """A table of an evaluation or of a row; see :func:`add_samples`."""
+        """Log a table for an evaluation or a row; see :func:`add_samples`."""
         run, step = wandb_run_of(trainer), trainer.global_step
         add_samples(run, self.max_table_rows, name, drawn, step, temperature)
 
 
 def wandb_run_of(trainer: L.Trainer) -> WandbRun | None:
-    """The run of W&B that the trainer logs to; ``None`` where it is off or could not start."""
+    """Return the W&B run that the trainer logs to; ``None`` if W&B is off or could not start."""
     return next((log.run for log in trainer.loggers if isinstance(log, RunLogger)), None)
 
 
@@ -118,11 +118,11 @@ def add_samples(
     step: int,
     temperature: float,
 ) -> None:
-    """A table ``samples/<name>``, of the same conditions whenever it is drawn.
+    """Log a table ``samples/<name>``, always for the same conditions.
 
     Args:
-        most: rows; 0 for no table.
-        temperature: reward temperature T of φ = log R/T − log q.
+        most: maximum number of rows; 0 for no table.
+        temperature: reward temperature T in φ = log R/T − log q.
     """
     if wandb_run is None:
         return
@@ -142,7 +142,7 @@ def add_samples(
 def add_results(
     wandb_run: WandbRun | None, folder: Path, metrics: Mapping[str, float], step: int
 ) -> None:
-    """What a run's folder holds at its end: metrics as the summary, figures, adapters as artifacts."""
+    """Log the final contents of a run's folder: metrics as summary, figures, adapters as artifacts."""
     if wandb_run is None:
         return
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
@@ -168,7 +168,7 @@ def _add_adapter(wandb_run: WandbRun, folder: Path, step: int) -> None:
 
     name = f"{folder.name}-{wandb_run.run.id}"
     artifact = wandb.Artifact(name, "model", metadata={"optimizer_steps": step})
-    # Taken from where it lies, without a copy that waits for a `wandb sync`.
+    # Reference files in place, without a copy that waits for `wandb sync`.
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             inside = path.relative_to(folder).as_posix()
@@ -177,7 +177,7 @@ def _add_adapter(wandb_run: WandbRun, folder: Path, step: int) -> None:
 
 
 def strings(output: StepOutput) -> dict[str, list[float]]:
-    """φ (less its condition's mean), log R and length of the whole strings of a batch."""
+    """Return φ (minus its condition's mean), log R and length of the complete strings of a batch."""
     rows = output.trajectories
     phi_B = rows.at_ends(output.phi_BS)
     centred_B = torch.empty_like(phi_B)
@@ -194,16 +194,16 @@ def strings(output: StepOutput) -> dict[str, list[float]]:
 def table_rows(
     drawn: Sequence[ConditionSamples], most: int, temperature: float
 ) -> Iterator[list[Any]]:
-    """At most ``most`` rows: a few samples of conditions spread evenly over all; no ``step`` yet."""
+    """Yield up to ``most`` rows without ``step``: a few samples each of evenly spaced conditions."""
     n_conditions = max(1, most // _PER_CONDITION)
     stride = max(1, math.ceil(len(drawn) / n_conditions))
     left = most
     for samples in drawn[::stride]:
-        # A row that answers at once has written nothing, and scores nothing.
+        # Rows of direct answers have no samples and no scores.
         columns = zip(samples.singles, samples.log_reward, samples.log_pf, strict=False)
         for text, log_reward, log_q in list(columns)[: min(left, _PER_CONDITION)]:
             left -= 1
             numbers = (log_reward, log_q, log_reward / temperature - log_q)
-            # A table's numbers are finite or missing.
+            # Numbers in a table must be finite or missing.
             shown = [value if math.isfinite(value) else None for value in numbers]
             yield [samples.condition.group, samples.condition.prompt, text, *shown]

@@ -1,1 +1,1 @@
-"""The processes of one run."""
+"""Processes of a distributed run."""

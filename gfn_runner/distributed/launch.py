@@ -1,7 +1,7 @@
-"""How the ranks of a run start and join one process group.
+"""Start the ranks of a run and join them into one process group.
 
-Rank 0 starts the others on one machine; torchrun or srun may start all of them instead, on one machine or
-several.
+Rank 0 starts the others on one machine; alternatively, torchrun or srun starts all of them, on one
+machine or several.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 from gfn_runner.distributed.ranks import Processes, barrier
 from gfn_runner.errors import UserError
 
-_HOURS = 6  # that one rank may wait for another, which perhaps evaluates much longer texts
+_HOURS = 6  # timeout for collectives: another rank may evaluate much longer texts
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @contextlib.contextmanager
 def launch_ranks(wanted: Processes, config_file: Path | None) -> Iterator[None]:
-    """Within it all ranks of the run have joined one process group.
+    """Context manager within which all ranks of the run have joined one process group.
 
     Args:
-        wanted: how many there are.
-        config_file: of the run, from which this machine's other ranks are started; ``None`` where a
-            launcher, or rank 0, has started this process.
+        wanted: the processes of the run.
+        config_file: config of the run, used to start this machine's other ranks; ``None`` if this process was
+            started by a launcher or by rank 0.
 
     Raises:
         UserError: if another rank has failed.
@@ -44,7 +44,7 @@ def launch_ranks(wanted: Processes, config_file: Path | None) -> Iterator[None]:
     joined = threading.Event()
     try:
         if _environment(wanted) is None:
-            assert config_file is not None  # a worker has an environment
+            assert config_file is not None  # workers have an environment
             workers = _start_workers(wanted, config_file)
         _join(wanted, workers)
         joined.set()
@@ -66,19 +66,19 @@ def launch_ranks(wanted: Processes, config_file: Path | None) -> Iterator[None]:
 
 
 def is_worker(wanted: Processes) -> bool:
-    """Whether a launcher, or rank 0, has started this process with a rank above 0."""
+    """Return whether this process was started by a launcher or rank 0, with a rank above 0."""
     environment = None if wanted.number == 1 else _environment(wanted)
     return environment is not None and environment.global_rank() > 0
 
 
 def check_launcher(wanted: Processes, *, multirun: bool = False) -> None:
-    """Check that torchrun or srun, where one has started this process, fits the config.
+    """Check that torchrun or srun, if it started this process, matches the config.
 
     Args:
-        multirun: whether the run belongs to a sweep, of which rank 0 alone knows the next run.
+        multirun: whether the run belongs to a sweep, in which only rank 0 knows the next run.
 
     Raises:
-        UserError: if it does not fit.
+        UserError: if it does not match.
     """
     size = 1
     if _by_torchrun():
@@ -104,10 +104,10 @@ def check_launcher(wanted: Processes, *, multirun: bool = False) -> None:
 
 
 def check_world_size(wanted: Processes) -> None:
-    """Check that the processes and devices that are asked for can be had.
+    """Check that the requested processes and devices are available.
 
     Raises:
-        UserError: if there are fewer devices, or as many processes are neither started nor can be.
+        UserError: if there are too few devices, or the processes are neither running nor can be started.
     """
     check_launcher(wanted)
     if wanted.number == 1:
@@ -134,10 +134,10 @@ def check_world_size(wanted: Processes) -> None:
 
 
 def cluster_environment(wanted: Processes) -> Any:
-    """Lightning's plugin that knows rank and address.
+    """Return Lightning's plugin that provides the rank and address.
 
-    One process always gets Lightning's for one: left to itself, Lightning would take a SLURM job for its
-    own, and handle the signals that this package handles.
+    A single process always gets the plugin for one: otherwise Lightning would detect a SLURM job, and
+    handle the signals that this package handles.
     """
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
@@ -145,24 +145,24 @@ def cluster_environment(wanted: Processes) -> Any:
 
 
 def lightning_devices(wanted: Processes) -> dict[str, int]:
-    """``devices`` and ``num_nodes`` of ``lightning.Trainer``."""
+    """Return ``devices`` and ``num_nodes`` for ``lightning.Trainer``."""
     if _has_own_gpu(wanted):
         return {"devices": 1, "num_nodes": wanted.number}
     return {"devices": wanted.devices, "num_nodes": wanted.nodes}
 
 
 def _by_torchrun() -> bool:
-    """Whether torchrun, or rank 0 with the same variables, has started this process."""
+    """Return whether torchrun, or rank 0 with the same variables, started this process."""
     return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def _by_srun(wanted: Processes) -> bool:
-    # srun sets it, a batch script alone does not: there this process is the only one.
+    # Set by srun, but not in a batch script, in which this process is the only one.
     return os.environ.get("SLURM_STEP_NUM_TASKS") == str(wanted.number)
 
 
 def _has_own_gpu(wanted: Processes) -> bool:
-    """Whether this process sees one GPU of several, as under ``srun --gpus-per-task=1``."""
+    """Return whether this process sees only one of several GPUs, as under ``srun --gpus-per-task=1``."""
     if wanted.devices == 1 or _by_torchrun() or not _by_srun(wanted):
         return False
     import torch
@@ -171,7 +171,7 @@ def _has_own_gpu(wanted: Processes) -> bool:
 
 
 def _environment(wanted: Processes) -> Any:
-    """Lightning's plugin of what has started as many processes; ``None`` where this one is alone."""
+    """Return Lightning's plugin for the launcher of this process; ``None`` for a single process."""
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     if _by_torchrun():
@@ -179,13 +179,13 @@ def _environment(wanted: Processes) -> Any:
     if not _by_srun(wanted):
         return None
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        # Lightning would raise it without a fix, after the model has been loaded.
+        # Lightning would raise this without a fix, after loading the model.
         raise UserError.one(
             "srun", "given without --ntasks-per-node", "--ntasks-per-node=<trainer.devices>"
         )
 
     class OneGPU(SLURMEnvironment):
-        """Each process as a node of its own: Lightning takes the local rank for the GPU's number."""
+        """Treats each process as its own node, since Lightning uses the local rank as GPU index."""
 
         def local_rank(self) -> int:
             return 0
@@ -194,7 +194,7 @@ def _environment(wanted: Processes) -> Any:
             return self.global_rank()
 
         def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-            """The numbers of devices and nodes are no longer srun's."""
+            """Skip validation: the numbers of devices and nodes no longer match those of srun."""
 
     kind = OneGPU if _has_own_gpu(wanted) else SLURMEnvironment
     return kind(auto_requeue=False)
@@ -206,7 +206,7 @@ def _environment(wanted: Processes) -> Any:
 def _start_workers(wanted: Processes, config_file: Path) -> list[subprocess.Popen[bytes]]:
     """Start ranks 1, 2, … on this machine; this process becomes rank 0.
 
-    Lightning's own launcher would run the command line again, which makes a folder or begins a sweep.
+    Lightning's launcher would rerun the command line, which creates a folder or starts a sweep.
     """
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
@@ -227,7 +227,7 @@ def _start_workers(wanted: Processes, config_file: Path) -> list[subprocess.Pope
 
 
 def _join(wanted: Processes, workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Join the process group; rank 0 stops waiting where a worker ends before it has joined."""
+    """Join the process group; rank 0 stops waiting if a worker exits before it has joined."""
     import torch
     import torch.distributed as dist
 
@@ -236,7 +236,9 @@ def _join(wanted: Processes, workers: Sequence[subprocess.Popen[bytes]]) -> None
     if on_gpu:
         torch.cuda.set_device(environment.local_rank())
     own, timeout = environment.global_rank(), datetime.timedelta(hours=_HOURS)
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has made the store
+    agent = (
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    )  # torchrun has created the store
     store: Any = dist.TCPStore(
         environment.main_address,
         environment.main_port,
@@ -251,7 +253,7 @@ def _join(wanted: Processes, workers: Sequence[subprocess.Popen[bytes]]) -> None
         if _has_failed(workers, seconds=0.1):
             raise _failed()
     dist.init_process_group(
-        # Python objects go over the CPU, gradients over the GPU where there is one.
+        # Python objects use the CPU backend, gradients the GPU backend if available.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         store=store,
         rank=own,
@@ -261,16 +263,16 @@ def _join(wanted: Processes, workers: Sequence[subprocess.Popen[bytes]]) -> None
 
 
 def _abort_nccl(workers: Sequence[subprocess.Popen[bytes]], joined: threading.Event) -> None:
-    """End NCCL's collectives where a worker has failed: unlike gloo's, they would wait for it.
+    """Abort NCCL's collectives if a worker has failed: unlike gloo's, they would wait for it.
 
-    The main thread then raises, so that a sweep in this process notes the failure and goes on.
+    The main thread then raises, so that a sweep in this process records the failure and continues.
     """
     import torch
     import torch.distributed as dist
 
     while joined.is_set() and torch.cuda.is_available():
         if _has_failed(workers, seconds=0.5):
-            time.sleep(10)  # rank 0 mostly meets gloo first, and raises by itself
+            time.sleep(10)  # rank 0 usually gets an error from gloo first
             if joined.is_set():
                 group: Any = dist.group.WORLD
                 group._get_backend(torch.device("cuda")).abort()
@@ -278,7 +280,7 @@ def _abort_nccl(workers: Sequence[subprocess.Popen[bytes]], joined: threading.Ev
 
 
 def _has_failed(workers: Sequence[subprocess.Popen[bytes]], seconds: float = 3) -> bool:
-    """Whether a worker ends with an error, now or soon."""
+    """Return whether a worker exits with an error within ``seconds``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if any(process.poll() not in (None, 0) for process in workers):
@@ -294,7 +296,7 @@ def _failed() -> UserError:
 
 
 def exit_with_parent() -> None:
-    """End this process when the one that has started it is gone."""
+    """Exit this process when its parent process is gone."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -306,7 +308,7 @@ def exit_with_parent() -> None:
 
 
 def _leave(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Leave the process group; no worker outlives it."""
+    """Leave the process group, and wait for all workers to exit."""
     import torch.distributed as dist
 
     failed = sys.exc_info()[0] is not None
@@ -314,7 +316,7 @@ def _leave(workers: Sequence[subprocess.Popen[bytes]]) -> None:
         dist.destroy_process_group()
     for process in workers:
         if failed:
-            process.kill()  # it writes no files
+            process.kill()  # workers write no files
         try:
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:

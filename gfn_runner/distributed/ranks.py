@@ -1,8 +1,8 @@
-"""The ranks of a run and their collectives; ``launch`` starts them.
+"""Ranks of a run and collective operations; ``launch`` starts the ranks.
 
-All ranks hold the same policy. Each has training conditions of its own (and so a replay buffer of its
-own), samples for them, and averages its gradients with the others'. A run of one process uses none of
-this.
+All ranks hold the same policy. Each rank has its own training conditions (and hence its own replay
+buffer), samples for them, and averages its gradients with those of the others. A run with a single
+process uses none of this.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's rank; 0 where it is alone."""
+    """Return the rank of this process; 0 for a single process."""
     return _group().get_rank() if _joined() else 0
 
 
 def world() -> int:
-    """Number of ranks."""
+    """Return the number of ranks."""
     return _group().get_world_size() if _joined() else 1
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes the run's files and prints.
+    """Return whether this process writes the run's files and prints.
 
-    Lightning's ``rank_zero_only`` takes the rank of any launcher, also for a run of one process.
+    Lightning's ``rank_zero_only`` uses the rank of any launcher, even for a run of one process.
     """
     return rank() == 0
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Number of processes of a run: ``devices`` on each of ``nodes`` machines."""
+    """Processes of a run: ``devices`` on each of ``nodes`` machines."""
 
     devices: int = 1
     nodes: int = 1
@@ -50,7 +50,7 @@ class Processes:
 
 
 def _joined() -> bool:
-    # A process that is alone never loads torch for this.
+    # A single process must not import torch just for this.
     torch = sys.modules.get("torch")
     return torch is not None and _group().is_available() and _group().is_initialized()
 
@@ -65,7 +65,7 @@ def _group() -> Any:
 
 
 def all_gather(value: T) -> list[T]:
-    """The value of every rank, in the order of ranks; every rank has to call it."""
+    """Gather a value from every rank, in rank order. Must be called on every rank."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -74,7 +74,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def broadcast(value: T) -> T:
-    """The value of rank 0; every rank has to call it."""
+    """Return the value of rank 0. Must be called on every rank."""
     if world() == 1:
         return value
     values = [value]
@@ -83,15 +83,15 @@ def broadcast(value: T) -> T:
 
 
 def compute_on_rank_zero(function: Callable[[], T]) -> T:
-    """What a function returns on rank 0, for all ranks; every rank has to call it.
+    """Call a function on rank 0 and broadcast its result. Must be called on every rank.
 
-    For what is read from the run's folder: another machine may see another state of it.
+    Use this to read from the run's folder, whose state may look different on another machine.
     """
     return broadcast(function() if is_rank_zero() else cast(T, None))
 
 
 def sum_gradients(parameters: Sequence[Any]) -> None:
-    """Add up the gradients of all ranks, in place; every rank has to call it."""
+    """Sum the gradients over all ranks, in place. Must be called on every rank."""
     if world() == 1:
         return
     for parameter in parameters:
@@ -101,29 +101,29 @@ def sum_gradients(parameters: Sequence[Any]) -> None:
 
 
 def broadcast_tensors(tensors: Sequence[Any]) -> None:
-    """Overwrite tensors with rank 0's, in place; every rank has to call it."""
+    """Overwrite tensors with those of rank 0, in place. Must be called on every rank."""
     if world() > 1:
         for tensor in tensors:
             _group().broadcast(tensor.data, src=0)
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has reached this point."""
     all_gather(None)
 
 
 def share_of_rank(items: Sequence[T]) -> Sequence[T]:
-    """This rank's consecutive part of items; the parts of all ranks make up the whole, in order."""
+    """Return this rank's contiguous chunk of items; the chunks of all ranks, in order, are the whole."""
     size, rest = divmod(len(items), world())
     start = rank() * size + min(rank(), rest)
     return items[start : start + size + (rank() < rest)]
 
 
 def keys_of_rank(keys: Sequence[str]) -> list[str]:
-    """The keys that belong to this rank, in their order.
+    """Return the keys assigned to this rank, in their original order.
 
-    Keys are dealt out in the order of a hash, so that ranks have equally many (but for one), and the same
-    ones in every process and every run with as many ranks.
+    Keys are assigned round-robin in the order of a hash, so the ranks' shares differ in size by at most
+    one, and are the same in every process and every run with this number of ranks.
     """
     order = sorted(keys, key=lambda key: hashlib.sha256(key.encode("utf-8")).digest())
     own = set(order[rank() :: world()])

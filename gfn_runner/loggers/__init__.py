@@ -1,1 +1,1 @@
-"""Loggers: metrics.jsonl and W&B."""
+"""Lightning loggers: ``metrics.jsonl`` and Weights & Biases."""

@@ -1,4 +1,4 @@
-"""Metrics as lines of JSON."""
+"""Logger that writes metrics as JSON lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gfn_runner.runtime.json_lines import LineAppender
 
 
 class JsonLinesLogger(Logger):
-    """Appends one JSON object a call to ``metrics.jsonl`` in the run's folder.
+    """Appends one JSON object per call to ``metrics.jsonl`` in the run's folder.
 
     Each line has ``step`` (optimizer steps), ``time`` (seconds since 1970, see
-    :func:`~gfn_runner.runtime.clock.steady_time`) and the metrics. Values
-    that are not finite become ``null``: JSON has no word for them.
+    :func:`~gfn_runner.runtime.clock.steady_time`) and the metrics. Non-finite values
+    become ``null``, since JSON cannot represent them.
     """
 
     runtime_arguments = ("save_dir",)
@@ -42,21 +42,21 @@ class JsonLinesLogger(Logger):
 
     @property
     def waiting(self) -> list[str]:
-        """Lines that the disk has not taken yet."""
+        """Lines that could not be written to disk yet."""
         return self.lines.waiting
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Settings are in ``config.yaml`` already."""
+        """Do nothing: the settings are in ``config.yaml``."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {name: jsonable(value) for name, value in metrics.items()}
         self.lines.append({"step": step, "time": round(steady_time(), 3), **values})
 
     def save(self) -> None:
-        """Before a checkpoint: the lines that led to it are on the disk first."""
+        """Sync all lines to disk; called before a checkpoint is written."""
         self.lines.sync()
 
 
 def jsonable(value: float) -> float | None:
-    """The value, or ``None`` if it is NaN or infinite."""
+    """Return the value, or ``None`` if it is NaN or infinite."""
     return float(value) if math.isfinite(value) else None

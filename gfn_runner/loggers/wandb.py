@@ -1,4 +1,4 @@
-"""Weights & Biases: Lightning's logger on a run of ours, which never stops training."""
+"""Weights & Biases: Lightning's logger on our own run, whose errors never stop training."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from pydantic import Field
 from gfn_runner.errors import Problem
 from gfn_runner.loggers.wandb_run import WandbRun, start_wandb
 
-# As W&B has it.
+# Limits set by W&B.
 _NOT_IN_PROJECTS, _LONGEST_PROJECT = "/\\#?%:", 128
 
 
 class RunLogger(WandbLogger):
-    """Lightning's ``WandbLogger`` with what a long run needs of it.
+    """Lightning's ``WandbLogger`` with additions for long runs.
 
-    It goes on offline without an account or a network, continues its own run when a job is resumed or
-    requeued, drops what a server does not take in time, and logs metrics against optimizer steps.
+    It falls back to offline mode without an account or a network, continues its own run when a job is
+    resumed or requeued, drops data that a server does not accept in time, and logs metrics against
+    optimizer steps.
 
     Args:
         mode: ``offline`` writes W&B's files into the run's folder, ``online`` sends them.
-        project, entity: as W&B names them; a project's name has at most 128 characters, and none of
-            ``/ \\ # ? % :``.
-        group: likewise; ``None`` is the multirun that the run belongs to, if any.
-        tags: beside the task's and the objective's. Longer ones than W&B's 64 characters are cut, with a
-            hash at the end.
-        finish_timeout: seconds that the end of a run waits for a server to take what is not sent yet; 0
-            waits for ever.
-        save_dir: the run's folder; the program gives it, as it does ``config``, ``job_type`` and ``run_tags``.
+        project, entity: as in W&B; a project name has at most 128 characters, and none of ``/ \\ # ? % :``.
+        group: as in W&B; ``None`` uses the multirun that the run belongs to, if any.
+        tags: in addition to those of task and objective. Tags longer than W&B's 64 characters are
+            truncated, with a hash at the end.
+        finish_timeout: seconds to wait at the end of a run until all data are sent to the server; 0 waits
+            forever.
+        save_dir: the run's folder; set by the program, like ``config``, ``job_type`` and ``run_tags``.
         job_type: ``train``, a baseline's name, or ``evaluate``.
-        run_tags: of the run itself: task and objective.
+        run_tags: tags of the run itself: task and objective.
 
     Attributes:
-        run: the started run; ``None`` where W&B is off or cannot start.
+        run: the started run; ``None`` if W&B is off or cannot start.
     """
 
     runtime_arguments = ("save_dir", "config", "job_type", "run_tags")
@@ -75,7 +75,7 @@ class RunLogger(WandbLogger):
 
     @classmethod
     def argument_problems(cls, arguments: Mapping[str, Any]) -> Iterator[Problem]:
-        """What W&B would refuse when the run starts."""
+        """Yield arguments that W&B would reject when the run starts."""
         project = arguments.get("project", "gfn_runner")
         if set(project) & set(_NOT_IN_PROJECTS) or not 1 <= len(project) <= _LONGEST_PROJECT:
             allowed = f"1 to {_LONGEST_PROJECT} characters, none of {' '.join(_NOT_IN_PROJECTS)}"
@@ -84,20 +84,20 @@ class RunLogger(WandbLogger):
             yield Problem("logger.wandb.project", f"given {project!r}", allowed, fix)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run has its config from the start."""
+        """Do nothing: the run has its config from the start."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        # W&B would write the word "NaN", which no chart draws.
+        # W&B would write the string "NaN", which charts do not show.
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if self.run is not None:
             self.run.log("scalars", finite, step)
 
     def finalize(self, status: str) -> None:
-        """Nothing: training may be followed by another round, and by the final evaluation."""
+        """Do nothing: another round of training or the final evaluation may follow."""
 
 
 class _Disabled:
-    """Stands for a run that could not be started."""
+    """Placeholder for a run that could not be started."""
 
     id = name = ""
 

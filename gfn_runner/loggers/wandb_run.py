@@ -1,6 +1,6 @@
-"""One W&B run: started, written to, ended; whatever fails there is said once, and training goes on.
+"""A single W&B run, from start to finish; any failure is reported once, and training continues.
 
-Nothing else in the package calls ``wandb.init``, ``log`` or ``finish``.
+No other module calls ``wandb.init``, ``log`` or ``finish``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
 """Optimizer steps: the x-axis of every series, under the name that Lightning gives it."""
-# So long may one table take that a server has to agree to; the next one would take as long.
+# Maximum time for one table that a server must accept; the next one would take as long.
 _PATIENCE_S = 10.0
-_INIT_TIMEOUT_S = 20.0  # for a server
+_INIT_TIMEOUT_S = 20.0  # for starting an online run
 _LONGEST_TAG = 64  # characters
 _ID_FILE = ".wandb_id.json"  # in a run's folder
 
@@ -37,7 +37,7 @@ class WandbRun:
     """A started run.
 
     Attributes:
-        folder: of our run; W&B's files are in ``wandb/`` there.
+        folder: folder of our run; W&B's files are in its ``wandb/``.
     """
 
     def __init__(self, run: Any, folder: Path):
@@ -49,16 +49,16 @@ class WandbRun:
         return bool(self.run.offline)
 
     def attempt(self, what: str, action: Callable[[], object]) -> None:
-        """Do something with the run; if it fails, or a server lets it wait, that kind of thing ends here.
+        """Run an action; if it fails, or the server takes too long, skip all later ones of this kind.
 
         Args:
-            what: plural, for the message, such as ``"histograms"``; it names the kind.
+            what: kind of the action, a plural noun for messages, such as ``"histograms"``.
         """
         if what in self._given_up:
             return
         started, reason = time.perf_counter(), ""
         try:
-            # W&B's copies of files that wait to be sent lie here, not in the user's home.
+            # Keep W&B's copies of unsent files here, not in the user's home.
             with default_variables(WANDB_DATA_DIR=str(self.folder / "wandb")):
                 action()
         except Exception as error:  # whatever W&B raises, training goes on
@@ -76,12 +76,12 @@ class WandbRun:
             )
 
     def log(self, what: str, values: Mapping[str, Any], step: int | None) -> None:
-        """Add to the history; ``what`` as in :meth:`attempt`."""
+        """Add values to the run's history; for ``what`` see :meth:`attempt`."""
         at = {} if step is None else {STEP: step}
         self.attempt(what, lambda: self.run.log({**values, **at}))
 
     def finish(self, *, failed: bool = False) -> None:
-        """End the run; says where it is, or how it can be sent."""
+        """End the run, and print where it is or how to send it."""
         url = "" if self.offline else self.run.url
         try:
             self.run.finish(exit_code=int(failed))
@@ -93,9 +93,9 @@ class WandbRun:
 
 
 def sync_command(folder: Path) -> str:
-    """The command that sends what W&B's files in a run's folder hold, parts of a resumed run in turn."""
+    """Return the command that sends W&B's files in a run's folder; parts of a resumed run are in order."""
     parts = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.name.split("run-")[1])
-    # Of a run that was begun online a part is here too, and passed over unless it is asked for.
+    # If the run was started online, that part is here too, but skipped without the flag.
     begun_online = any(path.name.startswith("run-") for path in parts)
     flags = ["--include-online"] if begun_online else []
     return shlex.join(["wandb", "sync", *flags, *map(str, parts)])
@@ -110,13 +110,13 @@ def start_wandb(
     tags: Iterable[str],
     **options: Any,
 ) -> WandbRun | None:
-    """A run of W&B, or ``None`` if it is off or cannot start. It never asks for anything.
+    """Start a W&B run, without prompts; return ``None`` if W&B is off or cannot start.
 
-    Its id is derived from the folder, so that a resumed or requeued run continues its own.
+    Its id is stored in the folder, so a resumed or requeued run continues its own.
 
     Args:
         mode, finish_timeout, group, tags: see :class:`~gfn_runner.loggers.wandb.RunLogger`.
-        options: further ones of ``wandb.init``.
+        options: further arguments of ``wandb.init``.
     """
     mode = os.environ.get("WANDB_MODE", mode)
     if mode in ("disabled", "off"):
@@ -133,9 +133,9 @@ def start_wandb(
         "group": group or sweep_of(folder),
         "tags": sorted(map(short_tag, set(tags))),
         "id": run_id(folder),
-        # Offline too: only then does `wandb sync` append a resumed run's second part to the first.
+        # Also offline: `wandb sync` needs it to append the second part of a resumed run to the first.
         "resume": "allow",
-        # A run before in this process must not get this one's values.
+        # An earlier run in this process must not receive this one's values.
         "reinit": "finish_previous",
     }
     for attempt in dict.fromkeys((mode, "offline")):
@@ -148,12 +148,12 @@ def start_wandb(
 
 
 def _forget() -> None:
-    """End W&B's service: it takes the id of a start that has failed for one that is in use."""
+    """Shut down W&B's service, which treats the id of a failed start as one in use."""
     import wandb
 
     with contextlib.suppress(Exception):
         wandb.teardown()
-    # One that a parent process has started stays; this process gets one of its own.
+    # A service started by a parent process keeps running; this process gets its own.
     os.environ.pop("WANDB_SERVICE", None)
 
 
@@ -163,7 +163,7 @@ def _start(folder: Path, arguments: dict[str, Any], mode: str, finish_timeout: f
     settings = wandb.Settings(
         silent=True,
         console="off",
-        # Offline there is nobody to wait for but a busy machine.
+        # Offline, only a busy machine can cause a delay.
         init_timeout=_INIT_TIMEOUT_S if mode == "online" else 90.0,
         finish_timeout=finish_timeout,
         finish_timeout_raises=True,
@@ -175,7 +175,7 @@ def _start(folder: Path, arguments: dict[str, Any], mode: str, finish_timeout: f
 
 
 def short_tag(tag: str) -> str:
-    """A tag as W&B takes it; of a longer one the beginning, and a hash by which two stay two."""
+    """Shorten a tag to W&B's limit, with a hash at the end to keep different tags distinct."""
     if len(tag) <= _LONGEST_TAG:
         return tag
     digest = f"{derived_seed('tag', tag):016x}"[:8]
@@ -183,9 +183,9 @@ def short_tag(tag: str) -> str:
 
 
 def run_id(folder: Path) -> str:
-    """The id of a folder's run, 16 hexadecimal digits, kept in the folder.
+    """Return the id of a folder's run, 16 hexadecimal digits, which is stored in the folder.
 
-    A run that is moved goes on under its id; a copy, and a new run in an old one's place, have others.
+    A moved run keeps its id; a copy, and a new run in the place of an old one, get others.
     """
     path, here = folder / _ID_FILE, str(folder.resolve())
     known = _kept_id(folder)
@@ -203,17 +203,17 @@ def run_id(folder: Path) -> str:
 
 
 def _kept_id(folder: Path) -> dict[str, str]:
-    """Id of a run, and the folder that it had when that was written; empty where nothing is kept."""
+    """Return the stored id of a run and its folder at that time; empty if there is none."""
     known = object_or_empty(folder / _ID_FILE)
     names = ("id", "folder")
     return {name: str(known[name]) for name in names} if known.keys() >= set(names) else {}
 
 
 def sweep_of(folder: Path) -> str | None:
-    """What the multirun that a run's folder belongs to is called, or ``None``.
+    """Return the name of the multirun that a run's folder belongs to, or ``None``.
 
-    ``<date>/<time>`` under a folder ``multirun``, else its folder's own name. Found by the files that lie
-    in the sweep's folder, so that a job that is resumed alone stays in its group.
+    This is ``<date>/<time>`` under a folder ``multirun``, otherwise the name of its folder. Sweeps are
+    recognized by the files in their folder, so a job that is resumed alone stays in its group.
     """
     for parent in folder.resolve().parents[:5]:
         if is_sweep(parent):
