@@ -65,17 +65,13 @@ class PreemptionCallback(L.Callback):
                 raise KeyboardInterrupt
             if is_rank_zero():
                 os.write(2, _SECOND)  # print is not safe in a signal handler
-        if (
-            number != signal.SIGUSR2 or self.received is None
-        ):  # a request to save does not cancel one to end
+        if number != signal.SIGUSR2 or self.received is None:  # saving must not cancel ending
             self.received = signal.Signals(number)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        if (
-            trainer.global_step != self._step
-        ):  # otherwise accumulating gradients, which are not saved
+        if trainer.global_step != self._step:  # accumulated gradients are not saved
             self._step = trainer.global_step
             self._obey(trainer, self._received())
 

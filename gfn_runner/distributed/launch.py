@@ -236,9 +236,7 @@ def _join(wanted: Processes, workers: Sequence[subprocess.Popen[bytes]]) -> None
     if on_gpu:
         torch.cuda.set_device(environment.local_rank())
     own, timeout = environment.global_rank(), datetime.timedelta(hours=_HOURS)
-    agent = (
-        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    )  # torchrun has created the store
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # store made by torchrun
     store: Any = dist.TCPStore(
         environment.main_address,
         environment.main_port,
