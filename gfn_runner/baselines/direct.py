@@ -27,7 +27,7 @@ def answer_directly(d: Drawing, *, shots: int) -> list[ConditionSamples]:
     """Score the task's direct choices after ``shots`` labelled examples, without sampling.
 
     Args:
-        d: its model answers in its current mode: the base model within ``lm.base()``.
+        d: its model answers with its active adapter, or as the base model within ``lm.base()``.
         shots: number of labelled examples before each prompt.
 
     Returns:

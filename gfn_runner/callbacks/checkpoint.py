@@ -30,8 +30,8 @@ class AdapterCheckpoint(L.Callback):
 
     The latest rather than the best by reward, since a policy that collapses onto one string has the best
     mean reward. (Lightning's ``ModelCheckpoint`` overwrites the last checkpoint under a fixed name; here
-    a new file is complete before an old one is removed.) It must be the last callback in the list, so that
-    all others have finished the step.
+    a new file is complete before an old one is removed.) It must come after the callbacks whose state it
+    saves, so that they have finished the step.
 
     If a checkpoint cannot be written (e.g. the disk is full), this is reported once and the next one is tried
     as usual; training continues, and the last good one is kept. The same applies to non-finite states.

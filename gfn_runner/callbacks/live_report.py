@@ -70,7 +70,7 @@ class LiveReport(L.Callback):
             self.write("running")
 
     def on_validation_end(self, trainer: L.Trainer, module: GFlowNetModule) -> None:
-        # The samples of the final evaluation are written in full by ``train.py``.
+        # The samples of the final evaluation are written in full after training.
         evaluation = find_callback(trainer, EvaluationCallback)
         if self.pages == "live" and evaluation and not module.final and is_rank_zero():
             self.evaluated(trainer.global_step, evaluation.samples)

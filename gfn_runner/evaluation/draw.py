@@ -74,7 +74,7 @@ def draw_answers(
     draw: Draw | None = None,
     name: str = "evaluation",
 ) -> list[ConditionSamples]:
-    """Sample each condition from the model in its current mode, and score the singles.
+    """Sample each condition from the model with its active adapter, if any, and score the singles.
 
     Args:
         d: its conditions are split across ranks and into batches here.
@@ -135,7 +135,7 @@ def _draw_batch(
             singles=single_texts,
             log_reward=log_reward_B[rows].tolist(),
             log_pf=log_pf_B[rows].tolist(),
-            # If conditions differ in their number of terms, the table has the largest one.
+            # The table has as many columns as the condition with the most terms.
             term_log_probs=[row[: len(condition.terms)] for row in log_p_BK[rows].tolist()],
             log_likelihood=likelihood_B[rows].tolist(),
             greedy=greedy_texts[0] if greedy is not None else None,
@@ -230,7 +230,7 @@ def string_scores(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``log_reward_B``, ``log_pf_B`` (including ⊤) and ``log_p_BK`` of up to K terms, in nats.
 
-    Duplicate strings are scored once. log q is that of the model in its current mode.
+    Duplicate strings are scored once. log q is that of the model with its active adapter.
     """
     rows, inverse_B = trajectories.distinct()
     log_pf_N = policy_log_probs(d.lm, d.prompts(conditions), rows, d.rule)
@@ -260,7 +260,7 @@ def policy_log_probs(
     trajectories: Trajectories,
     rule: StringRule,
 ) -> Tensor:
-    """Return log q(z ⊤) of complete strings under the model in its current mode. Shape (B,), nats."""
+    """Return log q(z ⊤) of complete strings under the model with its active adapter. Shape (B,), nats."""
     return score_policy(lm, prompts, trajectories, rule).log_q_B(trajectories)
 
 

@@ -1,7 +1,7 @@
 """Samples from the posterior itself, by importance resampling of draws from the base model.
 
 Their φ under a policy bounds log Z from above, as φ of the policy's own samples bounds it from below;
-both reveal modes that the policy misses (Blessing et al. 2024, "Beyond ELBOs", arXiv:2406.07423).
+together they reveal modes that the policy misses (Blessing et al. 2024, "Beyond ELBOs", arXiv:2406.07423).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class PosteriorSampler:
 
     Args:
         drawing: ``posterior_draws`` strings are drawn after each prompt. Covers the first
-            ``posterior_limit`` conditions of each set, except those whose strings the task enumerates.
+            ``posterior_limit`` conditions of each set, but not those with a ``support``: their posterior is known.
     """
 
     def __init__(self, drawing: Drawing) -> None:
@@ -155,7 +155,7 @@ class PosteriorSampler:
 def with_posterior(
     samples: ConditionSamples, sampler: PosteriorSampler, temperature: float
 ) -> ConditionSamples:
-    """Add log R and log q of posterior samples, under the model in its current mode.
+    """Add log R and log q of posterior samples, under the model with its active adapter, if any.
 
     A quarter of the number of draws per prompt is kept. Conditions unknown to the sampler are returned
     unchanged.

@@ -1,6 +1,6 @@
 """A single W&B run, from start to finish; any failure is reported once, and training continues.
 
-No other module calls ``wandb.init``, ``log`` or ``finish``.
+No other module calls ``wandb.init`` or ends the W&B run itself.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class GFlowNetModule(Task, L.LightningModule):
     # -- training -----------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Run a step of supervised fine-tuning or the algorithm; see :meth:`Algorithm.training_step`."""
+        """Run SFT for ``sft_steps``, then the algorithm's step; see :meth:`Algorithm.training_step`."""
         if self.in_sft_steps:
             step = self.sft.string_step(self, batch)
             # DDP expects a gradient for every parameter. p · 0 would be NaN for an unknown (NaN) log Z.

@@ -61,8 +61,8 @@ class ConstrainedTask(GFlowNetModule):
 
     Attributes:
         penalty: nats subtracted for each constraint that a text violates.
-        forbidden: texts that no token of a sample may contain, except the terminator. Longer texts can still
-            be composed of several tokens: exclude them with a constraint's pattern.
+        forbidden: texts that no token of a sample may contain, except the terminator. Texts of several
+            characters can still be composed of smaller tokens: exclude them with a constraint's pattern.
     """
 
     writes_text: ClassVar[bool] = True
