@@ -88,7 +88,7 @@ class PosteriorSampler:
 
     Args:
         drawing: ``posterior_draws`` strings are drawn after each prompt. Covers the first
-            ``posterior_limit`` conditions of each set, but not those with a ``support``: their posterior is known.
+            ``posterior_limit`` conditions of each set, except those with a ``support`` (known posterior).
     """
 
     def __init__(self, drawing: Drawing) -> None:
