@@ -65,8 +65,8 @@ def run_is_locked(folder: Path) -> bool:
 
 
 def _file_lock(path: Path) -> FileLock:
-    # On file systems without locks (Lustre without -o flock), filelock would rely on the file's existence, and
-    # after a crash on one node no other node could resume. There, the recorded holder decides.
+    # On file systems without locks (Lustre without -o flock), filelock would rely on the file's existence:
+    # after a crash on one node, no other node could resume. There, the recorded holder decides.
     return FileLock(path, fallback_to_soft=False)
 
 
