@@ -1,4 +1,4 @@
-"""Samples of the final evaluation as JSON lines, including those that had not been drawn yet."""
+"""Samples of evaluations as JSON lines, and as a Markdown table."""
 
 from __future__ import annotations
 
