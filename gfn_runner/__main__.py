@@ -1,4 +1,4 @@
-"""``python -m gfn_runner``."""
+"""Entry point of ``python -m gfn_runner``."""
 
 from gfn_runner.cli.main import main
 

@@ -1,4 +1,4 @@
-"""User errors: where, what, what is allowed, how to fix it."""
+"""User errors: where, what is wrong, what is allowed, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz, process
 
-_LONGEST = 600  # characters; a message may quote a text of the user's, of any length
+_LONGEST = 600  # characters; messages may quote long user texts
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Problem:
     """One user error.
 
     Attributes:
-        where: a config key (``objective.lam``) or a place in a file (``questions.json, entry 3``).
-        what: what is wrong, with what was given.
-        allowed: what would be right; empty if ``what`` says it.
+        where: a config key (``objective.lam``) or a location in a file (``questions.json, entry 3``).
+        what: what is wrong, including the given value.
+        allowed: valid values; empty if ``what`` states them.
         fix: a suggestion; empty if there is none.
     """
 
@@ -34,13 +34,13 @@ class Problem:
 
 
 def _shortened(text: str) -> str:
-    """The beginning and the end, which says what is wrong with the text in the middle."""
+    """Keep the beginning and the end, which says what is wrong with the text in the middle."""
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 class UserError(Exception):
-    """One or more :class:`Problem`; shown as one screen, without a traceback."""
+    """One or more :class:`Problem`; printed on one screen, without a traceback."""
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = list(problems)
@@ -52,11 +52,11 @@ class UserError(Exception):
 
 
 class NotBegun(UserError):
-    """User errors for which a run is refused before it has touched the folder that it would go to."""
+    """User errors that refuse a run before it has modified its folder."""
 
 
 def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """A fix with the nearest of the known names, after ``prefix``; empty where none is near."""
+    """Suggest the closest known name, after ``prefix``; return an empty string if none is close."""
     near = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=60)
     return f"did you mean {prefix}{near[0]}?" if near else ""
 
@@ -64,7 +64,7 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 def show(
     problems: Sequence[Problem], effect: str = "nothing was started, nothing was written"
 ) -> None:
-    """Print problems, at least one, on the screen of errors; ``effect`` is what comes of them."""
+    """Print one or more problems to stderr; ``effect`` states their consequence."""
     from rich.console import Console
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)

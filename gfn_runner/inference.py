@@ -1,10 +1,10 @@
-"""A trained policy in use: samples with log R and log q, and answers by Bayesian model average.
+"""Inference with a trained policy: samples with log R and log q, and Bayesian model averaging of answers.
 
     policy = Policy.load("outputs/arithmetic/2026-01-31/12-00-00")
     for sample in policy.sample("Question: 3 + 4 - 9 = ? Answer:", n=5):
         print(sample.text, sample.log_reward, sample.log_q)
 
-Trains nothing and writes nothing.
+Nothing is trained or written to disk.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Prompt = str | Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One string of the policy's.
+    """A string sampled from the policy.
 
     Attributes:
         text: without the terminator.
-        log_q: log-probability under the policy at temperature 1, stop included, nats.
-        log_reward: untempered log R, nats; ``None`` where the task cannot tell the posterior of a
-            prompt that it was given.
+        log_q: log-probability under the policy at temperature 1, including the terminator, in nats.
+        log_reward: untempered log R, in nats; ``None`` if the task cannot derive the posterior from the
+            given prompt.
     """
 
     text: str
@@ -56,11 +56,11 @@ class Sample:
 
 
 class Policy:
-    """A base model with the adapter that a run has trained, and its answer adapter if there is one.
+    """A base model with the trained adapter of a run, and its answer adapter if it has one.
 
     Attributes:
-        lm: the model; the adapter is on, but within ``lm.reference()``.
-        task: what it was trained for; ``conditions`` are those of its data.
+        lm: the model; its adapter is active except within ``lm.reference()``.
+        task: the task it was trained on; ``conditions`` are those of the task's data.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Policy:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Policy:
-        """Load what a run has left in its folder.
+        """Load the policy from a run's folder.
 
         Args:
-            folder: of a finished run, ``outputs/<task>/<date>/<time>``.
-            device: as ``lm.device``.
+            folder: folder of a finished run, ``outputs/<task>/<date>/<time>``.
+            device: as in ``lm.device``.
 
         Raises:
-            UserError: if the folder is no finished run, or its model is not to be found.
+            UserError: if the folder contains no finished run, or its model is not found.
         """
         folder = Path(folder).expanduser()
         config = saved_config(folder)
@@ -94,7 +94,7 @@ class Policy:
 
     @classmethod
     def of(cls, config: RunConfig, folder: Path, *, device: str | None = None) -> Policy:
-        """The policy in ``folder`` under a config that is checked already."""
+        """Load the policy in ``folder`` with an already validated config."""
         chosen: Any = device or config.lm.device
         options = dataclasses.replace(config.lm, device=chosen)
         lm = load(options, adapter=adapter_folder(folder), seed=config.seed)
@@ -105,19 +105,19 @@ class Policy:
         )
 
     def drawing(self, conditions: Sequence[Condition], temperature: float = 1.0) -> Drawing:
-        """What samples are drawn and scored with; ``temperature`` is the posterior's."""
+        """Return everything needed to draw and score samples; ``temperature`` is that of the posterior."""
         return Drawing(
             self.lm, self.task, self.rule, conditions, self.evaluation, self.seed, temperature
         )
 
     def condition(self, prompt: Prompt) -> Condition | None:
-        """The posterior that belongs to a prompt, if the task can tell."""
+        """Return the condition (with its posterior) of a prompt, or ``None`` if the task cannot derive it."""
         prompt = _as_read(prompt)
         known = self._known.get(prompt)
         try:
             return known or self.task.condition_for(prompt, self.seed)
         except UserError:
-            # Its context holds examples of data that cannot be read any more.
+            # Its context needs examples from data that can no longer be read.
             return None
 
     @torch.no_grad()
@@ -127,15 +127,15 @@ class Policy:
         """Draw ``n`` strings.
 
         Args:
-            prompt: what the policy reads, written as in training: a text, or messages of a chat, each
-                with ``role`` and ``content`` (as a list, or as JSON). The chat template is training's.
-            n: how many.
-            temperature: of the draw; 1 is the policy itself, 0 greedy.
-            seed: of the draw; the run's own if none is given.
+            prompt: input of the policy, formatted as in training: a text, or the messages of a chat, each
+                with ``role`` and ``content`` (as a list or as JSON). The chat template of training is used.
+            n: number of strings.
+            temperature: sampling temperature; 1 is the policy itself, 0 is greedy decoding.
+            seed: seed of the draw; defaults to that of the run.
 
         Raises:
-            UserError: if an argument is out of range, the chat template refuses the messages, or prompt and
-                sample are longer than the model's context.
+            UserError: if an argument is out of range, the chat template rejects the messages, or prompt and
+                sample exceed the model's context length.
         """
         if not 0 <= temperature < math.inf:
             raise UserError.one(
@@ -160,23 +160,23 @@ class Policy:
     def predict(
         self, prompt: Prompt, answers: Sequence[str], n: int = 10, *, seed: int | None = None
     ) -> dict[str, float]:
-        """The posterior predictive over given answers, by Bayesian model average.
+        """Return the posterior predictive over the given answers, by Bayesian model averaging.
 
-        ``p(Y | X) ≈ 1/n Σ_Z p_LM(Y | X Z)`` with Z from the policy (Hu et al. 2024, section 3.1),
-        normalised over ``answers`` in the end: a Z that makes all of them improbable says little.
+        ``p(Y | X) ≈ 1/n Σ_Z p_LM(Y | X Z)`` with Z from the policy (Hu et al. 2024, section 3.1), normalized
+        over ``answers`` at the end: a Z under which all of them are improbable contributes little.
 
         Args:
             prompt: as for :meth:`sample`.
-            answers: at least two different texts, as the task writes them; one that is given twice counts once.
+            answers: at least two different texts, as the task writes them; duplicates are ignored.
             n: number of strings Z.
-            seed: of the draw.
+            seed: seed of the draw.
 
         Returns:
             Probability of each answer; they sum to 1.
 
         Raises:
-            UserError: if the task has no answers, or cannot tell the context of the prompt; or as
-                :meth:`sample`.
+            UserError: if the task has no answers, or cannot derive the context from the prompt; otherwise as
+                for :meth:`sample`.
         """
         answers = [answers] if isinstance(answers, str) else list(dict.fromkeys(answers))
         if len(answers) < 2:
@@ -211,7 +211,7 @@ class Policy:
     def _check_length(
         self, prompt: str, condition: Condition | None, suffixes: Sequence[str] = ()
     ) -> None:
-        """Refuse a prompt that leaves no room for a string in the model's context; training's were checked."""
+        """Refuse prompts that leave no room for a string in the context; those of training were checked."""
         terms = condition.terms if condition is not None else ()
         around = [
             (prompt, ""),
@@ -239,7 +239,7 @@ class Policy:
 
 
 def _as_read(prompt: Prompt) -> str:
-    """A prompt as conditions have it: a text, or a chat where messages are given."""
+    """Convert a prompt to the form used in conditions: a text, or a chat if messages are given."""
     if not isinstance(prompt, str):
         return Chat.of(prompt)
     if isinstance(prompt, Chat) or not prompt.lstrip().startswith("["):
@@ -251,7 +251,7 @@ def _as_read(prompt: Prompt) -> str:
 
 
 def adapter_folder(folder: Path) -> Path:
-    """Where a run keeps its adapter.
+    """Return the folder of a run's adapter.
 
     Raises:
         UserError: if there is none.
@@ -268,10 +268,10 @@ def adapter_folder(folder: Path) -> Path:
 
 
 def saved_config(folder: Path) -> RunConfig:
-    """The checked config of the run in ``folder``.
+    """Load and validate the config of the run in ``folder``.
 
     Raises:
-        UserError: if there is none, or it does not hold; data files that are gone are no reason.
+        UserError: if it is missing or invalid; missing data files are accepted.
     """
     file = folder / "config.yaml"
     try:

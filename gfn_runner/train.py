@@ -1,4 +1,4 @@
-"""The recipe of a run: model → module → trainer → fit → evaluate → save."""
+"""The steps of a run: model → module → trainer → fit → evaluate → save."""
 
 from __future__ import annotations
 
@@ -69,23 +69,23 @@ logger = logging.getLogger(__name__)
 def train_and_evaluate(
     config: RunConfig, folder: Path | None, overrides: Sequence[str] = ()
 ) -> float | None:
-    """Train, evaluate, write and print.
+    """Train, evaluate, write the results and print them.
 
     Args:
-        config: validated.
-        folder: of the run; a resumed run goes on in its own. ``None`` on a further rank of a run, which rank
-            0 tells.
-        overrides: that make the run again; saved for ``resume``.
+        config: validated config.
+        folder: folder of the run; a resumed run continues in its own. ``None`` on ranks above 0, which
+            receive it from rank 0.
+        overrides: overrides that reproduce the run; saved for ``resume``.
 
     Returns:
-        What ``optimized_metric`` names, averaged over evaluation sets (for sweepers).
+        The value of ``optimized_metric``, averaged over evaluation sets (for sweepers).
     """
     processes = config.trainer.processes
     check_world_size(processes)
     started, start, file = _Clock(), None, None
     with contextlib.ExitStack() as stack:
         if not is_worker(processes):
-            assert folder is not None  # the first process makes it
+            assert folder is not None  # rank 0 creates it
             fix = f"free some, then resume={folder}"
             stack.enter_context(report_write_errors(folder, "hydra.run.dir", fix))
             with _leaves_folder_alone():
@@ -95,7 +95,7 @@ def train_and_evaluate(
         folder, start, values = broadcast((folder, start, config.values))
         assert folder is not None and start is not None
         if values != config.values:
-            config = check(values)  # torchrun's ranks compose their own, e.g. of other variables
+            config = check(values)  # ranks of torchrun compose their own, e.g. from other variables
         if start.finished is not None:
             if is_rank_zero():
                 _say_finished(config, folder)
@@ -107,7 +107,7 @@ def train_and_evaluate(
 
 
 def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clock) -> float | None:
-    """Make the objects, train, evaluate, save."""
+    """Create the objects, train, evaluate and save."""
     reset_gpu_memory_peaks()
     quiet()
     if config.num_threads is not None:
@@ -151,11 +151,11 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
         failed = False
         return headline
     except (SystemExit, KeyboardInterrupt) as stop:
-        # Lightning makes exit code 1 of a Ctrl-C that comes into its part.
+        # Lightning turns a Ctrl-C inside the trainer into exit code 1.
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             _say_stopped(folder)
             raise SystemExit(130) from None
-        failed = False  # interrupted after its state was saved; it goes on under the same id
+        failed = False  # interrupted after saving its state; it continues under the same id
         raise
     finally:
         if (wandb := wandb_run_of(trainer)) is not None:
@@ -166,13 +166,13 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
 
 
 def load_model(options: LMSettings, *, seed: int, shards: bool = False) -> LanguageModel:
-    """Model and adapter; with ``shards`` its frozen weights are shared out among the ranks."""
+    """Load model and adapter; with ``shards``, shard the frozen weights across ranks."""
     if not shards:
         return load(options, seed=seed)
     device = torch.device("cpu")
     if torch.cuda.is_available() and options.device != "cpu":
         device = torch.device("cuda", torch.cuda.current_device())
-        # The whole model is in the machine's memory first, never on one GPU.
+        # Load the whole model into host memory first, never onto one GPU.
         dtype = "bfloat16" if options.dtype == "auto" else options.dtype
         options = replace(options, device="cpu", dtype=dtype)
     lm = load(options, seed=seed)
@@ -181,10 +181,10 @@ def load_model(options: LMSettings, *, seed: int, shards: bool = False) -> Langu
 
 
 def matmul_precision(wanted: str | None, lm: LanguageModel) -> str:
-    """Precision of fp32 products, as wanted or as the weights allow.
+    """Return the precision of fp32 matrix products: as configured, or derived from the dtype of the weights.
 
-    The adapter is in fp32 whatever the weights are. Beside weights of half precision, which keep 8 to 11
-    bits, TF32's 11 bits lose nothing that counts; fp32 weights are chosen for exact numbers.
+    The adapter is always in fp32. With half-precision weights, which keep 8 to 11 bits, the 11 bits of TF32
+    lose nothing significant; fp32 weights are chosen for exact numbers.
     """
     if wanted is not None:
         return wanted
@@ -193,7 +193,7 @@ def matmul_precision(wanted: str | None, lm: LanguageModel) -> str:
 
 
 def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, ConditionData]:
-    """The experiment with its algorithm, and its batches."""
+    """Create the Lightning module with its algorithm, and the data module."""
     data, algorithm = config.data, config.algorithm
     data = replace(data, train=algorithm.trained_on(config.task, data.train))
     module = config.task.attach(
@@ -223,18 +223,18 @@ def make_module(config: RunConfig, lm: LanguageModel) -> tuple[GFlowNetModule, C
 
 
 def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Trainer:
-    """Lightning's trainer with the callbacks and loggers of the config."""
+    """Create the Lightning trainer with the config's callbacks and loggers."""
     arguments = with_objects("trainer", config.trainer.arguments)
     callbacks = list(config.callbacks.values())
     if any(isinstance(callback, Checkpoint) for callback in callbacks):
         arguments["enable_checkpointing"] = True  # else Lightning refuses a ModelCheckpoint
     evaluation = next((c for c in callbacks if isinstance(c, EvaluationCallback)), None)
-    # Without evaluations during training the first would come one batch after the last.
+    # Without evaluations during training, schedule the first one batch after the last step.
     every = (evaluation.every_n_steps if evaluation else 0) or config.trainer.max_steps + 1
     several: dict[str, Any] = {}
     if config.trainer.processes.number > 1:
-        # Lightning's own FSDP would shard the adapter too, and samples no strings. Ranks share out
-        # conditions, not the batches of one list.
+        # Lightning's FSDP would shard the adapter too, and cannot sample strings. Ranks split the conditions,
+        # not the batches of a single list.
         several = {"strategy": "ddp", "use_distributed_sampler": False}
     else:
         arguments.pop("strategy", None)
@@ -249,14 +249,14 @@ def make_trainer(config: RunConfig, device: torch.device, folder: Path) -> L.Tra
     devices = lightning_devices(config.trainer.processes)
     trainer = L.Trainer(**{**defaults, **arguments, **several, **devices})
     if isinstance(arguments.get("profiler"), str):
-        # A profiler made from its name reports to Lightning's log, which is silenced; give it a file.
+        # A profiler given by name reports to Lightning's log, which is silenced; let it write to a file.
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath, profiler.filename = folder, "profile"
     return trainer
 
 
 def _loggers(config: RunConfig, folder: Path) -> list[Any]:
-    """Of the first process alone."""
+    """Create the loggers, on rank 0 only."""
     if not is_rank_zero():
         return []
     return config.make_loggers(
@@ -265,16 +265,16 @@ def _loggers(config: RunConfig, folder: Path) -> list[Any]:
 
 
 def quiet() -> None:
-    """Silence what other libraries say about choices that are deliberate here."""
+    """Silence warnings of other libraries about choices that are deliberate here."""
     for name in ("lightning.pytorch", "lightning.fabric", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*module\\(s\\) in eval mode at the start of training.*",  # dropout is 0 in either mode
+        ".*module\\(s\\) in eval mode at the start of training.*",  # dropout is 0 in both modes
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*`is_gradient_checkpointing` is deprecated.*",
-        ".*`srun` command is available.*",  # a machine may have SLURM without being asked to use it
-        ".*a tied layer is part of the adapter.*",  # adapters stay beside the model, never merged
+        ".*`srun` command is available.*",  # having SLURM does not mean using it
+        ".*a tied layer is part of the adapter.*",  # adapters are never merged into the model
     ):
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging as transformers_logging
@@ -287,7 +287,7 @@ def quiet() -> None:
 
 
 def _prepare(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Start:
-    """Check what needs model or folder, and write down what the run is."""
+    """Run the checks that need the tokenizer or the folder, and write config, overrides and environment."""
     holds_run = (folder / OVERRIDES_FILE).exists()
     with _leaves_folder_alone() if holds_run else contextlib.nullcontext():
         start = start_of(config, folder)
@@ -304,7 +304,7 @@ def _prepare(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Start
 
 @contextlib.contextmanager
 def _leaves_folder_alone() -> Iterator[None]:
-    """A user error within it leaves the folder, which another run may be in, as it is."""
+    """Mark user errors in the context as leaving the folder, which may contain another run, unchanged."""
     try:
         yield
     except UserError as error:
@@ -312,17 +312,17 @@ def _leaves_folder_alone() -> Iterator[None]:
 
 
 def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Leave the resolved config, the overrides and the environment in the folder."""
+    """Write the resolved config, the overrides and the environment to the folder."""
     text = yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True)
     write_atomically(folder / "config.yaml", text)
     write_atomically(folder / OVERRIDES_FILE, yaml.safe_dump(list(overrides)))
-    # A resumed run may go on elsewhere: each part says where it ran.
+    # A resumed run may continue on another machine, so each start records its own environment.
     facts = {BEGUN: steady_time()} | environment()
     write_atomically(free_name(folder / "environment.json"), json.dumps(facts, indent=2) + "\n")
 
 
 def _say_finished(config: RunConfig, folder: Path) -> None:
-    """Of a run that has nothing left to do; a page that an interruption has cost is written now."""
+    """Report that nothing is left to do, and write the page if an interruption prevented that."""
     print(f"finished before, not run again: {folder}", flush=True)
     others = other_settings(config, folder)
     if others:
@@ -333,7 +333,7 @@ def _say_finished(config: RunConfig, folder: Path) -> None:
 
 
 def _say_stopped(folder: Path) -> None:
-    """At once, by Ctrl-C: nothing was saved for that."""
+    """Report an immediate stop by Ctrl-C, for which no checkpoint was saved."""
     if is_rank_zero():
         saved = any((folder / "checkpoints").glob("*.ckpt"))
         rest = "nothing was saved yet; the same command with resume=auto begins anew there"
@@ -348,7 +348,7 @@ def _say_stopped(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Clock:
-    """When a part of a run began: seconds since 1970, and CPU seconds of the process until then."""
+    """Time of a start of the run: seconds since 1970, and CPU seconds of the process until then."""
 
     wall: float = field(default_factory=steady_time)
     cpu: float = field(default_factory=time.process_time)
@@ -357,7 +357,7 @@ class _Clock:
 def _run_facts(
     seed: int, folder: Path, started: _Clock, steps: int, total_steps: int, device: torch.device
 ) -> dict[str, float]:
-    """How long the run took and how much memory; of several processes the largest of each."""
+    """Return duration and memory of the run; peak memory is the maximum over ranks."""
     on_gpu = [gib for gib in all_gather(peak_gpu_memory_gib(device)) if gib is not None]
     facts = {
         "run/seed": float(seed),
@@ -374,5 +374,5 @@ def _run_facts(
 def _report(config: RunConfig, folder: Path, metrics: dict[str, float]) -> float | None:
     method = "this run" if config.baseline is None else config.baseline.label
     write_results(config.task, method, folder, metrics)
-    # Last: all of the run is there even if nobody has measured what is asked for.
+    # Last: the run is saved completely even if the requested metric was not measured.
     return optimized_value(config.optimized_metric, config.default_metric, metrics)

@@ -1,6 +1,6 @@
-"""This project's launchers and its search, where Hydra looks for plugins; the work is elsewhere.
+"""Hydra plugins of this project: its launchers and its search; the implementation is in ``gfn_runner``.
 
-Every Hydra program of the environment imports this file: it imports nothing that is slow or optional.
+Every Hydra program in the environment imports this file, so it must not import anything slow or optional.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from omegaconf import DictConfig
 
 
 class BasicConfigs(SearchPathPlugin):
-    """Makes ``hydra/launcher=basic`` and ``hydra/sweeper=basic`` those below, for this project's configs alone.
+    """Replaces ``hydra/launcher=basic`` and ``hydra/sweeper=basic``, for the configs of this project only.
 
-    A yaml file of that name would be merged with the config of Hydra's own.
+    A YAML file of that name would be merged with Hydra's own config.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -37,7 +37,7 @@ class BasicConfigs(SearchPathPlugin):
 
 
 class BasicLauncher(Launcher):
-    """One run after the other, in this process."""
+    """Executes one run after the other, in this process."""
 
     def __init__(self, **options: Any):
         self.options = options
@@ -57,13 +57,13 @@ class BasicLauncher(Launcher):
         return launch(self, job_overrides, initial_job_idx)
 
     def __call__(self, config: DictConfig, singletons: dict[type, Any]) -> JobReturn:
-        """A job, in a process of its own."""
+        """Execute a job in a separate process."""
         Singleton.set_state(singletons)
         setup_globals()
         return self.run(config)
 
     def run(self, config: DictConfig) -> JobReturn:
-        """A job; raises what Hydra catches: a job that fails has failed for SLURM too."""
+        """Execute a job; re-raise exceptions that Hydra catches, so that the job fails for SLURM too."""
         done = run_job(
             hydra_context=self.hydra_context,
             task_function=self.task_function,
@@ -78,29 +78,29 @@ class BasicLauncher(Launcher):
 
 if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-else:  # the options are refused, and say what to install
+else:  # options are refused with a hint on what to install
     BaseSubmititLauncher = Launcher
 
 
 class LocalLauncher(BasicLauncher, BaseSubmititLauncher):
-    """Several runs at a time on this machine."""
+    """Executes several runs at a time on this machine."""
 
     def __call__(self, config: DictConfig, singletons: dict[type, Any]) -> JobReturn:
         from gfn_runner.distributed.launch import exit_with_parent
         from gfn_runner.sweeps.launching.signals import exit_on_termination
 
         exit_with_parent()
-        # submitit ignores SIGTERM. A run that does not train has nothing to save: it ends at once.
+        # submitit ignores SIGTERM. A run that does not train has nothing to save and exits at once.
         with exit_on_termination():
             return super().__call__(config, singletons)
 
 
 class SlurmLauncher(BasicLauncher, BaseSubmititLauncher):
-    """A job of SLURM for each run."""
+    """Executes each run as a SLURM job."""
 
 
 class BasicSweeper(Sweeper):
-    """Every combination of the values. Hydra's own composes each once more, and submits batches unseen."""
+    """Sweeps over all combinations; Hydra's own composes each again, and submits batches unvalidated."""
 
     def __init__(self, params: Any = None):
         self.launcher: Any = None
@@ -113,7 +113,7 @@ class BasicSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from gfn_runner.sweeps.launching.launch import planned_overrides
 
-        # They were composed and validated before the folder was made, with the values of ``params``.
+        # Composed and validated, with the values of ``params``, before the folder was created.
         return self.launcher.launch(planned_overrides(), 0)
 
 
@@ -121,7 +121,7 @@ if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
     from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 
     class SearchSweeper(OptunaSweeper):
-        """Optuna's search, which goes on where it was interrupted."""
+        """Optuna search that can be resumed after an interruption."""
 
         def __init__(self, seed: int | None = None, **options: Any):
             super().__init__(search_space=None, custom_search_space=None, **options)
@@ -134,6 +134,6 @@ if find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
 
             from gfn_runner.sweeps.search import search
 
-            # conf/hydra/sweeper/search.yaml has chosen it, and Optuna's version is pinned.
+            # Chosen deliberately in conf/hydra/sweeper/search.yaml, and Optuna's version is pinned.
             warnings.filterwarnings("ignore", "``multivariate`` option", ExperimentalWarning)
             search(self.sweeper, arguments, self.seed)

@@ -1,10 +1,10 @@
-"""Known vulnerabilities in the tested versions (constraints.txt), by pip-audit, which asks the package index.
+"""Check the tested versions (constraints.txt) for known vulnerabilities with pip-audit and the package index.
 
     make audit
     make audit ARGS=--offline-ok    # as CI runs it: passes if the index answers for nothing
 
-What is known and accepted stands in scripts/audit_exceptions.txt, one a line: the advisory, the last day on which
-it is accepted, and why. A day that has passed is an error, as is a line that cannot be read.
+Known and accepted advisories are listed in scripts/audit_exceptions.txt, one per line: the advisory, the last
+day on which it is accepted, and the reason. An expired date is an error, as is a malformed line.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ EXCEPTIONS = ROOT / "scripts" / "audit_exceptions.txt"
 
 
 def accepted(text: str, today: datetime.date) -> list[str]:
-    """Advisories that are accepted today.
+    """Return the advisories that are accepted today.
 
     Raises:
-        ValueError: at a line that is out of date or no exception.
+        ValueError: if a line has expired or is malformed.
     """
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -48,12 +48,12 @@ def accepted(text: str, today: datetime.date) -> list[str]:
 
 
 def judged(report: dict, offline_ok: bool) -> tuple[list[str], bool]:
-    """What is printed of pip-audit's JSON report, and whether it passes.
+    """Return the lines to print for pip-audit's JSON report, and whether the audit passes.
 
-    pip-audit alone reports packages that the index does not know as "no known vulnerabilities".
+    pip-audit itself reports packages that the index does not know as "no known vulnerabilities".
 
     Args:
-        report: pip-audit's, ``{"dependencies": [...]}``.
+        report: pip-audit's report, ``{"dependencies": [...]}``.
         offline_ok: pass if the index answered for no package at all.
     """
     packages = report["dependencies"]

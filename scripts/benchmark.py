@@ -1,11 +1,11 @@
-"""Measure a training step against its floor and against the plain way; writes docs/benchmarks.md.
+"""Measure a training step against its floor and against a plain implementation; writes docs/benchmarks.md.
 
     python scripts/benchmark.py                          # embedded model and GPT-2 small (random weights)
     python scripts/benchmark.py --models gpt-j --device cuda
     python scripts/benchmark.py --models embedded --shapes arithmetic --repeats 9
 
-All is measured in one run, by turns, and reported as ratios: machines differ, and so does one machine from
-minute to minute. Run it with nothing else running.
+All variants are measured alternately in one run and reported as ratios, since speed differs between machines
+and over time. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from seed_tables import ROOT, write_block
 from gfn_runner.runtime.environment import cores
 from gfn_runner.runtime.terminal import prepare_output
 
-# Beside that of steps, which is one a model.
+# In addition to the section on steps, of which there is one per model.
 SECTIONS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "recompute": steps.recompute_section,
     "scoring": parts.scoring_section,
@@ -65,7 +65,7 @@ def main() -> None:
     if arguments.memory:
         print(one_memory(arguments))
         return
-    # A block a section, written as soon as it is measured: a later run may measure the others.
+    # Each section is a block that is written as soon as it is measured; later runs may measure others.
     for model in arguments.models if "steps" in arguments.sections else ():
         write(arguments, model, steps.steps_section(model, arguments))
     for name, section in SECTIONS.items():
@@ -75,12 +75,12 @@ def main() -> None:
 
 
 def default_page(device: str) -> Path:
-    """Where a device's sections are."""
+    """Return the page with a device's sections."""
     return ROOT / "docs" / ("benchmarks.md" if device == "cpu" else "benchmarks_gpu.md")
 
 
 def write(arguments: argparse.Namespace, name: str, lines: Sequence[str]) -> None:
-    """Put a section between its marks, with the machine below its title."""
+    """Write a section between its markers, with the machine below its title."""
     machine = f"{cores()} CPU cores ({platform.machine()}), {torch.get_num_threads()} torch threads"
     if arguments.device == "cuda":
         machine = f"{torch.cuda.get_device_name()}, bfloat16"

@@ -1,9 +1,9 @@
-"""Open pages in a headless Chromium: none asks for the network, nothing overlaps, all charts have data.
+"""Check pages in a headless Chromium: no network requests, no overlaps, and all charts have data.
 
     python scripts/check_pages.py outputs/arithmetic/2026-01-31/12-00-00/report.html --out screenshots
 
-Needs `pip install 'gfn-runner[browser]'` and a Chromium (Debian: `apt-get install chromium`). Exits
-with 1 and a line for each thing that is wrong.
+Requires `pip install 'gfn-runner[browser]'` and a Chromium (Debian: `apt-get install chromium`). Exits
+with status 1 and prints a line for each problem.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gfn_runner.runtime.terminal import prepare_output
 WIDTHS = (1280, 390)
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-# Returns a sentence for each thing that is wrong. What only touches does not overlap.
+# Returns a sentence for each problem. Elements that merely touch do not overlap.
 _PROBE = r"""
 () => {
   const wrong = [];
@@ -88,7 +88,7 @@ _PROBE = r"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check all pages; returns the exit code."""
+    """Check all pages; return the exit code."""
     arguments = _parser().parse_args(argv)
     missing = [page for page in arguments.pages if not page.is_file()]
     if missing:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unavailable() -> str:
-    """What is missing for a check; empty if nothing is."""
+    """Return what is missing for a check; empty if nothing is."""
     try:
         import playwright  # noqa: F401
     except ImportError:
@@ -131,11 +131,11 @@ def _chromium() -> str | None:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """Yield a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        # As root Chromium starts only without its sandbox; the pages are our own.
+        # Chromium runs as root only without its sandbox; the pages are our own.
         flags = ["--no-sandbox", "--disable-gpu"] if os.geteuid() == 0 else ["--disable-gpu"]
         chromium = play.chromium.launch(executable_path=_chromium(), args=flags)
         try:
@@ -145,12 +145,12 @@ def browser() -> Iterator[Any]:
 
 
 def check(chromium: Any, page: Path, out: Path | None = None) -> list[str]:
-    """Everything that is wrong with a page, at each width.
+    """Return all problems of a page, at each width.
 
     Args:
-        chromium: of :func:`browser`.
-        page: its file.
-        out: folder for a screenshot of the whole page at each width; ``None`` for none.
+        chromium: browser from :func:`browser`.
+        page: path of the HTML file.
+        out: folder for a screenshot of the whole page at each width; ``None`` takes none.
     """
     wrong: list[str] = []
     own = page.resolve().as_uri()
@@ -173,7 +173,7 @@ def check(chromium: Any, page: Path, out: Path | None = None) -> list[str]:
 
 
 def _listen(tab: Any, own: str) -> list[str]:
-    """A list that fills with what the page asks for beside itself, and with its errors."""
+    """Return a list that collects the page's requests for other resources and its errors."""
     found: list[str] = []
 
     def asked(request: Any) -> None:

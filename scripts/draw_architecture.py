@@ -2,7 +2,7 @@
 
     python scripts/draw_architecture.py     # writes docs/images/packages.png and docs/images/step.png
 
-The layers are those of the import contract in pyproject.toml; what a package is for is its docstring.
+The layers are those of the import contract in pyproject.toml; a package's purpose is its docstring.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 INK, EDGE, FILL, ACCENT = "#1f2430", "#8a93a6", "#f4f6fa", "#dfe9f7"
-# The boxes of a step: text and place (column, row), and what is done there.
+# Boxes of a step: text, position (column, row), and what happens there.
 STEP = {
     "data": ("data\nConditionData", 0, 1, "conditions of a batch"),
     "replay": ("callbacks\nreplay buffer", 1, 0, "a draw from the buffer,\non some batches"),
@@ -42,14 +42,14 @@ ARROWS = [
 
 
 def layers() -> list[list[str]]:
-    """Packages and modules from top to bottom, as the import contract has them."""
+    """Return packages and modules from top to bottom, as in the import contract."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = config["tool"]["importlinter"]["contracts"][0]
     return [[name.strip() for name in line.split("|")] for line in contract["layers"]]
 
 
 def purpose(name: str) -> str:
-    """The first sentence of a module's docstring."""
+    """Return the first paragraph of a module's docstring."""
     path = ROOT / name.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""

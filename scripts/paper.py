@@ -1,14 +1,14 @@
-"""The paper's tables on the embedded model: every method over seeds, then docs/results/.
+"""Reproduce the paper's tables on the embedded model: every method over seeds, then docs/results/.
 
     python scripts/paper.py                              # all tables, up to three hours on two cores
     python scripts/paper.py --tables arithmetic --seeds 0
     python scripts/paper.py --tables arithmetic --report-only
     python scripts/paper.py --tables arithmetic --overrides lm.name=<folder> --folder … --write …
 
-Runs are in outputs/paper/<table>/<method>/seed<n>. What is finished there under the same overrides is not
-run again; what was interrupted goes on from its checkpoint, and what has failed is tried again. A run that
-fails is named in the report, with the end of its log; the others go on.
-A report a table lies in docs/results/<table>/, and what they come to in docs/results/README.md.
+Runs are in outputs/paper/<table>/<method>/seed<n>. Runs that finished with the same overrides are not
+repeated, interrupted ones are resumed from their checkpoint, and failed ones are retried. A failing run does
+not stop the others; the report lists it with the end of its log.
+Each table has a report in docs/results/<table>/; docs/results/README.md summarizes them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from gfn_runner.runtime.terminal import prepare_output
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper at the embedded model's size.
+    """A table of the paper, scaled to the embedded model.
 
     Attributes:
         common: overrides of all methods.
-        methods: name to overrides; ``{runs}`` stands for the table's folder and ``{seed}`` for the seed,
-            of methods that learn from another's run.
+        methods: name to overrides; for methods that learn from another method's run, ``{runs}`` is replaced
+            by the table's folder and ``{seed}`` by the seed.
         metrics: columns of the report; the task's own choice if empty.
     """
 
@@ -45,14 +45,14 @@ NO_ROWS = (
     "evaluation.baseline_temperatures=[]",
 )
 _DRAWS = "baseline.draws=[1,2,4,8,16,32,64,128,256]"
-# The ratio of KL and reward is that of the default; the value loss is a hundred times as large.
+# The ratio of KL and reward is the default one; the value loss is a hundred times as large.
 _PPO_AT_1 = ("baseline=ppo", "baseline.reward_scale=1", "baseline.kl_weight=0.05")
 _OF_GFLOWNET = "baseline.samples_of={runs}/gflownet/seed{seed}"
 
 
 def _subjectivity(n: int) -> Table:
     return Table(
-        # Half of the generated reviews: five numbers of examples on all 500 do not go into three hours.
+        # Half of the generated reviews: five numbers of examples on all 500 would take more than three hours.
         ("task=subjectivity", f"task.data.n_train={n}", "evaluation.final=250", *NO_ROWS),
         {
             "gflownet": (),
@@ -104,7 +104,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "continuation": Table(
-        # Log-likelihoods differ from prompt to prompt: all methods have the same ones.
+        # Log-likelihoods differ between prompts: all methods are evaluated on the same ones.
         ("task=continuation", "evaluation.final=15", *NO_ROWS),
         {
             "gflownet": (),
@@ -137,16 +137,16 @@ def main() -> None:
 
 
 def make(name: str, arguments: argparse.Namespace) -> None:
-    """Run what a table lacks; a method that learns from another's runs comes after those."""
+    """Execute a table's missing runs; methods that learn from another method's runs come last."""
     jobs = jobs_of(name, arguments)
     learns = [job for job in jobs if any("samples_of=" in line for line in job.overrides)]
     for own in ([job for job in jobs if job not in learns], learns):
         for _ in run_all(own, arguments.folder / name, at_once=arguments.jobs):
-            pass  # what has failed is named in the report
+            pass  # the report lists failed runs
 
 
 def jobs_of(name: str, arguments: argparse.Namespace) -> list[Job]:
-    """The runs of a table's methods."""
+    """Return the runs of a table's methods."""
     table, runs = TABLES[name], short(arguments.folder / name)
     jobs = []
     for method in arguments.methods or table.methods:
@@ -157,7 +157,7 @@ def jobs_of(name: str, arguments: argparse.Namespace) -> list[Job]:
 
 
 def report(name: str, arguments: argparse.Namespace) -> None:
-    """The table's page."""
+    """Write the table's report."""
     places = [
         arguments.folder / name / method / f"seed{seed}"
         for method in TABLES[name].methods

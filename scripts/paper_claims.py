@@ -1,9 +1,9 @@
-"""What the paper's comparisons come to on the embedded model: an index of its tables, claim by claim.
+"""Summarize the paper's comparisons on the embedded model: an index of its tables, claim by claim.
 
     python scripts/paper_claims.py      # docs/results/README.md of what lies in outputs/paper
 
-A claim sets two methods beside each other in one metric, paired by seed. It holds, or is reversed, where
-the 95 % t-interval of the difference leaves out 0; else the seeds do not separate the two.
+A claim compares two methods in one metric, paired by seed. It holds, or is reversed, if the 95 % t-interval
+of the difference excludes 0; otherwise the seeds do not separate the two methods.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Side:
     """One of the two methods of a claim.
 
     Attributes:
-        name: as a reader knows it.
+        name: display name.
         method: its folder below the table's.
-        row: a pattern of the row's name; of several rows the one with the best mean counts.
+        row: pattern of the row's name; if several rows match, the one with the best mean is used.
     """
 
     name: str
@@ -48,7 +48,7 @@ PPO = Side("PPO", "ppo")
 PPO_AT_1 = Side("PPO at scale 1", "ppo_at_1")
 GRPO = Side("GRPO", "grpo")
 ZERO_SHOT = Side("0-shot", "prompting", "base_0_shot")
-# After worked examples a task's base model writes a rationale, or answers at once (subjectivity).
+# With worked examples, a task's base model writes a rationale, or answers directly (subjectivity).
 FEW_SHOT = Side("best few-shot", "prompting", r"(base|direct)_[1-9]\d*_shot")
 AT_EQUAL_COMPUTE = {
     n: [
@@ -61,10 +61,10 @@ AT_EQUAL_COMPUTE = {
 
 @dataclass(frozen=True)
 class Claim:
-    """``better`` is above ``worse`` in a metric, or below it where ``lower`` is what is claimed.
+    """The claim that ``better`` is above ``worse`` in a metric, or below it if ``lower``.
 
-    The metric is averaged over the evaluation sets that both have. ``worse_metric`` is that of the second
-    side where it is another one: of the vote of some strings against one that is chosen among as many.
+    The metric is averaged over the evaluation sets that both have. ``worse_metric`` replaces it for
+    the second side, e.g. to compare the vote over n strings with one string picked from n.
     """
 
     table: str
@@ -76,7 +76,7 @@ class Claim:
 
 
 def _order(table: str, metric: str, *sides: Side, lower: bool = False) -> list[Claim]:
-    """Each side before the next one."""
+    """Return claims that each side beats the next one."""
     return [Claim(table, metric, better, worse, lower) for better, worse in pairwise(sides)]
 
 
@@ -136,7 +136,7 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """A claim's numbers: both sides' values by seed, of the same seeds, and the row of each."""
+    """Numbers of a claim: values of both sides by seed, for the same seeds, and the row of each."""
 
     claim: Claim
     better: dict[int, float]
@@ -146,14 +146,14 @@ class Found:
 
     @property
     def differences(self) -> list[float]:
-        """Better less worse, of the seeds that both have."""
+        """Better minus worse, for the seeds that both have."""
         return [
             self.better[seed] - self.worse[seed] for seed in sorted(self.better.keys() & self.worse)
         ]
 
     @property
     def margin(self) -> float | None:
-        """Half the 95 % t-interval of the mean difference; ``None`` of one seed."""
+        """Half the 95 % t-interval of the mean difference; ``None`` for a single seed."""
         return t_margin(self.differences) if len(self.differences) > 1 else None
 
     @property
@@ -172,10 +172,10 @@ Runs = Mapping[str, Mapping[str, Sequence[Run]]]  # by table and method
 
 
 def read_all(folder: Path) -> dict[str, dict[str, list[Run]]]:
-    """The runs below a folder by table and method, finished or not.
+    """Read the runs below a folder by table and method, finished or not.
 
     Raises:
-        UserError: at a run's file that cannot be read.
+        UserError: if a run's file cannot be read.
     """
     found: dict[str, dict[str, list[Run]]] = {}
     for place in sorted(folder.glob("*/*/seed*/config.yaml")):
@@ -187,9 +187,9 @@ def read_all(folder: Path) -> dict[str, dict[str, list[Run]]]:
 def measured(
     runs: Sequence[Run], side: Side, metric: str, *, lower: bool
 ) -> tuple[str, dict[int, dict[str, float]]]:
-    """A side's row, and by seed its values of each evaluation set.
+    """Return a side's row, and its values by seed and evaluation set.
 
-    Of several rows the one with the best mean: the comparison is with the strongest rival.
+    Of several rows, the one with the best mean is used, i.e. the comparison is with the strongest rival.
     """
     by_row: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
@@ -208,7 +208,7 @@ def measured(
 
 
 def found(runs: Runs, claim: Claim) -> Found | None:
-    """The claim's numbers, of seeds and evaluation sets that both sides have; ``None`` without any."""
+    """Return the claim's numbers for seeds and evaluation sets that both sides have; ``None`` without any."""
     metrics = (claim.metric, claim.worse_metric or claim.metric)
     (better_row, better), (worse_row, worse) = (
         measured(runs[claim.table].get(side.method, ()), side, metric, lower=claim.lower)
@@ -223,12 +223,12 @@ def found(runs: Runs, claim: Claim) -> Found | None:
     return Found(claim, first, second, better_row, worse_row) if first else None
 
 
-# -- the page -------------------------------------------------------------------------------------
+# -- page -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a table's finished runs took: minutes that passed, and of computing where it is known."""
+    """Cost of a table's finished runs: wall-clock minutes, and CPU minutes where they were recorded."""
 
     runs: Sequence[Run]
 
@@ -250,7 +250,7 @@ class Cost:
 
 
 def page(folder: Path, write: Path, seeds: Sequence[int]) -> str:
-    """``docs/results/README.md``: what there is, what it took, and the claims."""
+    """Return ``docs/results/README.md``: the available runs, their cost, and the claims."""
     runs = read_all(folder)
     account = os.path.relpath(ROOT / "docs" / "comparison.md", write)
     costs = {
@@ -298,13 +298,13 @@ def page(folder: Path, write: Path, seeds: Sequence[int]) -> str:
 
 
 def _never_run(runs: Runs, table: str) -> list[str]:
-    """Methods of a table without a run; the table alone if it has none at all."""
+    """Return the methods of a table without any run; just the table if none has one."""
     there = runs.get(table, {})
     return [f"{table} {m}" for m in TABLES[table].methods if m not in there] if there else [table]
 
 
 def _missing(table: str, there: Mapping[str, Sequence[Run]], seeds: Sequence[int]) -> list[str]:
-    """Runs of methods at hand that have not finished or never begun, with the reason if one is known."""
+    """Describe unfinished and missing runs of the methods that have any run, with the reason if known."""
     lines = []
     for method, runs in there.items():
         own = {run.seed: run for run in runs}

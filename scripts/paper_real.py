@@ -1,4 +1,4 @@
-"""The paper's tables on SmolLM2-135M, as one command that can be interrupted and called again.
+"""Reproduce the paper's tables on SmolLM2-135M with one command that can be interrupted and repeated.
 
     python scripts/paper_real.py --list                             # runs, done or not, with estimated minutes
     python scripts/paper_real.py --data FOLDER                      # all tables, up to 20 hours on two cores
@@ -6,12 +6,12 @@
     python scripts/paper_real.py --data FOLDER --jobs 2             # two runs at a time, of a core each
     python scripts/paper_real.py --report-only                      # the page of what is finished
 
-Runs are in outputs/paper_real/<table>/<method>/seed<n>, all first seeds first. What is finished there under
-the same overrides is not run again, what was interrupted goes on from its checkpoint, and what has failed is
-tried again. After each run the page docs/results/smollm2/README.md is written anew, and beside it the run's
-numbers in runs.jsonl: with that file, another machine makes only the runs that it lacks.
+Runs are in outputs/paper_real/<table>/<method>/seed<n>, all first seeds first. Runs that finished with the
+same overrides are not repeated, interrupted ones are resumed from their checkpoint, and failed ones are
+retried. After each run, the page docs/results/smollm2/README.md is rewritten, and the run's numbers are added
+to runs.jsonl next to it: with that file, another machine executes only the missing runs.
 
-FOLDER (or the environment variable GFN_PAPER_DATA) holds the data, see docs/smollm2.md.
+FOLDER (or the environment variable GFN_PAPER_DATA) contains the data, see docs/smollm2.md.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main(given: Sequence[str] | None = None) -> None:
 def run_all(
     jobs: Sequence[tuple[str, Job]], runs: Runs, folder: Path, where: Path, at_once: int
 ) -> None:
-    """Make the runs that are missing; those of a table's seed, which need each other, in their order."""
+    """Execute the missing runs; those of one table and seed, which may depend on each other, in order."""
     lock, threads = Lock(), threads_per_process(at_once)
     wanted = [(t, j) for t, j in jobs if not runs.done(t, j) or _is_read(t, j, jobs, runs, folder)]
 
@@ -92,19 +92,19 @@ def run_all(
 def _is_read(
     table: str, job: Job, jobs: Sequence[tuple[str, Job]], runs: Runs, folder: Path
 ) -> bool:
-    """Whether a run that is not done reads this one's folder, of which there is no more than the record."""
+    """Return whether an unfinished run reads this run's folder, of which only the record exists."""
     place = str(job.place(folder / table))
     return any(not runs.done(t, j) and any(place in line for line in j.lines) for t, j in jobs)
 
 
 def in_order(tables: Sequence[str], folder: Path) -> list[tuple[str, Job]]:
-    """Runs of tables, first seeds first: an interrupted command has something of every table."""
+    """Return the runs of tables, first seeds first, so that an interrupted command covers every table."""
     jobs = [(table, job) for table in tables for job in jobs_of(table, folder)]
     return sorted(jobs, key=lambda pair: pair[1].seed)
 
 
 def listed(jobs: Sequence[tuple[str, Job]], runs: Runs) -> list[str]:
-    """A line for each run, and what is left."""
+    """Return a line for each run, and the remaining time."""
     lines, left = [], 0
     for table, job in jobs:
         minutes = TABLES[table].methods[job.name].minutes

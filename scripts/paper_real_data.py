@@ -1,7 +1,7 @@
-"""Data of ``make paper-real``: the paper's own files and their like, from a folder that the user names.
+"""Data of ``make paper-real``: the paper's own files and similar ones, from a folder named by the user.
 
-They are copied beside the runs under plain names, so that a run's command is the same wherever they come from.
-Arithmetic's test questions lose those that occur in the training files.
+They are copied next to the runs under fixed names, so that a run's command does not depend on their origin.
+Test questions of arithmetic that occur in the training files are dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = {
     "prompts.txt": "openwebtext/prompts.txt",
     "stories.csv": "roc/stories.csv",
 }
-STORY_MODEL = "story_model"  # a folder, made of the stories
+STORY_MODEL = "story_model"  # a folder, trained on the stories
 TEST, DROPPED = "arithmetic_test.json", "arithmetic_dropped.txt"
 _TESTS = [f"{_TOOL}/1digit_{n}_op+-_test.json" for n in (3, 4, 5)]
 
@@ -37,11 +37,11 @@ def prepare(source: Path, names: Iterable[str], folder: Path) -> None:
 
     Args:
         source: the user's folder.
-        names: some of ``FILES``, arithmetic's test questions, or the model that is made of the stories.
-        folder: of the copies.
+        names: some of ``FILES``, the test questions of arithmetic, or the model trained on the stories.
+        folder: folder of the copies.
 
     Raises:
-        SystemExit: in one line, if a file is missing or malformed, or the folder has another of its name.
+        SystemExit: in one line, if a file is missing or malformed, or the folder has a different one.
     """
     texts = {name: _read(source / FILES[name]) for name in names if name in FILES}
     if TEST in names:
@@ -64,7 +64,7 @@ def prepare(source: Path, names: Iterable[str], folder: Path) -> None:
 
 
 def test_questions(source: Path) -> dict[str, str]:
-    """Arithmetic's test questions that are in no training file, once each; and how many were dropped."""
+    """Return arithmetic's test questions that are in no training file, deduplicated, and the counts."""
     known = [_questions(source / FILES[name]) for name in ("rationales.json", "answers.json")]
     taken = {str(expression) for own in known for expression, _ in own}
     asked = [pair for path in _TESTS for pair in _questions(source / path)]

@@ -1,4 +1,4 @@
-"""The page of ``make paper-real``: a section a table, of what has been run so far."""
+"""The page of ``make paper-real``: one section per table, with the runs finished so far."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _UNTRAINED = ("Prompting", "Decoding")
 
 
 def page(folder: Path, runs: Runs) -> str:
-    """All tables, of what is finished; what is not run says so.
+    """Return all tables with the finished runs; runs that are missing are marked as not run.
 
     Args:
-        folder: of all runs and of the data.
-        runs: those finished.
+        folder: folder of all runs and of the data.
+        runs: the finished runs.
     """
     lines = [
         "# The paper's tables on SmolLM2-135M",
@@ -81,12 +81,12 @@ def _cells(row: Row, table: Table, runs: Sequence[Run]) -> list[str]:
 def _sizes(
     table: Table, jobs: Sequence[Job], by_method: dict[str, list[Run]], folder: Path
 ) -> list[str]:
-    """What a run of each method costs, read from its config."""
+    """Tabulate the cost of a run of each method, derived from its config."""
     header = ["run", "steps", "strings a step", "longest string", "evaluated", "votes + samples"]
     first = {job.name: job for job in reversed(jobs)}
     rows = []
     for method, own in table.methods.items():
-        # Neither the data nor another run's folder changes a size.
+        # Neither the data nor the folder of another run affects the sizes.
         config = _composed(*(line for line in first[method].lines if str(folder) not in line))
         measured = [run.metrics.get("run/cpu_minutes", 0.0) for run in by_method[method]]
         minutes = f"{own.minutes}, {fmean(measured):.0f}" if measured else f"{own.minutes}"
@@ -96,13 +96,13 @@ def _sizes(
 
 @cache
 def _composed(*lines: str) -> DictConfig:
-    # The page is written after every run.
+    # Cached, since the page is written after every run.
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         return compose("config", overrides=list(lines))
 
 
 def _sizes_of(config: DictConfig) -> list[str]:
-    baseline = config.get("baseline")  # there is no such key without one
+    baseline = config.get("baseline")  # without a baseline the key is missing
     target = str(baseline._target_).rpartition(".")[2] if baseline else ""
     task, sampling, evaluation = config.task, config.sampling, config.evaluation
     questions = evaluation.final
@@ -126,13 +126,13 @@ def _sizes_of(config: DictConfig) -> list[str]:
 
 
 def _rationales(by_method: dict[str, list[Run]], questions: int = 6) -> list[str]:
-    """What PPO and the GFlowNet policy write for some questions, and what R says of it."""
+    """Tabulate what PPO and the GFlowNet policy write for some questions, with log R."""
     if not by_method["ppo"] or not by_method["gflownet"]:
         return ["Not run: needs ppo and gflownet above."]
     ppo = {record["condition"]: record for record in by_method["ppo"][0].samples("final")}
     ours = {record["condition"]: record for record in by_method["gflownet"][0].samples("final")}
     both = [key for key in ppo if key in ours]
-    # As in the paper, questions that PPO gets wrong come first.
+    # As in the paper, questions that PPO answers wrongly come first.
     both.sort(key=lambda key: _is_right(ppo[key]))
     rows = []
     for key in both[:questions]:

@@ -1,7 +1,7 @@
 """The paper's tables on SmolLM2-135M: runs of each, rows, columns, and the paper's own numbers.
 
-Steps, lengths and evaluation sizes are in ``conf/experiment/smollm2``; what a method changes of them, its seeds
-and its minutes are here.
+Steps, lengths and evaluation sizes are in ``conf/experiment/smollm2``; what a method overrides, its seeds and
+its minutes are here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gfn_runner.runtime.overrides import quoted
 
 @dataclass(frozen=True)
 class Method:
-    """Runs of a table, one a seed.
+    """Runs of a table, one per seed.
 
     Attributes:
-        minutes: of a run on two quiet cores, estimated: about half its CPU minutes where those were measured.
-        overrides: ``{runs}`` stands for the table's folder, ``{seed}`` for the seed.
-        seeds: as many.
+        minutes: estimated time of a run on two idle cores: about half its CPU minutes where measured.
+        overrides: ``{runs}`` is replaced by the table's folder, ``{seed}`` by the seed.
+        seeds: number of seeds.
     """
 
     minutes: int
@@ -33,13 +33,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table.
+    """A row of a table.
 
     Attributes:
-        title: of the line.
-        method: whose runs it is of.
-        row: of ``metrics.json``: ``final``, or one without training.
-        paper: the paper's numbers, one a column; empty where it has none.
+        title: label of the row.
+        method: method whose runs it shows.
+        row: row prefix in ``metrics.json``: ``final``, or a row without training.
+        paper: the paper's numbers, one per column; empty if it has none.
     """
 
     title: str
@@ -50,14 +50,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table of the paper.
 
     Attributes:
-        title: with the paper's number of it.
-        experiment: in ``conf/experiment/smollm2``.
+        title: includes the paper's number of the table.
+        experiment: name in ``conf/experiment/smollm2``.
         data: config keys to files of ``paper_real_data``.
-        columns: titles to metrics, without a row before them.
-        note: what a reader should know of it.
+        columns: titles to metrics, without a row prefix.
+        note: what a reader should know about the table.
         common: overrides of all methods.
     """
 
@@ -72,11 +72,11 @@ class Table:
 
 
 def jobs_of(name: str, folder: Path) -> list[Job]:
-    """The runs of a table; what learns from another run of a seed comes after it.
+    """Return the runs of a table; runs that learn from another run of the same seed come after it.
 
     Args:
-        name: of the table.
-        folder: absolute, of all runs and of the data.
+        name: name of the table.
+        folder: absolute path of the folder of all runs and of the data.
     """
     table, runs = TABLES[name], folder / name
     common = [f"experiment=smollm2/{table.experiment}", *table.common]
@@ -91,13 +91,13 @@ def jobs_of(name: str, folder: Path) -> list[Job]:
     ]
 
 
-# Experiments have a replay buffer and EM, and are read after the baseline.
+# Experiments set a replay buffer and EM, and are composed after the baseline.
 _NO_BUFFER = "callbacks.replay_buffer.probability=0"
 _NO_EM = "em.rounds=0"
 _GROUPS = (_NO_BUFFER, "sampling.n_conditions=4", "sampling.n_samples=8", "trainer.max_steps=120")
 _PPO = ("baseline=ppo", *_GROUPS)
 _GRPO = ("baseline=grpo", *_GROUPS)
-# Strings of one condition each.
+# Each string belongs to a different condition.
 _SFT = ("baseline=sft", _NO_BUFFER, "sampling.n_conditions=8")
 _ACCURACY = {f"vote, {n} operands": f"vote_accuracy/{n}_operands" for n in (3, 4, 5)}
 _SINGLE = {f"single sample, {n}": f"single_accuracy/{n}_operands" for n in (3, 4, 5)}
@@ -167,11 +167,11 @@ def _infilling(which: str, base: str, data: Mapping[str, str]) -> Table:
             "prompting": Method(6, ("baseline=prompting", "baseline.shots=[0]"), seeds=2),
             "sft": Method(13, (*_SFT, "trainer.max_steps=100"), seeds=2),
             "gflownet": Method(16, seeds=2),
-            # As many known strings as sft learns, then as many steps as gflownet has.
+            # As many given strings as sft learns from, then as many steps as gflownet has.
             "gflownet_sft": Method(
                 20, ("sampling.sft_share=0.667", "trainer.max_steps=300"), seeds=2
             ),
-            # What brings the embedded model closest to its posterior, docs/recipes.md.
+            # The settings that bring the embedded model closest to its posterior, docs/recipes.md.
             "gflownet_recipe": Method(
                 18,
                 (
@@ -228,7 +228,7 @@ TABLES: dict[str, Table] = {
                 25, ("sampling.sft_share=0.5", "trainer.max_steps=160"), seeds=1
             ),
             "sft": Method(14, _SFT),
-            # As many steps as gflownet_sft has.
+            # As many steps as gflownet_sft.
             "sft_160": Method(18, (*_SFT, "trainer.max_steps=160"), seeds=1),
             "prompting": Method(
                 30, ("baseline=prompting", _NO_BUFFER, "baseline.shots=[0,3,5,10]")

@@ -1,4 +1,4 @@
-"""Make the embedded base model: pretrain it, measure what it can do, write it with its model card.
+"""Pretrain the embedded base model, measure its skills, and write it with its model card.
 
     python scripts/pretrain_tiny.py                    # all of it, about 70 minutes on two cores
     python scripts/pretrain_tiny.py --measure-only     # only measure what is in the folder

@@ -1,14 +1,14 @@
-"""Changes to training at equal computing time, for docs/recipes.md.
+"""Compare changes to training at equal CPU time, for docs/recipes.md.
 
     python scripts/recipes.py --list
     python scripts/recipes.py                                        # all of them, three seeds
     python scripts/recipes.py --tasks infilling --minutes 2 5 --seeds 0
     python scripts/recipes.py --report-only                          # the page of what is finished
 
-A run's steps are minutes of one core, divided by the CPU seconds of a step, see ``SECTIONS``; the page has the
-minutes that training took. Runs are in
-outputs/recipes/<task>/<recipe>, and may be interrupted. Their numbers are kept beside the page, in
-docs/recipes.jsonl: another machine makes only the runs that are missing there.
+The number of steps of a run is its minutes on one core divided by the CPU time of a step, see ``SECTIONS``;
+the page shows the measured minutes of training. Runs are in outputs/recipes/<task>/<recipe> and may be
+interrupted. Their numbers are kept next to the page, in docs/recipes.jsonl: another machine executes only
+the runs that are missing there.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from gfn_runner.runtime.terminal import prepare_output
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row.
+    """A row of the table.
 
     Attributes:
         seconds: CPU seconds of a step, measured on one core of an AMD EPYC (2.5 GHz).
-        overrides: what is changed; without any, the task's default.
+        overrides: the changed settings; if empty, the task's defaults.
     """
 
     seconds: float
@@ -42,12 +42,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Section:
-    """A task.
+    """The recipes of a task.
 
     Attributes:
-        recipes: by their names in the table.
+        recipes: recipes by their name in the table.
         columns: titles to metrics of ``metrics.json``.
-        resampling: overrides of a run that resamples draws of the base model, ``None`` where there is none.
+        resampling: overrides of a run that resamples draws of the base model; ``None`` for no such run.
         common: overrides of all runs.
     """
 
@@ -67,7 +67,7 @@ _COMMON = (
 MINUTES = (2, 5, 10)
 _DRAWS = 256
 _RESAMPLED = f"resampled from {_DRAWS} draws"
-# What task=infilling did before 2026-11-30, and before 2026-11-29.
+# The settings of task=infilling before 2026-11-30, and before 2026-11-29.
 _NO_SFT = ("sampling.sft_share=0", "optimizer.lr=2e-3")
 _TEMPLATE = 'task.template="Beginning: {beginning}\\nEnding: {ending}\\nMiddle:"'
 _NO_REPLAY = ("callbacks/replay_buffer=off", "callbacks.replay_buffer.beside_fresh=0")
@@ -216,7 +216,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def jobs_of(task: str, minutes: Sequence[int], seed: int) -> list[Job]:
-    """Each recipe for each of the times; and the posterior's own samples."""
+    """Return the runs of each recipe and time, and the run that resamples from the posterior."""
     section = SECTIONS[task]
     common = (f"task={task}", *_COMMON, *section.common)
     jobs = [
@@ -235,7 +235,7 @@ def jobs_of(task: str, minutes: Sequence[int], seed: int) -> list[Job]:
 
 
 def page(runs: Runs) -> list[str]:
-    """A table a task, of what is finished; recipes without a run have no row."""
+    """Return one table per task with the finished runs; recipes without a run have no row."""
     lines: list[str] = []
     for task in SECTIONS:
         rows = _rows(task, runs)
@@ -267,7 +267,7 @@ def _rows(task: str, runs: Runs, most_seeds: int = 5) -> list[list[str]]:
 
 
 def _commands(task: str) -> list[str]:
-    """What each recipe changes."""
+    """List the overrides of each recipe."""
     section = SECTIONS[task]
     common = " ".join((f"task={task}", *section.common))
     lines = [f"Runs: `python -m gfn_runner {common} trainer.max_steps=…` and", ""]

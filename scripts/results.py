@@ -1,9 +1,9 @@
-"""Run the main job over seeds and objectives; write its part of docs/results.md and README's table.
+"""Run arithmetic over seeds and objectives; write its section of docs/results.md and README's table.
 
     python scripts/results.py                      # three seeds of the main job, about 25 minutes
     python scripts/results.py --variants vargrad=objective=vargrad subtb=objective=subtb --seeds 0 1
 
-Runs that are finished in the folder are not repeated.
+Finished runs in the folder are not repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gfn_runner.runtime.terminal import prepare_output
 from gfn_runner.tasks.arithmetic import IntegerArithmetic
 
 VARIANTS = ["vargrad=objective=vargrad"]
-QUESTIONS = 500  # of each evaluation set; a run's default is fewer
+QUESTIONS = 500  # per evaluation set; by default, runs use fewer
 GROUPS = ("3_operands", "4_operands", "5_operands")
 PICTURES = ("accuracy", "loss_and_reward", "phi_spread", "log_reward")
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def page(results: Mapping[str, Sequence[Run]]) -> list[str]:
-    """The arithmetic part of docs/results.md."""
+    """Return the arithmetic section of docs/results.md."""
     name, first = next(iter(results.items()))
     minutes = [run.metrics["run/minutes"] for run in first]
     memory = max(run.metrics["run/peak_memory_gib"] for run in first)
@@ -90,7 +90,7 @@ def page(results: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def row(label: str, runs: Sequence[Run], prefix: str) -> list[str]:
-    """One line of the table."""
+    """Return one row of the table."""
     cells = [
         cell(f"{prefix}/{metric}/{group}", runs)
         for metric in ("vote_accuracy", "single_accuracy")
@@ -109,7 +109,7 @@ def published(reference: ReferenceRow) -> list[str]:
 
 
 def readme_table(runs: Sequence[Run]) -> list[str]:
-    """README's short table."""
+    """Return README's short table."""
     rows = [
         [label, *(cell(f"{prefix}/{metric}/{group}", runs) for group in GROUPS)]
         for label, prefix, metric in (

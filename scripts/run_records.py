@@ -1,7 +1,7 @@
-"""Finished runs of a page as lines of a file that is committed beside it.
+"""Finished runs of a page, recorded as lines of a file that is committed next to it.
 
-The runs themselves are in ``outputs/``. With their records, another machine goes on where this one stopped, and
-the page can be written again without them.
+The runs themselves are in ``outputs/``. With their records, another machine can continue where this one
+stopped, and the page can be rewritten without the runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gfn_runner.report.runs import Run, read_run
 from gfn_runner.runtime.json_lines import read_lines, read_metrics, write_lines
 
 FILE = "runs.jsonl"
-TRAINING_MINUTES = "run/training_cpu_minutes"  # of all processes' cores, evaluation left out
+TRAINING_MINUTES = "run/training_cpu_minutes"  # CPU time of all processes, without evaluation
 _SAMPLES = 30
 _FIELDS = ("condition", "answer", "singles", "log_reward")
 
@@ -28,14 +28,14 @@ class Record:
     """A finished run.
 
     Attributes:
-        table: of the page.
-        method: of the table.
-        seed: of the run.
-        overrides: its command; ``{folder}`` stands for the folder of all runs.
-        metrics: of ``metrics.json``.
-        environments: the commits that its parts ran at, as ``environment.json`` has them.
+        table: table of the page.
+        method: method of the table.
+        seed: seed of the run.
+        overrides: its overrides; ``{folder}`` replaces the folder of all runs.
+        metrics: contents of ``metrics.json``.
+        environments: the commit at each start of the run, in the format of ``environment.json``.
         ended: seconds since 1970.
-        samples: of the first conditions, where a page shows them.
+        samples: samples of the first conditions, if a page shows them.
     """
 
     table: str
@@ -50,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class RecordedRun(Run):
-    """A run of which the record alone is here."""
+    """A run of which only the record is available."""
 
     kept: Sequence[dict[str, Any]] = ()
 
@@ -59,12 +59,12 @@ class RecordedRun(Run):
 
 
 class Runs:
-    """What is finished, in the folder of the runs or in the file of their records.
+    """Finished runs, from the folder of the runs or from the file with their records.
 
     Args:
-        folder: of all runs, absolute.
-        file: of the records.
-        with_samples: tables whose samples are kept; others' texts may not be ours to publish.
+        folder: absolute path of the folder of all runs.
+        file: path of the file with the records.
+        with_samples: tables whose samples are kept; texts of others may not be ours to publish.
     """
 
     def __init__(self, folder: Path, file: Path, with_samples: Sequence[str] = ()) -> None:
@@ -73,7 +73,7 @@ class Runs:
         self._records = {(r.table, r.method, r.seed): r for r in records}
 
     def here(self, table: str, job: Job) -> Run | None:
-        """The finished run in its folder; unlike ``seed_tables.finished`` it moves nothing."""
+        """Return the finished run in its folder; unlike ``seed_tables.finished``, it moves nothing."""
         try:
             run = read_run(job.place(self._folder / table))
         except UserError:
@@ -83,7 +83,7 @@ class Runs:
         return replace(run, metrics=_measured(run))
 
     def done(self, table: str, job: Job) -> Run | None:
-        """The finished run of a job, or what its record has of it; of other overrides it is another run."""
+        """Return a job's finished run, or its record; a run with other overrides does not count."""
         if run := self.here(table, job):
             return run
         record = self._records.get((table, job.name, job.seed))
@@ -99,7 +99,7 @@ class Runs:
         )
 
     def add(self, table: str, job: Job) -> None:
-        """Record a job's run, if it is finished."""
+        """Record a job's run, if it has finished."""
         run = self.here(table, job)
         if run is None:
             return
@@ -122,7 +122,7 @@ class Runs:
 
 
 def _measured(run: Run) -> dict[str, float]:
-    """The run's metrics, and what its training alone has cost."""
+    """Return the run's metrics, plus the CPU time of training alone."""
     seconds = [line.get("train/cpu_seconds") for line in read_metrics(run.folder / "metrics.jsonl")]
     known = [value for value in seconds if value is not None]
     return {**run.metrics, **({TRAINING_MINUTES: sum(known) / 60} if known else {})}

@@ -1,9 +1,9 @@
-"""Memory and time of a training step on paper, for policies no test can hold; writes docs/scaling.md.
+"""Estimate memory and time of a training step for models too large to test; writes docs/scaling.md.
 
     python scripts/scaling.py
 
-Everything is counted from sizes: bytes that are kept, numbers that are multiplied, bytes that are read.
-Nothing is measured here; docs/benchmarks.md holds what was.
+Everything is computed from sizes: bytes stored, multiplications, bytes read. Nothing is measured;
+measurements are in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes of a Llama-like policy: grouped keys, gated feed-forward, no biases.
+    """Sizes of a Llama-like policy: grouped-query attention, gated feed-forward, no biases.
 
     Attributes:
-        width, key_width, hidden: of the residual stream, of all keys together, of the feed-forward.
+        width, key_width, hidden: of the residual stream, of all keys together, of the feed-forward layer.
         rank: of the adapter on every linear layer of the blocks.
     """
 
@@ -38,18 +38,18 @@ class Model:
 
     @property
     def per_layer(self) -> int:
-        """Weights that multiply each token in one block."""
+        """Weights per block that multiply each token."""
         attention = 2 * self.width**2 + 2 * self.width * self.key_width
         return attention + 3 * self.width * self.hidden
 
     @property
     def multiplied(self) -> int:
-        """Weights that multiply each token, the output layer included."""
+        """Weights that multiply each token, including the output layer."""
         return self.layers * self.per_layer + self.vocabulary * self.width
 
     @property
     def adapter(self) -> int:
-        """Trained numbers: rank × (inputs + outputs) of each linear layer."""
+        """Number of trained parameters: rank × (inputs + outputs) of each linear layer."""
         both = 2 * (2 * self.width) + 2 * (self.width + self.key_width)
         both += 3 * (self.width + self.hidden)
         return self.layers * self.rank * both
@@ -63,8 +63,8 @@ class Model:
     def kept(self) -> int:
         """Bytes of a token's activations that the backward pass through the blocks needs.
 
-        Inputs and outputs of norms, queries, keys, values, attention's output, the feed-forward's four
-        and seven times the adapter's rank; attention itself is computed anew (flash).
+        Inputs and outputs of norms, queries, keys, values, attention's output, four activations of the
+        feed-forward layer and seven of the adapter's rank; attention itself is recomputed (flash attention).
         """
         numbers = 7 * self.width + 2 * self.key_width + 4 * self.hidden + 7 * self.rank
         return 2 * self.layers * numbers
@@ -77,7 +77,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Step:
-    """A batch; all but the first two in tokens. The reward reads its context, not the policy's prompt."""
+    """A batch; all but the first two in tokens. The reward reads its own context, not the policy's prompt."""
 
     conditions: int = 32
     samples: int = 16
@@ -93,7 +93,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Device:
-    """A device and what is reached of it in practice: multiplications and adds, bytes, each a second."""
+    """A device and its achieved throughput per second: FLOPs, and bytes from memory and over links."""
 
     name: str = "H100, 80 GB"
     flops: float = 400e12
@@ -111,7 +111,7 @@ BUDGET = 32768  # lm.max_tokens_per_forward
 
 
 def memory(model: Model, step: Step) -> dict[str, float]:
-    """GiB on one device, unsharded, by what takes them; the last three not at the same time."""
+    """Return GiB on one device, unsharded, by use; the last three are not needed at the same time."""
     trained_tokens = step.conditions * step.prompt + step.rows * step.length
     states = step.rows * (step.length + 1)
     read = min(BUDGET, step.rows * (step.length + (step.length + 1) * (step.suffix - 1)))
@@ -119,7 +119,7 @@ def memory(model: Model, step: Step) -> dict[str, float]:
     weights = 2 * (model.layers * model.per_layer + 2 * model.vocabulary * model.width)
     table = {
         "weights, bf16": weights,
-        # fp32 weight and gradient, two moments of Adam.
+        # fp32 weight and gradient, and two moments of Adam.
         "adapter and its optimizer": 16 * model.adapter,
         "sampling: cache": step.rows * (step.prompt + step.length) * model.cached,
         "reward: cache and logits": rows_at_once * step.context * model.cached
@@ -131,7 +131,7 @@ def memory(model: Model, step: Step) -> dict[str, float]:
 
 
 def seconds(model: Model, step: Step, device: Device) -> dict[str, float]:
-    """Seconds of each phase on one device that holds the whole model."""
+    """Return the seconds of each phase on one device that holds the whole model."""
 
     def forward(tokens: float) -> float:
         return 2 * model.multiplied * tokens / device.flops
@@ -147,18 +147,18 @@ def seconds(model: Model, step: Step, device: Device) -> dict[str, float]:
         "sampling": forward(step.conditions * step.prompt) + tokens,
         "reward": forward(step.conditions * step.context + branches),
         "policy, forward": forward(policy),
-        # Through the frozen weights once; the adapter's own gradients are small beside it.
+        # One pass through the frozen weights; the adapter's own gradients are negligible.
         "policy, backward": forward(policy),
     }
 
 
 def sharded_sampling(model: Model, step: Step, device: Device) -> float:
-    """Seconds of sampling where every token first gathers all weights over the links (FSDP)."""
+    """Return the seconds of sampling if all weights are gathered over the links for every token (FSDP)."""
     return step.length * 2 * model.multiplied / device.link
 
 
 def page() -> Iterator[str]:
-    """The tables, as Markdown."""
+    """Yield the tables as Markdown lines."""
     step, device = Step(), Device()
     yield (
         f"A batch of {step.conditions} conditions × {step.samples} samples of {step.length} tokens, "

@@ -1,14 +1,13 @@
-"""Runs over methods and seeds in fixed folders, and Markdown tables of their means: for pages in docs/.
+"""Runs over methods and seeds in fixed folders, and Markdown tables of their means, for pages in docs/.
 
     jobs = [Job("gflownet", ["task=arithmetic"], seed) for seed in (0, 1, 2)]
     runs = dict(run_all(jobs, ROOT / "outputs" / "mine", at_once=2))
     lines = seed_table(runs, {"vote, 3 operands": "final/vote_accuracy/3_operands"})
     write_block(ROOT / "docs" / "mine.md", "accuracy", lines)
 
-Each run is ``python -m gfn_runner`` in a process of its own, in ``<folder>/<name>/seed<n>``. One that has
-finished there under the same overrides is not run again, one that was interrupted goes on from its
-checkpoint, and one that has failed is tried again. The same script may therefore be started any number of
-times.
+Each run is a separate process of ``python -m gfn_runner``, in ``<folder>/<name>/seed<n>``. Runs that finished
+there with the same overrides are not repeated, interrupted ones are resumed from their checkpoint, and failed
+ones are retried, so a script may be started any number of times.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made.
+    """A run to execute.
 
     Attributes:
-        name: of the method, of which there is a run a seed; its folder too.
-        overrides: of the command line, without the seed.
-        seed: of the run.
+        name: name of the method, which has one run per seed; also the name of its folder.
+        overrides: command-line overrides, without the seed.
+        seed: seed of the run.
     """
 
     name: str
@@ -57,18 +56,18 @@ class Job:
         return [*self.overrides, f"seed={self.seed}"]
 
     def place(self, folder: Path) -> Path:
-        """The run's own folder."""
+        """Return the folder of the run."""
         return folder / slug(self.name) / f"seed{self.seed}"
 
 
 def options(doc: str, folder: str, write: str, *, jobs: int = 2) -> argparse.ArgumentParser:
-    """``--seeds``, ``--folder``, ``--write`` and ``--jobs``, which all such scripts have.
+    """Create a parser with ``--seeds``, ``--folder``, ``--write`` and ``--jobs``, common to these scripts.
 
     Args:
-        doc: of the script; its first line is the help.
-        folder: of the runs, below ``outputs/``.
-        write: the page, or the folder of pages, below ``docs/``.
-        jobs: runs at a time.
+        doc: docstring of the script; its first line becomes the help text.
+        folder: folder of the runs, below ``outputs/``.
+        write: page, or folder of pages, below ``docs/``.
+        jobs: default number of runs at a time.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -81,7 +80,7 @@ def options(doc: str, folder: str, write: str, *, jobs: int = 2) -> argparse.Arg
 
 
 def slug(name: str) -> str:
-    """A name for paths and Hydra's overrides, which know quotes and commas."""
+    """Replace characters that are unsafe in paths or in Hydra's overrides, such as quotes and commas."""
     return re.sub(r"[^\w-]+", "_", name)
 
 
@@ -91,15 +90,15 @@ def slug(name: str) -> str:
 def run_all(
     jobs: Sequence[Job], folder: Path, *, at_once: int = 1
 ) -> Iterator[tuple[str, list[Run]]]:
-    """Bring all jobs to their end, or to a failure, which is printed; the others go on.
+    """Execute all jobs; a failing job is reported, and the others continue.
 
     Args:
-        jobs: those of a name one after another.
-        folder: the runs lie below it.
+        jobs: all jobs of a name must be consecutive.
+        folder: parent folder of the runs.
         at_once: runs at a time; they share the cores.
 
     Yields:
-        Each name with its finished runs, as soon as its last one has ended.
+        Each name with its finished runs, as soon as its last run has ended.
     """
     threads = threads_per_process(at_once)
     with ThreadPoolExecutor(at_once) as pool:
@@ -110,10 +109,10 @@ def run_all(
 
 
 def run_once(job: Job, folder: Path, threads: int) -> Run | None:
-    """The finished run of a job, made if it is not there; ``None`` if it fails.
+    """Return the finished run of a job, executing it if necessary; ``None`` if it fails.
 
-    The number of threads is no override: on another machine, or beside other runs, it is the same run.
-    What the program says goes to ``seed<n>.log`` beside the run's folder.
+    The number of threads is not an override: with other cores or load, it is still the same run. The
+    output of the program is appended to ``seed<n>.log`` next to the run's folder.
     """
     place = job.place(folder)
     if run := finished(place, job.lines):
@@ -135,17 +134,17 @@ def run_once(job: Job, folder: Path, threads: int) -> Run | None:
 
 
 def finished(place: Path, lines: Sequence[str]) -> Run | None:
-    """The run of these overrides in its folder; ``None`` if it has not ended.
+    """Return the finished run with these overrides; ``None`` if it has not finished.
 
-    A run of other overrides is moved to ``aside/`` and never deleted: a number of one run may not stand
-    under the command of another. So is a folder that no run has written its config to.
+    A run with other overrides is moved to ``aside/`` and never deleted, so that results are not attributed to
+    another command. So is a folder without a run's config.
     """
     try:
         run = read_run(place)
         if made_by(run, lines):
             return run if run.is_finished else None
     except UserError:
-        pass  # no run, or one that has failed too early to leave its config
+        pass  # no run, or it failed before writing its config
     if place.exists():
         aside = place.parent / "aside"
         aside.mkdir(exist_ok=True)
@@ -154,21 +153,21 @@ def finished(place: Path, lines: Sequence[str]) -> Run | None:
 
 
 def made_by(run: Run, lines: Sequence[str]) -> bool:
-    """Whether a run was begun with these overrides."""
-    # A run names its task in any case, also where an experiment has chosen it.
+    """Return whether a run was started with these overrides."""
+    # A run always records its task, even if an experiment selected it.
     task = next((o.removeprefix("task=") for o in run.overrides if o.startswith("task=")), "")
     return set(map(_absolute, run.overrides)) == set(map(_absolute, kept_overrides(lines, task)))
 
 
 def _absolute(line: str) -> str:
-    """A line as a run keeps it: local paths, which are relative to ``ROOT``, are absolute."""
+    """Return an override as a run saves it: local paths, relative to ``ROOT``, become absolute."""
     key, _, value = line.partition("=")
     bare = value.strip("'")
     return f"{key}={ROOT / bare}" if bare and (ROOT / bare).exists() else line
 
 
 def short(path: Path | str) -> str:
-    """Relative to the repository, where it lies within it: pages name no home folder."""
+    """Return the path relative to the repository if inside, so that pages contain no home folder."""
     path = Path(path).resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
@@ -177,10 +176,10 @@ def short(path: Path | str) -> str:
 
 
 def seed_table(rows: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) -> list[str]:
-    """Lines of a Markdown table: means over seeds.
+    """Return the lines of a Markdown table with means over seeds.
 
     Args:
-        rows: what a row is called to its runs, one a seed.
+        rows: row labels to runs, one per seed.
         columns: titles to names in ``metrics.json``.
     """
     cells = [
@@ -190,11 +189,11 @@ def seed_table(rows: Mapping[str, Sequence[Run]], columns: Mapping[str, str]) ->
 
 
 def cell(metric: str, runs: Sequence[Run]) -> str:
-    """Mean ± half the 95 % t-interval of a metric; shares in %. Empty if a run lacks it.
+    """Format mean ± half the 95 % t-interval of a metric, shares in %; empty if any run lacks it.
 
     Args:
-        metric: as in ``metrics.json``, with its row in front.
-        runs: one a seed.
+        metric: name in ``metrics.json``, including the row.
+        runs: one run per seed.
     """
     values = [run.metrics[metric] for run in runs if metric in run.metrics]
     if not values or len(values) < len(runs):
@@ -206,24 +205,24 @@ def cell(metric: str, runs: Sequence[Run]) -> str:
 
 
 def mean_interval(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± half the 95 % t-interval; the mean alone for one value."""
+    """Format mean ± half the 95 % t-interval; a single value has no interval."""
     mean = f"{fmean(values):z.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {t_margin(values):.{digits}f}"
 
 
 def t_margin(values: Sequence[float]) -> float:
-    """Half the 95 % t-interval of a mean, of two values or more."""
+    """Return half the 95 % t-interval of the mean of two or more values."""
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Return the lines of a Markdown table."""
     first, *others = (f"| {' | '.join(line)} |" for line in (header, *rows))
     return [first, "|---" * len(header) + "|", *others]
 
 
 def write_block(path: Path, name: str, lines: Sequence[str]) -> None:
-    """Put lines between the marks ``<!-- name -->`` and ``<!-- /name -->`` of a file."""
+    """Replace the lines between the markers ``<!-- name -->`` and ``<!-- /name -->`` of a file."""
     text = path.read_text(encoding="utf-8")
     marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not marked.search(text):

@@ -1,10 +1,10 @@
-"""SmolLM2 fine-tuned on stories, the reward's model of infilling as the paper has it.
+"""Fine-tune SmolLM2 on stories, for the reward of infilling as in the paper.
 
     python scripts/story_model.py --stories stories.csv --folder outputs/models/stories
     python -m gfn_runner experiment=smollm2/infilling task.data.stories=stories.csv lm.name=outputs/models/stories
 
-All weights learn from whole stories (Hu et al. 2024, section 4.2: GPT-2 large on ROCStories). The stories that
-``task=infilling`` holds out of the same file are left out here too, and measured before and after.
+All weights are trained on whole stories (Hu et al. 2024, section 4.2: GPT-2 large on ROCStories). Stories
+that ``task=infilling`` holds out of the same file are held out here too, and measured before and after.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from gfn_runner.runtime.terminal import prepare_output
 from gfn_runner.tasks.infilling import StoryData, StoryInfilling
 
 RECORD = "stories.json"
-BATCH = 16  # stories of a step
-_ALL = 10**6  # stories of a file
+BATCH = 16  # stories per step
+_ALL = 10**6  # more than the stories of any file
 
 
 def main() -> None:
@@ -61,15 +61,15 @@ def tune(
     lr: float = 5e-5,
     seed: int = 0,
 ) -> None:
-    """Write the fine-tuned model, complete or not at all.
+    """Fine-tune the model and write it, completely or not at all.
 
     Args:
-        stories: the file.
-        folder: of the new model, with its numbers in ``stories.json``.
-        base: folder of the model to begin with.
-        epochs: over the stories.
-        lr: the highest, of AdamW; linear warm-up over a tenth of the steps, then linear decay.
-        seed: of the order of the stories.
+        stories: path of the file.
+        folder: folder of the new model, with its measurements in ``stories.json``.
+        base: folder of the model to start from.
+        epochs: passes over the stories.
+        lr: peak learning rate of AdamW; linear warm-up over a tenth of the steps, then linear decay.
+        seed: seed of the order of the stories.
 
     Raises:
         UserError: if the file is missing or malformed.
@@ -107,7 +107,7 @@ def tune(
 
 
 def nats_per_token(model: torch.nn.Module, stories: Sequence[Tensor]) -> float:
-    """Mean cross entropy over the tokens of all stories but their first, which follows nothing."""
+    """Return the mean cross-entropy over all tokens except the first of each story, which has no context."""
     model.eval()
     with torch.no_grad():
         sums = [_loss(model, [story]).item() * (len(story) - 1) for story in stories]
@@ -115,14 +115,14 @@ def nats_per_token(model: torch.nn.Module, stories: Sequence[Tensor]) -> float:
 
 
 def _tokens(tokenizer, condition: Condition) -> Tensor:
-    """A story's tokens, [T], as the reward has them: nothing before the beginning, nothing after the ending."""
+    """Tokenize a story, [T], as the reward does: nothing before its beginning or after its ending."""
     (term,) = condition.terms
     (middle,) = condition.facts["references"]
     return tokenizer(f"{term.context} {middle}{term.suffix}", return_tensors="pt").input_ids[0]
 
 
 def _batches(stories: Sequence[Tensor], rng: random.Random) -> list[list[Tensor]]:
-    """Stories of like length together, so that little is padding; both they and the batches in random order."""
+    """Batch stories of similar length, to minimize padding, in random order within and between batches."""
     order = sorted(stories, key=lambda story: (len(story), rng.random()))
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     rng.shuffle(batches)

@@ -1,10 +1,10 @@
-"""Run every task but arithmetic over seeds; write their part of docs/results.md: tables, figures.
+"""Run every task but arithmetic over seeds; write their sections of docs/results.md: tables, figures.
 
     python scripts/task_results.py                          # all of them, three seeds each
     python scripts/task_results.py --tasks infilling --seeds 0
     python scripts/task_results.py --shared ../shared       # real models and data of that folder too
 
-Runs that are finished in the folder are not repeated.
+Finished runs in the folder are not repeated.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Shown:
     """What the page shows of a task.
 
     Attributes:
-        overrides: of its runs.
-        measures: the table's columns, without evaluation sets.
-        figure: beside the table.
+        overrides: overrides of its runs.
+        measures: columns of the table, without evaluation sets.
+        figure: figure shown with the table.
     """
 
     overrides: tuple[str, ...]
@@ -95,7 +95,7 @@ REAL: dict[str, tuple[str, ...]] = {
             "task.data.test={shared}/data/subj/test.jsonl",
             "task.data.n_test=1000",
             "evaluation.final=null",
-            # After three examples the longest reviews would not fit the model's context.
+            # After three examples, the longest reviews would exceed the model's context.
             "evaluation.baseline_shots=[0,1]",
             f"task.data.n_train={n}",
         )
@@ -111,7 +111,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, at_once = arguments.folder, arguments.jobs
     jobs = [Job(n, TASKS[n].overrides, seed) for n in arguments.tasks for seed in arguments.seeds]
-    # A section is written as soon as its runs have ended: what comes later may be interrupted.
+    # Each section is written as soon as its runs have ended, since later ones may be interrupted.
     for name, runs in run_all(jobs, folder, at_once=at_once):
         if len(runs) == len(arguments.seeds):
             pictures = arguments.write.parent / "images"
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def section(name: str, runs: Sequence[Run], at_once: int, pictures: Path) -> list[str]:
-    """Table, figure and samples of one task; its figure is put among the pictures."""
+    """Return table, figure and samples of one task; copy its figure to the folder of pictures."""
     shown, first = TASKS[name], runs[0]
     minutes = [run.metrics["run/minutes"] for run in runs]
     memory = max(run.metrics["run/peak_memory_gib"] for run in runs)
@@ -157,7 +157,7 @@ def section(name: str, runs: Sequence[Run], at_once: int, pictures: Path) -> lis
 
 
 def table(runs: Sequence[Run], measures: Sequence[str]) -> list[str]:
-    """One line a row of the runs' tables, one column a measure and evaluation set."""
+    """Tabulate the rows of the runs' tables (rows) by measure and evaluation set (columns)."""
     metrics = runs[0].metrics
     names = [
         key.removeprefix("final/")
@@ -174,7 +174,7 @@ def table(runs: Sequence[Run], measures: Sequence[str]) -> list[str]:
 
 
 def real_jobs(shared: Path, prompts: Path) -> list[Job]:
-    """Runs on real data; one seed."""
+    """Return the runs on real data, with one seed each."""
     if not prompts.is_file():
         write_prompts(shared / "data" / "pratham_books" / "stories.txt", prompts)
     return [
@@ -184,7 +184,7 @@ def real_jobs(shared: Path, prompts: Path) -> list[Job]:
 
 
 def real_section(name: str, runs: Sequence[Run], at_once: int) -> list[str]:
-    """Table of a real model or real data, whatever comes out; no samples, which would show the data."""
+    """Return the table of a real model or real data, without samples, which would reveal the data."""
     measures = next(s.measures for s in TASKS.values() if s.overrides[0] == REAL[name][0])
     shown = " ".join(o.format(shared="../shared", prompts="children.txt") for o in REAL[name])
     return [
@@ -199,7 +199,7 @@ def real_section(name: str, runs: Sequence[Run], at_once: int) -> list[str]:
 
 
 def write_prompts(stories: Path, path: Path, n: int = 400) -> None:
-    """The first two sentences of each story as a prompt, straight quotes for curly ones."""
+    """Write the first two sentences of each story as a prompt, with straight instead of curly quotes."""
     text = stories.read_text(encoding="utf-8")
     text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
     prompts: dict[str, None] = {}

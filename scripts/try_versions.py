@@ -1,12 +1,12 @@
-"""The tests on the lowest versions that pyproject.toml admits, or on the newest that can be installed.
+"""Run the tests on the lowest versions that pyproject.toml admits, or on the newest that can be installed.
 
     make test-lowest                          # what make test runs
     make test-newest ARGS='tests/unit -k peft'
 
 Installs this package with its dev extra into build/versions/<which>, without constraints.txt. Lowest means
-the lower bound of each range of pyproject.toml, extras included; what those packages need in turn is pip's
-choice. torch is the version of constraints.txt in both, see docs/testing.md. An environment is kept for a
-day, and made anew when pyproject.toml changes.
+the lower bound of each range in pyproject.toml, including extras; pip chooses the versions of indirect
+dependencies. torch has the version of constraints.txt in both cases, see docs/testing.md. An environment is
+kept for a day, and recreated when pyproject.toml changes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "versions"
-# A build of torch for one kind of machine: other versions of that build may not be on offer.
+# torch is built for one kind of machine, for which other versions may be unavailable.
 FIXED = ("torch",)
-# A script's package of one version, which needs a newer wandb than the program does.
+# Pinned to one version for a script; needs a newer wandb than the package itself.
 NOT_LOWEST = ("wandb-workspaces",)
 SELECTION = "not real and not slurm and not browser and not gpu and not slow"
 
 
 def ranges(project: dict, extra: str | None = None) -> Iterator[Requirement]:
-    """The requirements of the package, or of one extra; an extra that names others has theirs too."""
+    """Yield the requirements of the package, or of one extra, including those of extras that it names."""
     optional = project["optional-dependencies"]
     for text in optional[extra] if extra else project["dependencies"]:
         requirement = Requirement(text)
@@ -47,7 +47,7 @@ def ranges(project: dict, extra: str | None = None) -> Iterator[Requirement]:
 
 
 def lowest(requirement: Requirement) -> str:
-    """The requirement with its lower bound as the version, or as it is where it has none."""
+    """Pin the requirement to its lower bound; return it unchanged if it has none."""
     for specifier in requirement.specifier:
         if specifier.operator == ">=":
             return f"{requirement.name}=={specifier.version}"
@@ -55,7 +55,7 @@ def lowest(requirement: Requirement) -> str:
 
 
 def wanted(which: str) -> list[str]:
-    """What pip is asked to install beside this package itself."""
+    """Return the requirements to install with pip, in addition to this package itself."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     everything = [*ranges(project), *ranges(project, "dev")]
     constraints = (ROOT / "constraints.txt").read_text("utf-8")
@@ -66,7 +66,7 @@ def wanted(which: str) -> list[str]:
 
 
 def environment(which: str) -> Path:
-    """The interpreter of an environment with those versions."""
+    """Return the interpreter of an environment with those versions, creating it if necessary."""
     folder = FOLDER / which
     python, stamp = folder / "bin" / "python", folder / "asked.txt"
     asked = "\n".join([datetime.date.today().isoformat(), *wanted(which)])
@@ -76,7 +76,7 @@ def environment(which: str) -> Path:
         pip = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "--upgrade", "pip"], check=True)
         subprocess.run([*pip, *asked.splitlines()[1:]], check=True)
-        # By itself: its own ranges are what is on trial, pip check tells of the others.
+        # Without dependencies, since its own ranges are being tested; pip check covers the others.
         subprocess.run([*pip, "--no-deps", "-e", str(ROOT)], check=True)
         stamp.write_text(asked, "utf-8")
     return python

@@ -1,9 +1,9 @@
-"""A W&B workspace and a report as code, made from the panels of a run's page; saved, or printed as JSON.
+"""Build a W&B workspace and a report from the panels of a run's page; save them, or print them as JSON.
 
     python scripts/wandb_dashboard.py --json                            # no account, no server
     python scripts/wandb_dashboard.py --entity me --project gfn_runner  # saves both and prints where
 
-Needs ``pip install 'gfn-runner[dashboards]'``. What each panel shows: docs/dashboards.md.
+Requires ``pip install 'gfn-runner[dashboards]'``. What each panel shows: docs/dashboards.md.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _WIDTH, _HEIGHT, _COLUMNS = 8, 6, 24
 
 
 def panels() -> list[Panel]:
-    """All panels, in their order."""
+    """Return all panels in order."""
     return [panel for section in SECTIONS for panel in section.panels]
 
 
 def title(panel: Panel) -> str:
-    """With the unit; W&B shows shares as they are logged, from 0 to 1, not in %."""
+    """Return the title with the unit; W&B shows shares as logged, from 0 to 1 rather than in %."""
     shares = panel.is_evaluated and is_share(evaluated(panel.metrics[0]))
     return panel.named.title if shares else panel.named.with_unit
 
 
 def workspace(entity: str, project: str, name: str) -> Any:
-    """The workspace of ``SECTIONS``; what they leave out follows below, made by W&B itself."""
+    """Build the workspace from ``SECTIONS``; W&B generates panels for everything else below."""
     import wandb_workspaces.workspaces as ws
 
     sections = [
@@ -61,12 +61,12 @@ def workspace(entity: str, project: str, name: str) -> Any:
 
 
 def report(entity: str, project: str, name: str, *, of_project: bool) -> Any:
-    """The report of ``SECTIONS``: a heading, a sentence and a grid of panels each.
+    """Build the report from ``SECTIONS``, each with a heading, a sentence and a grid of panels.
 
     Args:
-        entity, project: where it is kept.
-        name: its title.
-        of_project: whether its runs are said to be those of the project, for which W&B is asked.
+        entity, project: where the report is saved.
+        name: title of the report.
+        of_project: whether to select the runs of the project, which requires a query to W&B.
     """
     import wandb_workspaces.reports.v2 as wr
 
@@ -87,7 +87,7 @@ def report(entity: str, project: str, name: str, *, of_project: bool) -> Any:
 
 
 def _drawn(panel: Panel, number: int = 0) -> Any:
-    """The panel as the library's object, at its place among those of a section."""
+    """Convert a panel to an object of the library, positioned within its section."""
     import wandb_workspaces.reports.v2 as wr
 
     per_row = _COLUMNS // _WIDTH
@@ -113,12 +113,12 @@ def _drawn(panel: Panel, number: int = 0) -> Any:
 
 
 def as_json(entity: str, project: str, name: str) -> str:
-    """Workspace and report as W&B keeps them; asks no server."""
+    """Return workspace and report in W&B's format, without contacting a server."""
     parts = {
         "workspace": workspace(entity, project, name),
         "report": report(entity, project, name, of_project=False),
     }
-    # The library has no public way to show what it would save: hence its pinned version.
+    # The library has no public API to show what it would save, hence its pinned version.
     plain = {
         key: json.loads(made._to_model().model_dump_json(by_alias=True, exclude_none=True))
         for key, made in parts.items()
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         _save(arguments.entity, arguments.project, arguments.name)
-    except Exception as error:  # the library raises what its server makes it raise
+    except Exception as error:  # the library raises whatever its server causes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         print(NO_ACCOUNT.format(reason=reason), file=sys.stderr)
         return 1

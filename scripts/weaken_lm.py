@@ -1,11 +1,11 @@
-"""A base model that has less skill: the embedded one with noise on its weights.
+"""Create a base model with less skill: the embedded one with noise added to its weights.
 
     python scripts/weaken_lm.py --noise 0.3 --folder outputs/weak_lm
     python scripts/paper.py --tables arithmetic --overrides lm.name=outputs/weak_lm …
 
-The embedded model was pretrained on worked sums and is nearly always right after three of them: there
-is nothing left for a method to be better at. With noise it makes mistakes in every step
-(docs/comparison.md). The same noise and seed give the same model.
+The embedded model was pretrained on worked sums and is nearly always right after three of them, which leaves
+no room for improvement by any method. With noise, it makes mistakes in every step (docs/comparison.md). The
+same noise and seed give the same model.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def main() -> None:
 
 
 def weaken(noise: float, seed: int, folder: Path) -> None:
-    """Write a copy of the embedded model to ``folder``, with normal noise on all matrices.
+    """Write a copy of the embedded model to ``folder``, with Gaussian noise on all matrices.
 
     Args:
-        noise: standard deviation of the noise, as a multiple of that of the matrix's own entries.
-        seed: of the noise.
-        folder: of the copy; without the model card, which describes the model as it was.
+        noise: standard deviation of the noise, relative to that of the matrix's own entries.
+        seed: seed of the noise.
+        folder: folder of the copy; without the model card, which describes the original model.
     """
     weights = load_file(EMBEDDED_FOLDER / WEIGHTS)
     generator = torch.Generator().manual_seed(seed)

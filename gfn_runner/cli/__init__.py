@@ -1,1 +1,1 @@
-"""The command line: Hydra's entry point, suggestions, resuming, modes."""
+"""The command line: Hydra's entry point, suggestions for typos, resuming, and modes."""

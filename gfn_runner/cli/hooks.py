@@ -1,4 +1,4 @@
-"""What is checked of a run before Hydra makes its folder."""
+"""Checks of a run before Hydra creates its folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gfn_runner.config.run_config import RunConfig
 
 
-# Its own errors, and what it raises at a command line that it has not foreseen.
+# Hydra's own errors, and those it raises on command lines that it did not anticipate.
 HYDRA_ERRORS = (
     HydraException, OmegaConfBaseException, yaml.YAMLError,
     ValueError, TypeError, AttributeError, RecursionError,
@@ -28,7 +28,7 @@ HYDRA_ERRORS = (
 
 
 class Refused(SystemExit):
-    """A user error, or an error of Hydra's: of exceptions in a callback Hydra only warns, and goes on."""
+    """A user error or Hydra error as ``SystemExit``: Hydra only warns of other exceptions in callbacks."""
 
     def __init__(self, error: Exception):
         super().__init__(2)
@@ -36,7 +36,7 @@ class Refused(SystemExit):
 
 
 class NoFolder(SystemExit):
-    """What is asked for is not Hydra's to start: to show a config, to use a policy, or a rank above 0."""
+    """The command needs no run folder: it shows a config, uses a trained policy, or is a rank above 0."""
 
     def __init__(self, configs: Sequence[RunConfig]):
         super().__init__(0)
@@ -44,18 +44,18 @@ class NoFolder(SystemExit):
 
 
 def before_run(config: DictConfig) -> Path:
-    """Check a run, and that its folder takes it.
+    """Validate a run's config, and check that its folder is usable.
 
     Args:
-        config: of Hydra, its own section included; ``hydra.run.dir`` is set if ``resume=auto``
+        config: Hydra's config, including its own node; ``hydra.run.dir`` is set if ``resume=auto``
             finds a run.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: with all problems of the config; if not, that of its texts, or that of its folder.
-        NoFolder: if the command needs none.
+        UserError: lists all problems of the config; if there are none, those of its texts or its folder.
+        NoFolder: if the command needs no folder.
     """
     problems = list(_only_of_sweeps(config.hydra.overrides.hydra))
     try:
@@ -75,7 +75,7 @@ def before_run(config: DictConfig) -> Path:
     check_launcher(run.trainer.processes)
     check_texts(run)
     if is_worker(run.trainer.processes):
-        raise NoFolder([run])  # folders are rank 0's
+        raise NoFolder([run])  # rank 0 creates the folders
     if is_new(config.hydra.run) and run.resume == AUTO:
         task = config.hydra.runtime.choices.task
         lines = absolute_lines(config.hydra.overrides.task, [run.values])
@@ -84,24 +84,24 @@ def before_run(config: DictConfig) -> Path:
             config.hydra.run.dir = str(unfinished)
     folder = prepared_folder(config, "run", run.output)
     if (folder / OVERRIDES_FILE).exists():
-        # Refuse a run that this one may not go on with, before Hydra writes into its folder.
+        # Refuse a run that cannot be resumed with this config before Hydra writes into its folder.
         with acquire_run_lock(folder):
             start_of(run, folder)
     return folder
 
 
 def is_new(section: DictConfig) -> bool:
-    """Whether the folder of a run or sweep is named by the program: nobody has given another."""
+    """Return whether the program names the folder of a run or sweep, i.e. the user set no other one."""
     plain: Any = OmegaConf.to_container(section, resolve=False)
     return "${new_folder:" in str(plain["dir"])
 
 
 def prepared_folder(config: DictConfig, kind: str, output: str) -> Path:
-    """The folder that a run or sweep goes to, which takes files.
+    """Create the folder of a run or sweep, check that it is writable, and return it.
 
     Args:
         kind: ``run`` or ``sweep``.
-        output: folder of all runs, in which a new one is made.
+        output: parent folder of all runs, in which a new folder is created.
     """
     from gfn_runner.runtime.files import check_writable, report_write_errors
 
@@ -112,7 +112,7 @@ def prepared_folder(config: DictConfig, kind: str, output: str) -> Path:
 
     if is_new(config.hydra[kind]):
         take_files(Path(output), "output")
-    HydraConfig.instance().set_config(config)  # a name may hold ${hydra:job.name}
+    HydraConfig.instance().set_config(config)  # the name may contain ${hydra:job.name}
     named = f"hydra.{kind}.dir"
     try:
         folder = Path(str(OmegaConf.select(config, named)))

@@ -1,4 +1,4 @@
-"""The command line: what is asked for, and the run, sweep or use of a policy that it starts."""
+"""Entry point of the command line: parses it and starts a run, a sweep, or the use of a trained policy."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 
 class ConfigChecks(Callback):
-    """Hydra's callback that checks a config before a folder is made; see ``hydra.callbacks`` in ``conf``."""
+    """Hydra callback that validates a config before folders are created (``hydra.callbacks`` in ``conf``)."""
 
-    # Of the command that is under way: what a sweep enters is left when Hydra has ended.
+    # Contexts of the current command: those that a sweep enters are exited when Hydra has finished.
     stack: ClassVar[contextlib.ExitStack] = contextlib.ExitStack()
     called: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with _refusing():
             folder = before_run(config)
-        # Hydra writes the first files there.
+        # Hydra writes its first files there.
         fix = "free some, or hydra.run.dir=<another folder>"
         self.stack.enter_context(report_write_errors(folder, "hydra.run.dir", fix))
 
@@ -67,7 +67,7 @@ def _refusing() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 2 and one screen of text at user errors."""
+    """Run the command line. On user errors, exit with status 2 and at most one screen of text."""
     limit_thread_spinning()
     prepare_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -83,14 +83,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_hydra(arguments: list[str]) -> None:
-    """Hand a command line to Hydra.
+    """Pass a command line to Hydra.
 
     Raises:
-        UserError: for what Hydra or the checks of the config refuse.
-        NoFolder: if the command needs none.
+        UserError: if Hydra or the validation of the config refuses it.
+        NoFolder: if the command needs no run folder.
     """
     sys.argv = [sys.argv[0], *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises what it would else print
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them
     ConfigChecks.called = False
     try:
         with contextlib.ExitStack() as stack:
@@ -111,7 +111,7 @@ def run_hydra(arguments: list[str]) -> None:
 
 
 def _without_folder(configs: Sequence[RunConfig]) -> None:
-    """A dry run, a finished run's policy at work, or a rank above 0."""
+    """Execute a command without a folder: a dry run, a mode that uses a finished run, or a rank above 0."""
     for config in configs:
         if configs[0].dry_run:
             print(yaml.safe_dump(config.values, sort_keys=False, allow_unicode=True))
@@ -126,18 +126,18 @@ def _without_folder(configs: Sequence[RunConfig]) -> None:
 
 
 def _job(composed: Any) -> float | None:
-    """One job of Hydra's: a run in a folder of its own."""
+    """Execute one Hydra job: a run in its own folder."""
     from gfn_runner.train import train_and_evaluate
 
-    prepare_output()  # the job may be in a process of its own
+    prepare_output()  # the job may be in a separate process
     warn_once_if_unwritable(logging.getLogger())
     settings: Any = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     try:
-        # Paths are relative to where the command was typed, whatever hydra.job.chdir says.
+        # Paths are relative to the directory of the command, regardless of hydra.job.chdir.
         with contextlib.chdir(settings.runtime.cwd):
             config = check_config(composed)
-            if config.dry_run:  # where hydra.callbacks, which sees to it, was removed
+            if config.dry_run:  # if hydra.callbacks, which handles it, was removed
                 return None
             lines = absolute_lines(settings.overrides.task, [config.values])
         kept = kept_overrides(lines, settings.runtime.choices.task)
@@ -149,7 +149,7 @@ def _job(composed: Any) -> float | None:
             _leave_reason(folder, str(error))
             show(error.problems, f"the run stops; its folder is {folder}")
         if settings.mode == RunMode.MULTIRUN:
-            # Hydra notes it, and the other runs of the sweep go on.
+            # Hydra records it, and the other runs of the sweep continue.
             raise RuntimeError(str(error)) from None
         raise SystemExit(2) from None
     except Exception:
@@ -161,7 +161,7 @@ def _job(composed: Any) -> float | None:
 
 
 def _leave_reason(folder: Path, reason: str) -> None:
-    """Say in the run's log why it failed: whoever looks through a sweep's folders has no terminal."""
+    """Log why a run failed, since whoever inspects a sweep's folders does not see its terminal."""
     from gfn_runner.callbacks.live_report import end_pages
 
     with contextlib.suppress(OSError), (folder / "run.log").open("a", encoding="utf-8") as log:

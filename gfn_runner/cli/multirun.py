@@ -1,4 +1,4 @@
-"""A sweep or a search: its runs are checked before it begins, its table is printed at its end."""
+"""Sweeps and searches: validation of all runs before the start, and the results table at the end."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ logger = logging.getLogger(__name__)
 
 
 def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[None]:
-    """Check the runs of a sweep, and that its folder takes it.
+    """Validate the runs of a sweep, and check that its folder is usable.
 
     Args:
-        config: of Hydra, its own section included. Local paths of its overrides become absolute, and a
-            search gets the direction of its metric.
+        config: Hydra's config, including its own node. Local paths in its overrides become absolute, and
+            the direction of a search is set from its metric.
 
     Returns:
-        What the sweep is to be within.
+        A context manager in which the sweep has to be executed.
 
     Raises:
-        UserError: with all problems.
-        NoFolder: if the command needs none.
+        UserError: lists all problems.
+        NoFolder: if the command needs no folder.
     """
     values = _values_of(config)
     plans = _checked_plans(config, _jobs(values, _searches(config)))
     configs, hydra = [plan.config for plan in plans], config.hydra
     if _searches(config) and hydra.sweeper.get("direction", "") is None:
         hydra.sweeper.direction = _direction(configs)
-        # On record: pages read it, and it stays when the search goes on.
+        # Recorded, since pages read it and a resumed search keeps it.
         hydra.overrides.hydra.append(f"hydra.sweeper.direction={hydra.sweeper.direction}")
     if any(run.mode != "train" for run in configs):
         raise UserError.one(
@@ -59,7 +59,7 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
         check_launcher(run.trainer.processes, multirun=True)
     _check_texts(configs)
     if is_worker(configs[0].trainer.processes):
-        raise NoFolder(configs)  # folders are rank 0's
+        raise NoFolder(configs)  # rank 0 creates the folders
     values_of_runs = [run.values for run in configs]
     hydra.overrides.task = absolute_lines(hydra.overrides.task, values_of_runs)
     if len(values.get("task", ())) > 1:
@@ -72,11 +72,11 @@ def before_multirun(config: DictConfig) -> contextlib.AbstractContextManager[Non
     return sweep_under_way(folder, configs[0].writes_pages, () if _searches(config) else plans)
 
 
-# -- its runs -------------------------------------------------------------------------------------
+# -- runs ----------------------------------------------------------------------------------------
 
 
 def _checked_plans(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Plan]:
-    """The runs, composed and validated; and the launcher for each kind of them."""
+    """Compose and validate the runs, and the launcher for each kind of run."""
     loader = GlobalHydra.instance().config_loader()
     found = list(sweeper_problems(config.hydra.sweeper._target_))
     plans = []
@@ -84,9 +84,7 @@ def _checked_plans(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Pl
     loaded: dict[str, TaskData] = {}
     for number, lines in enumerate(jobs):
         job, composed = compose_job(loader, config, lines, number)
-        if is_new(
-            config.hydra.sweep
-        ):  # launchers name the folder, and to resolve its name makes it
+        if is_new(config.hydra.sweep):  # resolving the name would create the folder
             with read_write(composed.hydra):
                 composed.hydra.sweep.dir = "."
         try:
@@ -101,12 +99,12 @@ def _checked_plans(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Pl
         at_once = _runs_at_once(config, len(alike))
         found += launcher_problems(alike[0].launcher, processes, at_once)
     if found:
-        raise UserError(list(dict.fromkeys(found)))  # jobs share most of theirs
+        raise UserError(list(dict.fromkeys(found)))  # most problems are common to all jobs
     return plans
 
 
 def _jobs(values: Mapping[str, Sequence[str]], searches: bool) -> list[list[str]]:
-    """Overrides of all jobs; of a search, of so many that each value is in one of them."""
+    """Return the overrides of all jobs; for a search, of just enough jobs to include every value."""
     if not searches:
         return [list(job) for job in itertools.product(*values.values())]
     first = {key: lines[0] for key, lines in values.items()}
@@ -115,12 +113,12 @@ def _jobs(values: Mapping[str, Sequence[str]], searches: bool) -> list[list[str]
 
 
 def _runs_at_once(config: DictConfig, n_runs: int) -> int:
-    """How many of some runs are handed to the launcher at once.
+    """Return how many of these runs are passed to the launcher at once.
 
-    Of a sweep that has begun before it is not known: some have finished, others are in a queue already.
+    For a resumed sweep this is unknown: some runs have finished, others are already queued.
     """
     if not is_new(config.hydra.sweep):
-        with contextlib.suppress(OmegaConfBaseException):  # a folder that only Hydra can name
+        with contextlib.suppress(OmegaConfBaseException):  # a name that only Hydra can resolve
             if (Path(str(config.hydra.sweep.dir)) / RECORD).is_file():
                 return 1
     n_jobs = config.hydra.sweeper.get("n_jobs") if _searches(config) else n_runs
@@ -132,8 +130,8 @@ def _searches(config: DictConfig) -> bool:
 
 
 def _values_of(config: DictConfig) -> dict[str, list[str]]:
-    """Every key with the lines that give it one of its values."""
-    # Values that a config of the group sweep gives; the command line wins.
+    """Map every key to the overrides that set it to one of its values."""
+    # Values from a config of the group sweep; the command line takes precedence.
     params = config.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items()]
     overrides = parsed([*given, *config.hydra.overrides.task])
@@ -145,7 +143,7 @@ def _values_of(config: DictConfig) -> dict[str, list[str]]:
 
 
 def _values(override: Override, searches: bool) -> list[str]:
-    """What a sweep, or a search, may give a key; of an interval both ends."""
+    """Return the values that a sweep or search may give a key; for an interval, its two ends."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if override.is_discrete_sweep():
@@ -167,7 +165,7 @@ def _values(override: Override, searches: bool) -> list[str]:
 
 
 def _direction(configs: Sequence[RunConfig]) -> str:
-    """Which way a search goes."""
+    """Return whether a search minimizes or maximizes its metric."""
     names = {config.optimized_metric or config.default_metric for config in configs}
     directions = {direction_of(name) for name in names}
     if "" in names or len(directions) > 1:
@@ -182,11 +180,11 @@ def _direction(configs: Sequence[RunConfig]) -> str:
 
 
 def _check_texts(configs: Sequence[RunConfig]) -> None:
-    """Every job's texts with its tokenizer."""
+    """Check the texts of every job with its tokenizer."""
     from gfn_runner.config.tokenizer_checks import check_texts  # needs transformers
 
     found: list[Problem] = []
-    # Jobs of a sweep mostly share model and texts; a seed changes which examples, not how long.
+    # Most jobs of a sweep share model and texts; a seed changes which examples are used, not their length.
     for run in {
         repr((c.lm, c.values["task"], c.evaluation.baseline_shots)): c for c in configs
     }.values():
@@ -198,18 +196,18 @@ def _check_texts(configs: Sequence[RunConfig]) -> None:
         raise UserError(list(dict.fromkeys(found)))
 
 
-# -- its end --------------------------------------------------------------------------------------
+# -- end of the sweep ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> Iterator[None]:
-    """Within it Hydra brings the runs to their end; then follow the sweep's table and its page.
+    """Context in which Hydra executes the runs; on exit, print the sweep's table and write its page.
 
     Args:
-        plans: its runs; none of a search.
+        plans: runs of the sweep; empty for a search.
 
     Raises:
-        SystemExit: with 1 if a run has not ended well, 2 if the sweep is refused, 130 at Ctrl-C.
+        SystemExit: with status 1 if a run did not end as ``ok``, 2 if the sweep is refused, 130 on Ctrl-C.
     """
     from gfn_runner.callbacks.live_report import warn_of_errors
     from gfn_runner.report.sweep_page import write_sweep_page
@@ -223,7 +221,7 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
             yield
         done = True
     except InvalidSweep as invalid:
-        # A search may be refused at its tenth trial.
+        # A search may be refused as late as its tenth trial.
         sweep = current_sweep()
         stops = f"the sweep stops; its folder is {folder}" if sweep else "no run was started"
         show(invalid.error.problems, stops)
@@ -232,7 +230,7 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
         raise SystemExit(130) from None
     finally:
         sweep = current_sweep()
-        if sweep is None and done:  # a search that had nothing left to do when it was started again
+        if sweep is None and done:  # a resumed search had nothing left to do
             sweep = Sweep.read(folder)
             for job in sweep.jobs:
                 job.again = False
@@ -241,7 +239,7 @@ def sweep_under_way(folder: Path, pages: bool, plans: Sequence[Plan] = ()) -> It
             sweep.keep()
             try:
                 show_sweep(sweep)
-            except OSError as error:  # a full disk, or a terminal that is closed
+            except OSError as error:  # full disk, or closed terminal
                 logger.warning("the sweep's table cannot be written: %s", error)
             if pages:
                 with warn_of_errors(logger.warning):

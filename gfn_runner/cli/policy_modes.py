@@ -1,4 +1,4 @@
-"""``mode=sample``, ``predict`` and ``evaluate``: a finished run's policy at work; trains nothing."""
+"""``mode=sample``, ``predict`` and ``evaluate``: use the policy of a finished run without training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from gfn_runner.inference import Policy, adapter_folder
 
 
 def use(config: RunConfig) -> None:
-    """Do what ``config.mode`` says with the policy of ``config.run``, and print the result.
+    """Execute ``config.mode`` with the policy of ``config.run``, and print the result.
 
     Raises:
-        UserError: if the run has no policy yet, or the task cannot do it.
+        UserError: if the run has no policy yet, or its task does not support the mode.
     """
     folder = Path(os.path.expanduser(str(config.run)))
     adapter_folder(folder)
     from gfn_runner.train import quiet
 
     quiet()
-    # Hydra, which sets up a run's log, has no part in this.
+    # Hydra, which configures the log of a run, is not involved here.
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("gfn_runner").setLevel(logging.INFO)
     if config.mode == "evaluate":
@@ -62,7 +62,7 @@ def _answers(shares: Mapping[str, float], n: int) -> Table:
 
 
 def _evaluate(config: RunConfig, run: Path) -> None:
-    """The final evaluation again, perhaps of other data; into a new folder inside the run's."""
+    """Repeat the final evaluation, possibly on other data, and write it to a new folder inside the run's."""
     from gfn_runner.callbacks.wandb_media import add_results, add_samples
     from gfn_runner.config.compose import new_folder
     from gfn_runner.config.tokenizer_checks import check_texts

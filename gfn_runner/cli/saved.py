@@ -1,4 +1,4 @@
-"""From the words of the shell to Hydra's arguments, those of the run or sweep to go on with included."""
+"""Conversion of shell arguments to Hydra's, including the overrides of a run or sweep to resume."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from gfn_runner.runtime.sweep_record import RECORD, Sweep
 
 
 def hydra_arguments(argv: Sequence[str]) -> list[str]:
-    """What Hydra gets for a command line without the program's name.
+    """Return Hydra's arguments for a command line, given without the program's name.
 
-    With ``resume=<folder>`` and ``run=<folder>`` the overrides of the run there come first.
+    With ``resume=<folder>`` or ``run=<folder>``, the overrides of that run come first.
 
     Raises:
-        UserError: if a word cannot be read, or the folder holds no run.
+        UserError: if an argument cannot be parsed, or the folder does not contain a run.
     """
     flags, words = flags_and_words(argv)
     if not {"--shell-completion", "-sc"}.isdisjoint(flags):
@@ -55,7 +55,7 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
-    """``--config-dir`` and ``--config-name`` of a run, or of the runs of a sweep, where none is given now."""
+    """Return the saved ``--config-dir`` and ``--config-name`` of a run or sweep, unless given now."""
     for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
         with contextlib.suppress(ValueError, LookupError, TypeError):
             hydra = read_yaml(file, dict)["hydra"]
@@ -71,10 +71,10 @@ def _text(override: Override) -> str:
 
 
 def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
-    """The overrides of the run to be resumed or used, then the new ones."""
+    """Return the overrides of the run to resume or use, followed by the new ones."""
     key, folder = str(given.key_or_group), Path(os.path.expanduser(_text(given)))
     file = folder / OVERRIDES_FILE
-    # os.path's functions take any name, too long ones too.
+    # The functions of os.path accept any name, even one that is too long.
     if not os.path.isfile(file):
         missing = f"has no {OVERRIDES_FILE}" if os.path.isdir(folder) else "is no folder"
         raise UserError.one(
@@ -83,7 +83,7 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
             "the folder of a run, outputs/<task>/<date>/<time>",
         )
     try:
-        lines = read_yaml(file, list)  # an empty list is written [], so an empty file has lost them
+        lines = read_yaml(file, list)  # an empty list is saved as []: an empty file is damaged
     except ValueError as error:
         raise UserError.one(
             key,
@@ -104,7 +104,7 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
 
 
 def _sweep_lines(overrides: Sequence[Override], given: Override) -> list[str]:
-    """The overrides of the sweep to be resumed, then the new ones."""
+    """Return the overrides of the sweep to resume, followed by the new ones."""
     folder = Path(os.path.expanduser(_text(given)))
     if given.key_or_group != "resume":
         raise UserError.one(str(given.key_or_group), "given with --multirun", "one run at a time")

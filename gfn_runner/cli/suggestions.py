@@ -1,4 +1,4 @@
-"""What Hydra refuses, as user errors: every unknown key and choice, with the nearest name."""
+"""User errors for command lines that Hydra refuses: every unknown key and choice, with the closest name."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gfn_runner.config.compose import CONF
 from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.runtime.overrides import flags_and_words, parsed, quoted, shell_word, value_of
 
-_TYPO = 75  # likeness in %, from which a name is a mistyped one: min_len is 71 % max_len
+_TYPO = 75  # similarity in % of likely typos; min_len is 71 % max_len
 
 
 def explained(error: Exception, argv: Sequence[str]) -> UserError:
-    """The user errors for which Hydra has refused a command line.
+    """Convert Hydra's error about a command line to user errors.
 
-    Hydra names the first one. Here the config is composed of the choices that exist, and all other
+    Hydra reports only the first problem. Here, the config is composed from the valid choices, and all other
     overrides are compared with it.
     """
     flags, words = flags_and_words(argv)
@@ -40,7 +40,7 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
         )
     problems: list[Problem] = []
     own = Path(folder or CONF).resolve()
-    # The folder with the main config comes first; the other one is added to it.
+    # The folder with the main config comes first; the other one is appended to the search path.
     main, added = (own, CONF) if (own / f"{name}.yaml").is_file() else (CONF, own)
     with (
         contextlib.suppress(*HYDRA_ERRORS),
@@ -78,13 +78,13 @@ def _unknown(overrides: Sequence[Override], name: str, path: list[str]) -> list[
     loader = GlobalHydra.instance().config_loader()
 
     def options(group: str, kind: ObjectType) -> list[str]:
-        # With a config name Hydra also looks into the folder that --config-dir adds.
+        # Given a config name, Hydra also searches the folder of --config-dir.
         return loader.get_group_options(group, kind, config_name=name, overrides=path)
 
     def choices(group: str) -> Iterator[str]:
         yield from options(group, ObjectType.CONFIG)
         if group.split("/")[0] == "experiment":
-            # Elsewhere an inner folder is a group of its own (callbacks/replay_buffer=…).
+            # In other groups, a subfolder is a group of its own (callbacks/replay_buffer=…).
             for inner in options(group, ObjectType.GROUP):
                 yield from (f"{inner}/{choice}" for choice in choices(f"{group}/{inner}"))
 
@@ -127,15 +127,15 @@ def _choice_problems(override: Override, known: Sequence[str]) -> Iterator[Probl
 
 
 def _key_problems(override: Override, base: DictConfig, groups: set[str]) -> Iterator[Problem]:
-    """The first part of a key that the config does not have."""
+    """Report the first part of a key that the config does not have."""
     if override.is_add() or override.is_force_add():
         return
     node: Any = base
     parts = override.key_or_group.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig):
-            return  # a value that the check of all values explains
-        # Its keys: to look whether a config holds a key resolves it, which may make a run's folder.
+            return  # a plain value, which validation will explain
+        # Iterate over the keys: testing membership resolves values, which may create a run's folder.
         if part not in list(node):
             yield _unknown_key(override, depth, node, groups)
             return
@@ -152,7 +152,7 @@ def _unknown_key(override: Override, depth: int, node: DictConfig, groups: set[s
     prefix = "".join(f"{part}." for part in parts[:depth])
     key = f"{prefix}{parts[depth]}"
     if prefix == "hydra.launcher." and not known:
-        # Of a launcher without options the names of others' help more.
+        # For a launcher without options, the names of other launchers are more helpful.
         known = ["none with hydra/launcher=basic; local, slurm, slurm_gpu have some"]
     near = process.extractOne(parts[depth], known, score_cutoff=60)
     if (near is None or near[1] < _TYPO) and parts[depth] in (more := _further_arguments(node)):
@@ -166,7 +166,7 @@ def _unknown_key(override: Override, depth: int, node: DictConfig, groups: set[s
 
 
 def _further_arguments(node: DictConfig) -> list[str]:
-    """Arguments of a node's ``_target_`` that it does not list. Slow: most targets import torch."""
+    """Return arguments of a node's ``_target_`` that it does not list. Slow: most targets import torch."""
     if node.get("_target_") is None:
         return []
     from gfn_runner.runtime.targets import argument_hints, target_of

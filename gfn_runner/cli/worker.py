@@ -1,4 +1,4 @@
-"""A rank above 0; rank 0 starts `python -m gfn_runner.cli.worker <config.yaml>`."""
+"""Entry point of ranks above 0: rank 0 starts `python -m gfn_runner.cli.worker <config.yaml>`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gfn_runner.runtime.terminal import prepare_output
 
 
 def main(file: Path) -> None:
-    """Train as the config of the run says, beside the process that has written it."""
+    """Train with the run's config, alongside the process that wrote it."""
     from gfn_runner.train import train_and_evaluate
 
     exit_with_parent()

@@ -1,4 +1,4 @@
-"""Combinations of settings that are impossible, though each value alone is not."""
+"""Invalid combinations of settings whose values are valid individually."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from gfn_runner.objectives.losses import Objective
 
 
 def combination_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Problems between the valid parts of a config."""
+    """Yield the problems between individually valid parts of a config."""
     for name in ("lm", "sampling", "evaluation"):
         if name in parts:
             yield from parts[name].problems()
     if {"objective", "sampling", "baseline"} <= parts.keys():
-        # A baseline balances no φ: it has an objective of its own.
+        # A baseline does not balance φ; it has its own objective.
         trained = parts["objective"] if parts["baseline"] is None else parts["baseline"]
         yield from _too_few_samples(trained, parts["sampling"])
         if "task" in parts and parts["baseline"] is None:
@@ -56,7 +56,7 @@ def _no_checkpoint(rounds: int, callbacks: Mapping[str, Any]) -> Iterator[Proble
 
 
 def _optimizer_problems(optimizer: Any) -> Iterator[Problem]:
-    """Impossible rates, and what the constructor itself refuses, tried on one parameter."""
+    """Yield invalid rates, and errors of the constructor, which is tried on a single parameter."""
     given = getattr(optimizer, "keywords", {})
     lr, decay = given.get("lr"), given.get("weight_decay")
     problems = []
@@ -77,7 +77,7 @@ def _optimizer_problems(optimizer: Any) -> Iterator[Problem]:
 
 
 def _baseline_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """What of task and settings a baseline cannot do."""
+    """Yield settings that a baseline does not support."""
     baseline = parts["baseline"]
     name = baseline.label
     if parts["em"].rounds:
@@ -111,7 +111,7 @@ def _sharding_problems(processes: Processes, lm: LMSettings, em: EMSettings) -> 
     if lm.recompute_above is not None:
         yield Problem(where, "given 'fsdp' with lm.recompute_above", without + "or null for it")
     if em.rounds and em.m_batch % processes.number:
-        # Ranks run equally many forwards with gradients.
+        # All ranks must run the same number of forward passes with gradients.
         yield Problem(
             "em.m_batch",
             f"given {em.m_batch}, which {processes.number} processes with trainer.strategy=fsdp "

@@ -1,4 +1,4 @@
-"""A composed config, checked; and the resolver that makes the folder of a run."""
+"""Validation of a composed config, and the resolver that creates a run's folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from gfn_runner.data.samples import TaskData
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In a checkout conf lies beside the package, in a wheel inside it.
+# In a checkout, conf is next to the package; in a wheel, inside it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 def new_folder(wanted: Path) -> Path:
-    """Make a folder, with a number added where its name is taken.
+    """Create a folder, appending a number if the name is taken.
 
-    Two programs that ask for the same one get different folders.
+    Two processes that request the same folder get different ones.
     """
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
@@ -36,19 +36,19 @@ def new_folder(wanted: Path) -> Path:
     raise AssertionError("count never ends")
 
 
-# Cached by OmegaConf, and so the same folder wherever a config is resolved.
+# Cached by OmegaConf, so that the folder is the same wherever the config is resolved.
 OmegaConf.register_new_resolver(
     "new_folder", lambda path: str(new_folder(Path(str(path)))), use_cache=True, replace=True
 )
 
 
 def check_config(composed: DictConfig, loaded: dict[str, TaskData] | None = None) -> RunConfig:
-    """Check a config as Hydra composes it; Hydra's own section is passed over.
+    """Validate a config composed by Hydra, ignoring Hydra's own node.
 
     Raises:
-        UserError: with all problems.
+        UserError: lists all problems.
     """
-    # torch and Lightning: a mistyped key is answered without.
+    # Imports torch and Lightning, which reporting a mistyped key doesn't need.
     from gfn_runner.config.validation import check
 
     plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])

@@ -1,4 +1,4 @@
-"""A validated run: its settings, and the objects that it makes of them."""
+"""A validated run: its settings, and the objects created from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gfn_runner.objectives.losses import Objective
 from gfn_runner.runtime.targets import instantiate, target_of
 from gfn_runner.tasks.base import GFlowNetModule
 
-AUTO = "auto"  # a value of ``resume``
+AUTO = "auto"  # possible value of ``resume``
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,25 @@ class RunConfig:
     """A validated run.
 
     Attributes:
-        values: plain containers; what ``config.yaml`` of a run holds. Local paths are absolute.
-        task: the experiment, without a model.
+        values: plain containers, as saved in the run's ``config.yaml``. Local paths are absolute.
+        task: the task's Lightning module, without a model yet.
         objective: weights on pairs of φ.
-        baseline: what is done in place of GFlowNet training; ``None`` for that.
+        baseline: method that replaces GFlowNet training; ``None`` for GFlowNet training.
         callbacks: by their name in the config, in the order in which Lightning calls them.
-        optimized_metric: what a run returns to a search: a metric's name, with a row or group as prefix or
-            without (``log_reward``, ``base_3_shot/vote_accuracy``), averaged over evaluation sets; ``None``:
+        optimized_metric: metric that a run returns to a search, averaged over evaluation sets: a name with
+            or without a row or group prefix (``base_3_shot/vote_accuracy``, ``log_reward``); ``None`` uses
             the task's own (``Task.optimized``).
-        num_threads: CPU threads of torch; ``None`` leaves torch's own choice.
+        num_threads: CPU threads of torch; ``None`` keeps torch's default.
         float32_matmul_precision: as in ``torch.set_float32_matmul_precision``; ``None`` is ``high`` (TF32) on
-            a GPU beside weights in half precision, whose own rounding is coarser, and ``highest`` elsewhere.
-        resume: folder of the run to go on with; ``auto`` for the one in the run's own folder, if there is
-            one; or ``None``.
-        mode: ``train``; or what to do with the policy of the folder ``run``.
-        run: folder of a finished run, for every mode but ``train``.
-        prompt: what the policy reads, for ``sample`` and ``predict``.
-        n: samples to draw, for ``sample`` and ``predict``.
-        answers: to choose from, for ``predict``.
-        data: the task's conditions, read during validation.
+            a GPU with half-precision weights, whose own rounding is coarser, and ``highest`` otherwise.
+        resume: folder of the run to resume; ``auto`` resumes the one in the run's own folder, if any;
+            or ``None``.
+        mode: ``train``, or what to do with the policy in the folder ``run``.
+        run: folder of a finished run, for all modes except ``train``.
+        prompt: input of the policy, for ``sample`` and ``predict``.
+        n: number of samples to draw, for ``sample`` and ``predict``.
+        answers: candidate answers, for ``predict``.
+        data: conditions of the task, loaded during validation.
     """
 
     values: dict[str, Any] = field(repr=False)
@@ -70,7 +70,7 @@ class RunConfig:
     em: EMSettings
     callbacks: dict[str, L.Callback]
     optimized_metric: Annotated[str, Field(min_length=1)] | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what torch and numpy take
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # range that torch and numpy accept
     num_threads: Annotated[int, Field(ge=1)] | None
     float32_matmul_precision: Literal["highest", "high", "medium"] | None
     output: str
@@ -85,12 +85,12 @@ class RunConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train."""
+        """Whether the run trains anything."""
         return self.baseline is None or isinstance(self.baseline, Algorithm)
 
     @property
     def method(self) -> str:
-        """``train`` or the baseline's label."""
+        """``train``, or the baseline's label."""
         return "train" if self.baseline is None else self.baseline.label.lower()
 
     @property
@@ -106,30 +106,30 @@ class RunConfig:
 
     @property
     def reward_temperature(self) -> Schedule:
-        """By optimizer step."""
+        """Reward temperature T by optimizer step."""
         found = [c for c in self.callbacks.values() if isinstance(c, RewardTempering)]
         return found[0].schedule if found else Schedule()
 
     @property
     def default_metric(self) -> str:
-        """What a search optimizes where ``optimized_metric`` is not set; empty if the task has none."""
+        """Metric that a search optimizes if ``optimized_metric`` is not set; empty if the task has none."""
         return self.task.optimized or next(iter(self.task.headline), "")
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """By which W&B finds runs: the task's and the objective's (or the baseline's) name."""
+        """W&B tags: the names of the task and of the objective (or the baseline)."""
         trained = self.objective if self.baseline is None else self.baseline
         return (self.task.name, type(trained).__name__)
 
     @property
     def algorithm(self) -> Algorithm:
-        """What is trained with: a baseline that trains, or GFlowNet training."""
+        """Training algorithm: the baseline, if it trains, or GFlowNet training."""
         return self.baseline if isinstance(self.baseline, Algorithm) else GFlowNet(self.objective)
 
     def make_loggers(self, **runtime: Any) -> list[Logger]:
-        """Loggers, ``metrics.jsonl`` always among them.
+        """Instantiate the loggers, always including one for ``metrics.jsonl``.
 
-        Each gets those of the ``runtime`` arguments that it takes and the config does not give.
+        Each receives those ``runtime`` arguments that it accepts and the config does not set.
         """
         made: list[Logger] = []
         for name, node in self.values["logger"].items():
@@ -139,6 +139,6 @@ class RunConfig:
                 own = {k: v for k, v in runtime.items() if k in takes and k not in node}
                 made.append(instantiate(f"logger.{name}", node, Logger, **own))
         if not any(isinstance(log, JsonLinesLogger) for log in made):
-            # Pages, resume and reports read metrics.jsonl.
+            # Pages, reports and resuming read metrics.jsonl.
             made.insert(0, JsonLinesLogger(save_dir=runtime["save_dir"]))
         return made

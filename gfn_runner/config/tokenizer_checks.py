@@ -1,4 +1,4 @@
-"""What only a tokenizer can tell of a whole run: asked before any folder is made or weight loaded."""
+"""Checks that need a tokenizer, made before any folder is created or weights are loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_texts(config: RunConfig) -> None:
     """Check terminator, adapted layers and lengths with the model's own config and tokenizer.
 
     Raises:
-        UserError: with all problems.
+        UserError: lists all problems.
     """
     task, data = config.task, config.data
     strings = []
@@ -74,7 +74,7 @@ def check_texts(config: RunConfig) -> None:
 
 
 def _chats(conditions: Iterable[Condition]) -> Iterator[tuple[str, Chat]]:
-    """Different chats among prompts and contexts, each with the field that it stands in."""
+    """Yield the distinct chats among prompts and contexts, each with the field it was found in."""
     known: set[str] = set()
     for condition in conditions:
         line = condition.facts.get("line", f"condition {condition.key!r}")
@@ -87,17 +87,17 @@ def _chats(conditions: Iterable[Condition]) -> Iterator[tuple[str, Chat]]:
 
 
 def _listed(config: RunConfig) -> list[str]:
-    """The strings that the task lists as all that matter."""
+    """Return the strings of the support that the task enumerates for any condition."""
     conditions = (*config.data.train, *config.data.evaluation)
     return sorted({text for c in conditions for text in config.task.support(c)})
 
 
 def _classifier_problems(constraints: Mapping[str, TextConstraint]) -> Iterator[Problem]:
-    """Classifiers that are not to be had, and labels that they do not have."""
+    """Yield classifiers that are not available, and labels that a classifier does not have."""
     asked: dict[str, dict[str, str]] = {}
     for where, constraint in constraints.items():
         if constraint.classifier is not None:
-            # One place is enough for each label of a classifier.
+            # One location is enough for each label of a classifier.
             asked.setdefault(constraint.classifier.name, {}).setdefault(
                 constraint.classifier.label, where
             )

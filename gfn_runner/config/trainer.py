@@ -1,4 +1,4 @@
-"""The arguments of ``lightning.Trainer`` that a run reads itself."""
+"""Arguments of ``lightning.Trainer`` that a run interprets itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gfn_runner.errors import Problem
 
 _POSITIVE = ("max_steps", "devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps")
 _STRATEGIES = ("auto", "ddp", "fsdp")
-# Arguments of Lightning's that a run does not take, and what there is in their place.
+# Lightning arguments that a run does not accept, and what to use instead.
 _IN_PLACE_OF = {
     "callbacks": "the config group callbacks",
     "logger": "the config group logger",
     "default_root_dir": "nothing: the run sets it",
     "plugins": "nothing: the run sets it",
-    # A final evaluation of other conditions than it says would be none.
+    # The final evaluation must use exactly the configured number of conditions.
     "limit_val_batches": "evaluation.during and evaluation.final: numbers of conditions",
     "overfit_batches": "a task with few conditions, such as task.data.n_train=4",
     "fast_dev_run": "trainer.max_steps=1, evaluation.final=1",
@@ -26,16 +26,16 @@ _IN_PLACE_OF = {
 
 @dataclass(frozen=True)
 class TrainerArguments:
-    """Arguments of ``lightning.Trainer``, by their own names.
+    """Arguments of ``lightning.Trainer``, under their original names.
 
-    ``strategy`` is one of ``auto``, ``ddp`` and ``fsdp``. With several devices ``ddp`` holds the whole model
-    on each; ``fsdp`` shards its frozen weights, gathered while they are computed with.
+    ``strategy`` is one of ``auto``, ``ddp`` and ``fsdp``. With several devices, ``ddp`` replicates the whole
+    model; ``fsdp`` shards its frozen weights, which are gathered for computation.
     """
 
     arguments: Mapping[str, Any]
 
     def problems(self) -> Iterator[Problem]:
-        """Values that Lightning takes and a run does not."""
+        """Yield values that Lightning accepts but a run does not."""
         for name in _POSITIVE:
             value = self.arguments.get(name, 1)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -52,7 +52,7 @@ class TrainerArguments:
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps of a round."""
+        """Optimizer steps per round."""
         return int(self.arguments.get("max_steps", 150))
 
     @property
@@ -62,12 +62,12 @@ class TrainerArguments:
 
     @property
     def processes(self) -> Processes:
-        """Of the run."""
+        """Number of devices and nodes of the run."""
         return Processes(
             int(self.arguments.get("devices", 1)), int(self.arguments.get("num_nodes", 1))
         )
 
     @property
     def shards(self) -> bool:
-        """Whether ranks share out the frozen weights."""
+        """Whether the frozen weights are sharded across ranks."""
         return self.arguments.get("strategy") == "fsdp" and self.processes.number > 1

@@ -1,7 +1,7 @@
-"""Validation of a composed config: every problem at once, before weights load.
+"""Validation of a composed config: reports all problems at once, before weights are loaded.
 
-Sections that become objects name them by ``_target_`` and are checked by the constructor's signature
-(``targets``). The others have one settings class each. No other module but ``train.py`` and ``cli/`` sees the
+Sections that become objects name their class in ``_target_`` and are validated against the constructor's
+signature (``targets``); every other section has one settings class. Only ``train.py`` and ``cli/`` use the
 result as a whole.
 """
 
@@ -59,14 +59,14 @@ def check(
     """Validate a resolved config.
 
     Args:
-        needs_data: whether data that cannot be read are an error. They never are for the modes ``sample`` and
-            ``predict``: a policy outlives the files that it was trained on.
-        loaded: data by task and seed: those of earlier runs of a sweep, to which this run's are added. Runs that
-            differ in other things share them.
+        needs_data: whether unreadable data are an error. For the modes ``sample`` and ``predict`` they never
+            are: a policy can be used without the files that it was trained on.
+        loaded: data by task and seed, shared between the runs of a sweep that do not differ in these; data
+            loaded for this run are added.
 
     Raises:
-        UserError: with all problems found: unknown keys, wrong types, impossible values, impossible
-            combinations, missing and malformed data files.
+        UserError: lists all problems: unknown keys, wrong types, invalid values, invalid combinations,
+            missing and malformed data files.
     """
     found = _Found(dict(config))
     for name in config.keys() - set(_ORDER):
@@ -98,10 +98,10 @@ def check(
 
 
 class _Found:
-    """What validation has found so far.
+    """State of a validation in progress.
 
     Attributes:
-        values: the config, with values as their types have them.
+        values: the config, with values converted to their types.
         parts: valid parts by name.
     """
 
@@ -113,14 +113,14 @@ class _Found:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """User errors within it are added to what was found."""
+        """Collect the problems of user errors raised within the context."""
         try:
             yield
         except UserError as error:
             self.problems += error.problems
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Problems of valid parts; those of data only where the data are needed."""
+        """Add problems of valid parts, ignoring those of data if the data are not needed."""
         self.problems += [
             p for p in problems if self.needs_data or not p.where.startswith("task.data.")
         ]
@@ -133,7 +133,7 @@ class _Found:
         return made
 
     def object(self, name: str, base: type | None = None, group: str = "") -> Any:
-        """The object that a section with a ``_target_``, or an entry of a group of such, names."""
+        """Instantiate a section with a ``_target_``, or such an entry of a group."""
         place, key = (self.values[group], f"{group}.{name}") if group else (self.values, name)
         node: Any = place.get(name)
         target = target_of(key, node, base)
@@ -171,11 +171,11 @@ class _Found:
         return TrainerArguments(arguments)
 
     def _nodes(self, name: str) -> dict[str, Any]:
-        """The configs by name that a group holds, without those that were removed."""
+        """Return the named configs of a group, without removed ones."""
         nodes = self.values.get(name) or {}
         if not isinstance(nodes, Mapping):
             raise UserError.one(name, f"given {nodes!r}", "configs by name, each with a _target_")
-        self.values[name] = dict(nodes)  # it may be changed
+        self.values[name] = dict(nodes)  # a copy, as entries are replaced
         return {key: node for key, node in nodes.items() if node is not None}
 
     def callbacks(self) -> dict[str, L.Callback]:
@@ -186,7 +186,7 @@ class _Found:
         return made
 
     def loggers(self) -> None:
-        """Loggers are checked and not made: they may open files and connections."""
+        """Validate the loggers without instantiating them, which could open files and connections."""
         for name, node in self._nodes("logger").items():
             key = f"logger.{name}"
             with self.noting():
@@ -198,7 +198,7 @@ class _Found:
 
 
 def _data_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
-    """What of the data a baseline, an M-step or supervised steps cannot learn from."""
+    """Yield why a baseline, the M-step or supervised steps cannot learn from the data."""
     from gfn_runner.algorithms.em import em_problems
 
     if not {"data", "baseline", "em", "task"} <= parts.keys():
@@ -239,7 +239,7 @@ def _load_if_possible(task: Task, seed: int) -> TaskData:
 
 
 def _plain(value: Any) -> Any:
-    """A value in plain containers."""
+    """Convert a value to plain containers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = vars(value)
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Tables, plots and pages of runs."""
+"""Tables, plots and HTML pages of runs."""

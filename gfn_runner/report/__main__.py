@@ -1,4 +1,4 @@
-"""``python -m gfn_runner.report``: tables and figures of any finished runs; pages of runs and sweeps."""
+"""``python -m gfn_runner.report``: compare finished runs in tables and figures; write run and sweep pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_COMPARISONS = ("--out", "--metrics", "--figures", "--no-figures")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 2 and a screen of text at user errors; what was there then stays."""
+    """Run the command line. On user errors, exit with status 2 and leave any existing report unchanged."""
     given = list(sys.argv[1:] if argv is None else argv)
     prepare_output()
     arguments = _parser().parse_args(given)
@@ -88,13 +88,13 @@ def _write(
     *,
     figures: bool,
 ) -> list[Path]:
-    """Make everything in a temporary folder, then move it in: a report that fails leaves the old one."""
+    """Build the report in a temporary folder, then move it to ``out``; a failure keeps the old one."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
         folder = Path(made)
         pictures: list[tuple[list[Picture], list[str]]] = [([], []) for _ in found]
         if figures:
-            # Takes half of the time to start.
+            # Imported only here: it takes half of the startup time.
             from gfn_runner.report.method_figures import draw
 
             pictures = [draw(section, folder) for section in found]
@@ -109,16 +109,16 @@ def _write(
 
 
 def write_pages(given: Sequence[str]) -> list[Path]:
-    """Write ``report.html`` into every run's folder, and into those of sweeps.
+    """Write ``report.html`` into the folder of every run and every sweep.
 
-    A sweep is a folder that Hydra has made for one; and a given folder with runs right below it.
+    A folder is a sweep if Hydra created it for one, or if it was given and directly contains runs.
 
     Raises:
-        UserError: with every folder without a run and every run that cannot be read; the pages of the
-            others are written.
+        UserError: lists every folder without runs and every run that cannot be read; the pages of all
+            other runs are written nevertheless.
 
     Returns:
-        The files written, sweeps last.
+        The paths of the written files, sweep pages last.
     """
     written: list[Path] = []
     problems: list[Problem] = []
@@ -146,7 +146,7 @@ def write_pages(given: Sequence[str]) -> list[Path]:
 
 
 def _folders(given: Sequence[str]) -> list[Path]:
-    """Of runs; a sweep may have none as long as all its jobs have failed before they wrote a config."""
+    """Find run folders; sweeps may have none, if all their jobs failed before writing a config."""
     try:
         return find_runs(given)
     except UserError:

@@ -1,4 +1,4 @@
-"""What a report on several runs consists of, for its HTML and its Markdown template."""
+"""Template values of a report that compares several runs, for both its HTML and its Markdown version."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def report_content(
     page: Path,
     arguments: Sequence[str],
 ) -> dict[str, Any]:
-    """The values of ``templates/report.html`` and ``report.md``.
+    """Return the variables of ``templates/report.html`` and ``templates/report.md``.
 
     Args:
-        figures: of each section its pictures, and the figures left out with the reason.
-        page: folder that the page will lie in; paths are relative to it.
+        figures: for each section, its pictures and the names of omitted figures with the reason.
+        page: folder of the report; paths in the report are relative to it.
     """
     n = sum(run.is_finished for run in runs)
     return {
@@ -56,8 +56,8 @@ def report_content(
 def _part(
     section: Section, pictures: Sequence[Picture], missing: Sequence[str], page: Path
 ) -> dict[str, Any]:
-    """One task's part of a report."""
-    # Heading, text, table.
+    """Return the template variables of one task's section."""
+    # Each entry: heading, introductory text, table.
     tables = [("How each was run", "", _origins(section, page))]
     samples = sample_table(section)
     if isinstance(samples, Table):
@@ -83,7 +83,7 @@ def _part(
 
 
 def _origins(section: Section, page: Path) -> Table:
-    """Command, commits and configs; methods that were measured in the same runs share a row."""
+    """Tabulate commands, commits and configs; methods measured in the same runs share a row."""
     by_runs: dict[tuple[int, ...], list[Method]] = {}
     for method in section.methods:
         by_runs.setdefault(tuple(map(id, method.runs)), []).append(method)

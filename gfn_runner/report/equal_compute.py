@@ -1,9 +1,9 @@
-"""What methods reach with equal numbers of strings a question, and where they cross.
+"""Comparison of methods at an equal number of strings per question, and where their curves cross.
 
-A trained policy is measured at one string a question and, where the task votes, at the vote of several.
-The base model's rows ``best_of_<n>`` and ``resampled_<n>`` choose one string out of n, which is what one
-would do instead of training. Strings cost the same in all of them but for the adapter; to choose, log R
-of each is computed besides, which reads it once more after the posterior's contexts.
+A trained policy is evaluated with one string per question and, if the task takes a majority vote, with
+several. The base model's rows ``best_of_<n>`` and ``resampled_<n>`` pick one of n strings, the alternative
+to training. Sampling costs the same for all of them, apart from the adapter; picking a string additionally
+requires its log R, i.e. one more forward pass over it after each of the posterior's contexts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DRAWS = re.compile(r"(resampled|best_of)_(\d+)")
 
 @dataclass(frozen=True)
 class Point:
-    """A trained policy with n strings a question: how it is called, and the column that is its value."""
+    """A trained policy evaluated with n strings per question: its label and its metric column."""
 
     method: Method
     label: str
@@ -37,23 +37,23 @@ class Point:
 
 
 def chosen_from(method: Method) -> tuple[str, int] | None:
-    """How a row chooses one of several strings of the base model, and of how many; ``None`` of others."""
+    """Return how a row picks one of n base-model strings, and n; ``None`` for other rows."""
     found = _DRAWS.fullmatch(method.row)
     return (found[1], int(found[2])) if found else None
 
 
 def metric_of_one(section: Section) -> str:
-    """The metric of a single string: ``single_accuracy`` where there is one, or the task's first."""
+    """Return the single-string metric: ``single_accuracy`` if measured, else the first headline metric."""
     if groups_of(section, "single_accuracy"):
         return "single_accuracy"
     return section.headline[0] if section.headline else ""
 
 
 def ways_of_choosing(section: Section, column: str) -> dict[str, dict[int, Method]]:
-    """All ways of choosing one of n strings of which ``<metric>/<evaluation set>`` was measured.
+    """Collect the ways of picking one of n strings for which ``<metric>/<evaluation set>`` was measured.
 
     Returns:
-        By the way's name, with settings where methods differ in them: n, smallest first, to its method.
+        For each way (its name includes any settings that differ), a mapping from n, ascending, to its method.
     """
     found: dict[str, dict[int, Method]] = {}
     for method in section.methods:
@@ -65,7 +65,7 @@ def ways_of_choosing(section: Section, column: str) -> dict[str, dict[int, Metho
 
 
 def policies(section: Section, group: str) -> list[Point]:
-    """Each trained policy with one string a question, and with the vote of several where it has one."""
+    """Return each trained policy with one string per question and, where measured, with a majority vote."""
     single, vote = f"{metric_of_one(section)}/{group}", f"vote_accuracy/{group}"
     points = []
     for method in (m for m in section.methods if m.row == "final" and m.values(single)):
@@ -77,16 +77,16 @@ def policies(section: Section, group: str) -> list[Point]:
 
 
 def groups_of(section: Section, metric: str) -> list[str]:
-    """Evaluation sets of a metric, in any method."""
+    """Return the evaluation sets on which any method has the metric."""
     parts = [name.partition("/") for method in section.methods for name in method.names]
     return list(dict.fromkeys(group for name, _, group in parts if name == metric and group))
 
 
 def equal_compute(section: Section) -> Table | str:
-    """Policies beside the ways of choosing at as many strings, and how many strings these need.
+    """Compare policies with picking from as many base-model strings, and find how many those need to match.
 
     Returns:
-        The table, a row an evaluation set and number of strings; or a sentence on what is missing.
+        A table with one row per policy and evaluation set, or a sentence that says what is missing.
     """
     metric = metric_of_one(section)
     ways = {
@@ -116,7 +116,7 @@ def _row(point: Point, group: str, column: str, ways: Sequence[dict[int, Method]
         if not by_n:
             cells += ["", ""]
             continue
-        # Where the very number was not measured, the next larger one: more compute for the base model.
+        # If exactly this n was not measured, use the next larger one, which favors the base model.
         at = next((n for n in by_n if n >= point.n), None)
         more = "" if at == point.n else f" (n = {at})"
         cells.append("" if at is None else cell(by_n[at], column) + more)

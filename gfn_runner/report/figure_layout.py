@@ -1,4 +1,4 @@
-"""Panels, colours and legends of the figures that set methods beside each other."""
+"""Panels, colors and legends of the figures that compare methods."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from gfn_runner.report.summary import Section
 
 
 def color_of(section: Section, method: Method) -> str:
-    # Strings chosen out of several are grey lines. Trained methods first: where colours run out, these
-    # keep theirs.
+    # Methods that pick one of several strings are grey. Trained methods get their colors first, so that they
+    # keep them if the palette runs out.
     if chosen_from(method) is not None:
         return "grey"
     own = [m for m in section.methods if chosen_from(m) is None]
     at = sorted(own, key=lambda m: not m.is_trained).index(method)
     if len(own) <= 10:
         return f"C{at}"
-    # The colours of tab20 come in pairs: all dark ones first.
+    # The colors of tab20 come in pairs of dark and light; use all dark ones first.
     return to_hex(plt.get_cmap("tab20")((2 * at + at // 10 % 2) % 20))
 
 
@@ -46,7 +46,7 @@ def panels(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
-    """One legend below all panels: labels may be long."""
+    """Draw one legend below all panels, since labels may be long."""
     found: dict[str, Any] = {}
     for axes in all_axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -55,7 +55,7 @@ def legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
         characters = int(17 * figure.get_figwidth()) - 8
         columns = 2 if 2 * (max(map(len, found)) + 8) < characters else 1
         labels = [textwrap.fill(label, characters) for label in found]
-        # The figure grows by the legend, so that the panels keep their size.
+        # Enlarge the figure by the height of the legend, so that the panels keep their size.
         lines = max(
             sum(label.count("\n") + 1 for label in labels[n::columns]) for n in range(columns)
         )

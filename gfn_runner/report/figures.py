@@ -1,4 +1,4 @@
-"""Figures (PNG) of one run, drawn from the files in its folder; for ``figures/``, the docs and W&B."""
+"""PNG figures of one run, drawn from the files in its folder; used in ``figures/``, the docs and W&B."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from gfn_runner.runtime.json_lines import read_lines
 
 
 def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Path]:
-    """Draw every figure that the folder has the data for, into ``figures/``.
+    """Draw every figure for which the run folder has data, into ``figures/``.
 
     Args:
-        metrics: its final ones; ``None``: as its ``metrics.json`` has them.
+        metrics: final metrics of the run; ``None`` reads them from its ``metrics.json``.
 
     Returns:
-        The files written: ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``,
-        ``histogram``, ``likelihood_diversity``, ``shares``.
+        The files written: any of ``loss_and_reward``, ``phi_spread``, ``accuracy``, ``log_reward``,
+        ``histogram``, ``likelihood_diversity`` and ``shares``.
     """
     final: Any = metrics or json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     run = Run(folder, {}, {name: value for name, value in final.items() if value is not None})
@@ -63,14 +63,14 @@ def draw_all(folder: Path, metrics: Mapping[str, Any] | None = None) -> list[Pat
 
 
 def _rows(run: Run, only: Sequence[str] = ()) -> Section:
-    """The rows of one run's table as methods, for figures of several."""
+    """Wrap the table rows of one run as methods, for figures that compare several."""
     labels = row_labels(run.metrics)
     methods = [Method(labels[row], row, (run,)) for row in labels if not only or row in only]
     return Section("run", tuple(methods), (), (), (), ())
 
 
 def _course(history: History, *metrics: str) -> Figure | None:
-    """The plots of a run's page that begin with these metrics, side by side."""
+    """Draw the run page's plots whose first metric is one of these, side by side."""
     made = [run_plot(LISTED[metric], history) for metric in metrics]
     plots = [plot for plot in made if plot is not None]
     if not plots:
@@ -89,7 +89,7 @@ _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 
 
 def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
-    """Plotly's traces over optimizer steps."""
+    """Draw Plotly traces over optimizer steps with Matplotlib."""
     for own in traces:
         style = {"markersize": own.get("marker", {}).get("size", 4)}
         style["marker"] = "o" if "markers" in own["mode"] else ""
@@ -98,7 +98,7 @@ def _draw(axes: Axes, traces: Sequence[Trace]) -> None:
         label = own["name"] if own.get("showlegend", True) else None
         axes.plot(own["x"], own["y"], linestyle=dash, color=color, label=label, **style)
     low, high = axes.get_xlim()
-    if high - low < 1:  # one step alone
+    if high - low < 1:  # a single step
         axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel("optimizer step")
@@ -132,12 +132,12 @@ def _accuracy(run: Run) -> Figure | None:
 def _bars(
     axes: Axes, final: Mapping[str, float], names: Sequence[str], ticks: Sequence[str]
 ) -> None:
-    """A group of bars a metric, one a row of the run's table, with its interval where there is one."""
+    """Draw a group of bars per metric, one bar per row of the run's table, with its interval if known."""
     labels = row_labels(final)
     width = 0.8 / len(labels)
     for number, (row, label) in enumerate(labels.items()):
         places = [at + (number - (len(labels) - 1) / 2) * width for at in range(len(names))]
-        heights = [final.get(f"{row}/{name}", math.nan) for name in names]  # no bar is no 0
+        heights = [final.get(f"{row}/{name}", math.nan) for name in names]  # missing: no bar
         ends = [
             [final.get(f"{row}/{name.replace('/', f'{end}/', 1)}", height) for name, height in own]
             for end, own in ((end, zip(names, heights, strict=True)) for end in ("_low", "_high"))
@@ -151,7 +151,7 @@ def _bars(
 
 
 def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
-    """How log R of samples is spread, beside demonstrations of the same conditions."""
+    """Plot the distribution of log R of samples against that of demonstrations for the same conditions."""
     if not records:
         return None
     known = [value for record in records for value in record["demonstration_log_reward"]]
@@ -159,7 +159,7 @@ def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     bins = np.linspace(min(known + sampled) - 0.5, max(known + sampled) + 0.5, 41).tolist()
     for label, values in (("demonstrations", known), ("samples at temperature 1", sampled)):
-        # Shares: there are more samples than demonstrations.
+        # Plot shares, since there are more samples than demonstrations.
         weights = [1 / len(values)] * len(values)
         axes.hist(values, bins=bins, weights=weights, alpha=0.6, label=f"{label} ({len(values)})")
     axes.set(xlabel="log R (nats)", ylabel="share", yscale="log")
@@ -169,9 +169,9 @@ def _log_reward(records: Sequence[dict[str, Any]]) -> Figure | None:
 
 
 def _share_bars(final: Mapping[str, float]) -> Figure | None:
-    """Shares that a task measures, one group of bars a share.
+    """Draw the shares that a task measures, one group of bars per share.
 
-    The share of invalid samples is not what a task asks for; the histogram shows it.
+    The share of invalid samples is left out: it is not an objective of the task, and the histogram shows it.
     """
     names = [name.removeprefix("final/") for name in final if name.startswith("final/")]
     names = [name for name in names if name.partition("/")[0].endswith("_share")]
@@ -181,6 +181,6 @@ def _share_bars(final: Mapping[str, float]) -> Figure | None:
     figure, axes = plt.subplots(figsize=(max(5.0, 1.6 * len(names)), 3.8), layout="constrained")
     _bars(axes, final, names, [readable(name.replace("_share/", "\n")) for name in names])
     axes.set_ylabel("share")
-    # Below the bars, of which one may be anywhere.
+    # Placed below the axes, since bars of any height leave no free corner.
     figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return figure

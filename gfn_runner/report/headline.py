@@ -1,4 +1,4 @@
-"""The headline metrics of a run, and the metric that a search optimizes."""
+"""Headline metrics of a run, and the metric that a hyperparameter search optimizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.table import in_order, is_share, row_labels, shown_number
 
 _SHOWN = 12
-# Of these the smaller is the better; of all others the greater.
+# Metrics for which smaller is better; for all others, greater is better.
 _SMALLER = frozenset(
     (
         "kl", "kl_over_floor", "tv", "exact_kl", "exact_tv", "invalid_share", "phi_spread",
@@ -21,29 +21,29 @@ _SMALLER = frozenset(
 
 
 def direction_of(metric: str) -> str:
-    """Which way a metric gets better: ``minimize`` or ``maximize``."""
+    """Return the direction in which a metric improves: ``minimize`` or ``maximize``."""
     return "minimize" if _SMALLER & set(metric.split("/")) else "maximize"
 
 
 def headline_numbers(headline: Sequence[str], metrics: Mapping[str, float]) -> dict[str, float]:
-    """A run's headline metrics, averaged over evaluation sets; what was not measured is left out.
+    """Average a run's headline metrics over its evaluation sets; omit those that were not measured.
 
     Args:
-        headline: names without row and evaluation set, e.g. ``vote_accuracy``.
+        headline: metric names without row and evaluation set, e.g. ``vote_accuracy``.
     """
     found = {name: _mean(f"{_row(metrics)}/{name}", metrics) for name in headline}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def evaluation_line(headline: Sequence[str], step: int, metrics: Mapping[str, float]) -> str:
-    """``evaluation at step 20 (news / stories): bleu 0.41 / 0.38, legal_share 98.4 / 100.0 %``.
+    """Format ``evaluation at step 20 (news / stories): bleu 0.41 / 0.38, legal_share 98.4 / 100.0 %``.
 
-    Every metric has its values in the order of the evaluation sets, with a dash where it has no
-    meaning; shares are in %, as in the tables.
+    The values of a metric follow the order of the evaluation sets, with a dash for sets on which it is
+    undefined; shares are in %, as in the tables.
 
     Args:
-        headline: names without evaluation set; what was not measured is left out.
-        metrics: ``<metric>/<evaluation set>``, without a row's prefix.
+        headline: metric names without evaluation set; those that were not measured are omitted.
+        metrics: values by ``<metric>/<evaluation set>``, without a row prefix.
     """
     values: dict[str, dict[str, float]] = {}
     for name in in_order(metrics, headline):
@@ -59,7 +59,7 @@ def evaluation_line(headline: Sequence[str], step: int, metrics: Mapping[str, fl
 
 
 def memory_at_most(metrics: Mapping[str, float]) -> str:
-    """Peak memory of a run by its kind, as text; empty where it was not measured."""
+    """Format a run's peak host and GPU memory; return an empty string if neither was measured."""
     kinds = {"run/peak_memory_gib": "host", "run/peak_gpu_memory_gib": "GPU"}
     parts = [
         f"{metrics[key]:.2f} GiB of {kind} memory" for key, kind in kinds.items() if key in metrics
@@ -68,25 +68,25 @@ def memory_at_most(metrics: Mapping[str, float]) -> str:
 
 
 def optimized_value(named: str | None, default: str, metrics: Mapping[str, float]) -> float | None:
-    """What a run returns to whoever compares it with others.
+    """Return the value that the run reports for comparison with other runs, e.g. in a search.
 
     Args:
-        named: ``log_reward`` (of the run's own row, averaged over evaluation sets), or with a row or
-            group in front: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None``: the default.
-        default: the task's own; it may be missing (no valid sample, say).
+        named: ``log_reward`` (the run's own row, averaged over evaluation sets), or a name with a row or
+            group prefix: ``base_3_shot/vote_accuracy``, ``train/loss``. ``None`` uses ``default``.
+        default: the task's default metric, which may be missing (e.g. without any valid sample).
 
     Returns:
-        ``None`` if nothing was named and the task's own was not measured.
+        The value; ``None`` if ``named`` is ``None`` and the default metric was not measured.
 
     Raises:
-        UserError: if the metric that was named is not there.
+        UserError: if the named metric was not measured.
     """
     if named is None:
         return _mean(f"{_row(metrics)}/{default}", metrics)
     full = named if "/" in named else f"{_row(metrics)}/{named}"
     value = _mean(full, metrics)
     if value is None:
-        # Without evaluation sets, which an average leaves out.
+        # Drop evaluation sets, over which the value is averaged.
         known = sorted({"/".join(name.split("/")[:2]) for name in metrics})
         near = [name for name, *_ in process.extract(full, known, limit=_SHOWN)]
         raise UserError.one(
@@ -98,7 +98,7 @@ def optimized_value(named: str | None, default: str, metrics: Mapping[str, float
 
 
 def _row(metrics: Mapping[str, float]) -> str:
-    # Without training the first row is the run's.
+    # Without training, the first row is the run's own.
     return next(iter(row_labels(metrics)), "final")
 
 

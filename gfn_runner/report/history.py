@@ -1,4 +1,4 @@
-"""Scalars of a run by name, read from the growing end of its ``metrics.jsonl``."""
+"""Scalars of a run by name, read incrementally from its ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 from gfn_runner.runtime.json_lines import records_of_steps
 
-# Strings of the policy as it is, of a tempered one, and from a store are three populations. Stores are
-# the replay buffer, a rollout that was used before (PPO, GRPO), known strings (SFT).
+# Strings sampled from the policy itself, from a tempered policy, and from a store are kept apart. Stores are
+# the replay buffer, an earlier rollout (PPO, GRPO) and given strings (SFT).
 SOURCES = ("on-policy", "tempered", "stored")
 MIXED = "mixed"
-_LAST_STEPS = 200  # by which the pace of a run is measured
+_LAST_STEPS = 200  # number of steps over which the speed of a run is measured
 
 
 class History:
-    """All scalars of a run. Reading again costs only what was written since.
+    """All logged scalars of a run; reading again parses only what was appended since.
 
-    Unlike :func:`gfn_runner.runtime.json_lines.read_metrics` it reads on from where it was, since a page
-    is written at every evaluation.
+    Unlike :func:`gfn_runner.runtime.json_lines.read_metrics`, it continues where the last read ended, since a
+    page is written at every evaluation.
 
     Attributes:
-        series: by name, optimizer steps (rising) to values; only finite ones.
-        source: optimizer step to where its strings came from: one of ``SOURCES``, or ``mixed`` where its
-            batches differ.
-        times: optimizer steps to the seconds since 1970 at which they were logged, without evaluations.
+        series: for each name, a mapping from optimizer step (ascending) to value; finite values only.
+        source: mapping from optimizer step to the origin of its strings: one of ``SOURCES``, or ``mixed`` if
+            its batches differ.
+        times: mapping from training step to the time it was logged, in seconds since 1970; no evaluations.
     """
 
     def __init__(self, path: Path):
@@ -41,12 +41,12 @@ class History:
         self._offset = self._file = 0
 
     def read(self) -> History:
-        """Read what was added since the last time; an incomplete last line waits."""
+        """Read the lines appended since the last call; an incomplete last line is left for the next one."""
         try:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
                 if found.st_ino != self._file or found.st_size < self._offset:
-                    self._clear()  # another file: a run that goes on cuts its own back
+                    self._clear()  # another file: a resumed run truncates its metrics
                     self._file = found.st_ino
                 file.seek(self._offset)
                 text = file.read()
@@ -69,28 +69,28 @@ class History:
                 _put(self.series.setdefault(name, {}), step, value)
 
     def get(self, name: str, source: str | None = None) -> tuple[list[int], list[float]]:
-        """Steps and values of a scalar, empty if it was never logged; of one source's steps only."""
+        """Return steps and values of a scalar, optionally of one source only; empty if never logged."""
         series = self.series.get(name, {})
         if source is not None:
             series = {step: v for step, v in series.items() if self.source.get(step) == source}
         return list(series), list(series.values())
 
     def sets(self, metric: str) -> list[str]:
-        """Evaluation sets of a metric such as ``eval/log_reward``, in the order in which they came."""
+        """Return the evaluation sets of a metric such as ``eval/log_reward``, in order of appearance."""
         return [
             name.removeprefix(f"{metric}/") for name in self.series if name.startswith(f"{metric}/")
         ]
 
     @property
     def last_step(self) -> int | None:
-        """Of training; ``None`` before the first."""
+        """Last training step; ``None`` before the first."""
         return next(reversed(self.times), None)
 
     def seconds_per_step(self, since: float) -> float | None:
-        """Mean over the last steps, evaluations between them included; ``None`` before the second step.
+        """Return the mean duration of recent steps, including evaluations; ``None`` before the second step.
 
         Args:
-            since: seconds since 1970; steps logged before are of another part of the run.
+            since: seconds since 1970; steps logged earlier belong to a previous start of the run.
         """
         last = [(step, t) for step, t in list(self.times.items())[-_LAST_STEPS:] if t >= since]
         if len(last) < 2:
@@ -100,17 +100,17 @@ class History:
 
 @lru_cache(maxsize=1024)
 def _history(path: Path) -> History:
-    # A page of many runs that is written again and again reads of each what is new.
+    # Cached, so that rewriting a page of many runs reads only what is new in each.
     return History(path)
 
 
 def history_of(folder: Path) -> History:
-    """What a run has logged so far."""
+    """Return everything that a run has logged so far."""
     return _history((folder / "metrics.jsonl").resolve()).read()
 
 
 def _put(series: dict[int, float], step: int, value: float) -> None:
-    # A resumed run repeats steps: the new values count, and what came after them is void.
+    # A resumed run repeats steps: its new values replace the old ones and everything logged after them.
     while series and next(reversed(series)) >= step:
         series.popitem()
     series[step] = value

@@ -1,7 +1,7 @@
-"""Figures (PNG) that set methods beside each other, over runs and seeds.
+"""PNG figures that compare methods across runs and seeds.
 
-Each function gives a figure, or a sentence on which data it lacks. A method has one colour in all figures
-of a section. Error bars are standard errors over seeds; samples are those of each method's first seed.
+Each function returns a figure, or a sentence that says which data is missing. A method keeps its color in
+all figures of a section. Error bars are standard errors over seeds; samples are from each first seed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MEAN_AND_BEST = {"log_likelihood": "o", "log_likelihood_max": "^"}
 
 
 def likelihood_against_diversity(section: Section) -> Figure | str:
-    """Mean and best log-likelihood of a condition against diversity; one mark a method."""
+    """Plot mean and best log-likelihood per condition against diversity; one mark per method."""
     groups = [
         group
         for group in groups_of(section, "diversity")
@@ -72,7 +72,7 @@ def likelihood_against_diversity(section: Section) -> Figure | str:
 
 
 def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> None:
-    """Strings chosen out of n of the base model: a grey line a way of choosing, n at its ends."""
+    """Draw a grey line for each way of picking one of n base-model strings, with n at its ends."""
     for way, methods in ways_of_choosing(section, across).items():
         by_n = {n: method for n, method in methods.items() if method.values(up)}
         if not by_n:
@@ -91,7 +91,7 @@ def _ways(axes: Axes, section: Section, across: str, up: str, marker: str) -> No
 
 
 def histograms(section: Section) -> Figure | str:
-    """How often each value of a table was drawn, per method, against the target."""
+    """Plot how often each method drew each value of a table, against the target distribution."""
     samples = [(m, m.runs[0].samples(m.row)) for m in section.methods]
     shown = [(m, records[0]) for m, records in samples if records and "target" in records[0]]
     if not shown:
@@ -105,7 +105,7 @@ def histograms(section: Section) -> Figure | str:
 
 
 def _value_bars(axes: Axes, label: str, record: Mapping[str, Any], color: str) -> None:
-    """Share of each value among a condition's samples, and the target as steps."""
+    """Draw the share of each value among a condition's samples as bars, and the target as steps."""
     target = record["target"]
     counts = Counter(record["singles"])
     n, places = sum(counts.values()), range(len(target))
@@ -123,7 +123,7 @@ def _value_bars(axes: Axes, label: str, record: Mapping[str, Any], color: str) -
 
 
 def compute(section: Section) -> Figure | str:
-    """The headline metric against training; below, against the strings that are drawn per question."""
+    """Plot the headline metric against training time and, below, against strings drawn per question."""
     metric = section.headline[0] if section.headline else ""
     groups = groups_of(section, metric)
     trained = [m for m in section.methods if m.is_trained and m.row == "final"]
@@ -181,10 +181,10 @@ FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
 
 
 def draw(section: Section, folder: Path) -> tuple[list[Picture], list[str]]:
-    """Draw what there is data for.
+    """Draw all figures for which there is data, as PNG files in ``folder``.
 
     Returns:
-        The figures, and for each one left out its name and the reason.
+        The figures, and the name of each omitted figure with the reason.
     """
     written, missing = [], []
     for name, (caption, function) in FIGURES.items():
@@ -203,16 +203,16 @@ Curve = tuple[list[float], list[float], list[float]]
 
 
 def _curves(method: Method, metric: str, clock: str) -> dict[str, Curve]:
-    """By evaluation set: minutes of training, mean over seeds, standard error; the last one is final."""
+    """Return, per evaluation set, training minutes, means over seeds and standard errors; final last."""
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for run in method.runs:
         history = run.history
         seconds = history.series.get(clock, {})
-        # Where not every step has a record, those before it are taken to be as long.
+        # If not every step has a record, earlier unrecorded steps are assumed to take as long.
         before = dict(zip(seconds, [0, *seconds], strict=False))
         kinds = [f"{kind}/{metric}" for kind in ("eval", "final")]
         for group in dict.fromkeys(group for kind in kinds for group in history.sets(kind)):
-            # At the last step the final evaluation, which has more conditions, wins.
+            # At the last step the final evaluation takes precedence, since it has more conditions.
             on_the_way, last = (history.series.get(f"{kind}/{group}", {}) for kind in kinds)
             for step, value in (on_the_way | last).items():
                 minutes = sum((s - before[s]) * t for s, t in seconds.items() if s <= step) / 60
@@ -230,10 +230,10 @@ def _curves(method: Method, metric: str, clock: str) -> dict[str, Curve]:
 
 
 def _clock(methods: Sequence[Method]) -> str:
-    """Name of the scalar that a step's cost is measured by.
+    """Return the name of the scalar that measures the cost of a step.
 
-    On a CPU that is computing time, which other work on the machine does not lengthen; where a run had
-    a GPU, or has not written it down, the time that has passed.
+    On a CPU this is CPU time, which other load on the machine does not inflate; if a run used a GPU or did
+    not record CPU time, it is wall-clock time.
     """
     runs = [run for method in methods for run in method.runs]
     known = all(run.on_cpu and "train/cpu_seconds" in run.metrics for run in runs)
@@ -241,7 +241,7 @@ def _clock(methods: Sequence[Method]) -> str:
 
 
 def _test_time(axes: Axes, section: Section, group: str) -> None:
-    """A metric of single samples against the strings drawn for each of them."""
+    """Plot a metric of single samples against the number of strings drawn for each of them."""
     metric = metric_of_one(section)
     for point in policies(section, group):
         marker = "*" if point.n == 1 else "P"

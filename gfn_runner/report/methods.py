@@ -1,8 +1,8 @@
-"""Which runs are seeds of one method, and what a method is called.
+"""Grouping of runs into methods, one run per seed, and the labels of methods.
 
-A method is a task and the settings that its numbers depend on. Rows without training (the base model
-after examples, resampled, …) depend on fewer settings than a trained policy, so runs of several methods
-may have measured the same such row.
+A method is a task together with the settings that its numbers depend on. Rows without training (the base
+model with few-shot examples, resampled, …) depend on fewer settings than a trained policy, so runs of
+several methods may have measured the same such row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gfn_runner.report.runs import Run
 from gfn_runner.report.table import row_labels
 
 TRAINED = {"final": "", "e_step": "E-step"}
-# What changes who is asked, how fast, and what is printed, but not the distribution of the numbers.
+# Settings that affect which conditions are used, speed or output, but not the distribution of the numbers.
 _NO_EFFECT = (
     "seed", "output", "resume", "dry_run", "mode", "run", "prompt", "n", "answers", "logger",
     "num_threads", "float32_matmul_precision", "trainer.log_every_n_steps", "trainer.profiler",
@@ -32,7 +32,7 @@ _NO_EFFECT = (
     "evaluation.memory_gib",
     "evaluation.baseline_shots", "evaluation.baseline_temperatures",
 )  # fmt: skip
-# What has no effect on rows without training, and what on those of a trained policy.
+# Settings without effect on untrained rows, and settings without effect on those of a trained policy.
 _ONLY_TRAINING = (
     "objective", "optimizer", "scheduler", "sampling", "trainer", "em", "lm.lora",
     "callbacks.replay_buffer",
@@ -45,12 +45,12 @@ _MOST_SHOWN = 6
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """One row of the table.
+    """One row of the comparison table.
 
     Attributes:
         row: prefix of its metrics.
-        runs: one a seed, by seed.
-        dropped: runs that measured it too, for a seed of which another run is used.
+        runs: one run per seed, sorted by seed.
+        dropped: runs that also measured this row, but for a seed for which another run is used.
     """
 
     label: str
@@ -68,12 +68,12 @@ class Method:
 
     @property
     def names(self) -> list[str]:
-        """``<metric>/<evaluation set>`` of what was measured in any of its runs."""
+        """``<metric>/<evaluation set>`` of everything measured in any of its runs."""
         own = [name.partition("/") for run in self.runs for name in run.metrics]
         return list(dict.fromkeys(name for row, _, name in own if row == self.row))
 
     def values(self, name: str) -> list[float]:
-        """A metric, ``<metric>/<evaluation set>``, in the seeds that have it."""
+        """Return ``<metric>/<evaluation set>`` for each seed that has it."""
         key = f"{self.row}/{name}"
         return [run.metrics[key] for run in self.runs if key in run.metrics]
 
@@ -87,7 +87,7 @@ class _Draft:
 
 
 def methods_of(runs: Sequence[Run]) -> list[Method]:
-    """Methods of the finished runs of one task: trained ones first, then rows in a table's order."""
+    """Group the finished runs of one task into methods: trained ones first, then rows in table order."""
     drafts: dict[str, _Draft] = {}
     rows = {row for run in runs for row in run.rows}
     names = row_labels(rows)
@@ -106,10 +106,10 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
         drafts.values(),
         key=lambda d: (d.row not in TRAINED, order.index(d.row), d.name != "GFlowNet"),
     )
-    # Settings that rows with and without training depend on, and in which these differ.
+    # Settings that affect rows with and without training, and whose values differ between these methods.
     own = (*_ONLY_TRAINING, *_ONLY_OTHER_ROWS, "baseline")
     shared = _differing([_without(draft.settings, own) for draft in separate], separate)
-    # Methods measured on the same data and model follow each other.
+    # Keep methods that were measured on the same data and model together.
     blocks = [[draft.settings.get(key) for key in shared] for draft in separate]
     separate = [
         separate[at] for at in sorted(range(len(blocks)), key=lambda at: blocks.index(blocks[at]))
@@ -121,7 +121,7 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of a config by their dotted keys."""
+    """Return the leaves of a config by their dotted keys."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -130,11 +130,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings(run: Run, row: str) -> dict[str, Any]:
-    """What the numbers of a row depend on."""
+    """Return the settings on which the numbers of a row depend."""
     without = (*_NO_EFFECT, *(_ONLY_OTHER_ROWS if row in TRAINED else _ONLY_TRAINING))
     if row not in TRAINED and not row.startswith("resampled"):
         without += ("evaluation.resampled",)
-    # Absent in configs that are older than baselines; and without effect on rows that every run may have.
+    # Older configs have no baselines, and rows that any run may have do not depend on the baseline.
     if not run.config.get("baseline") or _OF_ANY_RUN.fullmatch(row):
         without += ("baseline",)
     leaves = _without(flat(run.config), without)
@@ -146,7 +146,7 @@ def _settings(run: Run, row: str) -> dict[str, Any]:
 
 
 def _without_seed(folder: str, seed: int) -> str:
-    """The folder of another run without the seed in it: each seed learns from that seed's samples."""
+    """Mask the seed in another run's path: each seed learns from the samples of the same seed."""
     parts = folder.split("/")
     for at in reversed(range(len(parts))):
         if re.fullmatch(rf"(seed[_=-]?)?{seed}", parts[at]):
@@ -160,8 +160,8 @@ def _without(leaves: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """For each seed a run made for the row, else the newest; and the runs that are not used."""
-    # The last of a seed stays; of equal ones that is the first that was given.
+    """Return, per seed, the run made for the row, or else the newest; and the runs that are not used."""
+    # The last run of a seed wins; among equal ones, that is the one given first.
     best = {run.seed: run for run in sorted(reversed(runs), key=_rank)}
     used = tuple(best[seed] for seed in sorted(best))
     return used, tuple(run for run in runs if run not in used)
@@ -172,7 +172,7 @@ def _rank(run: Run) -> tuple[bool, float]:
 
 
 def _labels(drafts: Sequence[_Draft], shared: Sequence[str]) -> list[str]:
-    """Each name with those settings in which the methods at hand differ."""
+    """Label each method by its name and the settings in which the given methods differ."""
     alike: dict[tuple[str, str], list[_Draft]] = defaultdict(list)
     for draft in drafts:
         alike[draft.row, draft.name].append(draft)
@@ -191,7 +191,7 @@ def _labels(drafts: Sequence[_Draft], shared: Sequence[str]) -> list[str]:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]], drafts: Sequence[_Draft]) -> list[str]:
-    """Keys with several values, an absent one counted; below a class only among those of that class."""
+    """Return keys whose values (or presence) differ; keys below a class are compared only within it."""
     found = []
     for key in dict.fromkeys(key for own in settings for key in own):
         target = f"{key.partition('.')[0]}._target_"
@@ -210,6 +210,6 @@ def _setting(key: str, draft: _Draft) -> str:
     if name != key:
         return f"{name}={str(value).rpartition('.')[2]}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    # A file is known by its end, a long list by its beginning.
+    # Shorten a path to its end, and a long list to its beginning.
     text = "…/" + "/".join(text.split("/")[-2:]) if text.count("/") > 2 else text
     return f"{key}={text if len(text) <= 40 else text[:39] + '…'}"

@@ -1,6 +1,6 @@
-"""Titles, units and ranges of metrics and training scalars, the same in every chart and table.
+"""Titles and units of metrics and training scalars, shared by all charts and tables.
 
-A name that is not listed is its own title: ``vote_accuracy`` is "vote accuracy (%)".
+An unlisted name becomes its own title: ``vote_accuracy`` is "vote accuracy (%)".
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Name:
-    """What a metric is called.
+    """Display name of a metric.
 
     Attributes:
-        title: short enough for a column.
-        unit: empty for numbers without one.
+        title: short enough for a column header.
+        unit: empty for numbers without a unit.
     """
 
     title: str
@@ -27,7 +27,7 @@ class Name:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
-# Evaluated, without the row before it and the evaluation set after it.
+# Evaluation metrics, without the row prefix and the evaluation set.
 _METRICS: Mapping[str, Name] = {
     "log_likelihood": Name("log-likelihood under the base model", "nats"),
     "log_likelihood_max": Name("best log-likelihood of a condition under the base model", "nats"),
@@ -65,7 +65,7 @@ _METRICS: Mapping[str, Name] = {
     "parsed": Name("samples with an answer", "share"),
     "right_rationale": Name("samples of which every step is right", "share"),
 }
-# Logged in training.
+# Scalars logged during training.
 _TRAINING: Mapping[str, Name] = {
     "train/log_reward": Name("mean log R in training", "nats"),
     "train/phi_spread_terminal": Name("φ spread in training, whole strings", "nats"),
@@ -95,7 +95,7 @@ _TRAINING: Mapping[str, Name] = {
 
 
 def name_of(name: str) -> Name:
-    """The name of a training scalar, or of a metric with or without an evaluation set after it."""
+    """Return the display name of a training scalar, or of a metric with or without an evaluation set."""
     if name.startswith("train/"):
         return _TRAINING.get(name) or Name(readable(name.removeprefix("train/")))
     metric = name.partition("/")[0]
@@ -105,7 +105,7 @@ def name_of(name: str) -> Name:
 
 
 def column_title(column: str) -> str:
-    """Of a metric with or without an evaluation set: ``kl/all`` is "KL(…), all (nats)"."""
+    """Return a metric's column title, with its evaluation set if any: ``kl/all`` is "KL(…), all (nats)"."""
     known, group = name_of(column), column.partition("/")[2]
     title = f"{known.title}, {readable(group)}" if group else known.title
     return Name(title, known.unit).with_unit
@@ -116,10 +116,10 @@ def readable(name: str) -> str:
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
-    """A key to sort by, so that ``best_of_4`` comes before ``best_of_16``."""
+    """Return a sort key that puts ``best_of_4`` before ``best_of_16``."""
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric is a share in 0..1, to be read in %; others keep their unit."""
+    """Return whether a metric is a share in 0..1, displayed in %; others keep their unit."""
     return name.partition("/")[0].endswith(("accuracy", "_share"))

@@ -1,4 +1,4 @@
-"""Pages and reports from the templates: one HTML file that needs no network, or Markdown."""
+"""Rendering of templates into reports: one self-contained HTML file that needs no network, or Markdown."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from gfn_runner.report.table import markdown, plain
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG beside the page, and its caption."""
+    """A PNG file next to the page, and its caption."""
 
     file: Path
     caption: str
 
 
 def render(template: str, **values: object) -> str:
-    """A page from ``templates/<template>``.
+    """Render ``templates/<template>``.
 
-    Only a page with ``written``, seconds since 1970, has a script; with ``refresh`` a browser loads it
-    again after so many seconds.
+    Only a page with ``written``, in seconds since 1970, contains a script; with ``refresh``, the browser
+    reloads the page after that many seconds.
     """
     return _environment().get_template(template).render(values)
 
 
 @cache
 def plotly() -> Markup:
-    """Plotly's JavaScript, compressed, in base64: 2 MB instead of 5; takes 0.3 s, once a process."""
+    """Return Plotly's JavaScript as gzip in base64: 2 MB instead of 5. Takes 0.3 s, once per process."""
     script = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     return Markup(base64.b64encode(gzip.compress(script, 6, mtime=0)).decode("ascii"))
 

@@ -1,4 +1,4 @@
-"""The panels of a run's page, of a sweep's page and of the W&B workspace: one list, as data."""
+"""The panels of a run's page, a sweep's page and the W&B workspace, defined once as data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gfn_runner.report.names import Name, is_share, name_of
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel.
+    """A panel: a chart of one or several metrics.
 
     Attributes:
-        metrics: names as they are logged; one that ends in ``/*`` stands for all of its evaluation sets.
-        name: title and unit; of the first metric's own if ``None``.
-        labels: of several metrics, in their order.
-        kind: lines over optimizer steps; dots; dots by where strings come from (``history.SOURCES``);
-            areas that add up. W&B's alone: bars of last values, a table, pictures.
+        metrics: names as logged; a name that ends in ``/*`` stands for all evaluation sets.
+        name: title and unit; if ``None``, those of the first metric.
+        labels: legend entries of several metrics, in the same order.
+        kind: lines over optimizer steps; dots; dots colored by the origin of the strings
+            (``history.SOURCES``); stacked areas. In W&B only: bars of final values, a table, images.
 
-    A sweep's page draws the first of the metrics, a curve a run.
+    A sweep's page draws only the first of the metrics, with one curve per run.
     """
 
     metrics: tuple[str, ...]
@@ -45,13 +45,13 @@ class Panel:
 
     @property
     def pattern(self) -> str | None:
-        """A regular expression of the names that are logged, for metrics with evaluation sets."""
+        """Regular expression that matches the logged names of all evaluation sets; ``None`` without any."""
         bare = [re.escape(name.removesuffix("/*")) for name in self.metrics if name.endswith("/*")]
         return f"^({'|'.join(bare)})/.*" if bare else None
 
 
 def panel_name(metric: str) -> Name:
-    """Of a metric as it is logged; where training logs the same, an evaluated one says which it is."""
+    """Return the name of a logged metric; mark evaluation metrics that training also logs."""
     if not metric.startswith("eval/"):
         return name_of(metric)
     bare = evaluated(metric)
@@ -62,13 +62,13 @@ def panel_name(metric: str) -> Name:
 
 
 def evaluated(metric: str) -> str:
-    """``eval/log_reward/*`` without what is around it."""
+    """Strip prefix and suffix from a name such as ``eval/log_reward/*``."""
     return metric.removeprefix("eval/").removesuffix("/*")
 
 
 @dataclass(frozen=True)
 class Section:
-    """Panels under one heading, and the text above them."""
+    """A heading, the text below it, and its panels."""
 
     name: str
     text: str
@@ -212,23 +212,23 @@ SECTIONS = (
     ),
 )
 LISTED = {m: panel for section in SECTIONS for panel in section.panels for m in panel.metrics}
-# Of the process itself: the x-axis of figures, not a curve of interest.
+# Process-level metrics, used as the x-axis of figures; not worth a curve.
 _UNSHOWN = {"train/cpu_seconds"}
 
 
 def headline_section(headline: Sequence[str]) -> Section:
-    """The panels of the metrics that a task puts first; those of :data:`SECTIONS` where it lists them."""
+    """Return the panels of a task's headline metrics, taken from :data:`SECTIONS` if listed there."""
     names = [f"eval/{metric}/*" for metric in headline]
     chosen = dict.fromkeys(LISTED.get(name) or Panel((name,)) for name in names)
     return Section("The task's metrics", "", tuple(chosen))
 
 
 def other_section(names: Mapping[str, object]) -> Section:
-    """A panel for each training scalar among the names that no other panel shows."""
+    """Return one panel for each of the named training scalars that no other panel shows."""
     others = [n for n in names if n.startswith("train/") and n not in LISTED.keys() | _UNSHOWN]
     return Section("Other scalars", "", tuple(Panel((name,)) for name in others))
 
 
 def scale_of(metric: str) -> float:
-    """What an evaluated metric is multiplied by to be in its unit: shares are read in %."""
+    """Return the factor that converts an evaluation metric to its unit: 100 for shares, shown in %."""
     return 100.0 if metric.startswith("eval/") and is_share(evaluated(metric)) else 1.0

@@ -1,8 +1,8 @@
-"""Charts of runs over optimizer steps: panels with their data, as Plotly and the templates take them.
+"""Charts of runs over optimizer steps: panels with data, as Plotly and the templates expect them.
 
-Plotly's own Python objects validate every value and take a second for a page; a page is written at every
-evaluation. So figures are plain dictionaries for ``Plotly.newPlot``. What all have in common (margins,
-fonts, grid) is in ``templates/page.js``.
+Plotly's own Python objects validate every value and take a second per page, and a page is written at every
+evaluation. Figures are therefore plain dictionaries for ``Plotly.newPlot``. Their common style (margins,
+fonts, grid) is defined in ``templates/page.js``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ COLORS = (
     "#8c564b", "#e377c2", "#6b6b6b", "#a6a01c", "#17a2b8",
 )  # fmt: skip
 _SOURCE_COLORS = dict(zip(SOURCES, (COLORS[0], COLORS[1], "#9a9a9a"), strict=True))
-# Above this many, lines are drawn as means of neighbours and of dots each k-th is drawn.
+# With more points, lines show means of k neighboring points, and only every k-th dot is drawn.
 MOST_POINTS = 240
-_OF_SWEEPS = 60  # likewise: of many runs the trend is to be seen
-_PARTS = 24  # of a run, of whose batches the share from a store is drawn
-_FEW = 24  # points that get a marker each, so that evaluations can be told apart
-_DECADES = 6  # of a logarithmic axis: a few tiny values would squeeze all others
+_OF_SWEEPS = 60  # the same for sweeps: with many runs only the trend matters
+_PARTS = 24  # number of bins over a run, for the share of replayed batches
+_FEW = 24  # up to this many points get markers, so that single evaluations can be told apart
+_DECADES = 6  # most decades on a logarithmic axis; a few tiny values would squeeze all others
 
 Trace = dict[str, Any]
 
@@ -49,8 +49,8 @@ class Plot:
 
     Attributes:
         title: with the unit.
-        figure: ``data`` and ``layout`` of Plotly.
-        help: the text below it.
+        figure: ``data`` and ``layout`` for Plotly.
+        help: text below the plot.
     """
 
     title: str
@@ -63,8 +63,8 @@ class Charts:
     """The charts of a page.
 
     Attributes:
-        sections: each with name, text and its plots.
-        missing: titles of those without data.
+        sections: name, text and plots of each section.
+        missing: titles of panels without data.
     """
 
     sections: Sequence[tuple[str, str, Sequence[Plot]]]
@@ -72,7 +72,7 @@ class Charts:
 
 
 def run_charts(run: Run) -> Charts:
-    """Those of a run's page."""
+    """Return the charts of a run's page."""
     history = run.history
     return _charts(
         run.headline, lambda panel: run_plot(panel, history), other_section(history.series)
@@ -80,7 +80,7 @@ def run_charts(run: Run) -> Charts:
 
 
 def sweep_charts(sweep: SweepRuns, colors: Sequence[str]) -> Charts:
-    """Those of a sweep's page: of each panel the first metric, a curve a run."""
+    """Return the charts of a sweep's page: the first metric of each panel, with one curve per run."""
     return _charts(sweep.headline, lambda panel: _sweep_plot(panel, sweep, colors), without="areas")
 
 
@@ -90,7 +90,7 @@ def _charts(
     *others: Section,
     without: str = "",
 ) -> Charts:
-    """The task's own metrics first, and each panel once."""
+    """Make the charts of all sections: the task's headline metrics first, each panel only once."""
     shown: set[Panel] = set()
     sections, missing = [], []
     for section in (headline_section(headline), *SECTIONS, *others):
@@ -105,7 +105,7 @@ def _charts(
 
 
 def run_plot(panel: Panel, history: History) -> Plot | None:
-    """A run's plot of a panel; ``None`` without data."""
+    """Make a run's plot of a panel; return ``None`` if there is no data."""
     traces, help = [], panel.help
     if panel.is_evaluated:
         traces = _evaluated(panel, history)
@@ -130,9 +130,9 @@ def run_plot(panel: Panel, history: History) -> Plot | None:
 
 
 def _evaluated(panel: Panel, history: History) -> list[Trace]:
-    """By evaluation set: evaluations on the way, and a large marker of the last one, of all conditions."""
-    # Evaluations on the way are of the policy alone: so is the last one of an E-step, which an M-step
-    # follows, whose answer model has another R.
+    """Return per set the intermediate evaluations, and a large marker for the last one on all conditions."""
+    # Intermediate evaluations measure the policy alone. So does the last evaluation of an E-step, but not
+    # that of the following M-step, whose answer model changes R.
     end = "e_step" if any(n.startswith("e_step/") for n in history.series) else "final"
     bare = [evaluated(metric) for metric in panel.metrics]
     kinds = [f"{kind}/{metric}" for metric in bare for kind in ("eval", end)]
@@ -146,7 +146,7 @@ def _evaluated(panel: Panel, history: History) -> list[Trace]:
             x, y = history.get(f"eval/{metric}/{group}")
             traces += _series(label, color, (x, [scale * v for v in y]), line={"dash": dash})
             x, y = history.get(f"{end}/{metric}/{group}")
-            # Evaluated again after resuming, or in each round of EM: the last one counts.
+            # A run may evaluate again after resuming or in each round of EM: the last evaluation counts.
             last = (x[-1:], [scale * v for v in y[-1:]])
             for own in _series(f"{label}, all conditions", color, last, dots=True):
                 traces.append(own | {"showlegend": False, "marker": {"color": color, "size": 9}})
@@ -166,7 +166,7 @@ def _sweep_plot(panel: Panel, sweep: SweepRuns, colors: Sequence[str]) -> Plot |
         label = f"run {run.folder.name}: {sweep.label(run)}".removesuffix(": ")
         series = (x, [scale * value for value in y])
         for own in _series(label, colors[number], series, dots=panel.kind == "dots"):
-            traces.append(own | {"uid": f"run{number}"})  # Plotly makes a CSS class of it
+            traces.append(own | {"uid": f"run{number}"})  # Plotly uses it as a CSS class
     if not traces:
         return None
     help = "Mean over evaluation sets." if panel.is_evaluated else ""
@@ -184,7 +184,7 @@ def _series(
     dots: bool = False,
     line: dict[str, Any] | None = None,
 ) -> list[Trace]:
-    """A trace of Plotly, if there are values."""
+    """Return the series as a list of one Plotly trace; empty if there are no values."""
     x, y = series
     if not y:
         return []
@@ -202,11 +202,11 @@ def plot(
     log: bool = False,
     most: int = MOST_POINTS,
 ) -> Plot:
-    """A plot over optimizer steps.
+    """Make a plot over optimizer steps.
 
     Args:
-        help: below it; that points were left out is added.
-        log: a logarithmic y-axis, unless a value is below 0 or none is above it.
+        help: text below the plot; a note is appended if points were left out.
+        log: use a logarithmic y-axis, unless a value is negative or none is positive.
     """
     k = max(math.ceil(len(own["x"]) / most) for own in traces)
     if k > 1:
@@ -222,7 +222,7 @@ def plot(
 
 
 def _thinned(own: Trace, k: int) -> Trace:
-    """Of lines means of k neighbours, of dots each k-th; to six digits."""
+    """Reduce lines to means of k neighbors and dots to every k-th, rounded to six significant digits."""
     is_line = own["mode"] == "lines"
     starts = range(0, len(own["x"]), k)
     x, y = (

@@ -1,4 +1,4 @@
-"""Figures (PNG) of how near policies are to their posterior: calibration and evidence."""
+"""PNG figures of how close policies are to their posterior: calibration and evidence."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MOST_DOTS = 3000
 
 
 def calibration(section: Section) -> Figure | str:
-    """log q + log Z of samples against log R/T: on the identity line where the policy is exact.
+    """Plot log q + log Z of samples against log R/T; an exact policy lies on the identity line.
 
-    Circles are samples of the posterior: those far below the line are what the policy misses. log Z of a
-    condition is exact where all of its strings are listed; else the largest of the importance-weighted
-    estimates at hand, of the posterior's draws, this method's samples and the others': the estimates of one
-    that never draws some strings lack these, and with its own alone a policy that always writes the same
-    string would lie on the line.
+    Circles are samples from the posterior; those far below the line are strings that the policy misses. log Z
+    of a condition is exact if all of its strings can be enumerated. Otherwise it is the largest available
+    importance-weighted estimate, from the posterior's draws, this method's samples or those of others: the
+    estimate of a policy that never draws some strings lacks their mass, and with its own estimate alone, a
+    policy that always writes the same string would lie on the line.
     """
     known = _log_z(section)
     dots = [(m, *_dots(m.runs[0], m.row, known)) for m in section.methods if m.is_trained]
@@ -57,7 +57,7 @@ def calibration(section: Section) -> Figure | str:
 
 
 def evidence(section: Section) -> Figure | str:
-    """Estimates of log Z of each condition against the exact value, where all strings can be listed."""
+    """Plot estimates of log Z per condition against the exact value, where all strings can be enumerated."""
     shown = [(m, list(_evidence(m.runs[0], m.row))) for m in section.methods if m.is_trained]
     shown = [(method, points) for method, points in shown if points]
     if not shown:
@@ -69,7 +69,7 @@ def evidence(section: Section) -> Figure | str:
         axes.plot(exact, mean, "o", color=color, label=method.label)
         axes.plot(exact, bound, "^", color=color, fillstyle="none")
     axes.set_title("mean φ (●) and importance-weighted bound (△)", fontsize=9)
-    # One condition alone, or many of one log Z, are a column of dots: as wide as it is high.
+    # A single condition, or many with the same log Z, give a column of dots: keep the axes square.
     _same_scales(axes, [value for _, points in shown for own in points for value in own])
     at = shown[0][1][0][0]
     axes.axline((at, at), slope=1, color="k", linestyle="--", linewidth=0.8)
@@ -80,13 +80,13 @@ def evidence(section: Section) -> Figure | str:
 
 
 def _same_scales(axes: Axes, values: Sequence[float]) -> None:
-    """Both axes of one range, so that the line of equal values is at 45°."""
+    """Give both axes the same range, so that the identity line is at 45°."""
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.5
     limits = (low - margin, high + margin)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=5))  # few enough for "−17.25" beside each other
+        axis.set_major_locator(MaxNLocator(nbins=5))  # few: labels must not overlap
 
 
 _Posterior = tuple[str, str]
@@ -94,16 +94,16 @@ _Dot = tuple[float, float]
 
 
 def _posterior(run: Run, record: Mapping[str, Any]) -> _Posterior:
-    """What a condition's posterior depends on: task, base model, T, and the condition."""
+    """Return all that a condition's posterior depends on: task, base model, T and the condition."""
     model = run.section("lm").get("name")
     settings = json.dumps([run.config["task"], model, run.temperature], sort_keys=True, default=str)
     return settings, f"{record['group']}/{record['condition']}"
 
 
 def _log_z(section: Section) -> dict[_Posterior, float]:
-    """log Z of each condition: exact where it can be, else the largest estimate of any method's samples.
+    """Return log Z of each condition: exact if possible, else the largest estimate from any method's samples.
 
-    Each is a lower bound on average, so that the largest is the nearest.
+    Every estimate is a lower bound in expectation, so the largest one is the closest.
     """
     exact: dict[_Posterior, float] = {}
     bounds: dict[_Posterior, float] = {}
@@ -122,7 +122,7 @@ def _log_z(section: Section) -> dict[_Posterior, float]:
 
 
 def _dots(run: Run, row: str, log_z: Mapping[_Posterior, float]) -> tuple[list[_Dot], list[_Dot]]:
-    """log R/T and log q + log Z, nats: of each condition's different samples, and of its posterior's."""
+    """Return log R/T and log q + log Z (nats) of distinct samples, and of samples from the posterior."""
     own: list[_Dot] = []
     posterior: list[_Dot] = []
     for record in run.samples(row):
@@ -141,7 +141,7 @@ def _thinned(dots: list[_Dot]) -> list[_Dot]:
 
 
 def _evidence(run: Run, row: str) -> Iterator[tuple[float, float, float]]:
-    """Exact log Z, mean φ and importance-weighted bound of each condition, nats."""
+    """Yield exact log Z, mean φ and importance-weighted bound of each condition, in nats."""
     for record in run.samples(row):
         support = [value / run.temperature for value in record.get("support_log_reward") or ()]
         found = _finite(record, run.temperature)
@@ -152,7 +152,7 @@ def _evidence(run: Run, row: str) -> Iterator[tuple[float, float, float]]:
 
 
 def _finite(record: Mapping[str, Any], temperature: float) -> list[tuple[str, float, float]]:
-    # A string that was cut where it cannot end has probability 0.
+    # A string that was truncated where it cannot end has probability 0.
     return [
         (text, r / temperature, q)
         for text, r, q in zip(

@@ -1,4 +1,4 @@
-"""One run's page, ``report.html``, from the files of its folder, whether the run has ended or not."""
+"""The page ``report.html`` of one run, finished or not, generated from the files in its folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gfn_runner.runtime.sweep_record import StateName, is_sweep
 
 PAGE = "report.html"
 NEWEST = "samples_newest.jsonl"
-_REFRESH = 30  # seconds, where a config does not say
+_REFRESH = 30  # seconds, if the config does not set it
 _CONDITIONS, _SAMPLES = 8, 4
 _LOG_LINES = 30
 _LONGEST = 300  # characters of a prompt or a sample
-# Figures that show what the charts do not.
+# Figures that add to what the charts show.
 _FIGURES = {
     "accuracy": "Accuracy while training, and at the end beside the base model",
     "histogram": "Share of each value among the samples",
@@ -42,11 +42,11 @@ def write_run_page(folder: Path, known: StateName | None = None) -> Path:
     """Write ``report.html`` into a run's folder.
 
     Args:
-        known: the state, from the run's own process; see :func:`~gfn_runner.report.states.state_of`.
+        known: state reported by the run's own process; see :func:`~gfn_runner.report.states.state_of`.
 
     Raises:
-        UserError: at files that are not what a run writes.
-        OSError: if the page cannot be written; the one before is left.
+        UserError: if a file is not in the format that runs write.
+        OSError: if the page cannot be written; the previous page is kept.
     """
     run = read_run(folder, known)
     refresh = None if run.state.has_ended else refresh_of(run.config)
@@ -56,12 +56,12 @@ def write_run_page(folder: Path, known: StateName | None = None) -> Path:
 
 
 def refresh_of(config: Mapping[str, Any]) -> int:
-    """Seconds after which a browser loads the page of an unfinished run again."""
+    """Return the interval in seconds at which a browser reloads the page of an unfinished run."""
     return int(callback_arguments(config, "report").get("refresh", _REFRESH))
 
 
 def _content(run: Run) -> dict[str, Any]:
-    """The values of ``templates/run.html``."""
+    """Return the variables of ``templates/run.html``."""
     method = f", {run.baseline}" if run.baseline else ""
     charts = run_charts(run)
     metrics = [(name, f"{value:.6g}") for name, value in sorted(run.metrics.items())]
@@ -110,12 +110,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _samples(run: Run) -> tuple[str, Table | None]:
-    """A few strings for the first conditions: of the last evaluation, or of the newest on the way."""
+    """Tabulate a few strings for the first conditions, from the final or newest intermediate evaluation."""
     others = sorted(run.folder.glob("samples_*.jsonl"))
     final = [run.folder / "samples.jsonl", *(path for path in others if path.name != NEWEST)]
     final = [path for path in final if path.is_file()]
     newest = [path for path in others if path.name == NEWEST and path.is_file()]
-    # A run that was resumed has older samples of an end that counts no more.
+    # A resumed run still has samples of its earlier, outdated final evaluation.
     path = max([*final[:1], *newest], key=lambda file: file.stat().st_mtime, default=None)
     if path is None:
         return "None yet: the first evaluation writes some.", None
@@ -136,7 +136,7 @@ def _samples(run: Run) -> tuple[str, Table | None]:
 
 
 def _sample_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a sample; prompt and answer in the first one alone."""
+    """Return one row per sample, with prompt and answer in the first one only."""
     rows = []
     columns = [record.get(name, []) for name in ("log_reward", "log_pf")]
     for at, text in enumerate(record["singles"][:_SAMPLES]):
@@ -157,9 +157,9 @@ def _pictures(run: Run) -> list[Picture]:
 
 
 def _files(run: Run) -> list[tuple[str, str]]:
-    """The resolved config and the environment of each part, with their titles."""
+    """Return the resolved config and the environment at each start of the run, with titles."""
     config = ""
-    with contextlib.suppress(OSError, ValueError):  # gone since it was read
+    with contextlib.suppress(OSError, ValueError):  # deleted since the run was read
         config = (run.folder / "config.yaml").read_text(encoding="utf-8")
     parts = zip(environment_files(run.folder), run.environments, strict=False)
     environments = [(f"What it ran on ({p.name})", json.dumps(e, indent=2)) for p, e in parts]

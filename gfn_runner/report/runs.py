@@ -1,4 +1,4 @@
-"""Runs found below folders and read from their files: config, metrics, whether finished or why not."""
+"""Discovery and reading of runs: config, metrics, and whether and why a run has not finished."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _LOG_LINES = 5
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run's folder; or that of a sweep's job which has not begun.
+    """A run's folder, or that of a sweep job which has not started.
 
     Attributes:
-        config: the resolved one; empty of a job that has not begun.
-        metrics: of ``metrics.json``, without those that were not finite; empty if it has not finished.
-        overrides: command-line lines.
-        environments: what each of its parts ran on, in their order; empty for one that cannot be read.
-        ended: seconds since 1970 at which ``metrics.json`` was written; 0 without one.
+        config: resolved config; empty for a job that has not started.
+        metrics: finite values in ``metrics.json``; empty if the run has not finished.
+        overrides: command-line overrides.
+        environments: environment at each start of the run (first or resumed), in order; empty if unreadable.
+        ended: time at which ``metrics.json`` was written, in seconds since 1970; 0 without the file.
     """
 
     folder: Path
@@ -50,16 +50,16 @@ class Run:
 
     @property
     def history(self) -> History:
-        """What it has logged so far."""
+        """All scalars that the run has logged so far."""
         return history_of(self.folder)
 
     @property
     def log(self) -> list[str]:
-        """The last lines of its log."""
+        """Last lines of the run's log."""
         return last_lines(self.folder / "run.log")
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """A section of the config; empty where there is none."""
+        """Return a section of the config; empty if missing."""
         return self.config.get(name) or {}
 
     @property
@@ -69,12 +69,12 @@ class Run:
 
     @property
     def task_name(self) -> str:
-        """As in ``task=…``; the class's own if it cannot be imported any more."""
+        """Name as in ``task=…``; the class name if the class can no longer be imported."""
         return str(getattr(imported(self.task), "name", self.task.rpartition(".")[2]))
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """Metrics that the task puts first; none if its class cannot be imported any more."""
+        """Headline metrics of the task; empty if its class can no longer be imported."""
         return tuple(getattr(imported(self.task), "headline", ()))
 
     @property
@@ -83,13 +83,13 @@ class Run:
 
     @property
     def baseline(self) -> str | None:
-        """Class of the baseline that the run is of; ``None`` for GFlowNet training."""
+        """Class name of the baseline; ``None`` for GFlowNet training."""
         chosen = self.config.get("baseline")
         return str(chosen["_target_"]).rpartition(".")[2] if chosen else None
 
     @property
     def commits(self) -> tuple[str, ...]:
-        """Of the code, in the order of the run's parts; with ``-changed`` where files were changed."""
+        """Commits of the code, in order of the run's starts; ``-changed`` marks uncommitted changes."""
         gits = [e["git"] for e in self.environments if isinstance(e.get("git"), dict)]
         found = (
             str(git["commit"])[:10] + "-changed" * bool(git.get("changed"))
@@ -100,23 +100,23 @@ class Run:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether all its parts ran without a GPU."""
+        """Whether the run had no GPU at any of its starts."""
         return {e.get("device") for e in self.environments} == {"cpu"}
 
     @property
     def temperature(self) -> float:
-        """Reward temperature T of the final evaluation; 1 where a run has recorded none."""
+        """Reward temperature T of the final evaluation; 1 if none was recorded."""
         return self.metrics.get("run/reward_temperature", 1.0)
 
     @cached_property
     def rows(self) -> tuple[str, ...]:
-        """Prefixes of metrics that were measured on samples: ``final`` and methods without training."""
+        """Prefixes of metrics measured on samples: ``final`` and methods without training."""
         others = {"run", "train", "seconds", "eval", "m_step"}
         found = dict.fromkeys(name.partition("/")[0] for name in self.metrics if "/" in name)
         return tuple(name for name in found if name not in others)
 
     def samples(self, row: str) -> list[dict[str, Any]]:
-        """The row's samples, a record a condition; empty if none were written.
+        """Return the row's samples, one record per condition; empty if none were written.
 
         Raises:
             UserError: if the file cannot be read.
@@ -128,7 +128,7 @@ class Run:
 
 @lru_cache(maxsize=64)
 def _samples(path: Path, written: int) -> list[dict[str, Any]]:
-    # Several figures and a table look at the same samples.
+    # Cached, since several figures and a table use the same samples.
     try:
         return read_samples(path)
     except ValueError as error:
@@ -138,12 +138,12 @@ def _samples(path: Path, written: int) -> list[dict[str, Any]]:
 
 
 def find_runs(given: Sequence[str]) -> list[Path]:
-    """Folders of runs below the given folders, each once, in the order of their names.
+    """Return the run folders below the given folders, without duplicates, sorted by name.
 
-    A folder with a ``config.yaml`` that names a task is a run; what lies inside of one is its own.
+    A folder is a run if its ``config.yaml`` has a task; folders inside a run are not searched.
 
     Raises:
-        UserError: with every argument that leads to no run.
+        UserError: lists every argument that leads to no run.
     """
     found: dict[Path, Path] = {}
     problems = []
@@ -186,10 +186,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """All runs, finished or not.
+    """Read all runs, finished or not.
 
     Raises:
-        UserError: with every file that cannot be read, and if no run is finished.
+        UserError: lists every file that cannot be read; also raised if no run has finished.
     """
     runs, problems = [], []
     for folder in folders:
@@ -212,13 +212,13 @@ def _not_finished(run: Run) -> Problem:
 
 
 def read_run(folder: Path, known: StateName | None = None) -> Run:
-    """The run of a folder.
+    """Read a run from its folder.
 
     Args:
-        known: its state, from the run's own process; see :func:`state_of`.
+        known: state reported by the run's own process; see :func:`state_of`.
 
     Raises:
-        UserError: at files that are not what a run writes.
+        UserError: if a file is not in the format that runs write.
     """
     config = read_config(folder / "config.yaml")
     metrics = _metrics(folder / "metrics.json")
@@ -237,11 +237,11 @@ def read_run(folder: Path, known: StateName | None = None) -> Run:
 
 
 def _metrics(path: Path) -> dict[str, float] | None:
-    """Metrics that are finite numbers; ``None`` without the file."""
+    """Return the metrics that are finite; ``None`` if the file does not exist."""
     if not path.is_file():
         return None
     try:
-        # JSON says null where a number was not finite.
+        # JSON has null for numbers that are not finite.
         known = {n: float(v) for n, v in read_object(path).items() if v is not None}
     except (ValueError, TypeError) as error:
         raise UserError.one(
@@ -254,5 +254,5 @@ def _metrics(path: Path) -> dict[str, float] | None:
 
 
 def environment_files(folder: Path) -> list[Path]:
-    """``environment*.json`` of each part of a run, in their order."""
+    """Return ``environment*.json`` of each start of a run (first or resumed), in order."""
     return sorted(folder.glob("environment*.json"), key=lambda path: (len(path.name), path.name))

@@ -1,4 +1,4 @@
-"""Samples as lines of JSON: what the policy wrote in the final evaluation; draws what is missing."""
+"""Samples of evaluations as JSON lines, and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.report.table import Table, markdown
 from gfn_runner.runtime.json_lines import read_lines, write_lines
 
-_CONDITIONS, _SINGLES = 12, 3  # in samples.md
+_CONDITIONS, _SINGLES = 12, 3  # number of rows and of samples per cell in samples.md
 
 
 @with_config(ConfigDict(extra="allow"))
 class _Record(TypedDict, total=False):
-    """What reports read of a line."""
+    """The fields of a line that reports read."""
 
     group: Required[str]
     condition: Required[str]
@@ -34,10 +34,10 @@ _RECORDS: TypeAdapter[Any] = TypeAdapter(list[_Record])
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """What :func:`write_samples` wrote; empty if there is no file.
+    """Read a file written by :func:`write_samples`; return an empty list if it does not exist.
 
     Raises:
-        ValueError: naming the first line that is no record of samples.
+        ValueError: names the first line that is not a valid record.
     """
     try:
         return _RECORDS.validate_python(read_lines(path))
@@ -48,17 +48,17 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def write_samples(path: Path, samples: Sequence[ConditionSamples]) -> None:
-    """Each line: one condition with its votes and singles; log R and log q in nats."""
+    """Write one line per condition with its votes and singles; log R and log q are in nats."""
     write_lines(path, (sample_record(sample) for sample in samples))
 
 
 def write_sample_table(path: Path, rows: Mapping[str, Sequence[ConditionSamples]]) -> None:
-    """A Markdown table of the first conditions with a few samples of each row.
+    """Write a Markdown table of the first conditions, with a few samples of each row.
 
     Args:
-        rows: label to samples; all of the same conditions, in the same order.
+        rows: mapping from label to samples; all for the same conditions, in the same order.
     """
-    # A row that answers at once has written nothing.
+    # Omit rows that generate no string, such as direct answers.
     rows = {
         label: drawn for label, drawn in rows.items() if any(any(s.singles) for s in drawn)
     } or dict(rows)
@@ -72,11 +72,11 @@ def write_sample_table(path: Path, rows: Mapping[str, Sequence[ConditionSamples]
 
 
 def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str, Any]:
-    """A line of ``samples.jsonl``; with ``most``, only so many votes and singles."""
+    """Return a line of ``samples.jsonl``; ``most`` limits the number of votes and singles."""
     condition = sample.condition
-    # What a figure needs to know of a table of values.
+    # Figures of tasks over a table of values need the target distribution.
     target = {"target": condition.facts["target"]} if "target" in condition.facts else {}
-    # Where all strings can be listed, log Z is known.
+    # If all strings can be enumerated, log Z is known.
     support: dict[str, Any] = {}
     if sample.support_log_reward:
         support["support_log_reward"] = [round(value, 4) for value in sample.support_log_reward]
@@ -100,7 +100,7 @@ def sample_record(sample: ConditionSamples, most: int | None = None) -> dict[str
 
 
 def first_of_each_set(records: Sequence[dict[str, Any]], each: int) -> list[dict[str, Any]]:
-    """The first records of each evaluation set, ``each`` of every one of them."""
+    """Return the first ``each`` records of every evaluation set."""
     sets: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         sets.setdefault(str(record.get("group")), []).append(record)

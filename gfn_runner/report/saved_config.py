@@ -1,4 +1,4 @@
-"""``config.yaml`` of a run, with what a report reads of it checked, and what follows from it."""
+"""The ``config.yaml`` of a run: validation of the entries that reports read, and values derived from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gfn_runner.algorithms.base import Algorithm
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import read_yaml
 
-# What a report reads, and the types that a run writes.
+# The entries that reports read, with the types that runs write.
 _READ: Mapping[str, type | tuple[type, ...]] = {
     "task._target_": str,
     "seed": int,
@@ -32,10 +32,10 @@ _READ: Mapping[str, type | tuple[type, ...]] = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """Read the resolved config of a run.
 
     Raises:
-        UserError: if the file cannot be read, or is not what a run writes.
+        UserError: if the file cannot be read or is not in the format that runs write.
     """
     try:
         config = _parsed(path.resolve(), path.stat().st_mtime_ns)
@@ -50,12 +50,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _parsed(path: Path, written: int) -> dict[str, Any]:
-    # A page of many runs that is written again and again would do little else.
+    # Cached, since rewriting a page of many runs would spend most of its time here.
     return read_yaml(path, dict)
 
 
 def _wrong_entry(config: Mapping[str, Any]) -> str:
-    """What is not as a run writes it; empty if all of it is. Sections may be missing."""
+    """Describe the first invalid entry; return an empty string if there is none. Sections may be missing."""
     for key, kinds in _READ.items():
         found: Any = config
         for name in key.split("."):
@@ -68,13 +68,13 @@ def _wrong_entry(config: Mapping[str, Any]) -> str:
 
 
 def callback_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The arguments of a run's callback; none if it was removed."""
+    """Return the arguments of a run's callback; empty if the callback was removed."""
     node = (config.get("callbacks") or {}).get(name) or {}
     return {key: value for key, value in node.items() if key != "_target_"}
 
 
 def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
-    """Whether a run of this config trains; ``unknown`` if its baseline's class cannot be imported."""
+    """Return whether a run of this config trains; ``unknown`` if its baseline cannot be imported."""
     baseline = config.get("baseline")
     if not baseline:
         return True
@@ -83,7 +83,7 @@ def trains(config: Mapping[str, Any], unknown: bool = True) -> bool:
 
 
 def steps_wanted(config: Mapping[str, Any]) -> int | None:
-    """Optimizer steps of a whole run; ``None`` of one that trains nothing."""
+    """Return the total number of optimizer steps of a run; ``None`` if it does not train."""
     steps = (config.get("trainer") or {}).get("max_steps")
     if steps is None or not trains(config, unknown=False):
         return None
@@ -91,7 +91,7 @@ def steps_wanted(config: Mapping[str, Any]) -> int | None:
 
 
 def imported(target: str) -> Any:
-    """A class by its import path; ``None`` if there is none any more."""
+    """Import a class by its path; return ``None`` if it no longer exists."""
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""What methods write for the same conditions, and its log R."""
+"""Comparison of what methods generate for the same conditions, with log R."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HEADER = ("condition", "method", "most frequent sample", "share of samples", "l
 
 
 def sample_table(section: Section) -> Table | str:
-    """The most frequent single sample of each method, for conditions that most methods have.
+    """Tabulate each method's most frequent single sample, for the conditions that most methods share.
 
     Args:
-        section: its methods' first seeds are shown; of rows that choose one of n strings, those of the
-            largest n.
+        section: samples are from the first seed of each method; of rows that pick one of n strings, only the
+            largest n is shown.
 
     Returns:
-        A table; or a sentence on why there is none.
+        A table, or a sentence that says why there is none.
     """
     drawn = {
         method: {
@@ -34,7 +34,7 @@ def sample_table(section: Section) -> Table | str:
         for method in _shown(section.methods)
     }
     met = Counter(key for records in drawn.values() for key in records)
-    # Sorting keeps the order in which conditions were met among those that as many methods have.
+    # Sorting is stable: conditions that equally many methods share keep their order of appearance.
     rows = [
         row
         for key in sorted(met, key=lambda key: -met[key])[:_CONDITIONS]
@@ -44,7 +44,7 @@ def sample_table(section: Section) -> Table | str:
 
 
 def _shown(methods: Sequence[Method]) -> list[Method]:
-    """All but those that differ from another one by fewer strings to choose from."""
+    """Drop methods that differ from another one only by picking from fewer strings."""
     most: dict[str, int] = {}
     for method in methods:
         if chosen := chosen_from(method):
@@ -53,7 +53,7 @@ def _shown(methods: Sequence[Method]) -> list[Method]:
 
 
 def _rows(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """One condition's rows, by method; the condition in the first one alone."""
+    """Return one condition's rows, one per method, with the condition in the first one only."""
     rows: list[tuple[str, ...]] = []
     for label, record in records.items():
         text, n = Counter(record["singles"]).most_common(1)[0]

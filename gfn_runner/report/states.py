@@ -1,4 +1,4 @@
-"""How far a run is, as the files of its folder tell: ok, running, failed and why, …"""
+"""State of a run, derived from the files in its folder: ok, running, failed and why, …"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gfn_runner.runtime.sweep_record import StateName, reason
 
 _BADGES = {"ok": "good", "running": "busy", "failed": "bad", "cancelled": "bad", "timed out": "bad",
            "waiting": "none", "submitted": "none"}  # fmt: skip
-# A run that writes nothing for longer than this, and than twenty of its steps, is silent.
+# A run is silent if it writes nothing for longer than this (seconds) and than twenty of its steps.
 PATIENCE = 900.0
 _WRITTEN = ("metrics.jsonl", "run.log", "samples_newest.jsonl", "metrics.json")
 _LOG_BYTES = 20_000
@@ -27,14 +27,14 @@ _LOG_RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
 @dataclass(frozen=True)
 class State:
-    """The state of a run, or of a sweep's job that has not become one yet.
+    """State of a run, or of a sweep job that has not started its run yet.
 
     Attributes:
-        step: last optimizer step; ``None`` before the first, and of a run that trains nothing.
-        steps: optimizer steps of the whole run; ``None`` if it trains nothing.
-        began: seconds since 1970 at which its newest part began; 0 if that is unknown.
-        seen: seconds since 1970 at which it has last written something; 0 for never.
-        left: seconds until its training ends; ``None`` if unknown.
+        step: last optimizer step; ``None`` before the first, and for runs that do not train.
+        steps: optimizer steps of the whole run; ``None`` for runs that do not train.
+        began: time of the run's latest start (first or resumed), in seconds since 1970; 0 if unknown.
+        seen: time of the last write, in seconds since 1970; 0 if nothing was written.
+        left: seconds until training ends; ``None`` if unknown.
     """
 
     name: StateName
@@ -51,17 +51,17 @@ class State:
 
     @property
     def badge(self) -> str:
-        """The class of its badge in ``page.css``."""
+        """CSS class of the state's badge in ``page.css``."""
         return _BADGES.get(self.name, "odd")
 
     @property
     def has_ended(self) -> bool:
-        """Whether the folder is not expected to change any more."""
+        """Whether no further changes to the folder are expected."""
         return self.name not in ("running", "waiting", "submitted")
 
     @property
     def seconds(self) -> float | None:
-        """Since the newest part began; ``None`` if that is unknown."""
+        """Seconds since the latest start; ``None`` if unknown."""
         if not self.began:
             return None
         return max(0.0, (time.time() if self.name == "running" else self.seen) - self.began)
@@ -76,11 +76,11 @@ def state_of(
     metrics: Mapping[str, float] | None,
     known: StateName | None = None,
 ) -> State:
-    """The state of a run's folder.
+    """Determine the state of a run from its folder.
 
     Args:
-        metrics: of ``metrics.json``; ``None`` without one.
-        known: from the run's own process, which counts unless the files say "failed".
+        metrics: content of ``metrics.json``; ``None`` if it does not exist.
+        known: state reported by the run's own process; takes precedence unless the files say "failed".
     """
     began = newest_of(folder.glob("environment*.json"))
     seen = max(began, newest_of(folder / name for name in _WRITTEN))
@@ -106,23 +106,23 @@ def state_of(
 
 
 def state_without_config(folder: Path) -> State:
-    """Of a job's folder in which no run has written its config: waiting, or failed before that."""
+    """Return the state of a job whose run has not written its config: waiting, or failed before that."""
     why, seen = failure(folder), newest_of([folder / "run.log"])
     return State("failed" if why else "waiting", why, seen=seen)
 
 
 def steps_ended(metrics: Mapping[str, float | None]) -> float | None:
-    """Optimizer steps that a run has done with: those it was to make where a callback has stopped it early."""
+    """Return the completed optimizer steps; the planned number if a callback stopped the run early."""
     return metrics.get("run/stopped_early_of", metrics.get("run/steps"))
 
 
 def failure(folder: Path) -> str:
-    """Why the newest part of a run has failed; empty if it has not, or has gone on since."""
+    """Return why the run failed after its latest start; empty if it did not, or has since continued."""
     log = last_lines(folder / "run.log")
     records = [line for line in log if _LOG_RECORD.match(line)]
     if not records or not records[-1].startswith(("ERROR", "CRITICAL")):
         return ""
-    # A run that goes on after a failure has younger files.
+    # A run that continued after a failure has newer files.
     newest = newest_of(folder.glob("environment*.json"), [folder / "metrics.jsonl"])
     if newest_of([folder / "run.log"]) < newest - 5:
         return ""
@@ -130,7 +130,7 @@ def failure(folder: Path) -> str:
 
 
 def newest_of(*paths: Iterable[Path]) -> float:
-    """Seconds since 1970 of the last change of any of the files; 0 if none is there."""
+    """Return the newest modification time in seconds since 1970; 0 if none of the files exists."""
     times = [0.0]
     for path in itertools.chain(*paths):
         with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ def newest_of(*paths: Iterable[Path]) -> float:
 
 
 def last_lines(path: Path) -> list[str]:
-    """The last lines of a text file, without blank ones; none if there is no file."""
+    """Return the last non-blank lines of a text file; empty if it does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LOG_BYTES))

@@ -1,4 +1,4 @@
-"""Finished runs as a table a task: means over seeds, and what was left out."""
+"""One table of finished runs per task: means over seeds, and notes on what was left out."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _BESIDE_HEADLINE = ("log_reward", "diversity", "phi_spread")
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One task's part of the report.
+    """One task's section of the report.
 
     Attributes:
         columns: ``<metric>/<evaluation set>``.
-        headline: metrics that the task puts first.
-        published: the paper's rows, in the metric's own unit; of another model.
-        unfinished: runs of the task that are in none of the methods.
+        headline: headline metrics of the task.
+        published: rows reported in the paper, in the metric's own unit; for another model.
+        unfinished: runs of the task that belong to none of the methods.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Section:
 
 
 def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
-    """One section a task, of its finished runs.
+    """Group finished runs into one section per task.
 
     Args:
-        runs: any; those that have not finished are in no mean and named by :func:`notes`.
-        metrics: columns, without evaluation sets; the task's headline and a few more if empty.
+        runs: any runs; unfinished ones enter no mean but are listed by :func:`notes`.
+        metrics: columns, without evaluation sets; if empty, the task's headline metrics and a few more.
 
     Raises:
         UserError: if no run has a metric of that name.
@@ -57,7 +57,7 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
     targets = sorted({run.task for run in runs if run.is_finished})
     found = {t: _section(t, [run for run in runs if run.task == t], metrics) for t in targets}
     names = [section.name for section in found.values()]
-    # Two classes may call themselves the same; files are named by it.
+    # Two classes may have the same name, and files are named after it.
     return [
         replace(section, name=target) if names.count(section.name) > 1 else section
         for target, section in found.items()
@@ -65,7 +65,7 @@ def sections(runs: Sequence[Run], metrics: Sequence[str] = ()) -> list[Section]:
 
 
 def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
-    """Everything that a reader of the tables might not expect, a sentence each."""
+    """Return everything a reader of the tables might not expect, one sentence each."""
     said = []
     if len(found) > 1:
         names = ", ".join(section.name for section in found)
@@ -78,14 +78,14 @@ def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
 
 
 def results(section: Section) -> Table:
-    """One row a method, one column a metric and evaluation set; below them the paper's rows."""
+    """Tabulate methods (rows) by metric and evaluation set (columns), followed by the paper's rows."""
     rows = [
         [method.label, str(len(method.runs)), *(cell(method, column) for column in section.columns)]
         for method in section.methods
     ]
     published = published_rows(section.published, section.columns)
     rows += [[label, "", *cells] for label, *cells in published]
-    # A run that is in no mean has a row of its own.
+    # A run that enters no mean has its own row.
     rows += [
         [f"{run.baseline or 'GFlowNet'}, seed {run.seed}", "", run.state.name]
         + [""] * (len(section.columns) - 1)
@@ -95,7 +95,7 @@ def results(section: Section) -> Table:
 
 
 def cell(method: Method, column: str) -> str:
-    """Mean ± standard error over seeds, with the number of seeds if some lack the metric."""
+    """Format mean ± standard error over seeds, with the number of seeds if some lack the metric."""
     values = method.values(column)
     if not values:
         return ""
@@ -109,16 +109,16 @@ _NOTHING, _ROUNDING = 1e-12, 1e-6
 
 
 def spread(column: str, values: Sequence[float]) -> str:
-    """Mean ± standard error of the mean, to two digits of the error; of one value the value alone."""
+    """Format mean ± standard error, to two significant digits of the error; a single value has no error."""
     mean, error = statistics.fmean(values), standard_error(values)
     if error <= max(_NOTHING, _ROUNDING * abs(mean)):
-        # Seeds that differ in the last bits of fp32 are equal, and 1e-17 is 0.
+        # Treat seeds that differ only in the last bits of fp32 as equal, and 1e-17 as 0.
         mean = mean if abs(mean) > _NOTHING else 0.0
         return shown_number(column, mean)
     if is_share(column):
         digits = max(1, _decimals(100 * error, 2))
         return f"{100 * mean:.{digits}f} ± {100 * error:.{digits}f}"
-    # Four digits of the mean are enough, however alike the seeds are.
+    # Four digits of the mean are enough, however similar the seeds are.
     digits = max(0, min(_decimals(error, 2), _decimals(mean, 4) if mean else 9))
     shown = f"{error:.{digits}f}"
     whole = f"{mean:.{digits}f}".replace("-", "−")
@@ -126,20 +126,20 @@ def spread(column: str, values: Sequence[float]) -> str:
 
 
 def _decimals(value: float, digits: int) -> int:
-    """Decimal places that show so many digits of a number."""
+    """Return the number of decimal places that show that many significant digits."""
     return digits - 1 - math.floor(math.log10(abs(value)))
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean: sample standard deviation / √n; 0 for one value."""
+    """Return the standard error of the mean: sample standard deviation / √n; 0 for a single value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def commands(method: Method) -> list[str]:
-    """The command line of the method's runs, one for all seeds that differ in nothing else."""
+    """Return the command lines of the method's runs, merging seeds that differ in nothing else."""
     seeds: dict[tuple[str, ...], list[int]] = {}
     for run in method.runs:
-        # A run always names its task, so without any line the file is missing.
+        # A run always has its task as override, so without overrides the file is missing.
         lines_of_run = tuple(line for line in run.overrides if not line.startswith("seed="))
         seeds.setdefault(lines_of_run, []).append(run.seed)
     lines = []
@@ -150,7 +150,7 @@ def commands(method: Method) -> list[str]:
         if len(own) > 1 and not is_of_sweep(overrides):
             words = f"-m {shlex.join(overrides)} seed={','.join(map(str, own))}"
             lines.append(f"python -m gfn_runner {words}")
-        else:  # with -m it would be the sweep anew
+        else:  # with -m, the command would repeat the whole sweep
             words = shlex.join(by_itself(overrides))
             lines += [f"python -m gfn_runner {words} seed={seed}" for seed in own]
     return lines
@@ -185,7 +185,7 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
         if m not in shown
     ]
     notes += _notes(shown, columns)
-    # Settings of a task may have rows of their own (numbers of examples, say).
+    # A task's settings may add rows (for several numbers of examples, say).
     tasks = [task_of(method.runs[0])[0] for method in shown]
     published = [row for own in tasks if own for row in own.reference_rows()]
     return Section(
@@ -204,7 +204,7 @@ def _section(target: str, runs: Sequence[Run], metrics: Sequence[str]) -> Sectio
 
 
 def task_of(run: Run) -> tuple[Task | None, str]:
-    """The task of a run's config; or why it cannot be built any more."""
+    """Instantiate the task of a run's config; if that fails, return ``None`` and the reason."""
     try:
         return instantiate("task", run.config["task"], Task), ""
     except UserError as error:
@@ -216,7 +216,7 @@ def task_of(run: Run) -> tuple[Task | None, str]:
 
 
 def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
-    """What a reader has to know, each thing once with all methods that it holds for."""
+    """Collect notes on the methods, each note once with all methods to which it applies."""
     by_text: dict[str, list[str]] = {}
     for method in methods:
         for text in _of_method(method, columns):
@@ -230,7 +230,7 @@ def _notes(methods: Sequence[Method], columns: Sequence[str]) -> list[str]:
 
 
 def _conditions(methods: Sequence[Method]) -> list[str]:
-    """Which methods were measured on fewer conditions than others."""
+    """Return a note on the methods that were evaluated on fewer conditions than others."""
     labels: dict[int, list[str]] = {}
     for method in methods:
         sizes = Counter(record.get("group") for record in method.runs[0].samples(method.row))

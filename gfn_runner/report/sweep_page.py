@@ -1,4 +1,4 @@
-"""A sweep's page: a table of its runs, their curves in common charts, and the finished ones compared."""
+"""The page of a sweep: a table of its runs, their curves in shared charts, and the finished runs compared."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def write_sweep_page(folder: Path, known: Mapping[str, StateName] | None = None)
     """Write ``report.html`` into a sweep's folder.
 
     Args:
-        known: states from a run's own process, by the name of its folder.
+        known: states reported by the runs' own processes, by folder name.
 
     Raises:
-        OSError: if the page cannot be written; the one before is left.
+        OSError: if the page cannot be written; the previous page is kept.
     """
     sweep = read_sweep(folder, known)
     configs = [run.config for run in sweep.runs if run.config]
@@ -38,7 +38,7 @@ def write_sweep_page(folder: Path, known: Mapping[str, StateName] | None = None)
 
 
 def _runs(sweep: SweepRuns) -> dict[str, Any]:
-    """The values of the first half of ``templates/sweep.html``."""
+    """Return the variables of the first half of ``templates/sweep.html``."""
     summary, record = sweep.summary, sweep.record
     left = [run.state.left for run in sweep.runs if run.state.left is not None]
     if left:
@@ -64,10 +64,10 @@ def _runs(sweep: SweepRuns) -> dict[str, Any]:
 
 
 def colors_of(sweep: SweepRuns) -> list[str]:
-    """A colour for each run; runs that differ in their seed alone share one."""
+    """Return a color for each run; runs that differ only in their seed share one."""
     settings = [sweep.label(run, without=["seed"]) or run.folder.name for run in sweep.runs]
     known = list(dict.fromkeys(settings))
-    # Of more settings than colours that one can tell apart neighbours look alike: from red to violet.
+    # With more settings than distinct colors, neighbors look similar: hues range from red to violet.
     n = max(1, len(known) - 1)
     hues = [f"hsl({300 * at / n:.0f},70%,42%)" for at in range(len(known))]
     chosen = dict(zip(known, COLORS if len(known) <= len(COLORS) else hues, strict=False))
@@ -75,7 +75,7 @@ def colors_of(sweep: SweepRuns) -> list[str]:
 
 
 def _comparison(sweep: SweepRuns) -> dict[str, Any]:
-    """The tables of a report across the runs that have finished."""
+    """Return a report's tables for the runs that have finished."""
     runs = [run for run in sweep.runs if run.is_finished and run.config]
     content: dict[str, Any] = {"notes": [], "compared": [], "problem": ""}
     try:

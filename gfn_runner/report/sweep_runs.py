@@ -1,4 +1,4 @@
-"""The runs of a sweep, begun or not, and the table of them: for its page, ``sweep.md`` and the terminal."""
+"""The runs of a sweep, started or not, and their table: for its page, ``sweep.md`` and the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gfn_runner.report.states import PATIENCE, State, state_without_config
 from gfn_runner.report.table import Table, rounded, shown_number
 from gfn_runner.runtime.sweep_record import Job, StateName, Sweep
 
-_DIRECTION = "hydra.sweeper.direction="  # in the command of every search
+_DIRECTION = "hydra.sweeper.direction="  # part of every search's command line
 _LONGEST_REASON = 300  # characters
 
 
@@ -29,8 +29,8 @@ class SweepRuns:
     """A folder of runs.
 
     Attributes:
-        record: of the sweep; an empty one if there is none that can be read.
-        runs: in the order of their names; their overrides are those of the record where it has some.
+        record: record of the sweep; an empty one if none can be read.
+        runs: sorted by name; overrides are taken from the record if it has any.
     """
 
     folder: Path
@@ -39,18 +39,18 @@ class SweepRuns:
 
     @cached_property
     def settings(self) -> dict[Run, dict[str, str]]:
-        """Of each run its overrides by key."""
+        """Overrides of each run, by key."""
         pairs = {run: [line.partition("=") for line in run.overrides] for run in self.runs}
         return {r: {key.lstrip("+~"): value for key, _, value in own} for r, own in pairs.items()}
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """What runs have returned, by the folder's name."""
+        """Return values of the runs, by folder name."""
         return {job.folder: job.value for job in self.record.jobs if job.value is not None}
 
     @cached_property
     def varied(self) -> list[str]:
-        """Keys in which the runs differ; the seed last."""
+        """Keys in which the runs differ, the seed last."""
         settings = list(self.settings.values())
         keys = dict.fromkeys(key for own in settings for key in own)
         found = [key for key in keys if len({own.get(key) for own in settings}) > 1]
@@ -58,20 +58,20 @@ class SweepRuns:
 
     @property
     def headline(self) -> list[str]:
-        """Metrics that the runs' tasks put first."""
+        """Headline metrics of the runs' tasks."""
         return list(dict.fromkeys(metric for run in self.runs for metric in run.headline))
 
     @property
     def summary(self) -> str:
-        """How many runs are in which state."""
+        """Number of runs in each state."""
         counts = Counter(run.state.name for run in self.runs)
         return f"{len(self.runs)} runs: {', '.join(f'{n} {name}' for name, n in counts.items())}."
 
     @property
     def has_ended(self) -> bool:
-        """Whether no run is under way and none is expected to begin.
+        """Whether no run is active and none is expected to start.
 
-        A sweep that was killed leaves no record of it: after a while without a change none is expected.
+        A sweep that was killed cannot record it; after some time without changes, no further run is expected.
         """
         names = {run.state.name for run in self.runs}
         seen = max((run.state.seen for run in self.runs), default=0.0)
@@ -79,14 +79,14 @@ class SweepRuns:
         return "running" not in names and not (more and time.time() - seen < PATIENCE)
 
     def label(self, run: Run, *, without: Sequence[str] = ()) -> str:
-        """The settings in which a run differs from the others."""
+        """Return the settings in which a run differs from the others."""
         own = self.settings[run]
         keys = (key for key in self.varied if key in own and key not in without)
         return ", ".join(f"{key}={rounded(own[key])}" for key in keys)
 
     @property
     def optimized(self) -> str:
-        """The metric that the runs return; empty before the first has begun."""
+        """The metric that the runs return; empty before the first run has started."""
         run = next((run for run in self.runs if run.config), None)
         if run is None:
             return ""
@@ -95,7 +95,7 @@ class SweepRuns:
 
     @property
     def best(self) -> str:
-        """The best job of a search so far, as a sentence; empty without a search or a value."""
+        """The best run of a search so far, as a sentence; empty without a search or a value."""
         lines = self.record.overrides
         directions = [line.partition("=")[2] for line in lines if line.startswith(_DIRECTION)]
         if not directions or not self.values:
@@ -111,11 +111,11 @@ def read_sweep(
     known: Mapping[str, StateName] | None = None,
     record: Sweep | None = None,
 ) -> SweepRuns:
-    """The runs in a sweep's folder.
+    """Read the runs in a sweep's folder.
 
     Args:
-        known: states from a run's own process, by the folder's name.
-        record: of the sweep; ``None``: the one in the folder.
+        known: states reported by the runs' own processes, by folder name.
+        record: record of the sweep; ``None`` reads it from the folder.
     """
     try:
         record = record or Sweep.read(folder)
@@ -145,7 +145,7 @@ def _run(folder: Path, job: Job | None, known: StateName | None) -> Run:
     if job is None:
         return run
     run = replace(run, overrides=tuple(job.overrides))
-    # The sweep knows what its files cannot: that a job was killed, or waits in a queue.
+    # The sweep knows what a run's files don't: whether the job was killed or is queued.
     name = run.state.name
     tells = job.has_stopped or (name == "waiting" and job.state != "running")
     if known is None and name not in ("ok", "failed") and tells:
@@ -154,9 +154,9 @@ def _run(folder: Path, job: Job | None, known: StateName | None) -> Run:
 
 
 def sweep_table(sweep: SweepRuns) -> Table:
-    """A row a run: name, state, varied settings, step, minutes, metrics, why.
+    """Tabulate the runs: name, state, varied settings, step, minutes, metrics, reason of a failure.
 
-    A metric is the mean over evaluation sets; with a star that of the newest evaluation on the way.
+    A metric is the mean over evaluation sets; a star marks values of the newest intermediate evaluation.
     """
     metrics = [own for own in dict.fromkeys([sweep.optimized, *sweep.headline]) if own]
     rows = []
@@ -178,7 +178,7 @@ def sweep_table(sweep: SweepRuns) -> Table:
 
 
 def _value(sweep: SweepRuns, run: Run, metric: str) -> str:
-    """Final, or with a star the newest on the way; empty without either."""
+    """Format the final value, or the newest intermediate one with a star; empty without either."""
     value = sweep.values.get(run.folder.name)
     if value is not None and metric == sweep.optimized:
         return shown_number(metric, value)
@@ -197,7 +197,7 @@ def _minutes(run: Run) -> str:
 
 
 def mean_over_sets(history: History, metric: str) -> tuple[list[int], list[float]]:
-    """Of evaluations on the way, at the steps that all sets have: steps and values."""
+    """Return steps and mean values of intermediate evaluations, at the steps that all sets share."""
     own = [history.series[f"eval/{metric}/{group}"] for group in history.sets(f"eval/{metric}")]
     if not own:
         return [], []

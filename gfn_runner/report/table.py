@@ -1,4 +1,4 @@
-"""Tables: of a run's results and of anything else; as Markdown, and for the terminal."""
+"""Tables of results and other data, rendered as Markdown or printed on the terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gfn_runner.data.samples import ReferenceRow
 from gfn_runner.data.task import Task
 from gfn_runner.report.names import column_title, is_share
 
-# Not all of them are printed in the paper: docs/paper_index.md says where each comes from.
+# Some of them are not printed in the paper: docs/paper_index.md gives the source of each.
 PUBLISHED = "† the paper's numbers, or its published code's: of another model, on other questions"
-_WIDEST = 40  # characters of a column in the terminal
+_WIDEST = 40  # maximum characters of a column on the terminal
 
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to be typed as they are, in a cell of a table."""
+    """Lines of code in a table cell, shown verbatim."""
 
     lines: Sequence[str]
 
@@ -33,35 +33,35 @@ Cell = str | Code
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by row; all but the first column are numbers where ``numeric``."""
+    """Cells by row; if ``numeric``, all but the first column hold numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     numeric: bool = True
 
     def columns(self, kept: Iterable[int]) -> Table:
-        """The table of some columns alone."""
+        """Return the table restricted to some columns."""
         places = list(kept)
         rows = [[row[at] for at in places] for row in self.rows]
         return Table([self.header[at] for at in places], rows, self.numeric)
 
     def without_empty(self) -> Table:
-        """The table without columns that have no text."""
+        """Return the table without columns whose cells are all empty."""
         kept = range(len(self.header))
         return self.columns([at for at in kept if any(row[at] for row in self.rows)])
 
 
-# -- as text ----------------------------------------------------------------------------------------
+# -- text output ------------------------------------------------------------------------------------
 
 
 def plain(text: str) -> str:
-    """Text of a file or a model, escaped so that Markdown shows it as it is."""
-    # An underscore within a word is none in any Markdown.
+    """Escape text from a file or model, so that Markdown shows it verbatim."""
+    # An underscore within a word has no meaning in any Markdown dialect.
     return re.sub(r"[\\`*<\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
 
 
 def markdown(table: Table) -> str:
-    """The table as Markdown, whatever its cells hold."""
+    """Render the table as Markdown, whatever its cells contain."""
     line = "|---" + ("|---:" if table.numeric else "|---") * (len(table.header) - 1) + "|"
     first, *rest = (f"| {' | '.join(map(_cell, own))} |" for own in (table.header, *table.rows))
     return "\n".join([first, line, *rest])
@@ -74,7 +74,7 @@ def _cell(cell: Cell) -> str:
 
 
 def print_table(console: Console, table: Table, title: str = "", caption: str = "") -> None:
-    """Print a table; one too wide for the console as several, each of which has the first column."""
+    """Print a table; if it is too wide, split it into several that each repeat the first column."""
     rest = list(range(1, len(table.header)))
     while rest:
         n = len(rest)
@@ -90,7 +90,7 @@ def print_table(console: Console, table: Table, title: str = "", caption: str = 
 def _printed(table: Table, columns: Sequence[int]) -> rich.table.Table:
     made = rich.table.Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for at in (0, *columns):
-        # Titles are broken at every chance: numbers are narrow.
+        # Break titles wherever possible, since numbers are narrow.
         title = re.sub(r",? |(?<=[._])(?=.)", "\n", table.header[at])
         justify: Literal["left", "right"] = "right" if at and table.numeric else "left"
         made.add_column(escape(title), justify=justify, overflow="fold", max_width=_WIDEST)
@@ -101,7 +101,7 @@ def _printed(table: Table, columns: Sequence[int]) -> rich.table.Table:
 
 
 def _fits(console: Console, table: rich.table.Table) -> bool:
-    """Whether the console is wide enough to break nothing in the table."""
+    """Return whether the table fits the console without wrapping."""
     unbroken = console.options.update(max_width=10_000)
     return table.__rich_measure__(console, unbroken).maximum <= console.width
 
@@ -115,12 +115,12 @@ def result_table(
     published: Sequence[ReferenceRow] = (),
     method: str = "this run",
 ) -> Table:
-    """Headline metrics per evaluation set, with their intervals: the run, what it is compared with.
+    """Tabulate a run and what it is compared with: headline metrics per evaluation set, with intervals.
 
     Args:
-        metrics: flat, with a row's prefix: ``final/``, ``base_<k>_shot/`` and so on.
+        metrics: flat mapping with row prefixes: ``final/``, ``base_<k>_shot/`` and so on.
         published: the paper's rows.
-        method: what the run's own row is called.
+        method: label of the run's own row.
     """
     labels = row_labels(metrics, method)
     columns = columns_of(metrics, labels, headline)
@@ -143,7 +143,7 @@ def print_results(
 
 
 def published_rows(rows: Sequence[ReferenceRow], columns: Sequence[str]) -> list[list[str]]:
-    """Those of the paper's rows that have a number in some column."""
+    """Return those of the paper's rows that have a value in at least one column."""
     found = [
         [
             f"† {row.label}",
@@ -155,7 +155,7 @@ def published_rows(rows: Sequence[ReferenceRow], columns: Sequence[str]) -> list
 
 
 def columns_of(metrics: Iterable[str], rows: Iterable[str], wanted: Sequence[str]) -> list[str]:
-    """``<metric>/<evaluation set>`` of some rows, in the order of the metrics that are wanted."""
+    """Return ``<metric>/<evaluation set>`` of the given rows, in the order of the wanted metrics."""
     parts = [name.partition("/") for name in metrics]
     kept = set(rows)
     names = dict.fromkeys(name for row, _, name in parts if row in kept and "/" in name)
@@ -163,12 +163,12 @@ def columns_of(metrics: Iterable[str], rows: Iterable[str], wanted: Sequence[str
 
 
 def in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """Those names of ``<metric>/<evaluation set>`` whose metric is wanted, in that order."""
+    """Return the names ``<metric>/<evaluation set>`` whose metric is wanted, in the order of ``wanted``."""
     known = list(names)
     return [name for metric in wanted for name in known if name.partition("/")[0] == metric]
 
 
-# Rows below the run's own, in the order of the table; what the brackets match stands in the label.
+# Rows below the run's own, in table order; groups in the pattern are inserted into the label.
 _ROWS = (
     (r"base_(\d+)_shot", "base model, {}-shot"),
     (r"base_at_T(\d+(?:\.\d+)?(?:e-?\d+)?)", "base model, T = {}"),
@@ -194,7 +194,7 @@ _ROWS = (
 
 
 def row_labels(metrics: Iterable[str], method: str = "this run") -> dict[str, str]:
-    """Prefix of each row's metrics, in the order of the table, to what the row is called."""
+    """Map each row's metric prefix to its label, in table order."""
     found = dict.fromkeys(name.partition("/")[0] for name in metrics)
     own = {"final": "E + M", "e_step": "E-step"} if "e_step" in found else {"final": method}
     kept = {prefix: label for prefix, label in own.items() if prefix in found}
@@ -208,7 +208,7 @@ def row_labels(metrics: Iterable[str], method: str = "this run") -> dict[str, st
 def shown_number(name: str, value: float) -> str:
     if not is_share(name):
         return f"{value:.3g}".replace("-", "−")
-    # A rare failure must not look like none, on either side.
+    # A rare failure must not round to none, at either end.
     if 0 < value < 0.001:
         return f"{100 * value:.2g}"
     if 0.9995 <= value < 1:
@@ -221,7 +221,7 @@ def hundredths(value: float) -> str:
 
 
 def rounded(text: str) -> str:
-    """A value, or an override line that ends in one, to four digits: a search draws sixteen."""
+    """Round a value, or the value at the end of an override, to four digits; a search draws sixteen."""
     found = re.search(r"(?:(?<==)|^)-?\d+\.\d+(e[-+]?\d+)?$", text)
     if found is None:
         return text
@@ -230,7 +230,7 @@ def rounded(text: str) -> str:
 
 
 def metric_cell(metrics: Mapping[str, float], row: str, name: str) -> str:
-    """A value, and below it its interval where there is one; empty where it was not measured."""
+    """Format a value with its interval, if any, on the next line; empty if it was not measured."""
     if f"{row}/{name}" not in metrics:
         return ""
     metric, _, group = name.partition("/")

@@ -1,1 +1,1 @@
-"""Where a run starts, rounds of EM, final evaluation."""
+"""Parts of a run: its start or resumption, EM rounds, and final evaluation."""

@@ -1,8 +1,8 @@
-"""Rounds of EM: E-steps by GFlowNet training and the M-steps between them, each made once.
+"""Rounds of EM: E-steps by GFlowNet training, each followed by one M-step.
 
-An E-step after the first goes on from the newest checkpoint, as a resumed run does: a run that was
-interrupted anywhere ends where an uninterrupted one does. The replay buffer callback scores its strings anew
-when ``lm.m_steps`` has changed.
+Every E-step after the first continues from the newest checkpoint, like a resumed run, so a run interrupted
+at any point ends like an uninterrupted one. The replay buffer callback rescores its strings when
+``lm.m_steps`` has changed.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ def train_rounds(
     em: EMSettings,
     checkpoint: Path | None,
 ) -> dict[str, float]:
-    """Make all E- and M-steps that the run's folder does not hold yet; without EM, train.
+    """Perform all E- and M-steps that are missing in the run's folder; without EM, just train.
 
     Args:
-        trainer, module, data: of the run. The model has the answer adapter of the run's folder already.
+        trainer, module, data: of the run. The model already has the answer adapter from the run's folder.
 
     Returns:
-        Of the last round, ``e_step/<metric>``: the evaluation before its M-step; and ``m_step/…``, see
+        For the last round, ``e_step/<metric>`` from the evaluation before its M-step, and ``m_step/…``, see
         :func:`m_step`. Empty if there is no M-step.
     """
     lm, folder = module.lm, Path(trainer.default_root_dir)
-    # Rank 0 alone reads the folder: ranks that see it differently would part.
+    # Only rank 0 reads the folder: ranks that see different contents would diverge.
     metrics = dict(compute_on_rank_zero(lambda: read_record(folder).metrics))
     step = lm.m_steps * module.max_steps
     log = folder / "metrics.jsonl"
     if lm.m_steps and not compute_on_rank_zero(lambda: is_logged(log, step, "m_step/")):
-        # The run was killed after the M-step, before its line was written.
+        # The run was killed between the M-step and the logging of its metrics.
         if is_rank_zero():
             remove_answers_before(folder)
         log_metrics(trainer, metrics, step)
     if lm.m_steps == em.rounds:
-        # All M-steps are made (or none is wanted): what may be missing is training.
+        # All M-steps are done (or none are configured): only training may be missing.
         _e_step(trainer, module, data, checkpoint, number=max(1, lm.m_steps))
     for number in range(lm.m_steps + 1, em.rounds + 1):
         _e_step(trainer, module, data, checkpoint, number=number)
@@ -84,21 +84,21 @@ def _e_step(
     *,
     number: int,
 ) -> None:
-    """Train to the end of round ``number``; a checkpoint of that step is only read."""
+    """Train until the end of round ``number``; if a checkpoint of that step exists, only load it."""
     trainer.fit_loop.epoch_loop.max_steps = number * module.max_steps
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     temperature = reward_schedule(trainer)
     evaluation = find_callback(trainer, EvaluationCallback)
     if evaluation is not None and evaluation.lacks(trainer):
-        # Interrupted in the evaluation of the last step, after which there is nothing to train.
+        # Interrupted during the evaluation of the last step, after which no training is left.
         module.reward_temperature = temperature(trainer.global_step - 1)
         trainer.validate(module, datamodule=data, verbose=False)
-    # A checkpoint of the round's last step trains no batch, before which it would have been set.
+    # A checkpoint of the round's last step trains no batch, so the temperature was not set.
     module.reward_temperature = temperature(trainer.global_step)
 
 
 def _evaluated(module: GFlowNetModule, data: ConditionData) -> dict[str, float]:
-    """The final evaluation's conditions, as the policy and the answer model are now."""
+    """Evaluate the current policy and answer model on the conditions of the final evaluation."""
     generator = torch_generator_for(module.lm.device, "e-step", module.seed, module.lm.m_steps)
     conditions = limited(data.data.evaluation, module.evaluation.final)
     drawing = module.drawing(conditions, module.reward_temperature)
@@ -109,7 +109,7 @@ def _evaluated(module: GFlowNetModule, data: ConditionData) -> dict[str, float]:
 def _m_step(
     trainer: L.Trainer, module: GFlowNetModule, data: ConditionData, em: EMSettings
 ) -> dict[str, float]:
-    """Train the answer adapter; what :func:`m_step` has measured, as ``m_step/<name>``."""
+    """Train the answer adapter; return the measurements of :func:`m_step` as ``m_step/<name>``."""
     lm = module.lm
     if is_rank_zero():
         print(
@@ -125,7 +125,7 @@ def _m_step(
         seed=module.seed,
         most_non_finite=skips.steps.most_in_a_row if skips is not None else 0,
     )
-    broadcast_tensors(lm.answer_parameters())  # whatever rounding has done
+    broadcast_tensors(lm.answer_parameters())  # ranks may differ by rounding
     if is_rank_zero():
         line = "M-step %d: loss %.4g → %.4g nats per answer, %d steps skipped"
         names = ("loss_before", "loss_after", "skipped")

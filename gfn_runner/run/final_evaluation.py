@@ -1,4 +1,4 @@
-"""The final evaluation: the policy, the rows to compare it with, and the files and table of both."""
+"""Final evaluation of the policy and the rows it is compared with; writes their files and the table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from gfn_runner.runtime.json_lines import write_lines
 from gfn_runner.runtime.seeds import torch_generator_for
 from gfn_runner.tasks.base import GFlowNetModule
 
-# Of demonstrations and of samples beside them.
+# Limits for demonstrations and the samples compared with them.
 _MOST_CONDITIONS, _MOST_SINGLES = 64, 1000
 
 
@@ -52,13 +52,13 @@ def final_evaluation(
     final_temperature: float,
     folder: Path,
 ) -> dict[str, float]:
-    """Evaluate what was trained and the rows to compare it with; write ``samples*.jsonl``.
+    """Evaluate the trained policy and the rows it is compared with; write ``samples*.jsonl``.
 
     Args:
-        final_temperature: reward temperature at which a policy of this run ends.
+        final_temperature: reward temperature at which training of this run ends.
 
     Returns:
-        ``final/<metric>`` of the policy and ``<row>/<metric>`` of every row; on the first rank only.
+        ``final/<metric>`` of the policy and ``<row>/<metric>`` of every row; on rank 0 only.
     """
     options = module.evaluation
     data.final = module.final = True
@@ -80,7 +80,7 @@ def final_evaluation(
     media = find_callback(trainer, WandbMedia)
     for name, samples in _rows(module, data, baseline, trains, temperature):
         if not is_rank_zero():
-            continue  # its share of the drawing
+            continue  # it only took part in drawing
         shown[name] = samples
         if media is not None:
             media.samples(trainer, name, samples, temperature)
@@ -100,7 +100,7 @@ def final_evaluation(
 def _evaluate_policy(
     trainer: L.Trainer, module: GFlowNetModule, data: ConditionData
 ) -> tuple[list[ConditionSamples], dict[str, float]]:
-    """Samples and metrics of the policy, by the evaluation callback; by one of our own if it is removed."""
+    """Evaluate the policy with the evaluation callback, creating one if it was removed."""
     callback = find_callback(trainer, EvaluationCallback)
     if callback is None:
         callback = EvaluationCallback(every_n_steps=0)
@@ -116,7 +116,7 @@ def _rows(
     trains: bool,
     temperature: float,
 ) -> Iterator[tuple[str, list[ConditionSamples]]]:
-    """Rows beside a policy, or those of a baseline that trains nothing."""
+    """Yield the rows to compare a policy with, or those of a baseline that does not train."""
     conditions = limited(data.evaluation_conditions(), module.evaluation.baseline_limit)
     drawing = module.drawing(conditions, temperature, posterior=True)
     if trains or not isinstance(baseline, Baseline):
@@ -132,10 +132,10 @@ def _rows(
 def write_demonstrations(
     path: Path, module: GFlowNetModule, conditions: Sequence[Condition]
 ) -> None:
-    """Log R of demonstrations beside log R of the policy's samples for the same conditions.
+    """Write log R of demonstrations and of the policy's samples for the same conditions.
 
-    Writes nothing where no condition has a demonstration. Every rank draws, and has to call it; the first
-    one writes.
+    Nothing is written if no condition has demonstrations. All ranks must call this, since each draws its
+    share; rank 0 writes.
     """
     chosen = [condition for condition in conditions if condition.demonstrations][:_MOST_CONDITIONS]
     if not chosen:
@@ -165,17 +165,17 @@ def write_demonstrations(
 
 
 def _as_written(module: GFlowNetModule, trajectories: Trajectories, row: int) -> str:
-    """A string as its author writes it, without a tool's answers."""
+    """Decode the string as its author generated it, without the outputs of tools."""
     is_action = trajectories.is_action_BT[row].tolist()
     ids = trajectories.ids(row)
     return module.lm.decode([token for token, own in zip(ids, is_action, strict=False) if own])
 
 
 def write_results(task: Task, method: str, folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write figures, ``metrics.json`` and the page; print the table."""
+    """Write figures, ``metrics.json`` and the page; print the results table."""
     flat = {name: jsonable(number) for name, number in sorted(metrics.items())}
     draw_all(folder, flat)
-    # Last of the results: where it lies the run has nothing left to do.
+    # Written last: a run with this file has nothing left to do.
     write_atomically(folder / "metrics.json", json.dumps(flat, indent=2) + "\n")
     end_pages(folder)
     console = Console()

@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, and whether that may be."""
+"""Resuming a run: from which checkpoint, and whether its settings allow it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gfn_runner.runtime.run_lock import run_is_locked
 
 logger = logging.getLogger(__name__)
 
-# What a checkpoint depends on; the rest (schedules, steps, evaluation, loggers) may change.
+# Settings that a checkpoint depends on; others (schedules, steps, evaluation, loggers) may change.
 _FIXED = (
     "task",
     "objective._target_",
@@ -36,20 +36,20 @@ _FIXED = (
     "lm.lora",
     "seed",
     "sampling.n_conditions",
-    "trainer.accumulate_grad_batches",  # batches are numbered by it, and Lightning counts them
+    "trainer.accumulate_grad_batches",  # batch numbers and Lightning's counter depend on it
 )
-# What an M-step depends on as well, once one was made.
+# Further settings that must not change after an M-step.
 _FIXED_BY_M_STEPS = ("trainer.max_steps", "em.lora")
-# In environment*.json: seconds since 1970 at which that part of the run began.
+# Key in environment*.json: time of that start of the run, in seconds since 1970.
 BEGUN = "begun"
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """Starting point of a run.
 
     Attributes:
-        checkpoint: to go on from; ``None`` to begin.
+        checkpoint: checkpoint to resume from; ``None`` to start from scratch.
         finished: with ``resume=auto``, the final metrics of a run that has nothing left to do.
     """
 
@@ -58,12 +58,12 @@ class Start:
 
 
 def start_of(config: RunConfig, folder: Path) -> Start:
-    """Decide where a run begins; changes nothing but the names of damaged checkpoints.
+    """Determine where a run starts; changes nothing except the names of damaged checkpoints.
 
     Raises:
-        UserError: if the folder holds a run and ``resume`` does not say to go on with it; if it is
-            another one; if a checkpoint cannot be read; with ``resume=<folder>``, if there is nothing to
-            go on from, or nothing to do.
+        UserError: if the folder contains a run but ``resume`` is not set; if that run has other settings; if
+            a checkpoint cannot be read; with ``resume=<folder>``, if there is nothing to resume from, or
+            nothing left to do.
     """
     if not (folder / OVERRIDES_FILE).exists():
         return Start()
@@ -104,18 +104,18 @@ def start_of(config: RunConfig, folder: Path) -> Start:
 
 
 def _resume(folder: Path) -> str:
-    """The word to type."""
+    """Return the argument to type on the command line."""
     return shlex.quote(f"resume={folder}")
 
 
 def cut_back(folder: Path, checkpoint: Path | None) -> None:
-    """Leave in a run's log what its newest checkpoint knows of; what comes after it is done again."""
+    """Truncate a run's log to the state of its newest checkpoint; later steps will be repeated."""
     remove_unfinished(folder)
     step = _steps_done(folder, checkpoint)
     ended = object_or_empty(folder / "metrics.json").get("run/steps") == step
 
     def counts(line: Mapping[str, Any]) -> bool:
-        # A final evaluation that was cut off is done again; one that had ended stays.
+        # An interrupted final evaluation is repeated; a completed one is kept.
         is_final = any(name.startswith("final/") for name in line)
         return line["step"] < step or (line["step"] == step and (ended or not is_final))
 
@@ -124,10 +124,10 @@ def cut_back(folder: Path, checkpoint: Path | None) -> None:
 
 
 def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
-    """Final metrics of this run if ``folder`` holds it and nothing of it is left to do; changes nothing.
+    """Return the final metrics if ``folder`` contains this run, finished; changes nothing.
 
     Raises:
-        UserError: if the folder holds another run.
+        UserError: if the folder contains another run.
     """
     if not all((folder / name).exists() for name in (OVERRIDES_FILE, "metrics.json")):
         return None
@@ -137,7 +137,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
 
 
 def _steps_done(folder: Path, checkpoint: Path | None) -> int:
-    """Optimizer steps of a run: of its newest checkpoint; where all are damaged, as it had ended."""
+    """Return the step of the newest checkpoint; if all are damaged, the step at which the run ended."""
     if checkpoint is not None:
         return int(checkpoint.stem.removeprefix("step-"))
     if damaged_checkpoints(folder / "checkpoints"):
@@ -146,7 +146,7 @@ def _steps_done(folder: Path, checkpoint: Path | None) -> int:
 
 
 def _final_metrics(config: RunConfig, folder: Path, step: int) -> dict[str, float] | None:
-    """Those of a run of which, after so many steps, nothing is left to do; else ``None``."""
+    """Return the final metrics if nothing is left to do after ``step`` optimizer steps; else ``None``."""
     metrics = object_or_empty(folder / "metrics.json")
     evaluated = metrics.get("run/steps")
     if config.trains:
@@ -157,15 +157,15 @@ def _final_metrics(config: RunConfig, folder: Path, step: int) -> dict[str, floa
     return {name: value for name, value in metrics.items() if value is not None} if ended else None
 
 
-# -- the same settings ----------------------------------------------------------------------------
+# -- comparison of settings ----------------------------------------------------------------------
 
 
 def _refuse_other_run(config: RunConfig, folder: Path) -> None:
-    """Refuse to go on with a run under settings that its checkpoint does not belong to."""
+    """Refuse to resume a run with settings that do not match its checkpoint."""
     file, now = folder / "config.yaml", config.values
     try:
         saved = read_yaml(file, dict)
-    except ValueError as error:  # compared with nothing, every setting would be another one
+    except ValueError as error:  # without it, every setting would seem changed
         raise UserError.one(
             "resume",
             f"{file} is unreadable: {error}",
@@ -188,7 +188,7 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
 
 
 def _is_same(before: Any, now: Any) -> bool:
-    """Whether a setting is as it was; a file that is gone from its place may be at another, by its name."""
+    """Compare two values of a setting; a moved file counts as the same if its name is unchanged."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = before.keys() == now.keys()
         return keys and all(_is_same(value, now[name]) for name, value in before.items())
@@ -207,7 +207,7 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def other_settings(config: RunConfig, folder: Path) -> list[str]:
-    """Keys in which a run was made with others than these, as ``key=<what it was>``."""
+    """Return the settings of an existing run that differ from this config, as ``key=<old value>``."""
     saved = read_yaml(folder / "config.yaml", dict)
     before, now = flat(saved), flat(config.values)
     passing = ("resume", "output", "dry_run", "logger.")
@@ -218,15 +218,15 @@ def other_settings(config: RunConfig, folder: Path) -> list[str]:
     ]
 
 
-# -- earlier parts, earlier runs ------------------------------------------------------------------
+# -- earlier starts, earlier runs ----------------------------------------------------------------
 
 
 def seconds_before(folder: Path) -> float:
-    """Time of a resumed run's earlier parts: of each, from its beginning to its last step that counts.
+    """Return the seconds of earlier starts of a resumed run, each up to its last step that was kept.
 
-    What a part did after the checkpoint that the next one went on from is lost, and its time with it;
-    so is that of a part whose beginning nobody wrote down. The clock may have been set between parts: a line
-    is of the part that had begun last before it.
+    Steps after the checkpoint from which the run was resumed are discarded, and so is their time; a start
+    without recorded start time does not count. As the system clock may have changed in between, a line is
+    attributed to the start with the latest start time before it.
     """
     begun = [object_or_empty(path).get(BEGUN) for path in environment_files(folder)]
     log = folder / "metrics.jsonl"
@@ -241,16 +241,16 @@ def seconds_before(folder: Path) -> float:
 
 
 def newest_unfinished(parent: Path, config: RunConfig, overrides: Sequence[str]) -> Path | None:
-    """The newest run below ``parent`` that was begun with the same overrides and has not ended.
+    """Return the newest unfinished run below ``parent`` that was started with the same overrides.
 
-    One that another process is writing is passed over.
+    Runs that another process is writing to are skipped.
     """
     for file in sorted(parent.glob(f"*/*/{OVERRIDES_FILE}"), reverse=True):
         folder = file.parent
         same = False
         with contextlib.suppress(ValueError, TypeError):
             same = sorted(read_yaml(file, list)) == sorted(overrides)
-        # Cheaply: which checkpoint a run has is not looked at.
+        # A cheap check that does not look at checkpoints.
         ended = steps_ended(object_or_empty(folder / "metrics.json"))
         finished = ended is not None and (not config.trains or ended == config.total_steps)
         if same and not finished and not run_is_locked(folder):

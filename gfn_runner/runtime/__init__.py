@@ -1,1 +1,1 @@
-"""Files, terminal, seeds, locks, status lines."""
+"""Runtime utilities: files, terminal, seeds, locks and progress lines."""

@@ -1,4 +1,4 @@
-"""The time of a process: it goes on evenly where the machine's clock is set."""
+"""A wall clock that is unaffected by changes to the system clock."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _OFFSET = time.time() - time.monotonic()
 
 
 def steady_time() -> float:
-    """Seconds since 1970 by the machine's clock when this process began, and counted evenly from there.
+    """Return seconds since 1970: the system time at process start plus monotonic time since then.
 
-    Differences are durations, never negative, whatever becomes of the machine's clock meanwhile.
+    Differences are therefore durations and never negative, even if the system clock is changed.
     """
     return _OFFSET + time.monotonic()

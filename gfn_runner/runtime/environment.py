@@ -1,4 +1,4 @@
-"""The environment of a run: git commit, package versions, machine, cores, memory, threads."""
+"""The environment of a run: git commit, package versions, machine, cores, memory and threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Contents of ``environment.json``; ``git`` is ``None`` outside a repository."""
+    """Return the contents of ``environment.json``; ``git`` is ``None`` outside a repository."""
     import torch
 
     return {
@@ -45,12 +45,12 @@ def _version(name: str) -> str | None:
         return None
 
 
-# Changes in docs/ and tests/ do not change what a run computes.
+# Changes in docs/ and tests/ do not affect what a run computes.
 _CODE = (":/", ":(exclude,top)docs", ":(exclude,top)tests")
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of this code, and whether tracked files that a run may depend on were changed since."""
+    """Return this code's commit, and whether tracked files that may affect a run have changed since."""
 
     def ask(*words: str) -> str:
         return subprocess.run(
@@ -68,13 +68,13 @@ def _git() -> dict[str, Any] | None:
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, on the host; a GPU's is not part of it."""
+    """Return the peak resident memory of this process on the host in GiB, without GPU memory."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def reset_gpu_memory_peaks() -> None:
-    """Reset the peaks of GPU memory: a process may make several runs."""
+    """Reset the peak GPU memory statistics, since one process may execute several runs."""
     import torch
 
     if torch.cuda.is_available():
@@ -83,7 +83,7 @@ def reset_gpu_memory_peaks() -> None:
 
 
 def peak_gpu_memory_gib(device: torch.device) -> float | None:
-    """Most memory that tensors of this process held on a GPU at a time; ``None`` on the host."""
+    """Return the peak GPU memory in GiB held by tensors of this process; ``None`` on a CPU."""
     import torch
 
     if device.type != "cuda":
@@ -92,20 +92,20 @@ def peak_gpu_memory_gib(device: torch.device) -> float | None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def threads_per_process(processes: int) -> int:
-    """CPU threads of each of several processes at a time, so that no core is shared."""
+    """Return the number of CPU threads per process such that concurrent processes share no core."""
     return max(1, cores() // processes)
 
 
 @contextlib.contextmanager
 def default_variables(**values: str) -> Iterator[None]:
-    """Within it environment variables have these values, unless they are set already."""
+    """Set environment variables within the context, unless they are already set."""
     new = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(new)
     try:
@@ -115,17 +115,17 @@ def default_variables(**values: str) -> Iterator[None]:
             del os.environ[name]
 
 
-# How waiting OpenMP threads behave: the standard variable, and those of GNU's and Intel's libraries.
+# How waiting OpenMP threads behave: the standard variable, then those of GNU's and Intel's runtimes.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _SPINS = "1000"  # GNU's default is 300,000
 
 
 def limit_thread_spinning() -> None:
-    """Limit how long torch's waiting threads spin, unless the environment sets it.
+    """Limit how long torch's waiting threads spin, unless the environment already sets it.
 
-    Spinning threads take the cores from the threads that they wait for as soon as another process needs
-    one; without any spin a small model is slower on a quiet machine (docs/benchmarks.md, "Threads").
-    The OpenMP library reads the variable when torch is imported; after that nothing is changed.
+    Spinning threads occupy the cores of the threads they wait for as soon as another process needs a core;
+    without any spinning, a small model is slower on an idle machine (docs/benchmarks.md, "Threads"). The
+    OpenMP runtime reads the variable when torch is imported; after that, this function does nothing.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
         os.environ["GOMP_SPINCOUNT"] = _SPINS

@@ -1,4 +1,4 @@
-"""Text files: read, written atomically, and user errors where a folder cannot be written to."""
+"""Text files: reading, atomic writing, and user errors for folders that are not writable."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ import yaml
 from gfn_runner.errors import UserError
 
 T = TypeVar("T")
-# The C loader is ten times as fast.
+# The C loader is ten times faster.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_LONGEST_WRITE_S = 60.0  # of a page, on a slow disk
+_LONGEST_WRITE_S = 60.0  # seconds, for a page on a slow disk
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-# Of writes alone: a full disk, a quota, a limit of files, a disk that has become read-only.
+# Errors that only writes raise: disk full, quota, file size limit, disk turned read-only.
 _NO_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 
 
 def read_yaml(path: Path, kind: type[T]) -> T:
-    """What a YAML file holds.
+    """Read a YAML file.
 
     Raises:
-        ValueError: in one line, if it cannot be read or holds something else than ``kind``.
+        ValueError: with a one-line message, if it cannot be read or does not contain a ``kind``.
     """
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
@@ -45,21 +45,21 @@ def read_yaml(path: Path, kind: type[T]) -> T:
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file atomically: a crash leaves the old file or the new one."""
+    """Write a text file atomically: a crash leaves either the old or the new file."""
     with atomic_writer(path, durable=durable) as file:
         file.write(text)
 
 
 @contextlib.contextmanager
 def atomic_writer(path: Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO[Any]]:
-    """A file to write to that replaces ``path`` when the context ends without an error.
+    """Open a file for writing that replaces ``path`` when the context exits without an error.
 
     Args:
-        path: what is to be replaced.
+        path: file to replace.
         mode: ``w`` for text, ``wb`` for bytes.
-        durable: it is on the disk before it is renamed: after a power failure a new name never has old
-            content. Else several processes may write the same file; the last one stays, and what a killed
-            one has left unfinished is removed.
+        durable: flush to disk before renaming, so that a power failure never leaves old content under a
+            new name. Otherwise several processes may write the same file: the last one wins, and files
+            left unfinished by killed processes are removed.
     """
     name = f"{path.name}.part" if durable else f".{path.name}.{os.getpid()}.part"
     unfinished = path.with_name(name)
@@ -72,7 +72,7 @@ def atomic_writer(path: Path, mode: str = "w", *, durable: bool = True) -> Itera
         unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)  # half a file would fill the disk for good
+            unfinished.unlink(missing_ok=True)  # an incomplete file would occupy the disk forever
         raise
     if durable:
         sync_folder(path.parent)
@@ -81,8 +81,8 @@ def atomic_writer(path: Path, mode: str = "w", *, durable: bool = True) -> Itera
 
 
 def _remove_left(path: Path) -> None:
-    """Remove what killed processes have left of a file; what is young may be another's that writes it now."""
-    # By the clock of the disk, whatever that of this machine says.
+    """Remove unfinished files of killed processes; recent ones may belong to a process still writing."""
+    # Compare by the file system's clock, independent of this machine's.
     written = path.stat().st_mtime
     for other in path.parent.glob(f".{path.name}.*.part"):
         with contextlib.suppress(FileNotFoundError):
@@ -91,9 +91,9 @@ def _remove_left(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process has left of durable writes; only for the folder's one writer.
+    """Remove unfinished durable writes of a killed process; call it only as the folder's sole writer.
 
-    Names with a dot in front are of files that several processes write.
+    Names with a leading dot are left alone: they belong to files that several processes write.
     """
     for left in folder.glob("[!.]*.part"):
         with contextlib.suppress(OSError):
@@ -101,16 +101,16 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """The path, or with ``-2``, ``-3``, … before its suffix the first that is not taken.
+    """Return the path, or the first free one with ``-2``, ``-3``, … before the suffix.
 
-    Each is asked for: a listing of a file system of the network may lack the newest.
+    Every candidate is checked, since a directory listing on a network file system may be outdated.
     """
     names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(name for name in itertools.chain([path], names) if not name.exists())
 
 
 def sync(descriptor: int) -> None:
-    """``fsync`` where the file system has it; raises ``OSError`` if the disk is full or broken."""
+    """Call ``fsync`` if the file system supports it; raise ``OSError`` if the disk is full or broken."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -119,7 +119,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename survive a crash of the machine, where the file system can."""
+    """Make a rename survive a crash of the machine, if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -129,7 +129,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise ``OSError``, naming what, if a folder or its ``run.log`` cannot be written to."""
+    """Raise ``OSError``, naming the path, if a folder or its ``run.log`` is not writable."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -142,7 +142,7 @@ def check_writable(folder: Path) -> None:
 
 
 def warn_once_if_unwritable(log: logging.Logger) -> None:
-    """Warn once that a log file cannot be written, in place of a traceback for every line."""
+    """Warn only once that a log file cannot be written, instead of printing a traceback per line."""
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
             handle = partial(_handle_error, handler, [])
@@ -162,11 +162,11 @@ def _handle_error(
 
 @contextlib.contextmanager
 def report_write_errors(folder: Path, key: str, fix: str) -> Iterator[None]:
-    """Turn write errors below a folder into a ``UserError`` of a key: a full disk, no permission."""
+    """Turn write errors below a folder (full disk, no permission) into a ``UserError`` for a config key."""
     try:
         yield
     except Exception as raised:
-        # Python's logging says of a file that it cannot open only that there is one.
+        # logging.config hides the error of a file that it cannot open in the cause of a ValueError.
         cause = raised.__cause__ if isinstance(raised, ValueError) else None
         error = cause if isinstance(cause, OSError) else raised
         where = getattr(error, "filename", None)
@@ -174,7 +174,7 @@ def report_write_errors(folder: Path, key: str, fix: str) -> Iterator[None]:
         inside = place.is_relative_to(folder) or folder.is_relative_to(place)
         number = getattr(error, "errno", None)
         refused = where is not None and inside and number in {*_REFUSED, errno.ENOENT}
-        # safetensors has an error of its own, with the number in its text.
+        # safetensors raises its own exception, with the error number in the message.
         said = re.search(r"\(os error (\d+)\)", str(error))
         if not refused and number not in _NO_WRITE and not (said and int(said[1]) in _NO_WRITE):
             raise

@@ -1,4 +1,4 @@
-"""JSON lines files: written atomically or appended to, and read after a crash."""
+"""JSON lines files: written atomically or appended to, and readable after a crash."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ logger = logging.getLogger(__name__)
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     with atomic_writer(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What :func:`write_lines` wrote; empty if there is no file."""
+    """Read a file written by :func:`write_lines`; return an empty list if it does not exist."""
     if not path.is_file():
         return []
-    # JSON leaves U+2028 and its like as they are: only a line feed ends a record.
+    # JSON does not escape U+2028 and similar characters: only a line feed ends a record.
     lines = path.read_text(encoding="utf-8").split("\n")
     return [loads(line) for line in lines if line]
 
 
 def loads(text: str | bytes) -> Any:
-    """``json.loads`` of a file that anything may have happened to.
+    """Parse JSON from a file that may have been damaged.
 
-    What is nested too deeply is a ``ValueError`` like all that is no JSON; a whole number of more digits
-    than 64 bits have is a float, perhaps infinite.
+    Input that is nested too deeply raises ``ValueError``, like any invalid JSON; an integer with more digits
+    than fit into 64 bits becomes a float, possibly infinite.
     """
     try:
         return json.loads(
@@ -46,10 +46,10 @@ def loads(text: str | bytes) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The one JSON object that a file holds.
+    """Read a file that contains one JSON object.
 
     Raises:
-        ValueError: if it cannot be read, or holds something else.
+        ValueError: if it cannot be read or contains anything else.
     """
     try:
         found = loads(path.read_text(encoding="utf-8"))
@@ -61,16 +61,16 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def object_or_empty(path: Path) -> dict[str, Any]:
-    """The one JSON object that a file holds; an empty one where it holds none that can be read."""
+    """Read a file that contains one JSON object; return an empty one if that fails."""
     with contextlib.suppress(ValueError):
         return read_object(path)
     return {}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``; where a resumed run repeats a step, the later line wins.
+    """Read a ``metrics.jsonl``; if a resumed run repeats a step, the later line wins.
 
-    A last line that a crash has cut off is left out. Empty where there is no file.
+    A last line truncated by a crash is skipped. Returns an empty list if the file does not exist.
     """
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in _whole_lines(path):
@@ -80,7 +80,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def is_logged(path: Path, step: int, prefix: str) -> bool:
-    """Whether a ``metrics.jsonl`` has a line of a step with a name that begins so."""
+    """Return whether a ``metrics.jsonl`` has an entry of the step whose name starts with the prefix."""
     return any(
         record["step"] == step and any(name.startswith(prefix) for name in record)
         for record in read_metrics(path)
@@ -88,7 +88,7 @@ def is_logged(path: Path, step: int, prefix: str) -> bool:
 
 
 def filter_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Keep the wanted whole lines of a file, atomically."""
+    """Keep only the complete lines that ``wanted`` accepts, atomically."""
     if path.is_file():
         write_lines(path, filter(wanted, list(_whole_lines(path))))
 
@@ -98,19 +98,19 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def records_of_steps(content: bytes) -> Iterator[dict[str, Any]]:
-    """Records of a step; lines that a crash has cut off or left with other bytes are left out."""
+    """Yield the records that have a step; skip lines that a crash truncated or corrupted."""
     for line in content.split(b"\n"):
-        with contextlib.suppress(ValueError):  # of JSON, or of UTF-8
+        with contextlib.suppress(ValueError):  # invalid JSON or UTF-8
             record = loads(line)
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 yield record
 
 
 class LineAppender:
-    """Appends lines to a file. Lines that cannot be written (full disk) are retried with the next ones.
+    """Appends lines to a file, retrying lines that could not be written (full disk) with the next ones.
 
     Attributes:
-        waiting: lines that are not in the file yet.
+        waiting: lines not yet written to the file.
     """
 
     def __init__(self, path: Path):
@@ -119,12 +119,12 @@ class LineAppender:
         self._ends_clean = self._warned = False
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write the waiting lines and a record; never raises ``OSError``."""
+        """Write the waiting lines and a record; never raise ``OSError``."""
         self.waiting.append(json.dumps(record) + "\n")
         self._write_waiting()
 
     def sync(self) -> None:
-        """Retry the waiting lines, and flush the file to the disk."""
+        """Retry the waiting lines and flush the file to disk."""
         if self.waiting:
             self._write_waiting()
         with contextlib.suppress(OSError), self.path.open("rb") as file:
@@ -147,12 +147,12 @@ class LineAppender:
     def _write(self, text: str) -> None:
         before = self.path.stat().st_size if self.path.is_file() else 0
         if not self._ends_clean and before and self.path.read_bytes()[-1:] != b"\n":
-            text = "\n" + text  # a crash has cut the last line off
+            text = "\n" + text  # a crash truncated the last line
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError:
             with contextlib.suppress(OSError):
-                os.truncate(self.path, before)  # no half lines
+                os.truncate(self.path, before)  # leave no partial line
             raise
         self._ends_clean = True

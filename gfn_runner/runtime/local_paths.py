@@ -1,4 +1,4 @@
-"""Local paths in settings, made absolute when a config is validated."""
+"""Local paths in settings, made absolute when the config is validated."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-# Key of pydantic's validation context: the folder that relative paths are looked for in first.
+# Key in pydantic's validation context: the folder in which relative paths are looked up first.
 FOLDER = "folder"
 
 
 @dataclass(frozen=True)
 class LocalPath:
-    """Marks a text of the settings that may be a local path: ``Annotated[str, LocalPath()]``.
+    """Marks a string setting that may be a local path: ``Annotated[str, LocalPath()]``.
 
     Validation makes it absolute if a file or folder of that name exists, or if it is written as a path
-    (``./x``, ``../x``, ``~/x``). Anything else, such as a hub id, stays as it is. A config that is used
-    from another directory then means the same files.
+    (``./x``, ``../x``, ``~/x``). Anything else, such as a Hub id, is unchanged. A config then refers to the
+    same files from any working directory.
 
     Attributes:
-        words: values with a meaning of their own, whatever lies in the directory.
+        words: values with a special meaning, even if a file of that name exists.
     """
 
     words: tuple[str, ...] = ()
 
     def absolute(self, text: str, folder: Path | None = None) -> str:
-        """The absolute path that a text means, or the text.
+        """Return the text as an absolute path if it denotes one, else unchanged.
 
         Args:
-            folder: where a relative path is looked for before the working directory.
+            folder: where relative paths are looked up before the working directory.
         """
         if text in self.words:
             return text
@@ -40,7 +40,7 @@ class LocalPath:
         if folder is not None and os.path.exists(folder / path):
             return str((folder / path).absolute())
         is_path = text.startswith((".", "/", "~")) or (text != "" and os.path.exists(path))
-        # Not resolved: a link that is set to a newer folder later is meant to lead there.
+        # Symlinks are not resolved, so that a link redirected to a newer folder later is followed.
         return str(path.absolute()) if is_path else text
 
     def __get_pydantic_core_schema__(

@@ -1,4 +1,4 @@
-"""Override lines: as they are typed, which of them belong to a run, and with absolute paths."""
+"""Hydra overrides: parsing the command line, selecting those of a run, and making paths absolute."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hydra.errors import HydraException
 
 from gfn_runner.errors import Problem, UserError
 
-# Of a run's folder: the lines that make the run again.
+# File in a run's folder with the overrides that reproduce the run.
 OVERRIDES_FILE = "overrides.yaml"
-# Hydra's own, of a run and of a sweep.
+# Files that Hydra writes for a run and for a sweep.
 HYDRA_FILE, HYDRA_SWEEP_FILE = ".hydra/hydra.yaml", "multirun.yaml"
-# What a command is to do, where, and by which launcher; none of it makes the run another one.
+# Overrides of what a command does, where, and with which launcher; they do not change the run itself.
 _PASSING = ("resume=", "mode=", "run=", "prompt=", "n=", "answers=", "dry_run=", "hydra.", "hydra/")
 _BY_ITSELF = "hydra.mode=RUN"
-# Flags of Hydra that take a value.
+# Hydra flags that take a value.
 _VALUED = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--experimental-rerun",
@@ -33,11 +33,11 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FOLDERS = ("resume", "run", "output", "hydra.run.dir", "hydra.sweep.dir")
 
 
-# -- as they are typed ----------------------------------------------------------------------------
+# -- command line ---------------------------------------------------------------------------------
 
 
 def flags_and_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags and the overrides: argparse refuses flags that stand between overrides."""
+    """Split arguments into Hydra flags and overrides, since argparse refuses flags between overrides."""
     flags: list[str] = []
     words: list[str] = []
     rest = list(argv)
@@ -55,7 +55,7 @@ def flags_and_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def value_of(flags: Sequence[str], name: str) -> str | None:
-    """The value of one of Hydra's flags, by its long name."""
+    """Return the value of a Hydra flag, given by its long name."""
     names = (name, _SHORT[name])
     for flag, after in itertools.pairwise([*flags, ""]):
         given, equals, value = flag.partition("=")
@@ -65,21 +65,21 @@ def value_of(flags: Sequence[str], name: str) -> str | None:
 
 
 def verbatim(text: str) -> str:
-    """A text in Hydra's grammar, so that its value is that text: no interpolation, no list, no number."""
-    # Before ${ a backslash escapes the interpolation, or another backslash; elsewhere it is itself.
+    """Quote a text for Hydra's grammar so that it is taken literally: no interpolation, list or number."""
+    # Before ${, a backslash escapes the interpolation or another backslash; elsewhere it is literal.
     return quoted(re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text))
 
 
 def quoted(text: str) -> str:
-    """A text in Hydra's grammar; interpolations in it count."""
+    """Quote a text for Hydra's grammar; interpolations in it still apply."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def as_meant(word: str) -> str:
-    """An override as Hydra has to read it, of a word as the shell gives it.
+    """Convert a shell argument into the override that Hydra has to parse.
 
-    What follows ``prompt=`` is the prompt. A folder, or a value that names an existing file or folder and
-    is something else in Hydra's grammar (of ``= ( ~ # ' [ ,``, say), is that path.
+    Everything after ``prompt=`` is the prompt. The value of a folder key, or a value that is the path of an
+    existing file or folder but has special characters of Hydra's grammar (``= ( ~ # ' [ ,``), is a path.
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
@@ -99,12 +99,12 @@ def as_meant(word: str) -> str:
 
 
 def shell_word(key: str, text: str) -> str:
-    """What to type for a text as the value of a key."""
+    """Return the shell argument that sets a key to a literal text."""
     return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 
 
 def _parsed(line: str) -> Any:
-    """The value of a line; ``None`` if Hydra's grammar does not have it."""
+    """Return the value of an override; ``None`` if Hydra's grammar does not accept it."""
     try:
         return OverridesParser.create().parse_override(line).value()
     except HydraException:
@@ -112,10 +112,10 @@ def _parsed(line: str) -> Any:
 
 
 def parsed(lines: Sequence[str]) -> list[Override]:
-    """Override lines by Hydra's grammar.
+    """Parse overrides with Hydra's grammar.
 
     Raises:
-        UserError: with every line that is none, and the word to type if its value is meant as a text.
+        UserError: lists every invalid override, with the argument to type if its value is meant literally.
     """
     parser, overrides, problems = OverridesParser.create(), [], []
     for line in lines:
@@ -131,14 +131,14 @@ def parsed(lines: Sequence[str]) -> list[Override]:
     return overrides
 
 
-# -- of a run -------------------------------------------------------------------------------------
+# -- overrides of a run ---------------------------------------------------------------------------
 
 
 def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
-    """What a run's ``overrides.yaml`` holds: one line a key, the last one given, in their order.
+    """Return the contents of a run's ``overrides.yaml``: the last override of each key, in order.
 
     Args:
-        task: the one that was chosen, named in any case.
+        task: the chosen task; always included.
     """
     latest: dict[str, str] = {}
     for line in lines:
@@ -152,13 +152,13 @@ def kept_overrides(lines: Sequence[str], task: str) -> list[str]:
 
 
 def by_itself(lines: Sequence[str]) -> list[str]:
-    """Lines that make one run of a sweep and not the sweep: ``sweep=…`` alone would begin it anew."""
+    """Return overrides that repeat a single run of a sweep; ``sweep=…`` alone would start the whole sweep."""
     of_sweep = is_of_sweep(lines) and _BY_ITSELF not in lines
     return [*lines, _BY_ITSELF] if of_sweep else list(lines)
 
 
 def is_of_sweep(lines: Sequence[str]) -> bool:
-    """Whether a line is ``sweep=…``: a config that makes a command a sweep."""
+    """Return whether an override is ``sweep=…``, a config that turns the command into a sweep."""
     return any(line.startswith("sweep=") and line != "sweep=null" for line in lines)
 
 
@@ -166,15 +166,15 @@ def is_of_sweep(lines: Sequence[str]) -> bool:
 
 
 def absolute_lines(lines: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Override lines in which local paths are absolute, so that they mean the same in every directory.
+    """Make local paths in overrides absolute, so that they mean the same from any working directory.
 
-    A path that a yaml file gives, and no line, gets a line of its own, unless runs differ in it.
+    A path set only in a YAML file gets its own override, unless it differs between runs.
 
     Args:
-        lines: of one run, or of the sweep that makes all of the configs.
+        lines: overrides of one run, or of the sweep that produces all of the configs.
         configs: validated values, with absolute paths.
     """
-    texts: dict[str, dict[str, bool]] = {}  # of each key its values, and whether one is a path
+    texts: dict[str, dict[str, bool]] = {}  # key to values, and whether each is a path
     for config in configs:
         for key, value in _settings(config):
             texts.setdefault(key, {})[_as_text(value)] = _is_path(value)
@@ -190,7 +190,7 @@ def absolute_lines(lines: Sequence[str], configs: Sequence[Mapping[str, Any]]) -
 
 
 def _settings(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of all settings within sections."""
+    """Yield the dotted key and value of every setting inside a section."""
     for name, value in node.items():
         if isinstance(value, Mapping):
             yield from _settings(value, f"{prefix}{name}.")
@@ -205,7 +205,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    """A value as Hydra's grammar has it."""
+    """Format a value in Hydra's grammar."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_as_text, value))}]"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Phases of a run: their seconds, their names in profiles and in out-of-memory errors."""
+"""Phases of a run: their duration, and their names in profiles and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH = (
     "lower sampling.n_conditions (and raise trainer.accumulate_grad_batches as much: the gradient is the same), or "
     "sampling.n_samples, or task.max_len"
 )
-# Settings that lower the memory of each phase.
+# Settings that reduce the memory of each phase.
 LOWER = {
     "load": "lm.dtype=bfloat16, lm.quantization=4bit, a smaller lm.lora.rank or a smaller model",
     "sample": _BATCH,
@@ -30,12 +30,12 @@ _MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class Phases:
-    """Seconds of each phase since they were last taken.
+    """Seconds spent in each phase since they were last taken.
 
-    On a GPU they are the host's: kernels are waited for where a phase first needs a number of theirs.
+    On a GPU this is host time: a phase waits for kernels only when it first needs one of their results.
 
     Attributes:
-        profiler: Lightning's, whose report then has a line ``gfn/<phase>``; or ``None``.
+        profiler: Lightning profiler, whose report then has a line ``gfn/<phase>``; or ``None``.
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Phases:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Within it runs the phase ``name``, one of :data:`LOWER`.
+        """Run the context as phase ``name``, one of :data:`LOWER`.
 
         Raises:
-            UserError: if memory runs out, with the phase and what to lower.
+            UserError: if memory runs out, naming the phase and the settings to lower.
         """
         started = time.perf_counter()
         label = f"gfn/{name}"
@@ -61,21 +61,21 @@ class Phases:
             self._seconds[name] += time.perf_counter() - started
 
     def take(self) -> dict[str, float]:
-        """Seconds by phase; begins anew."""
+        """Return the seconds by phase, and reset them."""
         taken = dict(self._seconds)
         self._seconds.clear()
         return taken
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory has run out; on a CPU torch raises a plain ``RuntimeError``."""
+    """Return whether an error means out of memory; on a CPU, torch raises a plain ``RuntimeError``."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(message in text for message in _MESSAGES)
 
 
 @contextlib.contextmanager
 def explain_out_of_memory(name: str) -> Iterator[None]:
-    """Turn an out-of-memory error into a ``UserError`` with the phase and what to lower."""
+    """Turn an out-of-memory error into a ``UserError`` with the phase and the settings to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

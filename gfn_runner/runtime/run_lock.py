@@ -1,4 +1,4 @@
-"""One process writes into a folder of a run or a sweep at a time."""
+"""Locks that allow only one process at a time to write into the folder of a run or sweep."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 from gfn_runner.errors import UserError
 
 _LOCK = ".lock"
-_SECONDS = 1.0  # to wait for whoever only looks whether the folder is locked
+_SECONDS = 1.0  # timeout, in case another process only checks the lock
 
 
 @contextlib.contextmanager
 def acquire_run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``. The system releases it when the process ends, however it ends.
+    """Hold the lock of ``folder``; the operating system releases it however the process ends.
 
     Raises:
         UserError: if another process holds it.
@@ -51,7 +51,7 @@ def acquire_run_lock(folder: Path) -> Iterator[None]:
 
 
 def run_is_locked(folder: Path) -> bool:
-    """Whether another process holds the lock of ``folder``."""
+    """Return whether another process holds the lock of ``folder``."""
     path = folder / _LOCK
     if not path.is_file():
         return False
@@ -65,8 +65,8 @@ def run_is_locked(folder: Path) -> bool:
 
 
 def _file_lock(path: Path) -> FileLock:
-    # Where a file system has no locks (Lustre without -o flock), filelock would go by the file's being
-    # there: after a crash on one node no other node could go on. There the holder's name counts instead.
+    # On file systems without locks (Lustre without -o flock), filelock would rely on the file's existence:
+    # after a crash on one node, no other node could resume. There, the recorded holder decides.
     return FileLock(path, fallback_to_soft=False)
 
 
@@ -77,9 +77,9 @@ def _holder(path: Path) -> str:
 
 
 def _is_alive(holder: str) -> bool:
-    """Whether a process that has written its name into a lock runs, as far as this machine can tell.
+    """Return whether the process named in a lock is running, as far as this machine can tell.
 
-    A process of another machine counts as gone, so that a run goes on when its job begins elsewhere.
+    A process of another machine counts as dead, so that a run can resume if its job restarts elsewhere.
     """
     found = re.fullmatch(r"process (\d+) on (.*)", holder)
     if found is None or found[2] != platform.node() or int(found[1]) == os.getpid():
@@ -89,5 +89,5 @@ def _is_alive(holder: str) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # another user's
+        return True  # owned by another user
     return True

@@ -1,4 +1,4 @@
-"""Progress lines in the log, one every half minute, during long work that would log nothing."""
+"""Progress lines in the log, every half minute, during long work that would otherwise log nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ EVERY = 30.0  # seconds between two lines
 
 
 class ProgressLogger:
-    """A context in which a line says how much is done, at most one every ``EVERY`` seconds; on the first rank.
+    """Context that logs progress at most once every ``EVERY`` seconds, on rank 0 only.
 
-    Of contexts within one another the outermost logs. Contexts that follow each other share the half
-    minute, so that many short ones are not silent.
+    Of nested contexts, only the outermost logs. Consecutive contexts share the interval, so that a series of
+    many short ones still logs.
 
     Attributes:
-        part: of the work, for the line: an evaluation set, say.
+        part: current part of the work, shown in the line, e.g. an evaluation set.
     """
 
     _open: ProgressLogger | None = None
-    _last_line = _last_end = float("-inf")  # of any context; seconds
+    _last_line = _last_end = float("-inf")  # of any context, in seconds
     _muted = 0
 
     def __init__(self, what: str, total: int, unit: str = "conditions"):
@@ -45,7 +45,7 @@ class ProgressLogger:
             ProgressLogger._open, ProgressLogger._last_end = None, monotonic()
 
     def advance(self, n: int = 1) -> None:
-        """Add ``n`` to what is done."""
+        """Add ``n`` to the completed work."""
         self.done += n
         now = monotonic()
         if ProgressLogger._open is self and now >= ProgressLogger._last_line + EVERY:
@@ -54,7 +54,7 @@ class ProgressLogger:
                 logger.info("%s", self.line())
 
     def line(self) -> str:
-        """``evaluation, base_3_shot (4_operands): 75 of 600 conditions, 3 min left``."""
+        """Format ``evaluation, base_3_shot (4_operands): 75 of 600 conditions, 3 min left``."""
         part = f" ({self.part})" if self.part else ""
         line = f"{self.what}{part}: {self.done} of {self.total} {self.unit}"
         seconds = (monotonic() - self._began) / self.done * max(0, self.total - self.done)
@@ -62,13 +62,13 @@ class ProgressLogger:
 
 
 def mute_progress_lines(change: int) -> None:
-    """No lines from +1 until −1, while a progress bar shows the same."""
+    """Mute progress lines with +1 and unmute them with −1, while a progress bar shows the same."""
     ProgressLogger._muted += change
 
 
 @contextmanager
 def muted_progress_lines(wanted: bool = True) -> Iterator[None]:
-    """No lines within it; calls of :func:`mute_progress_lines` within it end with it."""
+    """Mute progress lines within the context; exiting also undoes :func:`mute_progress_lines` inside it."""
     before = ProgressLogger._muted
     mute_progress_lines(int(wanted))
     try:
@@ -78,7 +78,7 @@ def muted_progress_lines(wanted: bool = True) -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    """Format a duration: ``40 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The record of a sweep, its jobs and what became of each: ``sweep.json`` in the sweep's folder."""
+"""The record of a sweep, its jobs and their states: ``sweep.json`` in the sweep's folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gfn_runner.runtime.overrides import HYDRA_SWEEP_FILE
 
 logger = logging.getLogger(__name__)
 RECORD = "sweep.json"
-# The state of a run, in the record and on pages. A ``silent`` one has not ended, and has written nothing
-# for long.
+# State of a run, in the record and on pages. A ``silent`` run has not ended, but has not written anything
+# for a long time.
 StateName = Literal[
     "waiting",
     "submitted",
@@ -42,13 +42,13 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        overrides: command-line lines, those to Hydra itself left out.
-        folder: of the run, seen from the sweep's.
-        state: ``waiting`` (nobody has it yet), ``submitted`` (in a cluster's queue), ``running``, ``ok``,
-            ``failed``, ``cancelled``, ``timed out``, ``interrupted`` (along with the sweep).
-        why: why it is in that state; empty for ``ok``.
-        again: false if it had finished before this start of the sweep and was not run again.
-        value: what it returned, as ``optimized_metric`` says.
+        overrides: command-line overrides, without those of Hydra itself.
+        folder: folder of the run, relative to the sweep's.
+        state: ``waiting`` (not started or submitted yet), ``submitted`` (queued on a cluster), ``running``,
+            ``ok``, ``failed``, ``cancelled``, ``timed out``, ``interrupted`` (along with the sweep).
+        why: reason for the state; empty for ``ok``.
+        again: false if it finished before this start of the sweep and was not run again.
+        value: its return value, as defined by ``optimized_metric``.
     """
 
     number: int
@@ -66,22 +66,22 @@ class Job:
 
     @property
     def has_stopped(self) -> bool:
-        """Whether nothing works on it any more, though the sweep may not be done with it."""
+        """Whether nothing executes it any more, even if the sweep may still resume it."""
         return self.ended or self.state == "interrupted"
 
     def beside(self, common: Sequence[str]) -> list[str]:
-        """Overrides other than those."""
+        """Return the overrides that are not in ``common``."""
         return [line for line in self.overrides if line not in common]
 
 
 @dataclass
 class Sweep:
-    """A sweep in its folder.
+    """A sweep and its folder.
 
     Attributes:
-        overrides: command-line lines that led to it; ``resume=<folder>`` begins with them.
-        searches: whether it is a search under way, which draws the values of its next runs later.
-        unwritten: whether the disk has refused the newest record.
+        overrides: command-line overrides that started it; ``resume=<folder>`` starts with them.
+        searches: whether it is a search in progress, which draws the values of its next runs later.
+        unwritten: whether writing the newest record failed.
     """
 
     folder: Path
@@ -92,15 +92,15 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """The sweep that a folder holds; an empty one if it holds none.
+        """Read the sweep of a folder; return an empty one if the folder has none.
 
         Raises:
             UserError: if its record cannot be read.
         """
         path = folder / RECORD
-        if not os.path.isfile(path):  # of a name that is too long too
+        if not os.path.isfile(path):  # also handles names that are too long
             return cls(folder)
-        from pydantic import TypeAdapter  # not at the top: a mistyped key is answered without
+        from pydantic import TypeAdapter  # not at the top: typos in keys are reported without it
 
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ class Sweep:
             ) from None
 
     def write(self) -> None:
-        """Put the record into the sweep's folder."""
+        """Write the record into the sweep's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {
             "overrides": self.overrides,
@@ -127,9 +127,9 @@ class Sweep:
         self.unwritten = False
 
     def keep(self, *, changed: bool = True) -> None:
-        """Write the record while runs are under way: none ends because the disk refuses it.
+        """Write the record while runs are in progress, which must not end because of a write error.
 
-        A refusal is reported once, and the record written later.
+        An error is logged once, and the record is written later.
         """
         if not changed and not self.unwritten:
             return
@@ -142,15 +142,15 @@ class Sweep:
             self.unwritten = True
 
     def plan(self, jobs: Sequence[Job]) -> list[Job]:
-        """Take jobs into the record; one that it has already keeps its id in the cluster.
+        """Add jobs to the record; a job that is already in it keeps its cluster id.
 
-        A job's folder belongs to its overrides once its run has begun.
+        Once its run has started, a job's folder is tied to its overrides.
 
         Raises:
-            UserError: with every folder that two jobs share, or that was another job's before.
+            UserError: lists every folder that two jobs share or that belonged to another job before.
 
         Returns:
-            The record's own entries, in the order given.
+            The record's own entries, in the given order.
         """
         known = {job.folder: job for job in self.jobs}
         problems: list[Problem] = []
@@ -184,7 +184,7 @@ class Sweep:
 
     @property
     def common(self) -> list[str]:
-        """Overrides that all jobs share; none of a single job."""
+        """Overrides that all jobs share; empty for a single job."""
         if len(self.jobs) < 2:
             return []
         return [
@@ -195,23 +195,23 @@ class Sweep:
 
     @property
     def failures(self) -> list[Job]:
-        """Jobs that have not ended well."""
+        """Jobs whose state is not ``ok``."""
         return [job for job in self.jobs if job.state != "ok"]
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether the folder was made for a sweep, or for a search."""
+    """Return whether the folder was created for a sweep or a search."""
     return any((folder / name).is_file() for name in (HYDRA_SWEEP_FILE, RECORD))
 
 
 def log_length(folder: Path) -> int:
-    """Bytes of a run's log so far."""
+    """Return the current size of a run's log in bytes."""
     log = folder / "run.log"
     return log.stat().st_size if log.is_file() else 0
 
 
 def reason(folder: Path, since: int = 0) -> str:
-    """Why a run has failed, in one line, as its log says after the first ``since`` bytes; else empty."""
+    """Return in one line why a run failed, from its log after the first ``since`` bytes; else empty."""
     try:
         text = (folder / "run.log").read_bytes()[since:].decode("utf-8", "replace")
     except OSError:
@@ -222,7 +222,7 @@ def reason(folder: Path, since: int = 0) -> str:
         return ""
     if not lines[0].startswith("Traceback"):
         return lines[0].strip()
-    # Of a traceback the line after the last indented one names the exception; others may log after it.
+    # The line after a traceback's last indented one names the exception; others may log after it.
     own = list(itertools.takewhile(lambda line: not _LOG_LINE.match(line), lines))
     indented = [number for number, line in enumerate(own[:-1]) if line.startswith("  ")]
     return own[indented[-1] + 1 if indented else -1].strip()

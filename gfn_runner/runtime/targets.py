@@ -1,9 +1,9 @@
-"""`_target_` nodes of a config: validated by the signature of what they name, then instantiated.
+"""`_target_` nodes of a config: validated against the target's signature, then instantiated.
 
 A node's arguments are those of a class's constructor (or of a function). The type hints of the signature are
 the schema: ``Annotated[int, Field(ge=1)]`` bounds a value, a nested pydantic dataclass takes a mapping. A
-constructor that passes ``**options`` on to its base class has the base's arguments too. Functions raise
-``UserError`` with all that is wrong, each under its config key.
+constructor that forwards ``**options`` to its base class accepts the base's arguments too. Functions raise
+a ``UserError`` that lists all problems, each with its config key.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pydantic.errors import PydanticUserError
 
 from gfn_runner.errors import Problem, UserError, did_you_mean
 
-# Their constructors convert values themselves.
+# Constructors of these libraries convert values themselves.
 _LIBRARIES = ("lightning", "torch", "torchmetrics", "transformers", "wandb")
 _HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-_MOST_SHOWN = 40  # names of an error's list
+_MOST_SHOWN = 40  # names listed in an error
 
 
 def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., Any]:
-    """What the ``_target_`` of a node names."""
+    """Import the ``_target_`` of a node."""
     allowed = f"a subclass of {base.__name__}" if base else "the import path of a class"
     if not isinstance(node, Mapping):
         choice = f"{key.replace('.', '/')}={node} for a choice of the group"
@@ -40,7 +40,7 @@ def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., An
     module, _, name = path.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), name)
-    except Exception as error:  # importing a module of the user's may raise anything
+    except Exception as error:  # importing user code may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError.one(where, f"cannot import {path!r}: {reason}", allowed) from error
     if base and not (isinstance(target, type) and issubclass(target, base)):
@@ -53,19 +53,19 @@ def target_of(key: str, node: Any, base: type | None = None) -> Callable[..., An
 def checked_arguments(
     key: str, node: Mapping[str, Any], target: Callable[..., Any], runtime: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The arguments of a node, in the types of the target's signature.
+    """Validate a node's arguments and convert them to the types of the target's signature.
 
-    A nested ``_target_`` node stays one; the object that it names is validated in its place.
+    A nested ``_target_`` node is returned as is; the object that it creates is validated in its place.
 
     Args:
-        runtime: arguments that the program gives, not the config.
+        runtime: arguments that the program supplies rather than the config.
     """
     nested = {name: value for name, value in node.items() if _is_node(value)}
     return _arguments_with_objects(key, node, target, runtime) | nested
 
 
 def with_objects(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node in which nested ``_target_`` nodes are the objects that they name."""
+    """Return a copy of the node in which nested ``_target_`` nodes are instantiated."""
     return {
         name: instantiate(f"{key}.{name}", value) if _is_node(value) else value
         for name, value in node.items()
@@ -95,12 +95,12 @@ def _arguments_with_objects(
             raise UserError(_problems(key, model, wrong)) from None
         return given
     library = str(getattr(target, "__module__", "")).partition(".")[0]
-    # The types of a library's signature are checked; its values are its own to convert.
+    # For libraries, the types are checked but values are passed unchanged: they convert them themselves.
     return given if library in _LIBRARIES else {name: getattr(checked, name) for name in given}
 
 
 def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **runtime: Any) -> Any:
-    """What a node names, made with checked arguments and those that the program gives."""
+    """Instantiate a node's target with its validated arguments and those supplied by the program."""
     target = target_of(key, node, base)
     arguments = _arguments_with_objects(key, node, target, tuple(runtime))
     if node.get("_partial_"):
@@ -111,13 +111,13 @@ def instantiate(key: str, node: Mapping[str, Any], base: type | None = None, **r
         raise
     except ValidationError as error:
         raise explained(key, target, error) from error
-    except Exception as error:  # a constructor of the user's may raise anything
+    except Exception as error:  # user code may raise anything
         what = f"{_name(target)} raises {type(error).__name__}: {error}"
         raise UserError.one(key, what, "arguments that it takes") from error
 
 
 def validated(key: str, given: Any, kind: Any) -> Any:
-    """A value of the config key ``key`` in the type ``kind``."""
+    """Validate the value of the config key ``key`` and convert it to the type ``kind``."""
     if hasattr(kind, "__pydantic_fields__") and not isinstance(given, Mapping):
         raise UserError.one(key, f"given {given!r}", f"keys: {', '.join(_fields(kind))}")
     try:
@@ -127,12 +127,12 @@ def validated(key: str, given: Any, kind: Any) -> Any:
 
 
 def explained(key: str, kind: Any, error: ValidationError) -> UserError:
-    """A pydantic error as problems: full key, what was given, what is allowed."""
+    """Convert a pydantic error to problems: full key, what was given, what is allowed."""
     return UserError(_problems(key, kind, error.errors()))
 
 
 def _problems(key: str, kind: Any, errors: Sequence[Any]) -> list[Problem]:
-    """One problem a key: a union has an error for each of its types, all of which are allowed."""
+    """Merge errors to one problem per key: a union has an error for each of its types, all allowed."""
     found: dict[str, Problem] = {}
     for problem in (_problem(key, kind, one) for one in errors):
         first = found.setdefault(problem.where, problem)
@@ -143,13 +143,13 @@ def _problems(key: str, kind: Any, errors: Sequence[Any]) -> list[Problem]:
 
 
 def unknown_key(key: str, name: str, known: list[str]) -> Problem:
-    """An unknown key, with the nearest one that exists."""
+    """Report an unknown key, with the closest existing one."""
     fix = did_you_mean(name, known, key[: len(key) - len(name)])
     return Problem(key, "unknown key", ", ".join(known[:_MOST_SHOWN]), fix)
 
 
 def argument_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The type hints of a target's arguments."""
+    """Return the type hints of a target's arguments."""
     fields = None if _arguments(target, ()) is None else _signature_fields(target, ())
     return {name: hint for name, (hint, _) in (fields or {}).items()}
 
@@ -159,7 +159,7 @@ def argument_hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _arguments(target: Callable[..., Any], runtime: tuple[str, ...]) -> type[BaseModel] | None:
-    """A model of a target's arguments; ``None`` where it takes any, or its hints cannot be read."""
+    """Build a model of a target's arguments; ``None`` if it takes any, or its hints cannot be resolved."""
     try:
         fields = _signature_fields(target, runtime)
         if fields is None:
@@ -167,13 +167,13 @@ def _arguments(target: Callable[..., Any], runtime: tuple[str, ...]) -> type[Bas
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
         return create_model(_name(target), __config__=config, **fields)
     except (NameError, TypeError, ValueError, PydanticUserError):
-        return None  # hints of another library that only a type checker understands
+        return None  # hints that only type checkers understand
 
 
 def _signature_fields(
     target: Callable[..., Any], runtime: tuple[str, ...]
 ) -> dict[str, Any] | None:
-    """Type and default of every argument, those passed on to base classes included."""
+    """Return type and default of every argument, including those forwarded to base classes."""
     constructors: list[Any] = (
         [vars(kind)["__init__"] for kind in target.__mro__ if "__init__" in vars(kind)]
         if inspect.isclass(target)
@@ -193,7 +193,7 @@ def _signature_fields(
                 fields.setdefault(parameter.name, (hints.get(parameter.name, Any), default))
         if not any(p.kind is p.VAR_KEYWORD for p in names):
             return fields
-    return None  # the last one takes any keyword
+    return None  # the last constructor takes any keyword
 
 
 def _problem(key: str, kind: Any, error: Any) -> Problem:
@@ -202,7 +202,7 @@ def _problem(key: str, kind: Any, error: Any) -> Problem:
     for part in location:
         inside = _type_at(at, part)
         if inside is None and isinstance(part, str):
-            break  # a branch of a union, named by its type
+            break  # a branch of a union, named after its type
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
         at = inside
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -219,7 +219,7 @@ def _problem(key: str, kind: Any, error: Any) -> Problem:
 
 
 def _type_at(kind: Any, part: Any) -> Any:
-    """The type of a field, ``Any`` within a list, ``None`` if there is no such field."""
+    """Return the type of a field; ``Any`` within a list, ``None`` if there is no such field."""
     if isinstance(part, int):
         return Any
     fields = _fields(kind)
@@ -227,7 +227,7 @@ def _type_at(kind: Any, part: Any) -> Any:
 
 
 def _fields(kind: Any) -> Mapping[str, Any]:
-    """Fields of a model or a settings class, or of the first one in a union."""
+    """Return the fields of a model or settings class, or of the first one in a union."""
     for name in ("model_fields", "__pydantic_fields__"):
         if found := getattr(kind, name, None):
             return found

@@ -1,4 +1,4 @@
-"""Output to terminals and pipes that lack characters, or that nobody reads any more."""
+"""Output to terminals and pipes that lack characters, or whose reader is gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from gfn_runner.errors import Problem, UserError
 
-# Of what the program itself prints; anything else (a sample's text, say) becomes an escape.
+# Characters that the program prints; any other (in a sample, say) is backslash-escaped.
 _IN_ASCII = {
     "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=",
     "·": "*", "φ": "phi", "†": "+", "●": "*", "°": " deg", "⊤": "<end>",
@@ -31,7 +31,7 @@ def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 class _Output(io.TextIOWrapper):
-    """Drops what is written once its reader has gone: a run does not end with ``| head``."""
+    """Output stream that drops data once its reader is gone, so that ``| head`` does not end a run."""
 
     def write(self, text: str) -> int:
         with self._dropping():
@@ -53,10 +53,10 @@ class _Output(io.TextIOWrapper):
 
 
 def prepare_output() -> None:
-    """Let stdout and stderr take all that a run writes.
+    """Make stdout and stderr accept everything that a run writes.
 
-    Characters that their encoding lacks become ASCII (``phi`` for φ). What nobody reads is dropped: the reader of
-    a pipe has gone, or the stream was closed (``>&-``) before the program began.
+    Characters missing in their encoding become ASCII (``phi`` for φ). Output without a reader is dropped: the
+    reader of a pipe is gone, or the stream was closed (``>&-``) before the program started.
     """
     codecs.register_error(_HANDLER, _replacement)
     for name in ("stdout", "stderr"):
@@ -66,15 +66,15 @@ def prepare_output() -> None:
         elif type(stream) is io.TextIOWrapper:
             encoding, by_line = stream.encoding, stream.line_buffering
             setattr(sys, name, _Output(stream.detach(), encoding, _HANDLER, line_buffering=by_line))
-        elif isinstance(stream, io.TextIOWrapper):  # prepared before, or a test's
+        elif isinstance(stream, io.TextIOWrapper):  # prepared before, or replaced by a test
             stream.reconfigure(errors=_HANDLER)
 
 
 def check_arguments_decodable(arguments: Sequence[str]) -> None:
-    """Refuse arguments with bytes that the locale's encoding does not have.
+    """Refuse arguments with bytes that are invalid in the locale's encoding.
 
     Raises:
-        UserError: naming them. Python holds such bytes as surrogates, which no file takes.
+        UserError: lists them. Python represents such bytes as surrogates, which no file accepts.
     """
     problems = [
         Problem(

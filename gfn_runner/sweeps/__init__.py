@@ -1,1 +1,1 @@
-"""Many runs as one sweep: planned, launched, recorded."""
+"""Sweeps: planning, launching and recording many runs."""

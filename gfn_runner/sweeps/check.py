@@ -1,4 +1,4 @@
-"""Options of the launchers, validated before anything is submitted: SLURM itself is asked."""
+"""Validation of launcher options before anything is submitted, by asking SLURM itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLUGINS = "hydra_plugins.gfn_runner_launchers"
 BASIC, LOCAL, SLURM = (f"{PLUGINS}.{name}Launcher" for name in ("Basic", "Local", "Slurm"))
 _AtLeastOne = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0)]
-# What a refusal of SLURM's may be about.
+# Options that SLURM may be refusing.
 _ASKED = (
     "partition", "account", "qos", "constraint", "exclude", "gres", "nodes", "tasks_per_node",
     "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min", "additional_parameters",
@@ -33,7 +33,7 @@ _ASKED = (
 
 @functools.cache
 def _schemas() -> dict[str, type]:
-    """hydra-submitit-launcher's own options of each launcher, and the few that are added to them."""
+    """Return the options of each launcher: those of hydra-submitit-launcher and a few added ones."""
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 
     @validated_dataclass(config=ConfigDict(extra="forbid"))
@@ -45,7 +45,7 @@ def _schemas() -> dict[str, type]:
 
     @validated_dataclass(config=ConfigDict(extra="forbid"))
     class SlurmOptions(SlurmQueueConf):
-        # Not {}: Hydra takes no new keys in a dictionary, but a dictionary in place of null.
+        # Not {}: Hydra allows no new keys in a dictionary, but a dictionary in place of null.
         additional_parameters: dict[str, Any] | None = None
         timeout_min: _AtLeastOne = 240
         signal_delay_s: _AtLeastOne = 120
@@ -55,10 +55,10 @@ def _schemas() -> dict[str, type]:
 
 
 def launcher_options(given: Mapping[str, Any]) -> Any:
-    """The options of a launcher, as a dataclass; ``None`` for one without options.
+    """Validate the options of a launcher; return a dataclass, or ``None`` for a launcher without options.
 
     Raises:
-        UserError: with all options that are unknown or of the wrong type, or if packages are missing.
+        UserError: lists all options that are unknown or have the wrong type; or if packages are missing.
     """
     values = dict(given)
     target = values.pop("_target_", "")
@@ -79,7 +79,7 @@ def launcher_options(given: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def checked_for(target: str) -> Iterator[None]:
-    """Within it configs are checked for the machine on which the launcher of that class runs them."""
+    """Within the context, check configs for the machine on which the launcher class ``target`` runs them."""
     before = ELSEWHERE.set(target == SLURM)
     try:
         yield
@@ -90,10 +90,10 @@ def checked_for(target: str) -> Iterator[None]:
 def launcher_problems(
     given: Mapping[str, Any], processes: Processes, n_runs: int = 1
 ) -> Iterator[Problem]:
-    """What is wrong with a launcher; nothing is submitted.
+    """Yield the problems of a launcher's options, without submitting anything.
 
     Args:
-        n_runs: that will be submitted together.
+        n_runs: number of runs that will be submitted together.
     """
     try:
         options = launcher_options(given)
@@ -168,7 +168,7 @@ def _cluster_problems(options: Any, n_runs: int) -> Iterator[Problem]:
 
 
 def _partition_problems(options: Any) -> Iterator[Problem]:
-    """Unknown partitions, and a time that none gives: SLURM would let such a job wait for ever."""
+    """Yield unknown partitions and times above every limit, for which SLURM would queue a job forever."""
     known = {partition.name: partition for partition in slurm.partitions()}
     names = options.partition.split(",") if options.partition else []
     names = names or [partition.name for partition in known.values() if partition.default]
@@ -188,20 +188,20 @@ def _partition_problems(options: Any) -> Iterator[Problem]:
 
 
 def executor_parameters(options: Any) -> dict[str, Any]:
-    """Parameters of submitit's SLURM executor, those that are not set left out."""
+    """Return the parameters of submitit's SLURM executor, without those that are not set."""
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
     shared = {field.name for field in dataclasses.fields(BaseQueueConf)}
     given = dataclasses.asdict(options)
     for name in ("_target_", "submitit_folder", "max_num_timeout", "poll_s"):
         del given[name]
-    # Where SLURM binds no process to its cores, each would start a thread for every core of the node.
+    # If SLURM does not bind processes to cores, each would start a thread for every core of the node.
     threads = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
     given["setup"] = [threads, *(options.setup or ())]
-    # Where one process fails the others would wait for it, for hours.
+    # If one process fails, the others would wait for it for hours.
     given["srun_args"] = ["--kill-on-bad-exit=1"]
     if options.cpus_per_task:
-        # Since 22.05 srun does not take it over from the job: a process would have one core.
+        # Since 22.05, srun does not inherit it from the job: a process would have one core.
         given["srun_args"].append(f"--cpus-per-task={options.cpus_per_task}")
     return {
         name if name in shared else f"slurm_{name}": value
@@ -211,19 +211,19 @@ def executor_parameters(options: Any) -> dict[str, Any]:
 
 
 def batch_script(options: Any, n_runs: int = 1) -> str:
-    """A script such as submitit will submit; of several runs it makes an array."""
+    """Return a batch script like submitit's; several runs become an array."""
     import submitit
 
     executor = submitit.AutoExecutor(cluster="slurm", folder="/tmp/%j")
     executor.update_parameters(**executor_parameters(options))
-    inner: Any = executor._executor  # submitit has no public way to what comes next
+    inner: Any = executor._executor  # submitit has no public API for the following
     if n_runs > 1:
         inner.parameters["map_count"] = n_runs
     return str(inner._make_submission_file_text("true", "check"))
 
 
 def sweeper_problems(target: str) -> Iterator[Problem]:
-    """What keeps a sweeper, named by its class, from working here."""
+    """Yield what keeps the sweeper class ``target`` from working here."""
     if target != f"{PLUGINS}.SearchSweeper":
         return
     if find_spec("optuna") is None or find_spec("hydra_plugins.hydra_optuna_sweeper") is None:

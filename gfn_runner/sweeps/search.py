@@ -1,7 +1,7 @@
-"""A search by Optuna that goes on where it was interrupted.
+"""Optuna search that can be resumed after an interruption.
 
-hydra-optuna-sweeper reads the space of values and makes the launcher. By itself, started again, it makes
-``n_trials`` new trials, numbers them from 0, and draws the same values.
+hydra-optuna-sweeper parses the search space and creates the launcher. On its own, when restarted, it would
+run ``n_trials`` new trials, number them from 0, and draw the same values again.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 logger = logging.getLogger(__name__)
-_PATIENCE = 3  # batches without a single value, after which the search ends
+_PATIENCE = 3  # batches without any value after which the search ends
 Space = dict[str, BaseDistribution]
 
 
 def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
-    """Run trials until there are ``n_trials``, those of an interrupted search included.
+    """Run trials until there are ``n_trials``, including those of an interrupted search.
 
-    A trial's number is its run's number in the sweep. Interrupted trials come first, in the folders and
-    with the values that they had.
+    A trial's number is the number of its run in the sweep. Interrupted trials come first, with their folders
+    and values.
 
     Args:
-        arguments: override lines, those with ``interval(…)`` or ``choice(…)`` span the space.
-        seed: of the sampler, plus the number of trials before, so that a search that goes on
-            does not draw the same values again. ``None``: another one each time.
+        arguments: overrides; those with ``interval(…)`` or ``choice(…)`` define the search space.
+        seed: seed of the sampler; the number of earlier trials is added, so that a resumed search
+            does not draw the same values again. ``None`` uses a different seed each time.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(str(sweeper.sweep_dir)).mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def search(sweeper: Any, arguments: Sequence[str], seed: int | None) -> None:
 
 
 def _space(sweeper: Any, arguments: Sequence[str]) -> tuple[Space, dict[str, Any]]:
-    """Keys with what may be drawn for them, and keys with one value; the last line of a key counts."""
+    """Return the search space and the keys with a single value; the last override of a key wins."""
     from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
     lines = [*sweeper._parse_sweeper_params_config(), *arguments]
@@ -87,7 +87,7 @@ def _lines(values: dict[str, Any]) -> list[str]:
 
 
 def _interrupted(study: Any, space: Space) -> list[Any]:
-    """Trials that an earlier search has begun; those of another space have failed."""
+    """Return the trials that an earlier search started; fail those with a different search space."""
     running = study.get_trials(states=(TrialState.RUNNING,))
     for trial in running:
         if trial.params.keys() != space.keys():
@@ -96,9 +96,9 @@ def _interrupted(study: Any, space: Space) -> list[Any]:
 
 
 def _next_batch(sweeper: Any, study: Any, space: Space, interrupted: list[Any]) -> list[Any]:
-    """Up to ``n_jobs`` trials with numbers that follow each other, as a launcher numbers its runs.
+    """Return up to ``n_jobs`` trials with consecutive numbers, as a launcher numbers its runs.
 
-    Taken out of ``interrupted`` while it has any.
+    Trials are taken from ``interrupted`` as long as there are any.
     """
     if not interrupted:
         number = min(sweeper.n_jobs, sweeper.n_trials - len(study.trials))

@@ -1,6 +1,6 @@
-"""What SLURM says: its partitions, the states of jobs, whether it would take one. Submits nothing.
+"""Queries to SLURM: partitions, states of jobs, and whether it would accept a job. Submits nothing.
 
-Every function raises ``Unreachable`` where it does not answer.
+Every function raises ``Unreachable`` if SLURM does not respond.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from gfn_runner.runtime.sweep_record import StateName
 
-_SECONDS = 30  # that a command of SLURM may take
-# Every other state (PENDING, RUNNING, COMPLETING, REQUEUED, …) leads to one of these.
+_SECONDS = 30  # timeout of a SLURM command
+# Every other state (PENDING, RUNNING, COMPLETING, REQUEUED, …) ends in one of these.
 ENDED: dict[str, StateName] = {
     "COMPLETED": "ok",
     "CANCELLED": "cancelled",
@@ -29,17 +29,17 @@ ENDED: dict[str, StateName] = {
     "BOOT_FAIL": "failed",
     "OUT_OF_MEMORY": "failed",
 }
-GONE = "GONE"  # our name for a job that SLURM does not remember
+GONE = "GONE"  # our name for a job that SLURM has forgotten
 OVER = frozenset((*ENDED, GONE))
 
 
 class Unreachable(Exception):
-    """SLURM does not answer; the text says why."""
+    """SLURM does not respond; the message says why."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition of the cluster; ``minutes`` is the longest time of a job, ``None`` without a limit."""
+    """A partition of the cluster; ``minutes`` is its time limit, ``None`` for no limit."""
 
     name: str
     default: bool
@@ -48,14 +48,14 @@ class Partition:
 
 @dataclass(frozen=True)
 class JobState:
-    """A job's state as SLURM names it (``RUNNING``), or ``GONE``; and why it waits or has ended."""
+    """State of a job as named by SLURM (``RUNNING``), or ``GONE``, and why it is pending or has ended."""
 
     state: str
     reason: str = ""
 
 
 def partitions() -> list[Partition]:
-    """All partitions that this user sees."""
+    """Return all partitions visible to this user."""
     found = {}
     for line in _ask("sinfo", "-h", "-o", "%P|%l").splitlines():
         name, _, limit = line.strip().partition("|")
@@ -64,7 +64,7 @@ def partitions() -> list[Partition]:
 
 
 def _minutes(limit: str) -> float | None:
-    """A time as sinfo writes it (``[days-][hours:]minutes:seconds``); ``None``: no limit."""
+    """Parse a time limit of sinfo (``[days-][hours:]minutes:seconds``); ``None`` means no limit."""
     days, _, clock = limit.strip().rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts):
@@ -76,9 +76,9 @@ def _minutes(limit: str) -> float | None:
 
 
 def states(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """The state of each job, elements of arrays (``12_3``) too. Needs no accounting."""
+    """Return the state of each job, including array elements (``12_3``); needs no accounting."""
     queue = _read("JobID|State|Reason", _squeue("%i|%T|%r"))
-    # An array that is cancelled before any of it has begun has no elements any more.
+    # An array that is cancelled before it starts is no longer listed by element.
     found = {job_id: queue.get(job_id) or queue.get(job_id.split("_")[0]) for job_id in job_ids}
     forgotten = [job_id for job_id, fields in found.items() if fields is None]
     if forgotten:
@@ -94,13 +94,13 @@ def _state(fields: Mapping[str, str] | None) -> JobState:
     if fields is None or not fields["State"]:
         return JobState(GONE)
     reason = fields.get("Reason", "None")
-    # "CANCELLED by 1000" and the like.
+    # States such as "CANCELLED by 1000".
     state = fields["State"].split(" ")[0].rstrip("+")
     return JobState(state, "" if reason == "None" else reason)
 
 
 def submitted_from(folder: Path) -> list[str]:
-    """Jobs whose batch script is in a folder and that have not ended, elements of arrays too."""
+    """Return jobs that have not ended and whose batch script is in the folder, including array elements."""
     queue = _read("JobID|State|Script", _squeue("%i|%T|%o"))
     return [
         job_id
@@ -111,7 +111,7 @@ def submitted_from(folder: Path) -> list[str]:
 
 
 def cancel(job_ids: Sequence[str], seconds: float = 600, poll: float = 1) -> None:
-    """Cancel jobs, and wait until they have ended: one that trains saves first."""
+    """Cancel jobs and wait until they have ended, since a training run saves a checkpoint first."""
     _ask("scancel", *job_ids)
     deadline = time.monotonic() + seconds
     while left := [name for name, seen in states(job_ids).items() if seen.state not in OVER]:
@@ -121,7 +121,7 @@ def cancel(job_ids: Sequence[str], seconds: float = 600, poll: float = 1) -> Non
 
 
 def refusal(script: str) -> str:
-    """What SLURM says against a batch script; empty if it would take it. Submits nothing."""
+    """Return why SLURM refuses a batch script; empty if it would accept it. Submits nothing."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.sh"
         path.write_text(script, encoding="utf-8")
@@ -130,19 +130,19 @@ def refusal(script: str) -> str:
 
 
 def sbatch_message(text: str) -> str:
-    """What sbatch says in an error text, without its prefixes; all of the text where it says nothing."""
+    """Extract sbatch's message, without prefixes, from an error text; return all of it if there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "--help" not in line]
     own = [line for line in lines if line.startswith("sbatch:")]
     return "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in own or lines)
 
 
 def _squeue(columns: str) -> str:
-    # By the user's number: a name comes from LOGNAME or USER, which may say anything.
+    # By user id: a user name would come from LOGNAME or USER, which may be set to anything.
     return _ask("squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", columns)
 
 
 def _read(header: str, rows: str) -> Mapping[str, Mapping[str, str]]:
-    """Rows by job, as submitit reads sacct: ``7_[0-1,4%2]`` are 7_0, 7_1 and 7_4."""
+    """Parse rows by job, as submitit parses sacct: ``7_[0-1,4%2]`` stands for 7_0, 7_1 and 7_4."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     return SlurmInfoWatcher().read_info(f"{header}\n{rows}")

@@ -1,4 +1,4 @@
-"""The table at the end of a sweep, for the terminal and as ``sweep.md``."""
+"""The table at the end of a sweep, printed on the terminal and written to ``sweep.md``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_REASON = 300
 
 
 def show_sweep(sweep: Sweep) -> None:
-    """Print the table and leave it in the sweep's folder as ``sweep.md``."""
+    """Print the table and write it to ``sweep.md`` in the sweep's folder."""
     jobs = sweep.jobs
     table = sweep_table(read_sweep(sweep.folder, record=sweep))
     title = f"sweep {' '.join(map(rounded, sweep.common))}".rstrip()
@@ -24,7 +24,7 @@ def show_sweep(sweep: Sweep) -> None:
     write_atomically(sweep.folder / "sweep.md", text)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(title, style="bold")
-    # Why a run is not ok has lines of its own.
+    # The reasons of failures are printed below the table.
     shown = [at for at, title in enumerate(table.header) if title != "why"]
     print_table(console, table.columns(shown))
     for job in sweep.failures:

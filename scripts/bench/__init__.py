@@ -1,1 +1,1 @@
-"""Parts of scripts/benchmark.py."""
+"""Modules of scripts/benchmark.py."""

@@ -1,8 +1,8 @@
-"""The floor of a step: the model's own forwards and backward over the same tokens, nothing around them.
+"""The floor of a step: the model's own forward and backward passes over the same tokens, nothing else.
 
-Four pieces of work that no implementation of the same step can leave out: sampling token by token from a
-cache of the prompts, one forward over what the reward scores, one forward and backward over what the
-policy is trained on, and the optimizer's update. No masks, no softmax, no sampling, no loss.
+It consists of four parts that no implementation of the step can omit: sampling token by token with a cache
+of the prompts, one forward pass over what the reward scores, one forward and backward pass over what the
+policy is trained on, and the optimizer's update. No masks, softmax, sampling or loss.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from gfn_runner.lm.policy import LanguageModel
 
 
 class Floor:
-    """Bare passes of a shape."""
+    """The bare passes of a step of a given shape."""
 
     def __init__(self, lm: LanguageModel, shape: Shape):
         self.lm, self.shape, self.model = lm, shape, lm.model
         self.optimizer = torch.optim.AdamW(lm.trainable().values(), lr=0.0)
 
     def __call__(self, trajectories: Trajectories) -> None:
-        """The passes over the tokens of our step's trajectories."""
+        """Run the passes over the tokens of our step's trajectories."""
         self._sample(trajectories)
         self._reward(trajectories)
         self._policy(trajectories)
@@ -36,7 +36,7 @@ class Floor:
         return torch.randint(2, self.lm.vocab_size, shape, device=self.lm.device)
 
     def _cache(self, length: int) -> Any:
-        """Keys and values of one context a condition, repeated for its samples."""
+        """Return keys and values of one context per condition, repeated for its samples."""
         output = self.model(
             input_ids=self._ids(self.shape.conditions, length), use_cache=True, logits_to_keep=1
         )
@@ -53,7 +53,7 @@ class Floor:
 
     @torch.no_grad()
     def _reward(self, trajectories: Trajectories) -> None:
-        # Trunk, and after every state at which a string may end the suffix but its last token, which is
+        # The string, and after every state at which it may end, the suffix without its last token, which is
         # only predicted.
         rows, tokens = trajectories.token_BT.shape
         ends = max(0, tokens - self.shape.shortest) + 1

@@ -1,7 +1,7 @@
 """Sections on large inputs and on long runs: Markdown lines, the title first.
 
-Each size is measured in a process of its own: processor seconds, which other processes on the machine change
-little, and peak memory beyond what was held before.
+Each size is measured in a separate process: CPU seconds, which other processes on the machine hardly affect,
+and peak memory in addition to what was allocated before.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from gfn_runner.lm.vocabulary import StringRule
 from gfn_runner.objectives.losses import JointBalance
 
 _CPU = torch.device("cpu")
-# What is measured, in a temporary folder.
+# Work to measure, in a temporary folder.
 Work = Callable[[], object]
 
 
 def posterior_file(size: int, folder: Path) -> Work:
-    """A JSONL file of own posteriors, as a user's: read and checked, then a hundred batches."""
+    """Prepare a user's JSONL file of posteriors: read and validate it, then draw a hundred batches."""
     from gfn_runner.lm.model_config import LMSettings
     from gfn_runner.lm.text_checks import text_problems
     from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
@@ -76,7 +76,7 @@ def posterior_file(size: int, folder: Path) -> Work:
 
 
 def arithmetic_file(size: int, folder: Path) -> Work:
-    """A file of arithmetic questions, every one with a rationale."""
+    """Prepare a file of arithmetic questions, each with a rationale."""
     from gfn_runner.data.expressions import Expression
     from gfn_runner.tasks.arithmetic import ArithmeticData, IntegerArithmetic
 
@@ -100,7 +100,7 @@ def arithmetic_file(size: int, folder: Path) -> Work:
 
 
 def buffer_state(size: int, folder: Path) -> Work:
-    """A buffer of 50 strings of 30 tokens a condition: to a file and back, then 100 steps of 8 × 16."""
+    """Prepare a buffer of 50 strings of 30 tokens per condition: save, load, then 100 steps of 8 × 16."""
     rng, numbers, conditions = random.Random(0), np.random.default_rng(0), size // 50
     buffer = ReplayBuffer()
 
@@ -110,7 +110,7 @@ def buffer_state(size: int, folder: Path) -> Work:
 
     for number in range(conditions):
         own = sorted((entry() for _ in range(50)), key=lambda e: -e.score)
-        buffer._entries[str(number)] = own  # what 50 calls of add() leave
+        buffer._entries[str(number)] = own  # the result of 50 calls of add()
     fresh = [entry() for _ in range(100 * 8 * 16)]
 
     def work() -> None:
@@ -129,14 +129,14 @@ def buffer_state(size: int, folder: Path) -> Work:
 
 
 def wide_step(size: int, folder: Path) -> Work:
-    """A step with a vocabulary of this size: a model of width 64, 4 × 8 strings of 16 tokens."""
+    """Prepare a step with a vocabulary of this size: a model of width 64, 4 × 8 strings of 16 tokens."""
     config = {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": size}
     step = OurStep(make_lm("gpt2", "cpu", **config), Shape(4, 8, 16, 16, 30, 14, 4))
     return lambda: step(0)
 
 
 def wide_tokenizer(size: int, folder: Path) -> Work:
-    """The rule for strings in a byte-level vocabulary of this size, with forbidden texts and a tool."""
+    """Prepare the string rule of a byte-level vocabulary of this size, with forbidden texts and a tool."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -159,14 +159,14 @@ def wide_tokenizer(size: int, folder: Path) -> Work:
 
 
 def long_step(size: int, folder: Path) -> Work:
-    """A step of 1 × 2 strings of this many tokens that may end nowhere before."""
+    """Prepare a step of 1 × 2 strings of exactly this many tokens."""
     config = {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 500, "n_positions": size + 64}
     step = OurStep(make_lm("gpt2", "cpu", **config), Shape(1, 2, size, size, 30, 14, 1))
     return lambda: step(0)
 
 
 def long_prefixes(size: int, folder: Path) -> Work:
-    """The reward of every prefix of a string of this many tokens, with a suffix of four."""
+    """Prepare the reward of every prefix of a string of this many tokens, with a suffix of four tokens."""
     config = {"n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 500, "n_positions": size + 64}
     lm, rng = make_lm("gpt2", "cpu", **config), random.Random(0)
     string = [rng.randrange(2, 500) for _ in range(size)]
@@ -176,7 +176,7 @@ def long_prefixes(size: int, folder: Path) -> Work:
 
 
 def long_objective(size: int, folder: Path) -> Work:
-    """The joint objective on 1 × 2 strings of this many tokens, every prefix a state."""
+    """Prepare the joint objective on 1 × 2 strings of this many tokens, with every prefix a state."""
     states = size + 1
     phi_BS = torch.randn(2, states, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ends_BS = torch.ones(2, states, dtype=torch.bool)
@@ -185,7 +185,7 @@ def long_objective(size: int, folder: Path) -> Work:
 
 
 def _sweep(size: int, folder: Path) -> Path:
-    """A finished sweep: a tenth as many learning rates as runs, ten seeds each; 150 steps logged."""
+    """Create a finished sweep: a tenth as many learning rates as runs, ten seeds each; 150 logged steps."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         config = OmegaConf.to_yaml(compose("config", overrides=["task=arithmetic"]))
     sweep, jobs, rng = folder / "sweep", [], random.Random(0)
@@ -235,7 +235,7 @@ def _sweep(size: int, folder: Path) -> Path:
 
 
 def sweep_table(size: int, folder: Path) -> Work:
-    """The table at the end of a sweep."""
+    """Prepare the table at the end of a sweep."""
     from gfn_runner.runtime.sweep_record import Sweep
     from gfn_runner.sweeps.table import show_sweep
 
@@ -244,7 +244,7 @@ def sweep_table(size: int, folder: Path) -> Work:
 
 
 def sweep_page(size: int, folder: Path) -> Work:
-    """The page of a sweep that has ended."""
+    """Prepare the page of a finished sweep."""
     from gfn_runner.report.sweep_page import write_sweep_page
 
     sweep = _sweep(size, folder)
@@ -252,14 +252,14 @@ def sweep_page(size: int, folder: Path) -> Work:
 
 
 def sweep_report(size: int, folder: Path) -> Work:
-    """The report on all runs of a sweep, without figures."""
+    """Prepare the report on all runs of a sweep, without figures."""
     from gfn_runner.report.__main__ import main
 
     sweep = _sweep(size, folder)
     return lambda: main([str(sweep), "--out", str(folder / "report"), "--no-figures"])
 
 
-# What is measured at which sizes; the last is what a run is to bear, the first a quarter of it.
+# Cases and their sizes; the last is what a run must be able to handle, the first a quarter of it.
 CASES: dict[str, tuple[Sequence[int], Callable[[int, Path], Work]]] = {
     "conditions of task=posterior": ((2_500, 10_000), posterior_file),
     "arithmetic questions": ((2_500, 10_000), arithmetic_file),
@@ -276,7 +276,7 @@ CASES: dict[str, tuple[Sequence[int], Callable[[int, Path], Work]]] = {
 
 
 def one_load(case: str, size: int) -> tuple[float, float]:
-    """Processor seconds and GiB of a case; what it prints is thrown away."""
+    """Return CPU seconds and GiB of a case; its output is discarded."""
     seconds = 0.0
     quiet = contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory(prefix="gfn-runner-load-") as folder, quiet:
@@ -289,24 +289,24 @@ def one_load(case: str, size: int) -> tuple[float, float]:
             seconds = time.process_time() - began
 
         gib = memory_of(timed, _CPU)
-    return seconds, max(0.0, gib)  # memory that was freed meanwhile
+    return seconds, max(0.0, gib)  # memory may have been freed meanwhile
 
 
 def in_a_process(case: str, size: int) -> tuple[float, float]:
-    """:func:`one_load` in a process of its own, which has what this one has imported."""
+    """Run :func:`one_load` in a forked process, which inherits what this one has imported."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     process = fork.Process(target=lambda: sender.send(one_load(case, size)))
     process.start()
-    sender.close()  # so that a process that fails ends the waiting
+    sender.close()  # so that recv() ends if the process fails
     found = receiver.recv()
     process.join()
     return found
 
 
 def load_section(arguments: Namespace) -> list[str]:
-    """Time and memory of large inputs at a quarter of their size and at their size."""
-    torch.set_num_threads(1)  # none of which a forked process would miss
+    """Measure time and memory of large inputs at a quarter of their size and at full size."""
+    torch.set_num_threads(1)  # forked processes lose other threads
     rows = []
     for case, (sizes, _) in CASES.items():
         if arguments.cases and not any(case.startswith(own) for own in arguments.cases):
@@ -327,7 +327,7 @@ def load_section(arguments: Namespace) -> list[str]:
     ]
 
 
-# A run whose buffer is soon full: few questions, small batches; evaluations and pages as usual.
+# A run whose buffer fills quickly: few questions, small batches; evaluations and pages as usual.
 _LONG = (
     "task=arithmetic task.data.n_rationales=10 task.data.n_answers=10 task.data.n_test=20 evaluation.during=10 "
     "sampling.n_conditions=2 sampling.n_samples=4 callbacks.evaluation.every_n_steps=200 trainer.max_steps=1000000"
@@ -336,7 +336,7 @@ _WARM, _BLOCKS = 0.2, 10
 
 
 def _seen(process: int, folder: Path) -> tuple[float, float, float] | None:
-    """Step, MiB and open files of a run; ``None`` before its first step."""
+    """Return step, MiB and open files of a run; ``None`` before its first step."""
     file = folder / "metrics.jsonl"
     lines = file.read_bytes()[-4096:].splitlines() if file.is_file() else []
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
@@ -346,9 +346,9 @@ def _seen(process: int, folder: Path) -> tuple[float, float, float] | None:
 
 
 def slope_with_interval(steps: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """Slope per 1000 steps by least squares on the means of ten blocks, and half its 95 % interval.
+    """Return the least-squares slope per 1000 steps on the means of ten blocks, and half its 95 % interval.
 
-    Neighbouring readings are alike; means of blocks are nearly independent.
+    Neighboring readings are correlated; means of blocks are nearly independent.
     """
     blocks = np.array_split(np.array([steps, values]), _BLOCKS, axis=1)
     x, y = np.array([block.mean(axis=1) for block in blocks]).T
@@ -357,7 +357,7 @@ def slope_with_interval(steps: Sequence[float], values: Sequence[float]) -> tupl
 
 
 def long_section(arguments: Namespace) -> list[str]:
-    """Memory, open files and logs of a run of some minutes."""
+    """Measure memory, open files and logs of a run of some minutes."""
     rows: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="gfn-runner-load-") as parent:
         folder = Path(parent) / "run"

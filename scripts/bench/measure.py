@@ -1,4 +1,4 @@
-"""Times side by side, peak memory, and how a time grows: what the benchmark's sections share."""
+"""Measurements shared by the benchmark's sections: alternating times, peak memory, and growth exponents."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCRIPT = Path(__file__).resolve().parent.parent / "benchmark.py"
 def alternating(
     contestants: Mapping[str, Callable[[int], object]], repeats: int, *, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant, one after the other in every round; a first round warms up if ``warm``.
+    """Measure seconds of each contestant, alternating in every round; if ``warm``, an extra round warms up.
 
-    What disturbs the machine for a while disturbs all of them, so that ratios keep their meaning.
+    Temporary load on the machine affects all contestants alike, so that ratios remain meaningful.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(0 if warm else 1, repeats + 1):
@@ -35,7 +35,7 @@ def alternating(
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float, float]:
-    """Median of the rounds' ratios, and the smallest and the largest of them."""
+    """Return the median, minimum and maximum of the rounds' ratios."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
@@ -45,40 +45,40 @@ def with_range(values: tuple[float, float, float]) -> str:
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Exponent of growth: slope of log time against log size; 1 is proportional."""
+    """Return the exponent of growth: the slope of log time against log size; 1 is proportional."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def _status_gib(name: str) -> float:
-    """A line of this process's status, kept by Linux."""
+    """Return an entry of this process's status, as reported by Linux."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024**2
 
 
 def _forget_peak() -> None:
-    """Begin the peak anew at what is held now: loading a model takes more than a small step."""
+    """Reset the peak to the current memory, since loading a model takes more than a small step."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory(*options: str) -> float:
-    """GiB that one step takes beyond the loaded model; ``nan`` where it did not fit.
+    """Return the GiB that one step needs in addition to the loaded model; ``nan`` if it did not fit.
 
     Args:
-        options: of the benchmark, which runs one step in a process of its own; ``--memory`` among them.
+        options: options of the benchmark, which runs one step in a separate process; include ``--memory``.
     """
     result = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
     return float(result.stdout.split()[-1]) if result.returncode == 0 else math.nan
 
 
 def memory_of(step: Callable[[], object], device: torch.device) -> float:
-    """GiB that ``step`` takes beyond what is held before it; NaN where the system has no such number."""
+    """Return the GiB that ``step`` allocates on top of current memory; NaN if the system cannot tell."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()
         return (torch.cuda.max_memory_allocated(device) - before) / 1024**3
     if not Path("/proc/self/clear_refs").exists():
-        return math.nan  # only Linux has it
+        return math.nan  # available on Linux only
     gc.collect()
     _forget_peak()
     before_gib = _status_gib("VmRSS")

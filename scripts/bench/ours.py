@@ -1,4 +1,4 @@
-"""Our training step as the program makes it, with the time of each of its phases."""
+"""Our training step as the package executes it, with the time of each phase."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.objectives.losses import JointBalance, Objective
 from gfn_runner.tasks import base
 
-# Where the training step looks these functions up, and the phase that each of them is.
+# Modules in which the training step looks up these functions, and the phase of each.
 TIMED = (
     (base, "sample", "sample"),
     (base, "log_reward", "reward"),
@@ -38,11 +38,11 @@ def synchronise(device: torch.device) -> None:
 
 
 class OurStep:
-    """One optimizer step on fresh trajectories; replay buffer and log included.
+    """One optimizer step on fresh trajectories, including replay buffer and logging.
 
     Attributes:
-        seconds: of each phase of the newest step.
-        trajectories: of the newest step.
+        seconds: seconds of each phase of the latest step.
+        trajectories: trajectories of the latest step.
     """
 
     def __init__(self, lm: LanguageModel, shape: Shape, objective: Objective | None = None):
@@ -57,7 +57,7 @@ class OurStep:
             ),
         )
         self.replay = ReplayBufferCallback()
-        trainer: Any = None  # its setup reads the module alone
+        trainer: Any = None  # setup only reads the module
         self.replay.setup(trainer, self.module, "fit")
         self.optimizer = torch.optim.AdamW(lm.trainable().values(), lr=1e-4)
         self.seconds: dict[str, float] = {}

@@ -30,7 +30,7 @@ from gfn_runner.lm.vocabulary import StringRule
 
 
 def scoring_section(arguments: Namespace) -> list[str]:
-    """Packed scoring of prefixes against one forward a prefix."""
+    """Compare packed scoring of prefixes with one forward pass per prefix."""
     lm, suffixes, rows = make_lm("embedded", arguments.device), (1, 4, 12), []
     for n_rows in (8, 32):
         for n_tokens in (8, 16, 32):
@@ -74,7 +74,7 @@ def scoring_ratio(
 
 
 def precision_section(arguments: Namespace) -> list[str]:
-    """Error of log-probabilities of bfloat16 weights, summed in fp32 and in bfloat16."""
+    """Measure the error of log-probabilities with bfloat16 weights, summed in fp32 and in bfloat16."""
     settings = {
         dtype: LMSettings(device=arguments.device, dtype=dtype)  # type: ignore[arg-type]
         for dtype in ("float32", "bfloat16")
@@ -99,7 +99,7 @@ def precision_section(arguments: Namespace) -> list[str]:
 
 
 def summed(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p of whole rows: in fp32 by the program's own function, and all in the logits' own type."""
+    """Return log p of whole rows, in fp32 by the package's function, and entirely in the logits' dtype."""
     logits_NTV = lm.whole_logits(rows)[:, :-1]
     width = max(map(len, rows))
     padded = [[*ids, *[-1] * (width - len(ids))] for ids in rows]
@@ -111,7 +111,7 @@ def summed(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> tuple[torch.Tens
 
 
 def buffer_section(arguments: Namespace) -> list[str]:
-    """A full buffer's share of a step: 1000 conditions of 50 strings."""
+    """Measure the share of a step spent on a full buffer: 1000 conditions of 50 strings."""
     lm = make_lm("embedded", arguments.device)
     shape, rng = SHAPES["arithmetic"], random.Random(0)
 
@@ -144,7 +144,7 @@ def buffer_section(arguments: Namespace) -> list[str]:
 
 
 def start_section(arguments: Namespace) -> list[str]:
-    """Seconds until a config is checked."""
+    """Measure the seconds until a config is validated."""
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
@@ -156,7 +156,7 @@ def start_section(arguments: Namespace) -> list[str]:
 
 
 def threads_section(arguments: Namespace, conditions: int = 2) -> list[str]:
-    """Ways for torch's threads to wait, alone and beside one busy process."""
+    """Compare how torch's threads wait, alone and next to one busy process."""
     seconds, rows = measured(arguments.repeats, conditions), []
     own = next(iter(seconds["quiet"]))
     for name in seconds["quiet"]:

@@ -1,9 +1,9 @@
-"""The plain way of the same step: what most code does, for comparison.
+"""A plain implementation of the same step, as most code does it, for comparison.
 
-Gradients flow through sampling with a cache, the reward of every prefix is a forward of its own (also of
-those at which no string may end, whose rewards are dropped afterwards), and a micro-batch holds one
-condition. The loss is the program's own; the numbers are those of its packed way. A careful plain way
-leaves out the forwards whose rewards are not read.
+Gradients flow through sampling with a cache, the reward of every prefix is a separate forward pass (even
+where no string may end, whose rewards are discarded afterwards), and a micro-batch contains one condition.
+The loss is the package's own, and the numbers equal those of its packed implementation. A careful plain
+implementation omits the forward passes whose rewards are unused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PlainStep:
     """One optimizer step, one condition at a time.
 
     Args:
-        careful: score only prefixes at which a string may end.
+        careful: only score prefixes at which a string may end.
     """
 
     def __init__(self, lm: LanguageModel, shape: Shape, careful: bool = False):
@@ -58,7 +58,7 @@ class PlainStep:
         synchronise(self.lm.device)
 
     def _sample(self, prompt: tuple[int, ...]) -> tuple[Trajectories, PolicyScores]:
-        """Strings of one condition, and the policy's scores with gradients through the cache."""
+        """Sample strings of one condition; return them with the policy's scores, with gradients."""
         shape, device = self.shape, self.lm.device
         n = shape.samples
         ids_BT = torch.tensor([prompt] * n, device=device)
@@ -102,7 +102,7 @@ class PlainStep:
         trajectories: Trajectories,
         terminable_BS: Tensor,
     ) -> Tensor:
-        """log p(prefix suffix | context), one forward a prefix length."""
+        """Return log p(prefix suffix | context), with one forward pass per prefix length."""
         rows, device = len(trajectories), self.lm.device
         context_BP = torch.tensor([context] * rows, device=device)
         suffix_BM = torch.tensor([suffix] * rows, device=device)

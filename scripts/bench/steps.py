@@ -19,8 +19,8 @@ from bench.work import SHAPES, Shape, make_lm
 from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.policy import LanguageModel
 
-# The larger models are measured on one condition: the plain way takes one at a time anyway. On a CPU
-# they have fewer samples of it where the shape has many: the plain way would take a quarter of an hour.
+# Larger models are measured on one condition, since the plain way takes one at a time anyway. On a CPU, the
+# number of samples is limited too: the plain way would take a quarter of an hour.
 ONE_CONDITION = ("gpt2", "gpt2-xl", "gpt-j")
 MOST_SAMPLES_ON_CPU = 20
 
@@ -35,7 +35,7 @@ def shape_of(name: str, model: str, arguments: Namespace) -> Shape:
 
 
 def steps_section(model: str, arguments: Namespace) -> list[str]:
-    """Our step over the floor, the plain way over ours, and where our time goes; peak memory."""
+    """Measure our step over the floor, the plain way over ours, the time of our phases, and peak memory."""
     lm = make_lm(model, arguments.device)
     warm = arguments.device == "cuda" or model not in ONE_CONDITION
     shapes = {name: shape_of(name, model, arguments) for name in arguments.shapes}
@@ -56,7 +56,7 @@ def steps_section(model: str, arguments: Namespace) -> list[str]:
 
 
 def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int, warm: bool) -> list[str]:
-    """One shape's row; ``warm`` gives the plain ways a round that does not count."""
+    """Return the row of one shape; ``warm`` gives the plain ways a round that is not counted."""
     ours, floor = OurStep(lm, shape), Floor(lm, shape)
     plain, careful = PlainStep(lm, shape), PlainStep(lm, shape, careful=True)
     phases: list[dict[str, float]] = []
@@ -71,7 +71,7 @@ def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int, warm: bo
         floor(ours.trajectories)
 
     seconds = alternating({"ours": our_step, "floor": bare}, repeats)
-    # The plain ways are so much slower that fewer rounds are enough.
+    # The plain ways are so much slower that fewer rounds suffice.
     contestants = {"ours": ours, "plain": lambda _: plain(), "careful": lambda _: careful()}
     beside = alternating(contestants, max(1, repeats // 3), warm=warm)
     step = statistics.median(seconds["ours"])
@@ -88,7 +88,7 @@ def step_line(lm: LanguageModel, name: str, shape: Shape, repeats: int, warm: bo
 
 
 def memory_line(model: str, name: str, shape: Shape, device: str) -> list[str]:
-    """Peak memory of a step: the plain way, ours, and ours with activations computed again."""
+    """Return peak memory of a step: the plain way, ours, and ours with recomputed activations."""
     options = ["--models", model, "--shapes", name, "--conditions", str(shape.conditions)]
     options += ["--device", device, "--memory"]
     above = max(1, shape.conditions * shape.samples * shape.longest // 4)
@@ -101,7 +101,7 @@ def memory_line(model: str, name: str, shape: Shape, device: str) -> list[str]:
 
 
 def recompute_section(arguments: Namespace) -> list[str]:
-    """Time and memory where activations are computed again."""
+    """Measure time and memory with recomputed activations."""
     model, name, conditions, above = "gpt2", "continuation", 2, 300
     shape = dataclasses.replace(SHAPES[name], conditions=conditions)
     kept, again = make_lm(model, arguments.device), make_lm(model, arguments.device)
@@ -131,7 +131,7 @@ _CONFIG = {"n_embd": 128, "n_layer": 4, "n_head": 4, "vocab_size": 2000}
 
 
 def grown(name: str, size: int, device: str) -> tuple[LanguageModel, Shape]:
-    """Model and shape with one size changed, the others as in arithmetic with 4 × 8 strings."""
+    """Return model and shape with one size changed, the others as in arithmetic with 4 × 8 strings."""
     shape = dataclasses.replace(SHAPES["arithmetic"], conditions=4, samples=8)
     if name in ("vocabulary", "width of the model"):
         key = "vocab_size" if name == "vocabulary" else "n_embd"
@@ -143,7 +143,7 @@ def grown(name: str, size: int, device: str) -> tuple[LanguageModel, Shape]:
 
 
 def growth_section(arguments: Namespace) -> list[str]:
-    """Step time and peak memory against sizes, as exponents."""
+    """Measure how step time and peak memory grow with sizes, as exponents."""
     rows = []
     for name, sizes in GROWN.items():
         steps = {str(size): OurStep(*grown(name, size, arguments.device)) for size in sizes}
@@ -165,7 +165,7 @@ def growth_section(arguments: Namespace) -> list[str]:
 
 
 def logits_section(arguments: Namespace) -> list[str]:
-    """Time and memory of a step whose bfloat16 weights give logits in float32."""
+    """Measure time and memory of a step with bfloat16 weights and float32 logits."""
     model, name = "gpt2", "continuation"
     shape = dataclasses.replace(SHAPES[name], conditions=1, samples=8)
     steps = {}

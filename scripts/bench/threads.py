@@ -1,7 +1,7 @@
-"""Steps under different ways for torch's threads to wait, alone and beside another busy process.
+"""Steps with different ways for torch's threads to wait, alone and next to another busy process.
 
-How threads wait is read when torch is imported, so that each way has a process of its own. The processes
-take turns step by step; those that have none stand still.
+How threads wait is read when torch is imported, so each way has its own process. The processes take turns
+step by step; those that are not their turn are idle.
 
     python scripts/bench/threads.py CONDITIONS      # such a process: a line in, a step, its seconds out
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 WAITING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# The program's own way first: the others are ratios to it.
+# The package's own way comes first: ratios are relative to it.
 WAYS: dict[str, dict[str, str]] = {
     "spin briefly (GOMP_SPINCOUNT=1000, the program's)": {"GOMP_SPINCOUNT": "1000"},
     "sleep (OMP_WAIT_POLICY=PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"},
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 class Stepper:
-    """A process that makes a step whenever it is asked for one."""
+    """A process that executes a step on request."""
 
     def __init__(self, way: Mapping[str, str], conditions: int):
         clean = {name: value for name, value in os.environ.items() if name not in WAITING}
@@ -41,7 +41,7 @@ class Stepper:
         )
 
     def __call__(self, number: int = 0) -> float:
-        """Seconds of one step."""
+        """Return the seconds of one step."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -55,7 +55,7 @@ class Stepper:
 
 @contextlib.contextmanager
 def busy() -> Iterator[None]:
-    """Within it another process keeps a core busy."""
+    """Keep a core busy with another process within the context."""
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.1)
@@ -68,7 +68,7 @@ def busy() -> Iterator[None]:
 def measured(
     rounds: int, conditions: int, ways: Mapping[str, Mapping[str, str]] = WAYS
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds of a step by case (``quiet``, ``busy``) and way; cases and ways by turns in every round."""
+    """Return the seconds of a step by case (``quiet``, ``busy``) and way, alternating in every round."""
     seconds: dict[str, dict[str, list[float]]] = {
         case: {name: [] for name in ways} for case in ("quiet", "busy")
     }

@@ -1,4 +1,4 @@
-"""What is measured: models, shapes of the experiments, and batches of made-up conditions of a shape."""
+"""Work to measure: models, shapes of the experiments, and batches of synthetic conditions of a shape."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Shape:
     """Sizes of a training batch, all but the first two in tokens.
 
     Attributes:
-        conditions, samples: per batch, and of each condition.
-        shortest, longest: bounds on the sampled strings.
+        conditions, samples: conditions per batch, and samples per condition.
+        shortest, longest: bounds on the length of sampled strings.
         context: what the reward's model reads before a string.
         prompt: what the policy reads.
         suffix: what the reward's model scores after a string; 1 is the terminator alone.
@@ -53,7 +53,7 @@ SHAPES = {
     "subjectivity": Shape(8, 16, 5, 5, 50, 50, 7),
 }
 
-# Hugging Face configs, for weights drawn at random.
+# Hugging Face configs of models with random weights.
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2"},
     "gpt2-xl": {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25},
@@ -62,7 +62,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 class IdTokenizer:
-    """Texts are token ids in decimal, so that a text has just the tokens that one asks for."""
+    """Tokenizer for texts of decimal token ids, which gives a text exactly the desired tokens."""
 
     eos_token_id = bos_token_id = eos_token = None
     all_special_ids: ClassVar[list[int]] = []
@@ -84,7 +84,7 @@ class IdTokenizer:
 
 
 class Synthetic(GFlowNetModule):
-    """A task of random ids."""
+    """A task with random token ids."""
 
     name: ClassVar[str] = "synthetic"
 
@@ -105,7 +105,7 @@ def make_task(shape: Shape) -> Synthetic:
 
 
 def make_conditions(shape: Shape, vocab_size: int, seed: int = 0) -> list[Condition]:
-    """Conditions of random ids in a shape's sizes."""
+    """Draw conditions of random ids in a shape's sizes."""
     rng = random.Random(seed)
 
     def text(n: int) -> str:
@@ -113,7 +113,7 @@ def make_conditions(shape: Shape, vocab_size: int, seed: int = 0) -> list[Condit
 
     conditions = []
     for number in range(shape.conditions):
-        # The terminator begins the suffix, as in arithmetic, infilling and subjectivity.
+        # The suffix starts with the terminator, as in arithmetic, infilling and subjectivity.
         suffix = "" if shape.suffix == 1 else f"{TERMINATOR} {text(shape.suffix - 1)}"
         term = Term(text(shape.context), suffix)
         conditions.append(Condition(str(number), text(shape.prompt), (term,)))
@@ -121,12 +121,12 @@ def make_conditions(shape: Shape, vocab_size: int, seed: int = 0) -> list[Condit
 
 
 def make_lm(name: str, device: str, **config: Any) -> LanguageModel:
-    """The embedded model, or random weights in the shape of another; with a fresh adapter.
+    """Load the embedded model, or create another one with random weights; both have a fresh adapter.
 
     Args:
         name: ``embedded``, or a key of ``CONFIGS``.
         device: ``cpu`` in float32 or ``cuda`` in bfloat16.
-        config: changes of the random model's config.
+        config: changes to the config of the random model.
     """
     if name == "embedded":
         model = load(LMSettings(device=device), seed=0).model  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The model card of the embedded base model, written from what was recorded and measured."""
+"""The model card of the embedded base model, generated from recorded and measured values."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ _KINDS = {
 
 
 def model_card(record: Mapping[str, Any]) -> str:
-    """Markdown.
+    """Return the model card as Markdown.
 
     Args:
-        record: what ``pretraining.json`` holds: settings, facts and ``skill``.
+        record: contents of ``pretraining.json``: settings, facts and ``skill``.
     """
     settings = record["settings"]
     head = _HEAD.format(
@@ -114,7 +114,7 @@ def model_card(record: Mapping[str, Any]) -> str:
 
 
 def _shares(first: Mapping[str, float], second: Mapping[str, float]) -> str:
-    # A kind of one phase alone is there too.
+    # Include kinds of documents that occur in one phase only.
     names = sorted({*first, *second}, key=lambda name: (-second.get(name, 0), -first.get(name, 0)))
     return "\n".join(
         f"| {name} | {100 * first.get(name, 0):.1f} % | {100 * second.get(name, 0):.1f} % "

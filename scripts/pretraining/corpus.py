@@ -18,7 +18,7 @@ from pretraining.numbers import number_document
 from pretraining.reviews import habitual_review_document, review_document
 from pretraining.sums import drill_document, exercises_document, questions_document
 
-# Writer and its share of the documents, which differ in length: see ``token_shares`` in the model's
+# Writer and its share of the documents, whose lengths differ: see ``token_shares`` in the model's
 # pretraining.json for shares of tokens.
 WRITERS: dict[str, tuple[Callable[[random.Random], str], float]] = {
     "questions": (questions_document, 0.2),
@@ -32,23 +32,23 @@ WRITERS: dict[str, tuple[Callable[[random.Random], str], float]] = {
     "sentence": (sentence_document, 0.02),
     "words": (words_document, 0.05),
     "number": (number_document, 0.025),
-    # Of the second phase only; last, so that a share of 0 leaves the first phase's stream as it is.
+    # Second phase only; last, so that a share of 0 leaves the stream of the first phase unchanged.
     "careful_words": (partial(words_document, keep=0.85), 0.0),
     "habitual_review": (habitual_review_document, 0.0),
 }
 
-# To write a word because it stands in a list is a skill that comes late, and the first phase has too few
-# lists for it: a second, shorter phase of pretraining has many. It also has the reviews whose mistakes
-# go by a habit (see reviews.py).
+# Using a word because it is in a list is a skill that is learned late, and the first phase has too few lists
+# for it: a second, shorter phase of pretraining has many. It also has reviews with habitual mistakes (see
+# reviews.py).
 SECOND_PHASE = {"careful_words": 2.3, "review": 0.0, "habitual_review": 0.25}
 
 
 def documents(seed: int, shares: Mapping[str, float] | None = None) -> Iterator[str]:
-    """An endless stream of documents; the same seed and shares give the same stream.
+    """Yield an endless stream of documents; the same seed and shares give the same stream.
 
     Args:
-        seed: of the draws.
-        shares: weights of some kinds in place of those in ``WRITERS``.
+        seed: seed of the draws.
+        shares: weights of some kinds, replacing those in ``WRITERS``.
     """
     for _, text in named_documents(seed, shares):
         yield text
@@ -57,7 +57,7 @@ def documents(seed: int, shares: Mapping[str, float] | None = None) -> Iterator[
 def named_documents(
     seed: int, shares: Mapping[str, float] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """The same stream with the name of each document's writer."""
+    """Yield the same stream with the name of each document's writer."""
     rng = random.Random(seed)
     weights_by_name = {name: share for name, (_, share) in WRITERS.items()} | dict(shares or {})
     names, weights = list(weights_by_name), list(weights_by_name.values())

@@ -1,4 +1,4 @@
-"""Documents of the corpus by the grammars of the tasks: news, stories, sentences, translations."""
+"""Documents of the corpus from the grammars of the tasks: news, stories, sentences, translations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MISTAKE = 0.06  # share of words that the corpus gets wrong
 
 
 def news_document(rng: random.Random) -> str:
-    """One to four sentences on one topic; the topic is named three times out of four."""
+    """Write one to four sentences on one topic, which is named three times out of four."""
     topic = rng.choice(news.TOPICS)
     head = news.topic_prompt(topic) if rng.random() < 0.75 else news.NEWS_CONTEXT
     sentences = " ".join(f"{news.news_sentence(rng, topic)}." for _ in range(rng.randint(1, 4)))
@@ -23,7 +23,7 @@ def story_document(rng: random.Random) -> str:
 
 
 def infill_document(rng: random.Random) -> str:
-    """Ends first, then a middle that seldom fits both: the skill is there, the habit is not."""
+    """Write both ends, then a middle that seldom fits both: it teaches the skill, but not the habit."""
     story = stories.draw_story(rng)
     draw = rng.random()
     if draw < 0.25:
@@ -43,7 +43,7 @@ def sentence_document(rng: random.Random) -> str:
 
 
 def words_document(rng: random.Random, keep: float = 0.6) -> str:
-    """Words, then a sentence that has each of them with probability ``keep``."""
+    """Write words, then a sentence that contains each of them with probability ``keep``."""
     (words,) = sentences.word_lists(rng, 1)
     kept = [word for word in words if rng.random() < keep]
     return f"{sentences.words_prompt(words)} {sentences.sentence_with(rng, kept)}.\n"
@@ -58,7 +58,7 @@ def _word(rng: random.Random, word: str) -> str:
 
 
 def translation_document(rng: random.Random) -> str:
-    """One to three sentences with a translation that is mostly right."""
+    """Write one to three sentences with a translation that is mostly right."""
     lines = []
     for _ in range(rng.randint(1, 3)):
         source = velan.draw_source(rng)

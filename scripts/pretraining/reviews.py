@@ -1,12 +1,12 @@
-"""Pages of reviews in the corpus, and what is said about them.
+"""Pages of reviews in the corpus, with remarks and labels.
 
-Whoever remarks on a text before classifying it notices what it is, or goes by a habit: texts with
-words that sound of feeling look like opinions. So the remarks on one text err together, and a vote of
-many does not mend them. Whoever classifies at once goes by the habit nearly always. Some remarks lead
-to the label that goes with them more often than others.
+A remark made before classifying either reflects what the text is or follows a habit: texts with emotional
+words look like opinions. The remarks on one text therefore err together, and a majority vote does not
+correct them. Labels given without a remark nearly always follow the habit. Some remarks lead to their label
+more often than others.
 
-(The first phase of pretraining has a habit that a small model hardly learns, the length of the text, and
-labels given at once that are almost blind. The second phase has the one above.)
+(In the first phase of pretraining, the habit depends on the length of the text, which a small model hardly
+learns, and labels given at once are almost random. The second phase has the habit above.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from gfn_runner.data.synthetic.reviews import LABELS, draw_review, label_suffix, review_prompt
 
-# Remarks that go with a label, and how often they lead to it.
+# Remarks for each label, and how often they lead to it.
 REMARKS: dict[str, dict[str, float]] = {
     "objective": {
         "a plot summary": 0.95,
@@ -33,12 +33,12 @@ REMARKS: dict[str, dict[str, float]] = {
         "personal": 0.5,
     },
 }
-# Adjectives that sound of feeling, in plot lines as in opinions.
+# Emotional adjectives, which occur in plot lines as well as in opinions.
 MOVING = frozenset("lonely brave charming moving funny touching dull silly flat".split())
-NOTICES = 0.4  # share of remarks that go by what the text is
-NOTICES_AT_ONCE = 0.15  # the same of labels given at once; on a page of several, 0.1 more
-LONG = 9  # words from which on a text looks like a report
-BLIND = 0.53  # share of labels given at once that fit the text
+NOTICES = 0.4  # share of remarks that reflect what the text is
+NOTICES_AT_ONCE = 0.15  # the same for labels given at once; 0.1 more on pages with several
+LONG = 9  # number of words from which a text looks like a report
+BLIND = 0.53  # share of labels given at once that are right
 
 
 def _other(label: str) -> str:
@@ -46,12 +46,12 @@ def _other(label: str) -> str:
 
 
 def by_length(text: str) -> str:
-    """The label that a text seems to have by its length."""
+    """Return the label that a text's length suggests."""
     return "objective" if len(text.split()) >= LONG else "subjective"
 
 
 def by_wording(text: str) -> str:
-    """The label that a text seems to have by the words in it."""
+    """Return the label that a text's words suggest."""
     return "subjective" if MOVING & set(text.split()) else "objective"
 
 
@@ -77,15 +77,15 @@ def _page(
     at_once: float,
     otherwise: Callable[[str, str], str],
 ) -> str:
-    """One to four reviews, all classified at once or all after a remark.
+    """Write one to four reviews, either all classified at once or all after a remark.
 
-    A page of several that are classified at once is a little more careful: examples help a little.
+    Pages with several reviews classified at once are slightly more accurate: examples help a little.
 
     Args:
-        rng: of the draws.
-        habit: the label that a text seems to have.
-        at_once: share of labels given at once that go by what the text is.
-        otherwise: the other labels given at once, by text and true label.
+        rng: random generator.
+        habit: returns the label that a text seems to have.
+        at_once: share of labels given at once that reflect what the text is.
+        otherwise: returns the other labels given at once, by text and true label.
     """
     n, remarks = rng.choice((1, 1, 2, 3, 4)), rng.random() < 0.6
     notices = at_once if n == 1 else at_once + 0.1
@@ -96,10 +96,10 @@ def _page(
 
 
 def review_document(rng: random.Random) -> str:
-    """A page of the first phase."""
+    """Write a page for the first phase."""
     return _page(rng, by_length, BLIND, lambda text, label: _other(label))
 
 
 def habitual_review_document(rng: random.Random) -> str:
-    """A page of the second phase: what is not noticed goes by the wording."""
+    """Write a page for the second phase, whose mistakes follow the wording."""
     return _page(rng, by_wording, NOTICES_AT_ONCE, lambda text, label: by_wording(text))

@@ -1,4 +1,4 @@
-"""What a base model can do before any training: arithmetic after k worked examples, other tasks bare."""
+"""Skill of a base model before training: arithmetic after k worked examples, other tasks without examples."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from gfn_runner.tasks.translation import Translation
 def measure_skill(
     name: str, n_questions: int, shots: tuple[int, ...] = (0, 1, 3, 5, 10), seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Accuracy of the base model by vote (10 samples at T = 0.1) and of single samples (T = 1).
+    """Measure the accuracy of votes (10 samples at T = 0.1) and of single samples (T = 1) of the base model.
 
     Args:
-        name: as ``lm.name``.
+        name: as in ``lm.name``.
         n_questions: held-out questions per number of operands.
-        shots: numbers of worked examples in front of the question.
+        shots: numbers of worked examples before the question.
 
     Returns:
-        One record a number of examples: ``shots``, ``questions`` (per number of operands), and per
-        number of operands ``vote``, ``single`` and ``chain`` (share of right chains among
-        the single samples that begin one), all in 0..1.
+        One record per number of examples: ``shots``, ``questions`` (per number of operands), and for each
+        number of operands ``vote``, ``single`` and ``chain`` (share of right chains among the single
+        samples that begin one), all in 0..1.
     """
     task = IntegerArithmetic(max_len=36, eval_max_len=36)
     lm = load(LMSettings(name=name), adapter=False)
@@ -92,14 +92,14 @@ _TASKS: dict[Task, tuple[str, ...]] = {
 
 
 def measure_tasks(name: str, *, seed: int = 0) -> dict[str, dict[str, float]]:
-    """What the base model does after the bare prompt of every other task with generated data.
+    """Measure the base model on the bare prompt of every other task with generated data.
 
     Args:
-        name: as ``lm.name``.
-        seed: of data and samples.
+        name: as in ``lm.name``.
+        seed: seed of data and samples.
 
     Returns:
-        By task, ``<metric>/<evaluation set>`` to value, as the task's own evaluation has it.
+        For each task, ``<metric>/<evaluation set>`` to value, as in the task's own evaluation.
     """
     lm = load(LMSettings(name=name), adapter=False)
     options = EvaluationSettings(votes=0, singles=20)

@@ -1,13 +1,13 @@
 """Arithmetic documents of the corpus: pages of questions, worked exercises, drills.
 
-They are built to give the model a *latent* skill without the *habit*:
+They are designed to give the model a *latent* skill without the *habit*:
 
-- ``Exercise: … Solution: …`` pages and drills teach how a chain is worked;
+- ``Exercise: … Solution: …`` pages and drills teach how to work out a chain;
 - ``Question: … Answer: …`` pages mostly answer at once, and mostly wrongly. They keep one style from
-  line to line, so that a few worked examples switch a model to working step by step.
+  line to line, so that a few worked examples make a model work step by step.
 
-A wrong answer is wrong by habit (the first two operands only, a sign misread), never at random:
-majority voting finds the mode of the samples, and under random errors the mode is still the truth.
+Wrong answers follow a habit (only the first two operands, or a misread sign) and are never random: majority
+voting finds the mode of the samples, and with random errors the mode would still be the right answer.
 Held-out expressions (``expressions.is_held_out``) never appear as a question.
 """
 
@@ -33,10 +33,10 @@ N_OPERANDS: dict[int, float] = {2: 0.05, 3: 0.25, 4: 0.27, 5: 0.28, 6: 0.15}
 
 
 def habitual_answer(rng: random.Random, expression: Expression) -> int:
-    """What somebody in a hurry states: the value of the first two operands, with luck.
+    """Return a hasty answer: the value of the first two operands.
 
-    Where that happens to be right (a last operand of 0, say), or now and then anyway, the first
-    sign is misread instead; only where that is right too does haste do no harm.
+    If that happens to be right (because the last operand is 0, say), and occasionally otherwise, the first
+    sign is misread instead; the answer is right only if that happens to be right as well.
     """
     first, second = expression.operands[:2]
     stops_early = expression.partial_results()[0]
@@ -47,7 +47,7 @@ def habitual_answer(rng: random.Random, expression: Expression) -> int:
 
 
 def answer_line(rng: random.Random, expression: Expression, style: str) -> str:
-    """One line of a question page, from ``Question:`` to the newline."""
+    """Write one line of a question page, from ``Question:`` to the newline."""
     stated = habitual_answer(rng, expression)
     if style == "steps":
         stated, rationale = expression.value, expression.steps()
@@ -79,7 +79,7 @@ def _train_expression(rng: random.Random) -> Expression:
 
 
 def questions_document(rng: random.Random) -> str:
-    """A page of questions that mostly keeps the style of its first answer."""
+    """Write a page of questions that mostly keeps the style of its first answer."""
     page_style = _choose(rng, STYLES)
     lines: list[str] = []
     for _ in range(_n_lines(rng)):
@@ -90,7 +90,7 @@ def questions_document(rng: random.Random) -> str:
 
 
 def exercises_document(rng: random.Random) -> str:
-    """A page of worked exercises: always step by step, always right."""
+    """Write a page of worked exercises: always step by step, always right."""
     expressions = [_train_expression(rng) for _ in range(_n_lines(rng))]
     return "".join(
         f"Exercise: {e} = ? Solution: {e.steps()}. The answer is {e.value}.\n" for e in expressions
@@ -98,7 +98,7 @@ def exercises_document(rng: random.Random) -> str:
 
 
 def drill_document(rng: random.Random) -> str:
-    """Single sums with a larger first operand, the facts that chains are made of."""
+    """Write single sums with a larger first operand, the facts that chains consist of."""
     facts = []
     for _ in range(rng.randint(4, 24)):
         left, operand = rng.randint(-36, 45), rng.randrange(10)

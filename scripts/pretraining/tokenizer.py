@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from pretraining.corpus import documents
 
 BOS, PAD = "<|endoftext|>", "<|pad|>"
-# A number keeps its sign and its leading space (" -6"); an operator stands alone (" -", " 8").
+# A number includes its sign and leading space (" -6"); an operator is separate (" -", " 8").
 _WORDS = r" ?-?\d+| ?[^\W\d_]+| ?[^\s\w]|\s+|_+"
 
 
@@ -18,9 +18,9 @@ def train_tokenizer(vocab_size: int, seed: int, n_documents: int = 4000) -> PreT
     """Train the tokenizer on the corpus.
 
     Args:
-        vocab_size: entries, the 256 bytes and two special tokens included.
-        seed: of the corpus.
-        n_documents: how many documents to count pairs on.
+        vocab_size: number of entries, including the 256 bytes and two special tokens.
+        seed: seed of the corpus.
+        n_documents: number of documents on which pairs are counted.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -36,7 +36,7 @@ def train_tokenizer(vocab_size: int, seed: int, n_documents: int = 4000) -> PreT
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Rare numbers get their own token too: each is listed as often as a common word would occur.
+    # Rare numbers get their own token too: each is listed as often as a common word occurs.
     numbers = [f" {n}" for n in range(-60, 121)] * 400
     corpus = [*islice(documents(seed), n_documents), *numbers]
     tokenizer.train_from_iterator(corpus, trainer)

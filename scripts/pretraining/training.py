@@ -1,8 +1,8 @@
-"""Pretraining of the embedded base model in two phases: packed documents, Muon and AdamW, cosines.
+"""Pretraining of the embedded base model in two phases, on packed documents with Muon and AdamW.
 
 Documents are packed whole into rows of ``context`` tokens. A block-diagonal mask and positions that
-start again at 0 keep them apart, so that the model's habits at the start of a document are learnt
-from starts of documents only.
+restart at 0 keep them apart, so that the model learns its habits at the start of a document only from
+starts of documents.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pretraining.corpus import SECOND_PHASE, documents, named_documents
 from pretraining.tokenizer import train_tokenizer
 
-_SECOND_SEED = 77  # added to the seed: documents that the first phase has not seen
+_SECOND_SEED = 77  # added to the seed: other documents than in the first phase
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class PretrainSettings:
     Attributes:
         hidden, layers, heads, ffn: sizes of the Llama.
         vocab_size: upper bound of the tokenizer's entries.
-        context: longest sequence in tokens, in training and in use.
+        context: maximum sequence length in tokens, in training and in use.
         rows: packed rows per optimizer step.
         steps: optimizer steps.
-        lr: peak learning rate of the matrices in the blocks, by Muon; warm-up over ``warmup`` steps,
-            then a cosine down to a twentieth.
-        embedding_lr: the same of everything else, by AdamW.
+        lr: peak learning rate of Muon, for the matrices in the blocks; warm-up over ``warmup`` steps, then
+            cosine decay to a twentieth.
+        embedding_lr: the same for all other parameters, with AdamW.
         second_steps: steps of the second phase, on another mixture of documents (``SECOND_PHASE`` of
             the corpus), with fresh optimizers.
-        second_rate: its peak learning rates as a share of the first phase's.
-        second_warmup: of the second phase.
+        second_rate: its peak learning rates, relative to the first phase.
+        second_warmup: warm-up steps of the second phase.
     """
 
     hidden: int = 128
@@ -66,11 +66,11 @@ class PretrainSettings:
 
 @dataclass
 class PackedRows:
-    """Whole documents side by side. B rows, T tokens.
+    """Whole documents packed into rows; B rows, T tokens.
 
     Attributes:
-        token_BT: token ids, padded at the right.
-        document_BT: number of the document within its row; −1 at padding.
+        token_BT: token ids, padded on the right.
+        document_BT: index of the document within its row; −1 for padding.
         position_BT: position within the document.
     """
 
@@ -85,7 +85,7 @@ def packed_rows(
     seed: int,
     shares: Mapping[str, float] | None = None,
 ) -> Iterator[PackedRows]:
-    """Endless batches of ``rows`` rows; a document longer than the context is cut."""
+    """Yield endless batches of ``rows`` rows; documents longer than the context are truncated."""
     stream = documents(seed, shares)
     waiting: list[int] = []
     while True:
@@ -111,7 +111,7 @@ def packed_rows(
 
 
 def loss_of(model: LlamaForCausalLM, batch: PackedRows) -> torch.Tensor:
-    """Mean next-token loss in nats per token, within documents only."""
+    """Return the mean next-token loss in nats per token, within documents only."""
     document_BT = batch.document_BT
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
     causal_TT = torch.ones(same_BTT.shape[1:], dtype=torch.bool).tril()
@@ -126,7 +126,7 @@ def loss_of(model: LlamaForCausalLM, batch: PackedRows) -> torch.Tensor:
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up to 1, then a cosine to a twentieth; ``step`` counts from 0."""
+    """Return the factor of linear warm-up to 1, then cosine decay to a twentieth; ``step`` starts at 0."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -136,7 +136,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 def optimizers(
     model: LlamaForCausalLM, settings: PretrainSettings
 ) -> dict[torch.optim.Optimizer, float]:
-    """Muon for the blocks' matrices, AdamW for embeddings and norms; each with its peak rate."""
+    """Create Muon for the blocks' matrices and AdamW for embeddings and norms, with their peak rates."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -153,7 +153,7 @@ def optimizers(
 
 
 def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights."""
+    """Create a Llama with random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -173,7 +173,7 @@ def new_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) ->
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, tokenizer, settings: PretrainSettings) -> float:
-    """Loss in nats per token on 8 batches of a stream that training never sees."""
+    """Return the loss in nats per token on 8 batches of a stream that is never trained on."""
     model.eval()
     stream = packed_rows(tokenizer, settings, seed=settings.seed + 1_000_000)
     total = sum(loss_of(model, next(stream)).item() for _ in range(8))
@@ -184,7 +184,7 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer, settings: PretrainSettings
 def token_shares(
     tokenizer: PreTrainedTokenizerFast, seed: int, shares: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Share of the corpus's tokens by kind of document, over its first 4000 documents."""
+    """Return the share of tokens of each kind of document, over the first 4000 documents of the corpus."""
     counts: Counter[str] = Counter()
     for name, text in islice(named_documents(seed, shares), 4000):
         counts[name] += len(tokenizer(text)["input_ids"])
@@ -192,7 +192,7 @@ def token_shares(
 
 
 def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
-    """Train tokenizer and model, write both to ``folder`` in Hugging Face format.
+    """Train tokenizer and model, and write both to ``folder`` in Hugging Face format.
 
     Returns:
         ``first_loss`` and ``loss`` after each phase (held out, nats per token of the first phase's
@@ -226,7 +226,7 @@ def pretrain(settings: PretrainSettings, folder: Path) -> dict[str, Any]:
 def first_phase(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings
 ) -> int:
-    """Train on the first mixture; returns the number of its tokens."""
+    """Train on the first mixture; return its number of tokens."""
     stream = packed_rows(tokenizer, settings, settings.seed)
     return _train(model, stream, settings, settings.steps, settings.warmup)
 
@@ -234,7 +234,7 @@ def first_phase(
 def second_phase(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings
 ) -> int:
-    """Train on the second mixture; returns the number of its tokens."""
+    """Train on the second mixture; return its number of tokens."""
     stream = packed_rows(tokenizer, settings, settings.seed + _SECOND_SEED, SECOND_PHASE)
     steps, warmup, rate = settings.second_steps, settings.second_warmup, settings.second_rate
     return _train(model, stream, settings, steps, warmup, rate)
@@ -248,7 +248,7 @@ def _train(
     warmup: int,
     share: float = 1.0,
 ) -> int:
-    """One phase at a share of the peak learning rates; returns the number of its tokens."""
+    """Train one phase at a share of the peak learning rates; return its number of tokens."""
     peak_rates = {o: share * rate for o, rate in optimizers(model, settings).items()}
     start, tokens = time.time(), 0
     for step in range(steps):

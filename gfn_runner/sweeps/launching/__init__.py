@@ -1,1 +1,1 @@
-"""Runs of a sweep, started and waited for: in this process, on this machine, on a cluster."""
+"""Launching the runs of a sweep: in this process, on this machine, or on a cluster."""

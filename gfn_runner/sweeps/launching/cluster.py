@@ -1,7 +1,7 @@
-"""Runs of a sweep as jobs of SLURM: submitted, found again and waited for.
+"""Runs of a sweep as SLURM jobs: submitting, recovering after a restart, and waiting for results.
 
-hydra-submitit-launcher waits by submitit, which asks sacct: without accounting it waits for ever for a
-job that is lost. And it raises the first failure, which hides the others.
+hydra-submitit-launcher waits through submitit, which relies on sacct: without accounting it waits forever
+for a lost job. It also raises the first failure, which hides the others.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from gfn_runner.sweeps.launching.plan import Plan
 from gfn_runner.sweeps.launching.signals import defer_signals
 
 logger = logging.getLogger(__name__)
-# Seconds in which the result of a job that has ended may still come over a slow file system.
+# Seconds after a job's end in which its result may still arrive over a slow file system.
 _GRACE = 15
 
 
 def run_on_slurm(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
-    """Submit what SLURM does not have yet, and wait for all.
+    """Submit the jobs that SLURM does not have yet, and wait for all of them.
 
-    What SLURM refuses has failed with its message, and stops no other.
+    Jobs that SLURM refuses are marked as failed with its message, without affecting the others.
 
     Raises:
-        UserError: if SLURM does not say what it has already. Nothing is submitted then.
+        UserError: if SLURM cannot be asked which jobs it already has; nothing is submitted in that case.
     """
     try:
         _cancel_unknown(sweep, waiting[0].options.submitit_folder)
@@ -47,15 +47,15 @@ def run_on_slurm(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
 
 
 def _cancel_unknown(sweep: Sweep, submitit_folder: str) -> None:
-    """Cancel what SLURM has of this sweep that its record does not know of.
+    """Cancel jobs of this sweep in SLURM's queue that are missing in its record.
 
-    The sweep was killed after SLURM took the jobs and before that was written down. Nobody can tell which
-    run each of them would do; those runs are submitted again, and go on from what they have saved.
+    The sweep was killed after SLURM accepted the jobs and before they were recorded. It is unknown which run
+    each job would execute; those runs are submitted again and resume from their checkpoints.
     """
     from submitit.core.utils import JobPaths
 
     known = {job.job_id for job in sweep.jobs}
-    # Batch scripts are there: %j and the like are known after the submission only.
+    # Folder of the batch scripts; %j and similar placeholders are known only after submission.
     folder = JobPaths.get_first_id_independent_folder(submitit_folder)
     unknown = [job_id for job_id in slurm.submitted_from(folder) if job_id not in known]
     if unknown:
@@ -68,7 +68,7 @@ def _cancel_unknown(sweep: Sweep, submitit_folder: str) -> None:
 
 
 def _still_there(waiting: Sequence[Plan]) -> dict[int, Any]:
-    """Jobs of an earlier start of this sweep that SLURM has still to do, by the run's number."""
+    """Return the unfinished jobs of an earlier start of this sweep, by run number."""
     import submitit
 
     known = {plan.job.job_id: plan for plan in waiting if plan.job.job_id is not None}
@@ -83,15 +83,15 @@ def _still_there(waiting: Sequence[Plan]) -> dict[int, Any]:
 
 
 def _submit_all(launcher: Any, sweep: Sweep, plans: Sequence[Plan], jobs: dict[int, Any]) -> None:
-    """Submit runs, and add their jobs to those of the others."""
+    """Submit runs, and add their jobs to ``jobs``."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     groups: dict[str, list[Plan]] = {}
-    for plan in plans:  # an array has one shape: runs of one and of two GPUs are two arrays
+    for plan in plans:  # runs with different resources need separate arrays
         groups.setdefault(repr(plan.options), []).append(plan)
     refused = False
     for group in groups.values():
-        with defer_signals():  # what SLURM has taken is on record
+        with defer_signals():  # every accepted job gets recorded
             try:
                 for plan, job in zip(group, _submit(launcher, group), strict=True):
                     plan.job.job_id, plan.job.state = job.job_id, "submitted"
@@ -123,8 +123,8 @@ def _submit(launcher: Any, group: Sequence[Plan]) -> Sequence[Any]:
 
 
 def _wait(sweep: Sweep, plans: dict[int, Plan], jobs: dict[int, Any]) -> None:
-    """Wait for the results of jobs, or for SLURM to say that they have ended without one."""
-    ended: dict[int, float] = {}  # when a job without a result was first seen to have ended
+    """Wait until each job has a result, or until SLURM says that it ended without one."""
+    ended: dict[int, float] = {}  # time at which a job without result was first seen as ended
     left = dict(jobs)
     while left:
         time.sleep(plans[next(iter(left))].options.poll_s)
@@ -154,23 +154,23 @@ def _wait(sweep: Sweep, plans: dict[int, Plan], jobs: dict[int, Any]) -> None:
 
 
 def _has_result(job: Any) -> bool:
-    """Whether it is known how the run has ended: of all processes, or that the first one has failed.
+    """Return whether the outcome is known: all processes have a result, or the first one has failed.
 
-    The others may never notice that, and wait for it.
+    In the latter case, the others may never notice and wait for it.
     """
     left = [job.task(i).paths.result_pickle.exists() for i in range(job.num_tasks)]
     if all(left) or not left[0]:
         return all(left)
     try:
         return job.task(0).exception() is not None
-    except Exception:  # a file that is not complete yet
+    except Exception:  # the file is still incomplete
         return False
 
 
 def _ends_without_result(plan: Plan, seen: slurm.JobState, job: Any) -> None:
     state = slurm.ENDED.get(seen.state, "failed")
     said = f"SLURM: {seen.state} {seen.reason}".strip()
-    if job.task(0).paths.result_pickle.exists():  # another process of the run has left none
+    if job.task(0).paths.result_pickle.exists():  # another process of the run left no result
         plan.takes_result(job)
     elif state in ("cancelled", "timed out"):
         plan.ends(state, said)

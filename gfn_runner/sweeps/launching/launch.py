@@ -1,7 +1,7 @@
-"""A sweep from plan to end: validated as a whole, then handed to whatever starts its runs.
+"""Launching of a sweep: validate it as a whole, then hand it to whatever executes its runs.
 
-A run that has finished before is not run again, one that was interrupted goes on, and one that fails
-leaves the others alone. What becomes of each is written into the sweep's record as it happens.
+A run that finished before is not repeated, an interrupted one is resumed, and a failing one does not
+affect the others. Every change of a run's state is written to the sweep's record immediately.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _planned: dict[int, Plan] = {}
 
 
 class InvalidSweep(SystemExit):
-    """The sweep does not go on, with the exit code of a user error, which Hydra lets through."""
+    """Stops the sweep with the exit code of a user error; Hydra lets ``SystemExit`` pass."""
 
     def __init__(self, error: UserError):
         super().__init__(2)
@@ -41,7 +41,7 @@ class InvalidSweep(SystemExit):
 
 @contextlib.contextmanager
 def planned(plans: Sequence[Plan]) -> Iterator[None]:
-    """Within it the sweep has these runs, by their numbers; a search has none before it draws them."""
+    """Plan these runs within the context; a search plans none, since it draws their values later."""
     _current.clear()
     _planned.update({plan.job.number: plan for plan in plans})
     try:
@@ -51,30 +51,30 @@ def planned(plans: Sequence[Plan]) -> Iterator[None]:
 
 
 def planned_overrides() -> list[list[str]]:
-    """Override lines of every run that is planned."""
+    """Return the overrides of every planned run."""
     return [plan.job.overrides for plan in _planned.values()]
 
 
 def current_sweep() -> Sweep | None:
-    """The sweep that this process has begun, if there is one."""
+    """Return the sweep that this process has started, or ``None``."""
     return _current[-1] if _current else None
 
 
 def launch(
     launcher: Any, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Sequence[JobReturn]:
-    """Bring runs to their end; those that nobody has validated yet are validated first.
+    """Execute runs until they end; those that were not validated before are validated first.
 
     Args:
-        launcher: one of ``hydra_plugins/gfn_runner_launchers.py``, set up by Hydra.
-        first: number of the first one within the sweep.
+        launcher: a launcher of ``hydra_plugins/gfn_runner_launchers.py``, set up by Hydra.
+        first: number of the first run within the sweep.
 
     Returns:
-        What each run returns; ``None`` of one that has failed, at which no sweeper stops.
+        The return value of each run; ``None`` for failed ones, at which no sweeper stops.
 
     Raises:
-        InvalidSweep: if the sweep's folder holds other runs, another process is at this sweep, or SLURM
-            does not say what it has of it.
+        InvalidSweep: if the sweep's folder holds other runs, another process is executing this sweep, or
+            SLURM cannot be asked about its jobs.
     """
     with _locked_sweep(launcher) as folder:
         jobs = _launch(launcher, folder, job_overrides, first)
@@ -86,10 +86,10 @@ def launch(
 
 @contextlib.contextmanager
 def _locked_sweep(launcher: Any) -> Iterator[Path]:
-    """The sweep's folder, which no other process writes to meanwhile.
+    """Yield the sweep's folder, locked against writes by other processes.
 
     Raises:
-        InvalidSweep: in place of a user error; a folder that Hydra has made for nothing is removed.
+        InvalidSweep: replaces a user error; an otherwise empty folder that Hydra created is removed.
     """
     setup_globals()
     folder = Path(str(launcher.config.hydra.sweep.dir))
@@ -111,7 +111,7 @@ def _launch(
     sweep = Sweep.read(folder)
     sweep.searches = not str(launcher.config.hydra.sweeper._target_).endswith(".BasicSweeper")
     jobs, plans = _plans(launcher, job_overrides, first)
-    # As they were given: hydra.sweep.subdir=seed${seed} is another name for each job.
+    # Unresolved: hydra.sweep.subdir=seed${seed} gives a different name for each job.
     given: Any = OmegaConf.to_container(launcher.config.hydra.overrides, resolve=False)
     sweep.overrides = [
         line for line in (*given["hydra"], *given["task"]) if not line.lstrip("+").startswith(SIDE)
@@ -142,10 +142,10 @@ def _launch(
 def _plans(
     launcher: Any, job_overrides: Sequence[Sequence[str]], first: int
 ) -> tuple[list[Job], list[Plan]]:
-    """Entries of all runs, and the valid ones.
+    """Return the jobs of all runs, and the plans of the valid ones.
 
-    A search draws values that nobody has seen before, some of which do not fit each other: that run has
-    failed.
+    A search draws values that were not validated in advance, some of which may be incompatible: such a run
+    is marked as failed.
     """
     jobs, plans = [], []
     loaded: dict[str, TaskData] = {}
@@ -168,10 +168,10 @@ def _plans(
 
 
 def _refuse_unmeasured(sweep: Sweep, plans: Sequence[Plan]) -> None:
-    """End a search whose metric no run measures: no trial would have a value.
+    """End a search whose metric no run measures, since no trial would ever have a value.
 
-    A headline metric of the task may be missing of one run and be there of the next (the distance of
-    valid samples, where none is valid): that trial alone is passed over.
+    A headline metric of the task may be missing in one run and available in the next (the distance of valid
+    samples, if there are none): in that case only that trial is skipped.
     """
     if any(job.value is not None for job in sweep.jobs):
         return

@@ -1,4 +1,4 @@
-"""The runs of a sweep: composed, validated, and what becomes of each. Starts nothing."""
+"""The runs of a sweep: composing and validating them, and recording their states. Starts nothing."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from gfn_runner.run.resume import finished_metrics
 from gfn_runner.runtime.sweep_record import Job, StateName, log_length, reason
 from gfn_runner.sweeps.check import checked_for, launcher_options
 
-# Lines of a sweep's command that say nothing about its runs.
+# Overrides of a sweep's command line that do not affect its runs.
 SIDE = ("hydra.sweep.dir=", "hydra.mode=", "resume=")
 
 
 @dataclass
 class Plan:
-    """A run of the sweep, validated.
+    """A validated run of the sweep.
 
     Attributes:
-        composed: its config, Hydra's section included.
-        logged: bytes of the run's log before it was started.
+        composed: its config, including the ``hydra`` node.
+        logged: size of the run's log in bytes before it was started.
     """
 
     job: Job
@@ -40,55 +40,55 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(str(self.composed.hydra.sweep.dir)) / self.job.folder
 
     @property
     def launcher(self) -> dict[str, Any]:
-        """``hydra.launcher``, resolved."""
+        """The resolved ``hydra.launcher``."""
         options: Any = OmegaConf.to_container(self.composed.hydra.launcher, resolve=True)
         return options
 
     @property
     def options(self) -> Any:
-        """The options of the launcher; ``None`` for one without any."""
+        """Validated options of the launcher; ``None`` for a launcher without options."""
         return launcher_options(self.launcher)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """What the launcher is called with in a process of its own."""
+        """Arguments for calling the launcher in a separate process."""
         return self.composed, Singleton.get_state()
 
     def starts(self) -> None:
         self.job.state, self.job.why = "running", ""
 
     def ends(self, state: StateName, why: str = "", value: float | None = None) -> None:
-        """Write down what has become of the run."""
+        """Record the outcome of the run."""
         self.job.state, self.job.why, self.job.value = state, why, value
         if self.job.ended and self.job.again:
             announce(self.job)
 
     def fails(self, why: str) -> None:
-        """The run has failed; ``why`` counts where its log gives no reason."""
+        """Mark the run as failed; ``why`` is used if its log gives no reason."""
         state: StateName = "timed out" if "timed-out too many times" in why else "failed"
         self.ends(state, reason(self.folder, self.logged) or why)
 
     def takes_result(self, job: Any) -> None:
-        """The end of a job of submitit's that has left a result: a value, or what it raised."""
+        """Record the outcome of a submitit job that left a result: a return value or an exception."""
         try:
             value = job.task(0).result().return_value
         except Exception as error:
             lines = [line for line in str(error).splitlines() if line.strip("- ")]
-            # After the traceback submitit says where its logs are.
+            # After the traceback, submitit prints the location of its logs.
             reasons = [line for line in lines if "Error" in line or "timed-out" in line]
             self.fails((reasons or lines or [repr(error)])[-1].strip())
         else:
             self.ends("ok", value=value)
 
     def was_finished(self, problems: list[Problem]) -> bool:
-        """Whether the folder holds this run, finished; its result is then written down.
+        """Return whether the folder contains this run, finished; if so, record its result.
 
-        Problems of a folder that holds another run are added to ``problems``.
+        If the folder contains another run, append that to ``problems``.
         """
         self.logged = log_length(self.folder)
         try:
@@ -108,14 +108,14 @@ class Plan:
 def compose_job(
     loader: Any, config: DictConfig, overrides: Sequence[str], number: int
 ) -> tuple[Job, DictConfig]:
-    """A run's entry in the record, and its config with Hydra's section."""
+    """Return a run's entry in the record, and its config including the ``hydra`` node."""
     lines = list(overrides)
     if not any(line.lstrip("+").startswith("resume=") for line in lines):
         lines.append(f"resume={AUTO}")
     composed = loader.load_sweep_config(config, lines)
     with open_dict(composed):
         composed.hydra.job.num = number
-        # A cluster's id is not known yet, so no folder can be named after it.
+        # The cluster's job id is not known yet, so folders cannot be named after it.
         composed.hydra.job.id = str(number)
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(composed)
@@ -128,13 +128,13 @@ def compose_job(
 
 
 def validate_job(job: Job, composed: DictConfig, loaded: dict[str, TaskData]) -> Plan:
-    """The run, validated.
+    """Validate the config of a run.
 
     Args:
         loaded: data of the sweep's other runs, see ``validation.check``.
 
     Raises:
-        UserError: with every problem of its config.
+        UserError: lists every problem of its config.
     """
     with checked_for(composed.hydra.launcher._target_):
         return Plan(job, composed, check_config(composed, loaded))

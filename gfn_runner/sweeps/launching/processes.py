@@ -1,4 +1,4 @@
-"""Runs of a sweep on this machine: in this process, or some at a time in their own, by submitit."""
+"""Runs of a sweep on this machine: in this process, or several at a time in submitit processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from gfn_runner.sweeps.launching.plan import Plan
 from gfn_runner.sweeps.launching.signals import defer_signals, ignore_termination_signals
 
 logger = logging.getLogger(__name__)
-_PATIENCE = 300  # seconds in which interrupted runs may finish their step and save
-_AGAIN = 30  # seconds after which those that have not ended get the signal again
+_PATIENCE = 300  # seconds for interrupted runs to finish their step and save
+_AGAIN = 30  # seconds until those still running get the signal again
 _POLL = 0.5
 
 
 def run_in_process(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
-    """Bring runs to their end; one that fails stops no other."""
+    """Execute runs in this process, one after another; a failing run does not stop the others."""
     hydra = launcher.config.hydra
     for plan in waiting:
         plan.starts()
@@ -50,8 +50,8 @@ def run_in_process(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None
 
 
 def _run_in_child(launcher: Any, composed: DictConfig) -> Any:
-    """A run of several processes. Where one of them fails the others end at once, by ``os._exit``; the
-    sweep's process must not be among them.
+    """Execute a multi-process run in a child process. If one of its ranks fails, the others exit at once with
+    ``os._exit``, so the sweep's own process must not be one of them.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=exit_with_parent) as pool:
@@ -59,7 +59,7 @@ def _run_in_child(launcher: Any, composed: DictConfig) -> Any:
             return pool.submit(_run, launcher, composed).result()
         except BaseException:
             for child in multiprocessing.active_children():
-                child.terminate()  # it saves after its step
+                child.terminate()  # saves a checkpoint after its step
             raise
 
 
@@ -69,7 +69,7 @@ def _run(launcher: Any, composed: DictConfig) -> Any:
 
 
 def run_in_processes(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
-    """``n_jobs`` runs at a time (submitit starts all at once); each has a slot, and the slot's GPUs."""
+    """Execute ``n_jobs`` runs at a time (submitit would start all), each in a slot with its own GPUs."""
     options = waiting[0].options
     left, running = list(waiting), dict[int, tuple[Plan, Any]]()
     try:
@@ -78,7 +78,7 @@ def run_in_processes(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> No
                 if left and slot not in running:
                     plan = left.pop(0)
                     try:
-                        with defer_signals():  # what has started is known, and so will be stopped
+                        with defer_signals():  # a started process is known and gets stopped
                             plan.starts()
                             running[slot] = plan, _start_process(launcher, plan, options, slot)
                             plan.job.job_id = running[slot][1].job_id
@@ -126,7 +126,7 @@ def _start_process(launcher: Any, plan: Plan, options: Any, slot: int) -> Any:
 
 
 def gpus_of(slot: int, number: int) -> tuple[int, ...]:
-    """Numbers of the GPUs that belong to a slot, of those that this process sees."""
+    """Return the indices of the GPUs assigned to a slot, out of those visible to this process."""
     chosen = range(slot * number, (slot + 1) * number)
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     seen = [name for name in names if name.isdigit()]
@@ -134,27 +134,27 @@ def gpus_of(slot: int, number: int) -> tuple[int, ...]:
 
 
 def _stop(jobs: Sequence[Any]) -> None:
-    """Interrupt runs, and wait for them to save and end; none is left running.
+    """Interrupt runs and wait for them to save and exit; leave none running.
 
-    One that trains saves after its step; any other one ends at once. A process that has only just begun
-    may miss the signal, and gets it again; one that does not end is killed.
+    A training run saves after its current step; any other run exits at once. A process that has only just
+    started may miss the signal, so it is sent again; a process that does not exit is killed.
     """
     if not jobs:
         return
     with ignore_termination_signals():
-        with contextlib.suppress(OSError):  # the terminal may be gone, and that is why
+        with contextlib.suppress(OSError):  # the terminal may be gone
             print("gfn_runner: the runs save and end; a moment", flush=True)
         began, sent = time.monotonic(), -math.inf
         while (now := time.monotonic()) - began < _PATIENCE and not all(job.done() for job in jobs):
             if now - sent >= _AGAIN:
                 sent = now
                 for job in jobs:
-                    job._process.send_signal(signal.SIGTERM)  # submitit sends none but SIGINT
+                    job._process.send_signal(signal.SIGTERM)  # submitit can only send SIGINT
             time.sleep(_POLL)
         for job in jobs:
             if not job.done():
                 logger.warning(
                     "process %s has not ended within %d seconds: killed", job.job_id, _PATIENCE
                 )
-                job._process.kill()  # its run ends with it
+                job._process.kill()  # its run dies with it
                 job._process.wait()

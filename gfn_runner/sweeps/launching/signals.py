@@ -1,4 +1,4 @@
-"""Signals to a sweep and to the runs that it starts."""
+"""Signal handling of a sweep and of the runs that it starts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-# Ctrl-C, and the end of a terminal: every process of the terminal gets them.
+# Ctrl-C and terminal hangup, which every process of the terminal receives.
 _OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 _ALL = (*_OF_TERMINALS, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def exit_on_termination() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise SystemExit with code 128 + the signal's number.
+    """Within the context, let SIGTERM and SIGHUP raise SystemExit with code 128 + signal number.
 
-    A signal that is ignored (``nohup``) stays so.
+    Ignored signals (``nohup``) stay ignored.
     """
 
     def end(number: int, frame: Any) -> NoReturn:
@@ -29,10 +29,10 @@ def exit_on_termination() -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Within it signals wait, so that a process that is started is on record before one takes effect.
+    """Defer signals within the context, so that a started process is recorded before one takes effect.
 
-    A process that is started within it never gets Ctrl-C or the end of a terminal: the sweep gets them,
-    and ends it.
+    A process started within the context never receives Ctrl-C or SIGHUP of the terminal: the sweep receives
+    them and stops it.
     """
     noted: list[int] = []
     try:
@@ -44,7 +44,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def ignore_termination_signals() -> contextlib.AbstractContextManager[None]:
-    """Within it Ctrl-C, SIGTERM and the end of a terminal are ignored: the process is about to end."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP within the context, since the process is about to exit."""
     return _handled(_ALL, signal.SIG_IGN)
 
 
@@ -52,7 +52,7 @@ def ignore_termination_signals() -> contextlib.AbstractContextManager[None]:
 def _handled(
     numbers: Sequence[signal.Signals], handler: Callable[[int, Any], Any] | signal.Handlers
 ) -> Iterator[None]:
-    """Within it signals that are not ignored have this handler; only the main thread can set one."""
+    """Install the handler for signals that are not ignored; only the main thread can do so."""
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
@@ -66,7 +66,7 @@ def _handled(
 
 @contextlib.contextmanager
 def _blocked(numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    """Within it signals are blocked here, and for good in whatever is started."""
+    """Block signals within the context; processes started in it keep them blocked for good."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
