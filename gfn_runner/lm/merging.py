@@ -51,7 +51,7 @@ _SMALL = 1 << 18
 
 
 def _pays(layer: Any) -> bool:
-    """Return whether a layer is small, or its adapter takes at least a quarter as many products."""
+    """Return whether a layer is small, or its adapter takes at least a quarter of its multiplications."""
     inputs, outputs = layer.in_features, layer.out_features
     weights = inputs * outputs
     return weights <= _SMALL or 4 * _rank(layer) * (inputs + outputs) >= weights
