@@ -98,7 +98,7 @@ def score_policy(
 
 
 def _runs_in_step(lm: LanguageModel) -> bool:
-    """Return whether ranks share sharded weights and must run equally many forwards (with gradients)."""
+    """Return whether ranks with sharded weights must run equally many forwards, as with gradients."""
     return lm.lockstep is not None and torch.is_grad_enabled()
 
 

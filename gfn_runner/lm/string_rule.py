@@ -13,7 +13,7 @@ def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
     """Return the task's rule for strings in the model's tokens.
 
     Special tokens are never allowed, nor is any token that contains one of the task's forbidden texts;
-    the terminator is always in the vocabulary.
+    the terminator always is.
 
     Raises:
         UserError: if the terminator is not one token, or the model has no token with the task's role.

@@ -148,7 +148,7 @@ def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterat
 
 
 def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
-    """Return config and tokenizer of a model whose architecture and weight names and shapes are valid."""
+    """Return config and tokenizer, after checks of architecture and of the weights' names and shapes."""
     source = lm_source(options)
     source.require_available()
     if options.gguf_file is not None:
