@@ -1,4 +1,4 @@
-"""Counting of optimizer steps that are skipped because loss or gradient is not finite."""
+"""Counting, logging and limiting of optimizer steps skipped because loss or gradient is not finite."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class LanguageModel(nn.Module):
     # -- model --------------------------------------------------------------------------------
 
     def reference(self) -> contextlib.AbstractContextManager[None]:
-        """Switch to the reward's model inside the context: the base model with any answer adapter."""
+        """Switch to the reward's model inside the context: the base model, plus an answer adapter if any."""
         if self._bare or not self.has_answer_adapter:
             return self._adapters_off()
         return self._adapter(_ANSWERS)

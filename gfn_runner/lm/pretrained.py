@@ -1,4 +1,4 @@
-"""Loading of config, tokenizer and weights by transformers, never by a model's own code."""
+"""Loading by transformers, never by a model's own code: config, tokenizer, weights; errors as one problem."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def _missing(model: Any, names: Any) -> list[str]:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide transformers' progress bars and weight reports inside the context: problems here name them."""
+    """Hide transformers' progress bars and weight reports in the context; problems name weights instead."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
