@@ -1,4 +1,4 @@
-"""What a training step computes, as an object that every experiment can be given."""
+"""Base class of training algorithms, which compute a training step, and settings of sampling."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class SamplingSettings:
-    """Trajectories of a training step: the config group ``sampling``.
+    """Sampling of a training step's trajectories: the config group ``sampling``.
 
     Attributes:
-        n_conditions: per batch.
+        n_conditions: conditions per batch.
         n_samples: trajectories per condition.
-        exploration_probability: of a fresh batch, to be sampled at a temperature drawn uniformly from
-            ``min_temperature`` to ``max_temperature``; the others are on-policy.
-        sft_share: of the optimizer steps, the first ones, that sample nothing: they are supervised
-            fine-tuning on the task's known strings (``Task.targets``), one a condition.
+        exploration_probability: probability that a fresh batch is sampled at a temperature drawn uniformly
+            from ``min_temperature`` to ``max_temperature``; the others are on-policy.
+        sft_share: share of the optimizer steps, the first ones, that sample nothing: they are supervised
+            fine-tuning on the task's known strings (``Task.targets``), one per condition.
     """
 
     n_conditions: Annotated[int, Field(ge=1)] = 8
@@ -40,7 +40,7 @@ class SamplingSettings:
     sft_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def problems(self) -> Iterator[Problem]:
-        """What is impossible in combination."""
+        """Yield impossible combinations of settings."""
         if self.min_temperature > self.max_temperature:
             yield Problem(
                 "sampling.min_temperature",
@@ -51,12 +51,12 @@ class SamplingSettings:
 
 
 class Algorithm(nn.Module):
-    """A training algorithm. Its parameters are trained and checkpointed beside the adapter.
+    """Base class of training algorithms. Its parameters are trained and checkpointed with the adapter.
 
     Attributes:
-        label: its name in tables.
+        label: name of the algorithm in tables.
         needs_pairs_between: whether a condition with a single trajectory gives no loss.
-        needs_prefixes: whether rewards of a string's prefixes take part.
+        needs_prefixes: whether it uses rewards of a string's prefixes.
         uses_replay: whether it can train on batches from the replay buffer.
     """
 
@@ -66,26 +66,26 @@ class Algorithm(nn.Module):
     uses_replay: bool = False
 
     def problems(self) -> Iterator[Problem]:
-        """What is impossible in its settings alone."""
+        """Yield problems with the algorithm's settings alone."""
         yield from ()
 
     def unfit(self, task: Task, data: TaskData) -> Iterator[Problem]:
-        """What of a task it cannot train on."""
+        """Yield reasons why the algorithm cannot train on a task."""
         yield from ()
 
     def trained_on(self, task: Task, conditions: Sequence[Condition]) -> Sequence[Condition]:
-        """The training conditions that it can learn from."""
+        """Return the training conditions that the algorithm can learn from."""
         return conditions
 
     def setup(self, module: GFlowNetModule) -> None:
-        """Make parameters that depend on the model or on the conditions."""
+        """Create parameters that depend on the model or on the conditions."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups of its own parameters."""
+        """Return optimizer parameter groups for the algorithm's own parameters."""
         return []
 
     def on_fit_start(self, module: GFlowNetModule) -> None:
-        """Before the first batch of every ``trainer.fit``."""
+        """Prepare training; called before the first batch of every ``trainer.fit``."""
 
     def training_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
         """Compute the loss of a batch.
@@ -97,25 +97,25 @@ class Algorithm(nn.Module):
         raise NotImplementedError
 
     def counted_BS(self, terminable_BS: Tensor, length_B: Tensor) -> Tensor:
-        """States whose log-reward it reads. Shape (B, S)."""
+        """Return a mask of the states whose log-reward the algorithm uses. Shape (B, S)."""
         return terminable_BS
 
     def before_optimizer_step(self, module: GFlowNetModule) -> None:
-        """Between the backward pass and the optimizer."""
+        """Called between the backward pass and the optimizer step."""
 
     def after_optimizer_step(self, module: GFlowNetModule) -> None:
-        """After the optimizer."""
+        """Called after the optimizer step."""
 
     def validation_step(self, module: GFlowNetModule, batch: Batch) -> list[ConditionSamples]:
-        """What the policy answers for an evaluation batch."""
+        """Return the policy's answers for an evaluation batch."""
         return module.draw_answers(batch)
 
     def missing_value_is_finite(self, name: str, parameter: Tensor) -> bool:
-        """Whether NaN in one of its parameters has a meaning."""
+        """Return whether NaN is a valid value in this parameter, meaning that an entry is missing."""
         return False
 
     def on_save_checkpoint(self, module: GFlowNetModule, checkpoint: dict[str, Any]) -> None:
-        """Add what is no parameter to a checkpoint; plain containers and tensors only."""
+        """Add state other than parameters to a checkpoint; plain containers and tensors only."""
 
     def on_load_checkpoint(self, module: GFlowNetModule, checkpoint: dict[str, Any]) -> None:
-        """Take back what :meth:`on_save_checkpoint` added."""
+        """Restore what :meth:`on_save_checkpoint` added."""

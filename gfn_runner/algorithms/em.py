@@ -1,8 +1,8 @@
 """The M-step of EM: the answer model learns to answer after the policy's samples.
 
 Hu et al. 2024 (arXiv:2310.04363), section 3.2: GFlowNet training is the E-step, in which the policy
-learns to sample Z ~ p(Z | X, Y); the M-step raises log p(Y | X Z) for those Z. The model that the reward
-speaks of is then the base model with an adapter of its own, the answer adapter.
+learns to sample Z ~ p(Z | X, Y); the M-step increases log p(Y | X Z) for those Z. The model that defines
+the reward is then the base model with an adapter of its own, the answer adapter.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from gfn_runner.runtime.status import ProgressLogger
 logger = logging.getLogger(__name__)
 
 FOLDER = "answer_adapter"
-_BEFORE = f"{FOLDER}.old"  # the one before, while a new one takes its place
+_BEFORE = f"{FOLDER}.old"  # the previous one, while a new one replaces it
 _RECORD = "em.json"
 _MOST_MEASURED = 64
 _GRAD_CLIP = 1.0
@@ -58,15 +58,15 @@ _FIX = "lower em.m_lr, use lm.dtype=float32 or bfloat16; resume=<run folder> mak
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class EMSettings:
-    """How often, and how, the answer model is trained.
+    """Settings of EM: how often, and how, the answer model is trained.
 
     Attributes:
-        rounds: of an E-step (``trainer.max_steps`` optimizer steps of GFlowNet training) and an M-step;
-            0 is GFlowNet training alone.
-        m_steps: optimizer steps of an M-step.
-        m_lr: their learning rate (AdamW, no weight decay).
-        m_batch: conditions of a step, each with a fresh sample of the policy.
-        lora: the answer adapter.
+        rounds: number of E-steps (``trainer.max_steps`` optimizer steps of GFlowNet training each), each
+            followed by an M-step; 0 is GFlowNet training alone.
+        m_steps: optimizer steps per M-step.
+        m_lr: learning rate of the M-step (AdamW, no weight decay).
+        m_batch: conditions per optimizer step, each with a fresh sample of the policy.
+        lora: settings of the answer adapter.
     """
 
     rounds: Annotated[int, Field(ge=0)] = 0
@@ -77,7 +77,7 @@ class EMSettings:
 
 
 def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterator[Problem]:
-    """What an M-step cannot learn from."""
+    """Yield a problem if an M-step cannot learn from the training conditions."""
     without = [c.key for c in conditions if not (c.terms and c.terms[0].suffix)]
     if options.rounds and without:
         yield Problem(
@@ -91,7 +91,7 @@ def em_problems(options: EMSettings, conditions: Sequence[Condition]) -> Iterato
 def answer_losses(
     lm: LanguageModel, conditions: Sequence[Condition], trajectories: Trajectories, rule: StringRule
 ) -> Tensor:
-    """−log p(Y | X Z) of every string Z under the model as it is switched now, nats. Shape (B,).
+    """Return −log p(Y | X Z) in nats of every string Z under the currently active adapter. Shape (B,).
 
     X and Y are context and suffix of the condition's first term.
     """
@@ -110,21 +110,21 @@ def m_step(
     seed: int,
     most_non_finite: int = 1,
 ) -> dict[str, float]:
-    """Train the answer adapter on pairs of answer and fresh sample; the policy stays as it is.
+    """Train the answer adapter on pairs of a fresh sample and an answer; the policy is not changed.
 
-    A step whose loss or gradient is not finite moves nothing. Ranks share out the conditions of a step;
-    each of them has to call it.
+    A step whose loss or gradient is not finite is skipped. The conditions of a step are divided among the
+    ranks, all of which must call this.
 
     Args:
-        lm: gets an answer adapter if it has none; counts the M-step in ``lm.m_steps``.
-        conditions: drawn by their weight, with repetition.
-        most_non_finite: see :class:`SkippedSteps`.
+        lm: gets an answer adapter if it has none; ``lm.m_steps`` counts the M-step.
+        conditions: training conditions, drawn by their weight with replacement.
+        most_non_finite: number of skipped steps in a row that ends the run; see :class:`SkippedSteps`.
 
     Returns:
-        ``loss_before`` and ``loss_after`` in nats an answer, of the same samples; ``skipped`` steps.
+        ``loss_before`` and ``loss_after`` in nats per answer on the same samples; ``skipped`` steps.
 
     Raises:
-        UserError: at that many steps in a row, naming their conditions.
+        UserError: after ``most_non_finite`` skipped steps in a row, naming their conditions.
     """
     if not lm.has_answer_adapter:
         lm.add_answer_adapter(options.lora, seed)
@@ -164,20 +164,20 @@ def _gradient(
     strings: Trajectories,
     rule: StringRule,
 ) -> str | None:
-    """Give the answer adapter the clipped gradient of a step's mean loss, summed over ranks.
+    """Compute the clipped gradient of a step's mean loss for the answer adapter, summed over ranks.
 
-    A rank computes its part piece by piece, so that the activations of one piece are kept at a time.
+    Each rank computes its part in pieces, so that the activations of only one piece are kept at a time.
 
     Args:
         drawn: conditions of all ranks; ``own`` and ``strings`` are this rank's.
 
     Returns:
-        What is not finite, with the conditions of it; ``None`` where all is. The same on every rank.
+        What is not finite, with its conditions; ``None`` if everything is finite. The same on every rank.
     """
     contexts = [len(lm.encode_prompt(c.terms[0].context)) for c in own]
     suffixes = [len(lm.encode(c.terms[0].suffix)) for c in own]
     around = max(contexts, default=0) + max(suffixes, default=0) + strings.token_BT.shape[1]
-    # Ranks that share weights run equally many forwards with gradients.
+    # Ranks with sharded weights must run equally many forwards with gradients.
     around = max(all_gather(around))
     losses: list[float] = []
     with lm.reference():
@@ -201,10 +201,10 @@ def _samples(
     tool: Tool | None,
     *name: object,
 ) -> Trajectories:
-    """One string of the policy's for each condition."""
+    """Sample one string of the policy for each condition."""
     generator = torch_generator_for(lm.device, *name)
     prompts = [lm.encode_prompt(condition.prompt) for condition in conditions]
-    if not prompts:  # of fewer conditions than ranks
+    if not prompts:  # there are fewer conditions than ranks
         return Trajectories.from_rows([], [], [], lm.device)
     with lm.in_step():
         return sample(lm, prompts, 1, rule, generator, tool=tool)
@@ -220,7 +220,7 @@ def _measured_loss(
 
 @contextlib.contextmanager
 def _unfrozen(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Within it parameters take gradients; after it they are frozen and hold none."""
+    """Enable gradients of parameters inside the context; freeze them and drop gradients on exit."""
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
@@ -234,7 +234,7 @@ def _unfrozen(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
 def _non_finite(
     conditions: Sequence[Condition], losses: Sequence[float], norm: float
 ) -> str | None:
-    """What is not finite in a step, and the conditions of it; ``None`` where all is."""
+    """Return what is not finite in a step, with its conditions; ``None`` if everything is finite."""
     bad = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
     if bad:
         keys = (conditions[place].key for place in bad)
@@ -250,11 +250,11 @@ def _non_finite(
 
 @dataclass(frozen=True)
 class Record:
-    """What a run's folder says of its newest M-step.
+    """Record of the newest M-step in a run's folder.
 
     Attributes:
-        m_steps: how many were made.
-        metrics: what was measured around it, with the prefixes ``e_step/`` and ``m_step/``.
+        m_steps: number of M-steps so far.
+        metrics: metrics around the newest one, with the prefixes ``e_step/`` and ``m_step/``.
     """
 
     m_steps: int = 0
@@ -262,9 +262,9 @@ class Record:
 
 
 def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) -> None:
-    """Put the answer adapter and its record into a run's folder, both or neither.
+    """Save the answer adapter and its record to a run's folder, both or neither.
 
-    The one before goes last: whenever this is interrupted, the folder holds the old one or the new one.
+    The previous one is removed last: if this is interrupted, the folder contains the old or the new one.
     """
     unfinished, place, before = folder / f"{FOLDER}.part", folder / FOLDER, folder / _BEFORE
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -282,18 +282,18 @@ def save_answers(lm: LanguageModel, folder: Path, metrics: Mapping[str, float]) 
 
 
 def remove_answers_before(folder: Path) -> None:
-    """Remove the answer adapter that the one in place has replaced, if it is there still."""
+    """Remove the previous answer adapter, which has been replaced, if it is still there."""
     shutil.rmtree(folder / _BEFORE, ignore_errors=True)
 
 
 def _saved(folder: Path) -> Path:
-    """Where the answer adapter of a run's folder lies, if there is one."""
+    """Return where a run's folder contains the answer adapter, if there is one."""
     place = folder / FOLDER
     return place if place.is_dir() else folder / _BEFORE
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a run's folder; of no M-step where there is none.
+    """Read the record in a run's folder; without one, return that of no M-step.
 
     Raises:
         UserError: if it cannot be read.
@@ -310,7 +310,7 @@ def read_record(folder: Path) -> Record:
 
 
 def load_answers(lm: LanguageModel, folder: Path) -> None:
-    """Give the model the answer adapter of a run's folder, if there is one; every rank has to call it."""
+    """Load the answer adapter of a run's folder, if there is one; every rank must call this."""
 
     def found() -> tuple[Path, int]:
         return _saved(folder), read_record(folder).m_steps

@@ -1,7 +1,7 @@
-"""GFlowNet training: sample, score, form φ, and lower a balance objective on it.
+"""GFlowNet training: sample, score, compute φ, and minimize a balance objective on it.
 
-Hu et al. 2024 (arXiv:2310.04363). A batch's trajectories are the replay buffer's draw, if a callback has put one
-there, else fresh samples of the policy.
+Hu et al. 2024 (arXiv:2310.04363). A batch's trajectories are fresh samples of the policy, unless a callback
+has added a draw from the replay buffer, which replaces or joins them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def joined(
     fresh: Trajectories, log_reward_BS: Tensor, replay: ReplayDraw
 ) -> tuple[Trajectories, Tensor, Tensor]:
-    """Fresh trajectories and those of the replay buffer in the groups of their conditions.
+    """Join fresh trajectories with those of the replay buffer, grouped by condition.
 
     Returns:
         All trajectories, their log-rewards (B, S), and which rows are fresh (B,).
@@ -45,13 +45,13 @@ def joined(
 
 
 class GFlowNet(Algorithm):
-    """Trains the policy by a balance objective.
+    """GFlowNet training of the policy with a balance objective.
 
     Args:
-        objective: weights on pairs of φ, and the regression loss on them.
+        objective: weights on pairs of φ, and the regression loss on their differences.
 
     Attributes:
-        log_z: learned log Z of every training condition, nats, for objectives that need one; NaN marks a
+        log_z: learned log Z of every training condition, nats, for objectives that need it; NaN marks a
             condition that was never visited.
     """
 
@@ -134,12 +134,12 @@ class GFlowNet(Algorithm):
         phi_BS: Tensor,
         from_replay: bool,
     ) -> Tensor | None:
-        """Learned log Z of the batch's conditions, initialized at the mean terminal φ when first sampled.
+        """Return learned log Z per condition, initialized to the mean terminal φ when first sampled.
 
-        A batch that initializes it takes it as a constant: the gradient at the mean would be rounding
-        noise, of which Adam makes a whole step. A replay draw may come before that. It is measured against
-        its own mean, and initializes nothing: one demonstration's φ is no estimate of log Z. Nor does a
-        mean that is not finite: the step is skipped, and the condition stays unvisited.
+        A batch that initializes log Z treats it as a constant: the gradient at the mean would be rounding
+        noise, which Adam turns into a full step. A replay draw may come first: it is compared with its own
+        mean and initializes nothing, since one demonstration's φ is no estimate of log Z. A non-finite
+        mean initializes nothing either: the step is skipped, and the condition stays unvisited.
         """
         if not self.objective.needs_log_z:
             return None
@@ -160,7 +160,7 @@ class GFlowNet(Algorithm):
 
     @torch.no_grad()
     def _begin_log_z(self, known: list[int], places: list[int], means: list[float]) -> None:
-        """Initialize log Z at ``places`` on all ranks; note where any rank's loss has a known one."""
+        """Initialize log Z at ``places`` on all ranks; record which known ones are in any rank's loss."""
         begun: dict[int, list[float]] = {}
         for in_step, own in all_gather((known, list(zip(places, means, strict=True)))):
             self._log_z_in_step.update(in_step)
@@ -170,13 +170,13 @@ class GFlowNet(Algorithm):
             self.log_z[place] = sum(values) / len(values)
 
     def before_optimizer_step(self, module: GFlowNetModule) -> None:
-        # What training steps have initialized is in log Z by now.
+        # By now log Z contains what the training steps have initialized.
         if self.objective.needs_log_z:
             self._log_z_before_C = self.log_z.detach().clone()
 
     @torch.no_grad()
     def after_optimizer_step(self, module: GFlowNetModule) -> None:
-        """Keep log Z of the conditions that are not in the step's loss: Adam's momentum moves them."""
+        """Restore log Z of conditions outside the step's loss, which Adam's momentum has moved."""
         if not self.objective.needs_log_z:
             return
         moves_C = torch.zeros_like(self.log_z, dtype=torch.bool)
@@ -188,7 +188,7 @@ class GFlowNet(Algorithm):
         return self.objective.needs_log_z and parameter is self.log_z
 
     def on_load_checkpoint(self, module: GFlowNetModule, checkpoint: dict[str, Any]) -> None:
-        """Log Z of another reward is estimated anew: an M-step has changed the reward's model."""
+        """Reset log Z, to be estimated anew, if an M-step has since changed the model of the reward."""
         log_z = checkpoint["state_dict"].get("algorithm.log_z")
         if log_z is not None and checkpoint.get("m_steps", 0) != module.lm.m_steps:
             log_z.fill_(float("nan"))

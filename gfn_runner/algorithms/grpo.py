@@ -1,4 +1,4 @@
-"""GRPO (arXiv:2402.03300): the adapter maximizes log R, without a value head."""
+"""GRPO (arXiv:2402.03300): training of the adapter to maximize log R, without a value head."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gfn_runner.algorithms.policy_gradient import PolicyGradient, Rollout, clipp
 
 
 class GRPO(PolicyGradient):
-    """Group-relative policy optimisation (Shao et al. 2024, arXiv:2402.03300): no value head.
+    """Group Relative Policy Optimization (Shao et al. 2024, arXiv:2402.03300), without a value head.
 
-    A string's advantage is its reward against the mean of its condition's strings, in their standard
-    deviations. The KL divergence to the base model is part of the loss, estimated for every token by
-    e^d − d − 1, d = log p − log q.
+    A string's advantage is its reward minus the mean reward of its condition's strings, divided by their
+    standard deviation. The KL divergence to the base model is part of the loss, estimated per token by
+    e^d − d − 1 with d = log p − log q.
     """
 
     label: ClassVar[str] = "GRPO"
@@ -35,12 +35,12 @@ class GRPO(PolicyGradient):
         difference_BS = rollout.base_BS - now_BS
         kl_BS = difference_BS.exp() - difference_BS - 1
         objective_BS = (gain_BS - self.kl_weight * kl_BS) * chosen_BS
-        # Every string counts the same, whatever its length (arXiv:2402.03300, eq. 3).
+        # Every string has the same weight, whatever its length (arXiv:2402.03300, eq. 3).
         return -(objective_BS.sum(dim=1) / chosen_BS.sum(dim=1).clamp(min=1)).mean()
 
 
 def group_advantages(reward_B: Tensor, condition_B: Tensor) -> Tensor:
-    """Rewards against the mean of their condition's, in its standard deviations. Shape (B,)."""
+    """Standardize rewards by the mean and standard deviation of their condition. Shape (B,)."""
     advantage_B = torch.zeros_like(reward_B)
     for place in condition_B.unique():
         rows = condition_B == place

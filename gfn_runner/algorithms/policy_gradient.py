@@ -1,11 +1,11 @@
-"""What PPO and GRPO share: rollouts, and updates on them that maximize log R.
+"""Common parts of PPO and GRPO: rollouts, and updates on them that maximize log R.
 
 A rollout (strings of the policy at temperature 1, their log-rewards, their log-probabilities under the
-policy and under the base model) is drawn once and used for ``epochs`` optimizer steps. Small on purpose:
-the maintained trainers bring loops of their own, which would take data, evaluation and folders with them.
+policy and under the base model) is drawn once and used for ``epochs`` optimizer steps. This is small on
+purpose: maintained trainers bring their own loops, which would also take over data, evaluation and folders.
 
-Letters of shapes: as in ``types``. State ``i`` < n of a string of n tokens chooses token i + 1, state n
-chooses to stop, unless a tool writes next or the string has to end.
+Letters of shapes: as in ``conditions``. At state ``i`` < n of a string of n tokens the policy chooses token
+i + 1, at state n it chooses to stop, unless a tool writes next or the string must end.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rollout:
-    """Strings and all that is known of them before the first update.
+    """Strings and all quantities computed before the first update on them.
 
     Attributes:
-        conditions, trajectories: what was sampled.
+        conditions, trajectories: the sampled strings and their conditions.
         log_reward_BS: untempered log R at each string's end, −inf elsewhere; nats.
-        chosen_BS: states at which the policy chose something.
-        old_BS, base_BS: log-probability of what was chosen under the policy of then and under the base
-            model, nats; 0 at the other states.
-        reward_B: of each string, as the objective has it.
-        advantage_BS: of what was chosen at each state.
-        return_BS: what the value head is to tell; ``None`` without one.
+        chosen_BS: states at which the policy chose a token or to stop.
+        old_BS, base_BS: log-probability of the choices under the policy at rollout time and under the
+            base model, nats; 0 at the other states.
+        reward_B: reward of each string, as used in the objective.
+        advantage_BS: advantage of the choice at each state.
+        return_BS: regression target of the value head; ``None`` without one.
     """
 
     conditions: list[Condition]
@@ -57,7 +57,7 @@ class Rollout:
     return_BS: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain containers and tensors only, so that a checkpoint loads with ``weights_only=True``."""
+        """Return plain containers and tensors, so that a checkpoint loads with ``weights_only=True``."""
         numbers = {name: getattr(self, name) for name in self.__dataclass_fields__}
         numbers |= {
             "conditions": [condition.key for condition in self.conditions],
@@ -69,7 +69,7 @@ class Rollout:
     def from_state(
         cls, state: Mapping[str, Any], conditions: Mapping[str, Condition], device: torch.device
     ) -> Rollout:
-        """What :meth:`state_dict` was given by; ``conditions`` by their keys."""
+        """Restore a rollout from its :meth:`state_dict`; ``conditions`` maps keys to conditions."""
         numbers = _copied(state, device)
         numbers["conditions"] = [conditions[key] for key in state["conditions"]]
         numbers["trajectories"] = Trajectories(**numbers["trajectories"])
@@ -77,28 +77,28 @@ class Rollout:
 
 
 def _copied(tree: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Copies of all tensors on a device; the rest as it is."""
+    """Copy all tensors to a device; keep the rest as it is."""
     return tree_map_only(Tensor, lambda tensor: tensor.to(device, copy=True), dict(tree))
 
 
 class PolicyGradient(Algorithm):
-    """Rollouts of the policy itself, each used for some updates; subclasses say what an advantage is.
+    """Base class for on-policy rollouts with several updates each; subclasses define advantages and loss.
 
-    The reward is ``reward_scale`` · log R of the whole string, untempered, in nats; strings of reward 0
-    get ``reward_floor``.
+    The reward is ``reward_scale`` · log R of the whole string, untempered; log R, in nats, is clamped to
+    at least ``reward_floor``, which strings of reward 0 get.
 
     Args:
         epochs: optimizer steps on each rollout of ``sampling.n_conditions`` × ``sampling.n_samples``
             strings.
-        clip: the ratio of new to old probability counts up to 1 ± this.
-        kl_weight: of the KL divergence to the base model, in reward per nat.
+        clip: clipping range: the ratio of new to old probability counts up to 1 ± this.
+        kl_weight: weight of the KL divergence to the base model, in reward per nat.
         reward_scale: reward per nat of log R.
-        reward_floor: nats.
+        reward_floor: lower bound on log R, nats.
 
     Attributes:
-        rollouts: in use, one for each batch of an optimizer step; none before the first. A checkpoint
-            holds them: between two updates on one rollout they are part of the run's state.
-        value: a head on what the output layer reads; ``None`` without one.
+        rollouts: rollouts in use, one per batch of an optimizer step; empty before the first. Checkpoints
+            contain them: between two updates on one rollout they are part of the run's state.
+        value: value head on the output layer's inputs; ``None`` without one.
     """
 
     def __init__(
@@ -122,9 +122,9 @@ class PolicyGradient(Algorithm):
     def on_load_checkpoint(self, module: GFlowNetModule, checkpoint: dict[str, Any]) -> None:
         by_rank = checkpoint.get("rollouts", [])
         if len(by_rank) != world():
-            return  # of another number of processes, whose strings are shared out anew
+            return  # from another number of processes: strings are distributed anew
         conditions = {condition.key: condition for condition in module.conditions}
-        # All ranks keep a slot, or none: under fsdp they roll out together.
+        # Either all ranks keep a slot or none does: with FSDP they roll out together.
         unknown = {
             slot
             for states in by_rank
@@ -170,7 +170,7 @@ class PolicyGradient(Algorithm):
     def measures(
         self, now_BS: Tensor, value_BS: Tensor | None, rollout: Rollout
     ) -> dict[str, float]:
-        """Scalars of an update; see :class:`~gfn_runner.callbacks.training_log.TrainingLog`."""
+        """Return scalars of an update; see :class:`~gfn_runner.callbacks.training_log.TrainingLog`."""
         ratio_BS = (now_BS - rollout.old_BS).exp()
         clipped_BS = (ratio_BS - 1).abs() > self.clip
         strings = len(rollout.reward_B)
@@ -181,7 +181,7 @@ class PolicyGradient(Algorithm):
 
     @torch.no_grad()
     def roll_out(self, module: GFlowNetModule, batch: Batch) -> Rollout:
-        """Strings of the policy for a batch's conditions, with rewards and advantages."""
+        """Sample strings of the policy for a batch's conditions; compute rewards and advantages."""
         prompts = module.prompts(batch.conditions)
         with module.lm.in_step():
             with module.phases("sample"):
@@ -208,11 +208,11 @@ class PolicyGradient(Algorithm):
         return rollout
 
     def set_advantages(self, rollout: Rollout, value_BS: Tensor | None) -> None:
-        """Put advantages (and returns) into a rollout."""
+        """Set the advantages (and returns) of a rollout."""
         raise NotImplementedError
 
     def loss(self, now_BS: Tensor, value_BS: Tensor | None, rollout: Rollout) -> Tensor:
-        """What one update lowers."""
+        """Return the loss of one update."""
         raise NotImplementedError
 
 
@@ -222,7 +222,7 @@ class PolicyGradient(Algorithm):
 def chosen_log_probs(
     scores: PolicyScores, trajectories: Trajectories, rule: StringRule
 ) -> tuple[Tensor, Tensor]:
-    """log q of what was chosen at each state, and at which states something was. Shapes (B, S), nats."""
+    """Return log q (nats) of the choice at each state, and a mask of states with one. Shapes (B, S)."""
     ends_B1 = trajectories.length_B[:, None]
     is_end_BS = torch.zeros_like(scores.terminable_BS).scatter(1, ends_B1, True)
     token_BS = nn.functional.pad(scores.log_pf_BT, (0, 1))
@@ -233,6 +233,6 @@ def chosen_log_probs(
 
 
 def clipped_gain(now_BS: Tensor, old_BS: Tensor, advantage_BS: Tensor, clip: float) -> Tensor:
-    """min(ρ A, clip(ρ, 1 ± clip) A) with ρ = q_now / q_old (arXiv:1707.06347, eq. 7)."""
+    """Return min(ρ A, clip(ρ, 1 ± clip) A) with ρ = q_now / q_old (arXiv:1707.06347, eq. 7)."""
     ratio_BS = (now_BS - old_BS).exp()
     return torch.minimum(ratio_BS * advantage_BS, ratio_BS.clamp(1 - clip, 1 + clip) * advantage_BS)

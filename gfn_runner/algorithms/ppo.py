@@ -1,4 +1,4 @@
-"""PPO with a value head (arXiv:1707.06347): the adapter maximizes log R."""
+"""PPO with a value head (arXiv:1707.06347): training of the adapter to maximize log R."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 class PPO(PolicyGradient):
-    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347) with a value head.
+    """Proximal Policy Optimization (Schulman et al. 2017, arXiv:1707.06347) with a value head.
 
     The KL penalty is part of the reward of every token (Ziegler et al. 2019, arXiv:1909.08593);
-    advantages are generalised estimates (Schulman et al. 2015, arXiv:1506.02438), whitened over the
-    rollout; the discount is 1.
+    advantages are computed by generalized advantage estimation (GAE; Schulman et al. 2015,
+    arXiv:1506.02438) and whitened over the rollout; the discount is 1.
 
-    Advantages are whitened: as long as ``kl_weight`` keeps its ratio to it, the reward's scale moves the
-    value loss, and how soon the head is right, not the policy's own gradient. At scale 1 that loss is in
-    the hundreds where log R differs by tens of nats between strings, and its gradient in the adapter
-    drowns the policy's: hence a tenth.
+    Because of whitening, the reward's scale (at a fixed ratio of ``kl_weight`` to it) affects the value
+    loss, and how soon the head is accurate, but not the policy's own gradient. At scale 1 the value loss
+    is in the hundreds where log R differs by tens of nats between strings, and its gradient in the
+    adapter dominates the policy's: hence the default of 0.1.
 
     Args:
-        gae_lambda: of the advantage estimates.
-        value_weight: of the value loss ½ (V − return)².
+        gae_lambda: λ of GAE.
+        value_weight: weight of the value loss ½ (V − return)².
         value_lr: learning rate of the value head.
 
     Attributes:
-        value: the value head, a linear map of what the output layer reads.
+        value: the value head, a linear map of the output layer's inputs.
     """
 
     label: ClassVar[str] = "PPO"
@@ -58,7 +58,7 @@ class PPO(PolicyGradient):
         nn.init.zeros_(self.value.bias)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        assert self.value is not None  # setup has made it
+        assert self.value is not None  # created by setup
         parameters = list(self.value.parameters())
         return [{"params": parameters, "lr": self.value_lr, "weight_decay": 0.0}]
 
@@ -86,14 +86,14 @@ class PPO(PolicyGradient):
 
 
 def token_rewards(rollout: Rollout, kl_weight: float) -> Tensor:
-    """−kl_weight (log q − log p) for every choice, and the string's reward for its last state. (B, S)."""
+    """Return −kl_weight (log q − log p) per choice, plus the string's reward at its last state. (B, S)."""
     reward_BS = -kl_weight * (rollout.old_BS - rollout.base_BS)
     ends_B1 = rollout.trajectories.length_B[:, None]
     return reward_BS.scatter_add(1, ends_B1, rollout.reward_B[:, None])
 
 
 def gae(reward_BS: Tensor, value_BS: Tensor, length_B: Tensor, lam: float) -> Tensor:
-    """Generalised advantage estimates with discount 1; 0 after a string's last state. Shape (B, S)."""
+    """Return advantages by GAE with discount 1; 0 after a string's last state. Shape (B, S)."""
     states = reward_BS.shape[1]
     inside_BS = torch.arange(states, device=reward_BS.device) <= length_B[:, None]
     value_BS = value_BS * inside_BS
@@ -107,14 +107,14 @@ def gae(reward_BS: Tensor, value_BS: Tensor, length_B: Tensor, lam: float) -> Te
 
 
 def value_loss(value_BS: Tensor, rollout: Rollout) -> Tensor:
-    """½ (V − return)², averaged over what was chosen; squared units of reward."""
+    """Return ½ (V − return)², averaged over the policy's choices; in squared units of reward."""
     assert rollout.return_BS is not None
     error_BS = 0.5 * (value_BS - rollout.return_BS).square()
     return (error_BS * rollout.chosen_BS).sum() / rollout.chosen_BS.sum().clamp(min=1)
 
 
 def whitened(values_BS: Tensor, mask_BS: Tensor) -> Tensor:
-    """Values of mean 0 and standard deviation 1 over the mask."""
+    """Shift and scale values to mean 0 and standard deviation 1 over the mask."""
     own_N = values_BS[mask_BS]
     if own_N.numel() < 2:
         return values_BS

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Schedule:
-    """From ``start`` to ``end`` over ``steps`` optimizer steps, then constant.
+    """Schedule from ``start`` to ``end`` over ``steps`` optimizer steps, then constant.
 
     Attributes:
-        start, end: values, > 0.
-        steps: length of the way; 0 means ``end`` from the first step on.
+        start, end: first and last value, > 0.
+        steps: optimizer steps until ``end``; 0 means ``end`` from the first step on.
         shape: ``linear``, or ``cosine`` (slow at both ends), or ``geometric`` (equal ratios).
     """
 
@@ -27,7 +27,7 @@ class Schedule:
     shape: Literal["linear", "cosine", "geometric"] = "linear"
 
     def __call__(self, step: int) -> float:
-        """The value at optimizer step ``step``, counted from 0."""
+        """Return the value at optimizer step ``step``, counted from 0."""
         if step >= self.steps:
             return self.end
         done = max(0, step) / self.steps
@@ -46,14 +46,14 @@ def linear_schedule(
     total_steps: int,
     n_rounds: int = 1,
 ) -> LambdaLR:
-    """Linear warm-up, then a constant learning rate or linear decay to 0: the config group ``scheduler``.
+    """Create linear warmup, then a constant or linearly decaying rate: the config group ``scheduler``.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        warmup_steps: optimizer steps of warm-up, the first one at lr / warmup_steps.
-        decay: whether the rate falls to 0 at the last step.
+        optimizer: optimizer whose parameter groups' learning rates are the peaks.
+        warmup_steps: optimizer steps of warmup, the first one at lr / warmup_steps.
+        decay: whether the rate decays towards 0 at the last step, to no less than 0.001 of the peak.
         total_steps: optimizer steps of a round.
-        n_rounds: of EM; the schedule restarts with every E-step.
+        n_rounds: rounds of EM; the schedule restarts with every E-step.
     """
 
     def factor(step: int) -> float:

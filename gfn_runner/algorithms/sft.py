@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: cross-entropy of one known string a condition, or of the right answer."""
+"""Supervised fine-tuning: cross-entropy of known strings, or of the right answer."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ _String = tuple[Sequence[int], Sequence[bool]]
 class SFT(Algorithm):
     """Supervised fine-tuning of the adapter on strings that are known to be good.
 
-    These are the task's own (``Task.targets``); or samples of a policy that another run has trained, one
-    prompt at a time. Where a task's answers can be given at once (a label right after the prompt), it is
-    the right answer that is learnt, and evaluation asks for it at once.
+    These are the task's own (``Task.targets``), or samples for each prompt from a policy that another run
+    has trained. Without such samples, if the task's answers can be given directly (a label right after the
+    prompt), the right answer is learned instead, and evaluation asks for it directly.
 
     Args:
         samples_of: folder of a finished run whose policy writes the strings; ``None`` for the task's own.
-        n_samples: of that policy, for each training condition.
+        n_samples: samples of that policy per training condition.
         right_only: learn only those of its strings that lead to the right answer; a condition without one
             is replaced by another that has one.
-        n_strings: drawn for each condition of a step, from those that are known of it.
+        n_strings: strings per condition of a step, drawn from the known ones.
 
     Attributes:
-        written: strings of the other run's policy by condition key, each with what of it the policy chose;
-            empty where the task's own are learnt.
+        written: strings of the other run's policy by condition key, each with a mask of its actions;
+            empty if the task's own strings are learned.
     """
 
     label: ClassVar[str] = "SFT"
@@ -114,7 +114,7 @@ class SFT(Algorithm):
 
     @torch.no_grad()
     def _written(self, module: GFlowNetModule, adapter: Path) -> dict[str, list[_String]]:
-        """What the policy of an adapter writes for every training condition."""
+        """Sample strings for every training condition from the policy of a saved adapter."""
         n, lm = self.n_samples, module.lm
         written: dict[str, list[_String]] = {}
         count = ProgressLogger("strings of the other run's policy", len(module.conditions))
@@ -144,10 +144,10 @@ class SFT(Algorithm):
         return self.string_step(module, batch)
 
     def string_step(self, module: GFlowNetModule, batch: Batch) -> dict[str, Any]:
-        """:meth:`training_step` on known strings, also where the answer could be learnt at once."""
+        """Run a training step on known strings, even where the answer could be learned directly."""
         conditions, lm = self._with_strings(module, batch), module.lm
         trajectories = self._strings(module, conditions, batch.index)
-        # Long enough for the strings and one more token, so that their ends are learnt, not forced.
+        # Long enough for the strings and one more token, so that their ends are learned, not forced.
         longest = int(trajectories.is_action_BT.sum(dim=1).max()) + 1
         rule = dataclasses.replace(module.rule, max_len=max(module.rule.max_len, longest))
         with module.phases("policy"):
@@ -158,7 +158,7 @@ class SFT(Algorithm):
         return {"loss": loss, "output": output}
 
     def _with_strings(self, module: GFlowNetModule, batch: Batch) -> list[Condition]:
-        """The batch, with other conditions in place of those without a string to learn."""
+        """Return the batch's conditions; others replace those without a string to learn."""
 
         def known(condition: Condition) -> bool:
             return (
@@ -174,7 +174,7 @@ class SFT(Algorithm):
     def _strings(
         self, module: GFlowNetModule, conditions: Sequence[Condition], index: int
     ) -> Trajectories:
-        """``n_strings`` for each condition."""
+        """Draw ``n_strings`` known strings for each condition."""
         rng = rng_for("sft", module.seed, index)
         rows = []
         for place, condition in enumerate(conditions):
@@ -190,14 +190,14 @@ class SFT(Algorithm):
         return Trajectories.from_rows(strings, chosen, places, module.lm.device)
 
     def validation_step(self, module: GFlowNetModule, batch: Batch) -> list[ConditionSamples]:
-        """Answers at once where they were learnt so; samples else."""
+        """Return direct answers where these were learned, else samples."""
         if not answers_directly(module, batch.conditions) or self.samples_of:
             return super().validation_step(module, batch)
         return answer_directly(module.drawing(batch.conditions), shots=0)
 
 
 def answer_loss(module: GFlowNetModule, conditions: Sequence[Condition]) -> Tensor:
-    """Mean −log p(right answer | prompt), nats an answer."""
+    """Return the mean −log p(right answer | prompt), in nats per answer."""
 
     def right(condition: Condition) -> str:
         answers = [answer for _, answer in module.answer_choices(condition, ())]
@@ -211,12 +211,12 @@ def answer_loss(module: GFlowNetModule, conditions: Sequence[Condition]) -> Tens
 
 
 def cross_entropy(scores: PolicyScores, trajectories: Trajectories, rule: StringRule) -> Tensor:
-    """−log q of strings and their ends, in nats a chosen token.
+    """Return −log q of strings and their ends, in nats per chosen token.
 
-    A tool's tokens and an end that is forced are not chosen: they have log q = 0 and do not count.
+    A tool's tokens and forced ends are not chosen: they have log q = 0 and do not count.
     """
     log_stop_B = trajectories.at_ends(scores.log_pf_stop_BS)
-    # Not by log q: that of an end which is all but certain rounds to 0 too.
+    # Not detected by log q = 0, to which an almost certain end is rounded too.
     forced_B = trajectories.at_ends(rule.forced_BS(trajectories))
     chosen = trajectories.is_action_BT.sum() + (~forced_B).sum()
     return -(scores.log_pf_BT.sum() + log_stop_B.sum()) / chosen.clamp(min=1)
@@ -233,7 +233,7 @@ def step_output(
     exploration_temperature: float = math.nan,
     has_rewards: bool = True,
 ) -> StepOutput:
-    """What a step on whole strings leaves for the callbacks; φ at the strings' ends alone."""
+    """Return the output of a step on whole strings for the callbacks; φ is set only at their ends."""
     detached = dataclasses.replace(
         scores,
         log_pf_BT=scores.log_pf_BT.detach(),
@@ -255,7 +255,7 @@ def step_output(
 
 
 def _nothing_written(conditions: list[Condition], device: torch.device) -> StepOutput:
-    """Of a step without strings."""
+    """Return the output of a step without strings."""
     empty = Trajectories.empty(len(conditions), device)
     unknown_BS = torch.full((len(conditions), 1), math.nan, device=device)
     scores = PolicyScores(

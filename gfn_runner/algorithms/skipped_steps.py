@@ -1,4 +1,4 @@
-"""Optimizer steps that are skipped because loss or gradient are not finite: counted, logged, too many in a row."""
+"""Counting, logging and limiting of optimizer steps skipped because loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _MOST_NAMED = 5
 
 
 class SkippedSteps:
-    """Counts skipped steps, and ends the run after too many in a row.
+    """Counter of skipped steps that ends the run after too many in a row.
 
     Args:
-        most_in_a_row: so many end it; 1 at the first, 0 never.
-        fix: what the user can do.
+        most_in_a_row: number of skipped steps in a row that ends the run; 0 never ends it.
+        fix: what the user can do, for messages.
 
     Attributes:
-        total: skipped so far.
-        in_a_row: the newest, each as ``step <number>: <reason>``.
+        total: number of steps skipped so far.
+        in_a_row: the latest skipped steps in a row, each as ``step <number>: <reason>``.
     """
 
     def __init__(self, most_in_a_row: int, fix: str) -> None:
@@ -31,15 +31,15 @@ class SkippedSteps:
         self.in_a_row: deque[str] = deque(maxlen=max(1, most_in_a_row))
 
     def passes(self, step: int, reason: str | None, part: str = "") -> bool:
-        """Whether a step may be made; counted where it may not.
+        """Return whether a step may be made; count and log it as skipped if not.
 
         Args:
-            step: its number, counted from 1.
-            reason: what is not finite; ``None`` where all is.
-            part: of the run that it belongs to, as a prefix of messages.
+            step: number of the step, counted from 1.
+            reason: what is not finite; ``None`` if everything is finite.
+            part: part of the run that the step belongs to, as a prefix of messages.
 
         Raises:
-            UserError: if as many steps in a row are skipped as may be.
+            UserError: once ``most_in_a_row`` steps in a row are skipped.
         """
         if reason is None:
             self.in_a_row.clear()
@@ -62,7 +62,7 @@ class SkippedSteps:
 
 
 def named(keys: Iterable[str]) -> str:
-    """The first few keys of conditions, for a message."""
+    """Format the first few keys of conditions for a message."""
     different = list(dict.fromkeys(keys))
     more = " …" if len(different) > _MOST_NAMED else ""
     return ", ".join(map(repr, different[:_MOST_NAMED])) + more

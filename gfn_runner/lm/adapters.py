@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT: which layers they adapt, fresh ones and saved ones."""
+"""LoRA adapters with PEFT: target modules, new adapters and saved ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gfn_runner.lm.model_config import LoraSettings
 def with_saved_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
-    # PEFT's own choice is "cuda", the first GPU, on every rank.
+    # By default PEFT loads to "cuda", the first GPU, on every rank.
     device = str(next(model.parameters()).device)
     with explained_adapter(folder):
         return PeftModel.from_pretrained(
@@ -27,7 +27,7 @@ def with_saved_adapter(model: Any, folder: Path) -> Any:
 
 
 def explained_adapter(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Name the adapter that cannot be read."""
+    """Return a context manager that reports loading errors as a ``UserError`` naming the adapter."""
     what = f"the adapter in {folder} does not fit this model"
     return explained("lm.name", what, "the model that the adapter was trained on")
 
@@ -41,11 +41,11 @@ def with_adapter(model: Any, options: LoraSettings, seed: int) -> Any:
 
 @contextlib.contextmanager
 def new_adapter(model: Any, options: LoraSettings, seed: int) -> Iterator[Any]:
-    """PEFT's config of an adapter, to be added within it.
+    """Yield the PEFT config of a new LoRA adapter, which must be added inside the context.
 
     Args:
-        model: of transformers, or of PEFT if it has an adapter already.
-        seed: of its A; torch's global generator is as before afterwards.
+        model: transformers model, or PEFT model if it already has an adapter.
+        seed: seed for initializing A; the state of torch's global generator is restored on exit.
     """
     from peft import LoraConfig
 
@@ -64,7 +64,7 @@ def new_adapter(model: Any, options: LoraSettings, seed: int) -> Iterator[Any]:
         task_type="CAUSAL_LM",
     )
     if options.output_layer and not options.targets:
-        # PEFT's "all-linear" takes every linear layer, and the experts of a mixture, but this one.
+        # PEFT's "all-linear" targets every linear layer and the experts of MoE models, but not this one.
         base.get_output_embeddings = lambda: None
     try:
         with torch.random.fork_rng():
@@ -75,10 +75,10 @@ def new_adapter(model: Any, options: LoraSettings, seed: int) -> Iterator[Any]:
 
 
 def _never_adapted(model: Any) -> str | None:
-    """Pattern of the names of linear layers that get no adapter; ``None`` if there are none."""
-    # Towers of a multimodal model have linear layers of the same names.
+    """Return a regex for the names of modules that must not be adapted; ``None`` if there are none."""
+    # Other towers of a multimodal model have linear layers with the same names.
     patterns = [outside_the_language_model(model)]
-    # A router that is a linear layer gives a tuple, to which PEFT cannot add.
+    # A router that is a linear layer returns a tuple, to which PEFT cannot add.
     routers = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()

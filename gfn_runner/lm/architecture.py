@@ -1,4 +1,4 @@
-"""What a config states of a model: its kind and its text part; dropout and missing padding set off."""
+"""Model configs: supported architectures, the text part, disabled dropout, invalid padding tokens."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gfn_runner.errors import Problem
 CAUSAL = (
     "a decoder-only language model whose layers are attention, e.g. Llama, Qwen2, Mistral or GPT-2"
 )
-# Layers whose cache is a state or a summary of all earlier tokens, by transformers' names of layer types.
+# Layers whose cache is a state or a summary of all earlier tokens, by their layer type in transformers.
 _STATE = re.compile("linear|mamba|conv|hybrid|recurrent|compressed")
 
 
 def text_config(config: Any) -> Any:
-    """The part of a config that is about text: the config itself, but for multimodal models."""
+    """Return the text part of a config: the config itself, except for multimodal models."""
     return config.get_text_config(decoder=True)
 
 
 def without_dropout(config: Any) -> Any:
-    """Set every dropout probability of a model's config to 0, those of its parts too."""
+    """Set every dropout probability of a config and its sub-configs to 0."""
     for part in _parts(config):
         for name, value in vars(part).items():
             if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
@@ -31,16 +31,16 @@ def without_dropout(config: Any) -> Any:
 
 
 def without_missing_pad(config: Any) -> Any:
-    """Forget a padding token that has no row in the embeddings: the model could not be made.
+    """Unset a padding token that has no embedding, with which the model could not be built.
 
-    Here rows are padded with token 0, and padding is masked.
+    This package pads rows with token 0 and masks padding.
     """
     for part in _parts(config):
         pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
         if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
             try:
                 part.pad_token_id = None
-            except Exception:  # this config's own validation asks for a token
+            except Exception:  # this config's own validation requires a token
                 part.pad_token_id = 0
     return config
 
@@ -55,7 +55,7 @@ def _parts(config: Any) -> Iterator[Any]:
 
 
 def causal_auto_class(config: Any) -> Any:
-    """The class that loads this model for text: causal LM, or else image and text to text."""
+    """Return the auto class that loads this model for text: causal LM, else image-text-to-text."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     causal = type(config) in AutoModelForCausalLM._model_mapping
@@ -64,7 +64,7 @@ def causal_auto_class(config: Any) -> Any:
 
 
 def kind_problems(config: Any, name: str, key: str) -> Iterator[Problem]:
-    """A model that is no causal language model with a cache of keys and values, seen by its config."""
+    """Yield a problem if the config is not that of a causal language model with a key-value cache."""
     reason = _no_causal_lm(config) or _no_cache(config)
     if reason is not None:
         yield Problem(key, f"{name} ({config.model_type}) is {reason}", CAUSAL)
@@ -91,7 +91,7 @@ def _no_causal_lm(config: Any) -> str | None:
 
 
 def cache_argument(forward: Callable[..., Any]) -> str | None:
-    """What a model's forward and its output call the cache: ``cache`` since transformers 5.24."""
+    """Return the name of the cache in a forward's arguments and output: ``cache`` since transformers 5.24."""
     parameters = inspect.signature(forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in parameters), None)
 
@@ -99,7 +99,7 @@ def cache_argument(forward: Callable[..., Any]) -> str | None:
 def _no_cache(config: Any) -> str | None:
     kind = causal_auto_class(config)._model_mapping[type(config)]
     layers = getattr(text_config(config), "layer_types", None)
-    # A class of hybrid models may have a member whose layers are all attention.
+    # A model of a hybrid class may have attention layers only.
     state = sorted({layer for layer in layers or () if _STATE.search(layer)})
     if state or (not layers and getattr(kind, "_is_stateful", False)):
         with_layers = f" (layers of type {', '.join(state)})" if state else ""
@@ -113,9 +113,9 @@ def _no_cache(config: Any) -> str | None:
 
 
 def outside_the_language_model(model: Any) -> str | None:
-    """Pattern of the names of modules that are neither text decoder nor output layer.
+    """Return a regex for the names of modules outside the text decoder and the output layer.
 
-    ``None`` for a model of text alone.
+    Return ``None`` for a text-only model.
     """
     if text_config(model.config) is model.config:
         return None

@@ -1,4 +1,4 @@
-"""Caches of keys and values: rows of one, and spare capacity to grow into without copies."""
+"""Key-value caches: selecting rows, and spare capacity so that they grow without copies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-# Logits of this token and the next, masked and scaled copies in fp32; their cumulated sums in fp64.
+# Logits of this token and the next, masked and scaled copies in fp32; their cumulative sums in fp64.
 _BYTES_PER_LOGIT = 24
 
 
 class GrowingLayer(DynamicLayer):
     """Keys and values of one layer, with spare capacity.
 
-    Transformers' own layer concatenates, which copies all keys and values of a batch for each token.
+    The layer of transformers concatenates, which copies all keys and values of a batch for each token.
     """
 
     reserve = 32  # tokens
@@ -29,13 +29,13 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """As the base class, without its copy."""
+        """Append keys and values like the base class, but without copying the earlier ones."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None  # initialised
         used = self.get_seq_length()
         needed = used + key_states.shape[-2]
-        # A selection of rows makes new tensors: the old buffer is not theirs.
+        # Selecting rows creates new tensors, which are no longer views of the old buffer.
         moved = not used or self.keys.data_ptr() != self._key_buffer.data_ptr()
         if moved or needed > self._key_buffer.shape[-2]:
             self._key_buffer = self._enlarged(self.keys, key_states, used, needed)
@@ -55,7 +55,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def reserve_capacity(cache: Any) -> None:
-    """Give every layer that grows by concatenation spare capacity; leaves other kinds as they are."""
+    """Give every layer that grows by concatenation spare capacity; leave other layers unchanged."""
     for place, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
             growing = GrowingLayer()
@@ -64,10 +64,10 @@ def reserve_capacity(cache: Any) -> None:
 
 
 def select_rows(cache: Any, index_B: Tensor) -> None:
-    """Keep the rows ``index_B`` of a cache, with repetition; changes it in place, gradients flow.
+    """Keep the rows ``index_B`` of a cache, in place and differentiably; rows may be repeated.
 
     transformers indexes by a tensor. Its backward pass adds the gradients of a repeated row in an order
-    that threads decide, so that two equal runs would differ by rounding.
+    that depends on thread timing, so two identical runs would differ by rounding.
     """
     for layer in cache.layers:
         if type(layer).batch_select_indices is not DynamicLayer.batch_select_indices:
@@ -79,12 +79,12 @@ def select_rows(cache: Any, index_B: Tensor) -> None:
 
 @dataclass
 class PromptCache:
-    """Keys and values of left-padded prompts. N rows, P prompt tokens.
+    """Keys and values of left-padded prompts: N rows, P prompt tokens.
 
     Attributes:
-        cache: of transformers; changed in place by a forward.
+        cache: transformers cache, which a forward pass changes in place.
         mask_NP: ``True`` at prompt tokens, ``False`` at padding.
-        last_logits_NV: what follows each prompt.
+        last_logits_NV: next-token logits after each prompt.
     """
 
     cache: Any
@@ -96,7 +96,7 @@ class PromptCache:
         return self.mask_NP.sum(dim=1)
 
     def select(self, index_B: Tensor) -> PromptCache:
-        """Rows ``index_B``, with repetition. Leaves this cache as it is; gradients flow."""
+        """Return the rows ``index_B`` (repeats allowed), differentiably; this cache is unchanged."""
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         select_rows(cache, index_B)
@@ -105,13 +105,13 @@ class PromptCache:
 
 
 def row_bytes(model: Any, vocab_size: int, tokens: int) -> int:
-    """Bytes of one string while it is drawn: its logits, and keys and values of all its tokens.
+    """Return the bytes that sampling one string takes: its logits, and keys and values of all its tokens.
 
-    The latter count twice: rows that have ended are dropped by copying the others.
+    Keys and values count twice: rows that have ended are dropped by copying the others.
 
     Args:
-        vocab_size: logits of a token.
-        tokens: of the prompt and of the longest string.
+        vocab_size: number of logits per token.
+        tokens: number of tokens of the prompt and the longest string together.
     """
     config = model.config.get_text_config()
     heads = config.num_attention_heads

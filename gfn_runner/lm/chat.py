@@ -1,4 +1,4 @@
-"""Messages and texts through a chat template, and the end of a turn."""
+"""Chat templates: rendering of messages and texts, and the end-of-turn token."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gfn_runner.lm.model_config import CHAT_TEMPLATE_KEY, OWN_TEMPLATE, TEMPLATE
 
 ROLE_KEY = "task.terminator_role"
 END_OF_TURN, END_OF_TEXT = "end_of_turn", "end_of_text"
-# What stands for an answer while the end of a turn is looked for.
+# Placeholder for the assistant's answer in the search for the end-of-turn token.
 _ANSWER = "the answer"
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How prompts become text.
+    """A chat template that renders prompts as text.
 
     Attributes:
-        source: Jinja text; ``None`` for the tokenizer's own, if it has one.
-        of_texts: whether a plain text is a user's message too.
+        source: Jinja source; ``None`` for the tokenizer's own template, if it has one.
+        of_texts: whether plain texts are rendered too, each as one user message.
     """
 
     source: str | None = None
@@ -33,10 +33,10 @@ class ChatTemplate:
 
     @classmethod
     def read(cls, chosen: str) -> ChatTemplate:
-        """The template that ``lm.chat_template`` names.
+        """Load the template that ``lm.chat_template`` names.
 
         Raises:
-            UserError: if it is a file that cannot be read.
+            UserError: if the template file cannot be read.
         """
         if chosen in (TEMPLATE_OFF, OWN_TEMPLATE):
             return cls(of_texts=chosen == OWN_TEMPLATE)
@@ -51,13 +51,13 @@ class ChatTemplate:
         return cls(source, of_texts=True)
 
     def prompt_ids(self, tokenizer: Any, prompt: str) -> tuple[int, ...]:
-        """Token ids of a prompt at the start of a string.
+        """Return the token ids of a prompt at the start of a sequence.
 
-        A chat, and every text where ``of_texts``, is rendered up to where the assistant's answer begins.
-        The template writes the special tokens, so the tokenizer adds none.
+        Chats, and plain texts if ``of_texts`` is set, are rendered up to the start of the assistant's
+        answer. The template writes the special tokens, so the tokenizer adds none.
 
         Raises:
-            UserError: if there is no template, or it refuses the messages.
+            UserError: if there is no template, or the template rejects the messages.
         """
         if isinstance(prompt, Chat):
             messages: Sequence[Mapping[str, str]] = prompt.messages
@@ -69,7 +69,7 @@ class ChatTemplate:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def length(self, tokenizer: Any) -> int:
-        """Bytes that the template adds to a text."""
+        """Return the number of bytes that the template adds to a text."""
         if not self.of_texts:
             return 0
         return len(self.rendered(tokenizer, [{"role": "user", "content": ""}]).encode("utf-8"))
@@ -77,10 +77,10 @@ class ChatTemplate:
     def rendered(
         self, tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answers: bool = True
     ) -> str:
-        """The text of messages; with ``answers`` up to the beginning of the assistant's answer.
+        """Render messages as text; with ``answers``, up to the start of the assistant's answer.
 
         Raises:
-            UserError: if there is no template, or it refuses the messages.
+            UserError: if there is no template, or the template rejects the messages.
         """
         if self.source is None and not getattr(tokenizer, "chat_template", None):
             raise UserError.one(
@@ -91,30 +91,30 @@ class ChatTemplate:
         options = {} if self.source is None else {"chat_template": self.source}
         roles = ", ".join(message["role"] for message in messages)
         what = f"the chat template refuses messages of the roles {roles}"
-        # Jinja's own errors, and whatever expressions in it raise.
+        # Jinja's own errors, and whatever expressions in the template raise.
         with explained("messages", what, "messages as the model's chat template takes them"):
             return tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=answers, **options
             )
 
     def end_of_turn(self, tokenizer: Any, special: frozenset[int]) -> str:
-        """The special token that the template writes right after what an assistant says.
+        """Return the special token that the template writes right after an assistant's message.
 
         Args:
-            special: ids of its special tokens.
+            special: ids of the tokenizer's special tokens.
 
         Raises:
-            UserError: if there is none.
+            UserError: if the template writes none there.
         """
         asked, again = ({"role": "user", "content": "a question"} for _ in range(2))
         answer = {"role": "assistant", "content": _ANSWER}
         rest = ""
-        # Some templates end the last turn only, others every one but the last.
+        # Some templates close only the last turn, others every turn but the last.
         for messages in ([asked, answer], [asked, answer, again]):
             text = self.rendered(tokenizer, messages, answers=False)
             rest = text[text.rfind(_ANSWER) + len(_ANSWER) :] if _ANSWER in text else ""
             ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"]
-            # SentencePiece begins a text with a space of its own.
+            # SentencePiece prepends a space to a text.
             shown = (i for i in ids if tokenizer.convert_ids_to_tokens([i])[0].strip("▁Ġ "))
             first = next(shown, None)
             if first in special:
@@ -134,15 +134,15 @@ def terminator_text(
     role: str | None,
     special: frozenset[int],
 ) -> str:
-    """The text of ⊤: ``terminator``, or that of the special token with a role.
+    """Return the text of the terminator ⊤: ``terminator``, or the special token with the given role.
 
     Args:
-        terminator: taken where ``role`` is ``None``.
+        terminator: used if ``role`` is ``None``.
         role: ``end_of_turn``, ``end_of_text`` (the tokenizer's end-of-sequence token) or ``None``.
         special: ids of the tokenizer's special tokens.
 
     Raises:
-        UserError: if the model has no token of that role.
+        UserError: if the model has no token with that role.
     """
     if role is None:
         return terminator

@@ -1,4 +1,4 @@
-"""A sequence classifier in Hugging Face format: load, labels, log-probabilities."""
+"""Sequence classifiers in Hugging Face format: loading, labels, log-probabilities."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _ALLOWED = "a folder in Hugging Face format, or a hub id, of a sequence classifi
 
 
 class SequenceClassifier:
-    """A model with one logit a label.
+    """A sequence classifier with one logit per label.
 
     Attributes:
-        labels: names, in the order of the logits.
+        labels: label names, in the order of the logits.
     """
 
     def __init__(self, name: str, model: Any, tokenizer: Any):
         self.name, self.model, self.tokenizer = name, model, tokenizer
         self.labels = _labels(model.config)
         if model.config.pad_token_id is None:
-            # Some heads look for the last token that is no padding, and ask for an id even where
-            # there is none. No token has this one.
+            # Some heads look for the last non-padding token and need a padding id even if nothing
+            # is padded. No token has this one.
             model.config.pad_token_id = -1
         longest = getattr(model.config, "max_position_embeddings", None)
         self.longest = min(longest or 512, tokenizer.model_max_length)
 
     def index(self, label: str) -> int:
-        """Number of a label that is given by name, in capitals or not, or by number.
+        """Return the index of a label given by name (case-insensitive) or by number.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is no such label.
         """
         found = _index(self.labels, label)
         if found is None:
@@ -48,10 +48,10 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def log_probs(self, texts: Sequence[str]) -> Tensor:
-        """log p(label | text) in nats, fp32, on the CPU. Shape (texts, labels).
+        """Return log p(label | text) in nats, fp32, on the CPU. Shape (texts, labels).
 
-        A model of independent labels gives each its own log-sigmoid. Texts of one length share a
-        forward, so that no value depends on padding. What is longer than the model's context is cut.
+        Multi-label models use an independent log-sigmoid per label. Only texts of equal token length
+        are batched, so no value depends on padding. Texts beyond the model's context are truncated.
         """
         rows = [self._ids(text) for text in texts]
         by_length: dict[int, list[int]] = {}
@@ -74,7 +74,7 @@ class SequenceClassifier:
         ids = self.tokenizer(text)["input_ids"][: self.longest]
         if ids:
             return ids
-        # The empty text of a tokenizer that adds no special tokens.
+        # The text is empty and the tokenizer adds no special tokens.
         tokens = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         return [next((token for token in tokens if token is not None), 0)]
 
@@ -93,10 +93,10 @@ def _loaded(name: str) -> SequenceClassifier:
 
 
 def classifier(name: str, device: str | None = None) -> SequenceClassifier:
-    """The classifier in a folder or of a hub id, loaded once for a process.
+    """Load the classifier from a folder or hub id, once per process.
 
     Args:
-        device: to move it to; ``None`` leaves it where it is.
+        device: device to move it to; ``None`` leaves it where it is.
 
     Raises:
         UserError: if it cannot be found or read.
@@ -108,10 +108,10 @@ def classifier(name: str, device: str | None = None) -> SequenceClassifier:
 
 
 def label_problems(name: str, labels: Sequence[tuple[str, str]]) -> Iterator[Problem]:
-    """What is wrong with a classifier's name and with labels asked of it; loads no weights.
+    """Yield problems with a classifier's name and the labels requested of it, without loading weights.
 
     Args:
-        labels: the place that asks, for messages, and the label.
+        labels: pairs of where the label is requested (for messages) and the label.
     """
     from transformers import AutoModelForSequenceClassification
 

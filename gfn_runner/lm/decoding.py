@@ -1,7 +1,7 @@
-"""Decoders of a language model under the rule for strings: beams, nucleus, top-k.
+"""Decoding from a language model under the rule for strings: beam search, nucleus and top-k sampling.
 
-Beam search and the truncated draws are transformers' own ``generate``. Diverse beam search has left
-transformers; here it has one beam a group, as in the paper's comparison, which needs few lines.
+Beam search and truncated sampling use ``generate`` of transformers. Diverse beam search is no longer part
+of transformers; here it has one beam per group, as in the paper's comparison, which takes few lines.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gfn_runner.lm.vocabulary import StringRule
 def beam_search(
     lm: LanguageModel, prompts: Sequence[Sequence[int]], n: int, rule: StringRule
 ) -> Trajectories:
-    """The ``n`` best strings of a beam search with ``n`` beams, by log q (length penalty 0).
+    """Return the ``n`` best strings of beam search with ``n`` beams, by log q (length penalty 0).
 
     Args:
-        lm: as it is switched now.
+        lm: the model, with the currently active adapter.
         prompts: token ids per condition.
-        n: beams.
+        n: number of beams and of strings per prompt.
     """
     options = {"num_beams": n, "num_return_sequences": n, "do_sample": False}
-    # Stop only when no open beam can become better than the finished ones.
+    # Stop only when no open beam can still beat the finished ones.
     return _generate(
         lm, prompts, n, rule, {**options, "length_penalty": 0.0, "early_stopping": "never"}
     )
@@ -50,13 +50,13 @@ def truncated_sample(
     top_k: int = 0,
     temperature: float = 1.0,
 ) -> Trajectories:
-    """``n`` strings for each prompt, drawn token by token from the head of the distribution.
+    """Sample ``n`` strings per prompt, each token from the truncated next-token distribution.
 
     Args:
-        generator: its next number is the seed of the draw.
-        top_p: smallest set of likeliest tokens with this probability in all (Holtzman et al. 2019).
-        top_k: number of likeliest tokens; 0 for all.
-        temperature: before the cut.
+        generator: its next number seeds the draw.
+        top_p: keep the fewest most likely tokens with this total probability (Holtzman et al. 2019).
+        top_k: number of most likely tokens to keep; 0 keeps all.
+        temperature: sampling temperature, applied before truncation.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     options: dict[str, Any] = {"do_sample": True, "num_return_sequences": n, "num_beams": 1}
@@ -98,10 +98,10 @@ def _generate(
 
 @contextlib.contextmanager
 def _no_saved_defaults(model: Any) -> Iterator[Any]:
-    """Within it the model, without PEFT's wrapper, has no generation defaults of its own.
+    """Yield the model without PEFT's wrapper, and with an empty generation config inside the context.
 
-    ``generate`` takes every field that its config leaves open from ``model.generation_config``, which
-    comes with the weights: penalties, forbidden words and truncations would change what is compared.
+    ``generate`` takes every field that its config leaves unset from ``model.generation_config``, which
+    comes with the weights: penalties, forbidden words and truncation would distort comparisons.
     """
     from transformers import GenerationConfig
 
@@ -115,7 +115,7 @@ def _no_saved_defaults(model: Any) -> Iterator[Any]:
 
 
 class _Ruled:
-    """A logits processor: log-probabilities of the next token under the rule for strings."""
+    """Logits processor that returns next-token log-probabilities under the rule for strings."""
 
     def __init__(self, rule: StringRule, n_prompt: int):
         self.rule, self.n_prompt = rule, n_prompt
@@ -127,7 +127,7 @@ class _Ruled:
 
 
 def next_log_probs(rule: StringRule, logits_NV: Tensor, n_actions_N: Tensor) -> Tensor:
-    """log q of the next token after so many actions: the terminator alone where the string must end."""
+    """Return next-token log q after ``n_actions_N`` actions; at ``max_len`` only the terminator is left."""
     log_q_NV = rule.log_probs(logits_NV, rule.may_stop(n_actions_N))
     ends_V = torch.full_like(log_q_NV[0], float("-inf"))
     ends_V[rule.terminator] = 0.0
@@ -135,7 +135,7 @@ def next_log_probs(rule: StringRule, logits_NV: Tensor, n_actions_N: Tensor) -> 
 
 
 def _trajectories(token_BT: Tensor, n: int, rule: StringRule) -> Trajectories:
-    """Tokens up to each row's terminator; ``n`` rows a condition."""
+    """Truncate each row at its terminator; there are ``n`` rows per condition."""
     end = rule.terminator
     strings = [row[: row.index(end)] if end in row else row for row in token_BT.tolist()]
     places = [row // n for row in range(len(strings))]
@@ -152,11 +152,11 @@ def diverse_beam_search(
     *,
     penalty: float = 1.0,
 ) -> Trajectories:
-    """``n`` strings for each prompt by diverse beam search with ``n`` groups of one beam.
+    """Return ``n`` strings per prompt from diverse beam search with ``n`` groups of one beam.
 
-    At every step the groups choose one after the other; a token's log q is lowered by ``penalty`` nats
-    for each earlier group of the prompt that chose it at this step (Hamming diversity; Vijayakumar et
-    al. 2016, arXiv:1610.02424, eq. 4).
+    At every step the groups choose in turn; a token's log q is lowered by ``penalty`` nats for each
+    earlier group of the same prompt that chose it at this step (Hamming diversity; Vijayakumar et al.
+    2016, arXiv:1610.02424, eq. 4).
     """
     place_B = torch.arange(len(prompts), device=lm.device).repeat_interleave(n)
     rows = len(place_B)
@@ -180,14 +180,14 @@ def diverse_beam_search(
 
 
 def _one_group_after_another(log_q_CNV: Tensor, open_B: Tensor, penalty: float) -> Tensor:
-    """Tokens that the groups of each condition choose, in the order of their rows. Shape (C·N,)."""
+    """Choose the next token of every group of each condition, in row order. Shape (C·N,)."""
     conditions, n, vocabulary = log_q_CNV.shape
     open_CN = open_B.view(conditions, n)
     count_CV = log_q_CNV.new_zeros(conditions, vocabulary)
     columns = []
     for group in range(n):
         token_C = (log_q_CNV[:, group] - penalty * count_CV).argmax(dim=-1)
-        # A group whose string has ended chooses nothing that others should avoid.
+        # A group whose string has ended chooses no token that later groups should avoid.
         count_CV.scatter_add_(1, token_C[:, None], open_CN[:, group, None].to(count_CV.dtype))
         columns.append(token_C)
     return torch.stack(columns, dim=1).flatten()

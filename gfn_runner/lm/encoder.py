@@ -1,4 +1,4 @@
-"""Encoders of texts, by name: hashed word counts offline, else a sentence model by sentence-transformers."""
+"""Text encoders, selected by name: hashed word counts (offline) or a sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from gfn_runner.lm.pretrained import Source, quiet_loading, resolve
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors whose cosine says how alike they are."""
+    """Encoder of texts as vectors whose cosine measures similarity."""
 
     @property
     def name(self) -> str:
-        """What to call it beside its numbers."""
+        """Name to report along with its numbers."""
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Vectors of at least one text, float32, on the CPU. Shape (N, E)."""
+        """Encode at least one text as float32 vectors on the CPU. Shape (N, E)."""
 
 
 class WordCounts:
-    """Hashed counts of lower-case words; needs no model and no download.
+    """Encoder by hashed counts of lower-cased words; needs no model and no download.
 
-    Its cosine is the overlap of words, blind to meaning and order. Numbers made with it are **not
-    comparable with the paper's**, which come from a sentence encoder; compare them only with each
-    other. A text without words is the zero vector.
+    The cosine measures word overlap, regardless of meaning and order. Its numbers are **not comparable
+    with the paper's**, which come from a sentence encoder; compare them only with each other. A text
+    without words is encoded as the zero vector.
     """
 
     name = WORDS
-    # E. With the few hundred words of an evaluation, hardly two share a place.
+    # E. Among the few hundred words of an evaluation, collisions are rare.
     n_features = 2**14
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        # scikit-learn's own pattern would drop words of one letter, and numbers of one digit.
+        # scikit-learn's default pattern would drop one-letter words and one-digit numbers.
         pattern = r"(?u)\b\w+\b"
         vectorizer: Any = HashingVectorizer(
             n_features=self.n_features, token_pattern=pattern, norm=None, alternate_sign=False
@@ -48,23 +48,23 @@ class WordCounts:
 
 
 class SentenceModel:
-    """A model of sentence-transformers, pooled as its authors say."""
+    """A sentence-transformers model, with the pooling that its authors specify."""
 
     def __init__(self, name: str, model: Any):
         self.name, self.model = name, model
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Vectors of at least one text, float32, on the CPU. Shape (N, E)."""
+        """Encode at least one text as float32 vectors on the CPU. Shape (N, E)."""
         vectors = self.model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
         return vectors.float().cpu()
 
 
 def load_encoder(name: str) -> Encoder:
-    """The encoder that ``evaluation.encoder`` names.
+    """Load the encoder that ``evaluation.encoder`` names.
 
     Args:
         name: ``words``, ``minilm`` (all-MiniLM-L6-v2 from its package), a folder or a hub id. A plain
-            transformer without a pooling of its own is pooled by the mean.
+            transformer without its own pooling is mean-pooled.
 
     Raises:
         UserError: if the model cannot be found or read, or needs the optional package.
@@ -88,7 +88,7 @@ def load_encoder(name: str) -> Encoder:
 
 
 def encoder_problems(name: str) -> Iterator[Problem]:
-    """What is wrong with the folder of a sentence model; no weights are read."""
+    """Yield problems with the name or files of a sentence model, without reading its weights."""
     from transformers import AutoModel
 
     try:
@@ -107,7 +107,7 @@ def _source(name: str) -> Source:
 
 
 def _pad_with_a_row(tokenizer: Any, model: Any) -> None:
-    """Any token will do: padding is masked. But the embeddings need to have a row for it."""
+    """Set a padding token that has an embedding; any will do, since padding is masked."""
     rows = model.get_input_embeddings().weight.shape[0]
     for token in (tokenizer.eos_token, tokenizer.convert_ids_to_tokens(0)):
         if (tokenizer.pad_token is None or tokenizer.pad_token_id >= rows) and token is not None:

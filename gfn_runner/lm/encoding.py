@@ -1,4 +1,4 @@
-"""Text to tokens and back, at the start of a string and in its middle."""
+"""Tokenization and decoding of texts, at the start of a string and in its middle."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 from gfn_runner.errors import Problem, UserError
 
-# Texts that stand before another one while it is tokenized. Tokenizers differ in what they merge with
-# what follows: a newline rarely with a letter, a letter not with a mark, a mark not with a letter.
+# Texts to put before another one while it is tokenized. Tokenizers differ in what they merge with the text
+# that follows: a newline rarely with a letter, a letter not with punctuation, punctuation not with a letter.
 _BEFORE = ("\n", ".", "a", "0")
 _UNKNOWN = "\ufffd"
 
 
 def continuation_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a text in the middle of a string: no special token, and no space put in front.
+    """Return the token ids of a text in the middle of a string: no special tokens, no space prepended.
 
-    Many tokenizers begin every text with a space of their own (SentencePiece, byte-level ones with
-    ``add_prefix_space``), or drop the one that a text begins with. What :func:`continuation_text` does
-    not read back is therefore tokenized after another text, whose tokens are taken off again.
+    Many tokenizers prepend a space to every text (SentencePiece, byte-level ones with
+    ``add_prefix_space``), or drop the space that a text begins with. A text that :func:`continuation_text`
+    does not recover is therefore tokenized after another text, whose tokens are removed again.
 
     Returns:
-        Ids that are read back as ``text``. Where there are none, since the tokenizer changes texts
-        (capitals, quotation marks), ids whose text begins with white space if and only if ``text`` does;
-        failing that, those of ``text`` by itself. :func:`changed_start` tells of the last case.
+        Ids that decode to ``text``. If there are none, because the tokenizer normalizes texts (case,
+        quotation marks), ids whose text begins with the same white space as ``text``; failing that, the
+        ids of ``text`` on its own. :func:`changed_start` reports the last case.
     """
     plain = _ids(tokenizer, text, special=False)
     if not text:
@@ -40,7 +40,7 @@ def continuation_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def _spellings(tokenizer: Any, text: str, plain: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Tokens of a text by itself, and as they are after other texts."""
+    """Yield the tokens of a text on its own, then its tokens after other texts."""
     yield plain
     for before in _BEFORE:
         first = _ids(tokenizer, before, special=False)
@@ -50,10 +50,10 @@ def _spellings(tokenizer: Any, text: str, plain: tuple[int, ...]) -> Iterator[tu
 
 
 def continuation_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text of token ids in the middle of a string, spaces as they are.
+    """Decode token ids in the middle of a string, with all spaces kept.
 
-    A decoder of the SentencePiece family drops the space that its first token begins with. The ids are
-    therefore decoded after another token, whose text is taken off again.
+    SentencePiece decoders drop the space that the first token begins with. The ids are therefore decoded
+    after another token, whose text is removed again.
     """
     anchor, before = _anchor(tokenizer)
     text = _decoded(tokenizer, (*anchor, *ids))
@@ -61,9 +61,9 @@ def continuation_text(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def changed_start(tokenizer: Any, text: str) -> str | None:
-    """What a text in the middle of a string is read back as, if white space at its start differs.
+    """Return what a text in the middle of a string decodes to, if its leading white space changes.
 
-    ``None`` where it does not: a tokenizer without capitals changes texts too, and means to.
+    Return ``None`` if it does not: other changes, such as lower-casing, are intended by the tokenizer.
     """
     read = continuation_text(tokenizer, continuation_ids(tokenizer, text))
     return None if _white_space(read) == _white_space(text) else read
@@ -71,11 +71,11 @@ def changed_start(tokenizer: Any, text: str) -> str | None:
 
 @lru_cache(maxsize=4)
 def token_texts(tokenizer: Any) -> tuple[str, ...]:
-    """The text of every token in the middle of a string, by id; part of a character is U+FFFD."""
+    """Return every token's text in the middle of a string, by id; partial characters are U+FFFD."""
     size, backend = len(tokenizer), getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tuple(continuation_text(tokenizer, (token,)) for token in range(size))
-    # The same as one by one, which takes seconds for a large vocabulary.
+    # Same result as decoding one by one, which takes seconds for a large vocabulary.
     anchor, before = _anchor(tokenizer)
     rows = [[*anchor, token] for token in range(size)]
     return tuple(
@@ -85,13 +85,13 @@ def token_texts(tokenizer: Any) -> tuple[str, ...]:
 
 
 def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
-    """Control tokens, which are no text.
+    """Return the ids of control tokens, which do not represent text.
 
-    They are those that the tokenizer marks as special, whether it has a name for them (as ``eos_token``)
-    or only lists them among its added tokens, and what the configs call begin, end and padding.
+    These are the tokens that the tokenizer marks as special, whether it names them (like ``eos_token``)
+    or only lists them among its added tokens, and the configs' begin, end and padding tokens.
 
     Args:
-        configs: of the model and of its generation; ``None`` for one that is not there.
+        configs: model config and generation config; ``None`` for a missing one.
     """
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
     found = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
@@ -102,19 +102,19 @@ def special_ids(tokenizer: Any, *configs: Any) -> frozenset[int]:
     return frozenset(token for token in found if token is not None and token >= 0)
 
 
-@lru_cache(maxsize=4)  # it goes through the whole vocabulary
+@lru_cache(maxsize=4)  # it iterates over the whole vocabulary
 def ids_holding(tokenizer: Any, texts: tuple[str, ...]) -> frozenset[int]:
-    """Tokens whose text holds one of ``texts``.
+    """Return the ids of tokens whose text contains one of ``texts``.
 
-    Without them a text of one ASCII character cannot be written. A longer one still can, from the pieces
-    that it can be divided into.
+    Without these tokens, a text of one ASCII character cannot be written. A longer text still can, if
+    several tokens together spell it.
     """
     known = enumerate(token_texts(tokenizer))
     return frozenset(token for token, own in known if any(text in own for text in texts))
 
 
 def terminator_problems(tokenizer: Any, terminator: str) -> Iterator[Problem]:
-    """A terminator that is not exactly one token."""
+    """Yield a problem if the terminator is not exactly one token."""
     ids = continuation_ids(tokenizer, terminator)
     if len(ids) != 1:
         pieces = tokenizer.convert_ids_to_tokens(list(ids))
@@ -126,7 +126,7 @@ def terminator_problems(tokenizer: Any, terminator: str) -> Iterator[Problem]:
 
 
 def unheld_problems(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
-    """Forbidden texts that can be written, but that no single token holds."""
+    """Yield a problem for every forbidden text that can be written but that no single token contains."""
     for text in texts:
         ids = continuation_ids(tokenizer, text)
         if text in continuation_text(tokenizer, ids) and not ids_holding(tokenizer, (text,)):
@@ -140,13 +140,13 @@ def unheld_problems(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
 
 
 def prompt_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a text at the start of a string, as the model's own tokenizer begins it.
+    """Return the token ids of a text at the start of a string, with the tokenizer's initial special tokens.
 
     Raises:
-        UserError: if the text and the tokenizer together give no token at all.
+        UserError: if the text is empty and the tokenizer has no token to begin with.
     """
     ids = _ids(tokenizer, text, special=True)
-    # Some tokenizers also close the string; a prompt is not closed.
+    # Some tokenizers also append an end token, which a prompt must not have.
     if (
         len(ids) > 1
         and ids[-1] == tokenizer.eos_token_id
@@ -175,15 +175,15 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _white_space(text: str) -> str:
-    """What a text begins with of white space."""
+    """Return the leading white space of a text."""
     return text[: len(text) - len(text.lstrip())]
 
 
 @lru_cache(maxsize=4)
 def _anchor(tokenizer: Any) -> tuple[tuple[int, ...], str]:
-    """A token that tokens in the middle of a string are decoded after, and its own text.
+    """Return a token to decode tokens in the middle of a string after, and its own text.
 
-    It is a text by itself: no byte, since bytes are decoded together; else there is none.
+    The token must be text on its own, not a byte, since bytes are decoded together; both may be empty.
     """
     for text in ("a", "0", "."):
         ids = _ids(tokenizer, text, special=False)[-1:]

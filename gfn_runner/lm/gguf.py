@@ -1,4 +1,4 @@
-"""GGUF files: what of one transformers can read, and what is refused before weights load."""
+"""GGUF files: loading by transformers, and rejecting unsupported files before weights are loaded."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ KEY = "lm.gguf_file"
 
 
 def refuse_unreadable(source: str, name: str) -> None:
-    """Read a GGUF file's header and refuse what would be read wrongly or not at all.
+    """Read a GGUF file's header and reject a file that transformers would misread or cannot read.
 
     Args:
         source: the model's folder or hub id.
-        name: of the file there.
+        name: name of the file there.
 
     Raises:
-        UserError: if the file is not to be had, is no GGUF file or cut off, or if it scales RoPE, which
-            transformers would silently leave out.
+        UserError: if the file is unavailable, truncated or not a GGUF file, or if it scales RoPE, which
+            transformers would silently ignore.
     """
     from gguf import GGUFReader
     from transformers.utils import cached_file
@@ -44,10 +44,10 @@ def refuse_unreadable(source: str, name: str) -> None:
 
 
 def dequantizing_options(gguf_file: str) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that make the weights tensors of the model's dtype."""
+    """Return arguments for ``from_pretrained`` that dequantize the weights to the model's dtype."""
     import transformers
 
-    # Newer versions may keep the file's blocks, which cannot be trained through.
+    # Newer versions may keep the quantized blocks, through which gradients cannot flow.
     kind = getattr(transformers, "GgufConfig", None)
     if kind is None:
         return {}
@@ -55,12 +55,12 @@ def dequantizing_options(gguf_file: str) -> dict[str, Any]:
 
 
 def no_progress_bar() -> contextlib.AbstractContextManager[Any]:
-    """Without transformers' progress bar of a GGUF file, which no setting switches off."""
+    """Return a context manager that hides transformers' GGUF progress bar, which no setting disables."""
     return contextlib.redirect_stderr(io.StringIO())
 
 
 def without_quantization(model: Any) -> None:
-    """Let a model whose weights are dequantized no longer call itself quantized: it can be saved then."""
+    """Remove the quantization attributes of a model with dequantized weights, so that it can be saved."""
     for owner, name in (
         (model.config, "quantization_config"),
         (model, "hf_quantizer"),
@@ -72,7 +72,7 @@ def without_quantization(model: Any) -> None:
 
 
 def _rope_scaling(reader: Any) -> str:
-    """How a file scales RoPE; empty if it does not."""
+    """Return how a file scales RoPE; empty if it does not."""
     for key, field in reader.fields.items():
         plain = "none" if key.endswith(".rope.scaling.type") else 1.0
         if key.endswith((".rope.scaling.type", ".rope.scaling.factor", ".rope.scale_linear")):

@@ -1,4 +1,4 @@
-"""Lengths that a model's config states: its context, its attention window, and where it changes."""
+"""Length limits of a model's config: context, attention window, and where probabilities change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from gfn_runner.lm.architecture import text_config
 
-# Numbers of keys that a layer sees at most, the last ones or those of a chunk.
+# Config fields with the most keys that a layer attends to: the latest keys or those of a chunk.
 _WINDOWS = (
     "sliding_window",
     "sliding_window_size",
@@ -20,17 +20,17 @@ _WINDOWS = (
 
 
 def context_length(config: Any) -> int | None:
-    """Longest sequence in tokens, or ``None`` if the config states none."""
+    """Return the maximum sequence length in tokens, or ``None`` if the config states none."""
     text = text_config(config)
     stated = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     return min((length for length in (stated, *same_up_to(config)) if length), default=None)
 
 
 def attention_window(config: Any) -> int | None:
-    """Fewest keys that a layer attends to, in tokens, or ``None`` if every layer sees all.
+    """Return the smallest attention window of any layer, in tokens, or ``None`` if no layer has one.
 
-    A sequence of at most as many tokens is attended to in full. A window that the config states and no
-    layer uses counts too: to take it for one costs time and no correctness.
+    Sequences up to this length get full attention. A window that the config states but no layer uses
+    counts too: this costs time, not correctness.
     """
     text = text_config(config)
     values = [number for name in _WINDOWS for number in _numbers(getattr(text, name, None))]
@@ -38,18 +38,18 @@ def attention_window(config: Any) -> int | None:
 
 
 def counts_places(config: Any) -> bool:
-    """Whether a window counts the places of tokens in the input and not their positions.
+    """Return whether the attention window counts indices in the input instead of position ids.
 
-    GPT-Neo's does: its local layers have a band of their own beside the mask, which branches do not fit.
+    GPT-Neo's does: its local layers add a band mask of their own, which packed branches do not fit.
     """
     return hasattr(text_config(config), "attention_layers")
 
 
 def same_up_to(config: Any) -> dict[int, str]:
-    """Lengths in tokens up to which a token's probability depends on the text before it alone, and why.
+    """Return the lengths in tokens up to which probabilities depend only on the preceding text, and why.
 
-    RoPE of type ``longrope`` has two sets of frequencies and chooses by the longest sequence of a
-    forward. Sparse attention that chooses ``index_topk`` keys was seen to choose others in a padded
+    RoPE of type ``longrope`` has two sets of frequencies and selects one by the longest sequence of a
+    forward pass. Sparse attention that selects ``index_topk`` keys was seen to select others in a padded
     batch. (RoPE of type ``dynamic`` changes above the context length, which no sequence may exceed.)
     """
     text = text_config(config)

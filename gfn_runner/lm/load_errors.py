@@ -1,4 +1,4 @@
-"""What transformers, PEFT, chat templates and the hub's client raise, as one problem with a reason."""
+"""Errors of transformers, PEFT, chat templates and the hub client, as one problem with a reason."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gfn_runner.runtime.phases import is_out_of_memory
 
 @contextlib.contextmanager
 def explained(key: str, what: str, allowed: str, fix: str = "") -> Iterator[None]:
-    """Turn what transformers, PEFT and the hub's client raise into one problem.
+    """Turn exceptions of transformers, PEFT and the hub client into one problem.
 
     Args:
-        what: could not be done; the reason is added.
-        fix: a suggestion, where the reason has none of its own.
+        what: what failed; the reason is appended.
+        fix: suggested fix, used if the reason has none of its own.
 
     Raises:
-        UserError: in place of whatever is raised within it, but for memory that runs out.
+        UserError: in place of any exception raised inside the context, except out-of-memory errors.
     """
     try:
         yield
@@ -33,9 +33,9 @@ def explained(key: str, what: str, allowed: str, fix: str = "") -> Iterator[None
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """What is wrong, in the library's own words where these say it, and the fix."""
+    """Return what is wrong, in the library's own words where they explain it, and a suggested fix."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if "trust_remote_code" in text:  # which is no way out here
+    if "trust_remote_code" in text:  # not an option here
         return (
             "it needs Python code that comes with the model (auto_map), which is never run; "
             f"transformers {version('transformers')} has no class of its own for it",

@@ -1,4 +1,4 @@
-"""A language model, its tokenizer and its adapter from a folder or a hub id."""
+"""Loading of a language model, its tokenizer and its adapter from a folder or hub id."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from gfn_runner.lm.pretrained import Source, dequantized, resolve
 
 
 def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> LanguageModel:
-    """Load model and tokenizer, zero every dropout, add an adapter.
+    """Load a model and its tokenizer, set every dropout to 0 and add an adapter.
 
     Args:
-        adapter: ``True`` adds a fresh LoRA: its B is 0, so the policy starts as the base model.
-            ``False`` adds none; a folder in PEFT format is read, and not to be trained further.
-        seed: of the adapter's A.
+        adapter: ``True`` adds a new LoRA adapter: its B is 0, so the policy starts as the base model.
+            ``False`` adds none; the path of a saved PEFT adapter loads it, frozen.
+        seed: seed for initializing the adapter's A.
 
     Raises:
-        UserError: if the model cannot be found or read, or is no causal language model.
+        UserError: if the model cannot be found or read, or is not a causal language model.
     """
     source = lm_source(options)
     device = options.device
@@ -57,7 +57,7 @@ def load(options: LMSettings, *, adapter: bool | Path = True, seed: int = 0) -> 
 
 
 def lm_source(options: LMSettings) -> Source:
-    """Where the language model is read from."""
+    """Return the source that the language model is loaded from."""
     return resolve(options.name, "lm.name", MODELS, options.gguf_file)
 
 

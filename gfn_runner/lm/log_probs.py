@@ -1,7 +1,7 @@
-"""Log-probabilities of chosen tokens from logits; the vocabulary is in fp32 for a few rows at a time.
+"""Log-probabilities of chosen tokens from logits, computed in fp32 for a few rows at a time.
 
-The plain expression (mask, logsumexp, gather) keeps several arrays of rows × vocabulary in fp32, and
-its backward pass makes more of them. Here a forward pass keeps none and a backward pass makes one, in
+The plain expression (mask, logsumexp, gather) keeps several fp32 tensors of shape (rows, vocabulary), and
+its backward pass allocates more. Here the forward pass keeps none and the backward pass allocates one, in
 the logits' own precision: the gradient itself.
 """
 
@@ -19,16 +19,16 @@ from gfn_runner.lm.vocabulary import StringRule
 
 
 def _numbers_at_once(device: torch.device) -> int:
-    """fp32 numbers of a piece: 16 MiB on a CPU, where caches decide, 512 MiB on a GPU, where calls do."""
+    """Return the fp32 numbers per piece: 16 MiB on a CPU (to fit caches), 512 MiB on a GPU (few calls)."""
     return 1 << (22 if device.type == "cpu" else 27)
 
 
 def chosen_log_probs(logits: Tensor, token: Tensor) -> Tensor:
-    """log softmax(logits)[token] over the last axis, in nats, accumulated in fp32.
+    """Return log softmax(logits)[token] over the last axis, in nats, accumulated in fp32.
 
     Args:
-        logits: any dtype, (…, V).
-        token: (…).
+        logits: logits of any dtype, shape (…, V).
+        token: token ids, shape (…).
     """
     flat_NV, token_N = logits.reshape(-1, logits.shape[-1]), token.reshape(-1)
     chosen_N1: Tensor = _Chosen.apply(flat_NV, token_N[:, None].clamp(min=0), None, None)
@@ -38,14 +38,14 @@ def chosen_log_probs(logits: Tensor, token: Tensor) -> Tensor:
 def string_log_probs(
     logits_BSV: Tensor, trajectories: Trajectories, rule: StringRule
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each action and of stopping, under the rule for strings.
+    """Return the log-probability of each action and of stopping, under the rule for strings.
 
     Args:
-        logits_BSV: what follows each state.
+        logits_BSV: next-token logits at each state.
 
     Returns:
-        ``log_p_BT``: nats; 0 where the token is no action. ``log_p_stop_BS``: nats, as the model
-        gives it (a forced stop is not yet set to 0); 0 where the string cannot end.
+        ``log_p_BT``: nats; 0 where the token is not an action. ``log_p_stop_BS``: nats, from the
+        model's logits (not yet 0 for a forced stop); 0 where the string cannot end.
     """
     rows, states, vocabulary = logits_BSV.shape
     terminable_BS = rule.terminable_BS(trajectories)
@@ -63,7 +63,7 @@ def string_log_probs(
 
 
 class _Chosen(torch.autograd.Function):
-    """log softmax(masked logits) at K tokens of each of N positions, some positions at a time.
+    """Log softmax of masked logits at K tokens of each of N positions, computed piecewise.
 
     The gradient at logit v is Σ_k g_k (1[v = token k] − softmax_v).
     """
@@ -112,7 +112,7 @@ def _pieces(logits_NV: Tensor) -> Iterator[slice]:
 def _masked(
     logits_NV: Tensor, may_stop_N: Tensor | None, rule: StringRule | None, some: slice
 ) -> Tensor:
-    """Logits of some positions in fp32, −inf at what the rule closes."""
+    """Return the logits of some positions in fp32, −inf at tokens that the rule forbids."""
     if rule is None:
         return logits_NV[some].float()
     return rule.masked(logits_NV[some], None if may_stop_N is None else may_stop_N[some])

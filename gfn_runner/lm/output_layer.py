@@ -1,7 +1,7 @@
-"""The layer that gives the logits, in fp32 where its weights are of half precision.
+"""Output layer that returns fp32 logits from half-precision weights.
 
-A logit of 16 or more is rounded to a multiple of 0.125 in bfloat16: nats of a log-probability. Products
-of half-precision numbers are summed in fp32 anyway, so the sum need only be kept.
+In bfloat16 a logit of 16 or more is rounded to a multiple of 0.125, in nats of log-probability. Products
+of half-precision numbers are accumulated in fp32 anyway, so the sum only has to be kept.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 HALF = (torch.bfloat16, torch.float16)
-# Numbers of weights or gradients that are in another precision at once: 16 MiB in fp32.
+# Numbers of weights or gradients converted to another precision at once: 16 MiB in fp32.
 _AT_ONCE = 1 << 22
 
 
 def keep_fp32_logits(model: Any) -> None:
-    """Let the output layer of a half-precision model give fp32; other models stay as they are.
+    """Make the output layer of a half-precision model return fp32; leave other models unchanged.
 
     Args:
-        model: of transformers, with or without a PEFT adapter. An adapter of the output layer is added
-            to what its base layer gives.
+        model: transformers model, with or without a PEFT adapter. An adapter on the output layer is added
+            to its base layer's output.
     """
     head = model.get_output_embeddings()
     base = head.get_base_layer() if hasattr(head, "get_base_layer") else head
@@ -37,7 +37,7 @@ def _forward(layer: nn.Linear, hidden: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """hidden · weightᵀ in fp32 of two half-precision matrices; gradients in half precision, as usual."""
+    """Product hidden · weightᵀ of half-precision matrices in fp32; gradients in half precision, as usual."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight_VH: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
 def _product(left_NH: Tensor, weight_VH: Tensor) -> Tensor:
     if left_NH.device.type == "cuda":
         return torch.mm(left_NH, weight_VH.T, out_dtype=torch.float32)
-    # Other devices have no such product: weights are in fp32 for some tokens of the vocabulary at once.
+    # Other devices have no such product: convert the weights to fp32, part of the vocabulary at a time.
     result_NV = left_NH.new_empty(len(left_NH), len(weight_VH), dtype=torch.float32)
     left_NH, start = left_NH.float(), 0
     for piece_MH in weight_VH.split(max(1, _AT_ONCE // weight_VH.shape[1])):

@@ -1,9 +1,9 @@
-"""Log-probability of every prefix: which way it is computed, and whether that way is right for a model.
+"""Log-probability of every prefix: choice of the method, and checks that it is right for a model.
 
-Packed (:mod:`gfn_runner.lm.prefixes`) is the fastest. It has a 4-D attention mask, which transformers
-takes as it is: no layer applies its own window to it, and some models add a bias of their own that does
-not know of branches. So it is taken only within the window and where it agrees with plain forwards.
-Elsewhere every prefix takes a row of its own, as a whole string after a cached context.
+Packed scoring (:mod:`gfn_runner.lm.prefixes`) is fastest. It passes a 4-D attention mask, which
+transformers uses as it is: no layer applies its own window to it, and some models add a bias of their own
+that ignores branches. So it is used only within the window and where it agrees with plain forwards.
+Otherwise every prefix is scored in a row of its own, like a whole string after a cached context.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from gfn_runner.lm.vocabulary import StringRule
 logger = logging.getLogger(__name__)
 _SEPARATE = "rewards take one row a prefix"
 
-# Packed scoring may differ from plain scoring by so many times what rounding changes, and always by so
-# many nats. In bfloat16 right models were seen at 0.2 to 0.7 times, wrong ones at 3.6 and more.
+# Packed scoring may differ from plain scoring by this multiple of the rounding error, and always by this
+# many nats. In bfloat16, correct models were seen at 0.2 to 0.7 times, wrong ones at 3.6 and more.
 _ROUNDING, _NATS = 1.5, 1e-3
-# What a cache gives is refused only if it is wrong beyond doubt.
+# Scores with a cache are rejected only if they are wrong beyond doubt.
 _WRONG, _WRONG_NATS = 5.0, 0.05
-_SHORT = 12  # tokens of the longest sequence that a model is checked with when it has loaded
+_SHORT = 12  # tokens of the longest sequence in the check after loading
 
 
 @torch.no_grad()
 def score_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """log p(z_1..z_i suffix | context) for every prefix. Shape (B, S), nats.
+    """Return log p(z_1..z_i suffix | context) for every prefix. Shape (B, S), nats.
 
-    A tool's tokens are conditioned on and not scored. The tokens of z are normalised over what the
-    rule allows, a suffix that starts with the terminator likewise; later suffix tokens over the
+    A tool's tokens are conditioned on, not scored. The tokens of z are normalized over what the rule
+    allows, and so is the suffix's first token if it is the terminator; other suffix tokens over the
     whole vocabulary. States at which a string cannot end get −inf.
     """
     if not packs(lm, given):
@@ -64,9 +64,9 @@ def score_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
 
 @torch.no_grad()
 def separate_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """As :func:`score_prefixes`, each prefix with its suffix in a row of its own; contexts run once.
+    """Score like :func:`score_prefixes`, each prefix and suffix in a row of its own; contexts run once.
 
-    Masks are those that sampling and policy use too, so windows, chunks and biases are the model's own.
+    Sampling and policy use the same kind of masks, so windows, chunks and biases are the model's own.
     """
     terminable_BS = given.terminable_BS
     result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
@@ -80,7 +80,7 @@ def separate_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     logits = logits_at_once(lm.device) // lm.vocab_size
 
     def tokens(length: int) -> int:
-        # Either the keys or the logits take the memory.
+        # Either the keys or the logits dominate memory.
         read = length + longest
         return max(around + read, read * lm.max_tokens_per_forward // max(1, logits))
 
@@ -93,7 +93,7 @@ def separate_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
 
 
 def _prefixes(trajectories: Trajectories, row_N: Tensor, state_N: Tensor) -> Trajectories:
-    """The first ``state_N`` tokens of the rows ``row_N``."""
+    """Return the first ``state_N`` tokens of the rows ``row_N``."""
     rows = trajectories.rows(row_N)
     steps_T = torch.arange(rows.token_BT.shape[1], device=row_N.device)
     kept_NT = steps_T < state_N[:, None]
@@ -103,10 +103,10 @@ def _prefixes(trajectories: Trajectories, row_N: Tensor, state_N: Tensor) -> Tra
 
 
 def packs(lm: LanguageModel, given: GivenStrings) -> bool:
-    """Whether these strings are scored packed.
+    """Return whether these strings are scored packed.
 
-    With ``packed_rewards="auto"`` packed scoring is compared with plain forwards first, for a model once
-    for every power of two that the length of a sequence reaches.
+    With ``packed_rewards="auto"``, packed scoring is first compared with plain forwards, once per model
+    for every power of two that the sequence length reaches.
     """
     if lm.packed_rewards == "never":
         return False
@@ -122,7 +122,7 @@ def packs(lm: LanguageModel, given: GivenStrings) -> bool:
         # The next power of two, as far as context and window allow.
         limits = [context_length(lm.model.config), window if fits else None]
         compared = min(filter(None, [*limits, 1 << max(5, (length - 1).bit_length())]))
-        # The longest context and the longest suffix may be of two conditions, and exceed it together.
+        # The longest context and suffix may belong to two conditions, and together exceed the limits.
         lm.compared[fits] = max(compared, length)
         _compare(lm, compared, packed=fits)
     return fits and lm.packed_rewards != "never"
@@ -131,12 +131,12 @@ def packs(lm: LanguageModel, given: GivenStrings) -> bool:
 def check_cache(lm: LanguageModel, name: str) -> None:
     """Compare cached, left-padded forwards with plain ones on a few short strings.
 
-    Some classes of transformers take no account of padding, of position ids or of the cache, or let a
-    token see later ones; no config tells so.
+    Some classes of transformers ignore padding, position ids or the cache, or let a token attend to later
+    ones; no config states this.
 
     Args:
-        lm: as it is switched now.
-        name: of the model, for messages.
+        lm: the model, checked in its :meth:`~LanguageModel.reference` state.
+        name: name of the model, for messages.
 
     Raises:
         UserError: at ``lm.name``, if they differ beyond doubt or cannot be run.
@@ -154,17 +154,17 @@ def check_cache(lm: LanguageModel, name: str) -> None:
 
 
 def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
-    """Turn packed scoring off for this model unless it agrees with plain forwards up to a length.
+    """Disable packed scoring for this model unless it agrees with plain forwards up to a length.
 
-    It agrees if it differs by no more than rounding does, which is measured: by how much plain scores
-    change with embeddings that are changed by up to one unit in their last place.
+    The difference may not exceed the effect of rounding, which is measured as the change of plain scores
+    when the embeddings are perturbed by up to one unit in the last place.
 
     Args:
-        length: of the longest sequence, tokens.
+        length: number of tokens of the longest sequence.
         packed: whether packed scoring is compared; prefixes in rows of their own always are.
 
     Raises:
-        UserError: if those are wrong as well, and with them samples and the policy.
+        UserError: if those are wrong too, which means that samples and the policy are as well.
     """
     with torch.no_grad(), lm.reference():
         probes = _probes(lm, length)
@@ -172,12 +172,12 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
 
         @functools.cache
         def rounding() -> float:
-            """By how much plain scores change with other rounding, nats."""
+            """Return how much plain scores change with other rounding, in nats."""
             with _other_rounding(lm):
                 return _largest_gap([plain_prefixes(lm, probe) for probe in probes], plain)
 
         separate = _largest_gap([separate_prefixes(lm, probe) for probe in probes], plain)
-        # NaN is below nothing.
+        # Negated, so that NaN counts as wrong.
         if not (separate <= _WRONG_NATS or separate <= _WRONG * rounding()):
             raise UserError.one(
                 "lm.name",
@@ -198,7 +198,7 @@ def _compare(lm: LanguageModel, length: int, packed: bool) -> None:
 
 
 def _largest_gap(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
-    """Nats; NaN if any is NaN."""
+    """Return the largest absolute difference in nats; NaN if any is NaN."""
     pairs = zip(found, plain, strict=True)
     gaps_N = torch.cat([(own - right)[right.isfinite()] for own, right in pairs])
     return gaps_N.abs().max().item()
@@ -206,7 +206,7 @@ def _largest_gap(found: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
 
 @contextlib.contextmanager
 def _other_rounding(lm: LanguageModel) -> Iterator[None]:
-    """Within it every number of the embeddings is off by up to one unit in its last place."""
+    """Perturb the embeddings' output by up to one unit in the last place inside the context."""
     generator = torch.Generator().manual_seed(1)
 
     def off(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ def _other_rounding(lm: LanguageModel) -> Iterator[None]:
 
 
 def _probes(lm: LanguageModel, length: int) -> list[GivenStrings]:
-    """Random strings between contexts and suffixes: short ones, and one sequence of ``length``."""
+    """Return random strings with contexts and suffixes: short ones, and one sequence of ``length``."""
     generator = torch.Generator().manual_seed(0)
     closed = lm.special_ids
     open_V = [token for token in range(lm.vocab_size) if token not in closed] or [0]
@@ -234,7 +234,7 @@ def _probes(lm: LanguageModel, length: int) -> list[GivenStrings]:
         n_contexts: Sequence[int], n_tokens: Sequence[int], n_suffixes: Sequence[int]
     ) -> GivenStrings:
         rule = StringRule(open_V[0], 0, max(n_tokens))
-        # A string ends at its terminator: it holds none.
+        # A string ends at its terminator, so it cannot contain one.
         strings = [
             [token if token != open_V[0] else open_V[-1] for token in ids(n)] for n in n_tokens
         ]

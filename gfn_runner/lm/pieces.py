@@ -1,4 +1,4 @@
-"""Rows of a batch: padded to one length, grouped into forwards by length, put in order again."""
+"""Batching of rows: padding, grouping into forwards by length, and restoring the order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gfn_runner.lm.vocabulary import StringRule
 
 Ids = Sequence[int]
 
-# Splitting costs one more round through the layers: it must save tokens, and a share of them.
+# Splitting costs another pass through the layers: it must save this many tokens, and this share of them.
 _LEAST_SAVED, _LEAST_SHARE = 256, 0.08
 
 
 def padded(rows: Sequence[Ids], *, left: bool = False, filling: int = 0) -> tuple[Tensor, Tensor]:
-    """Token ids padded to the longest row, and ``True`` where they are tokens. Shapes (N, T)."""
+    """Pad token ids to the longest row; return them and a mask, ``True`` at tokens. Shapes (N, T)."""
     side = "left" if left else "right"
     tokens = [torch.tensor(list(ids), dtype=torch.long) for ids in rows]
     masks = [torch.ones(len(ids), dtype=torch.bool) for ids in rows]
@@ -32,15 +32,15 @@ def by_length(
     budget: int | None = None,
     again: int = 0,
 ) -> Iterator[tuple[Tensor, Trajectories]]:
-    """Rows of about the same length together, so that little is computed at padding.
+    """Group rows of similar length, so that little computation is spent on padding.
 
     Args:
-        tokens: that a forward reads for a row of a given length.
-        budget: tokens of a piece, unless a single row has more; ``None`` for no limit.
-        again: tokens that every further piece reads once more, such as contexts: a cut must save more.
+        tokens: function from a row's length to the number of tokens that a forward reads for it.
+        budget: maximum tokens per piece, unless a single row has more; ``None`` for no limit.
+        again: tokens that every further piece reads again, such as contexts: a split must save more.
 
     Yields:
-        Places of the rows among all, and the rows.
+        The indices of the rows among all rows, and the rows.
     """
     lengths = trajectories.length_B.tolist()
     for places in length_buckets(lengths, max(again, _LEAST_SAVED)):
@@ -54,15 +54,15 @@ def by_length(
 
 
 def length_buckets(lengths: Sequence[int], least_saved: float) -> list[list[int]]:
-    """Places of rows in groups that are worth a forward of their own; short ones first.
+    """Group the indices of rows by length such that each group is worth a forward; short rows first.
 
-    A group is cut where that saves the most padding, as long as that is ``least_saved`` tokens or more.
+    A group is split where this saves the most padding, if it saves at least ``least_saved`` tokens.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
 
     def cut(group: list[int]) -> list[list[int]]:
         longest = lengths[group[-1]]
-        # Saved by a first part of n rows: what pads them up to the longest of all.
+        # Saved by splitting off the first n rows: their padding up to the longest row.
         saved = [n * (longest - lengths[place]) for n, place in enumerate(group, start=1)]
         most = max(saved)
         if most < max(least_saved, _LEAST_SHARE * len(group) * longest):
@@ -81,7 +81,7 @@ def scored_in_pieces(
     pieces: Iterable[tuple[Tensor, Trajectories]],
     score: Callable[[Trajectories], tuple[Tensor, ...]],
 ) -> tuple[Tensor, ...]:
-    """Score each piece of :func:`by_length`; values are in the order of all rows."""
+    """Score each piece of :func:`by_length`; return the values in the original order of rows."""
     places, found = [], []
     for index_N, rows in pieces:
         places.append(index_N)
@@ -93,7 +93,7 @@ def scored_in_pieces(
 
 
 def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]:
-    """Cut rows into pieces of at most ``budget`` tokens, at least one row each."""
+    """Split rows into slices of at most ``budget`` tokens, with at least one row each."""
     size = max(1, budget // max(1, tokens_per_row))
     for start in range(0, n_rows, size):
         yield slice(start, start + size)
@@ -101,12 +101,12 @@ def row_slices(n_rows: int, tokens_per_row: int, budget: int) -> Iterator[slice]
 
 @dataclass(frozen=True)
 class GivenStrings:
-    """Strings z to be scored, between a context and a suffix.
+    """Strings z to score, each between a context and a suffix.
 
     Attributes:
         contexts, suffixes: token ids per condition; each context runs once.
         trajectories: the strings; ``condition_B`` indexes the conditions.
-        rule: of the strings; a suffix that begins with the terminator begins under it.
+        rule: rule for the strings; it also applies to a terminator at the start of a suffix.
     """
 
     contexts: Sequence[Ids]
@@ -120,11 +120,11 @@ class GivenStrings:
         return self.rule.terminable_BS(self.trajectories)
 
     def of(self, trajectories: Trajectories) -> GivenStrings:
-        """Other strings of the same conditions."""
+        """Return a copy with other strings of the same conditions."""
         return replace(self, trajectories=trajectories)
 
     def used(self) -> GivenStrings:
-        """With those conditions alone that some row uses; rows are numbered anew."""
+        """Return a copy with only the conditions that some row uses; ``condition_B`` is renumbered."""
         used, condition_B = self.trajectories.condition_B.unique(return_inverse=True)
         contexts, suffixes = (
             [values[index] for index in used.tolist()] for values in (self.contexts, self.suffixes)
@@ -133,7 +133,7 @@ class GivenStrings:
         return GivenStrings(contexts, suffixes, rows, self.rule)
 
     def padded_suffixes(self) -> tuple[Tensor, Tensor]:
-        """Suffix of each row, and ``True`` where it is no padding. Shapes (B, M)."""
+        """Return each row's padded suffix and a mask, ``True`` at tokens. Shapes (B, M)."""
         suffix_CM, mask_CM = padded(self.suffixes)
         condition_B = self.trajectories.condition_B
         rows = condition_B.cpu()

@@ -1,8 +1,8 @@
-"""A language model with an adapter: encode, prefill, extend, save.
+"""A language model with an adapter: tokenization, cached forwards, adapters, saving.
 
-Policy and reference are one model: with the adapter on it is the policy, with the adapter off the base
-model. A second adapter, where there is one, makes another reference: the model whose posterior the
-reward is about (the answer model of EM).
+Policy and reference are one model: with the adapter enabled it is the policy, with the adapter disabled
+the base model. A second adapter, if there is one, changes the reference: it is then the model whose
+posterior the reward defines (the answer model of EM).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.output_layer import keep_fp32_logits
 from gfn_runner.lm.pieces import padded
 
-# PEFT's names of the two adapters; the first is PEFT's own default.
+# Adapter names in PEFT, the first being PEFT's default; _BASE stands for no adapter.
 _POLICY, _ANSWERS, _BASE = "default", "answers", "base"
-# That of another run's policy, for as long as it writes.
+# Temporary adapter: the policy of another run.
 _OTHER = "other"
 
 
 class LanguageModel(nn.Module):
-    """A causal LM and its tokenizer, with or without an adapter.
+    """A causal language model and its tokenizer, with or without an adapter.
 
     Dropout is 0 everywhere: sampling, policy and reward must use the same distribution.
 
     Attributes:
-        m_steps: number of M-steps that the answer adapter has seen; 0 without one. Log-rewards of
-            another number belong to another posterior.
-        lockstep: of ranks that share the weights (``distributed.sharding``); ``None`` otherwise.
+        m_steps: number of M-steps that trained the answer adapter; 0 without one. Log-rewards computed
+            at another number belong to another posterior.
+        lockstep: lockstep of ranks with sharded weights (``distributed.sharding``); else ``None``.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class LanguageModel(nn.Module):
                 module.p = 0.0
         _fuse_gelu(model)
         keep_fp32_logits(model)
-        # Transformers' models have more than nn.Module's interface.
+        # Models of transformers have more than nn.Module's interface.
         self.model: Any = model
         self.tokenizer = tokenizer
         self.packed_rewards = packed_rewards
-        # Tokens up to which lm.packing has compared scores with plain forwards: packed ones, others.
+        # Lengths up to which lm.packing has compared packed (True) and other scores with plain forwards.
         self.compared = {True: 0, False: 0}
         self.window_logged = False
         self.max_tokens_per_forward = max_tokens_per_forward
@@ -89,16 +89,16 @@ class LanguageModel(nn.Module):
     # -- text ---------------------------------------------------------------------------------
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text in the middle of a string; see :func:`continuation_ids`."""
+        """Return the token ids of a text in the middle of a string; see :func:`continuation_ids`."""
         if text not in self._encoded:
             self._encoded[text] = continuation_ids(self.tokenizer, text)
         return self._encoded[text]
 
     def encode_prompt(self, prompt: str) -> tuple[int, ...]:
-        """Token ids of a prompt or context, a text or a ``Chat``, at the start of a string.
+        """Return the token ids of a prompt or context (a text or a ``Chat``) at the start of a string.
 
         Raises:
-            UserError: as :meth:`ChatTemplate.prompt_ids`.
+            UserError: as in :meth:`ChatTemplate.prompt_ids`.
         """
         key = (isinstance(prompt, Chat), prompt)
         if key not in self._prompts:
@@ -106,27 +106,27 @@ class LanguageModel(nn.Module):
         return self._prompts[key]
 
     def terminator_text(self, terminator: str, role: str | None) -> str:
-        """The text of ⊤; see :func:`gfn_runner.lm.chat.terminator_text`."""
+        """Return the text of the terminator ⊤; see :func:`gfn_runner.lm.chat.terminator_text`."""
         return terminator_text(self.tokenizer, self.chat, terminator, role, self.special_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids in the middle of a string; see :func:`continuation_text`."""
+        """Decode token ids in the middle of a string; see :func:`continuation_text`."""
         return continuation_text(self.tokenizer, ids)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Control tokens, which are no text; see :func:`special_ids`."""
+        """Ids of control tokens, which do not represent text; see :func:`special_ids`."""
         configs = (self.model.config, getattr(self.model, "generation_config", None))
         return special_ids(self.tokenizer, *configs)
 
     @property
     def context_length(self) -> int | None:
-        """Longest sequence in tokens, or ``None`` if the model states none."""
+        """Maximum sequence length in tokens, or ``None`` if the model states none."""
         return context_length(self.model.config)
 
     @property
     def vocab_size(self) -> int:
-        """Number of logits; a model may have embeddings of further tokens that it only reads."""
+        """Number of logits; a model may have input embeddings for further tokens."""
         return self.model.get_output_embeddings().weight.shape[0]
 
     @property
@@ -136,14 +136,14 @@ class LanguageModel(nn.Module):
     # -- model --------------------------------------------------------------------------------
 
     def reference(self) -> contextlib.AbstractContextManager[None]:
-        """Within it the model is the reward's: the base model, with an answer adapter if it has one."""
+        """Switch to the reward's model inside the context: the base model, plus an answer adapter if any."""
         if self._bare or not self.has_answer_adapter:
             return self._adapters_off()
         return self._adapter(_ANSWERS)
 
     @contextlib.contextmanager
     def base(self) -> Iterator[None]:
-        """Within it the model is the bare base model, and :meth:`reference` is too."""
+        """Switch to the base model without adapters inside the context, also for :meth:`reference`."""
         before, self._bare = self._bare, True
         try:
             with self._adapters_off():
@@ -176,7 +176,7 @@ class LanguageModel(nn.Module):
             self._switched_to = before
 
     def _activate(self, name: str) -> None:
-        """Switch to an adapter. PEFT would unfreeze it and freeze the others; here none changes."""
+        """Activate an adapter and keep ``requires_grad`` of all, where PEFT would freeze the others."""
         adapters = [p for key, p in self.model.named_parameters() if "lora_" in key]
         wanted = [parameter.requires_grad for parameter in adapters]
         self.model.set_adapter(name)
@@ -185,7 +185,7 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def adapter_of(self, folder: Path) -> Iterator[None]:
-        """Within it the policy is that of an adapter in PEFT format, of any rank; nothing of it stays."""
+        """Use a saved PEFT adapter of any rank as the policy inside the context; remove it on exit."""
         self._load_adapter(folder, _OTHER)
         try:
             with self._adapter(_OTHER):
@@ -195,7 +195,7 @@ class LanguageModel(nn.Module):
 
     @contextlib.contextmanager
     def final_states(self) -> Iterator[list[Tensor]]:
-        """Within it the inputs of the output layer are collected, one tensor (N, Q, H) a forward."""
+        """Collect the inputs of the output layer inside the context: one tensor (N, Q, H) per forward."""
         kept: list[Tensor] = []
         head = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
@@ -209,7 +209,7 @@ class LanguageModel(nn.Module):
         return _ANSWERS in getattr(self.model, "peft_config", {})
 
     def add_answer_adapter(self, options: LoraSettings, seed: int) -> None:
-        """Give the reference a fresh adapter of its own, frozen: B is 0, so it is the base model still."""
+        """Add a new, frozen adapter to the reference; B is 0, so it still equals the base model."""
         wanted = {name: p.requires_grad for name, p in self.model.named_parameters()}
         with new_adapter(self.model, options, seed) as config:
             self.model.add_adapter(_ANSWERS, config)
@@ -217,26 +217,26 @@ class LanguageModel(nn.Module):
             parameter.requires_grad_(wanted.get(name, False))
 
     def load_answer_adapter(self, folder: Path, m_steps: int) -> None:
-        """Read what :meth:`save_answer_adapter` wrote; it has seen ``m_steps`` M-steps."""
+        """Load what :meth:`save_answer_adapter` wrote, trained by ``m_steps`` M-steps."""
         self._load_adapter(folder, _ANSWERS)
         self.m_steps = m_steps
 
     def _load_adapter(self, folder: Path, name: str) -> None:
-        """Read an adapter in PEFT format; PEFT alone would read it to the first GPU on every rank."""
+        """Load a PEFT adapter to this rank's device; PEFT's default is the first GPU on every rank."""
         with explained_adapter(folder):
             self.model.load_adapter(
                 str(folder), name, is_trainable=False, torch_device=str(self.device)
             )
 
     def answer_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the answer adapter; frozen unless an M-step trains them."""
+        """Return the parameters of the answer adapter, which are frozen except during an M-step."""
         return [p for name, p in self.model.named_parameters() if f".{_ANSWERS}." in name]
 
     @contextlib.contextmanager
     def prompts_kept(self) -> Iterator[None]:
-        """Within it base model and reference read prompts once that are asked for time after time.
+        """Run repeated prompts of base model and reference only once inside the context.
 
-        The cache of the last ones is kept. For no gradients; no weight may change within it.
+        The cache of the last prompts is kept. Without gradients only; weights may not change meanwhile.
         """
         before = self._kept
         self._kept = {} if before is None else before
@@ -246,14 +246,14 @@ class LanguageModel(nn.Module):
             self._kept = before
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
-        """Run the prompts once, left-padded; one row each. Nobody may change what is returned."""
-        # The policy's weights are sums at times (lm/merging.py), and only the samples ask it twice.
+        """Run the prompts once, left-padded, one row each. Do not modify the returned cache."""
+        # Not for the policy: its weights may be merged (lm/merging.py), and only sampling repeats prompts.
         kept = self._kept if self._switched_to in (_BASE, _ANSWERS) else None
         if kept is None or torch.is_grad_enabled():
             return self._read(prompts)
         key = (self._switched_to, *map(tuple, prompts))
         if key not in kept:
-            kept.clear()  # before another one takes memory
+            kept.clear()  # frees memory before the next one takes it
             kept[key] = self._read(prompts)
         return kept[key]
 
@@ -267,13 +267,13 @@ class LanguageModel(nn.Module):
     def extend(
         self, prompt: PromptCache, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor
     ) -> Tensor:
-        """Logits after further tokens; the cache grows by them.
+        """Return the logits after further tokens, by which the cache grows.
 
         Args:
-            mask: which keys may be seen: (N, keys), or (N, 1, Q, keys) with one row a query.
+            mask: which keys are visible: (N, keys), or (N, 1, Q, keys) with one row per query.
         """
         if mask.ndim == 4:
-            # Additive, since not every attention implementation takes a boolean 4-D mask.
+            # Additive, since not every attention implementation accepts a boolean 4-D mask.
             dtype = self.model.get_input_embeddings().weight.dtype
             closed = torch.finfo(dtype).min
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, closed)
@@ -283,12 +283,12 @@ class LanguageModel(nn.Module):
         return self._forward(token_NQ, mask, position_NQ, **given).logits
 
     def whole_logits(self, rows: Sequence[Sequence[int]], first: int = 0) -> Tensor:
-        """Logits of right-padded rows in one plain forward without a cache. Shape (N, T − first, V).
+        """Return logits of right-padded rows from a plain forward without cache. Shape (N, T − first, V).
 
-        Positions are the model's own, so that it shows whether those that are given elsewhere are right.
+        The model computes the position ids itself, so this verifies those that are passed elsewhere.
 
         Args:
-            first: position of the first logits that are wanted; those of long contexts take memory.
+            first: position of the first logits to return; those of long contexts take memory.
         """
         token_NT, mask_NT = (a.to(self.device) for a in padded(rows))
         longest = token_NT.shape[1]
@@ -299,7 +299,7 @@ class LanguageModel(nn.Module):
     def _forward(
         self, token_NQ: Tensor, mask: Tensor, position_NQ: Tensor | None, **options: Any
     ) -> Any:
-        # A prompt that a trained policy is asked with has not been checked before.
+        # A prompt given to a trained policy has not been checked before.
         limit, why = self._same_up_to
         last = token_NQ.shape[1] - 1 if position_NQ is None else position_NQ.max()
         if limit and (given := int(last) + 1) > limit:
@@ -317,15 +317,15 @@ class LanguageModel(nn.Module):
         return self.model(input_ids=token_NQ, attention_mask=mask, **options)
 
     def in_step(self) -> contextlib.AbstractContextManager[None]:
-        """Within it ranks that share weights may run different numbers of forwards without gradients.
+        """Allow ranks with sharded weights to run different numbers of forwards without gradients.
 
-        Every rank has to enter it as often as the others.
+        Every rank must enter this context equally often.
         """
         return contextlib.nullcontext() if self.lockstep is None else self.lockstep
 
     @torch.no_grad()
     def empty_forward(self) -> None:
-        """Take part in a forward of other ranks."""
+        """Take part in a forward pass of other ranks."""
         one = torch.ones(1, 1, dtype=torch.long, device=self.device)
         options = {"position_ids": one} if self._takes_positions else {}
         self.model(input_ids=one, attention_mask=one, use_cache=False, **options)
@@ -333,23 +333,23 @@ class LanguageModel(nn.Module):
     # -- files --------------------------------------------------------------------------------
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Parameters of the adapter, by name."""
+        """Return the trainable parameters, those of the adapter, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the policy's adapter in PEFT format; ``PeftModel.from_pretrained`` reads it."""
+        """Save the policy's adapter in PEFT format, to be read by ``PeftModel.from_pretrained``."""
         self._save(folder, _POLICY)
 
     def _save(self, folder: Path, adapter: str) -> None:
-        # The vocabulary never grows, so the embeddings of the base model need no copy, not even where
-        # the output layer, which shares them, is adapted.
+        # The vocabulary never grows, so the embeddings of the base model need no copy, even if the
+        # output layer, which shares them, is adapted.
         self.model.save_pretrained(
             str(folder), selected_adapters=[adapter], save_embedding_layers=False
         )
 
     def save_answer_adapter(self, folder: Path) -> None:
-        """Write the answer adapter in PEFT format into a folder that does not exist yet."""
-        # PEFT puts an adapter of another name than its default's into a folder of that name.
+        """Save the answer adapter in PEFT format to a folder that does not exist yet."""
+        # PEFT saves an adapter with a non-default name to a subfolder of that name.
         parent = folder.with_name(folder.name + ".parent")
         self._save(parent, _ANSWERS)
         (parent / _ANSWERS).rename(folder)
@@ -357,10 +357,10 @@ class LanguageModel(nn.Module):
 
 
 def _fuse_gelu(model: nn.Module) -> None:
-    """Let torch compute the tanh form of GELU of GPT-2 and GPT-J, which transformers writes out.
+    """Replace the written-out tanh GELU of GPT-2 and GPT-J in transformers by torch's own.
 
-    The function is the same to rounding (2e-7); written out it keeps five tensors of the width of the MLP
-    for the backward pass, where torch's keeps its input.
+    They are equal up to rounding (2e-7); the written-out form keeps five tensors of the MLP's width for
+    the backward pass, torch's only its input.
     """
     from transformers.activations import NewGELUActivation
 

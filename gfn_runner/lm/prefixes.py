@@ -1,4 +1,4 @@
-"""Log-probability of every prefix with a suffix after it: packed into one forward, or one by one."""
+"""Log-probability of every prefix followed by a suffix: packed into one forward, or one by one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gfn_runner.lm.vocabulary import StringRule
 
 
 def packed_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """As :func:`gfn_runner.lm.packing.score_prefixes`, in one forward over trunk and branches.
+    """Score like :func:`gfn_runner.lm.packing.score_prefixes`, in one forward over trunk and branches.
 
-    The suffix hangs after every prefix as a branch of a tree. Its tokens see the context, the trunk
-    up to the prefix's end and the branch so far, at the positions they would have in the plain string.
+    The string is the trunk of a tree; the suffix is a branch after every prefix. A branch attends to the
+    context, the trunk up to the end of the prefix and itself, at the positions of the plain sequence.
     States at which a string cannot end have no branch.
     """
     given = given.used()
@@ -31,10 +31,10 @@ def packed_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
     n_branch = max(map(len, given.suffixes)) - 1
     branches = int(given.terminable_BS.sum(dim=1).max()) if n_branch else 0
     most = logits_at_once(lm.device)
-    # Of very long strings the mask is as large as the logits: some states at a time, all after the same trunk.
+    # For very long strings the mask is as large as the logits: some states at a time, all on the same trunk.
     room = max(n_tokens, math.isqrt(most // 2) - n_tokens)  # tokens of branches
     states = max(1, room // n_branch) if branches * n_branch > room else n_tokens + 1
-    # Logits of trunk and branches are the largest array of a step: some rows at a time.
+    # Logits of trunk and branches are the largest tensor of a step: some rows at a time.
     n_read = max(1, n_tokens + min(branches, states) * n_branch)
     at_once = max(1, min(most // (lm.vocab_size * n_read), most // n_read**2))
     pieces = []
@@ -49,16 +49,16 @@ def packed_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
 
 
 def logits_at_once(device: torch.device) -> int:
-    """Numbers that a forward without gradients may have as logits: 128 MiB on a CPU, 2 GiB on a GPU."""
+    """Return how many logits a forward without gradients may have: 128 MiB on a CPU, 2 GiB on a GPU."""
     return 1 << (25 if device.type == "cpu" else 29)
 
 
 def _packed_rows(
     lm: LanguageModel, prompts: PromptCache, given: GivenStrings, states: range
 ) -> Tensor:
-    """:func:`packed_prefixes` of rows that share a forward, after contexts that have been read.
+    """Run :func:`packed_prefixes` on rows that share a forward, with cached contexts.
 
-    Some states alone are scored; the others are −inf.
+    Only the given states are scored; the others are −inf.
     """
     trajectories, rule = given.trajectories, given.rule
     suffix_BM, suffix_mask_BM = given.padded_suffixes()
@@ -68,7 +68,7 @@ def _packed_rows(
     terminable_BS = given.terminable_BS
     terminable_BS[:, : states.start] = False
     terminable_BS[:, states.stop :] = False
-    # The last suffix token is only predicted, never read: it needs no place in the branch.
+    # The last suffix token is only predicted, never read, so the branch does not contain it.
     tree = _Tree.of(trajectories, terminable_BS, suffix_BM[:, :-1], suffix_mask_BM[:, 1:])
     if tree.token_BQ.shape[1]:
         position_BQ = (prompt.length_N[:, None] + tree.offset_BQ).masked_fill(~tree.is_read_BQ, 0)
@@ -94,10 +94,10 @@ def _packed_rows(
 def _first_suffix_token(
     trunk_BSV: Tensor, log_p_stop_BS: Tensor, first_B: Tensor, rule: StringRule
 ) -> Tensor:
-    """Log-probability of the suffix's first token at every state.
+    """Return the log-probability of the suffix's first token at every state.
 
-    If it is the terminator it stands under the rule for strings, as in the policy: this is what
-    makes φ constant for a fresh adapter.
+    A terminator is normalized under the rule for strings, as in the policy: this is what makes φ
+    constant for a new adapter.
     """
     plain_BS = chosen_log_probs(trunk_BSV, first_B[:, None].expand(trunk_BSV.shape[:2]))
     return torch.where((first_B == rule.terminator)[:, None], log_p_stop_BS, plain_BS)
@@ -105,15 +105,15 @@ def _first_suffix_token(
 
 @dataclass(frozen=True)
 class _Tree:
-    """Tokens after the contexts: each row's trunk, then N branches of a suffix.
+    """Tokens after the contexts: each row's trunk, then N branches with the suffix.
 
     Attributes:
-        state_BN: the state that each branch hangs at; a row with fewer than N terminable ones has
-            branches at others too, whose sums nobody asks for.
-        token_BQ: the tokens, trunk first.
-        mask_BQQ: which of them a token sees.
-        offset_BQ: positions, counted from the context's end.
-        is_read_BQ: ``False`` at padding, which may not ask for positions that a model does not have.
+        state_BN: state at which each branch starts; a row with fewer than N terminable states also has
+            branches at others, whose sums are discarded.
+        token_BQ: token ids, trunk first.
+        mask_BQQ: which of these tokens each token attends to.
+        offset_BQ: positions, counted from the end of the context.
+        is_read_BQ: ``False`` at padding, which must not get positions that a model does not have.
     """
 
     state_BN: Tensor
@@ -156,9 +156,9 @@ class _Tree:
 
 
 def plain_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """As :func:`packed_prefixes`, with one forward for each prefix length and no cache.
+    """Score like :func:`packed_prefixes`, with one forward per prefix length and no cache.
 
-    The reference that other ways are compared with.
+    This is the reference that the other methods are compared with.
     """
     rows, terminable_BS = given.trajectories, given.terminable_BS
     result_BS = torch.full(terminable_BS.shape, float("-inf"), device=lm.device)
@@ -183,7 +183,7 @@ def plain_prefixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
 def _plain_sum(
     logits_TV: Tensor, prefix: Ids, suffix: Ids, is_action: Sequence[bool], rule: StringRule
 ) -> Tensor:
-    """Log-probability of one prefix and its suffix, token by token; logits from the first of them on."""
+    """Return the log-probability of a prefix and its suffix, given the logits from its first token on."""
     total, n_actions, at = torch.zeros((), device=logits_TV.device), 0, 0
     for token, chosen in zip(prefix, is_action, strict=True):
         if chosen:

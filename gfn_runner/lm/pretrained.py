@@ -1,4 +1,4 @@
-"""Config, tokenizer and weights by transformers, never by a model's own code; errors as one problem."""
+"""Loading by transformers, never by a model's own code: config, tokenizer, weights; errors as one problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gfn_runner.lm.model_folders import model_folder
 
 
 def resolve(name: str, key: str, allowed: str, gguf_file: str | None = None) -> Source:
-    """Where the model of a name is read from; arguments as the attributes of :class:`Source`."""
+    """Return where the named model is loaded from; arguments are the attributes of :class:`Source`."""
     folder = model_folder(name)
     # Absolute: "./gpt2" must not become the hub id "gpt2".
     path = name if folder is None else str(folder.absolute())
@@ -31,13 +31,13 @@ def resolve(name: str, key: str, allowed: str, gguf_file: str | None = None) -> 
 
 @dataclass(frozen=True)
 class Source:
-    """A pretrained model's place, and the config key that names it; made by :func:`resolve`.
+    """Location of a pretrained model and the config key that names it; created by :func:`resolve`.
 
     Attributes:
         name: ``embedded``, ``smollm2``, ``minilm``, a folder or a hub id, as the user gave it.
-        path: an absolute folder, or a hub id.
-        key: the config key that names it, for messages.
-        allowed: what would be right there.
+        path: absolute folder path, or hub id.
+        key: config key that names the model, for messages.
+        allowed: description of valid values of the key, for messages.
         gguf_file: name of a GGUF file there, from which everything is read; ``None`` for the usual files.
     """
 
@@ -48,10 +48,10 @@ class Source:
     gguf_file: str | None = None
 
     def require_available(self) -> None:
-        """Ask once whether a hub id is in the cache or on the hub, rather than wait through retries.
+        """Check once that a hub id is in the cache or on the hub, rather than wait through retries.
 
         Raises:
-            UserError: if it is neither.
+            UserError: if it is in neither.
         """
         from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -65,7 +65,7 @@ class Source:
             HfApi().model_info(self.path, timeout=10)
 
     def config(self) -> Any:
-        """The model's config, every dropout 0, without a padding token that has no embedding.
+        """Load the model's config, with every dropout 0 and no padding token without an embedding.
 
         Raises:
             UserError: if it cannot be read.
@@ -77,7 +77,7 @@ class Source:
             return without_missing_pad(without_dropout(config))
 
     def tokenizer(self) -> Any:
-        """The model's tokenizer.
+        """Load the model's tokenizer.
 
         Raises:
             UserError: if it cannot be read.
@@ -93,14 +93,14 @@ class Source:
         return {"trust_remote_code": False, **own}
 
     def model(self, auto: Any, config: Any, **options: Any) -> Any:
-        """The model with its weights; every parameter comes from the checkpoint.
+        """Load the model with its weights; every parameter comes from the checkpoint.
 
         Args:
             auto: one of transformers' auto classes.
-            config: of :meth:`config`.
+            config: the config from :meth:`config`.
 
         Raises:
-            UserError: if weights are missing, of other shapes, or cannot be read.
+            UserError: if weights are missing, have other shapes or cannot be read.
         """
         quiet = gguf.no_progress_bar() if self.gguf_file else contextlib.nullcontext()
         if self.gguf_file is not None:
@@ -124,9 +124,9 @@ class Source:
     def weights_problems(
         self, auto: Any, config: Any, quantization: str = "none"
     ) -> Iterator[Problem]:
-        """What :meth:`model` would raise, asked of names and shapes; no tensor is read.
+        """Yield the problems that :meth:`model` would raise, by names and shapes; no tensor is read.
 
-        Weights of a hub id that are not in the cache yet are not asked for.
+        Weights of a hub id that are not in the cache yet are not checked.
         """
         problems = list(
             quantization_problems(config.to_dict(), repr(self.name), self.key, quantization)
@@ -145,7 +145,7 @@ class Source:
                 yield from error.problems
 
     def _differences(self, model: Any, info: dict[str, Any]) -> Iterator[Problem]:
-        """Weights that the checkpoint lacks or has in another shape."""
+        """Yield problems with weights that the checkpoint lacks or has in another shape."""
         mismatched = sorted(info["mismatched_keys"], key=lambda entry: entry[0])
         if mismatched:
             name, found, expected = mismatched[0]
@@ -172,17 +172,17 @@ class Source:
             )
 
     def explained(self, part: str) -> contextlib.AbstractContextManager[None]:
-        """:func:`explained` of reading the ``config``, ``tokenizer`` or ``weights``."""
+        """Return :func:`explained` for reading the ``config``, ``tokenizer`` or ``weights``."""
         return explained(self.key, f"cannot read the {part} of {self.name!r}", self.allowed)
 
 
 def quantization_problems(
     config: Mapping[str, Any], name: str, key: str, quantization: str
 ) -> Iterator[Problem]:
-    """A checkpoint whose weights are quantized already, in a way that ``lm.quantization`` does not serve.
+    """Yield a problem if a checkpoint is quantized in a way that ``lm.quantization`` does not support.
 
     Args:
-        config: of the model, as in ``config.json``.
+        config: config of the model, as in ``config.json``.
     """
     found = config.get("quantization_config")
     if not isinstance(found, Mapping):
@@ -191,7 +191,7 @@ def quantization_problems(
     bitsandbytes = four_bit or bool(found.get("load_in_8bit"))
     method = str(found.get("quant_method") or ("bitsandbytes" if bitsandbytes else "unknown"))
     if method == "mxfp4" and key == "lm.name" and quantization == "none":
-        return  # it is read in lm.dtype
+        return  # dequantized to lm.dtype
     fix = "the model's checkpoint without quantization"
     if key == "lm.name":
         fix += ", with lm.quantization=4bit if memory is short"
@@ -210,7 +210,7 @@ def quantization_problems(
 
 
 def dequantized(config: Any) -> dict[str, Any]:
-    """Options of ``from_pretrained`` that read MXFP4 weights, those of gpt-oss, in the model's dtype."""
+    """Return ``from_pretrained`` options that dequantize MXFP4 weights (gpt-oss) to the model's dtype."""
     from transformers.utils.quantization_config import Mxfp4Config
 
     found = getattr(config, "quantization_config", None)
@@ -220,7 +220,7 @@ def dequantized(config: Any) -> dict[str, Any]:
 
 
 def _missing(model: Any, names: Any) -> list[str]:
-    """Missing parameters that matter: neither those beside the text's, nor the pooler's."""
+    """Return missing parameters that matter: not those outside the language model, nor the pooler's."""
     outside = None
     with contextlib.suppress(AttributeError, NotImplementedError):
         outside = outside_the_language_model(model)
@@ -236,7 +236,7 @@ def _missing(model: Any, names: Any) -> list[str]:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Within it transformers shows no bars and reports no names of weights: problems here do."""
+    """Hide transformers' progress bars and weight reports in the context; problems name weights instead."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Drawing strings from a cache, without gradients, for many conditions at once."""
+"""Sampling of strings with a cache, without gradients, for many conditions at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gfn_runner.lm.merging import merged
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.vocabulary import StringRule
 
-# Rows, their tokens, which are actions and which belong to strings that are still open.
+# Row indices, their tokens, which of them are actions, and which belong to strings that are still open.
 _Step = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -49,19 +49,19 @@ def sample(
     """Draw ``n_samples`` strings for each prompt.
 
     Args:
-        lm: the model, switched as it is now (policy, or base model within ``lm.base()``).
+        lm: the model, with the currently active adapter (policy, or base model inside ``lm.base()``).
         prompts: token ids per condition; each runs once.
-        n_samples: rows per condition; rows of one condition are neighbours.
-        generator: of the model's device.
-        temperature: of the draw, applied after the rule's mask: a number, or one for each row (B,).
+        n_samples: rows per condition; rows of one condition are adjacent.
+        generator: random generator on the model's device.
+        temperature: sampling temperature, applied after the rule's mask: a number, or one per row (B,).
             0 is greedy.
-        tool: answers what the policy writes; its tokens are observations.
+        tool: tool that answers what the policy writes; its tokens are observations.
 
     Returns:
         Trajectories; a string's terminator is not among its tokens.
 
     Raises:
-        UserError: if the model gives NaN.
+        UserError: if logits are NaN or +inf.
     """
     device = lm.device
     temperature_B = torch.as_tensor(temperature, dtype=torch.float32, device=device)
@@ -83,7 +83,7 @@ def _draw_strings(
     prompt = lm.prefill(prompts).select(condition_B)
     reserve_capacity(prompt.cache)
     batch = _Batch.of(prompt, temperature_B)
-    # Stays on the device until all strings have ended.
+    # Kept on the device until all strings have ended.
     steps: list[_Step] = []
     answers = None if tool is None else _ToolAnswers(lm, tool, len(condition_B))
     while True:
@@ -92,7 +92,7 @@ def _draw_strings(
         if answers is not None:
             observed_A = answers.put_in(batch.row_A, token_A)
         batch.done_A = batch.done_A | ((token_A == rule.terminator) & ~observed_A)
-        # The one moment of a token at which the host waits for the device.
+        # Without a tool, the only point per token at which the host waits for the device.
         n_done, n_broken = torch.stack([batch.done_A.sum(), broken_A.sum()]).tolist()
         if n_broken:
             text = lm.decode(prompts[int(condition_B[batch.row_A[broken_A]][0])])
@@ -111,7 +111,7 @@ def _draw_strings(
         if answers is not None:
             answers.ask(batch.row_A, token_A, observed_A, open_A)
         if 4 * n_done >= len(open_A):
-            # Leaving the finished ones out costs as much as one token of all.
+            # Dropping the finished rows costs as much as one token of all rows.
             index = open_A.nonzero()[:, 0]
             batch, token_A = batch.select(index), token_A[index]
         batch.read(lm, token_A)
@@ -120,13 +120,13 @@ def _draw_strings(
 
 @dataclass
 class _Batch:
-    """Rows that are still read and drawn. A of them; a row leaves some time after its end.
+    """A rows that are still being sampled; a row is dropped some time after its end.
 
     Attributes:
-        row_A: their place among all rows.
-        logits_AV: what follows each.
-        mask_AK, position_A: keys that may be seen, and position of the next token.
-        temperature_A, n_actions_A, done_A: of each row.
+        row_A: index of each row among all rows.
+        logits_AV: next-token logits.
+        mask_AK, position_A: visible keys, and position of the next token.
+        temperature_A, n_actions_A, done_A: temperature, actions so far, and whether the string has ended.
     """
 
     prompt: PromptCache
@@ -146,13 +146,13 @@ class _Batch:
         return cls(prompt, row_B, logits, mask, length, temperature_B, none_B, none_B > 0)
 
     def select(self, index: Tensor) -> _Batch:
-        """The rows ``index`` alone."""
+        """Return the rows ``index`` only."""
         names = [field.name for field in fields(self) if field.name != "prompt"]
         columns = {name: getattr(self, name)[index] for name in names}
         return _Batch(self.prompt.select(index), **columns)
 
     def read(self, lm: LanguageModel, token_A: Tensor) -> None:
-        """Read one token each."""
+        """Run the model on one more token per row."""
         self.mask_AK = torch.cat([self.mask_AK, torch.ones_like(self.mask_AK[:, :1])], dim=1)
         logits_A1V = lm.extend(
             self.prompt, token_A[:, None], self.mask_AK, self.position_A[:, None]
@@ -162,9 +162,9 @@ class _Batch:
 
 
 def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One token for every row, the terminator where the string must end; and which rows are broken.
+    """Draw one token per row, the terminator where the string must end; also return which rows are broken.
 
-    A row is broken if its logits are NaN or +inf, so that its probabilities have no sum.
+    A row is broken if any of its logits is NaN or +inf, so that its probabilities have no sum.
     """
     masked_AV = rule.masked(batch.logits_AV, rule.may_stop(batch.n_actions_A))
     greedy_A = batch.temperature_A == 0
@@ -176,25 +176,25 @@ def _draw(batch: _Batch, rule: StringRule, generator: torch.Generator) -> tuple[
 
 
 def _inverse_cdf(probability_AV: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One index for each row, in proportion to its probabilities, and their sum. Shapes (A,).
+    """Draw one index per row in proportion to its probabilities; also return their sum. Shapes (A,).
 
-    One random number a row, where ``torch.multinomial`` draws one a token. In double precision: fp32
-    sums would lose tokens of less than about 1e-7, of which a large vocabulary has many.
+    This takes one random number per row; ``torch.multinomial`` draws one per token. In double precision:
+    fp32 sums would lose tokens of probability below about 1e-7, of which a large vocabulary has many.
     """
     cdf_AV = probability_AV.cumsum(dim=-1, dtype=torch.float64)
     total_A1 = cdf_AV[:, -1:]
     drawn_A1 = torch.rand(
         total_A1.shape, generator=generator, dtype=torch.float64, device=total_A1.device
     )
-    # Below the total even where the product is rounded up; so the token found, the first whose sum
-    # lies above it, has a probability above 0.
+    # Below the total even if the product is rounded up; so the token found, the first whose cumulative
+    # sum lies above it, has a probability above 0.
     below_A1 = torch.nextafter(total_A1, torch.zeros_like(total_A1))
     below_A1 = torch.minimum(drawn_A1 * total_A1, below_A1)
     return torch.searchsorted(cdf_AV, below_A1, right=True)[:, 0], total_A1[:, 0]
 
 
 class _ToolAnswers:
-    """A tool beside strings under construction: answers that are still to be read, row by row."""
+    """A tool during sampling: its answers whose tokens are still to be read, per row."""
 
     def __init__(self, lm: LanguageModel, tool: Tool, rows: int):
         self.lm, self.tool = lm, tool
@@ -203,7 +203,7 @@ class _ToolAnswers:
         self._waiting: list[list[int]] = [[] for _ in range(rows)]
 
     def put_in(self, row_A: Tensor, token_A: Tensor) -> Tensor:
-        """Put waiting tokens in place of the drawn ones. Returns which rows read one."""
+        """Replace drawn tokens by waiting ones, in place. Return which rows read one."""
         waiting = [self._waiting[row] for row in row_A.tolist()]
         given = [(own.pop(0), 1) if own else (0, 0) for own in waiting]
         given_A, observed_A = torch.tensor(given, device=token_A.device).unbind(dim=1)
@@ -211,8 +211,8 @@ class _ToolAnswers:
         return observed_A.bool()
 
     def ask(self, row_A: Tensor, token_A: Tensor, observed_A: Tensor, is_open_A: Tensor) -> None:
-        """Take note of the tokens, and of what the tool answers to those that ask it."""
-        # One array, so that the host waits for the device once.
+        """Record the tokens, and the tool's answers to those that trigger it."""
+        # One tensor, so that the host waits for the device once.
         columns = torch.stack([row_A, token_A, observed_A.long(), is_open_A.long()], dim=1)
         for row, token, observed, is_open in columns.tolist():
             if not is_open:
@@ -224,9 +224,9 @@ class _ToolAnswers:
                     self._waiting[row].extend(self.lm.encode(answer))
 
 
-@lru_cache(maxsize=4)  # it goes through the whole vocabulary
+@lru_cache(maxsize=4)  # it iterates over the whole vocabulary
 def _trigger_ids(tokenizer: Any, trigger: str) -> frozenset[int]:
-    """Tokens whose text ends in a tool's trigger."""
+    """Return the ids of tokens whose text ends with a tool's trigger."""
     texts = enumerate(token_texts(tokenizer))
     return frozenset(token for token, text in texts if text.rstrip().endswith(trigger))
 
@@ -234,10 +234,10 @@ def _trigger_ids(tokenizer: Any, trigger: str) -> frozenset[int]:
 def with_tool(
     lm: LanguageModel, given: str | Sequence[int], tool: Tool | None
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Tokens of a given string, a text or tokens, and which of them are actions.
+    """Return the tokens of a given string (a text or tokens), and which of them are actions.
 
-    With a tool, the string is read as its author wrote it, without the tool's answers; they are put
-    in where the tool would have answered.
+    With a tool, the given string does not contain the tool's answers; they are inserted where the tool
+    would have answered.
     """
     ids = lm.encode(given) if isinstance(given, str) else tuple(given)
     if tool is None:

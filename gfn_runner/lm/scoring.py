@@ -1,4 +1,4 @@
-"""Log-probabilities of given strings: the policy's and a term's, with gradients if enabled."""
+"""Log-probabilities of given strings, for the policy and reward terms; gradients flow if enabled."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from gfn_runner.lm.vocabulary import StringRule
 def trunk_logits(
     lm: LanguageModel, prompt: PromptCache, token_BT: Tensor, length_B: Tensor
 ) -> Tensor:
-    """Logits after the prompt and after each token. Shape (B, S, V). The cache grows.
+    """Return the logits after the prompt and after each token. Shape (B, S, V). The cache grows.
 
     Args:
-        prompt: changed in place.
-        token_BT: right-padded.
-        length_B: tokens of each row.
+        prompt: cache of the prompts, changed in place.
+        token_BT: right-padded token ids.
+        length_B: number of tokens of each row.
     """
     first_B1V, width = prompt.last_logits_NV[:, None], token_BT.shape[1]
     if width == 0:
         if lm.lockstep is None:
             return first_B1V
-        # Ranks that share weights run equally many forwards with gradients, whatever their strings.
+        # Ranks with sharded weights must run equally many forwards with gradients, whatever their strings.
         token_BT = wider(token_BT, 1, 0)
     steps_T = torch.arange(token_BT.shape[1], device=token_BT.device)
-    # Padding is at the right of a causal trunk: nothing that counts can see it.
+    # Padding is on the right of a causal trunk, so no real token attends to it.
     mask = torch.cat([prompt.mask_NP, torch.ones_like(token_BT, dtype=torch.bool)], dim=1)
-    # Nor may it ask for positions that a model does not have.
+    # Padding must not get positions that a model does not have.
     position_BT = prompt.length_N[:, None] + torch.minimum(
         steps_T, (length_B[:, None] - 1).clamp(min=0)
     )
@@ -52,18 +52,18 @@ def score_policy(
     rule: StringRule,
     value: nn.Module | None = None,
 ) -> PolicyScores:
-    """Score trajectories under the policy as it is switched now; gradients flow if enabled.
+    """Score trajectories under the model with its active adapter; gradients flow if enabled.
 
     Args:
         lm: the model; each prompt runs once and its cache is shared by its rows.
         prompts: token ids per condition.
         trajectories: ``condition_B`` indexes ``prompts``.
-        value: a head on what the output layer reads, (N, S, H) → (N, S, 1), whose values are wanted too.
+        value: value head on the output layer's inputs, (N, S, H) → (N, S, 1), to evaluate as well.
     """
     width = trajectories.token_BT.shape[1]
     n_string = int(trajectories.length_B.sum())
     recomputes = torch.is_grad_enabled() and n_string > (lm.recompute_above or n_string)
-    # What is computed again must meet the weights that it met: those apart from their adapter.
+    # Recomputation must use the weights of the first forward: those that are not merged with the adapter.
     weights = nullcontext() if recomputes else folded(lm.model, n_string + sum(map(len, prompts)))
 
     def states_read() -> AbstractContextManager[list[Tensor]]:
@@ -98,14 +98,14 @@ def score_policy(
 
 
 def _runs_in_step(lm: LanguageModel) -> bool:
-    """Whether ranks that share weights have to run equally many forwards, as with gradients."""
+    """Return whether ranks with sharded weights must run equally many forwards, as with gradients."""
     return lm.lockstep is not None and torch.is_grad_enabled()
 
 
 def _policy_pieces(
     lm: LanguageModel, trajectories: Trajectories, around: int, recomputes: bool
 ) -> Iterator[tuple[Tensor, Trajectories]]:
-    """Rows that share a forward of the policy, after prompts of up to ``around`` tokens."""
+    """Yield rows that share a forward of the policy, after prompts of up to ``around`` tokens."""
     if _runs_in_step(lm):
         yield torch.arange(len(trajectories), device=lm.device), trajectories
     elif recomputes:
@@ -119,19 +119,19 @@ def _policy_pieces(
 
 
 def score_suffixes(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """log p(suffix | context z) of whole strings z, nats. Shape (B,). Gradients flow if enabled.
+    """Return log p(suffix | context z) of whole strings z, nats. Shape (B,). Gradients flow if enabled.
 
-    It is what :func:`score_prefixes` gives at the string's end, without log p(z | context).
+    This is the value of :func:`score_prefixes` at the string's end minus log p(z | context).
     """
     return _whole_strings(lm, given)[1]
 
 
 @torch.no_grad()
 def score_strings(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """log p(z suffix | context) of whole strings. Shape (B,), nats.
+    """Return log p(z suffix | context) of whole strings. Shape (B,), nats.
 
-    What :func:`score_prefixes` gives at each string's end, without scoring its prefixes; −inf where
-    the string cannot end there.
+    This is the value of :func:`score_prefixes` at each string's end, without scoring shorter prefixes;
+    −inf where the string cannot end there.
     """
     string_B, suffix_B = _whole_strings(lm, given)
     can_end_B = given.trajectories.at_ends(given.terminable_BS)
@@ -139,7 +139,7 @@ def score_strings(lm: LanguageModel, given: GivenStrings) -> Tensor:
 
 
 def _whole_strings(lm: LanguageModel, given: GivenStrings) -> tuple[Tensor, ...]:
-    """log p(z | context) of the actions and log p(suffix | context z), in pieces. Shapes (B,)."""
+    """Return log p(z | context) of the actions and log p(suffix | context z), piecewise. Shapes (B,)."""
     given = given.used()
     prompts = lm.prefill(given.contexts)
     around = max(map(len, given.suffixes)) + max(map(len, given.contexts))
@@ -155,11 +155,11 @@ def _whole_strings(lm: LanguageModel, given: GivenStrings) -> tuple[Tensor, ...]
 def whole_rows(
     lm: LanguageModel, prompts: PromptCache, given: GivenStrings
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`_whole_strings`, in one forward after contexts that have been read and stay so."""
+    """Score like :func:`_whole_strings`, in one forward after cached contexts, which stay unchanged."""
     trajectories, rule = given.trajectories, given.rule
     suffix_BM, mask_BM = given.padded_suffixes()
     n_suffix, states = suffix_BM.shape[1], trajectories.token_BT.shape[1] + 1
-    # The suffix stands right after each row's own end; its last token is only predicted, never read.
+    # The suffix follows right after each row's own end; its last token is only predicted, never read.
     place_BM = trajectories.length_B[:, None] + torch.arange(n_suffix, device=lm.device)
     joined_BT = torch.nn.functional.pad(trajectories.token_BT, (0, n_suffix))
     joined_BT = joined_BT.scatter(1, place_BM, suffix_BM)[:, :-1]
@@ -170,7 +170,7 @@ def whole_rows(
     index_BMV = place_BM[..., None].expand(-1, -1, logits_BSV.shape[-1])
     logits_BMV = logits_BSV.gather(1, index_BMV)
     log_p_BM = chosen_log_probs(logits_BMV, suffix_BM)
-    # The terminator stands under the rule for strings, as in _first_suffix_token.
+    # The terminator is normalized under the rule for strings, as in _first_suffix_token.
     log_stop_B = rule.log_probs(logits_BMV[:, 0])[:, rule.terminator]
     first_B = torch.where(suffix_BM[:, 0] == rule.terminator, log_stop_B, log_p_BM[:, 0])
     return log_p_BT.sum(dim=1), first_B + (log_p_BM * mask_BM)[:, 1:].sum(dim=1)

@@ -1,8 +1,8 @@
-"""Frozen weights shared out among ranks (FSDP2), and forwards in step, as all ranks gather them at once.
+"""Sharding of frozen weights (FSDP2), and forwards in lockstep, since all ranks gather them together.
 
-Each rank keeps a part of every frozen weight and gathers a block's weights while it computes with them.
-The adapter is small and whole on every rank, trained as under DDP: checkpoint, clipping and the saved
-adapter are the same as without.
+Each rank keeps a shard of every frozen weight and gathers a block's weights while it computes with them.
+The adapter is small and replicated on every rank, trained as under DDP: checkpoint, gradient clipping and
+the saved adapter are the same as without sharding.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gfn_runner.lm.policy import LanguageModel
 
 
 def shard(lm: LanguageModel, device: torch.device) -> None:
-    """Share out the frozen weights; every rank has to call it.
+    """Shard the frozen weights; every rank must call this.
 
     Args:
-        lm: with its adapter; the weights of all ranks are the same, on any device.
-        device: of this rank, where its part is kept and computed with.
+        lm: the model with its adapter; all ranks must hold the same weights, on any device.
+        device: device of this rank, which keeps its shard and computes.
     """
     mesh = init_device_mesh(device.type, (world(),))
     adapter = {p for p in lm.model.parameters() if p.requires_grad}
@@ -37,23 +37,23 @@ def shard(lm: LanguageModel, device: torch.device) -> None:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The layers of a transformer: the longest list of modules of one class."""
+    """Return the layers of a transformer: the longest ``ModuleList`` with modules of one class."""
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
     alike = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
     return max(alike, key=len, default=[])
 
 
 def ignore_sharded_parameters(module: nn.Module) -> None:
-    """Keep DDP, which will wrap ``module``, from copying what is shared out within it."""
+    """Make DDP, which will wrap ``module``, ignore the sharded parameters in it."""
     names = [name for name, p in module.named_parameters() if isinstance(p, DTensor)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
 
 
 class Lockstep:
-    """Within it ranks may run different numbers of forwards without gradients.
+    """Context in which ranks may run different numbers of forwards without gradients.
 
-    Who has a forward to run says so, and all run one; who has none left runs empty ones until nobody has.
-    Otherwise a rank whose strings have ended would leave the others waiting for its part of the weights.
+    A rank announces each forward, and all ranks run one; a rank that is done runs empty ones until all are.
+    Otherwise a rank whose strings have ended would leave the others waiting for its shard of the weights.
     """
 
     def __init__(self, lm: LanguageModel):
@@ -65,11 +65,11 @@ class Lockstep:
     def __exit__(self, *raised: object) -> None:
         self._depth -= 1
         if self._depth or any(raised):
-            return  # a rank that has failed ends, and the run with it
+            return  # a rank that failed ends, and the run with it
         while any(all_gather(False)):
             self.lm.empty_forward()
 
     def announce(self) -> None:
-        """A forward follows."""
+        """Announce that a forward follows."""
         if self._depth and not torch.is_grad_enabled():
             all_gather(True)

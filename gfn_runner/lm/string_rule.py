@@ -1,4 +1,4 @@
-"""A task's rule for strings, in the tokens of the model in use."""
+"""A task's rule for strings in the tokens of a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gfn_runner.lm.vocabulary import StringRule, allowed_mask
 
 
 def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
-    """The task's rule for strings in the model's tokens.
+    """Return the task's rule for strings in the model's tokens.
 
-    Special tokens are never written, nor is any token that holds one of the task's forbidden texts; the
-    terminator always may be.
+    Special tokens are never allowed, nor is any token that contains one of the task's forbidden texts;
+    the terminator always is.
 
     Raises:
-        UserError: if the terminator is not one token, or the model has none of the task's role.
+        UserError: if the terminator is not one token, or the model has no token with the task's role.
     """
     terminator = lm.terminator_text(task.terminator, task.terminator_role)
     problems = list(terminator_problems(lm.tokenizer, terminator))
@@ -24,7 +24,7 @@ def string_rule(lm: LanguageModel, task: Task, max_len: int) -> StringRule:
         raise UserError(problems)
     (end,) = lm.encode(terminator)
     closed = lm.special_ids | ids_holding(lm.tokenizer, tuple(task.forbidden_texts()))
-    # A model may have more logits than the tokenizer has entries, and fewer.
+    # A model may have more or fewer logits than the tokenizer has entries.
     forbidden = {token for token in closed if token < lm.vocab_size}
     forbidden.update(range(len(lm.tokenizer), lm.vocab_size))
     allowed_V = allowed_mask(lm.vocab_size, sorted(forbidden), end)

@@ -1,4 +1,4 @@
-"""What config and tokenizer of a model tell before its weights load: terminators, lengths, layers."""
+"""Checks with a model's config and tokenizer before its weights load: terminators, lengths, layers."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def text_problems(
     forbidden: Sequence[str] = (),
     further_adapters: Mapping[str, LoraSettings] | None = None,
 ) -> Iterator[Problem]:
-    """Problems of settings and texts with this model's config and tokenizer, which alone are read.
+    """Yield problems of settings and texts with this model; only its config and tokenizer are read.
 
     Args:
-        terminator: must be one token, if there is no ``role``.
+        terminator: text that must be one token, if there is no ``role``.
         strings: name, context and suffix of everything that is scored or sampled.
-        max_len: actions that may stand between context and suffix.
-        role: of the terminator, in place of its text.
-        chats: messages that the chat template must take, each with its place.
-        listed: whole strings, none of more than ``listed_max_len`` tokens.
+        max_len: maximum number of actions between context and suffix.
+        role: role of the terminator token, instead of its text.
+        chats: messages that the chat template must accept, each after its location in the data.
+        listed: whole strings, which may have at most ``listed_max_len`` tokens.
         written: other strings that the policy learns from.
-        forbidden: texts that no token may hold.
-        further_adapters: others than the policy's, by config key.
+        forbidden: texts that no written token may contain.
+        further_adapters: settings of adapters other than the policy's, by config key.
 
     Raises:
         UserError: if config or tokenizer cannot be read.
@@ -67,7 +67,7 @@ def text_problems(
         return
     yield from terminator_problems(tokenizer, terminator)
     yield from _without_a_row(config, tokenizer, terminator, strings, listed)
-    if not refused:  # what is refused has no length
+    if not refused:  # rejected messages have no length
         yield from _too_long(config, tokenizer, template, strings, max_len)
     yield from unheld_problems(tokenizer, forbidden)
     suffixes = [suffix for _, _, suffix in strings]
@@ -78,7 +78,7 @@ def text_problems(
 def _refused(
     tokenizer: Any, template: ChatTemplate, chats: Sequence[tuple[str, Chat]]
 ) -> Iterator[Problem]:
-    """Messages that the chat template does not take, or the first ones if there is no template."""
+    """Yield problems for messages that the chat template rejects, for the first ones if there is none."""
     if template.of_texts:
         template.prompt_ids(tokenizer, "a text")
     for where, chat in chats:
@@ -92,8 +92,8 @@ def _refused(
 
 
 def _changed(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
-    """Texts whose first white space this tokenizer cannot write in the middle of a string."""
-    # It depends on how a text begins, so one of each beginning is enough.
+    """Yield a problem if the tokenizer cannot write a text's leading white space in mid-string."""
+    # This depends only on how a text begins, so one text per beginning is enough.
     beginnings = {text[: len(text) - len(text.lstrip()) + 1]: text for text in texts}
     for text in beginnings.values():
         read = changed_start(tokenizer, text)
@@ -115,7 +115,7 @@ def _without_a_row(
     strings: Sequence[tuple[str, str, str]],
     listed: Sequence[str],
 ) -> Iterator[Problem]:
-    """Texts that hold a token of the tokenizer which the model has no embedding for."""
+    """Yield problems for texts with a token of the tokenizer that the model has no embedding for."""
     rows = getattr(text_config(config), "vocab_size", None)
     if rows is None:
         return
@@ -148,14 +148,14 @@ def _out_of_reach(tokenizer: Any, listed: Sequence[str], max_len: int) -> Iterat
 
 
 def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
-    """Config and tokenizer of a model that can be loaded, as far as kind and weights' names show it."""
+    """Return config and tokenizer, after checks of architecture and of the weights' names and shapes."""
     source = lm_source(options)
     source.require_available()
     if options.gguf_file is not None:
         gguf.refuse_unreadable(source.path, options.gguf_file)
     config = source.config()
     problems = list(kind_problems(config, repr(options.name), "lm.name"))
-    # The weights of a GGUF file are dequantized; it says itself which it lacks.
+    # The weights of a GGUF file are dequantized; loading it reports those that it lacks.
     if options.gguf_file is None and not problems:
         auto = causal_auto_class(config)
         problems = list(source.weights_problems(auto, config, options.quantization))
@@ -165,7 +165,7 @@ def _config_and_tokenizer(options: LMSettings) -> tuple[Any, Any]:
 
 
 def _generation_config(options: LMSettings) -> Any:
-    """``None`` where the model comes without one."""
+    """Return the generation config, or ``None`` if the model comes without one."""
     from transformers import GenerationConfig
 
     try:
@@ -175,7 +175,7 @@ def _generation_config(options: LMSettings) -> Any:
 
 
 def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[Problem]:
-    """Adapted layers that the model does not have; asked of a model without memory."""
+    """Yield problems with adapter targets that the model lacks, as seen on the meta device."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -216,7 +216,7 @@ def _too_long(
     limit = f"the model's context of {longest}"
     if why := same_up_to(config).get(longest):
         limit = f"{longest}, above which {why} of a batch: sampler and reward would disagree"
-    # A token has at least one byte, so most texts need no tokenizing; a template adds to them.
+    # A token has at least one byte, so most texts need not be tokenized; a template adds bytes.
     around = template.length(tokenizer) + max_len + 1
     too_long: list[tuple[int, str]] = []
     for name, context, suffix in strings:

@@ -1,12 +1,12 @@
-"""One rule for what may be written, when a string may end and when it must.
+"""The rule for strings: which tokens may be written, when a string may end and when it must.
 
-Sampler, policy and reward all ask :class:`StringRule`, so that they can never differ:
+Sampler, policy and reward all use :class:`StringRule`, so that they can never differ:
 
-- a token outside the allowed vocabulary has probability 0 and the rest is renormalised;
+- a token outside the allowed vocabulary has probability 0 and the rest is renormalized;
 - below ``min_len`` actions the terminator has probability 0;
 - at ``max_len`` actions the string ends with probability 1 (log q⊤ = 0);
-- while a tool's tokens are still to come, the string cannot end, and those tokens are no actions;
-- a given string that goes on after its terminator is no string: it ends nowhere after it.
+- while a tool's tokens are still to come, the string cannot end, and those tokens are not actions;
+- a given string that continues after a terminator cannot end at any later state.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from gfn_runner.data.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class StringRule:
-    """The strings that a policy may write.
+    """Rule for the strings that a policy may write.
 
     Attributes:
-        terminator: token id of ⊤.
+        terminator: token id of the terminator ⊤.
         min_len, max_len: bounds on the number of actions; a tool's tokens do not count.
-        allowed_V: tokens that may be written, the terminator left aside; ``None`` allows all.
+        allowed_V: mask of allowed tokens (see :func:`allowed_mask`); ``None`` allows all.
     """
 
     terminator: int
@@ -39,20 +39,20 @@ class StringRule:
     )
 
     def n_actions_BS(self, trajectories: Trajectories) -> Tensor:
-        """Number of actions in each prefix."""
+        """Return the number of actions in each prefix."""
         return pad(trajectories.is_action_BT.long().cumsum(dim=1), (1, 0))
 
     def awaits_tool_BS(self, trajectories: Trajectories) -> Tensor:
-        """States whose next token is a tool's."""
+        """Return the states whose next token is a tool's."""
         return pad(trajectories.token_mask_BT & ~trajectories.is_action_BT, (0, 1))
 
     def went_on_BS(self, trajectories: Trajectories) -> Tensor:
-        """States after a terminator that was written: no string of the policy's gets there."""
+        """Return the states after a written terminator, which no string of the policy reaches."""
         ended_BT = (trajectories.token_BT == self.terminator) & trajectories.is_action_BT
         return pad(ended_BT.long().cumsum(dim=1), (1, 0)) > 0
 
     def terminable_BS(self, trajectories: Trajectories) -> Tensor:
-        """States at which the string may end."""
+        """Return the states at which the string may end."""
         return (
             trajectories.state_mask_BS
             & (self.n_actions_BS(trajectories) >= self.min_len)
@@ -61,19 +61,19 @@ class StringRule:
         )
 
     def forced_BS(self, trajectories: Trajectories) -> Tensor:
-        """States at which the string must end."""
+        """Return the states at which the string must end."""
         return self.terminable_BS(trajectories) & (self.n_actions_BS(trajectories) >= self.max_len)
 
     def may_stop(self, n_actions: Tensor) -> Tensor | None:
-        """Whether the terminator is open after so many actions; ``None`` if it always is."""
+        """Return whether the terminator is allowed after ``n_actions`` actions; ``None`` if always."""
         return n_actions >= self.min_len if self.min_len > 0 else None
 
     def masked(self, logits_NV: Tensor, may_stop_N: Tensor | None) -> Tensor:
-        """Logits in fp32 with −inf at what may not follow; no copy of them where nothing is closed.
+        """Return logits in fp32 with −inf at forbidden tokens; no copy if none is forbidden.
 
         Args:
-            logits_NV: any dtype; N positions.
-            may_stop_N: whether the terminator is open at each position; ``None`` for everywhere.
+            logits_NV: logits of any dtype at N positions.
+            may_stop_N: whether the terminator is allowed at each position; ``None`` for everywhere.
         """
         logits_NV = logits_NV.float()
         closed_V = self._closed_on(logits_NV.device)
@@ -85,22 +85,22 @@ class StringRule:
         return logits_NV
 
     def _closed_on(self, device: torch.device) -> Tensor | None:
-        """Tokens that may not be written. Copied to a device once: every token asks for it."""
+        """Return the mask of forbidden tokens; it is copied to a device once, since every token needs it."""
         if self.allowed_V is None:
             return None
         if device not in self._closed:
-            # Evaluation may ask first: what inference mode makes is of no use to a training step.
+            # The first call may come from evaluation: training cannot use inference-mode tensors.
             with torch.inference_mode(False):
                 self._closed[device] = ~self.allowed_V.to(device)
         return self._closed[device]
 
     def log_probs(self, logits_NV: Tensor, may_stop_N: Tensor | None = None) -> Tensor:
-        """Normalised log-probabilities in nats, fp32, of the strings' next token. Shape (N, V)."""
+        """Return normalized next-token log-probabilities in nats, fp32. Shape (N, V)."""
         return self.masked(logits_NV, may_stop_N).log_softmax(dim=-1)
 
 
 def allowed_mask(vocab_size: int, forbidden: list[int], terminator: int) -> Tensor:
-    """Boolean mask over the vocabulary: everything but ``forbidden``; the terminator always in."""
+    """Return a boolean mask over the vocabulary: all but ``forbidden``, the terminator always included."""
     allowed_V = torch.ones(vocab_size, dtype=torch.bool)
     allowed_V[forbidden] = False
     allowed_V[terminator] = True

@@ -1,4 +1,4 @@
-"""Accuracy of answers: votes, model averages, shares and their intervals."""
+"""Accuracy of answers: majority votes, posterior predictive, shares and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_Z = 1.959963984540054  # 97.5 % of a standard normal distribution lie below
-_ROUNDING = 1e-4  # by which log-probabilities of single precision can exceed 0
+_Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+_ROUNDING = 1e-4  # single-precision log-probabilities can exceed 0 by this much
 
 
 def with_interval(name: str, share: float, trials: int) -> dict[str, float]:
-    """A share and its 95 % Wilson score interval, as ``name``, ``name_low`` and ``name_high``; in 0..1.
+    """Return a share and its 95 % Wilson score interval: ``name``, ``name_low``, ``name_high``; in 0..1.
 
     Args:
-        name: of the metric.
-        share: of successes; a trial may be the mean of several samples, half a success where half of
-            them are right. (scipy's interval takes whole successes only.)
-        trials: independent ones.
+        name: name of the metric.
+        share: share of successes; a trial may be the mean of several samples, half a success if half of
+            them are right. (scipy's interval accepts whole successes only.)
+        trials: number of independent trials.
 
     Raises:
         ValueError: if there are no trials.
@@ -30,7 +30,7 @@ def with_interval(name: str, share: float, trials: int) -> dict[str, float]:
     weight = _Z * _Z / trials
     middle = (share + weight / 2) / (1 + weight)
     half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-    # At the edges rounding would put the share outside of its interval.
+    # At 0 and 1, rounding could put the share outside its interval.
     return {
         name: share,
         f"{name}_low": max(0.0, min(share, middle - half)),
@@ -39,25 +39,25 @@ def with_interval(name: str, share: float, trials: int) -> dict[str, float]:
 
 
 def majority(answers: Sequence[object | None]) -> object | None:
-    """The most frequent answer; of equally frequent ones the first. Failed parses do not vote."""
+    """Return the most frequent answer, the first one on ties. Failed parses (``None``) do not vote."""
     votes = Counter(answer for answer in answers if answer is not None)
     return votes.most_common(1)[0][0] if votes else None
 
 
 def posterior_predictive(log_p_KA: ArrayLike) -> NDArray[np.float64]:
-    """p(Y_a | X) ≈ 1/K Σ_k p(Y_a | X Z_k), then normalised over the answers (Hu et al. 2024, sec. 3.1).
+    """Return p(Y_a | X) ≈ 1/K Σ_k p(Y_a | X Z_k), normalized over answers (Hu et al. 2024, sec. 3.1).
 
-    The mean is of probabilities as they are: a sample under which every given answer is improbable
-    says little. Normalising each sample first would give all samples one vote.
+    Unnormalized probabilities are averaged: a sample under which every given answer is improbable has
+    little weight. Normalizing each sample first would give all samples the same weight.
 
     Args:
-        log_p_KA: log p(Y_a | X Z_k), nats, of K samples Z and A answers; −∞ for impossible.
+        log_p_KA: log p(Y_a | X Z_k) in nats of K samples Z and A answers; −∞ if impossible.
 
     Returns:
         Probabilities of the answers, which sum to 1. Shape (A,).
 
     Raises:
-        ValueError: without samples or answers; at NaN or a probability above 1; if every answer is
+        ValueError: without samples or answers; for NaN or a probability above 1; if every answer is
             impossible under every sample.
     """
     from scipy.special import logsumexp, softmax

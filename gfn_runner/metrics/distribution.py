@@ -1,4 +1,4 @@
-"""Distances of distributions over outcomes that can be enumerated; in double precision, nats."""
+"""Distances between distributions over enumerable outcomes; in double precision, nats."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# What may be missing of 1: distributions are often made in single precision.
+# Allowed deviation of a sum from 1: distributions are often computed in single precision.
 TOLERANCE = 1e-4
 
 
 def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
-    """KL(p ‖ q) = Σ p log(p/q), nats; infinite where q excludes what p has.
+    """Return KL(p ‖ q) = Σ p log(p/q) in nats; infinite if q is 0 where p is not.
 
     Args:
         p, q: probabilities of the same outcomes. Shape (K,).
 
     Raises:
-        ValueError: if either is no distribution, or their shapes differ; so does total variation.
+        ValueError: if either is not a distribution or their shapes differ; so does total variation.
     """
     from scipy.special import rel_entr
 
@@ -26,19 +26,19 @@ def kl_divergence(p: ArrayLike, q: ArrayLike) -> float:
 
 
 def total_variation(p: ArrayLike, q: ArrayLike) -> float:
-    """½ Σ |p − q|, in 0..1: the largest difference in the probability of any event."""
+    """Return ½ Σ |p − q|, in 0..1: the largest difference in the probability of any event."""
     p_K, q_K = _two(p, q)
     return float(np.abs(p_K - q_K).sum() / 2)
 
 
 def empirical(counts: ArrayLike) -> NDArray[np.float64]:
-    """Share of each outcome among samples. Shape (K,).
+    """Return the share of each outcome among samples. Shape (K,).
 
     Args:
         counts: how often each outcome was drawn; 0 for those that were not. Shape (K,).
 
     Raises:
-        ValueError: at negative counts, or none at all.
+        ValueError: if a count is negative, or no count is above 0.
     """
     count_K = np.asarray(counts, dtype=np.float64)
     if count_K.ndim != 1 or not (count_K >= 0).all() or not 0 < count_K.sum() < np.inf:
@@ -47,17 +47,17 @@ def empirical(counts: ArrayLike) -> NDArray[np.float64]:
 
 
 def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
-    """E KL(empirical ‖ q) over N samples of q, exactly, nats.
+    """Return E KL(empirical ‖ q) over N samples of q, computed exactly, in nats.
 
-    KL is a sum over outcomes, and each count is binomial: no simulation. An outcome of probability 0
-    adds nothing.
+    KL is a sum over outcomes and each count is binomial, so no simulation is needed. Outcomes of
+    probability 0 contribute nothing.
 
     Args:
-        q: the true probabilities; ``np.full(K, 1 / K)`` for a uniform truth. Shape (K,).
-        n_samples: N.
+        q: the true probabilities; ``np.full(K, 1 / K)`` for a uniform distribution. Shape (K,).
+        n_samples: number of samples N.
 
     Raises:
-        ValueError: if ``q`` is no distribution, or at fewer than one sample.
+        ValueError: if ``q`` is not a distribution, or for fewer than one sample.
     """
     from scipy.special import xlogy
     from scipy.stats import binom
@@ -68,7 +68,7 @@ def expected_empirical_kl(q: ArrayLike, n_samples: int) -> float:
     count_N = np.arange(n_samples + 1)
     share_N = count_N / n_samples
     total = 0.0
-    # Equal probabilities add the same: a uniform truth is one turn.
+    # Equal probabilities contribute equally: a uniform distribution takes one iteration.
     for probability, times in zip(*np.unique(q_K, return_counts=True), strict=True):
         if probability > 0:
             chance_N = binom.pmf(count_N, n_samples, min(probability, 1.0))

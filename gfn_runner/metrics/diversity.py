@@ -1,6 +1,6 @@
 """Diversity of sampled texts: n-grams, self-BLEU and embeddings.
 
-All three are of one set of texts: the samples of one condition. Average them over conditions.
+All three measure one set of texts: the samples of one condition. Average them over conditions.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over all n-grams of the texts together, in 0..1 (Li et al. 2016).
+    """Return the number of distinct n-grams over that of all n-grams, in 0..1 (Li et al. 2016).
 
-    It falls with the number and the length of texts, so compare only equally many. 0 where no text
-    has ``n`` words.
+    It decreases with the number and the length of texts, so compare only equal numbers of texts. It is 0
+    if no text has ``n`` words.
 
     Args:
         texts: at least two.
-        n: words of an n-gram, from 1.
+        n: words per n-gram, at least 1.
 
     Raises:
-        ValueError: at fewer than two texts or ``n`` below 1.
+        ValueError: for fewer than two texts or ``n`` below 1.
     """
     from nltk.util import ngrams
 
@@ -39,33 +39,33 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Mean BLEU-4 of each text against all the others, in 0..1; low is diverse (Zhu et al. 2018).
+    """Return the mean BLEU-4 of each text against all others, in 0..1; low is diverse (Zhu et al. 2018).
 
-    BLEU as in :func:`~gfn_runner.metrics.overlap.bleu`. A text of fewer than four words stays below 1
-    even beside its own copy, and one without words scores 0.
+    BLEU is :func:`~gfn_runner.metrics.overlap.bleu`. A text of fewer than four words scores below 1
+    even against its own copy, and one without words scores 0.
 
     Args:
-        texts: at least two; each is compared with each.
+        texts: at least two; each is compared with all others.
 
     Raises:
-        ValueError: at fewer than two texts.
+        ValueError: for fewer than two texts.
     """
     _need_two(texts)
     return bleu(texts, [[*texts[:row], *texts[row + 1 :]] for row in range(len(texts))])
 
 
 def embedding_diversity(texts: Sequence[str], encoder: Encoder) -> float:
-    """1 − mean cosine over all pairs of different samples (Hu et al. 2024, section 4.1).
+    """Return 1 − mean cosine similarity over all pairs of samples (Hu et al. 2024, section 4.1).
 
-    A sample is never paired with itself; two equal samples are a pair, of cosine 1. Vectors of
-    length 0 are alike among themselves and orthogonal to all others.
+    A sample is never paired with itself; two equal samples form a pair with cosine 1. Zero vectors have
+    cosine 1 with each other and are orthogonal to all others.
 
     Args:
         texts: at least two.
-        encoder: of the vectors; numbers of different encoders are not comparable.
+        encoder: text encoder; numbers from different encoders are not comparable.
 
     Raises:
-        ValueError: at fewer than two texts, or a vector that is not finite.
+        ValueError: for fewer than two texts, or if a vector is not finite.
     """
     _need_two(texts)
     vector_NE = encoder.encode(texts).double().cpu()
@@ -77,7 +77,7 @@ def embedding_diversity(texts: Sequence[str], encoder: Encoder) -> float:
     n = len(texts)
     # Σ_{i≠j} u_i·u_j = |Σ u|² − Σ |u|²: no N × N matrix.
     pairs = unit_NE.sum(dim=0).square().sum() - unit_NE.square().sum()
-    # Equal vectors differ from diversity 0 by rounding, on either side.
+    # For equal vectors, rounding may give a diversity slightly below 0.
     return max(0.0, 1.0 - float(pairs) / (n * (n - 1)))
 
 

@@ -1,6 +1,6 @@
-"""Evidence of a posterior, log Z, out of φ of samples.
+"""Evidence log Z of a posterior, estimated from φ of samples.
 
-φ = log R/T − log q(z ⊤) of whole strings z, in nats. An exact policy has φ = log Z of every string. With
+φ = log R/T − log q(z ⊤) of whole strings z, in nats. An exact policy has φ = log Z for every string. With
 samples of the policy, z ~ q, the mean of φ is the evidence lower bound: log Z − KL(q ‖ posterior) in
 expectation. The importance-weighted bound log mean exp φ lies between the two (Burda et al. 2016,
 arXiv:1509.00519). With samples of the posterior itself, the mean of φ is the evidence upper bound:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def terminal_phi(
     log_reward: Sequence[float], log_pf: Sequence[float], temperature: float
 ) -> NDArray[np.float64]:
-    """φ of whole strings, nats; strings of probability or reward 0 are left out. Shape (K,).
+    """Return φ of whole strings in nats, without strings of probability or reward 0. Shape (K,).
 
     Args:
         log_reward: untempered log R of each string, nats.
-        log_pf: log q of each string, its stop included, nats.
+        log_pf: log q of each string, including its stop, nats.
         temperature: reward temperature T.
     """
     pairs = zip(log_reward, log_pf, strict=True)
@@ -36,19 +36,19 @@ def terminal_phi(
 
 
 def mean_phi(phi_K: ArrayLike) -> float:
-    """Mean φ: the evidence lower bound of samples of the policy, the upper one of the posterior's.
+    """Return the mean φ: the evidence lower bound for policy samples, the upper for posterior samples.
 
     Args:
         phi_K: φ of samples of one condition, nats. Shape (K,).
 
     Raises:
-        ValueError: without samples, or at φ that is not finite; so do all that follow.
+        ValueError: without samples, or if a φ is not finite; so do the other functions of ``phi_K``.
     """
     return float(_finite(phi_K).mean())
 
 
 def importance_bound(phi_K: ArrayLike) -> float:
-    """log mean exp φ of samples of the policy: below log Z on average, less so with more samples."""
+    """Return log mean exp φ of policy samples: below log Z on average, by less with more samples."""
     from scipy.special import logsumexp
 
     values_K = _finite(phi_K)
@@ -56,25 +56,25 @@ def importance_bound(phi_K: ArrayLike) -> float:
 
 
 def effective_sample_size(phi_K: ArrayLike) -> float:
-    """(Σ w)² / Σ w² with w = exp φ, in samples: from 1, all weight on one, to K, all alike."""
+    """Return (Σ w)² / Σ w² with w = exp φ, in samples: 1 if one has all the weight, K if all are equal."""
     values_K = _finite(phi_K)
     weight_K = np.exp(values_K - values_K.max())
     return float(weight_K.sum() ** 2 / np.square(weight_K).sum())
 
 
 def phi_spread(phi_K: ArrayLike) -> float:
-    """Standard deviation of φ, nats (over K, not K − 1); 0 for an exact policy."""
+    """Return the standard deviation of φ in nats (over K, not K − 1); 0 for an exact policy."""
     return float(_finite(phi_K).std())
 
 
 def evidence(phi: Iterable[ArrayLike]) -> dict[str, float]:
-    """Means over conditions: ``phi_spread``, ``elbo`` (mean φ), ``log_z_bound``, ``ess``.
+    """Return means over conditions: ``phi_spread``, ``elbo`` (mean φ), ``log_z_bound``, ``ess``.
 
-    ``ess`` is a share of the samples. A condition of a single sample has no spread and does not count;
-    empty where no condition counts.
+    ``ess`` is a share of the samples. Conditions with a single sample have no spread and do not count;
+    the result is empty if no condition counts.
 
     Args:
-        phi: of each condition, φ of samples of the policy, nats. Shape (K,) each.
+        phi: φ of policy samples for each condition, nats. Shape (K,) each.
     """
     counted = [values for own in phi if len(values := np.asarray(own)) > 1]
     if not counted:
@@ -88,7 +88,7 @@ def evidence(phi: Iterable[ArrayLike]) -> dict[str, float]:
 
 
 def phi_moments(phi_BS: Tensor, counted_BS: Tensor, condition_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of φ over the counted states of each condition, in nats.
+    """Return mean and standard deviation of φ over the counted states of each condition, in nats.
 
     Args:
         phi_BS: φ of every state of a batch.

@@ -1,7 +1,7 @@
-"""A language model as judge: ratings from 1 to 5 over any OpenAI-compatible endpoint.
+"""A language model as judge: ratings from 1 to 5 from any OpenAI-compatible endpoint.
 
-What is judged leaves the machine for ``base_url``. A request that fails, or a reply without a clear
-rating, is a failure: it is counted and reported, and no number takes its place.
+Judged texts leave the machine: they are sent to ``base_url``. A failed request, or a reply without a
+clear rating, is a failure: it is counted and reported, and no rating is substituted.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from gfn_runner.runtime.local_paths import LocalPath
 
 KEY = "evaluation.judge"
 PROMPTS = Path(__file__).parent / "prompts"
-# What a prompt can be filled with; the ends of a story are empty outside infilling.
+# Placeholders of a prompt; a story's beginning and ending are empty outside infilling.
 FIELDS = ("prompt", "sample", "middle", "beginning", "ending")
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class JudgeSettings:
-    """A judge and its prompt.
+    """Settings of a judge and its prompt.
 
     Attributes:
-        base_url: of the endpoint, such as ``http://localhost:8000/v1``.
-        model: as the endpoint names it.
+        base_url: URL of the endpoint, such as ``http://localhost:8000/v1``.
+        model: name of the model at the endpoint.
         prompt_file: a text file with placeholders such as ``{prompt}`` and ``{sample}``, or the name
             of a shipped one: ``continuation.txt``, ``story_middle.txt``.
         api_key_env: name of the environment variable that holds the key; ``None`` for endpoints
             without keys. The key itself is never in a config.
-        max_samples: only the first so many samples are judged.
-        timeout: of one request, seconds.
-        retries: of a request that failed in a way that may pass, with growing pauses.
-        temperature: of the judge's reply; ``None`` for models that take none.
-        give_up_after: requests failed one after the other, after which the rest is not asked.
+        max_samples: maximum number of samples to judge; later ones are skipped.
+        timeout: timeout per request, seconds.
+        retries: retries of a request after a possibly transient failure, with growing pauses.
+        temperature: sampling temperature of the judge; ``None`` for models that do not accept one.
+        give_up_after: number of failed requests in a row after which no more are sent.
     """
 
     base_url: str
@@ -58,7 +58,7 @@ class JudgeSettings:
     give_up_after: Annotated[int, Field(ge=1)] = 5
 
     def problems(self) -> Iterator[Problem]:
-        """What is impossible, seen without a request."""
+        """Yield settings that are impossible, without sending a request."""
         if importlib.util.find_spec("openai") is None:
             yield Problem(
                 KEY,
@@ -81,7 +81,7 @@ class JudgeSettings:
         if name is None:
             return
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            # Not shown: somebody may have put the key itself here.
+            # The value is not shown: it may be the key itself.
             yield Problem(
                 f"{KEY}.api_key_env",
                 "this is not the name of an environment variable",
@@ -98,18 +98,18 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Ratings of a judge.
+    """Ratings by a judge.
 
     Attributes:
-        ratings: one of each sample that was to be judged, 1 to 5; ``None`` where there is none.
-        failures: how often there was no rating, by reason.
+        ratings: one rating per sample to be judged, 1 to 5; ``None`` where there is none.
+        failures: number of missing ratings by reason.
     """
 
     ratings: tuple[float | None, ...]
     failures: Mapping[str, int]
 
     def metrics(self) -> dict[str, float]:
-        """``judge_rating`` (absent if nothing was rated), ``judge_rated`` and ``judge_failures``."""
+        """Return ``judge_rating`` (absent if nothing was rated), ``judge_rated`` and ``judge_failures``."""
         rated = [rating for rating in self.ratings if rating is not None]
         named = {"judge_rating": fmean(rated)} if rated else {}
         failed = len(self.ratings) - len(rated)
@@ -117,10 +117,10 @@ class Verdict:
 
 
 class Judge:
-    """Asks for one rating a sample.
+    """Judge that rates samples, one request each.
 
     Args:
-        options: without :meth:`~JudgeSettings.problems`.
+        options: settings without :meth:`~JudgeSettings.problems`.
     """
 
     def __init__(self, options: JudgeSettings):
@@ -129,7 +129,7 @@ class Judge:
         self.options = options
         self.prompt = read_prompt(options.prompt_file)
         key = os.environ[options.api_key_env] if options.api_key_env else "none"
-        # Given here, since the client would otherwise look for a key of its own in the environment.
+        # Passed explicitly, since the client would otherwise look for a key in the environment.
         self._client = OpenAI(
             api_key=key,
             base_url=options.base_url,
@@ -138,10 +138,10 @@ class Judge:
         )
 
     def rate(self, samples: Sequence[Mapping[str, str]]) -> Verdict:
-        """Have the first ``max_samples`` samples rated, one after the other.
+        """Rate the first ``max_samples`` samples, one after the other.
 
         Args:
-            samples: what the prompt's placeholders stand for, by the names in ``FIELDS``.
+            samples: values of the prompt's placeholders, by the names in ``FIELDS``.
         """
         ratings: list[float | None] = []
         failures: Counter[str] = Counter()
@@ -157,7 +157,7 @@ class Judge:
         return Verdict(tuple(ratings), dict(failures))
 
     def _ask(self, text: str) -> tuple[str | None, str]:
-        """The judge's reply, or ``None`` and the reason why there is none."""
+        """Return the judge's reply, or ``None`` and the reason why there is none."""
         from openai import APIStatusError, OpenAIError
 
         extra: dict[str, Any] = {}
@@ -168,7 +168,7 @@ class Judge:
                 model=self.options.model, messages=[{"role": "user", "content": text}], **extra
             )
         except APIStatusError as error:
-            # Not the server's words, which may repeat the key.
+            # Without the server's message, which may repeat the key.
             return None, f"the endpoint answered with status {error.status_code}"
         except (OpenAIError, ValueError) as error:
             return None, f"the request failed: {type(error).__name__}"
@@ -178,7 +178,7 @@ class Judge:
         return choices[0].message.content or "", ""
 
 
-# "Rating: 4", as the prompts ask for, or a number alone on its line; on the scale from 1 to 5.
+# "Rating: 4", as the prompts request, or a number alone on its line; on the scale from 1 to 5.
 _RATING = re.compile(
     r"(?:^[ \t*_]*|\b(?:rating|score)\b\W*)([1-4](?:\.[0-9]+)?|5(?:\.0+)?)\**(?:\s*/\s*5)?[ \t.*_]*$",
     re.IGNORECASE | re.MULTILINE,
@@ -186,19 +186,19 @@ _RATING = re.compile(
 
 
 def rating_in(reply: str) -> float | None:
-    """The last rating in a reply, 1 to 5, or ``None``: whatever else stands beside it is none."""
+    """Return the last rating from 1 to 5 in a reply, or ``None``; numbers amid other text do not count."""
     found = _RATING.findall(reply)
     return float(found[-1]) if found else None
 
 
 def read_prompt(file: str) -> str:
-    """The text of a prompt file.
+    """Read the text of a prompt file.
 
     Args:
         file: a path, or the name of a shipped prompt.
 
     Raises:
-        UserError: if there is no such file, or its placeholders are malformed, none of ``FIELDS`` or missing.
+        UserError: if there is no such file, or its placeholders are malformed, missing or not in ``FIELDS``.
     """
     key = f"{KEY}.prompt_file"
     path = Path(file).expanduser()

@@ -1,4 +1,4 @@
-"""Likeness of texts and references: BLEU-4, GLEU-4, embeddings and, where it is installed, BERTScore."""
+"""Similarity of texts and references: BLEU-4, GLEU-4, embeddings and, if it is installed, BERTScore."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, and runs of punctuation, in the text's own case.
+    """Split a text into runs of letters and digits and runs of punctuation; case is kept.
 
-    ``nltk``'s ``wordpunct_tokenize``: it needs no data file. ``"It's 7."`` is ``It ' s 7 .``.
+    This is ``wordpunct_tokenize`` of ``nltk``, which needs no data file. ``"It's 7."`` is ``It ' s 7 .``.
     """
     from nltk.tokenize import wordpunct_tokenize
 
@@ -23,17 +23,17 @@ def words(text: str) -> list[str]:
 
 
 def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean sentence BLEU-4, in 0..1 (Papineni et al. 2002; smoothing method 1, Chen & Cherry 2014).
+    """Return mean sentence BLEU-4, in 0..1 (Papineni et al. 2002; smoothing method 1, Chen & Cherry 2014).
 
-    ``nltk``'s, over the words of :func:`words`, in their own case. The mean is over texts: this is not
-    corpus BLEU.
+    Computed by ``nltk`` on the words of :func:`words`, case-sensitively. The mean is over texts: this is
+    not corpus BLEU.
 
     Args:
         texts: one or more.
-        references: of each text, at least one; the closest counts.
+        references: at least one for each text; n-grams may match any of them.
 
     Raises:
-        ValueError: without texts, or at a text without references.
+        ValueError: without texts, or if a text has no references.
     """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -44,9 +44,9 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
 
 def gleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean sentence GLEU, n-grams of 1 to 4 words, in 0..1 (Wu et al. 2016, arXiv:1609.08144).
+    """Return mean sentence GLEU, n-grams of 1 to 4 words, in 0..1 (Wu et al. 2016, arXiv:1609.08144).
 
-    Words, references and errors as in :func:`bleu`.
+    Words and errors are as in :func:`bleu`; each text's best reference counts.
     """
     from nltk.translate.gleu_score import sentence_gleu
 
@@ -56,16 +56,16 @@ def gleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 def reference_similarity(
     texts: Sequence[str], references: Sequence[Sequence[str]], encoder: Encoder
 ) -> float:
-    """Mean cosine of each text's embedding and its reference's, in −1..1.
+    """Return the mean cosine similarity of each text's embedding and its reference's, in −1..1.
 
     Args:
         texts: one or more.
-        references: of each text, at least one; the closest counts.
-        encoder: of the vectors; numbers of different encoders are not comparable. A vector of length 0 is
+        references: at least one for each text; the closest counts.
+        encoder: text encoder; numbers from different encoders are not comparable. A zero vector is
             orthogonal to all others.
 
     Raises:
-        ValueError: without texts, or at a text without references.
+        ValueError: without texts, or if a text has no references.
     """
     _check(texts, references)
     # Each text is embedded once: samples of a condition share their references.
@@ -95,20 +95,20 @@ def _mean(
 def bert_scores(
     texts: Sequence[str], references: Sequence[Sequence[str]], model: str, **options: Any
 ) -> dict[str, float]:
-    """Means of BERTScore (Zhang et al. 2020, arXiv:1904.09675) over texts, by the package ``bert-score``.
+    """Return mean BERTScores (Zhang et al. 2020, arXiv:1904.09675), by the package ``bert-score``.
 
     Args:
         texts: one or more.
-        references: of each text, at least one; the best counts.
+        references: at least one for each text; the best counts.
         model: a hub id that the package knows; loaded once.
-        options: of the package's own scorer; scores are rescaled with its English baseline, as in the paper.
+        options: options of ``BERTScorer``; scores are rescaled by its English baseline, as in the paper.
 
     Returns:
-        ``bertscore_precision``, ``…_recall``, ``…_f1``; below 0 where rescaled.
+        ``bertscore_precision``, ``…_recall``, ``…_f1``; they may be below 0 if rescaled.
 
     Raises:
-        ValueError: without texts, or at a text without references.
-        Exception: what the package raises without itself, the model or its baseline.
+        ValueError: without texts, or if a text has no references.
+        Exception: whatever is raised if the package, the model or its baseline is missing.
     """
     _check(texts, references)
     values = _bert_scorer(model, **options).score(list(texts), [list(g) for g in references])
@@ -123,8 +123,8 @@ def _bert_scorer(model: str, **options: Any) -> Any:
     scorer = BERTScorer(
         model_type=model, **{"lang": "en", "rescale_with_baseline": True, **options}
     )
-    # bert-score 0.3.13 with transformers 5: a limit of 1e30 tokens, which is how a tokenizer states none,
-    # overflows; and a method that it calls for empty texts is gone.
+    # bert-score 0.3.13 with transformers 5: the limit of 1e30 tokens of a tokenizer without a limit
+    # overflows; and a method that bert-score calls for empty texts no longer exists.
     tokenizer = scorer._tokenizer
     positions = getattr(scorer._model.config, "max_position_embeddings", None) or 512
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)

@@ -1,7 +1,7 @@
-"""Losses on pairs of φ: pure functions of tensors.
+"""Losses on pairs of φ, as pure functions of tensors.
 
 The policy is exact if and only if φ (see ``phi``) is one constant per condition. So every balance
-objective is a choice of weights on pairs of φ, and a regression loss ρ on their differences:
+objective is a choice of weights on pairs of φ and of a regression loss ρ on their differences:
 
     L = Σ w_ab ρ(φ_a − φ_b) / Σ w_ab,  averaged over groups (trajectories or conditions).
 
@@ -10,7 +10,7 @@ arXiv:2310.04363, eq. 3; detailed balance: Bengio et al. 2023, arXiv:2111.09266;
 Malkin et al. 2022, arXiv:2201.13259; its VarGrad form: Zhang et al. 2023, arXiv:2305.14594;
 regression losses: Hu et al. 2024, arXiv:2410.02596.
 
-Letters of shapes: G groups, M members of the largest group; else see ``conditions``.
+Letters of shapes: G groups, M members of the largest group; others as in ``conditions``.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Regression:
-    """The loss on one difference d of φ, in nats; each is d² near 0.
+    """Regression loss on a difference d of φ, in nats; every kind is d² near 0.
 
     Attributes:
         kind: ``squared`` d²; ``huber`` d² up to ``delta`` and linear beyond; ``cosh`` 2 (cosh d − 1),
-            the shifted cosh, which punishes large residuals harder.
-        delta: of ``huber``, nats.
+            the shifted cosh, which penalizes large residuals more.
+        delta: threshold of ``huber``, nats.
     """
 
     kind: Literal["squared", "huber", "cosh"] = "squared"
     delta: Annotated[float, Field(gt=0)] = 1.0
 
-    # Beyond this many nats the cosh would overflow; it goes on as its tangent.
+    # Beyond this many nats the cosh continues as its tangent, so that it cannot overflow.
     _COSH_LIMIT: ClassVar[float] = 10.0
 
     def __call__(self, difference: Tensor) -> Tensor:
@@ -59,14 +59,14 @@ class Regression:
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class Objective(ABC):
-    """A choice of weights on pairs of φ.
+    """Balance objective: a choice of weights on pairs of φ.
 
     Attributes:
-        regression: the loss on each difference.
-        needs_log_z: whether a learned log Z per condition takes part.
-        group: whose states form pairs: one trajectory's or one condition's.
+        regression: regression loss on each difference.
+        needs_log_z: whether the loss uses a learned log Z per condition.
+        group: whether the states of one trajectory or of one condition form pairs.
         needs_pairs_between: whether a condition with a single trajectory gives no loss.
-        needs_prefixes: whether φ of a string's prefixes takes part; else their rewards need not be known.
+        needs_prefixes: whether the loss uses φ of a string's prefixes; else their rewards are not needed.
     """
 
     regression: Regression = Field(default_factory=Regression)
@@ -78,11 +78,11 @@ class Objective(ABC):
 
     @property
     def pairs_between(self) -> bool:
-        """Whether different trajectories of one condition form pairs, where there are any."""
+        """Whether different trajectories of one condition form pairs, if there are several."""
         return self.group == "condition"
 
     def counted_BS(self, terminable_BS: Tensor, length_B: Tensor) -> Tensor:
-        """States whose φ takes part: those where a string may end, or only where it did."""
+        """Return the states whose φ is used: all those where a string may end, or only where it did."""
         if self.needs_prefixes:
             return terminable_BS
         from gfn_runner.objectives.phi import terminal_states
@@ -91,10 +91,10 @@ class Objective(ABC):
 
     @abstractmethod
     def pair_weights(self, members: Members) -> Tensor:
-        """Non-negative weight of every ordered pair (a, b). Shape (G, M, M).
+        """Return the non-negative weight of every ordered pair (a, b). Shape (G, M, M).
 
-        Padding is taken out afterwards. A symmetric choice counts each pair twice, which the
-        division by the total weight undoes.
+        Padding is masked afterwards. A symmetric choice counts each pair twice, which cancels in the
+        division by the total weight.
         """
 
     def __call__(
@@ -105,18 +105,18 @@ class Objective(ABC):
         condition_B: Tensor,
         log_z_C: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch, in squared nats (for squared regression).
+        """Compute the loss of a batch, in squared nats (for squared regression).
 
         Args:
             phi_BS: φ of every state, with gradients.
             terminable_BS: which states count.
             length_B: index of each trajectory's terminal state.
             condition_B: index of each trajectory's condition.
-            log_z_C: learned log Z per condition, for the objectives that need it.
+            log_z_C: learned log Z per condition, for objectives that need it.
 
         Returns:
-            A scalar: the mean over groups that have a pair. Groups of equal weight make it
-            independent of padding, of the order of rows and of the cut into micro-batches.
+            A scalar: the mean over groups that have a pair. Because groups have equal weight, it is
+            independent of padding, of the order of rows and of the split into micro-batches.
         """
         from gfn_runner.objectives.phi import group_states
 
@@ -133,7 +133,7 @@ class Objective(ABC):
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class SubTB(Objective):
-    """Subtrajectory balance: all pairs i < j of one trajectory, weight λ^(j−i−1).
+    """Subtrajectory balance: all pairs i < j of one trajectory, with weight λ^(j−i−1).
 
     λ = 1 is the paper's loss; λ → 0 is detailed balance.
     """
@@ -148,7 +148,7 @@ class SubTB(Objective):
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class DetailedBalance(Objective):
-    """Neighbouring terminable states of one trajectory."""
+    """Detailed balance: pairs of adjacent terminable states of one trajectory."""
 
     def pair_weights(self, members: Members) -> Tensor:
         span_GMM = members.rank_GM[:, None, :] - members.rank_GM[:, :, None]
@@ -157,7 +157,7 @@ class DetailedBalance(Objective):
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class VarGradTB(Objective):
-    """Trajectory balance without log Z: terminal states of different trajectories."""
+    """Trajectory balance without log Z: pairs of terminal states of different trajectories."""
 
     group: ClassVar[Literal["trajectory", "condition"]] = "condition"
     needs_pairs_between: ClassVar[bool] = True
@@ -175,11 +175,11 @@ class TrajectoryBalance(Objective):
     """Trajectory balance: terminal φ against a learned log Z per condition.
 
     Attributes:
-        log_z_lr: learning rate of log Z (Adam: about so many nats a step in which the condition
+        log_z_lr: learning rate of log Z (Adam: about this many nats per step in which the condition
             occurs). A condition's log Z starts at the mean terminal φ of its first fresh batch.
 
-    A learned log Z belongs to one reward temperature and lags if that falls;
-    ``objective=vargrad`` or ``callbacks/reward_tempering=constant`` has no such lag.
+    A learned log Z belongs to one reward temperature and lags behind when that falls;
+    ``objective=vargrad`` or ``callbacks/reward_tempering=constant`` avoids this.
     """
 
     log_z_lr: Annotated[float, Field(gt=0)] = 0.05
@@ -199,7 +199,7 @@ class TrajectoryBalance(Objective):
         condition_B: Tensor,
         log_z_C: Tensor | None = None,
     ) -> Tensor:
-        """See :meth:`Objective.__call__`; every trajectory counts the same."""
+        """See :meth:`Objective.__call__`; every trajectory has the same weight."""
         assert log_z_C is not None  # needs_log_z
         phi_B = phi_BS.gather(1, length_B[:, None])[:, 0]
         ended_B = terminable_BS.gather(1, length_B[:, None])[:, 0]
@@ -209,15 +209,15 @@ class TrajectoryBalance(Objective):
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
 class JointBalance(Objective):
-    """All pairs within and between the trajectories of one condition: they share one log Z.
+    """Balance of all pairs within and between the trajectories of one condition, which share one log Z.
 
     Every trajectory has the same weight, spread evenly over its states, so that long strings do not
-    drown short ones. For squared regression this is twice the weighted variance of φ, in its unbiased
+    dominate short ones. For squared regression this is twice the weighted variance of φ, in its unbiased
     form.
 
     Attributes:
         between: weight of a pair of different trajectories, relative to one within; 1 treats them
-            alike, 0 leaves the pairs of SubTB(1), a trajectory of n states weighing 1 − 1/n.
+            equally, 0 leaves the pairs of SubTB(1), with weight 1 − 1/n for a trajectory of n states.
     """
 
     between: Annotated[float, Field(ge=0)] = 1.0
@@ -234,6 +234,6 @@ class JointBalance(Objective):
         share_GM = 1.0 / n_states_GM.to(members.phi_GM.dtype)
         weight_GMM = share_GM[:, :, None] * share_GM[:, None, :]
         weight_GMM = weight_GMM.where(same_GMM, self.between * weight_GMM)
-        # A pair of a state with itself is no pair.
+        # A state does not form a pair with itself.
         itself_GMM = same_GMM & (members.rank_GM[:, :, None] == members.rank_GM[:, None, :])
         return weight_GMM * ~itself_GMM

@@ -1,9 +1,9 @@
-"""φ of every state, and its states in groups: pure functions of tensors.
+"""φ of every state, and grouping of states, as pure functions of tensors.
 
 For every state, φ_i = log R(z_≤i ⊤)/T − Σ_{k≤i} log q(z_k|z_<k) − log q(⊤|z_≤i). The policy is exact
 if and only if φ is one constant per condition, and then that constant is log Z.
 
-Letters of shapes: G groups, M members of the largest group; else see ``conditions``.
+Letters of shapes: G groups, M members of the largest group; others as in ``conditions``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gfn_runner.data.trajectories import PolicyScores
 
 
 def phi(scores: PolicyScores, log_reward_BS: Tensor, temperature: float) -> Tensor:
-    """φ of every state, in nats; 0 where the string cannot end.
+    """Return φ of every state in nats; 0 where the string cannot end.
 
     Args:
         log_reward_BS: untempered log-rewards in nats.
-        temperature: reward temperature T; the only place where it enters.
+        temperature: reward temperature T, which is applied only here.
     """
     log_pf_prefix_BS = pad(scores.log_pf_BT.cumsum(dim=1), (1, 0))
     tempered_BS = log_reward_BS.masked_fill(~scores.terminable_BS, 0.0) / temperature
@@ -37,9 +37,9 @@ class Members:
     Attributes:
         phi_GM: nats.
         valid_GM: ``False`` at padding.
-        row_GM: trajectory that the state belongs to.
-        rank_GM: its place among the trajectory's terminable states, from 0.
-        is_terminal_GM: whether the trajectory ended there.
+        row_GM: index of the trajectory that the state belongs to.
+        rank_GM: index of the state among the trajectory's terminable states, from 0.
+        is_terminal_GM: whether the trajectory ended at the state.
     """
 
     phi_GM: Tensor
@@ -52,10 +52,10 @@ class Members:
 def group_states(
     phi_BS: Tensor, terminable_BS: Tensor, length_B: Tensor, condition_B: Tensor, by: str
 ) -> Members:
-    """Collect the terminable states of each trajectory (``by="trajectory"``) or condition.
+    """Group the terminable states by trajectory (``by="trajectory"``) or condition.
 
-    A condition's trajectories need not be neighbours. Trajectories without a terminable state
-    drop out.
+    A condition's trajectories need not be adjacent. Trajectories without a terminable state
+    are dropped.
     """
     rows, states = phi_BS.shape
     row_BS = torch.arange(rows, device=phi_BS.device)[:, None].expand(rows, states)
@@ -70,7 +70,7 @@ def group_states(
     counts_G = torch.bincount(group_N, minlength=int(group_B.max()) + 1)
     starts_G = counts_G.cumsum(0) - counts_G
     slot_N = torch.arange(len(group_N), device=phi_BS.device) - starts_G[group_N]
-    # One place at least, also where no string may end anywhere.
+    # At least one slot, even if no string may end anywhere.
     shape = (len(counts_G), int(counts_G.max().clamp(min=1)))
 
     def padded(values_BS: Tensor) -> Tensor:
@@ -88,6 +88,6 @@ def group_states(
 
 
 def terminal_states(terminable_BS: Tensor, length_B: Tensor) -> Tensor:
-    """Of the states at which a string may end, the one at which it did. Shape (B, S)."""
+    """Return a mask of the state at which each string ended, if it may end there. Shape (B, S)."""
     state_S = torch.arange(terminable_BS.shape[1], device=terminable_BS.device)
     return terminable_BS & (state_S == length_B[:, None])

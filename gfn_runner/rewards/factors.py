@@ -1,8 +1,7 @@
-"""Factors c(z) of a posterior that no language model gives: constraints on texts, illegal tokens, a user's
-function, a table of strings.
+"""Factors c(z) of a posterior that are not language model terms.
 
-A condition carries its :class:`TextConstraint` as the fact ``constraint``; one without it has the factor 1. Only
-the decoded text of the prefix is judged.
+They are constraints on texts, illegal tokens, a user's function and a table of strings. A condition stores
+its :class:`TextConstraint`, which judges decoded text, as the fact ``constraint``; else the factor is 1.
 """
 
 from __future__ import annotations
@@ -25,30 +24,30 @@ if TYPE_CHECKING:
 
 CONSTRAINT = "constraint"
 
-# Nats for each constraint that is not met. What is left of the posterior's mass on texts that miss a word
-# is about exp(-penalty) / p_LM(the word occurs). Words that fit occur with exp(-4) to exp(-12), so 20
-# leaves less than 0.04 % even of the rarest. More buys nothing and makes log R steeper: the first
-# prefix that holds the word jumps by the penalty, and a squared loss by its square.
+# Nats per unmet constraint. The posterior mass that is left on texts without a required word is about
+# exp(-penalty) / p_LM(the word occurs). Fitting words occur with probability exp(-4) to exp(-12), so 20
+# leaves less than 0.04 % even for the rarest. More gains nothing and makes log R steeper: it jumps by
+# the penalty at the first prefix that contains the word, and a squared loss by its square.
 PENALTY = 20.0
 
 
 def constraint_of(condition: Condition) -> TextConstraint | None:
-    """The constraint on a condition's strings, if there is one."""
+    """Return the constraint on a condition's strings, if there is one."""
     return condition.facts.get(CONSTRAINT)
 
 
 @dataclass(frozen=True)
 class ConstraintPenalty:
-    """log c(z) = −penalty × violations: missing words, no match, a length out of bounds.
+    """Factor log c(z) = −penalty × violations: missing words, no match, a length out of bounds.
 
     Attributes:
-        penalty: nats for each violation.
+        penalty: nats per violation.
     """
 
     penalty: float = PENALTY
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats; between 0 and −penalty × (number of words + 2).
+        """Return log c of one prefix in nats, between −penalty × (number of words + 2) and 0.
 
         Raises:
             UserError: if a pattern takes too long.
@@ -59,23 +58,23 @@ class ConstraintPenalty:
         return -self.penalty * constraint.violations(lm.decode(prefix))
 
     def satisfied(self, condition: Condition, text: str) -> bool:
-        """Whether a text meets all of it but the classifier's, which has no yes or no."""
+        """Return whether a text meets the constraint, apart from its classifier, which is not yes or no."""
         constraint = constraint_of(condition)
         return constraint is None or constraint.satisfied(text)
 
 
 @dataclass(frozen=True)
 class ClassifierFactor:
-    """log c(z) = weight × log p(label | z) of a sequence classifier."""
+    """Factor log c(z) = weight × log p(label | z) of a sequence classifier."""
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats."""
+        """Return log c of one prefix in nats."""
         return self.log_factors(lm, [(condition, prefix)])[0]
 
     def log_factors(
         self, lm: LanguageModel, asked: Sequence[tuple[Condition, Sequence[int]]]
     ) -> list[float]:
-        """log c of many prefixes, nats; every different text is classified once.
+        """Return log c of many prefixes in nats; every distinct text is classified once.
 
         Raises:
             UserError: if a classifier cannot be loaded or has no such label.
@@ -97,7 +96,7 @@ class ClassifierFactor:
         return values
 
     def probabilities(self, condition: Condition, texts: Sequence[str]) -> list[float] | None:
-        """p(label | text) of texts of one condition, in 0..1; ``None`` where none is asked for."""
+        """Return p(label | text) of texts of one condition, in 0..1; ``None`` if it has no classifier."""
         label = _label(condition)
         if label is None:
             return None
@@ -112,21 +111,21 @@ def _label(condition: Condition) -> ClassifierLabel | None:
 
 @dataclass(frozen=True)
 class IllegalTokens:
-    """log c(z) = −penalty × number of tokens whose text holds one of ``texts``.
+    """Factor log c(z) = −penalty × number of tokens whose text contains one of ``texts``.
 
-    Hu et al. 2024, section 4.1, take 50 nats. Tokens that are never to be written are better taken
-    out of the vocabulary (``Task.forbidden_texts``): then no mass has to be moved away from them.
+    Hu et al. 2024, section 4.1, use 50 nats. Tokens that must never be written are better removed from
+    the vocabulary (``Task.forbidden_texts``): then no probability mass has to be moved away from them.
 
     Attributes:
-        texts: none of them empty.
-        penalty: nats, above 0.
+        texts: illegal texts, none of them empty.
+        penalty: nats per token, above 0.
     """
 
     texts: tuple[str, ...]
     penalty: float = 50.0
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats."""
+        """Return log c of one prefix in nats."""
         illegal = ids_holding(lm.tokenizer, self.texts)
         return -self.penalty * sum(token in illegal for token in prefix)
 
@@ -136,7 +135,7 @@ class IllegalTokens:
 
 @dataclass(frozen=True)
 class Validator:
-    """log c(z) = 0 where the function returns a true value, else −penalty.
+    """Factor log c(z) = 0 if the function returns a true value, else −penalty.
 
     Attributes:
         function: import path ``package.module.name`` of a function from a text to a truth value.
@@ -147,7 +146,7 @@ class Validator:
     penalty: float = 10.0
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats."""
+        """Return log c of one prefix in nats."""
         return 0.0 if self.satisfied(condition, lm.decode(prefix)) else -self.penalty
 
     def satisfied(self, condition: Condition, text: str) -> bool:
@@ -162,7 +161,7 @@ class Validator:
 
 
 def imported(path: str) -> Callable[[str], bool]:
-    """The function at an import path. Raises whatever its module raises."""
+    """Import the function at an import path. Raises whatever its module raises."""
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise ImportError("no module is named")
@@ -170,7 +169,7 @@ def imported(path: str) -> Callable[[str], bool]:
 
 
 def validator_problems(key: str, path: str) -> Iterator[Problem]:
-    """Whether there is such a function; for ``Task.problems``."""
+    """Yield a problem if there is no such function; for ``Task.problems``."""
     try:
         found = callable(imported(path))
     except Exception as error:  # the module is the user's
@@ -181,7 +180,7 @@ def validator_problems(key: str, path: str) -> Iterator[Problem]:
         yield Problem(key, f"{path} is no function", "a function from a text to True or False")
 
 
-# A table is encoded once for a model; conditions of one name may have different tables.
+# A table is encoded once per model; conditions with the same key may have different tables.
 _Ids = dict[tuple[int, ...], float]
 _IDS: WeakKeyDictionary[LanguageModel, dict[str, tuple[Mapping[str, float], _Ids]]] = (
     WeakKeyDictionary()
@@ -190,14 +189,14 @@ _IDS: WeakKeyDictionary[LanguageModel, dict[str, tuple[Mapping[str, float], _Ids
 
 @dataclass(frozen=True)
 class TableFactor:
-    """log c(z) = log probability of z in the condition's fact ``table``, else a floor.
+    """Factor log c(z) = log-probability of z in the condition's fact ``table``, else a floor.
 
-    A value is one string of tokens, the one that the tokenizer writes its text with: other
-    spellings of the same text are no values, or the table would count them twice.
+    An entry stands for one sequence of tokens, the tokenizer's encoding of its text: other tokenizations
+    of the same text do not count as the entry, or the table would count it twice.
 
     The floor is −penalty − n log V for n tokens out of V: finite, so that φ is (see ``Constraint``),
-    and summable. There are V^n strings of n tokens, so those of one length have the mass
-    exp(−penalty) in total. Under a constant floor they would outweigh the table from some length on.
+    and summable. There are V^n strings of n tokens, so those of one length have a total mass of
+    exp(−penalty). With a constant floor they would outweigh the table from some length on.
 
     Attributes:
         penalty: nats, above 0.
@@ -206,7 +205,7 @@ class TableFactor:
     penalty: float
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats."""
+        """Return log c of one prefix in nats."""
         known = _IDS.setdefault(lm, {})
         table: Mapping[str, float] = condition.facts["table"]
         if condition.key not in known or known[condition.key][0] is not table:

@@ -1,6 +1,6 @@
-"""The log-reward of every prefix: Σ_k w_k log p_LM(z s_k | c_k) + log c(z).
+"""Log-reward of every prefix: Σ_k w_k log p_LM(z s_k | c_k) + log c(z).
 
-The adapter is off while a term is scored, caches of contexts included. Values are untempered.
+The policy's adapter is disabled while a term is scored, context caches included. Values are untempered.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ class Constraint(Protocol):
     """A factor c(z) of the posterior that needs no language model."""
 
     def log_factor(self, lm: LanguageModel, condition: Condition, prefix: Sequence[int]) -> float:
-        """log c of one prefix, nats; finite.
+        """Return log c of one prefix in nats; it must be finite.
 
-        φ of a string of reward 0 would be −∞, and no gradient leads away from there. What must not
-        be written gets a large penalty instead (the paper's is −50 nats).
+        φ of a string with reward 0 would be −∞, and no gradient leads away from there. What must not
+        be written gets a large penalty instead (−50 nats in the paper).
         """
 
 
 @runtime_checkable
 class BatchedConstraint(Constraint, Protocol):
-    """A factor that many prefixes are better asked of at once, such as a classifier's."""
+    """A factor that is computed more efficiently for many prefixes at once, such as a classifier's."""
 
     def log_factors(
         self, lm: LanguageModel, asked: Sequence[tuple[Condition, Sequence[int]]]
     ) -> Sequence[float]:
-        """log c of many prefixes, nats; the same values as :meth:`log_factor` gives one by one."""
+        """Return log c of many prefixes in nats; the values equal those of :meth:`log_factor`."""
 
 
 @runtime_checkable
 class CheckableConstraint(Constraint, Protocol):
-    """A factor that a text meets or does not."""
+    """A constraint that a text either meets or does not."""
 
     def satisfied(self, condition: Condition, text: str) -> bool:
-        """Whether a text, without its terminator, meets the constraint."""
+        """Return whether a text, without its terminator, meets the constraint."""
 
 
 def log_reward(
@@ -58,16 +58,16 @@ def log_reward(
     rule: StringRule,
     constraints: Sequence[Constraint] = (),
 ) -> Tensor:
-    """Untempered log R(z_1..z_i ⊤) of every prefix. Shape (B, S), nats, fp32.
+    """Return untempered log R(z_1..z_i ⊤) of every prefix. Shape (B, S), nats, fp32.
 
     Args:
-        lm: its base model is the reward's.
+        lm: model whose :meth:`~LanguageModel.reference` scores the terms.
         conditions: indexed by ``trajectories.condition_B``; one with fewer terms than another has
-            that many factors less.
-        rule: the same that the policy writes by.
+            correspondingly fewer factors.
+        rule: the rule for strings that the policy follows.
 
     Returns:
-        −inf where the string cannot end or has probability 0.
+        Log-rewards; −inf where the string cannot end or has probability 0.
     """
     terminable_BS = rule.terminable_BS(trajectories)
     total_BS = torch.zeros(terminable_BS.shape, device=lm.device)
@@ -88,10 +88,10 @@ def string_log_reward(
     rule: StringRule,
     constraints: Sequence[Constraint] = (),
 ) -> tuple[Tensor, Tensor]:
-    """The log-reward of whole strings alone, and what each term contributes before its weight.
+    """Return the log-reward of whole strings only, and each term's log-probability without its weight.
 
     Returns:
-        ``log_reward_B``, as :func:`log_reward` gives it at each string's end, and
+        ``log_reward_B``, equal to :func:`log_reward` at each string's end, and
         ``log_p_BK`` = log p_LM(z s_k | c_k) of up to K terms, nats; NaN where a condition has fewer.
     """
     length_B1 = trajectories.length_B[:, None]
@@ -120,10 +120,10 @@ def terminal_log_reward(
     rule: StringRule,
     constraints: Sequence[Constraint] = (),
 ) -> Tensor:
-    """As :func:`log_reward` where each string ended, −inf at every other state. Shape (B, S).
+    """Return :func:`log_reward` where each string ended, −inf at every other state. Shape (B, S).
 
-    For objectives that compare whole strings: one plain forward, where prefixes with a long suffix
-    would take many times its tokens.
+    For objectives that compare whole strings: this takes one plain forward, where all prefixes with a
+    long suffix would take many times as many tokens.
     """
     log_reward_B, _ = string_log_reward(lm, conditions, trajectories, rule, constraints)
     rows, tokens = trajectories.token_BT.shape
@@ -134,7 +134,7 @@ def terminal_log_reward(
 def _terms(
     conditions: Sequence[Condition], trajectories: Trajectories
 ) -> Iterator[tuple[list[Term | None], Tensor]]:
-    """First terms of all conditions, second terms, …, each with the rows whose condition has one."""
+    """Yield the conditions' first terms, second terms, …, with the rows whose condition has one."""
     n_terms_B = torch.tensor([len(c.terms) for c in conditions])[trajectories.condition_B.cpu()]
     for place in range(max(len(condition.terms) for condition in conditions)):
         rows_N = (n_terms_B > place).nonzero()[:, 0].to(trajectories.token_BT.device)
@@ -143,7 +143,7 @@ def _terms(
 
 
 def _score_ends(lm: LanguageModel, given: GivenStrings) -> Tensor:
-    """Of whole strings, as prefixes are scored: with a column for the one state."""
+    """Score whole strings in the format of prefix scores, with one column for the single state."""
     return score_strings(lm, given)[:, None]
 
 
@@ -154,10 +154,10 @@ def _term(
     rule: StringRule,
     score: Callable[[LanguageModel, GivenStrings], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """log p_LM(z s | c) of one term of each condition, and what it adds to log R. Shape (B, N)."""
+    """Return log p_LM(z s | c) of one term per condition, and what it adds to log R. Shape (B, N)."""
 
     def scored(terms: Sequence[Term | None]) -> Tensor:
-        # What is not there is not asked for, but keeps its place.
+        # Missing terms get placeholders, which no row uses.
         contexts = [lm.encode_prompt(term.context) if term else () for term in terms]
         suffixes = [
             (lm.encode(term.suffix) if term else ()) or (rule.terminator,) for term in terms
@@ -171,10 +171,10 @@ def _term(
 
 
 def _weighted(log_prob_BN: Tensor, terms: Sequence[Term | None], condition_B: Tensor) -> Tensor:
-    """Each row times the weight of its condition's term."""
+    """Multiply each row by the weight of its condition's term."""
     weights = [term.weight if term else 0.0 for term in terms]
     weight_B = torch.tensor(weights, device=log_prob_BN.device)[condition_B]
-    # A string that may not be written has reward 0 under every weight, a negative one included.
+    # A string that may not be written has reward 0 for every weight, including negative ones.
     impossible_BN = log_prob_BN.isneginf()
     weighted_BN = weight_B[:, None] * log_prob_BN.masked_fill(impossible_BN, 0.0)
     return weighted_BN.masked_fill(impossible_BN, float("-inf"))
@@ -186,14 +186,14 @@ def _rival_penalty(
     log_prob_BN: Tensor,
     condition_B: Tensor,
 ) -> Tensor:
-    """Nats to take off where a rival of the suffix is likelier than the suffix. As ``log_prob_BN``.
+    """Return the nats to subtract where a rival is likelier than the suffix; shaped like ``log_prob_BN``.
 
-    Both follow the same prefix, so that p(z) cancels. Each rival takes one more forward.
+    Both follow the same prefix, so p(z) cancels. Each rival takes one more forward.
     """
     rivals = [term.rivals if term else () for term in terms]
     beaten_BN = torch.zeros_like(log_prob_BN, dtype=torch.bool)
     for place in range(max(map(len, rivals))):
-        # A condition with fewer rivals meets its own suffix, and cannot lose to rounding.
+        # Conditions with fewer rivals are scored with their own suffix, and cannot lose by rounding.
         asked_C = torch.tensor([len(own) > place for own in rivals], device=log_prob_BN.device)
         replaced = [
             dataclasses.replace(term, suffix=own[place]) if term and len(own) > place else term

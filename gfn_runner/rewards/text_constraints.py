@@ -1,6 +1,6 @@
 """Constraints on texts: words, a pattern, a length, a classifier's label.
 
-A text is a string as the policy wrote it, without its terminator. Spaces around it do not count.
+A text is a string as the policy wrote it, without its terminator. Surrounding white space is ignored.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pydantic.dataclasses import dataclass as record
 from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.local_paths import LocalPath
 
-# A pattern that backtracks without end would hold a run up for ever.
+# A pattern with catastrophic backtracking would block a run forever.
 MATCH_SECONDS = 2.0
 _OTHER_TERMINATOR = "another task.terminator"
 
 
 @record(frozen=True, config=ConfigDict(extra="forbid"))
 class ClassifierLabel:
-    """A factor p(label | text) ** weight of a classifier.
+    """A classifier's factor p(label | text) ** weight.
 
     Attributes:
-        name: folder or hub id of a sequence classifier; a relative folder is looked for beside the
+        name: folder or hub id of a sequence classifier; a relative folder is looked up next to the
             file that names it, then in the working directory.
         label: one of its labels, by name or number.
         weight: exponent of the factor.
@@ -40,14 +40,14 @@ class ClassifierLabel:
 
 @record(frozen=True, config=ConfigDict(extra="forbid"))
 class TextConstraint:
-    """What one condition asks of its strings.
+    """Constraint on the strings of one condition.
 
     Attributes:
-        words: each must occur as a whole word, in capitals or not; a word may hold spaces.
+        words: each must occur as a whole word, regardless of case; a word may contain spaces.
         pattern: a regular expression that the whole text must match (``fullmatch``), in the syntax of
-            the library ``regex``, which takes that of ``re`` too.
-        min_words, max_words: bounds on the number of words, which are what spaces separate.
-        classifier: a label that the text should have, to a degree.
+            the library ``regex``, which accepts that of ``re`` too.
+        min_words, max_words: bounds on the number of words, separated by white space.
+        classifier: a label that the text should have, as a soft constraint.
     """
 
     words: tuple[str, ...] = ()
@@ -58,21 +58,21 @@ class TextConstraint:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it asks for nothing."""
+        """Whether it requires nothing."""
         return self == TextConstraint()
 
     @property
     def is_checkable(self) -> bool:
-        """Whether it asks for words, a pattern or a length, which a text has or has not."""
+        """Whether it requires words, a pattern or a length, which a text either has or does not have."""
         asked = (self.pattern, self.min_words, self.max_words)
         return bool(self.words) or any(value is not None for value in asked)
 
     def missing(self, text: str) -> list[str]:
-        """The words that do not occur in a text."""
+        """Return the words that do not occur in a text."""
         return [word for word in self.words if not _word(word).search(text)]
 
     def violations(self, text: str) -> int:
-        """Missing words, plus 1 if the pattern does not match, plus 1 if the length is out of bounds.
+        """Count the missing words, plus 1 if the pattern does not match, plus 1 for a wrong length.
 
         Raises:
             UserError: if the pattern takes more than two seconds on this text.
@@ -84,18 +84,18 @@ class TextConstraint:
         return len(self.missing(text)) + (too_short or too_long) + unmatched
 
     def satisfied(self, text: str) -> bool:
-        """Whether words, pattern and length are as asked; says nothing of the classifier."""
+        """Return whether words, pattern and length are as required; the classifier is ignored."""
         return self.violations(text) == 0
 
     def problems(
         self, at: Callable[[str], str], terminator: str, max_len: int
     ) -> Iterator[Problem]:
-        """Constraints that no string can meet, as far as that is seen without a model.
+        """Yield constraints that no string can meet, as far as can be told without a model.
 
         Args:
-            at: the place of a field, for messages.
-            terminator: text of ⊤, which is never in a text that is judged.
-            max_len: most tokens of a string; a word has at least one.
+            at: function from a field's name to its location, for messages.
+            terminator: text of the terminator ⊤, which never occurs in a judged text.
+            max_len: maximum number of tokens of a string; a word has at least one.
         """
         yield from self._word_problems(at, terminator, max_len)
         yield from self._length_problems(at, max_len)
