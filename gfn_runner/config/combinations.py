@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,8 +70,10 @@ def _optimizer_problems(optimizer: Any) -> Iterator[Problem]:
         return
     try:
         made = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
-    except (TypeError, ValueError) as error:
-        yield Problem("optimizer", str(error), "arguments that its constructor takes")
+    except Exception as error:  # a constructor may fail in any way on values that it does not check
+        values = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in given.items())
+        what = f"given {values}: {type(error).__name__}: {error}"
+        yield Problem("optimizer", what, "arguments that its constructor takes")
         return
     if not isinstance(made, torch.optim.Optimizer):
         yield Problem("optimizer._target_", f"makes {made!r}", "a torch.optim.Optimizer")

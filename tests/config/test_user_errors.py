@@ -97,6 +97,12 @@ def test_one_mistake_is_one_problem():
     assert list(problems("optimizer.lrr=1")) == ["optimizer.lrr"]
 
 
+@pytest.mark.parametrize("betas", ["[0.9]", "[true,0.9]", "[0.9,2]"])
+def test_what_an_optimizers_constructor_fails_on_is_named(betas):
+    (problem,) = problems(f"optimizer.betas={betas}").values()
+    assert problem.where == "optimizer" and "betas=" in problem.what
+
+
 def test_a_key_of_a_group_without_a_choice():
     problem = problems("baseline.epochs=2")["baseline"]
     assert problem.what == "no choice is made" and "baseline=" in problem.fix
