@@ -77,7 +77,7 @@ def check(
     found.needs_data = needs_data and found.parts.get("mode") not in ("sample", "predict")
     for name, base in _TARGETS.items():
         with found.noting():
-            found.parts[name] = found.object(name, base)
+            found.parts[name] = found.object(name, base) if base else found.partial(name)
     for name in ("baseline", "trainer", "callbacks"):
         with found.noting():
             found.parts[name] = getattr(found, name)()
@@ -143,6 +143,14 @@ class _Found:
         if hasattr(made, "problems"):
             self.add(made.problems())
         return made
+
+    def partial(self, name: str) -> Any:
+        """Instantiate a section whose last arguments come with the module: parameters, or the optimizer."""
+        node: Any = self.values.get(name)
+        if isinstance(node, Mapping) and node.get("_partial_") is not True:
+            where, given = f"{name}._partial_", repr(node.get("_partial_"))
+            raise UserError.one(where, f"given {given}", "true: a run adds further arguments")
+        return self.object(name)
 
     def baseline(self) -> Any:
         if self.values.get("baseline") is None:

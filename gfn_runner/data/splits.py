@@ -16,6 +16,7 @@ from gfn_runner.runtime.seeds import rng_for
 
 Entry = TypeVar("Entry")
 Key = TypeVar("Key", bound=Hashable)
+_MOST = 1_000_000  # generated entries
 
 
 def file_problems(name: str, train: str | None, test: str | None) -> Iterator[Problem]:
@@ -129,15 +130,18 @@ def draw_distinct(
         where: the config key that sets ``n``, for the error message.
 
     Raises:
-        UserError: if ``n`` distinct entries are not found in a large number of draws.
+        UserError: if ``n`` is above a million, or if many draws in a row give nothing new.
     """
+    if n > _MOST:
+        raise UserError.one(where, f"given {n}", f"at most {_MOST} generated entries")
     found: dict[Key, Entry] = {}
-    for _ in range(200 * n + 10_000):
-        if len(found) == n:
-            break
+    in_vain = 0
+    while len(found) < n and in_vain < 50 * len(found) + 10_000:
         entry = draw(len(found))
-        if key(entry) not in taken:
-            found.setdefault(key(entry), entry)
+        if key(entry) in taken or key(entry) in found:
+            in_vain += 1
+        else:
+            found[key(entry)], in_vain = entry, 0
     if len(found) < n:
         what = f"given {n}, but only {len(found)} different ones were found"
         raise UserError.one(where, what, f"at most {len(found)}")

@@ -144,6 +144,7 @@ def test_what_hydra_refuses_is_a_user_error(argv, where, said):
           "lm.device=cuda", "lm.quantization=4bit"],
          "sampling.min_temperature task.calculator seed lm.device lm.quantization"),
         (["task._target_=nowhere.Nothing", "seed=99999999999999999999"], "task._target_ seed"),
+        (["optimizer._partial_=false", "~scheduler._partial_"], "optimizer._partial_ scheduler._partial_"),
         (["task=subjectivity", "task.answer='; so {label}.'", "task.data.train=/no/file.jsonl"],
          "task.answer task.data.train"),
         # Together.

@@ -275,3 +275,5 @@ def test_more_than_a_grammar_has_is_refused():
     message = refused(made(Translation, data={"n_train": n, "n_test": 1}))
     assert f"task.data.n_train: given {n}, but only {n - 1} different ones were found" in message
     assert len(made(Translation, data={"n_train": n - 1, "n_test": 1}).load(0).train) == n - 1
+    message = refused(made(StoryInfilling, data={"n_train": 10**9, "n_test": 1}))
+    assert "task.data.n_train: given 1000000000" in message and "at most 1000000" in message
