@@ -116,7 +116,7 @@ def test_a_key_of_a_group_without_a_choice():
         (["lm.name=模型"], "command line: lm.name=模型", "'lm.name=\"模型\"'"),
         (["seed"], "command line: seed", "key=value"),
         (["-m", "--cfg", "job"], "command line", "Only one of"),
-        (["--config-dir", "/no/such"], "--config-dir", "no folder"),
+        (["--config-dir", "/no/such"], "--config-dir", "not a folder"),
         (["hydra.job.chdir=perhaps"], "hydra.job.chdir", "perhaps"),
         (["seed=${nothing}"], "seed", "nothing"),
         (["objective=null"], "command line", "Config group override"),
