@@ -262,7 +262,7 @@ def adapter_folder(folder: Path) -> Path:
             "run",
             f"{folder} has no adapter: its run is not finished, or trained no policy",
             "the folder of a finished run, outputs/<task>/<date>/<time>",
-            f"resume={folder} finishes one that is not",
+            f"resume={folder} finishes an unfinished run",
         )
     return adapter
 

@@ -323,10 +323,10 @@ def _describe(config: RunConfig, folder: Path, overrides: Sequence[str]) -> None
 
 def _say_finished(config: RunConfig, folder: Path) -> None:
     """Report that nothing is left to do, and write the page if an interruption prevented that."""
-    print(f"finished before, not run again: {folder}", flush=True)
+    print(f"already finished, skipped: {folder}", flush=True)
     others = other_settings(config, folder)
     if others:
-        print(f"it was made with other settings: {' '.join(others)}", flush=True)
+        print(f"it ran with other settings: {' '.join(others)}", flush=True)
     page, results = folder / "report.html", folder / "metrics.json"
     if not page.exists() or page.stat().st_mtime < results.stat().st_mtime:
         end_pages(folder)
@@ -336,11 +336,11 @@ def _say_stopped(folder: Path) -> None:
     """Report an immediate stop by Ctrl-C, for which no checkpoint was saved."""
     if is_rank_zero():
         saved = any((folder / "checkpoints").glob("*.ckpt"))
-        rest = "nothing was saved yet; the same command with resume=auto begins anew there"
+        rest = "nothing was saved yet; the same command with resume=auto starts over there"
         if saved:
             command = f"python -m gfn_runner {shlex.quote(f'resume={folder}')}"
-            rest = f"`{command}` goes on from the newest checkpoint"
-        print(f"gfn_runner: stopped at once; {rest}", file=sys.stderr, flush=True)
+            rest = f"`{command}` continues from the newest checkpoint"
+        print(f"gfn_runner: stopped immediately; {rest}", file=sys.stderr, flush=True)
 
 
 # -- results ------------------------------------------------------------------------------------

@@ -37,12 +37,12 @@ def accepted(text: str, today: datetime.date) -> list[str]:
             last_day = datetime.date.fromisoformat(day)
         except ValueError:
             raise ValueError(
-                f"{where}: {day!r} is no date; write ADVISORY YYYY-MM-DD WHY"
+                f"{where}: {day!r} is not a date; write ADVISORY YYYY-MM-DD WHY"
             ) from None
         if not reason:
             raise ValueError(f"{where}: no reason; write ADVISORY YYYY-MM-DD WHY")
         if last_day < today:
-            raise ValueError(f"{where}: {advisory} was accepted until {day}; look at it again")
+            raise ValueError(f"{where}: {advisory} was accepted until {day}; review it again")
         found.append(advisory)
     return found
 

@@ -49,17 +49,23 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["embedded", "gpt2"])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--sections", nargs="+", default=names, choices=names)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that are measured")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--write", type=Path, help="in place of the device's page in docs/")
-    parser.add_argument("--conditions", type=int, help="in place of the shape's")
+    parser.add_argument(
+        "--write", type=Path, help="page to write; default: the device's page in docs/"
+    )
+    parser.add_argument("--conditions", type=int, help="conditions, instead of the shape's")
     parser.add_argument(
         "--memory", choices=["ours", "plain"], help="print GiB of one step and stop"
     )
-    parser.add_argument("--recompute-above", type=int, help="tokens, of that step")
-    parser.add_argument("--cases", nargs="+", help="of load: those whose names begin so")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of long")
-    parser.add_argument("--grown", nargs=2, metavar=("SIZE", "VALUE"), help="of that step")
+    parser.add_argument(
+        "--recompute-above", type=int, help="lm.recompute_above of the --memory step"
+    )
+    parser.add_argument("--cases", nargs="+", help="cases of section load whose names begin so")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of section long")
+    parser.add_argument(
+        "--grown", nargs=2, metavar=("SIZE", "VALUE"), help="a size of the --memory step"
+    )
     arguments = parser.parse_args()
     arguments.write = arguments.write or default_page(arguments.device)
     if arguments.memory:

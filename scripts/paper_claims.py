@@ -353,10 +353,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="that belong there")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds that the folder should have"
+    )
     arguments = parser.parse_args()
     if not any(arguments.folder.glob("*/*/seed*/config.yaml")):
-        raise SystemExit(f"{arguments.folder}: no run lies there; make paper-tiny makes them")
+        raise SystemExit(f"{arguments.folder}: no runs there; make paper-tiny makes them")
     try:
         text = page(arguments.folder, arguments.write, arguments.seeds)
     except UserError as error:

@@ -45,8 +45,10 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "paper_real")
     parser.add_argument("--write", type=Path, default=ROOT / "docs" / "results" / "smollm2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
-    parser.add_argument("--list", action="store_true", help="the runs, done or not; runs nothing")
-    parser.add_argument("--report-only", action="store_true", help="of what is finished already")
+    parser.add_argument(
+        "--list", action="store_true", help="list the runs, done or not; run nothing"
+    )
+    parser.add_argument("--report-only", action="store_true", help="only report on finished runs")
     arguments = parser.parse_args(given)
     folder = arguments.folder.resolve()
     jobs = in_order(arguments.table, folder)

@@ -28,10 +28,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=EMBEDDED_FOLDER)
     parser.add_argument("--steps", type=int, default=PretrainSettings.steps)
     parser.add_argument(
-        "--second-steps", type=int, help="of the second phase; as many at most if not given"
+        "--second-steps", type=int, help="steps of the second phase; by default at most --steps"
     )
     parser.add_argument("--seed", type=int, default=PretrainSettings.seed)
-    parser.add_argument("--questions", type=int, default=500, help="per number of operands")
+    parser.add_argument(
+        "--questions", type=int, default=500, help="questions per number of operands"
+    )
     parser.add_argument("--measure-only", action="store_true")
     arguments = parser.parse_args()
     if arguments.measure_only:

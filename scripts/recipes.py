@@ -181,10 +181,17 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = options(__doc__, "recipes", "recipes.md", jobs=2)
     parser.add_argument("--tasks", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument(
-        "--minutes", nargs="+", type=int, default=MINUTES, choices=MINUTES, help="of one core"
+        "--minutes",
+        nargs="+",
+        type=int,
+        default=MINUTES,
+        choices=MINUTES,
+        help="minutes of one core per run",
     )
-    parser.add_argument("--list", action="store_true", help="the runs, done or not; runs nothing")
-    parser.add_argument("--report-only", action="store_true", help="of what is finished already")
+    parser.add_argument(
+        "--list", action="store_true", help="list the runs, done or not; run nothing"
+    )
+    parser.add_argument("--report-only", action="store_true", help="only report on finished runs")
     arguments = parser.parse_args(given)
     folder, at_once = arguments.folder.resolve(), arguments.jobs
     runs, lock = Runs(folder, arguments.write.with_suffix(".jsonl")), Lock()

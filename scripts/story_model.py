@@ -34,9 +34,11 @@ _ALL = 10**6  # more than the stories of any file
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stories", required=True, help="as task.data.stories")
+    parser.add_argument("--stories", required=True, help="stories, as for task.data.stories")
     parser.add_argument("--base", type=Path, default=SMOLLM2_FOLDER)
-    parser.add_argument("--folder", type=Path, required=True, help="of the model; must not exist")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder of the new model; must not exist"
+    )
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--lr", type=float, default=5e-5)
     parser.add_argument("--seed", type=int, default=0)
@@ -44,7 +46,7 @@ def main() -> None:
     if arguments.folder.exists():
         parser.error(f"--folder {arguments.folder} exists already; nothing was written")
     if not arguments.base.is_dir():
-        parser.error(f"--base {arguments.base} is no folder; make smollm2 makes the default")
+        parser.error(f"--base {arguments.base} is not a folder; make smollm2 makes the default")
     try:
         tune(**vars(arguments))
     except UserError as error:

@@ -23,7 +23,7 @@ MISSING = (
     "pip install 'gfn-runner[dashboards]'"
 )
 NO_ACCOUNT = (
-    "wandb_dashboard: W&B did not take it ({reason}); `wandb login` sets an account up, and --json "
+    "wandb_dashboard: W&B refused it ({reason}); `wandb login` sets an account up, and --json "
     "prints the same without one"
 )
 
@@ -139,13 +139,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entity", help="user or team at W&B")
     parser.add_argument("--project", default="gfn_runner", help="default: %(default)s")
-    parser.add_argument("--name", default="gfn_runner", help="of both; default: %(default)s")
+    parser.add_argument("--name", default="gfn_runner", help="name of both; default: %(default)s")
     parser.add_argument(
         "--json", action="store_true", help="print both and save nothing; needs no account"
     )
     arguments = parser.parse_args(argv)
     if arguments.entity is None and not arguments.json:
-        parser.error("--entity is missing: whose workspace is it to be? (or --json to print it)")
+        parser.error("--entity is missing: name the user or team at W&B, or use --json to print it")
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError:

@@ -26,11 +26,11 @@ WEIGHTS = "model.safetensors"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--noise", type=float, required=True, help="in standard deviations of a matrix"
+        "--noise", type=float, required=True, help="noise, in standard deviations of each matrix"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--folder", type=Path, required=True, help="of the new model; must not exist"
+        "--folder", type=Path, required=True, help="folder of the new model; must not exist"
     )
     arguments = parser.parse_args()
     if arguments.folder.exists():

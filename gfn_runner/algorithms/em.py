@@ -53,7 +53,7 @@ _BEFORE = f"{FOLDER}.old"  # the previous one, while a new one replaces it
 _RECORD = "em.json"
 _MOST_MEASURED = 64
 _GRAD_CLIP = 1.0
-_FIX = "lower em.m_lr, use lm.dtype=float32 or bfloat16; resume=<run folder> makes the M-step again"
+_FIX = "lower em.m_lr, use lm.dtype=float32 or bfloat16; resume=<run folder> repeats the M-step"
 
 
 @settings(frozen=True, config=ConfigDict(extra="forbid"))
@@ -305,7 +305,7 @@ def read_record(folder: Path) -> Record:
         found = json.loads(file.read_text(encoding="utf-8"))
         return Record(int(found["m_steps"]), dict(found["metrics"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        allowed = "the record that the run's newest M-step has written"
+        allowed = "the record that the run's newest M-step wrote"
         raise UserError.one(str(file), f"cannot be read ({error!r:.200})", allowed) from error
 
 

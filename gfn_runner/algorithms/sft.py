@@ -86,7 +86,7 @@ class SFT(Algorithm):
         if not self.trained_on(task, data.train):
             yield Problem(
                 "baseline",
-                f"sft, but task {task.name} knows no string to learn from",
+                f"sft, but task {task.name} has no strings to learn from",
                 "a task with demonstrations or references, or baseline.samples_of=<run folder>",
             )
         if self.right_only and data.train and task.is_right(data.train[0], "") is None:
@@ -108,7 +108,7 @@ class SFT(Algorithm):
                 raise UserError.one(
                     "baseline.right_only",
                     f"no string of the policy of {self.samples_of} leads to the right answer",
-                    "a policy that is right now and then",
+                    "a policy that is right at least sometimes",
                     "baseline.n_samples=<more>, or baseline.right_only=false",
                 )
 

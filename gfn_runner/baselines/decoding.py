@@ -61,7 +61,7 @@ class Decoding(Baseline):
         if task.tool() is not None:
             yield Problem(
                 "baseline",
-                f"decoding for task {task.name} with a tool, whose answers a decoder does not wait for",
+                f"decoding for task {task.name} with a tool, but a decoder does not wait for its answers",
                 "a task without a tool, e.g. task.calculator=null",
             )
 

@@ -74,7 +74,7 @@ def shot_rows(d: Drawing, shots: Sequence[int]) -> Rows:
         too_long = _tokens_beyond_context(d, k)
         if too_long:
             logger.warning(
-                "no row of %d worked examples: a prompt with them is up to %d tokens too long",
+                "skipping the row with %d worked examples: the prompt is up to %d tokens too long",
                 k,
                 too_long,
             )

@@ -71,7 +71,7 @@ class AdapterCheckpoint(L.Callback):
         problem = self._problem(trainer)
         if problem is not None and is_rank_zero():
             logger.warning(
-                "the state of step %d, the last one, is NOT saved: %s; a run that goes on does so from "
+                "the state of step %d, the last one, is NOT saved: %s; a resumed run starts from "
                 "the checkpoint before it, if there is one",
                 trainer.global_step,
                 problem,
@@ -89,7 +89,7 @@ class AdapterCheckpoint(L.Callback):
         if problem is not None and not last and not self._warned and is_rank_zero():
             following = min((step // every + 1) * every, trainer.max_steps)
             logger.warning(
-                "no checkpoint at step %d: %s; training goes on, the next one is tried at step %d",
+                "no checkpoint at step %d: %s; training continues, the next attempt is at step %d",
                 step,
                 problem,
                 following,
@@ -145,7 +145,7 @@ class AdapterCheckpoint(L.Callback):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                logger.warning("%s cannot be removed (%s): it is left there", path, error)
+                logger.warning("%s cannot be removed (%s) and is left in place", path, error)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -173,7 +173,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # RuntimeError: from torch's zip writer
             # Torch's error message does not mention that the disk is full.
             free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0
-            self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB are free there)"
+            self.problem = f"{str(error).splitlines()[0]} ({free:.1f} MiB free there)"
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -211,14 +211,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
                 "resume",
                 f"{path} cannot be read: {reason}",
                 "a checkpoint that can be read",
-                "try again later; without this file the run goes on from the checkpoint before it",
+                "try again later; without this file the run resumes from the checkpoint before it",
             ) from error
         if damage is None:
             return path
         aside = path.with_suffix(_DAMAGED)
         with contextlib.suppress(OSError):
             path.rename(aside)
-        logger.warning("%s is damaged (%s): the checkpoint before it is used", aside, damage)
+        logger.warning("%s is damaged (%s): using the checkpoint before it", aside, damage)
     return None
 
 

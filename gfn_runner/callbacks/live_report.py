@@ -116,7 +116,7 @@ class LiveReport(L.Callback):
         # Warn only once: a full disk fails at every evaluation.
         if reason not in self._warned:
             self._warned.add(reason)
-            logger.warning("no page: %s; the run goes on", reason)
+            logger.warning("report page not written: %s; the run continues", reason)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from gfn_runner.tasks.base import GFlowNetModule
 
 _FIX = (
     "lower optimizer.lr, set trainer.gradient_clip_val, use lm.dtype=float32 or bfloat16; "
-    "resume=<run folder> goes on from the last good checkpoint"
+    "resume=<run folder> continues from the last good checkpoint"
 )
 _MOST_NAMED = 5
 

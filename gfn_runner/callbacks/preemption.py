@@ -146,7 +146,7 @@ def _hand_over(launcher: Callable[[int, Any], Any]) -> NoReturn:
     """Let submitit requeue the job, which only the first process does."""
     launcher(signal.SIGUSR2, None)
     # This process has not ended: another one requeues the job, which ends all its processes.
-    logger.info("rank %d waits for the end of its job", rank())
+    logger.info("rank %d is waiting for its job to end", rank())
     time.sleep(_WAIT_FOR_END)
     raise SystemExit(128 + signal.SIGUSR2)
 

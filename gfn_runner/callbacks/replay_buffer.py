@@ -150,8 +150,8 @@ class ReplayBufferCallback(L.Callback):
         trajectories, n_unfit = fitting_demonstrations(module, conditions, written)
         if n_unfit:
             logger.warning(
-                "%d of %d demonstrations are no strings of the policy's (task.min_len = %d, "
-                "task.max_len = %d, no task.terminator within) and do not enter the replay buffer",
+                "%d of %d demonstrations are not strings that the policy can write (task.min_len = %d, "
+                "task.max_len = %d, no task.terminator within) and are left out of the replay buffer",
                 n_unfit,
                 n_unfit + len(trajectories),
                 module.rule.min_len,

@@ -128,7 +128,7 @@ def _only_of_sweeps(lines: Sequence[str]) -> Iterator[Problem]:
         if group in ("hydra/launcher", "hydra/sweeper"):
             yield Problem(
                 group,
-                f"given {choice!r} for one run, which is made in this process",
+                f"given {choice!r} for a single run, which runs in this process",
                 "a sweep",
-                "-m; it may have a single run too",
+                "-m; a sweep may have a single run",
             )

@@ -151,14 +151,14 @@ def _values(override: Override, searches: bool) -> list[str]:
     if not searches:
         raise UserError.one(
             str(override.key_or_group),
-            f"given {override.input_line!r}: a sweep runs through values, an interval has no end of them",
-            "values with commas between them, or hydra/sweeper=search",
+            f"given {override.input_line!r}: a sweep needs a list of values, not an interval",
+            "comma-separated values, or hydra/sweeper=search",
         )
     interval: Any = override.value()
     if interval.start > interval.end:
         raise UserError.one(
             str(override.key_or_group),
-            f"given {override.input_line!r}, whose first end is above the second",
+            f"given {override.input_line!r}, whose lower bound is above the upper one",
             "interval(low, high)",
         )
     return [str(interval.start), str(interval.end)]

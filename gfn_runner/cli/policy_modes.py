@@ -94,7 +94,7 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(flat, indent=2) + "\n", encoding="utf-8")
     console = Console()
     print_results(console, config.task, metrics)
-    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
+    console.print(f"results are in {folder}", soft_wrap=True, markup=False)
     runtime = {"config": config.values, "job_type": "evaluate", "run_tags": config.tags}
     for logger in config.make_loggers(save_dir=str(folder), **runtime):
         if isinstance(logger, RunLogger) and logger.run is not None:

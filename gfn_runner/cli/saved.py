@@ -76,7 +76,7 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
     file = folder / OVERRIDES_FILE
     # The functions of os.path accept any name, even one that is too long.
     if not os.path.isfile(file):
-        missing = f"has no {OVERRIDES_FILE}" if os.path.isdir(folder) else "is no folder"
+        missing = f"has no {OVERRIDES_FILE}" if os.path.isdir(folder) else "is not a folder"
         raise UserError.one(
             key,
             f"given {str(folder)!r}, which {missing}",
@@ -88,8 +88,8 @@ def _run_lines(overrides: Sequence[Override], given: Override) -> list[str]:
         raise UserError.one(
             key,
             f"{file} is unreadable: {error}",
-            "the command line that the run was begun with, as a list",
-            "write it there again, a line `- key=value` for each",
+            "the command line that started the run, as a list",
+            "restore it, one line `- key=value` per override",
         ) from None
     saved = by_itself(list(map(str, lines)))
     before, now = _task_of(parsed(saved)), _task_of(overrides)
@@ -112,7 +112,7 @@ def _sweep_lines(overrides: Sequence[Override], given: Override) -> list[str]:
     if not sweep.jobs:
         raise UserError.one(
             "resume",
-            f"given {str(folder)!r} with --multirun, and no sweep lies there",
+            f"given {str(folder)!r} with --multirun, but there is no sweep in it",
             f"the folder of a sweep, with its {RECORD}; without --multirun the folder of a run",
         )
     new = [str(override.input_line) for override in overrides if override is not given]

@@ -32,7 +32,7 @@ def explained(error: Exception, argv: Sequence[str]) -> UserError:
     name = value_of(flags, "--config-name") or "config"
     folder = value_of(flags, "--config-dir")
     if folder is not None and not Path(folder).is_dir():
-        return UserError.one("--config-dir", f"given {folder!r}, which is no folder")
+        return UserError.one("--config-dir", f"given {folder!r}, which is not a folder")
     names = _config_names(folder)
     if name.removesuffix(".yaml") not in names:
         return UserError.one(
@@ -68,7 +68,7 @@ def _config_names(folder: str | None) -> list[str]:
 
 def _several(override: Override) -> Problem:
     key, value = str(override.key_or_group), str(override.input_line).partition("=")[2]
-    fix = f"-m runs through them; as one text: {shell_word(key, value)}"
+    fix = f"-m sweeps over them; as a single string: {shell_word(key, value)}"
     return Problem(
         key, f"given several values, {value}, for one run", f"one, or a list [{value}]", fix
     )
@@ -148,7 +148,12 @@ def _unknown_key(override: Override, depth: int, node: DictConfig, groups: set[s
     if depth == 0:
         known = [key for key in dict.fromkeys([*known, *sorted(groups)]) if key != "hydra"]
         if parts[0] in groups:
-            return Problem(parts[0], "no choice is made", "", f"{parts[0]}=<a choice> beside it")
+            return Problem(
+                parts[0],
+                "no option of this group is selected",
+                "",
+                f"{parts[0]}=<option>, in addition",
+            )
     prefix = "".join(f"{part}." for part in parts[:depth])
     key = f"{prefix}{parts[depth]}"
     if prefix == "hydra.launcher." and not known:
@@ -158,7 +163,10 @@ def _unknown_key(override: Override, depth: int, node: DictConfig, groups: set[s
     if (near is None or near[1] < _TYPO) and parts[depth] in (more := _further_arguments(node)):
         line = str(override.input_line)
         return Problem(
-            key, "not in the yaml file of the choice", ", ".join([*known, *more]), f"+{line}"
+            key,
+            "not in the yaml file of the selected option",
+            ", ".join([*known, *more]),
+            f"+{line}",
         )
     rest = "".join(f".{part}" for part in parts[depth + 1 :])
     fix = f"did you mean {prefix}{near[0]}{rest}?" if near else ""

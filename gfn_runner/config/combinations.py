@@ -118,7 +118,7 @@ def _sharding_problems(processes: Processes, lm: LMSettings, em: EMSettings) -> 
         yield Problem(
             "em.m_batch",
             f"given {em.m_batch}, which {processes.number} processes with trainer.strategy=fsdp "
-            "cannot share out equally",
+            "cannot share equally",
             f"a multiple of {processes.number}",
         )
 
@@ -145,7 +145,7 @@ def _too_few_samples(
             "sampling.n_samples",
             f"given {sampling.n_samples}, but {type(trains).__name__} compares different trajectories "
             "of one condition",
-            "at least 2, or what compares none: the objectives subtb, db, tb; baseline=ppo",
+            "at least 2, or a method that compares none: the objectives subtb, db, tb; baseline=ppo",
         )
 
 
@@ -157,7 +157,7 @@ def _no_credit(objective: Objective, sampling: SamplingSettings, task: Task) -> 
             f"given {task.min_len}, but objective {type(objective).__name__} with "
             f"sampling.n_samples={sampling.n_samples} compares states of one trajectory only: tokens "
             "before the first state at which a string may end would never be trained",
-            "0; or objective=tb; or vargrad, or joint with between above 0, and 2 samples at least",
+            "0; or objective=tb; or vargrad, or joint with between above 0, and at least 2 samples",
         )
 
 
@@ -166,7 +166,7 @@ def _mode_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     if mode == "train":
         for name in ("run", "prompt"):
             if parts.get(name) is not None:
-                fix = f"resume={run} to train on" if name == "run" else ""
+                fix = f"resume={run} to continue training" if name == "run" else ""
                 yield Problem(
                     name,
                     f"given {parts[name]!r} with mode=train",
@@ -179,7 +179,7 @@ def _mode_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     if run is None:
         yield Problem("run", f"missing; mode={mode} needs it", "the folder of a finished run")
     if mode in ("sample", "predict") and parts.get("prompt") is None:
-        yield Problem("prompt", f"missing; mode={mode} needs it", "what the policy is to read")
+        yield Problem("prompt", f"missing; mode={mode} needs it", "the text that the policy reads")
     if mode == "predict" and len(set(parts.get("answers") or ())) < 2:
         yield Problem(
             "answers",

@@ -216,7 +216,7 @@ def _data_problems(parts: Mapping[str, Any]) -> Iterator[Problem]:
     if share and not any(map(task.targets, data.train)):
         yield Problem(
             "sampling.sft_share",
-            f"given {share}, but task {task.name} knows no string to learn from",
+            f"given {share}, but task {task.name} has no strings to learn from",
             "0 for a task without demonstrations or references",
         )
     if parts["baseline"] is not None:
@@ -240,7 +240,7 @@ def _load_if_possible(task: Task, seed: int) -> TaskData:
         return _load(task, seed)
     except UserError as error:
         logger.warning(
-            "the run's data cannot be read, so log R is known only of prompts that need none of them: %s",
+            "the run's data cannot be read, so log R is only known for prompts that need no data: %s",
             error.problems[0],
         )
         return TaskData((), ())

@@ -34,7 +34,7 @@ def parse_source(path: str) -> dict[str, Any]:
     """
     found = _SOURCE.fullmatch(path)
     if found is None:
-        raise UserError.one(path, "no name of a data set and its split", FORM)
+        raise UserError.one(path, "not the name of a data set and its split", FORM)
     return found.groupdict()
 
 

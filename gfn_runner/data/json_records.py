@@ -17,7 +17,7 @@ from gfn_runner.data.rows import Check, Row
 from gfn_runner.errors import Problem, UserError, did_you_mean
 from gfn_runner.runtime.local_paths import FOLDER
 
-_ALLOWED = "one JSON object a line, or one list of them"
+_ALLOWED = "one JSON object per line, or one list of them"
 _BETWEEN_ELEMENTS = re.compile(r"[ \t\r\n,]*")
 
 

@@ -159,7 +159,7 @@ def read_table(
     rows = []
     for number, cells in lines:
         if len(cells) != len(names):
-            fix = "a text with a comma in it stands in quotes" if delimiter == "," else ""
+            fix = "put a text that contains a comma in quotes" if delimiter == "," else ""
             allowed = f"{len(names)}, one for each of {_listed(names)}"
             fix = fix if len(cells) > len(names) else ""
             problems.append(Problem(f"{path}, line {number}", f"{len(cells)} cells", allowed, fix))

@@ -99,7 +99,7 @@ def check_launcher(wanted: Processes, *, multirun: bool = False) -> None:
             f"trainer.num_nodes × trainer.devices = {wanted.nodes} × {wanted.devices}, but torchrun has "
             f"started WORLD_SIZE={size} processes",
             "as many processes as WORLD_SIZE",
-            f"trainer.devices={size}, with trainer.num_nodes=<machines> on several: a part of them each",
+            f"trainer.devices={size}, or, with trainer.num_nodes=<machines>, an equal share per machine",
         )
 
 
@@ -288,8 +288,8 @@ def _has_failed(workers: Sequence[subprocess.Popen[bytes]], seconds: float = 3) 
 
 
 def _failed() -> UserError:
-    what = "another rank of this run has failed; its error stands above"
-    fix = "resume=<run folder> goes on from the newest checkpoint"
+    what = "another rank of this run has failed; its error is above"
+    fix = "resume=<run folder> continues from the newest checkpoint"
     return UserError.one("trainer.devices", what, fix=fix)
 
 

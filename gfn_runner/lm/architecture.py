@@ -84,7 +84,7 @@ def _no_causal_lm(config: Any) -> str | None:
             "an encoder, which sees the tokens on both sides and has no probability of a next token"
         )
     if type(config) not in causal_auto_class(config)._model_mapping:
-        return "no language model: transformers has no class for it that predicts a next token"
+        return "not a language model: transformers has no class for it that predicts a next token"
     if getattr(text_config(config), "use_bidirectional_attention", None) in (True, "all"):
         return "a model with bidirectional attention, which has no probability of a next token"
     return None

@@ -86,13 +86,13 @@ class ChatTemplate:
             raise UserError.one(
                 CHAT_TEMPLATE_KEY,
                 "this model's tokenizer has no chat template",
-                "a Jinja file, or prompts that are plain texts and lm.chat_template=off",
+                "a Jinja file, or plain-text prompts and lm.chat_template=off",
             )
         options = {} if self.source is None else {"chat_template": self.source}
         roles = ", ".join(message["role"] for message in messages)
-        what = f"the chat template refuses messages of the roles {roles}"
+        what = f"the chat template rejects messages with the roles {roles}"
         # Jinja's own errors, and whatever expressions in the template raise.
-        with explained("messages", what, "messages as the model's chat template takes them"):
+        with explained("messages", what, "messages that the model's chat template accepts"):
             return tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=answers, **options
             )

@@ -133,8 +133,8 @@ def unheld_problems(tokenizer: Any, texts: Sequence[str]) -> Iterator[Problem]:
             pieces = tokenizer.convert_ids_to_tokens(list(ids))
             yield Problem(
                 "task.forbidden",
-                f"given {text!r}, which no single token of this model holds: it is {pieces}",
-                "texts that one token holds, such as a character",
+                f"given {text!r}, which no single token of this model contains: it is split into {pieces}",
+                "texts that a single token contains, such as a character",
                 "a constraint with a pattern, such as (?!.*word).*",
             )
 

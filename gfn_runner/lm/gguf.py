@@ -27,10 +27,10 @@ def refuse_unreadable(source: str, name: str) -> None:
     from gguf import GGUFReader
     from transformers.utils import cached_file
 
-    with explained(KEY, f"cannot get {name!r} of {source}", "a GGUF file of lm.name"):
+    with explained(KEY, f"cannot get {name!r} from {source}", "a GGUF file of lm.name"):
         file = Path(str(cached_file(source, name)))
-    what = f"{file} is no GGUF file, is cut off or damaged"
-    with explained(KEY, what, "a whole GGUF file", "download it again"):
+    what = f"{file} is not a GGUF file, or is truncated or damaged"
+    with explained(KEY, what, "a complete GGUF file", "download it again"):
         reader = GGUFReader(file)
     scaled = _rope_scaling(reader)
     if scaled:

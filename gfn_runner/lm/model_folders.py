@@ -77,7 +77,7 @@ def _no_folder(name: str, folder: Path, key: str, allowed: str) -> Problem:
     if name == SMOLLM2:
         return Problem(
             key,
-            f"given {SMOLLM2!r}, and {folder} is not there",
+            f"given {SMOLLM2!r}, but {folder} does not exist",
             f"{SMOLLM2} after `make {SMOLLM2}`, or {SMOLLM2_HUB}, the same model on the hub",
             f"make {SMOLLM2} (a minute; downloads 93 MB)",
         )

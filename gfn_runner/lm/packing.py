@@ -28,7 +28,7 @@ from gfn_runner.lm.scoring import whole_rows
 from gfn_runner.lm.vocabulary import StringRule
 
 logger = logging.getLogger(__name__)
-_SEPARATE = "rewards take one row a prefix"
+_SEPARATE = "rewards use one row per prefix"
 
 # Packed scoring may differ from plain scoring by this multiple of the rounding error, and always by this
 # many nats. In bfloat16, correct models were seen at 0.2 to 0.7 times, wrong ones at 3.6 and more.

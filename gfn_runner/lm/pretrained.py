@@ -60,7 +60,7 @@ class Source:
         if isinstance(try_to_load_from_cache(self.path, self.gguf_file or "config.json"), str):
             return
         fix = "lm.name=/path/to/model for a folder" if self.key == "lm.name" else ""
-        what = f"{self.name!r} is not in the local cache and cannot be asked for"
+        what = f"{self.name!r} is not in the local cache and cannot be looked up on the hub"
         with explained(self.key, what, self.allowed, fix):
             HfApi().model_info(self.path, timeout=10)
 
@@ -162,7 +162,7 @@ class Source:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             fix = "download the model again, or config.json and weights of one model"
             if any(name.startswith(("lm_head", "classifier", "score")) for name in missing):
-                fix = "a checkpoint with that output layer: this one is of another task"
+                fix = "a checkpoint with that output layer: this one is for another task"
             yield Problem(
                 self.key,
                 f"the weights of {self.name!r} lack what its config.json asks for: {missing[0]}{more}; "

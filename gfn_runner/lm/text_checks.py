@@ -130,7 +130,7 @@ def _without_a_row(
                 key,
                 f"{name} holds {special!r}, which is token {token} of the tokenizer, but the model "
                 f"has embeddings for {rows} tokens",
-                "texts without it, or a model and a tokenizer that fit",
+                "texts without it, or a model and a tokenizer that match",
             )
 
 
@@ -193,13 +193,13 @@ def _target_problems(key: str, adapter: LoraSettings, config: Any) -> Iterator[P
         if last in fused and last not in known:
             yield Problem(
                 where,
-                f"given {target!r}, the fused experts of this model: parameters and no layers, which "
+                f"given {target!r}, the fused experts of this model: parameters, not layers, which "
                 "cannot be chosen by name",
                 ", ".join(known),
                 f"{key}.targets=null adapts experts too, where PEFT knows the architecture",
             )
         elif not any(name == target or name.endswith(f".{target}") for name in full):
-            what = f"given {target!r}, and no layer of this model that can be adapted is called so"
+            what = f"given {target!r}, but this model has no layer of that name that can be adapted"
             yield Problem(where, what, ", ".join(known), did_you_mean(target, known))
 
 

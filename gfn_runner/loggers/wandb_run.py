@@ -65,11 +65,11 @@ class WandbRun:
             reason = _first_line(error)
         waited = time.perf_counter() - started
         if not reason and waited > _PATIENCE_S and not self.offline:
-            reason = f"the server let the last of them wait for {waited:.0f} s"
+            reason = f"the last upload waited {waited:.0f} s for the server"
         if reason:
             self._given_up.add(what)
             logger.warning(
-                "W&B gets no more %s of this run (%s); training goes on, and metrics.jsonl and "
+                "W&B gets no more %s of this run (%s); training continues, and metrics.jsonl and "
                 "samples.jsonl are complete",
                 what,
                 reason,
@@ -124,7 +124,7 @@ def start_wandb(
     if mode == "online" and not _has_credentials():
         logger.warning(
             "logger.wandb.mode=online, but no W&B account is set up here (no WANDB_API_KEY, nothing in "
-            ".netrc): the run is written offline; the command at its end sends it later"
+            ".netrc): the run is logged offline; the command printed at its end syncs it later"
         )
         mode = "offline"
     arguments = options | {
@@ -197,7 +197,7 @@ def run_id(folder: Path) -> str:
         write_atomically(path, json.dumps({"id": own, "folder": here}) + "\n")
     except OSError as error:
         logger.warning(
-            "%s cannot be written (%s): a resumed run will be another for W&B", path, error
+            "%s cannot be written (%s): a resumed run will be a new run in W&B", path, error
         )
     return own
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.pages:
             for option in given:
                 if option.partition("=")[0] in _OF_COMPARISONS:
-                    allowed = "only folders: every page has its place and its charts"
+                    allowed = "only folders: the path and the charts of a page are fixed"
                     raise UserError.one(option, "given with --pages", allowed)
             for path in write_pages(arguments.runs):
                 print(path)
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = read_runs(find_runs(arguments.runs))
         found = sections(runs, arguments.metrics)
         if arguments.out.exists() and not arguments.out.is_dir():
-            raise UserError.one("--out", f"{arguments.out} is a file", "a folder, new or not")
+            raise UserError.one(
+                "--out", f"{arguments.out} is a file", "a new or an existing folder"
+            )
         written = _write(runs, found, arguments.out, given, figures=arguments.figures)
     except UserError as error:
         show(error.problems, "no report was written")
@@ -55,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gfn_runner.report",
-        description="The same tables and figures from any set of finished runs; with --pages, one page "
+        description="Tables and figures from any set of finished runs; with --pages, one page "
         "for each run, finished or not, and for each sweep.",
     )
     parser.add_argument(
-        "runs", nargs="+", help="folders of runs, or folders above them; patterns in quotes too"
+        "runs", nargs="+", help="folders of runs, or folders above them; quoted patterns work too"
     )
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the report")
     parser.add_argument(
@@ -67,15 +69,15 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="NAME",
-        help="columns, in place of the task's headline and log_reward, diversity, phi_spread",
+        help="columns, instead of the task's headline and log_reward, diversity, phi_spread",
     )
     parser.add_argument(
-        "--figures", action=argparse.BooleanOptionalAction, default=True, help="draw them"
+        "--figures", action=argparse.BooleanOptionalAction, default=True, help="draw figures"
     )
     parser.add_argument(
         "--pages",
         action="store_true",
-        help="write report.html into the folder of each run and sweep, in place of a comparison",
+        help="write report.html into the folder of each run and sweep, instead of a comparison",
     )
     return parser
 

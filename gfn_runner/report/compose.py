@@ -22,11 +22,11 @@ _TEXT = (
 )
 _SAMPLES = "Single samples of the first seed; in brackets the answer, where one is known."
 _EQUAL = (
-    "A trained policy's strings beside one chosen out of as many of the base model's (or out of the next "
-    "larger number that was measured), and how many of these it takes until their mean over seeds is not "
-    "below the policy's."
+    "A trained policy's strings beside one chosen out of as many from the base model (or out of the next "
+    "larger measured number), and how many of these it takes for their mean over seeds to reach the "
+    "policy's."
 )
-_PAPERS_SAMPLES = "By another model under another R."
+_PAPERS_SAMPLES = "From another model, under another R."
 
 
 def report_content(

@@ -95,7 +95,7 @@ def equal_compute(section: Section) -> Table | str:
     }
     labels = list(dict.fromkeys(label for own in ways.values() for label in own))
     if not labels:
-        return "no rows of several draws a question"
+        return "no rows with several draws per question"
     if direction_of(metric) == "minimize":
         return f"{metric}, where smaller is better, is not compared"
     rows = [
@@ -107,7 +107,7 @@ def equal_compute(section: Section) -> Table | str:
         return "no trained policy was measured on the same sets"
     columns = [column for label in labels for column in (label, f"{label} reaches it at")]
     title = column_title(metric)
-    return Table((title, "set", "strings a question", "policy", *columns), rows)
+    return Table((title, "set", "strings per question", "policy", *columns), rows)
 
 
 def _row(point: Point, group: str, column: str, ways: Sequence[dict[int, Method]]) -> list[str]:

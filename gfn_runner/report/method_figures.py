@@ -132,7 +132,7 @@ def compute(section: Section) -> Figure | str:
     chosen = any(chosen_from(m) is not None for m in section.methods)
     kinds = [*["training"] * any(curves.values()), *["test"] * chosen]
     if not groups or not kinds:
-        return "no evaluations on the way in metrics.jsonl, and no rows of several draws a question"
+        return "no intermediate evaluations in metrics.jsonl, and no rows with several draws per question"
     size = (4.6 * len(groups), 3.7 * len(kinds))
     figure, grid = plt.subplots(
         len(kinds), len(groups), figsize=size, layout="constrained", squeeze=False
@@ -172,9 +172,9 @@ FIGURES: Mapping[str, tuple[str, Callable[[Section], Figure | str]]] = {
     ),
     "evidence": ("Estimates of log Z against the exact value, first seed", evidence),
     "compute": (
-        "The first headline metric against training (evaluations on the way have fewer conditions than "
-        "the last one; what a method learns from was drawn or trained before, which is not counted), and "
-        "against strings drawn per question",
+        "The first headline metric against training (intermediate evaluations have fewer conditions than the "
+        "final one; time spent earlier on what a method learns from is not counted), and against strings "
+        "drawn per question",
         compute,
     ),
 }

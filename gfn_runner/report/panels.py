@@ -91,7 +91,7 @@ SECTIONS = (
             Panel(
                 ("train/loss",),
                 log=True,
-                help="GFlowNet: squared nats, where φ is balanced; SFT: nats a token; PPO, GRPO: clipped "
+                help="GFlowNet: squared nats, where φ is balanced; SFT: nats per token; PPO, GRPO: clipped "
                 "surrogate, with the value loss or the KL to the base model.",
             ),
             Panel(("train/grad_norm",), log=True, help="Before clipping."),
@@ -140,7 +140,7 @@ SECTIONS = (
     ),
     Section(
         "Diversity",
-        "Entropy in training; of tasks that write text, how different the samples of a condition are.",
+        "Entropy in training; for tasks that write text, how different the samples of a condition are.",
         (
             Panel(("train/entropy",)),
             Panel(("eval/diversity/*",)),
@@ -151,7 +151,7 @@ SECTIONS = (
     ),
     Section(
         "Accuracy",
-        "Shares of right answers by evaluation set; of arithmetic, by number of operands.",
+        "Shares of right answers by evaluation set; for arithmetic, by number of operands.",
         (
             Panel(("eval/vote_accuracy/*",)),
             Panel(("eval/single_accuracy/*",)),
@@ -198,11 +198,11 @@ SECTIONS = (
     ),
     Section(
         "Speed",
-        "Where a step's seconds go, and the tokens of strings trained on in each.",
+        "Where the time of a step goes, and how many string tokens it trains on.",
         (
             Panel(
                 tuple(f"seconds/{phase}" for phase in PHASES),
-                Name("seconds of an optimizer step, by phase"),
+                Name("seconds per optimizer step, by phase"),
                 PHASES,
                 kind="areas",
             ),

@@ -109,7 +109,7 @@ def run_plot(panel: Panel, history: History) -> Plot | None:
     traces, help = [], panel.help
     if panel.is_evaluated:
         traces = _evaluated(panel, history)
-        help = f"{help} Large dots: the last evaluation of the policy, of all conditions.".strip()
+        help = f"{help} Large dots: the last evaluation of the policy, over all conditions.".strip()
     elif panel.kind == "by_source":
         metric = panel.metrics[0]
         for source, color in _SOURCE_COLORS.items():
@@ -170,7 +170,7 @@ def _sweep_plot(panel: Panel, sweep: SweepRuns, colors: Sequence[str]) -> Plot |
     if not traces:
         return None
     help = "Mean over evaluation sets." if panel.is_evaluated else ""
-    help = "On-policy batches; of runs without any, all batches." if source else help
+    help = "On-policy batches; for runs without any, all batches." if source else help
     made = plot(panel_name(metric), traces, help=help, log=panel.log, most=_OF_SWEEPS)
     made.figure["layout"]["showlegend"] = False
     return made

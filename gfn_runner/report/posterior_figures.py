@@ -48,9 +48,9 @@ def calibration(section: Section) -> Figure | str:
         axes.axline((fmean(x), fmean(x)), slope=1, color="k", linestyle="--", linewidth=0.8)
         _same_scales(axes, (*x, *y))
         axes.set(xlabel="log R / T (nats)", ylabel="log q + log Z (nats)")
-        title = f"{method.label}: {len(own)} different samples (•)"
+        title = f"{method.label}: {len(own)} distinct samples (•)"
         if posterior:
-            title += f", {len(posterior)} of the posterior (○)"
+            title += f", {len(posterior)} from the posterior (○)"
         axes.set_title(textwrap.fill(title, 48), fontsize=8)
         axes.grid(alpha=0.3)
     return figure

@@ -95,16 +95,16 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if "run/minutes" in run.metrics and run.is_finished:
         facts.append(("time", duration(60 * run.metrics["run/minutes"])))
     elif state.seconds is not None:
-        facts.append(("time so far", duration(state.seconds)))
+        facts.append(("elapsed time", duration(state.seconds)))
     if state.began:
-        facts.append(("begun", local_time(state.began)))
+        facts.append(("started", local_time(state.began)))
     target = run.section("objective").get("_target_") or "unknown objective"
     facts += [
         ("method", run.baseline or f"GFlowNet, {target.rpartition('.')[2]}"),
         ("base model", str(run.section("lm").get("name", "unknown"))),
         ("seed", str(run.seed)),
         ("commit", ", ".join(run.commits) or "unknown"),
-        ("at most", memory_at_most(run.metrics)),
+        ("peak", memory_at_most(run.metrics)),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -162,5 +162,5 @@ def _files(run: Run) -> list[tuple[str, str]]:
     with contextlib.suppress(OSError, ValueError):  # deleted since the run was read
         config = (run.folder / "config.yaml").read_text(encoding="utf-8")
     parts = zip(environment_files(run.folder), run.environments, strict=False)
-    environments = [(f"What it ran on ({p.name})", json.dumps(e, indent=2)) for p, e in parts]
+    environments = [(f"Environment ({p.name})", json.dumps(e, indent=2)) for p, e in parts]
     return [("Resolved config (config.yaml)", config), *environments]

@@ -133,7 +133,7 @@ def _samples(path: Path, written: int) -> list[dict[str, Any]]:
         return read_samples(path)
     except ValueError as error:
         raise UserError.one(
-            str(path), f"cannot be read ({error})", "one JSON object a line, as a run writes them"
+            str(path), f"cannot be read ({error})", "one JSON object per line, as a run writes them"
         ) from None
 
 
@@ -156,7 +156,7 @@ def find_runs(given: Sequence[str]) -> list[Path]:
             problems.append(
                 Problem(
                     text,
-                    "no run lies here",
+                    "no runs found",
                     "a folder with a run's config.yaml and metrics.json, or one above such folders",
                     "outputs for all runs",
                 )
@@ -248,7 +248,7 @@ def _metrics(path: Path) -> dict[str, float] | None:
             str(path),
             f"cannot be read ({error})",
             "one JSON object of names and numbers, as a run writes it",
-            "leave the run's folder out, or let it finish again by resume=",
+            "leave the run's folder out, or finish the run again with resume=",
         ) from None
     return {n: v for n, v in known.items() if math.isfinite(v)}
 

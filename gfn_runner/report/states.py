@@ -98,7 +98,7 @@ def state_of(
         name = "failed"
     elif known is None and silent >= max(PATIENCE, 20 * (pace or 0.0)):
         name = "silent"
-        why = f"nothing written for {duration(silent)}: interrupted, or at a long evaluation"
+        why = f"nothing written for {duration(silent)}: interrupted, or in a long evaluation"
     left = None
     if name == "running" and pace is not None and steps is not None and step is not None:
         left = pace * max(0, steps - step)

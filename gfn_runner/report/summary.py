@@ -69,7 +69,7 @@ def notes(runs: Sequence[Run], found: Sequence[Section]) -> list[str]:
     said = []
     if len(found) > 1:
         names = ", ".join(section.name for section in found)
-        said.append(f"The runs are of {len(found)} tasks ({names}): a section each.")
+        said.append(f"The runs cover {len(found)} tasks ({names}), one section each.")
     for run in runs:
         if not run.is_finished:
             said.append(f"{run.folder}: {run.state}.")
@@ -145,7 +145,7 @@ def commands(method: Method) -> list[str]:
     lines = []
     for overrides, own in seeds.items():
         if not overrides:
-            lines.append(f"unknown: no overrides.yaml of seed {', '.join(map(str, own))}")
+            lines.append(f"unknown: no overrides.yaml for seed {', '.join(map(str, own))}")
             continue
         if len(own) > 1 and not is_of_sweep(overrides):
             words = f"-m {shlex.join(overrides)} seed={','.join(map(str, own))}"
@@ -243,7 +243,7 @@ def _conditions(methods: Sequence[Method]) -> list[str]:
     )
     return [
         f"Not all methods were measured on the same conditions. {sizes_text}. The smaller sets are the "
-        "first of the larger ones, and no error over seeds holds what that choice does."
+        "first conditions of the larger ones; the error over seeds does not cover this choice."
     ]
 
 
@@ -257,12 +257,12 @@ def _of_method(method: Method, columns: Sequence[str]) -> list[str]:
     notes = []
     if method.dropped:
         others = ", ".join(f"{run.folder} (seed {run.seed})" for run in method.dropped)
-        notes.append(f"measured more than once; not used are {others}.")
+        notes.append(f"measured more than once; not used: {others}.")
     if len(method.commits) > 1:
         notes.append(f"runs of different commits are averaged, {', '.join(method.commits)}.")
     for column in columns:
         missing = [run for run in method.runs if f"{method.row}/{column}" not in run.metrics]
         if 0 < len(missing) < len(method.runs):
             seeds = ", ".join(str(run.seed) for run in missing)
-            notes.append(f"no {column} of seed {seeds}; the others are averaged.")
+            notes.append(f"no {column} for seed {seeds}; the others are averaged.")
     return notes

@@ -177,7 +177,7 @@ def validator_problems(key: str, path: str) -> Iterator[Problem]:
         yield Problem(key, what, "package.module.function, or null")
         return
     if not found:
-        yield Problem(key, f"{path} is no function", "a function from a text to True or False")
+        yield Problem(key, f"{path} is not a function", "a function from a text to True or False")
 
 
 # A table is encoded once per model; conditions with the same key may have different tables.

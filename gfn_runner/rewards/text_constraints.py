@@ -163,7 +163,7 @@ def _matches(pattern: str, text: str) -> bool:
         raise UserError.one(
             f"the pattern {pattern!r}",
             f"takes more than {MATCH_SECONDS:g} s on {text!r}",
-            "a pattern that is decided fast",
+            "a pattern that is fast to match",
             "no repetition inside a repetition of the same characters, such as (a+)+",
         ) from error
 
@@ -176,7 +176,7 @@ def _pattern_problems(pattern: str, where: str, terminator: str) -> Iterator[Pro
         yield Problem(
             where,
             f"given {pattern!r}, not a valid regular expression: {error.msg}{at}",
-            "a regular expression; a sign that stands for itself has a \\ before it",
+            "a regular expression; escape a literal special character with \\",
         )
         return
     except (RecursionError, OverflowError, MemoryError) as error:
@@ -185,8 +185,8 @@ def _pattern_problems(pattern: str, where: str, terminator: str) -> Iterator[Pro
     if terminator and pattern.endswith(re.escape(terminator)):
         yield Problem(
             where,
-            f"given {pattern!r}, which ends in {terminator!r}; that ends a string, and a text is "
-            "judged without it",
+            f"given {pattern!r}, which ends in {terminator!r}; that ends a string, and the text is "
+            "matched without it",
             f"a pattern without {terminator!r}",
             _OTHER_TERMINATOR,
         )

@@ -185,4 +185,4 @@ def write_results(task: Task, method: str, folder: Path, metrics: Mapping[str, f
         f"{steps:.0f} optimizer step{'' if steps == 1 else 's'}, {metrics['run/minutes']:.1f} minutes, "
         f"{memory_at_most(metrics)} at most"
     )
-    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
+    console.print(f"results are in {folder}", soft_wrap=True, markup=False)

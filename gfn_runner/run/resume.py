@@ -70,9 +70,9 @@ def start_of(config: RunConfig, folder: Path) -> Start:
     if config.resume is None:
         raise UserError.one(
             "hydra.run.dir",
-            f"{folder} holds a run already",
+            f"{folder} already holds a run",
             "a folder without one",
-            f"{_resume(folder)} to go on with it",
+            f"{_resume(folder)} to continue it",
         )
     _refuse_other_run(config, folder)
     newest = newest_checkpoint(folder / "checkpoints")
@@ -96,9 +96,9 @@ def start_of(config: RunConfig, folder: Path) -> Start:
             if damaged
             else "it has saved none yet"
         )
-        fix = "put a good one back, or begin another run"
+        fix = "restore a good one, or start a new run"
         raise UserError.one(
-            "resume", f"{folder} cannot go on: {why}", "a run with a good checkpoint", fix
+            "resume", f"{folder} cannot be resumed: {why}", "a run with a good checkpoint", fix
         )
     return Start(newest)
 
@@ -169,8 +169,8 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
         raise UserError.one(
             "resume",
             f"{file} is unreadable: {error}",
-            "the config.yaml that the run has written",
-            "put it back (python -m gfn_runner … dry_run=true prints one), or begin another run",
+            "the config.yaml that the run wrote",
+            "restore it (python -m gfn_runner … dry_run=true prints one), or start a new run",
         ) from None
     m_steps = read_record(folder).m_steps
     problems = [
@@ -181,7 +181,7 @@ def _refuse_other_run(config: RunConfig, folder: Path) -> None:
         if not _is_same(_at(saved, key), _at(now, key))
     ]
     if config.em.rounds < m_steps:
-        allowed = f"at least {m_steps}: so many M-steps were made"
+        allowed = f"at least {m_steps}, the number of M-steps already made"
         problems.append(Problem("em.rounds", f"given {config.em.rounds}", allowed))
     if problems:
         raise UserError(problems)

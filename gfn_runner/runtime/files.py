@@ -182,6 +182,6 @@ def report_write_errors(folder: Path, key: str, fix: str) -> Iterator[None]:
         raise UserError.one(
             key,
             f"{where or folder} cannot be written: {reason}",
-            "a folder on a disk with space, in which you may write",
+            "a writable folder on a disk with free space",
             fix,
         ) from error

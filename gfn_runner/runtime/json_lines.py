@@ -141,7 +141,7 @@ class LineAppender:
             self._warned = True
             return
         if self._warned:
-            logger.warning("%s is written again, nothing is missing", self.path)
+            logger.warning("%s can be written again; nothing is missing", self.path)
         self.waiting, self._warned = [], False
 
     def _write(self, text: str) -> None:

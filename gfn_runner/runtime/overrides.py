@@ -123,7 +123,7 @@ def parsed(lines: Sequence[str]) -> list[Override]:
             overrides.append(parser.parse_override(line))
         except HydraException as error:
             key, equals, value = line.partition("=")
-            fix = f"if the value is meant as it stands: {shell_word(key, value)}" if equals else ""
+            fix = f"if the value is meant literally: {shell_word(key, value)}" if equals else ""
             reason = str(error).splitlines()[0]
             problems.append(Problem(f"command line: {line}", reason, "key=value", fix))
     if problems:

@@ -13,8 +13,8 @@ import torch
 from gfn_runner.errors import UserError
 
 _BATCH = (
-    "lower sampling.n_conditions (and raise trainer.accumulate_grad_batches as much: the gradient is the same), or "
-    "sampling.n_samples, or task.max_len"
+    "lower sampling.n_conditions (and raise trainer.accumulate_grad_batches by the same factor: "
+    "the gradient stays the same), or sampling.n_samples, or task.max_len"
 )
 # Settings that reduce the memory of each phase.
 LOWER = {

@@ -38,7 +38,7 @@ def acquire_run_lock(folder: Path) -> Iterator[None]:
         raise UserError.one(
             "resume",
             f"{folder} is being written by {_holder(path) or 'another process'}",
-            "a folder in which no run is under way",
+            "a folder with no run in progress",
             "wait for it, or stop it first",
         )
     try:

@@ -111,8 +111,8 @@ class Sweep:
             raise UserError.one(
                 str(path),
                 f"cannot be read ({' '.join(str(error).split())[:200]})",
-                "the file as a sweep has written it",
-                "hydra.sweep.dir=<another folder> begins anew",
+                "the file as a sweep writes it",
+                "hydra.sweep.dir=<another folder> starts anew",
             ) from None
 
     def write(self) -> None:
@@ -138,7 +138,7 @@ class Sweep:
         except OSError as error:
             if not self.unwritten:
                 path = self.folder / RECORD
-                logger.warning("%s cannot be written now: %s; the runs go on", path, error)
+                logger.warning("%s cannot be written now: %s; the runs continue", path, error)
             self.unwritten = True
 
     def plan(self, jobs: Sequence[Job]) -> list[Job]:
@@ -171,7 +171,7 @@ class Sweep:
                 before_lines, lines = " ".join(before.overrides), " ".join(job.overrides)
                 what = f"{self.folder / job.folder} was made for {before_lines}, not for {lines}"
                 allowed = "a folder without a sweep, or that of the same sweep"
-                fix = f"python -m gfn_runner -m resume={self.folder} goes on with that one"
+                fix = f"python -m gfn_runner -m resume={self.folder} continues that sweep"
                 problems.append(Problem("hydra.sweep.dir", what, allowed, fix))
             planned[job.folder] = dataclasses.replace(
                 job, job_id=before.job_id if before is not None else None

@@ -70,8 +70,8 @@ def launcher_options(given: Mapping[str, Any]) -> Any:
     if find_spec("submitit") is None or find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         raise UserError.one(
             "hydra/launcher",
-            "the packages for it are missing",
-            "hydra/launcher=basic, or with the extra packages: local, slurm, slurm_gpu",
+            "its packages are not installed",
+            "hydra/launcher=basic, or, with the extra packages, local, slurm, slurm_gpu",
             "pip install 'gfn-runner[slurm]'",
         )
     return validated(KEY, values, _schemas()[target])
@@ -105,7 +105,7 @@ def launcher_problems(
     if options.signal_delay_s >= 60 * options.timeout_min:
         yield Problem(
             f"{KEY}.signal_delay_s",
-            f"given {options.signal_delay_s}, the whole time of {options.timeout_min} minutes",
+            f"given {options.signal_delay_s}, the whole time limit of {options.timeout_min} minutes",
             f"below {60 * options.timeout_min}",
         )
     if options.gpus_per_node and options.gpus_per_node < processes.devices:
@@ -229,7 +229,7 @@ def sweeper_problems(target: str) -> Iterator[Problem]:
     if find_spec("optuna") is None or find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         yield Problem(
             "hydra/sweeper",
-            "the packages for a search are missing",
-            "hydra/sweeper=basic, or with the extra packages: search",
+            "the packages for a search are not installed",
+            "hydra/sweeper=basic, or, with the extra packages, search",
             "pip install 'gfn-runner[search]'",
         )

@@ -165,7 +165,7 @@ class IntegerArithmetic(GFlowNetModule):
         shared = train_questions & {condition.prompt for condition in evaluation}
         assert not shared, f"test questions in the training set: {sorted(shared)[:3]}"
         dropped += dropped_answers
-        note = f"{dropped} training questions dropped: in a test set, or there already"
+        note = f"{dropped} training questions dropped: in a test set, or duplicates"
         return TaskData(train, evaluation, (note,) if dropped else ())
 
     def _test_expressions(self) -> list[Expression]:

@@ -248,7 +248,7 @@ class GFlowNetModule(Task, L.LightningModule):
         with self.lm.in_step():
             logits_NV = self.lm.prefill([self.lm.encode_prompt(prompt)]).last_logits_NV
         finite = logits_NV.float().logsumexp(dim=-1).isfinite().all()
-        return None if finite else f"what the policy says at {prompt!r}"
+        return None if finite else f"the policy's output at {prompt!r}"
 
     # -- evaluation ---------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class GFlowNetModule(Task, L.LightningModule):
         if wrong:
             raise UserError.one(
                 "resume",
-                f"{len(wrong)} trained tensors are missing in the checkpoint or of another shape, "
+                f"{len(wrong)} trained tensors are missing in the checkpoint or have another shape, "
                 f"e.g. {wrong[0]}",
                 "a checkpoint of a run with the same lm and lm.lora settings",
             )
@@ -334,11 +334,11 @@ class GFlowNetModule(Task, L.LightningModule):
                 f"the checkpoint's policy was trained after M-step {m_steps}, but the answer adapter in "
                 f"the run's folder has seen {self.lm.m_steps}",
                 "checkpoint and answer_adapter of one run",
-                "put its answer_adapter back, or train anew in another folder",
+                "restore its answer_adapter, or train from scratch in another folder",
             )
         if step < self.lm.m_steps * self.max_steps and is_rank_zero():
             logger.warning(
-                "the run goes on from step %d, but its M-step %d was made after step %d: the steps "
+                "the run resumes from step %d, but its M-step %d was made after step %d: the steps "
                 "between are trained again under the newer answer model",
                 step,
                 self.lm.m_steps,

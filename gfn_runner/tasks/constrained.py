@@ -127,7 +127,7 @@ class ConstrainedGeneration(ConstrainedTask):
         if self.prompt_template.count(_SLOT) != 1:
             yield Problem(
                 "task.prompt_template",
-                f"given {self.prompt_template!r}, in which {_SLOT} stands "
+                f"given {self.prompt_template!r}, in which {_SLOT} occurs "
                 f"{self.prompt_template.count(_SLOT)} times",
                 f"a text with {_SLOT} once",
             )
@@ -187,7 +187,7 @@ class ConstrainedGeneration(ConstrainedTask):
             yield Problem(
                 row.at("prompt"),
                 "missing; without words task.prompt_template does not tell the policy what is asked",
-                "a text that tells it",
+                "a prompt that does",
             )
         if prompt is not None and not prompt.strip():
             yield Problem(row.at("prompt"), f"given {prompt!r}", "a text")

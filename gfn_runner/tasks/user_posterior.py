@@ -103,7 +103,7 @@ class UserPosterior(ConstrainedTask):
         if self.data.held_out and self.data.evaluation is not None:
             yield Problem(
                 "task.data.held_out",
-                f"given {self.data.held_out} beside task.data.evaluation",
+                f"given {self.data.held_out} together with task.data.evaluation",
                 "one of the two",
             )
 
@@ -181,12 +181,12 @@ def _messages_problems(
 ) -> Iterator[Problem]:
     """Yield problems of messages, or of the text (field ``other``) that may be given instead."""
     if text is not None and messages is not None:
-        yield Problem(row.at(f"{inside}messages"), f"given beside {other}", "one of the two")
+        yield Problem(row.at(f"{inside}messages"), f"given together with {other}", "one of the two")
     elif text is None and messages is None:
         yield Problem(row.at(f"{inside}{other}"), "missing", "a text, or messages")
     elif messages is not None:
         if not messages:
-            yield Problem(row.at(f"{inside}messages"), "none", "at least one message of the user's")
+            yield Problem(row.at(f"{inside}messages"), "none", "at least one user message")
         elif messages[-1].role != "user":
             yield Problem(
                 row.at(f"{inside}messages[{len(messages) - 1}].role"),
@@ -214,7 +214,7 @@ def _demonstration_problems(
         elif terminator and text.endswith(terminator):
             yield Problem(
                 where,
-                f"{text!r} ends in task.terminator = {terminator!r}, which is written after it anyway",
+                f"{text!r} ends in task.terminator = {terminator!r}, which is appended anyway",
                 "a text without it",
             )
         elif judged and constraint is not None and not constraint.satisfied(text):

@@ -234,7 +234,7 @@ def test_a_sweep_is_resumed_by_its_folder(tmp_path):
     assert f"hydra.sweep.dir='{tmp_path}'" in argv
     assert not any(word.startswith("resume=") for word in argv)
     empty = tmp_path / "empty"
-    assert "no sweep lies there" in problems("-m", f"resume={empty}")["resume"].what
+    assert "there is no sweep in it" in problems("-m", f"resume={empty}")["resume"].what
     assert "one run at a time" in problems("-m", f"run={tmp_path}", "mode=evaluate")["run"].allowed
 
 

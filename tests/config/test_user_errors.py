@@ -105,18 +105,18 @@ def test_what_an_optimizers_constructor_fails_on_is_named(betas):
 
 def test_a_key_of_a_group_without_a_choice():
     problem = problems("baseline.epochs=2")["baseline"]
-    assert problem.what == "no choice is made" and "baseline=" in problem.fix
+    assert problem.what == "no option of this group is selected" and "baseline=" in problem.fix
 
 
 @pytest.mark.parametrize(
     ("argv", "where", "said"),
     [
-        (["seed=0,1"], "seed", "-m runs through them; as one text: 'seed=\"0,1\"'"),
+        (["seed=0,1"], "seed", "-m sweeps over them; as a single string: 'seed=\"0,1\"'"),
         (["lm.name=/a(b"], "command line: lm.name=/a(b", "'lm.name=\"/a(b\"'"),
         (["lm.name=模型"], "command line: lm.name=模型", "'lm.name=\"模型\"'"),
         (["seed"], "command line: seed", "key=value"),
         (["-m", "--cfg", "job"], "command line", "Only one of"),
-        (["--config-dir", "/no/such"], "--config-dir", "no folder"),
+        (["--config-dir", "/no/such"], "--config-dir", "not a folder"),
         (["hydra.job.chdir=perhaps"], "hydra.job.chdir", "perhaps"),
         (["seed=${nothing}"], "seed", "nothing"),
         (["objective=null"], "command line", "Config group override"),

@@ -94,7 +94,7 @@ def test_what_broke_the_policy_is_not_saved_and_a_lower_rate_goes_on_from_before
     (problem,) = caught.value.problems
     assert problem.where == "lm" and "Question: " in problem.what
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-0000002.ckpt"]
-    assert "no checkpoint at step 3: what the policy says at" in caplog.text
+    assert "no checkpoint at step 3: the policy's output at" in caplog.text
     run(folder, *lines, "optimizer.lr=1e-4")
     assert [r["step"] for r in steps_of(folder)] == [1, 2, 3, 4]
 

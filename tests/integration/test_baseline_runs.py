@@ -93,7 +93,7 @@ def test_a_policys_samples_are_learnt_from(finished, tmp_path):
     [
         (["baseline=exact"], "baseline", "cannot list the strings"),
         (["baseline=decoding", "task=arithmetic_tool"], "baseline", "with a tool"),
-        (["baseline=sft", "task=continuation"], "baseline", "knows no string to learn from"),
+        (["baseline=sft", "task=continuation"], "baseline", "has no strings to learn from"),
         (["baseline=prompting", "task=continuation"], "baseline.shots", "no worked examples"),
         (["baseline=ppo", "em.rounds=1"], "em.rounds", "with PPO"),
         (

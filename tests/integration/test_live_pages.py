@@ -24,7 +24,7 @@ def test_a_finished_runs_page(finished):
     assert facts_of(page)["optimizer step"] == "4 of 4" and "badge good" in page
     n_plots = sum(len(plots) for _, _, plots in run_charts(read_run(finished)).sections)
     assert "<body data-refresh" not in page and page.count('<div class="plot">') == n_plots
-    phases = "seconds of an optimizer step, by phase"
+    phases = "seconds per optimizer step, by phase"
     for title in ("vote accuracy (%)", "replay buffer (strings)", phases):
         assert f"<h4>{title}</h4>" in page
     newest = lines_of(finished / "samples_newest.jsonl")

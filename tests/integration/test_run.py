@@ -118,7 +118,7 @@ def test_a_run_is_resumed_only_as_it_began_and_a_refusal_changes_nothing(
         (["resume={}", "trainer.max_steps=9", "seed=7"], "seed: given 7"),
         (["resume={}", "task=arithmetic_tool"], "is a run of task 'arithmetic'"),
         (["resume={}"], "trainer.max_steps above 4"),
-        ([*SMALL, "hydra.run.dir={}"], "holds a run already"),
+        ([*SMALL, "hydra.run.dir={}"], "already holds a run"),
     ],
 )
 def test_the_program_leaves_a_run_as_it_is_that_it_refuses_to_touch(
@@ -153,15 +153,15 @@ def test_results_are_there_once_the_figures_are(finished, tmp_path, monkeypatch,
     capsys.readouterr()
     run(folder, *lines, "optimizer.lr=0.5")
     said = capsys.readouterr().out
-    assert "finished before" in said and "other settings: optimizer.lr=0.0003\n" in said
+    assert "already finished, skipped" in said and "other settings: optimizer.lr=0.0003\n" in said
     assert (folder / "report.html").exists(), "an interruption has cost it"
 
 
 @pytest.mark.parametrize(
     ("where", "rest"),
     [
-        ("gfn_runner.tasks.base.GFlowNetModule.training_step", "resume=auto begins anew"),
-        ("lightning.Trainer.validate", "resume={}` goes on"),  # the final evaluation
+        ("gfn_runner.tasks.base.GFlowNetModule.training_step", "resume=auto starts over"),
+        ("lightning.Trainer.validate", "resume={}` continues"),  # the final evaluation
     ],
 )
 def test_a_run_that_is_stopped_at_once_says_how_to_go_on(
@@ -176,7 +176,7 @@ def test_a_run_that_is_stopped_at_once_says_how_to_go_on(
         run(tmp_path / "run", "trainer.max_steps=1", base=SHORT)
     signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert stopped.value.code == 130
-    assert "stopped at once" in (said := capsys.readouterr().err)
+    assert "stopped immediately" in (said := capsys.readouterr().err)
     assert rest.format(tmp_path / "run") in said
 
 

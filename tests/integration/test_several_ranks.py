@@ -150,7 +150,7 @@ def started(folder: Path, *more: str) -> Path:
     lines = [*SMALL, *shown, "trainer.devices=2", "trainer.max_steps=3", DRAWS, *more]
     done = run_process(*lines, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
-    for said in ("everything is in", "step 1/3 ", "step 3/3 ", "evaluation at step 2 ("):
+    for said in ("results are in", "step 1/3 ", "step 3/3 ", "evaluation at step 2 ("):
         # A slow evaluation also says in between how far it is.
         found = [line for line in done.stdout.splitlines() if line.startswith(said)]
         assert len(found) == 1, "one process speaks"

@@ -95,7 +95,7 @@ def test_a_run_that_fails_stops_no_other_and_alone_is_run_again(tmp_path, capsys
     shutil.copytree(MODEL, model)
     assert exit_code("-m", f"resume={folder}") == 0 and states(folder) == ["ok", "ok"]
     said = "".join(capsys.readouterr())
-    assert "1 run to do, 1 finished before" in said
+    assert "1 run to do, 1 already finished" in said
     assert (folder / "seed0_1" / "metrics.json").stat().st_mtime_ns == written
     first, second = json.loads((folder / "sweep.json").read_text())["jobs"]
     assert first["value"] == second["value"] < 0, "the same model; one number was read back"

@@ -30,7 +30,7 @@ def test_two_by_two_runs_then_nothing_runs_again(start):
 
     again = start(resume=True)
     assert again.ends() == 0, again.said
-    assert "0 runs to do, 4 finished before" in again.said
+    assert "0 runs to do, 4 already finished" in again.said
     assert [job["value"] for job in again.jobs()] == [job["value"] for job in sweep.jobs()]
     assert not any(job["again"] for job in again.jobs())
     assert [job["job_id"] for job in again.jobs()] == names, "SLURM was given nothing"
@@ -180,7 +180,7 @@ def test_a_sweep_that_is_interrupted_leaves_its_jobs_and_waits_for_them_later(st
     assert fields(job_id)["JobState"] == "RUNNING"
     again = start(resume=True)
     assert again.ends() == 0, again.said
-    assert f"is job {job_id} of SLURM already" in again.said
+    assert f"is already SLURM job {job_id}" in again.said
     assert sweep.steps(0) == list(range(1, STEPS + 1))
     assert fields(job_id)["Restarts"] == "0"
 

@@ -340,7 +340,7 @@ def test_files_are_read_without_duplicates_and_overlaps(files):
         (" 4 - 4 = 0, 0 - 4 = -4",),
     ]
     assert [c.weight for c in data.train] == [1, 1, 1, 0.2, 0.2]
-    assert data.notes == ("5 training questions dropped: in a test set, or there already",)
+    assert data.notes == ("5 training questions dropped: in a test set, or duplicates",)
 
 
 def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):

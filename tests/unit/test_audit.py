@@ -21,8 +21,8 @@ def test_exceptions_hold_until_their_last_day():
     ("line", "message"),
     [
         ("PYSEC-1 2030-06-29 only on Windows", "line 1: PYSEC-1 was accepted until 2030-06-29"),
-        ("PYSEC-1 soon only on Windows", "line 1: 'soon' is no date"),
-        ("PYSEC-1", "line 1: '' is no date"),
+        ("PYSEC-1 soon only on Windows", "line 1: 'soon' is not a date"),
+        ("PYSEC-1", "line 1: '' is not a date"),
         ("PYSEC-1 2030-07-01", "line 1: no reason"),
     ],
 )

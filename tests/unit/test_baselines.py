@@ -146,7 +146,7 @@ def test_numbers_of_examples_that_do_not_fit_are_left_out(caplog):
     assert d.lm.context_length == 64
     names = [name for name, _ in Prompting(shots=(0, 2, 40)).rows(d)]
     assert names == ["base_0_shot", "base_2_shot"]
-    assert "no row of 40 worked examples" in caplog.text
+    assert "skipping the row with 40 worked examples" in caplog.text
 
 
 def test_what_a_task_cannot_do_is_said():

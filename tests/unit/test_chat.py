@@ -171,13 +171,17 @@ def test_a_line_with_messages_becomes_a_condition(tmp_path):
 @pytest.mark.parametrize(
     ("change", "field", "what"),
     [
-        ({"prompt": "a"}, "messages", "given beside prompt"),
+        ({"prompt": "a"}, "messages", "given together with prompt"),
         ({"messages": None}, "prompt", "missing"),
         ({"messages": []}, "messages", "none"),
         ({"messages": [{"role": "usr", "content": ""}]}, "messages[0].role", "given 'usr'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
         ({"messages": [*USER, {"role": "assistant", "content": "b"}]}, "messages[1].role", "last"),
-        ({"terms": [{"context": "a", "messages": USER}]}, "terms[0].messages", "beside context"),
+        (
+            {"terms": [{"context": "a", "messages": USER}]},
+            "terms[0].messages",
+            "together with context",
+        ),
         ({"terms": [{"messages": []}]}, "terms[0].messages", "none"),
     ],
 )
@@ -228,7 +232,7 @@ def test_messages_need_a_template(tmp_path):
     broken = tmp_path / "broken.jinja"
     broken.write_text("{% for %}")
     (problem,) = found_problems(folder, file, f"lm.chat_template={broken}")[:1]
-    assert "chat template refuses" in problem.what
+    assert "chat template rejects" in problem.what
 
 
 def test_lengths_are_those_of_rendered_prompts(tmp_path):

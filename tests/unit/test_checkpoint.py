@@ -177,7 +177,7 @@ def test_a_full_disk_costs_one_checkpoint_and_is_reported_once(
         assert not trainer.save_at(saves, 100) and not trainer.save_at(saves, 150)
     assert names(folder) == ["step-0000050.ckpt"]
     assert caplog.text.count("No space left on device") == 1
-    assert "training goes on, the next one is tried at step 150" in caplog.text
+    assert "training continues, the next attempt is at step 150" in caplog.text
     assert trainer.save_at(saves, 200)
     assert newest_checkpoint(folder) == folder / "step-0000200.ckpt"
 
@@ -207,7 +207,7 @@ def test_a_last_state_that_is_not_saved_is_reported_as_such(
     saves = callback(trainer, every_n_steps=50)
     trainer.max_steps, trainer.broken = 120, "lora_B"
     assert not trainer.save_at(saves, first)  # 70: at a signal
-    assert f"the next one is tried at step {following}" in caplog.text
+    assert f"the next attempt is at step {following}" in caplog.text
     trainer.save_at(saves, 120)  # the last step: the end of the training comes next
     assert len(caplog.records) == 1
     saves.on_train_end(trainer, None)  # type: ignore[arg-type]

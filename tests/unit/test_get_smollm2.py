@@ -70,7 +70,7 @@ def test_the_folder_holds_the_model_of_the_file(wheel, expected, tmp_path, monke
     before = stamps(folder)
     call(monkeypatch, folder)
     assert stamps(folder) == before
-    assert "is there already" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
     # A weight that is another is noticed, whatever its size and time; and made again.
     weights = folder / "model.safetensors"
     old = weights.read_bytes()
@@ -138,6 +138,6 @@ def test_a_wrong_conversion_is_refused_with_what_differs(wheel, expected, tmp_pa
 def test_files_of_somebody_else_are_left_alone(wheel, expected, tmp_path, monkeypatch):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "thesis.tex").write_text("hello")
-    with pytest.raises(SystemExit, match="were not written here"):
+    with pytest.raises(SystemExit, match="were not written by this script"):
         call(monkeypatch, tmp_path / "small", "--wheel", wheel)
     assert (tmp_path / "small" / "thesis.tex").read_text() == "hello"

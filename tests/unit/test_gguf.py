@@ -99,7 +99,7 @@ def test_a_file_that_is_cut_off_or_no_gguf_is_one_problem(folder, tmp_path, kept
     (tmp_path / FILE).write_bytes(whole)
     problem = refusal(settings(tmp_path))
     assert problem.where == "lm.gguf_file"
-    assert "is no GGUF file" in problem.what or "cut off or damaged" in problem.what
+    assert "is not a GGUF file" in problem.what or "truncated or damaged" in problem.what
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
     shown = capsys.readouterr().out
     assert "submitted: SLURM job 7;" in shown and shown.count("failed: could not be submitted") == 2
     assert "AssocMaxSubmitJobLimit; Batch job submission failed: policy" in shown
-    assert "the others are waited for" in shown and f"resume={tmp_path / 'sweep'}" in shown
+    assert "waiting for the others" in shown and f"resume={tmp_path / 'sweep'}" in shown
     assert current_sweep().failures == [jobs[1], jobs[3]]
 
 

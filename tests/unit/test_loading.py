@@ -354,12 +354,12 @@ def test_a_sentence_encoder_that_cannot_be_loaded(how, whole_encoder, tmp_path):
 
 
 def test_a_base_model_is_no_classifier(whole):
-    said = ("score.weight", "it would be random", "of another task")
+    said = ("score.weight", "it would be random", "for another task")
     assert is_only(list(label_problems(str(whole), [])), f"classifier {whole}", *said)
     with pytest.raises(UserError, match="it would be random"):
         classifier(str(whole))
 
 
 def test_a_classifier_is_no_language_model(whole_classifier):
-    said = ("lack", "lm_head.weight", "of another task")
+    said = ("lack", "lm_head.weight", "for another task")
     assert is_only(problems(whole_classifier), "lm.name", *said)

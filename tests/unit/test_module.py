@@ -100,7 +100,7 @@ def test_a_checkpoint_and_the_answer_model_of_a_run_belong_together(caplog):
     module.lm.m_steps, module.max_steps = 1, 3
     state["state_dict"] = {n: p for n, p in module.named_parameters() if p.requires_grad}
     module.on_load_checkpoint(state)
-    assert "goes on from step 2, but its M-step 1 was made after step 3" in caplog.text
+    assert "resumes from step 2, but its M-step 1 was made after step 3" in caplog.text
     caplog.clear()
     module.on_load_checkpoint(state | {"m_steps": 0, "global_step": 3})
     assert not caplog.text
@@ -116,7 +116,7 @@ def test_weights_moments_and_logits_that_are_not_finite_are_named():
     )
     name, weight = next((n, p) for n, p in module.named_parameters() if "lora_B" in n)
     kept = weight.detach().clone()
-    for value, said in ((float("nan"), name), (float("inf"), name), (3e38, "what the policy says")):
+    for value, said in ((float("nan"), name), (float("inf"), name), (3e38, "the policy's output")):
         weight.data.fill_(value)
         assert module.not_finite().startswith(said), value
     weight.data.copy_(kept)

@@ -97,7 +97,7 @@ def test_demonstrations_that_do_not_fit_are_reported_and_left_out(bounds, kept, 
     assert len(messages) == (n_out > 0)
     if n_out:
         assert (
-            f"{n_out} of 4 demonstrations are no strings of the policy's (task.min_len"
+            f"{n_out} of 4 demonstrations are not strings that the policy can write (task.min_len"
             in messages[0]
         )
 

@@ -58,7 +58,7 @@ def test_policies_stand_beside_as_many_draws_and_the_table_tells_where_they_cros
     leave_run(tmp_path / "b", second, seed=1, evaluation=evaluation)
     table = equal_compute(only_section("."))
     assert table.header == (
-        "single accuracy (%)", "set", "strings a question", "policy",
+        "single accuracy (%)", "set", "strings per question", "policy",
         "best of", "best of reaches it at", "resampled", "resampled reaches it at",
     )  # fmt: skip
     rows = [list(row) for row in table.rows]

@@ -159,8 +159,8 @@ def test_a_page_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeypatch,
     monkeypatch.setattr(run_page, "render", lambda *_, **__: 1 / 0)
     pages.write("running")
     assert [record.getMessage() for record in caplog.records] == [
-        "no page: [Errno 28] No space left on device; the run goes on",
-        "no page: ZeroDivisionError: division by zero; the run goes on",
+        "report page not written: [Errno 28] No space left on device; the run continues",
+        "report page not written: ZeroDivisionError: division by zero; the run continues",
     ]
 
 

@@ -47,10 +47,10 @@ def test_curves_are_what_was_logged(finished):
     }  # fmt: skip
     by_source = {"on-policy": (6, 1), "tempered": (4, -1), "stored": (5, 0)}
     assert curves_of(finished, "mean log R in training (nats)") == by_source
-    phases = plots_of(finished)["seconds of an optimizer step, by phase"]["data"]
+    phases = plots_of(finished)["seconds per optimizer step, by phase"]["data"]
     assert {own["name"]: own["y"][-1] for own in phases} == PHASES
     assert {own["stackgroup"] for own in phases} == {"all"}
-    assert plots_of(finished)["norm of the gradient"]["layout"]["yaxis"]["type"] == "log"
+    assert plots_of(finished)["gradient norm"]["layout"]["yaxis"]["type"] == "log"
 
 
 def test_a_page_has_state_results_samples_command_config_and_log(finished):

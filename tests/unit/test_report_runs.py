@@ -37,8 +37,8 @@ def test_every_place_without_a_run_is_named(tmp_path):
         find_runs(["empty", "file", "none", "no*"])
     said = [(problem.where, problem.what) for problem in caught.value.problems]
     assert said == [
-        ("empty", "no run lies here"),
-        ("file", "no run lies here"),
+        ("empty", "no runs found"),
+        ("file", "no runs found"),
         ("none", "there is no such folder"),
         ("no*", "there is no such folder"),
     ]
@@ -186,6 +186,6 @@ def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
         ("base model, 0-shot", "10.0"),
     ]
     assert section.notes[1:] == (
-        "GFlowNet: measured more than once; not used are older (seed 0).",
-        "base model, 0-shot: measured more than once; not used are newer (seed 0), trained (seed 0).",
+        "GFlowNet: measured more than once; not used: older (seed 0).",
+        "base model, 0-shot: measured more than once; not used: newer (seed 0), trained (seed 0).",
     )

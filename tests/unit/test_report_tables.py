@@ -51,9 +51,9 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
     notes = (
         "- arithmetic: GFlowNet (objective=JointBalance); base model, 0-shot: runs of different commits "
         f"are averaged, {a}, {b}.\n"
-        "- arithmetic: GFlowNet (objective=JointBalance): no log_reward/3_operands of seed 1; the others "
+        "- arithmetic: GFlowNet (objective=JointBalance): no log_reward/3_operands for seed 1; the others "
         "are averaged.\n"
-        "- arithmetic: base model, 0-shot: measured more than once; not used are "
+        "- arithmetic: base model, 0-shot: measured more than once; not used: "
     )
     assert notes in text
     assert (
@@ -100,7 +100,7 @@ def test_tasks_have_sections_and_the_page_says_so(tmp_path, capsys):
     main(["a", "n", "f", "--no-figures"])
     text, said = (tmp_path / "report/report.md").read_text(), capsys.readouterr().out
     for note in (
-        "The runs are of 2 tasks (arithmetic, random_number): a section each",
+        "The runs cover 2 tasks (arithmetic, random_number), one section each",
         "f: failed at optimizer step 0 of 10: ERROR it is over.",
         "f, run.log: ERROR it is over",
     ):
@@ -141,7 +141,7 @@ def test_commands_are_quoted_and_told_apart(tmp_path):
     for seed in "02":
         (tmp_path / seed / "overrides.yaml").unlink()
     (method,) = methods_of(read("."))
-    assert commands(method)[0] == "unknown: no overrides.yaml of seed 0, 2"
+    assert commands(method)[0] == "unknown: no overrides.yaml for seed 0, 2"
 
 
 def test_seeds_that_learn_from_the_samples_of_their_own_are_one_method(tmp_path):

@@ -75,7 +75,7 @@ def test_bad_input_is_an_error_of_one_line_and_nothing_is_written(
         "exists already": ["--stories", str(stories), "--folder", str(tmp_path)],
         "no such file": ["--stories", str(tmp_path / "none.csv"), "--folder", str(new)],
         "no column": ["--stories", str(bad), "--folder", str(new)],
-        "is no folder": ["--stories", str(stories), "--folder", str(new), "--base", "/no/model"],
+        "is not a folder": ["--stories", str(stories), "--folder", str(new), "--base", "/no/model"],
     }
     for said, given in cases.items():
         base = [] if "--base" in given else ["--base", str(EMBEDDED_FOLDER)]

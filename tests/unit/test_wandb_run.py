@@ -60,7 +60,7 @@ def test_the_mode_in_which_it_starts(
     assert (run and run.mode) == begun
     assert started == ([begun] if begun else [])
     without = mode == "online" and not account
-    assert ("no W&B account" in caplog.text and "sends it later" in caplog.text) == without
+    assert ("no W&B account" in caplog.text and "syncs it later" in caplog.text) == without
 
 
 def test_without_wandb_there_is_no_logger_for_it_whatever_the_variable_says(
@@ -173,7 +173,7 @@ def test_a_server_that_lets_one_wait_is_not_waited_for_again(tmp_path, monkeypat
         for seconds in (1, 30, 30):
             run.attempt("tables of samples", lambda seconds=seconds: slow(seconds))
     assert done == [1, 30, 1, 30, 30], "offline it is this machine that is slow"
-    assert len(caplog.records) == 1 and "wait for 30 s" in caplog.text
+    assert len(caplog.records) == 1 and "waited 30 s" in caplog.text
 
 
 def test_an_end_that_times_out_says_what_is_missing_and_how_to_send_it(tmp_path, caplog, capsys):

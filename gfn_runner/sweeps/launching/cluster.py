@@ -38,7 +38,7 @@ def run_on_slurm(launcher: Any, sweep: Sweep, waiting: Sequence[Plan]) -> None:
     except slurm.Unreachable as error:
         raise UserError.one(
             "hydra/launcher",
-            f"SLURM does not say what it has of this sweep ({error})",
+            f"SLURM does not report the jobs of this sweep ({error})",
             "a cluster that is up",
             f"python -m gfn_runner -m resume={sweep.folder}",
         ) from None
@@ -60,7 +60,7 @@ def _cancel_unknown(sweep: Sweep, submitit_folder: str) -> None:
     unknown = [job_id for job_id in slurm.submitted_from(folder) if job_id not in known]
     if unknown:
         print(
-            "SLURM has jobs of this sweep that its record does not know of, since it was killed while it "
+            "SLURM has jobs that the record of this sweep lacks, since the sweep was killed while it "
             f"submitted them: {', '.join(unknown)}; they are cancelled",
             flush=True,
         )
@@ -78,7 +78,9 @@ def _still_there(waiting: Sequence[Plan]) -> dict[int, Any]:
             plan, options = known[job_id], known[job_id].options
             tasks = list(range(options.tasks_per_node * options.nodes))
             found[plan.job.number] = submitit.SlurmJob(options.submitit_folder, job_id, tasks)
-            print(f"  #{plan.job.number}  is job {job_id} of SLURM already: waited for", flush=True)
+            print(
+                f"  #{plan.job.number}  is already SLURM job {job_id}: waiting for it", flush=True
+            )
     return found
 
 
@@ -105,7 +107,7 @@ def _submit_all(launcher: Any, sweep: Sweep, plans: Sequence[Plan], jobs: dict[i
         ids = ", ".join(dict.fromkeys(job.job_id.split("_")[0] for job in jobs.values()))
         print(f"submitted: SLURM job {ids}; logs are in {sweep.folder / '.submitit'}", flush=True)
     if refused:
-        then = "the others are waited for" if jobs else "no run is submitted"
+        then = "waiting for the others" if jobs else "no run was submitted"
         print(f"gfn_runner: {then}; -m resume={sweep.folder} tries again", flush=True)
 
 
@@ -132,7 +134,7 @@ def _wait(sweep: Sweep, plans: dict[int, Plan], jobs: dict[int, Any]) -> None:
         try:
             states = slurm.states([job.job_id for job in left.values()])
         except slurm.Unreachable as error:
-            logger.warning("%s; the jobs are waited for", error)
+            logger.warning("%s; still waiting for the jobs", error)
             continue
         for number, job in list(left.items()):
             plan, seen = plans[number], states[job.job_id]

@@ -128,7 +128,7 @@ def _launch(
         raise UserError(problems)
     sweep.keep()
     finished = sum(job.state == "ok" for job in known.values())
-    before = f", {finished} finished before" if finished else ""
+    before = f", {finished} already finished" if finished else ""
     print(f"{len(waiting)} {'run' if len(waiting) == 1 else 'runs'} to do{before}", flush=True)
     for plan in waiting:
         print(f"  #{plan.job.number}  {' '.join(plan.job.beside(sweep.common))}", flush=True)
@@ -181,4 +181,4 @@ def _refuse_unmeasured(sweep: Sweep, plans: Sequence[Plan]) -> None:
         unknown = not set(name) & set(plan.config.task.headline)
         if plan.job.state == "failed" and where.endswith("optimized_metric") and unknown:
             allowed = "a name in the metrics.json of the runs, e.g. log_reward"
-            raise UserError.one("optimized_metric", what, allowed, "begin the search anew with it")
+            raise UserError.one("optimized_metric", what, allowed, "restart the search with it")

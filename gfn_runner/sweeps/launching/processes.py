@@ -143,7 +143,7 @@ def _stop(jobs: Sequence[Any]) -> None:
         return
     with ignore_termination_signals():
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print("gfn_runner: the runs save and end; a moment", flush=True)
+            print("gfn_runner: waiting for the runs to save and end", flush=True)
         began, sent = time.monotonic(), -math.inf
         while (now := time.monotonic()) - began < _PATIENCE and not all(job.done() for job in jobs):
             if now - sent >= _AGAIN:
