@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "t5": ({}, "an encoder–decoder model"),
     "bart": ({}, "an encoder–decoder model"),
     "whisper": ({}, "an encoder–decoder model"),
-    "vit": ({}, "no language model"),
+    "vit": ({}, "not a language model"),
     "mamba": ({}, "recurrent or hybrid model (layers of type linear_attention)"),
     "mamba2": ({}, "recurrent or hybrid"),
     "rwkv": ({}, "recurrent or hybrid"),
