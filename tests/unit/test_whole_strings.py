@@ -24,15 +24,16 @@ RULE = StringRule(terminator=1, min_len=0, max_len=3)
 
 def test_a_forward_has_at_most_so_many_tokens(monkeypatch):
     """Contexts and suffixes count for whole strings; of a policy whose activations are recomputed, states."""
-    lm, n_rows = tiny_lm(adapter="random"), []
-    extend = lm.extend
+    lm, n_rows, read = tiny_lm(adapter="random"), [], []
+    extend, prefill = lm.extend, lm.prefill
+    monkeypatch.setattr(lm, "prefill", lambda prompts: read.append(1) or prefill(prompts))
     monkeypatch.setattr(lm, "extend", lambda *given: n_rows.append(len(given[1])) or extend(*given))
     rows = as_trajectories([[3, 4, 5]] * 12)
     given = GivenStrings([[2, 5, 3]], [[1, 3]], rows, RULE)
     expected_B = score_strings(lm, given)
     lm.max_tokens_per_forward = 3 * (3 + 3 + 2)
     torch.testing.assert_close(score_strings(lm, given), expected_B)
-    assert n_rows == [12, 3, 3, 3, 3]
+    assert n_rows == [12, 3, 3, 3, 3] and len(read) == 2, "contexts once, whatever the pieces"
     n_rows.clear()
     with torch.no_grad():
         score_policy(lm, [[2, 5, 3]], rows, RULE)
