@@ -62,7 +62,9 @@ def test_a_preempted_run_makes_way_and_goes_on(start):
 def test_a_run_over_its_time_limit_goes_back_into_the_queue_until_it_is_done(start):
     # SLURM sends the signal up to a minute early.
     limit = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30")
-    sweep = start("trainer.max_steps=250", "seed=0", *limit)
+    # 125 s at least: longer than the limit on any machine.
+    slow = ("+callbacks.slow._target_=tests.slow_steps.SlowSteps", "+callbacks.slow.seconds=0.5")
+    sweep = start("trainer.max_steps=250", "seed=0", *slow, *limit)
     assert sweep.ends() == 0, sweep.said
     assert int(fields(sweep.job_id(0))["Restarts"]) >= 1
     assert sweep.steps(0) == list(range(1, 251))
