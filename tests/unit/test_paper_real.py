@@ -161,7 +161,7 @@ def test_the_page_has_what_is_finished_and_the_papers_numbers(tmp_path):
     assert (
         "Commit cccccccccc;" in text and "| gflownet | 80 | 8 × 3 | 24, 34 in evaluation |" in text
     )
-    assert "| 32, 9 |" in text, "minutes, estimated and of computing"
+    assert "| 28, 9 |" in text, "minutes, estimated and of computing"
     assert all(f"## {table.title}\n" in text for table in TABLES.values())
     assert "Not run: needs ppo and gflownet above." in text
 
