@@ -119,6 +119,8 @@ def _run(config: RunConfig, folder: Path, checkpoint: Path | None, started: _Clo
         load_answers(lm, folder)
     module, data = make_module(config, lm)
     trainer = make_trainer(config, lm.device, folder)
+    for own in trainer.loggers:
+        own.log_hyperparams(config.values)
     metrics: dict[str, float] = {}
     failed = True
     try:

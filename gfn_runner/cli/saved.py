@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,12 @@ from omegaconf import OmegaConf
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.files import read_yaml
 from gfn_runner.runtime.overrides import (
-    HYDRA_FILE,
-    HYDRA_SWEEP_FILE,
     OVERRIDES_FILE,
     as_meant,
     by_itself,
+    config_flags,
     flags_and_words,
     parsed,
-    value_of,
     verbatim,
 )
 from gfn_runner.runtime.sweep_record import RECORD, Sweep
@@ -49,21 +46,9 @@ def hydra_arguments(argv: Sequence[str]) -> list[str]:
     ]
     if named and (named[-1].key_or_group, _text(named[-1])) != ("resume", "auto"):
         multirun = not {"-m", "--multirun"}.isdisjoint(flags)
-        flags += _config_flags(Path(os.path.expanduser(_text(named[-1]))), flags)
+        flags += config_flags(Path(os.path.expanduser(_text(named[-1]))), flags)
         words = (_sweep_lines if multirun else _run_lines)(overrides, named[-1])
     return [*flags, *words]
-
-
-def _config_flags(folder: Path, given: Sequence[str]) -> list[str]:
-    """Return the saved ``--config-dir`` and ``--config-name`` of a run or sweep, unless given now."""
-    for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
-        with contextlib.suppress(ValueError, LookupError, TypeError):
-            hydra = read_yaml(file, dict)["hydra"]
-            sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}
-            own = {"--config-dir": sources.get("command-line")}
-            own["--config-name"] = hydra["job"]["config_name"]
-            return [f"{k}={v}" for k, v in own.items() if v and value_of(given, k) is None]
-    return []
 
 
 def _text(override: Override) -> str:

@@ -18,7 +18,7 @@ from gfn_runner.report.samples import first_of_each_set, read_samples
 from gfn_runner.report.saved_config import callback_arguments, trains
 from gfn_runner.report.table import Table, hundredths, result_table
 from gfn_runner.runtime.files import write_atomically
-from gfn_runner.runtime.overrides import by_itself
+from gfn_runner.runtime.overrides import by_itself, config_flags
 from gfn_runner.runtime.status import duration
 from gfn_runner.runtime.sweep_record import StateName, is_sweep
 
@@ -80,7 +80,9 @@ def _content(run: Run) -> dict[str, Any]:
         "samples_text": samples_text,
         "samples": samples,
         "drawn": _pictures(run),
-        "command": shlex.join(["python", "-m", "gfn_runner", *by_itself(run.overrides)]),
+        "command": shlex.join(
+            ["python", "-m", "gfn_runner", *config_flags(run.folder), *by_itself(run.overrides)]
+        ),
         "files": _files(run),
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from gfn_runner.report.history import history_of
 from gfn_runner.report.saved_config import steps_wanted
+from gfn_runner.runtime.run_lock import was_released
 from gfn_runner.runtime.status import duration
 from gfn_runner.runtime.sweep_record import StateName, reason
 
@@ -96,6 +97,8 @@ def state_of(
     silent = time.time() - seen
     if why:
         name = "failed"
+    elif known is None and was_released(folder):
+        name = "interrupted"
     elif known is None and silent >= max(PATIENCE, 20 * (pace or 0.0)):
         name = "silent"
         why = f"nothing written for {duration(silent)}: interrupted, or in a long evaluation"

@@ -16,7 +16,7 @@ from gfn_runner.report.methods import Method, methods_of
 from gfn_runner.report.names import column_title, is_share
 from gfn_runner.report.runs import Run
 from gfn_runner.report.table import Table, in_order, published_rows, shown_number
-from gfn_runner.runtime.overrides import by_itself, is_of_sweep
+from gfn_runner.runtime.overrides import by_itself, config_flags, is_of_sweep
 from gfn_runner.runtime.targets import instantiate
 
 _MOST_NAMED, _LOG_LINES = 5, 5
@@ -137,21 +137,22 @@ def standard_error(values: Sequence[float]) -> float:
 
 def commands(method: Method) -> list[str]:
     """Return the command lines of the method's runs, merging seeds that differ in nothing else."""
-    seeds: dict[tuple[str, ...], list[int]] = {}
+    seeds: dict[tuple[tuple[str, ...], ...], list[int]] = {}
     for run in method.runs:
         # A run always has its task as override, so without overrides the file is missing.
         lines_of_run = tuple(line for line in run.overrides if not line.startswith("seed="))
-        seeds.setdefault(lines_of_run, []).append(run.seed)
+        flags = tuple(config_flags(run.folder))
+        seeds.setdefault((flags, lines_of_run), []).append(run.seed)
     lines = []
-    for overrides, own in seeds.items():
+    for (flags, overrides), own in seeds.items():
         if not overrides:
             lines.append(f"unknown: no overrides.yaml for seed {', '.join(map(str, own))}")
             continue
         if len(own) > 1 and not is_of_sweep(overrides):
-            words = f"-m {shlex.join(overrides)} seed={','.join(map(str, own))}"
+            words = f"{shlex.join(('-m', *flags, *overrides))} seed={','.join(map(str, own))}"
             lines.append(f"python -m gfn_runner {words}")
         else:  # with -m, the command would repeat the whole sweep
-            words = shlex.join(by_itself(overrides))
+            words = shlex.join((*flags, *by_itself(overrides)))
             lines += [f"python -m gfn_runner {words} seed={seed}" for seed in own]
     return lines
 

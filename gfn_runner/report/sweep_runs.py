@@ -147,7 +147,7 @@ def _run(folder: Path, job: Job | None, known: StateName | None) -> Run:
     run = replace(run, overrides=tuple(job.overrides))
     # The sweep knows what a run's files don't: whether the job was killed or is queued.
     name = run.state.name
-    tells = job.has_stopped or (name == "waiting" and job.state != "running")
+    tells = job.has_stopped or (name in ("waiting", "interrupted") and job.state != "running")
     if known is None and name not in ("ok", "failed") and tells:
         run = replace(run, state=replace(run.state, name=job.state, why=job.why))
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -15,6 +16,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from gfn_runner.errors import Problem, UserError
+from gfn_runner.runtime.files import read_yaml
 
 # File in a run's folder with the overrides that reproduce the run.
 OVERRIDES_FILE = "overrides.yaml"
@@ -28,6 +30,7 @@ _VALUED = {
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--experimental-rerun",
 }  # fmt: skip
+_CONFIG_NAME = "config"  # the default
 _SHORT = {"--config-dir": "-cd", "--config-name": "-cn"}
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FOLDERS = ("resume", "run", "output", "hydra.run.dir", "hydra.sweep.dir")
@@ -62,6 +65,21 @@ def value_of(flags: Sequence[str], name: str) -> str | None:
         if given in names:
             return value if equals else after
     return None
+
+
+def config_flags(folder: Path, given: Sequence[str] = ()) -> list[str]:
+    """Return the ``--config-dir`` and ``--config-name`` of a saved run or sweep, unless given or the default."""
+    for file in (folder / HYDRA_FILE, folder / HYDRA_SWEEP_FILE):
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            hydra = read_yaml(file, dict)["hydra"]
+            sources = {s["provider"]: s["path"] for s in hydra["runtime"]["config_sources"]}
+            name = hydra["job"]["config_name"]
+            own = {
+                "--config-dir": sources.get("command-line"),
+                "--config-name": None if name == _CONFIG_NAME else name,
+            }
+            return [f"{k}={v}" for k, v in own.items() if v and value_of(given, k) is None]
+    return []
 
 
 def verbatim(text: str) -> str:

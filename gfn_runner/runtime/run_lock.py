@@ -64,6 +64,18 @@ def run_is_locked(folder: Path) -> bool:
         return _is_alive(_holder(path))
 
 
+def was_released(folder: Path) -> bool:
+    """Return whether the process that wrote into ``folder`` has ended, as far as this machine can tell.
+
+    ``False`` without a lock, and if a process of another machine was killed.
+    """
+    path = folder / _LOCK
+    if not path.is_file():
+        return False
+    holder = _holder(path)
+    return not holder or (holder.endswith(f" on {platform.node()}") and not run_is_locked(folder))
+
+
 def _file_lock(path: Path) -> FileLock:
     # On file systems without locks (Lustre without -o flock), filelock would rely on the file's existence:
     # after a crash on one node, no other node could resume. There, the recorded holder decides.

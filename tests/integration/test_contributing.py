@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gfn_runner.report.methods import methods_of
+from gfn_runner.report.runs import read_run
+from gfn_runner.report.summary import commands
 from tests.runs import ROOT, TINY, exit_code, lines_of, metrics_of
 
 
@@ -66,3 +69,8 @@ def test_reward_metric_callback_logger_and_objective_are_added_without_touching_
     assert sum("train/longest" in r for r in records) == 3
     assert not any("train/buffer_size" in r for r in records)
     assert list((extension / "all").rglob("metrics.csv"))
+    (hparams,) = (extension / "all").rglob("hparams.yaml")
+    assert "n_conditions" in hparams.read_text()
+    (method,) = methods_of([read_run(extension / "all")])[:1]
+    (command,) = commands(method)
+    assert f"-m gfn_runner --config-dir={extension / 'conf'} task=greeting" in command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import pytest
 
@@ -10,6 +11,7 @@ from gfn_runner.errors import UserError
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.runs import find_runs, read_run
 from gfn_runner.report.summary import cell, sections
+from gfn_runner.runtime.run_lock import acquire_run_lock
 
 from ..report_folders import SUBTB, accuracy, labels, leave_run, read
 
@@ -50,6 +52,16 @@ def test_a_run_says_whether_and_why_it_has_not_finished(tmp_path):
         '{"step": 3, "train/loss": 1, "time": 0}\n{"step": 4, "ti'
     )
     assert str(read_run(stopped).state) == "running at optimizer step 3 of 10"
+    for holder, name in (
+        ("", "interrupted"),
+        (f"process 999999999 on {platform.node()}", "interrupted"),
+        ("process 1 on another", "running"),
+    ):
+        (stopped / ".lock").write_text(holder)
+        assert read_run(stopped).state.name == name
+    (stopped / ".lock").unlink()
+    with acquire_run_lock(stopped):
+        assert read_run(stopped).state.name == "running"
     failed = leave_run(tmp_path / "failed")
     (failed / "run.log").write_text("WARNING a\nERROR b: non-finite loss\n\n")
     run = read_run(failed)
