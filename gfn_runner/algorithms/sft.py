@@ -191,9 +191,13 @@ class SFT(Algorithm):
 
     def validation_step(self, module: GFlowNetModule, batch: Batch) -> list[ConditionSamples]:
         """Return direct answers where these were learned, else samples."""
-        if not answers_directly(module, batch.conditions) or self.samples_of:
+        if not self.learns_answers(module, batch.conditions):
             return super().validation_step(module, batch)
         return answer_directly(module.drawing(batch.conditions), shots=0)
+
+    def learns_answers(self, task: Task, conditions: Sequence[Condition]) -> bool:
+        """Return whether the policy learns to answer right after the prompt, without a sample."""
+        return self.samples_of is None and answers_directly(task, conditions)
 
 
 def answer_loss(module: GFlowNetModule, conditions: Sequence[Condition]) -> Tensor:

@@ -63,11 +63,13 @@ def _answers(shares: Mapping[str, float], n: int) -> Table:
 
 def _evaluate(config: RunConfig, run: Path) -> None:
     """Repeat the final evaluation, possibly on other data, and write it to a new folder inside the run's."""
+    from gfn_runner.algorithms.sft import SFT
+    from gfn_runner.baselines.direct import answer_directly
     from gfn_runner.callbacks.wandb_media import add_results, add_samples
     from gfn_runner.config.compose import new_folder
     from gfn_runner.config.tokenizer_checks import check_texts
     from gfn_runner.data.samples import limited
-    from gfn_runner.evaluation.measure import evaluate
+    from gfn_runner.evaluation.measure import evaluate, measure
     from gfn_runner.evaluation.optional import OptionalMetrics
     from gfn_runner.loggers.json_lines import jsonable
     from gfn_runner.loggers.wandb import RunLogger
@@ -86,7 +88,18 @@ def _evaluate(config: RunConfig, run: Path) -> None:
     with muted_progress_lines(getattr(config.callbacks.get("progress"), "show", "auto") == "none"):
         drawing = policy.drawing(conditions, temperature)
         optional = OptionalMetrics(options.bertscore, options.judge)
-        samples, measured = evaluate(drawing, generator, optional=optional)
+        algorithm = config.algorithm
+        if isinstance(algorithm, SFT) and algorithm.learns_answers(config.task, conditions):
+            samples = answer_directly(drawing, shots=0)
+            measured = measure(
+                config.task,
+                samples,
+                temperature=temperature,
+                encoder=options.encoder,
+                optional=optional,
+            )
+        else:
+            samples, measured = evaluate(drawing, generator, optional=optional)
     metrics = {f"final/{name}": value for name, value in measured.items()}
     folder = new_folder(run / "evaluations" / f"{datetime.now():%Y-%m-%d/%H-%M-%S}")
     write_samples(folder / "samples.jsonl", samples)

@@ -103,7 +103,9 @@ def _source(name: str) -> Source:
     problems = list(sentence_model_problems(name))
     if problems:
         raise UserError(problems)
-    return resolve(name, ENCODER_KEY, ENCODERS)
+    source = resolve(name, ENCODER_KEY, ENCODERS)
+    source.require_available()
+    return source
 
 
 def _pad_with_a_row(tokenizer: Any, model: Any) -> None:

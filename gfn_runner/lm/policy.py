@@ -43,7 +43,7 @@ class LanguageModel(nn.Module):
     Attributes:
         m_steps: number of M-steps that trained the answer adapter; 0 without one. Log-rewards computed
             at another number belong to another posterior.
-        lockstep: lockstep of ranks with sharded weights (``distributed.sharding``); else ``None``.
+        lockstep: lockstep of ranks with sharded weights (``lm.sharding``); else ``None``.
     """
 
     def __init__(

@@ -34,6 +34,7 @@ LINES = (
 )
 
 
+NO_BUFFER = ("callbacks/replay_buffer=off", "callbacks.replay_buffer.probability=0")
 TWICE = ("em.rounds=2", "evaluation.baseline_shots=[]")
 
 
@@ -82,6 +83,15 @@ def test_mode_evaluate_speaks_of_the_last_answer_model(once, tmp_path, capsys):
     # The greedy rationale needs no luck.
     name = "final/greedy_accuracy/test"
     assert found[name] == final[name]
+
+
+def test_mode_evaluate_of_a_supervised_run_takes_its_direct_answers(tmp_path):
+    folder = run(tmp_path / "sft", "baseline=sft", "em.rounds=0", *NO_BUFFER)
+    assert runs.exit_code("mode=evaluate", f"run={folder}") == 0
+    (again,) = folder.glob("evaluations/**/metrics.json")
+    found, final = json.loads(again.read_text()), metrics_of(folder)
+    for name in ("vote_accuracy", "label_log_prob"):
+        assert found[f"final/{name}/test"] == pytest.approx(final[f"final/{name}/test"], abs=1e-4)
 
 
 def test_a_second_round_goes_on_from_the_first_as_if_never_interrupted(once, tmp_path):
