@@ -90,24 +90,19 @@ def judge(endpoint, **options):
 @needs_openai
 def test_what_the_endpoint_is_asked(endpoint, monkeypatch):
     monkeypatch.setenv("MY_JUDGE", "secret-key")
+    monkeypatch.setenv("OPENAI_API_KEY", "of-another-house")
     verdict = judge(endpoint, api_key_env="MY_JUDGE").rate([STORY])
-    ((path, authorization, body),) = endpoint.requests
+    assert verdict.metrics() == {"judge_rating": 3, "judge_rated": 1, "judge_failures": 0}
+    judge(endpoint, temperature=None).rate([STORY])
+    (path, authorization, body), (_, of_unnamed, without_temperature) = endpoint.requests
     assert (path, authorization) == ("/v1/chat/completions", "Bearer secret-key")
     assert (body["model"], body["temperature"]) == ("big-judge", 0)
     (message,) = body["messages"]
     assert message["role"] == "user"
     assert all(text in message["content"] for text in STORY.values())
     assert "{" not in message["content"].replace("{took}", "")
-    assert verdict.metrics() == {"judge_rating": 3, "judge_rated": 1, "judge_failures": 0}
-
-
-@needs_openai
-def test_no_other_key_is_sent_than_the_one_that_is_named(endpoint, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "of-another-house")
-    judge(endpoint, temperature=None).rate([STORY])
-    ((_, authorization, body),) = endpoint.requests
-    assert "of-another-house" not in authorization
-    assert "temperature" not in body
+    # No other key is sent than the one that is named.
+    assert "of-another-house" not in of_unnamed and "temperature" not in without_temperature
 
 
 @needs_openai
@@ -188,14 +183,11 @@ def test_replies_without_a_clear_rating(reply):
         ("Rate {sample.__class__}", "placeholder"),
     ],
 )
-def test_prompts_that_cannot_be_filled(tmp_path, text, message):
-    file = tmp_path / "prompt.txt"
-    file.write_text(text, encoding="utf-8")
+def test_prompts_that_cannot_be_filled(written, text, message):
     with pytest.raises(UserError, match=message) as caught:
-        read_prompt(str(file))
+        read_prompt(written("prompt.txt", text))
     (problem,) = caught.value.problems
-    assert problem.where == f"{KEY}.prompt_file"
-    assert "{sample}" in problem.allowed
+    assert problem.where == f"{KEY}.prompt_file" and "{sample}" in problem.allowed
 
 
 @needs_openai
