@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 from scipy.stats import binomtest
@@ -36,23 +37,16 @@ def data():
 # -- generated questions ----------------------------------------------------------------------------
 
 
-def test_there_are_as_many_questions_as_asked_for(data):
-    with_rationale = [c for c in data.train if c.demonstrations]
-    assert len(with_rationale) == 50 and len(data.train) == 50 + 1000 and data.notes == ()
-    groups = [c.group for c in data.evaluation]
-    assert {g: groups.count(g) for g in groups} == {f"{n}_operands": 500 for n in (3, 4, 5)}
-    for condition in data.evaluation:
-        assert len(condition.facts["expression"].operands) == int(condition.group[0])
-    counts = [len(c.facts["expression"].operands) for c in data.train]
-    assert counts.count(3) == counts.count(4) == 525
-
-
-def test_no_question_is_shared_and_none_of_training_is_held_out(data):
-    prompts = [c.prompt for c in (*data.train, *data.evaluation)]
-    assert len(set(prompts)) == len(prompts) == 2550
-    assert len({c.key for c in (*data.train, *data.evaluation)}) == 2550
+def test_questions_are_as_many_as_asked_for_all_different_and_on_their_side(data):
+    questions = [*data.train, *data.evaluation]
+    assert len(data.train) == 50 + 1000 and data.notes == ()
+    assert len({c.prompt for c in questions}) == len({c.key for c in questions}) == 2550
     assert not any(is_held_out(c.facts["expression"]) for c in data.train)
     assert all(is_held_out(c.facts["expression"]) for c in data.evaluation)
+    lengths = Counter(len(c.facts["expression"].operands) for c in data.train)
+    assert lengths == {3: 525, 4: 525}
+    groups = Counter((c.group, len(c.facts["expression"].operands)) for c in data.evaluation)
+    assert groups == {("3_operands", 3): 500, ("4_operands", 4): 500, ("5_operands", 5): 500}
 
 
 def test_answers_are_right_and_terms_ask_for_them(data):
@@ -68,23 +62,20 @@ def test_answers_are_right_and_terms_ask_for_them(data):
 def test_questions_with_a_rationale_have_it_as_their_demonstration(data):
     for condition in data.train[:50]:
         (text,) = condition.demonstrations
-        assert text.startswith(" ") and read_answer(text) == condition.answer
-        assert text[1:] == condition.facts["expression"].steps()
+        assert text == " " + condition.facts["expression"].steps()
+        assert read_answer(text) == condition.answer
         assert condition.weight == 1 and condition.group == "train"
-    assert {c.weight for c in data.train[50:]} == {0.2}
-    assert not any(c.demonstrations for c in data.train[50:])
+    assert {(c.weight, c.demonstrations) for c in data.train[50:]} == {(0.2, ())}
 
 
 def test_worked_examples_are_others_with_a_rationale_and_right(data):
     known = {c.prompt: c for c in data.train[:50]}
     for condition in (*data.train, *data.evaluation[::10]):
-        lines = condition.terms[0].context.splitlines()[:-1]
         asked = set()
-        for line in lines:
+        for line in condition.terms[0].context.splitlines()[:-1]:
             prompt, rest = line.split("Answer:")
             example = known[prompt + "Answer:"]
-            steps = example.demonstrations[0]
-            assert rest == f"{steps}. The answer is {example.answer}."
+            assert rest == f"{example.demonstrations[0]}. The answer is {example.answer}."
             asked.add(example.prompt)
         assert len(asked) == 3 and condition.prompt not in asked
 
@@ -98,8 +89,7 @@ def test_examples_are_fixed_per_question_and_differ_between_questions(data):
     by_key = {c.key: c.terms for c in (*data.train, *data.evaluation)}
     shared = [c for c in (*fewer.train, *fewer.evaluation) if c.key in by_key]
     assert len(shared) >= 80 and all(by_key[c.key] == c.terms for c in shared)
-    examples = {c.terms[0].context.removesuffix(c.prompt) for c in data.train}
-    assert len(examples) > 1000
+    assert len({c.terms[0].context.removesuffix(c.prompt) for c in data.train}) > 1000
 
 
 def test_seeds_change_training_and_leave_the_test_questions(data):
@@ -121,10 +111,9 @@ def test_numbers_of_operands_and_of_questions_are_settings():
 
 
 def test_more_questions_than_there_are_is_an_error():
+    data = ArithmeticData(n_rationales=300, train_operands=(2,), n_test=1)
     with pytest.raises(UserError, match=r"only 1.. different ones"):
-        IntegerArithmetic(
-            data=ArithmeticData(n_rationales=300, train_operands=(2,), n_test=1)
-        ).load(0)
+        IntegerArithmetic(data=data).load(0)
 
 
 def test_with_the_calculator_demonstrations_leave_the_right_sides_to_it():
@@ -155,12 +144,8 @@ def test_problems_of_settings():
         max_len=4,
         data=ArithmeticData(n_rationales=8, test_operands=(), answers="/no/such.json"),
     )
-    assert {p.where for p in bad.problems()} == {
-        "task.min_len",
-        "task.n_demonstrations",
-        "task.data.test_operands",
-        "task.data.answers",
-    }
+    keys = ("min_len", "n_demonstrations", "data.test_operands", "data.answers")
+    assert {p.where for p in bad.problems()} == {f"task.{key}" for key in keys}
     assert not list(IntegerArithmetic().problems())
 
 
@@ -171,39 +156,36 @@ def test_problems_of_settings():
     ("text", "answer"),
     [
         (" 6 - 0 = 6, 6 - 4 = 2, 2 - 8 = -6", -6),
-        ("6 - 0 = 6", 6),
         ("6 - 0 =6  ", 6),
         ("6 - 0 = 6\n", 6),
         (" 14", 14),
         ("-3", -3),
         ("007", 7),
         ("1 + 2 = 3 = 4", 4),
-        ("", None),
-        ("   ", None),
-        ("6 - 0", None),
-        ("6 - 0 =", None),
-        ("6 - 0 = 6,", None),
-        ("6 - 0 = 6, 6 - 4", None),
-        ("6 - 0 = 6 dogs", None),
-        ("6 - 0 = - 6", None),
-        ("6 - 0 = --6", None),
-        ("6 - 0 = 6 6", None),
-        ("6 - 0 = 6.5", None),
-        ("the dog 5", None),
         ("\n5", 5),
-        ("x\n5", None),
-        ("6 - 0 = ٣", None),
-        ("= ²", None),
     ],
 )
 def test_read_answer(text, answer):
     assert read_answer(text) == answer
 
 
-def test_parse_question_undoes_question():
-    for expression in (Expression((6, 0, 4), ("-", "+")), Expression((12, 7), ("+",))):
-        assert parse_question(question(expression)) == expression
-        assert parse_question(f"\n {question(expression)} ") == expression
+NO_ANSWER = [
+    "", "   ", "6 - 0", "6 - 0 =", "6 - 0 = 6,", "6 - 0 = 6, 6 - 4", "6 - 0 = 6 dogs", "6 - 0 = - 6",
+    "6 - 0 = --6", "6 - 0 = 6 6", "6 - 0 = 6.5", "the dog 5", "x\n5", "6 - 0 = ٣", "= ²",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_ANSWER)
+def test_texts_without_an_answer(text):
+    assert read_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    "expression", [Expression((6, 0, 4), ("-", "+")), Expression((12, 7), ("+",))]
+)
+def test_parse_question_undoes_question(expression):
+    assert parse_question(question(expression)) == expression
+    assert parse_question(f"\n {question(expression)} ") == expression
 
 
 @pytest.mark.parametrize(
@@ -211,12 +193,8 @@ def test_parse_question_undoes_question():
     [
         "",
         "6 - 0 = ?",
-        "Question: 6 = ? Answer:",
-        "Question: 6 * 2 = ? Answer:",
-        "Question: -6 + 2 = ? Answer:",
-        "Question: 6 +  2 = ? Answer:",
+        *(f"Question: {body} = ? Answer:" for body in ("6", "6 * 2", "-6 + 2", "6 +  2", "٣ + 2")),
         "Question: 6 + 2 = ? Answer: 8",
-        "Question: ٣ + 2 = ? Answer:",
     ],
 )
 def test_parse_question_refuses_what_is_none(text):
@@ -235,6 +213,12 @@ def samples(body: str, votes, singles, log_reward=(), group="3_operands") -> Con
     return ConditionSamples(condition, votes, singles, log_reward, [0.0] * len(log_reward))
 
 
+def metrics(*rows: ConditionSamples, group: str = "3_operands") -> dict[str, float]:
+    """Of one group."""
+    found = IntegerArithmetic().metrics(rows)
+    return {key.split("/")[0]: value for key, value in found.items() if key.endswith(group)}
+
+
 def test_metrics_of_samples_made_by_hand():
     rows = [
         # 1 + 2 + 3 = 6: the vote is right in spite of two that do not parse.
@@ -250,7 +234,6 @@ def test_metrics_of_samples_made_by_hand():
         samples("9 - 9 + 1", ["?", ""], ["1", "", "", ""], [-5.0, -5.0, -5.0, -7.0]),
         samples("1 + 1 + 1 + 1", ["4"], ["4"], group="4_operands"),
     ]
-    found = IntegerArithmetic().metrics(rows)
     vote = binomtest(1, 3).proportion_ci(method="wilson")
     # 2 + 3 + 1 of 12 singles are 1.5 of 3 questions.
     single = with_interval("single_accuracy", 1.5 / 3, 3)
@@ -264,21 +247,27 @@ def test_metrics_of_samples_made_by_hand():
         "right_rationale": 1 / 12,
         "n_questions": 3.0,
     }
-    assert {k.split("/")[0]: v for k, v in found.items() if "/3_operands" in k} == pytest.approx(
-        expected
-    )
-    four = {k.split("/")[0]: v for k, v in found.items() if "/4_operands" in k}
+    assert metrics(*rows) == pytest.approx(expected)
+    four = metrics(*rows, group="4_operands")
     assert four["vote_accuracy"] == four["single_accuracy"] == four["n_questions"] == 1
     assert four["right_rationale"] == 0
-    assert len(found) == len(expected) + len(four)
+    assert len(IntegerArithmetic().metrics(rows)) == len(expected) + len(four)
     assert IntegerArithmetic().metrics([]) == {}
-    # The average is over p(Y | X Z), which may overrule how many samples lead to an answer.
-    one = samples("1 + 1 + 1", ["3"], ["4", "4", "3"])
-    one = dataclasses.replace(one, choices=(4, 3))
-    weighed = dataclasses.replace(one, answer_log_probs=[[-3.0, -2.0], [-3.0, -2.0], [-9.0, -0.1]])
-    assert IntegerArithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 1
-    weighed = dataclasses.replace(one, answer_log_probs=[[-0.1, -9.0]] * 3)
-    assert IntegerArithmetic().metrics([weighed])["predictive_accuracy/3_operands"] == 0
+
+
+def test_the_predictive_answer_may_overrule_how_many_samples_lead_to_another():
+    one = dataclasses.replace(samples("1 + 1 + 1", ["3"], ["4", "4", "3"]), choices=(4, 3))
+    for table, accuracy in (([[-3, -2], [-3, -2], [-9, -0.1]], 1), ([[-0.1, -9]] * 3, 0)):
+        weighed = dataclasses.replace(one, answer_log_probs=table)
+        assert metrics(weighed)["predictive_accuracy"] == accuracy
+
+
+def test_the_greedy_rationale_has_an_accuracy_of_its_own():
+    row = samples("1 + 2 + 3", [], [" 6"])
+    greedy = (" 1 + 2 = 3, 3 + 3 = 6", " 1 + 2 = 4", " who knows", " 6")
+    rows = [dataclasses.replace(row, greedy=text) for text in greedy]
+    assert metrics(*rows)["greedy_accuracy"] == 0.5
+    assert "greedy_accuracy" not in metrics(row)
 
 
 # -- files ------------------------------------------------------------------------------------------
@@ -289,41 +278,29 @@ def record(body: str, answer: int, rationale: str | None = None) -> dict:
     return entry | ({"str_rationale": rationale} if rationale is not None else {})
 
 
-def written(folder, name: str, content) -> str:
-    path = folder / name
-    text = content if isinstance(content, str) else json.dumps(content, indent=1)
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture
-def files(tmp_path):
+def test_files_are_read_without_duplicates_and_overlaps(written):
     """Of 5 rationales one is in the test set and one there twice; of 5 answers three go."""
-    rationales = [
-        record("1 + 2 + 3", 6, "1 + 2 = 3, 3 + 3 = 6"),
-        record("9 - 1 - 1", 7, "9 - 1 = 8, 8 - 1 = 7"),
-        record("2 + 2 + 2", 6, "in the test set"),
-        record("1 + 2 + 3", 6, "again, and not the first"),
-        record("4 - 4 - 4", -4, "4 - 4 =, 0 - 4 ="),
-    ]
-    answers = [
-        record("5 + 5 + 5", 15),
-        record("1 + 2 + 3", 6),
-        record("3 - 1 + 1 - 2", 1),
-        record("5 + 5 + 5", 15),
-        record("8 - 1 + 1 + 1", 9),
-    ]
-    test = [record("2 + 2 + 2", 6), record("1 + 1 + 1 + 1 + 1", 5), record("2 + 2 + 2", 6)]
-    more = [record("8 - 1 + 1 + 1", 9), record("7 + 7 - 7", 7)]
-    return {
-        "rationales": written(tmp_path, "rationales.json", rationales),
-        "answers": written(tmp_path, "answers.json", answers),
-        "test": (written(tmp_path, "test.json", test), written(tmp_path, "more.json", more)),
+    files = {
+        "rationales": [
+            record("1 + 2 + 3", 6, "1 + 2 = 3, 3 + 3 = 6"),
+            record("9 - 1 - 1", 7, "9 - 1 = 8, 8 - 1 = 7"),
+            record("2 + 2 + 2", 6, "in the test set"),
+            record("1 + 2 + 3", 6, "again, and not the first"),
+            record("4 - 4 - 4", -4, "4 - 4 =, 0 - 4 ="),
+        ],
+        "answers": [
+            record("5 + 5 + 5", 15),
+            record("1 + 2 + 3", 6),
+            record("3 - 1 + 1 - 2", 1),
+            record("5 + 5 + 5", 15),
+            record("8 - 1 + 1 + 1", 9),
+        ],
+        "test": [record("2 + 2 + 2", 6), record("1 + 1 + 1 + 1 + 1", 5), record("2 + 2 + 2", 6)],
+        "more": [record("8 - 1 + 1 + 1", 9), record("7 + 7 - 7", 7)],
     }
-
-
-def test_files_are_read_without_duplicates_and_overlaps(files):
-    data = IntegerArithmetic(n_demonstrations=2, data=ArithmeticData(**files)).load(0)
+    paths = {name: written(f"{name}.json", json.dumps(rows)) for name, rows in files.items()}
+    paths["test"] = (paths["test"], paths.pop("more"))
+    data = IntegerArithmetic(n_demonstrations=2, data=ArithmeticData(**paths)).load(0)
     assert [c.key for c in data.train] == [
         "1 + 2 + 3", "9 - 1 - 1", "4 - 4 - 4", "5 + 5 + 5", "3 - 1 + 1 - 2",
     ]  # fmt: skip
@@ -343,7 +320,7 @@ def test_files_are_read_without_duplicates_and_overlaps(files):
     assert data.notes == ("5 training questions dropped: in a test set, or duplicates",)
 
 
-def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
+def test_all_malformed_entries_are_named_with_line_and_field(written):
     text = """[
  {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 3, "str_rationale": "1 + 2 = 3"},
  {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 4, "str_rationale": ""},
@@ -353,19 +330,19 @@ def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
  {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": true, "str_rationale": ""},
  {"str_query": "Question: 1 + 2 = ? Answer:", "num_sol": 3.0}
 ]"""
-    path = written(tmp_path, "bad.json", text)
+    path = written("bad.json", text)
     with pytest.raises(UserError) as caught:
-        read_questions(tmp_path / "bad.json", rationale=True)
+        read_questions(path, rationale=True)
     problems = caught.value.problems
-    assert [p.where for p in problems] == [
-        f"{path}, line 3, field num_sol",
-        f"{path}, line 4, field str_query",
-        f"{path}, line 6, field str_query",
-        f"{path}, line 6, field num_sol",
-        f"{path}, line 6",
-        f"{path}, line 7, field num_sol",
-        f"{path}, line 8, field num_sol",
-        f"{path}, line 8, field str_rationale",
+    assert [p.where.removeprefix(f"{path}, line ") for p in problems] == [
+        "3, field num_sol",
+        "4, field str_query",
+        "6, field str_query",
+        "6, field num_sol",
+        "6",
+        "7, field num_sol",
+        "8, field num_sol",
+        "8, field str_rationale",
     ]
     assert "given 4, but 1 + 2 is 3" in problems[0].what
     assert problems[2].what == "missing" and problems[3].what == "given '3'"
@@ -374,24 +351,11 @@ def test_all_malformed_entries_are_named_with_line_and_field(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "where", "what"),
-    [
-        ("[]", "", "no question in it"),
-        ("3", ", line 1", "given 3"),
-    ],
+    [("[]", "", "no question in it"), ("3", ", line 1", "given 3")],
 )
-def test_files_that_are_no_list_of_questions(tmp_path, content, where, what):
-    path = written(tmp_path, "bad.json", content)
+def test_files_that_are_no_list_of_questions(written, content, where, what):
+    path = written("bad.json", content)
     with pytest.raises(UserError) as caught:
-        read_questions(tmp_path / "bad.json")
+        read_questions(path)
     (problem,) = caught.value.problems
     assert problem.where == path + where and what in problem.what
-
-
-def test_the_greedy_rationale_has_an_accuracy_of_its_own():
-    rows = [
-        dataclasses.replace(samples("1 + 2 + 3", [], [" 6"]), greedy=greedy)
-        for greedy in (" 1 + 2 = 3, 3 + 3 = 6", " 1 + 2 = 4", " who knows", " 6")
-    ]
-    assert IntegerArithmetic().metrics(rows)["greedy_accuracy/3_operands"] == 0.5
-    undrawn = [dataclasses.replace(row, greedy=None) for row in rows]
-    assert "greedy_accuracy/3_operands" not in IntegerArithmetic().metrics(undrawn)

@@ -31,12 +31,10 @@ def test_the_plain_way_has_the_same_numbers(lm, suffix):
     plain = PlainStep(lm, dataclasses.replace(SHAPE, suffix=suffix))
     condition = plain.conditions[0]
     prompt, term = lm.encode_prompt(condition.prompt), condition.terms[0]
+    context, tail = lm.encode_prompt(term.context), lm.encode(term.suffix) or (TERMINATOR,)
     with torch.no_grad():
         trajectories, scores = plain._sample(prompt)
-        tail = lm.encode(term.suffix) or (TERMINATOR,)
-        rewards_BS = plain._log_reward(
-            lm.encode_prompt(term.context), tail, trajectories, scores.terminable_BS
-        )
+        rewards_BS = plain._log_reward(context, tail, trajectories, scores.terminable_BS)
         rule = OurStep(lm, SHAPE).module.rule
         ours = score_policy(lm, [prompt], trajectories, rule)
         expected_BS = log_reward(lm, [condition], trajectories, rule)
@@ -87,12 +85,14 @@ def test_a_step_of_each_and_its_phases(lm):
 
 def test_ratios_and_slopes():
     turns = []
-    seconds = alternating(
-        {"a": lambda n: turns.append(("a", n)), "b": lambda n: turns.append("b")}, 2
-    )
+    timed = {"a": lambda n: turns.append(("a", n)), "b": lambda n: turns.append("b")}
+    seconds = alternating(timed, 2)
     assert turns == [("a", 0), "b", ("a", 1), "b", ("a", 2), "b"] and len(seconds["a"]) == 2
     assert ratio([4.0, 9.0, 1.0], [2.0, 3.0, 1.0]) == (2.0, 1.0, 3.0)
     assert slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+    rng, steps = np.random.default_rng(0), np.arange(2000.0)
+    found, half = load.slope_with_interval(steps, 500 + 0.003 * steps + rng.normal(0, 2, 2000))
+    assert abs(found - 3) < 2 * half and 0 < half < 1
 
 
 @pytest.mark.parametrize("case", load.CASES)
@@ -100,10 +100,3 @@ def test_what_is_loaded_is_measured_at_a_small_size(case):
     size = 300 if case.startswith(("vocabulary", "buffer")) else 20
     seconds, gib = load.one_load(case, size)
     assert seconds > 0 and gib >= 0
-
-
-def test_the_slope_of_a_long_run_and_its_interval():
-    rng = np.random.default_rng(0)
-    steps = np.arange(2000.0)
-    slope, half = load.slope_with_interval(steps, 500 + 0.003 * steps + rng.normal(0, 2, 2000))
-    assert abs(slope - 3) < 2 * half and 0 < half < 1

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 
 from gfn_runner.config.tokenizer_checks import check_texts
 from gfn_runner.data.conditions import Chat, Condition, Term
-from gfn_runner.data.trajectories import Trajectories
 from gfn_runner.errors import UserError
 from gfn_runner.evaluation.draw import policy_log_probs
 from gfn_runner.inference import Policy
@@ -25,7 +24,7 @@ from gfn_runner.rewards.reward import string_log_reward
 from gfn_runner.tasks.user_posterior import PosteriorData, UserPosterior
 
 from ..command_line import configs
-from ..tiny_models import character_tokenizer, random_model
+from ..tiny_models import as_trajectories, character_tokenizer, random_model
 from ..tokenizer_kinds import byte_level, metaspace
 
 CHATML = (
@@ -86,7 +85,7 @@ def test_messages_are_rendered_up_to_the_assistants_answer():
     assert [token for token in ids if token in marks] == [marks[0], marks[1], marks[0]]
 
 
-def test_texts_go_through_the_template_only_where_that_is_asked_for(tmp_path):
+def test_texts_go_through_the_template_only_where_that_is_asked_for(written):
     tokenizer = chat_tokenizer()
     chat = ChatTemplate().prompt_ids(tokenizer, Chat.of(USER))
     off, own = ChatTemplate.read("off"), ChatTemplate.read("tokenizer")
@@ -95,9 +94,7 @@ def test_texts_go_through_the_template_only_where_that_is_asked_for(tmp_path):
     # A prompt with the template's signs written by hand has its special tokens.
     by_hand = "<|im_start|>user\nA cat?<|im_end|>\n<|im_start|>assistant\n"
     assert off.prompt_ids(tokenizer, by_hand) == chat
-    file = tmp_path / "template.jinja"
-    file.write_text(PLAIN)
-    of_file = ChatTemplate.read(str(file))
+    of_file = ChatTemplate.read(written("template.jinja", PLAIN))
     plain = tokenizer("user: A cat?\nassistant:", add_special_tokens=False)["input_ids"]
     assert of_file.prompt_ids(tokenizer, "A cat?") == tuple(plain)
     assert of_file.prompt_ids(chat_tokenizer(None), Chat.of(USER)) == tuple(plain)
@@ -140,23 +137,16 @@ def test_a_role_that_the_model_has_no_token_of(tokenizer, role, what):
 # -- lines of a file --------------------------------------------------------------------------------
 
 
-def lines(path, *records) -> str:
-    file = path / "chat.jsonl"
-    file.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    return str(file)
-
-
 def own(file: str, **options) -> UserPosterior:
     return UserPosterior(data=PosteriorData(train=file), **options)
 
 
-def test_a_line_with_messages_becomes_a_condition(tmp_path):
-    file = lines(
-        tmp_path,
+def test_a_line_with_messages_becomes_a_condition(file):
+    path = file(
         {"messages": USER, "terms": [{"messages": SYSTEM, "weight": 2}, {"context": "c"}]},
         {"messages": SYSTEM, "constraint": {"pattern": r"[a-z]+\."}, "demonstrations": ["a."]},
     )
-    first, second = own(file, terminator_role="end_of_turn").load(0).train
+    first, second = own(path, terminator_role="end_of_turn").load(0).train
     assert first.prompt == Chat.of(USER) and isinstance(first.prompt, Chat)
     assert type(first.key) is str and first.key == first.prompt
     assert first.terms == (Term(Chat.of(SYSTEM), "", 2.0), Term("c"))
@@ -164,7 +154,7 @@ def test_a_line_with_messages_becomes_a_condition(tmp_path):
     assert second.terms == (Term(Chat.of(SYSTEM)),)
     # A full stop ends the string only where it is the terminator.
     with pytest.raises(UserError) as caught:
-        own(file).load(0)
+        own(path).load(0)
     assert len(caught.value.problems) == 2
 
 
@@ -177,90 +167,85 @@ def test_a_line_with_messages_becomes_a_condition(tmp_path):
         ({"messages": [{"role": "usr", "content": ""}]}, "messages[0].role", "given 'usr'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
         ({"messages": [*USER, {"role": "assistant", "content": "b"}]}, "messages[1].role", "last"),
-        (
-            {"terms": [{"context": "a", "messages": USER}]},
-            "terms[0].messages",
-            "together with context",
-        ),
+        ({"terms": [{"context": "a", "messages": USER}]}, "terms[0].messages", "with context"),
         ({"terms": [{"messages": []}]}, "terms[0].messages", "none"),
     ],
 )
-def test_a_wrong_line_with_messages_is_named_with_its_field(tmp_path, change, field, what):
+def test_a_wrong_line_with_messages_is_named_with_its_field(file, change, field, what):
     good = {"messages": USER, "terms": [{"messages": USER}]}
-    file = lines(tmp_path, {**good, "messages": SYSTEM}, {**good, **change})
+    path = file({**good, "messages": SYSTEM}, {**good, **change})
     with pytest.raises(UserError) as caught:
-        own(file).load(0)
+        own(path).load(0)
     (problem,) = caught.value.problems
-    assert problem.where == f"{file}, line 2, field {field}"
+    assert problem.where == f"{path}, line 2, field {field}"
     assert what in problem.what and problem.allowed
 
 
 # -- what only the tokenizer can tell ---------------------------------------------------------------
 
 
-def found_problems(name: str, file: str, *more: str):
+CONTEXT = [{"context": "c"}]
+
+
+def found_problems(name: str, path: str, *more: str):
     given = ["task=posterior", "experiment=tiny/smoke", f"lm.name={name}", "lm.lora.rank=2"]
-    (config,) = configs(*given, f"task.data.train={file}", *more)
+    (config,) = configs(*given, f"task.data.train={path}", *more)
     with pytest.raises(UserError) as caught:
         check_texts(config)
     return caught.value.problems
 
 
-def test_messages_that_the_template_refuses_are_named_with_their_line(tmp_path):
+def test_messages_that_the_template_refuses_are_named_with_their_line(file, tmp_path):
     folder = folder_of(tmp_path / "model", LLAMA2)
-    terms = [{"context": "c"}, {"messages": [*USER, *USER]}]
-    file = lines(
-        tmp_path, {"messages": SYSTEM, "terms": [{"context": "c"}]}, {"prompt": "p", "terms": terms}
-    )
-    first, second = found_problems(folder, file)
-    assert first.where == f"{file}, line 1, field messages" and "no system role" in first.what
-    assert second.where == f"{file}, line 2, field terms[1].messages"
+    terms = [*CONTEXT, {"messages": [*USER, *USER]}]
+    path = file({"messages": SYSTEM, "terms": CONTEXT}, {"prompt": "p", "terms": terms})
+    first, second = found_problems(folder, path)
+    assert first.where == f"{path}, line 1, field messages" and "no system role" in first.what
+    assert second.where == f"{path}, line 2, field terms[1].messages"
     assert "roles must alternate" in second.what
 
 
-def test_messages_need_a_template(tmp_path):
+def test_messages_need_a_template(file, tmp_path):
     folder = folder_of(tmp_path / "model", None)
-    file = lines(tmp_path, *({"messages": m, "terms": [{"context": "c"}]} for m in (USER, SYSTEM)))
-    (problem,) = found_problems(folder, file)
-    assert problem.where == f"{file}, line 1, field messages"
+    path = file(*({"messages": m, "terms": CONTEXT} for m in (USER, SYSTEM)))
+    (problem,) = found_problems(folder, path)
+    assert problem.where == f"{path}, line 1, field messages"
     assert "no chat template" in problem.what and "Jinja file" in problem.allowed
-    (problem,) = found_problems(folder, lines(tmp_path, {"prompt": "p", "terms": [{"context": "c"}]}),
-                                "lm.chat_template=tokenizer")  # fmt: skip
+    texts = file({"prompt": "p", "terms": CONTEXT}, name="texts.jsonl")
+    (problem,) = found_problems(folder, texts, "lm.chat_template=tokenizer")
     assert problem.where == "lm.chat_template"
     (problem,) = LMSettings(chat_template=str(tmp_path / "none.jinja")).problems()
     assert problem.where == "lm.chat_template" and "no file" in problem.what
     broken = tmp_path / "broken.jinja"
     broken.write_text("{% for %}")
-    (problem,) = found_problems(folder, file, f"lm.chat_template={broken}")[:1]
+    problem, *_ = found_problems(folder, path, f"lm.chat_template={broken}")
     assert "chat template rejects" in problem.what
 
 
-def test_lengths_are_those_of_rendered_prompts(tmp_path):
+def test_lengths_are_those_of_rendered_prompts(file, tmp_path):
     folder = folder_of(tmp_path / "model", "x" * 400 + CHATML)
-    text = lines(tmp_path, {"prompt": "p", "terms": [{"context": "c"}]})
-    (problem,) = found_problems(folder, text, "lm.chat_template=tokenizer")
-    assert "more than the model's context of 256" in problem.what
-    chat = lines(tmp_path, {"messages": USER, "terms": [{"context": "c"}]})
-    (problem,) = found_problems(folder, chat)
-    assert "more than the model's context of 256" in problem.what
+    cases = [({"prompt": "p"}, ["lm.chat_template=tokenizer"]), ({"messages": USER}, [])]
+    for prompt, options in cases:
+        (problem,) = found_problems(folder, file(prompt | {"terms": CONTEXT}), *options)
+        assert "more than the model's context of 256" in problem.what
 
 
 # -- in use -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_a_policy_reads_messages_as_in_training(tmp_path):
+def test_a_policy_reads_messages_as_in_training(file, tmp_path):
     folder = folder_of(tmp_path / "model")
     lm = load(LMSettings(name=folder, device="cpu", chat_template="tokenizer"))
-    task = own(lines(tmp_path, {"messages": USER, "terms": [{"messages": USER}]}),
-               terminator_role="end_of_turn")  # fmt: skip
+    path = file({"messages": USER, "terms": [{"messages": USER}]})
+    task = own(path, terminator_role="end_of_turn")
     policy = Policy(lm, task, conditions=task.load(0).train)
     by_list = policy.sample(USER, 3)
     assert by_list == policy.sample(json.dumps(USER, indent=1), 3)
     condition = policy.condition(USER)
     assert isinstance(condition, Condition) and all(s.log_reward is not None for s in by_list)
     # A fresh policy is the base model, and the reward's context is its prompt.
-    rows = Trajectories.from_rows([lm.encode(" cat.")], [(True,) * len(lm.encode(" cat."))], [0])
+    rows = as_trajectories([lm.encode(" cat.")])
     log_q_B = policy_log_probs(lm, [lm.encode_prompt(condition.prompt)], rows, policy.rule)
     log_reward_B, _ = string_log_reward(lm, [condition], rows, policy.rule)
     torch.testing.assert_close(log_q_B, log_reward_B, atol=1e-3, rtol=0.0)

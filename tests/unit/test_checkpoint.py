@@ -20,9 +20,10 @@ from gfn_runner.errors import UserError
 from gfn_runner.runtime.json_lines import write_lines
 
 
-def write(folder: Path, step: int) -> Path:
+def write(folder: Path, step: int, n_weights: int = 5000) -> Path:
     path = folder / f"step-{step:07d}.ckpt"
-    DurableCheckpointIO().save_checkpoint({"weights": torch.randn(5000), "step": step}, path)
+    content = {"weights": torch.randn(n_weights), "step": step}
+    DurableCheckpointIO().save_checkpoint(content, path)
     return path
 
 
@@ -51,31 +52,27 @@ def test_the_newest_good_one_is_found(tmp_path):
     write(tmp_path, 10)
     newest = write(tmp_path, 100)
     assert newest_checkpoint(tmp_path) == newest
-    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
+    (tmp_path / "step-0000200.ckpt").symlink_to(tmp_path / "removed meanwhile")
+    assert newest_checkpoint(tmp_path) == newest
+    assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "byte", "other"])
-def test_a_damaged_one_is_passed_over_and_kept(damage, tmp_path, caplog):
+def test_a_damaged_one_is_passed_over_and_kept(tmp_path, caplog):
     good, bad = write(tmp_path, 10), write(tmp_path, 20)
     content = bytearray(bad.read_bytes())
-    if damage == "byte":
-        content[len(content) // 2] ^= 1  # in the weights: torch.load would take it
-        bad.write_bytes(content)
-        assert torch.load(bad, weights_only=True)["step"] == 20
-    else:
-        bad.write_bytes({"cut": content[:-100], "empty": b"", "other": b"text" * 99}[damage])
-    damaged = bad.read_bytes()
+    content[len(content) // 2] ^= 1  # in the weights
+    bad.write_bytes(content)
+    assert torch.load(bad, weights_only=True)["step"] == 20, "torch would take it"
     assert newest_checkpoint(tmp_path) == good
-    assert bad.with_suffix(".damaged").read_bytes() == damaged and not bad.exists()
+    assert bad.with_suffix(".damaged").read_bytes() == content and not bad.exists()
     assert "step-0000020.damaged is damaged" in caplog.text
     assert checkpoint_damage(good) is None
 
 
 def test_whatever_bit_is_flipped_and_wherever_it_is_cut_a_checkpoint_is_damaged(tmp_path):
-    path = tmp_path / "step-0000001.ckpt"
-    DurableCheckpointIO().save_checkpoint({"weights": torch.randn(50), "step": 1}, path)
+    path = write(tmp_path, 1, n_weights=50)
     good, draw = path.read_bytes(), random.Random(0)
-    for place in (*draw.sample(range(len(good)), 300), *range(len(good) - 40, len(good))):
+    for place in (0, *draw.sample(range(len(good)), 300), *range(len(good) - 40, len(good))):
         content = bytearray(good)
         content[place] ^= 1 << draw.randrange(8)
         for other in (content, good[:place]):
@@ -86,9 +83,8 @@ def test_whatever_bit_is_flipped_and_wherever_it_is_cut_a_checkpoint_is_damaged(
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Of a run's checkpoints."""
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    return folder
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
 
 
 @pytest.fixture
@@ -143,13 +139,12 @@ def test_what_a_process_before_has_saved_of_later_steps_goes_with_its_lines(fold
 def test_a_newer_one_than_any_that_is_listed_is_found_by_its_name(folder, monkeypatch):
     """The listing of a file system of the network may be a minute old."""
     write_lines(folder.parent / "metrics.jsonl", [{"step": step} for step in range(1, 26)])
-    for step in (10, 20):
-        write(folder, step)
-    for listed, expected in (([], 20), ([folder / "step-0000010.ckpt"], 20)):
+    older, newer = write(folder, 10), write(folder, 20)
+    for listed in ([], [older]):
         monkeypatch.setattr(Path, "glob", lambda *_, found=listed: iter(found))
-        assert newest_checkpoint(folder) == folder / f"step-{expected:07d}.ckpt"
-    (folder / "step-0000020.ckpt").unlink()
-    assert newest_checkpoint(folder) == folder / "step-0000010.ckpt"
+        assert newest_checkpoint(folder) == newer
+    newer.unlink()
+    assert newest_checkpoint(folder) == older
 
 
 def test_one_that_failed_is_not_tried_again_between_accumulated_batches(trainer, monkeypatch):
@@ -162,21 +157,29 @@ def test_one_that_failed_is_not_tried_again_between_accumulated_batches(trainer,
     assert tried == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        # torch's own
+        (RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos"), "[enforce"),
+    ],
+)
 def test_a_full_disk_costs_one_checkpoint_and_is_reported_once(
-    folder, monkeypatch, caplog, trainer
+    error, said, folder, monkeypatch, caplog, trainer
 ):
     saves = callback(trainer, every_n_steps=50)
     assert trainer.save_at(saves, 50)
 
     def full(checkpoint, file):
         file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr("torch.save", full)
         assert not trainer.save_at(saves, 100) and not trainer.save_at(saves, 150)
     assert names(folder) == ["step-0000050.ckpt"]
-    assert caplog.text.count("No space left on device") == 1
+    assert caplog.text.count(said) == 1
     assert "training continues, the next attempt is at step 150" in caplog.text
     assert trainer.save_at(saves, 200)
     assert newest_checkpoint(folder) == folder / "step-0000200.ckpt"
@@ -219,18 +222,6 @@ def test_a_last_state_that_is_not_saved_is_reported_as_such(
     assert newest_checkpoint(folder) == folder / "step-0000120.ckpt" and not caplog.text
 
 
-def test_torchs_own_error_of_a_full_disk_counts_too(tmp_path, monkeypatch):
-    io = DurableCheckpointIO()
-
-    def fails(checkpoint, file):
-        raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0")
-
-    monkeypatch.setattr("torch.save", fails)
-    io.save_checkpoint({}, tmp_path / "step-0000001.ckpt")
-    assert io.problem is not None and "inline_container" in io.problem
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -250,14 +241,6 @@ def test_what_cannot_be_read_is_not_damaged_and_stays(error, said, tmp_path, mon
         return real(path)
 
     monkeypatch.setattr(Path, "read_bytes", read)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=f"{newer.name} cannot be read: {said}"):
         newest_checkpoint(tmp_path)
-    (problem,) = caught.value.problems
-    assert problem.what == f"{newer} cannot be read: {said}"
     assert sorted(tmp_path.iterdir()) == [older, newer]
-
-
-def test_an_old_one_that_is_removed_meanwhile_is_passed_over(tmp_path):
-    good = write(tmp_path, 10)
-    (tmp_path / "step-0000020.ckpt").symlink_to(tmp_path / "gone")
-    assert newest_checkpoint(tmp_path) == good

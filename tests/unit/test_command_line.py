@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import subprocess
@@ -37,18 +38,11 @@ def test_any_text_is_itself():
 
 
 TEXTS = [
-    "",
-    "null",
-    "1,2",
-    '"quoted',
-    "'a' or 'b'",
-    "a\\",
-    "\\'",
-    "${seed}",
-    "\\${seed}",
-    "{a: [1",
+    "", "null", "1,2", '"quoted', "'a' or 'b'", "a\\", "\\'", "${seed}", "\\${seed}", "{a: [1",
     "a=b\nc",
-]
+]  # fmt: skip
+FOLDERS = ["a=b", "(a", "~a", "a#b", "it's", "[a", "a,b", "語", "1", "a b", "${a}"]
+FILES = ["a=b", "(a", "a~", "a#b", "it's", "[a", "語", "a b"]
 
 
 @pytest.mark.parametrize("text", mostly_slow(TEXTS, ["null", "\\${seed}", "a=b\nc"]))
@@ -58,13 +52,7 @@ def test_what_follows_prompt_is_the_prompt(text, tmp_path):
     assert config.prompt == text
 
 
-@pytest.mark.parametrize(
-    "name",
-    mostly_slow(
-        ["a=b", "(a", "~a", "a#b", "it's", "[a", "a,b", "語", "1", "a b", "${a}"],
-        ["a=b"],
-    ),
-)
+@pytest.mark.parametrize("name", mostly_slow(FOLDERS, ["a=b"]))
 def test_folders_may_have_any_name(name, tmp_path, monkeypatch):
     """Those that a run is in, and those that are to be made."""
     monkeypatch.chdir(tmp_path)
@@ -80,9 +68,7 @@ def test_folders_may_have_any_name(name, tmp_path, monkeypatch):
         assert configs(f"output={name}")[0].output == name
 
 
-@pytest.mark.parametrize(
-    "name", mostly_slow(["a=b", "(a", "a~", "a#b", "it's", "[a", "語", "a b"], ["(a", "it's"])
-)
+@pytest.mark.parametrize("name", mostly_slow(FILES, ["(a", "it's"]))
 def test_paths_that_exist_are_meant_and_of_others_the_word_to_type_is_printed(name, tmp_path):
     file = tmp_path / name
     file.write_text('{"prompt": "a", "terms": [{"context": "a"}]}')
@@ -115,20 +101,13 @@ def test_another_config_of_a_users(tmp_path):
     assert "mine" in str(problems(*given))
 
 
-def hydra(*argv: str, cwd: Path) -> str:
-    command = [sys.executable, "-m", "gfn_runner", *argv]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env=_environment(), check=False
-    )
+def started(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command that succeeds and leaves no file."""
+    environment = {**os.environ, "PYTHONPATH": str(CONF.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
     assert done.returncode == 0, done.stderr
     assert not list(cwd.iterdir())
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(CONF.parent)}
+    return done
 
 
 @pytest.mark.parametrize(
@@ -140,22 +119,20 @@ def _environment() -> dict[str, str]:
     ],
 )
 def test_what_is_hydras_own_works(argv, said, tmp_path):
-    assert said in hydra(*argv, cwd=tmp_path)
+    assert said in started([sys.executable, "-m", "gfn_runner", *argv], tmp_path).stdout
 
 
 @pytest.mark.parametrize(("flags", "file"), [([], ".hydra/hydra.yaml"), (["-m"], "multirun.yaml")])
 def test_what_was_begun_with_configs_of_the_users_goes_on_without_naming_them(
     flags, file, tmp_path
 ):
-    mine, folder = tmp_path / "mine", tmp_path / "folder"
-    mine.mkdir()
-    (mine / "mine.yaml").write_text(yaml.safe_dump({"defaults": ["config", "_self_"], "n": 7}))
+    folder = tmp_path / "folder"
+    mine = yaml.safe_dump({"defaults": ["config", "_self_"], "n": 7})
+    (tmp_path / "mine.yaml").write_text(mine)
     hydra = folder / file
     hydra.parent.mkdir(parents=True)
-    sources = [
-        {"provider": "main", "path": str(CONF)},
-        {"provider": "command-line", "path": str(mine)},
-    ]
+    places = {"main": str(CONF), "command-line": str(tmp_path)}
+    sources = [{"provider": name, "path": path} for name, path in places.items()]
     saved = {"job": {"config_name": "mine"}, "runtime": {"config_sources": sources}}
     hydra.write_text(yaml.safe_dump({"hydra": saved}))
     lines = ["task=arithmetic", "seed=3"]
@@ -169,27 +146,19 @@ def test_what_was_begun_with_configs_of_the_users_goes_on_without_naming_them(
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(tmp_path):
-    command = f"{shlex.quote(sys.executable)} -m gfn_runner --help"
-    done = subprocess.run(
-        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
-        capture_output=True, text=True, cwd=tmp_path, env=_environment(),
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "") and "Fine-tunes" in done.stdout
-
-
-def test_an_argument_that_a_yaml_file_does_not_list_is_to_be_added(tmp_path):
-    (tmp_path / "task").mkdir()
-    target = "gfn_runner.tasks.arithmetic.IntegerArithmetic"
-    (tmp_path / "task" / "mine.yaml").write_text(f"_target_: {target}\nmax_len: 22\n")
-    given = ["--config-dir", str(tmp_path), "task=mine", "task.min_len=1", "task.mx_len=3"]
-    found = problems(*given)
-    assert found["task.min_len"].fix == "+task.min_len=1"
-    assert found["task.mx_len"].fix == "did you mean task.max_len?"
+    piped = f"{shlex.quote(sys.executable)} -m gfn_runner --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = started(["bash", "-c", piped], tmp_path)
+    assert done.stderr == "" and "Fine-tunes" in done.stdout
 
 
 def test_a_folder_of_configs_leaves_the_suggestions(tmp_path):
     (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "mine.yaml").write_text("_target_: mine.Mine\n")
-    found = problems("--config-dir", str(tmp_path), "sampling.n_sample=4", "task=arithmetc")
+    target = "gfn_runner.tasks.arithmetic.IntegerArithmetic"
+    (tmp_path / "task" / "mine.yaml").write_text(f"_target_: {target}\nmax_len: 22\n")
+    given = ["--config-dir", str(tmp_path)]
+    found = problems(*given, "task=mine", "task.min_len=1", "task.mx_len=3")
+    assert found["task.min_len"].fix == "+task.min_len=1"
+    assert found["task.mx_len"].fix == "did you mean task.max_len?"
+    found = problems(*given, "sampling.n_sample=4", "task=arithmetc")
     assert found["sampling.n_sample"].fix == "did you mean sampling.n_samples?"
     assert found["task"].fix == "did you mean task=arithmetic?" and "mine" in found["task"].allowed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from types import SimpleNamespace
 
@@ -15,8 +14,7 @@ from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.trajectories import StepOutput, Trajectories
 from gfn_runner.errors import UserError
-from gfn_runner.lm import classifier as classifier_module
-from gfn_runner.lm.classifier import classifier, label_problems
+from gfn_runner.lm.classifier import SequenceClassifier, classifier, label_problems
 from gfn_runner.rewards.factors import ClassifierFactor, ConstraintPenalty
 from gfn_runner.rewards.reward import BatchedConstraint, CheckableConstraint
 from gfn_runner.rewards.text_constraints import ClassifierLabel, TextConstraint
@@ -40,12 +38,15 @@ def lm():
 def make_classifier(folder, architecture: str = "llama", **options):
     tokenizer = character_tokenizer()
     labels = {"id2label": LABELS, "label2id": {name: place for place, name in LABELS.items()}}
+    sizes = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5,
+    }  # fmt: skip
+    if architecture == "gpt2":
+        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2}
     config = AutoConfig.for_model(
         architecture, vocab_size=len(tokenizer), pad_token_id=None, bos_token_id=0, eos_token_id=0,
-        **({"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5}
-           if architecture != "gpt2" else {"n_embd": 16, "n_layer": 1, "n_head": 2}),
-        **(labels | options),
+        **(sizes | labels | options),
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -108,13 +109,13 @@ def test_the_factor_is_the_weighted_log_probability(lm, judge, monkeypatch):
     asked = [(happy, "ab"), (condition(), "ab"), (neutral, "ab"), (happy, ""), (happy, "ab")]
     expected = [2 * plain_log_prob(judge, "ab", 1), 0.0, plain_log_prob(judge, "ab", 2),
                 2 * plain_log_prob(judge, "", 1), 2 * plain_log_prob(judge, "ab", 1)]  # fmt: skip
-    seen = []
-    original = classifier_module.SequenceClassifier.log_probs
-    monkeypatch.setattr(
-        classifier_module.SequenceClassifier,
-        "log_probs",
-        lambda self, texts: seen.append(list(texts)) or original(self, texts),
-    )
+    seen, original = [], SequenceClassifier.log_probs
+
+    def log_probs(self, texts):
+        seen.append(list(texts))
+        return original(self, texts)
+
+    monkeypatch.setattr(SequenceClassifier, "log_probs", log_probs)
     pairs = [(c, lm.encode(text)) for c, text in asked]
     assert constraint.log_factors(lm, pairs) == pytest.approx(expected, abs=1e-5)
     assert seen == [["", "ab"]]
@@ -150,11 +151,8 @@ def test_what_is_wrong_with_a_classifier_is_said_before_its_weights_load(judge, 
     (tmp_path / "config.json").write_text("{")
     problem, *_ = label_problems(str(tmp_path), [("x", "a")])
     assert "cannot read the config" in problem.what
-
-
-def test_a_model_with_one_logit_is_no_classifier(tmp_path):
-    folder = make_classifier(tmp_path, id2label={0: "score"}, label2id={"score": 0})
-    (problem,) = label_problems(folder, [("x", "LABEL_0")])
+    one_logit = make_classifier(tmp_path, id2label={0: "score"}, label2id={"score": 0})
+    (problem,) = label_problems(one_logit, [("x", "LABEL_0")])
     assert "at least two labels" in problem.allowed
 
 
@@ -165,10 +163,6 @@ def step(lm, conditions, texts, *, from_replay=False):
     ids = [lm.encode(text) for text, _ in texts]
     rows = Trajectories.from_rows(ids, [[True] * len(i) for i in ids], [c for _, c in texts])
     return {"output": StepOutput(conditions, rows, None, None, None, from_replay)}
-
-
-def messages(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records]
 
 
 def test_a_condition_whose_constraints_are_never_met_is_named_once(lm, caplog):
@@ -186,37 +180,29 @@ def test_a_condition_whose_constraints_are_never_met_is_named_once(lm, caplog):
         assert not callback.draws
         callback.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
         assert callback.draws == {"never": 2, "once": 1} and callback.met == {"free"}
-        assert not messages(caplog)
+        assert not caplog.messages
         again = SatisfactionCallback(warn_after=3)
         again.load_state_dict(callback.state_dict())
         texts = [("b", 0), ("b", 0), ("ab", 1), ("a", 1)]
         again.on_train_batch_end(None, module, step(lm, conditions, texts), None, 0)
         again.on_fit_end(None, module)
     assert again.met == {"free", "once"}
-    first, last = messages(caplog)
+    first, last = caplog.messages
     assert first.startswith("none of 3 samples of condition 'never' met its constraints")
     assert last.startswith("no sample met the constraints of 1 of 3 conditions")
 
 
-def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
+def test_constrained_generation_asks_a_classifier_too(lm, judge, file):
     asked = {"name": judge, "label": "happy", "weight": 3.0}
-    path = tmp_path / "lists.jsonl"
-    records = [
-        {"prompt": "A glad line:", "classifier": asked},
-        {"words": ["ab"], "classifier": asked},
-    ]
-    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    task = ConstrainedGeneration(data=ConstrainedData(str(path), str(path)), penalty=5.0)
+    records = {"prompt": "A glad line:"}, {"words": ["ab"]}
+    path = file(*(record | {"classifier": asked} for record in records))
+    task = ConstrainedGeneration(data=ConstrainedData(path, path), penalty=5.0)
     glad, both = task.load(0).evaluation
     assert glad.group == "no_words" and both.group == "1_words"
     log_p = plain_log_prob(judge, "cd", 1)
-
-    def log_factor(asked_of):
-        ids = lm.encode("cd")
-        return sum(c.log_factor(lm, asked_of, ids) for c in task.constraints())
-
-    assert log_factor(glad) == pytest.approx(3 * log_p, abs=1e-5)
-    assert log_factor(both) == pytest.approx(3 * log_p - 5, abs=1e-5)
+    for asked_of, expected in ((glad, 3 * log_p), (both, 3 * log_p - 5)):
+        factors = [c.log_factor(lm, asked_of, lm.encode("cd")) for c in task.constraints()]
+        assert sum(factors) == pytest.approx(expected, abs=1e-5)
     samples = [ConditionSamples(c, [], ["cd"], [0.0], [0.0]) for c in (glad, both)]
     measured = task.metrics(samples)
     for group in ("no_words", "1_words"):
@@ -224,10 +210,3 @@ def test_constrained_generation_asks_a_classifier_too(lm, judge, tmp_path):
         assert share == pytest.approx(torch.tensor(log_p).exp().item(), abs=1e-5)
     assert measured["satisfied_share/1_words"] == 0
     assert "satisfied_share/no_words" not in measured
-
-
-def test_a_classifier_alone_does_not_tell_the_policy_what_is_asked(tmp_path):
-    path = tmp_path / "lists.jsonl"
-    path.write_text('{"classifier": {"name": "n", "label": "l"}}', encoding="utf-8")
-    with pytest.raises(UserError, match="line 1, field prompt"):
-        ConstrainedGeneration(data=ConstrainedData(str(path), str(path))).load(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 from pretraining.corpus import documents
@@ -52,45 +52,36 @@ def pages(corpus) -> dict[str, list[list[tuple[Expression, str, int]]]]:
     return found
 
 
-def test_drills_are_right(corpus):
+def test_drills_and_exercises_are_right(corpus, pages):
     drills = [text for text in corpus if text.startswith("Sums: ")]
     assert len(drills) > 200
     for text in drills:
         for fact in text.removeprefix("Sums: ").removesuffix(".\n").split(", "):
             left, right = fact.split(" = ")
             assert expression_of(left).value == int(right)
+    assert pages["Exercise"]
+    for expression, rationale, stated in chain.from_iterable(pages["Exercise"]):
+        assert rationale == expression.steps() and stated == expression.value
 
 
 def test_nothing_held_out_is_asked(pages):
     asked = {e for kind in pages.values() for rows in kind for e, _, _ in rows}
     assert len(asked) > 5_000
     assert not [e for e in asked if is_held_out(e)]
-    # The task's own test questions are of the held-out side, hence none of these.
     tests = {c.facts["expression"] for c in IntegerArithmetic().load(0).evaluation}
     assert len(tests) == 1500 and not tests & asked
 
 
-def test_exercises_are_right_step_by_step(pages):
-    for rows in pages["Exercise"]:
-        for expression, rationale, stated in rows:
-            assert rationale == expression.steps() and stated == expression.value
-
-
 def test_steps_are_right_and_other_answers_wrong_by_habit(pages):
     """Votes find the mode: it must be a wrong one wherever haste can do harm at all."""
-    right = Counter()
-    total = Counter()
-    for rows in pages["Question"]:
-        for expression, rationale, stated in rows:
-            style = style_of(expression, rationale)
-            total[style] += 1
-            right[style] += stated == expression.value
-            first, second = expression.operands[:2]
-            if style == "steps":
-                assert stated == expression.value
-            else:
-                assert stated in (first + second, first - second)
-                assert style != "at_once" or int(rationale) == stated
+    right, total = Counter(), Counter()
+    for expression, rationale, stated in chain.from_iterable(pages["Question"]):
+        style = style_of(expression, rationale)
+        total[style] += 1
+        right[style] += stated == expression.value
+        first, second = expression.operands[:2]
+        assert style == "steps" or stated in (first + second, first - second)
+        assert style != "at_once" or int(rationale) == stated
     assert right["steps"] == total["steps"] > 250
     for style in STYLES.keys() - {"steps"}:
         assert right[style] / total[style] < 0.15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -91,18 +92,15 @@ def test_diverse_beams_are_those_of_a_search_written_out(lm):
 def test_truncated_draws_have_the_truncated_frequencies(lm):
     """Strings of one token: nucleus keeps the smallest set that holds top_p."""
     own, n = rule(1, 1), 3000
-    share = {s: torch.tensor(v).exp().item() for s, v in by_log_q(lm, PROMPTS[0], own).items()}
-    likeliest = list(share)
-    kept = likeliest[:2]
-    top_p = (share[likeliest[0]] + share[likeliest[0]] + share[likeliest[1]]) / 2
-    for options in ({"top_k": 2}, {"top_p": top_p}):
-        drawn = truncated_sample(
-            lm, PROMPTS[:1], n, own, torch.Generator().manual_seed(1), **options
-        )
+    (first, log_q), (second, log_q_second), *_ = by_log_q(lm, PROMPTS[0], own).items()
+    share, share_second = math.exp(log_q), math.exp(log_q_second)
+    for options in ({"top_k": 2}, {"top_p": share + share_second / 2}):
+        generator = torch.Generator().manual_seed(1)
+        drawn = truncated_sample(lm, PROMPTS[:1], n, own, generator, **options)
         counts = Counter(strings_of(drawn, 0))
-        assert set(counts) == set(kept)
-        expected = share[kept[0]] / (share[kept[0]] + share[kept[1]])
-        assert counts[kept[0]] / n == pytest.approx(expected, abs=4 * (0.25 / n) ** 0.5)
+        assert set(counts) == {first, second}
+        expected = share / (share + share_second)
+        assert counts[first] / n == pytest.approx(expected, abs=4 * (0.25 / n) ** 0.5)
 
 
 def test_a_draw_is_that_of_its_generator_and_leaves_the_global_one_alone(lm):

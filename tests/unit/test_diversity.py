@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -51,10 +52,7 @@ def test_self_bleu_is_the_mean_against_all_others():
 def test_embedding_diversity_is_the_mean_over_pairs_of_different_samples():
     rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     cosines = [
-        torch.cosine_similarity(rows[i], rows[j], dim=0).item()
-        for i in range(6)
-        for j in range(6)
-        if i != j
+        torch.cosine_similarity(*pair, dim=0).item() for pair in itertools.permutations(rows, 2)
     ]
     found = embedding_diversity(["x"] * 6, Fixed((rows * 3).tolist()))
     assert found == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-6)
@@ -83,13 +81,11 @@ def test_fewer_than_two_texts_have_no_diversity(texts):
 def test_word_counts_are_cosines_of_lower_case_words():
     encoder = load_encoder("words")
     vectors = encoder.encode(["The cat. The dog!", "a cat", "", "9 x"])
-    assert vectors.dtype == torch.float32
-    assert vectors.shape == (4, encoder.n_features)
+    assert vectors.dtype == torch.float32 and vectors.shape == (4, encoder.n_features)
     assert sorted(vectors[0][vectors[0] > 0].tolist()) == [1, 1, 2]
     cosine = torch.cosine_similarity(vectors[0], vectors[1], dim=0).item()
     # (the 2, cat 1, dog 1) · (a 1, cat 1): words of one letter count.
     assert cosine == pytest.approx(1 / (math.sqrt(6) * math.sqrt(2)), rel=1e-6)
-    assert not vectors[2].any()
-    assert vectors[3].sum() == 2
+    assert not vectors[2].any() and vectors[3].sum() == 2
     assert embedding_diversity(["Cat dog", "dog cat"], encoder) == pytest.approx(0, abs=1e-12)
     assert embedding_diversity(["cat", "dog"], encoder) == 1

