@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -79,23 +80,19 @@ def test_a_dropped_condition_is_gone():
 
 @pytest.mark.parametrize("priority", [0.0, 0.7, 2.0])
 def test_draws_follow_the_rank_law(priority):
+    """The second string that of the strings that are left."""
     # Scores far apart: the law is of ranks, and not of rewards.
-    kept = buffer(*(entry([r], -(10.0**r)) for r in (3, 0, 4, 1, 2)), priority=priority)
-    rng = random.Random(0)
-    drawn = Counter(kept.sample("a", 1, rng)[0].tokens[0] for _ in range(20_000))
-    weights = [(rank + 1) ** -priority for rank in range(5)]
-    wanted = [20_000 * w / sum(weights) for w in weights]
-    assert chisquare([drawn[rank] for rank in range(5)], wanted).pvalue > 1e-3
-
-
-def test_the_second_string_follows_the_rank_law_of_those_that_are_left():
-    kept = buffer(*(entry([rank], -float(rank)) for rank in range(3)), priority=1.0)
+    kept = buffer(*(entry([r], -(10.0**r)) for r in (3, 0, 1, 2)), priority=priority)
     rng = random.Random(0)
     drawn = Counter(tuple(e.tokens[0] for e in kept.sample("a", 2, rng)) for _ in range(20_000))
-    weights = [1, 1 / 2, 1 / 3]
-    pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
-    law = [weights[a] * weights[b] / sum(weights) / (sum(weights) - weights[a]) for a, b in pairs]
-    assert chisquare([drawn[pair] for pair in pairs], [20_000 * p for p in law]).pvalue > 1e-3
+    weights = [(rank + 1) ** -priority for rank in range(4)]
+    law = {
+        (a, b): weights[a] / sum(weights) * weights[b] / (sum(weights) - weights[a])
+        for a, b in permutations(range(4), 2)
+    }
+    assert (
+        chisquare([drawn[pair] for pair in law], [20_000 * p for p in law.values()]).pvalue > 1e-3
+    )
 
 
 def test_draws_come_from_the_generator_and_hold_no_string_twice():
