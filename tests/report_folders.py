@@ -93,6 +93,12 @@ def make_run(folder, *, steps=6, wanted=6, finished=True, overrides=(), **config
     return folder
 
 
+def add_records(folder, *records):
+    """To what a run has logged."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(own, ensure_ascii=False) + "\n" for own in records)
+
+
 def sample(text, **others):
     own = {"condition": "q", "prompt": "1 + 1 = ?", "answer": 2}
     return record([text, ""], [-1.5, -9.0], [-0.25, -3.0]) | own | others
@@ -162,6 +168,7 @@ def rows_of(html):
 CONTINUATION = "gfn_runner.tasks.continuation.SentenceContinuation"
 NUMBERS = "gfn_runner.tasks.random_number.RandomNumbers"
 JOINT = {"_target_": "gfn_runner.objectives.losses.JointBalance", "between": 1.0}
+PPO, SFT = ({"_target_": f"gfn_runner.algorithms.{name}"} for name in ("ppo.PPO", "sft.SFT"))
 SUBTB = {"_target_": "gfn_runner.objectives.losses.SubTB", "lam": 0.9}
 
 
@@ -256,9 +263,8 @@ def hostile_run(folder):
     drawn = sample(CLOSING, prompt=SCRIPT, condition=SCRIPT, group=CLOSING, answer=SCRIPT)
     write_lines(folder / "samples.jsonl", [drawn, sample(SCRIPT)])
     (folder / "run.log").write_text(f"WARNING gfn_runner.x: {CLOSING}\n", encoding="utf-8")
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        record = {"step": 6, "time": 1.0, f"eval/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/x": 1.0}
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    names = {f"eval/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/x": 1.0}
+    add_records(folder, {"step": 6, "time": 1.0, **names})
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     metrics |= {f"final/vote_accuracy/{CLOSING}": 0.5, f"{SCRIPT}/vote_accuracy/x": 0.5}
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")

@@ -47,46 +47,43 @@ class Run:
         self.trainer.global_step += moves
         self.callback.on_train_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
 
-    def end(self, hook: str) -> None:
-        getattr(self.callback, hook)(self.trainer, None)
+    def reach(self, hook: str) -> None:
+        batch = (None, None, 0) if hook.endswith("batch_end") else ()
+        getattr(self.callback, hook)(self.trainer, None, *batch)
 
-    def evaluate(self) -> None:
-        self.callback.on_validation_batch_end(self.trainer, None, None, None, 0)  # type: ignore[arg-type]
+    def last_step(self) -> int:
+        """The exit code of a step that ends the process."""
+        with pytest.raises(SystemExit) as stop:
+            self.step()
+        return stop.value.code
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+ENDING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_saves_at_the_end_of_the_step_and_ends(number, caplog):
     before = signal.getsignal(number)
     run = Run()
     run.step()
     send(number)
+    run.step(moves=0)
     assert run.checkpoint.steps == [], "in the middle of a step nothing can be saved"
-    with pytest.raises(SystemExit) as stop:
-        run.step()
-    assert stop.value.code == 128 + number and run.checkpoint.steps == [2]
+    assert run.last_step() == 128 + number and run.checkpoint.steps == [2]
     assert "step 2 is saved; to resume from the newest checkpoint" in caplog.text
     assert "python -m gfn_runner resume=runs/a" in caplog.text
     assert signal.getsignal(number) == before
 
 
-def test_accumulated_gradients_are_not_cut_off():
-    run = Run()
-    send(signal.SIGTERM)
-    run.step(moves=0)
-    assert run.checkpoint.steps == []
-    with pytest.raises(SystemExit):
-        run.step()
-
-
-@pytest.mark.parametrize("hook", ["evaluate", "on_validation_end", "on_train_end"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_validation_end", "on_train_end"])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_after_the_last_training_batch_is_obeyed(hook, number):
     """At a batch of an evaluation, when it is measured, or when the last checkpoint is written."""
     run = Run()
     run.step()
     send(number)
     with pytest.raises(SystemExit) as stop:
-        run.evaluate() if hook == "evaluate" else run.end(hook)
+        run.reach(hook)
     assert stop.value.code == 128 + number and run.checkpoint.steps == [1]
     assert not run.callback._before
 
@@ -96,33 +93,24 @@ def test_a_signal_while_nobody_is_asked_any_more_reaches_whoever_listens_next(mo
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     run = Run()
     monkeypatch.setattr(run.callback, "_received", lambda: send(signal.SIGTERM))
-    run.end("on_train_end")
+    run.reach("on_train_end")
     assert heard == [signal.SIGTERM]
 
 
 def test_the_final_evaluation_is_not_watched():
     run = Run()
-    run.end("on_train_end")
+    run.reach("on_train_end")
     run.callback.received = signal.SIGTERM
-    run.end("on_validation_end")
+    run.reach("on_validation_end")
     assert run.checkpoint.steps == []
 
 
 def test_a_state_that_could_not_be_saved_is_not_said_to_be(caplog):
     run = Run(good=False)
     send(signal.SIGTERM)
-    with pytest.raises(SystemExit):
-        run.step()
+    send(signal.SIGUSR2)  # only saves: the end is not taken back
+    assert run.last_step() == 128 + signal.SIGTERM
     assert "step 1 is not saved" in caplog.text and "resume=" not in caplog.text
-
-
-def test_an_end_is_not_taken_back_by_a_signal_that_only_saves():
-    run = Run()
-    send(signal.SIGTERM)
-    send(signal.SIGUSR2)
-    with pytest.raises(SystemExit) as stop:
-        run.step()
-    assert stop.value.code == 128 + signal.SIGTERM
 
 
 def test_a_second_ctrl_c_stops_at_once():
@@ -141,8 +129,7 @@ def test_what_a_terminal_sends_stays_ignored_where_a_shell_has_said_so(number):
     run.step()
     assert run.checkpoint.steps == [] and signal.getsignal(number) == signal.SIG_IGN
     send(signal.SIGTERM)
-    with pytest.raises(SystemExit):
-        run.step()
+    run.last_step()
 
 
 def test_usr2_saves_and_goes_on_where_nobody_else_listens():
@@ -150,12 +137,12 @@ def test_usr2_saves_and_goes_on_where_nobody_else_listens():
         send(signal.SIGUSR2)  # spared outside of training too
         run = Run()
         send(signal.SIGUSR2)
-        run.evaluate()
+        run.reach("on_validation_batch_end")
         assert run.checkpoint.steps == []
         run.step()
         run.step()
         assert run.checkpoint.steps == [1]
-        run.end("on_train_end")
+        run.reach("on_train_end")
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
 
 
@@ -178,7 +165,7 @@ def test_a_launcher_gets_the_signal_after_the_checkpoint(hook, saved, launcher):
     run = Run()
     send(signal.SIGUSR2)
     with pytest.raises(Requeued):
-        run.step() if hook == "step" else run.end(hook)
+        run.step() if hook == "step" else run.reach(hook)
     assert run.checkpoint.steps == [saved]
 
 
@@ -198,25 +185,20 @@ def test_a_rank_that_launchers_leave_alone_waits_for_the_end(monkeypatch):
     monkeypatch.setattr(preemption.time, "sleep", waited.append)
     run = Run()
     send(signal.SIGUSR2)
-    with pytest.raises(SystemExit):
-        run.step()
+    run.last_step()
     assert waited
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLED", "COMPLETING", "REQUEUED"])
-def test_slurm_is_asked_for_the_jobs_state(state, tmp_path, monkeypatch):
+def test_slurm_is_asked_for_the_jobs_state(state, slurm_commands, monkeypatch):
     assert not job_is_running(), "no job at all"
-    script = tmp_path / "scontrol"
     line = f"JobId=7 JobName=a JobState={state} Reason=None RunTime=00:01:02"
-    script.write_text(f'#!/bin/sh\n[ "$5" = 7 ] || [ "$4" = 7 ] && echo \'{line}\'\n')
-    script.chmod(0o755)
+    slurm_commands(scontrol=f'[ "$5" = 7 ] || [ "$4" = 7 ] && echo \'{line}\'')
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     for executor in ("", "local"):
         monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
         assert not job_is_running(), "a sweep on this machine, within somebody's job"
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     assert job_is_running() == (state == "RUNNING")
-    script.unlink()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert not job_is_running()
+    monkeypatch.setenv("PATH", "")
+    assert not job_is_running(), "no command"

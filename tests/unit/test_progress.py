@@ -41,27 +41,23 @@ class Shown:
         self.module = SimpleNamespace(headline=("accuracy",), final=False)
         self.progress.setup(self.trainer, self.module, "fit")
 
-    def train(
-        self,
-        steps: int = 6,
-        *,
-        evaluated_at: tuple[int, ...] = (4,),
-        latest: dict[str, float] = LATEST,
-        begun: int = 0,
-    ) -> str:
+    def train(self, steps: int = 6, *, evaluated_at: tuple[int, ...] = (4,), begun: int = 0) -> str:
         self.trainer.global_step = begun
         self.progress.on_train_start(self.trainer, self.module)
         for step in range(begun + 1, steps + 1):
-            self.trainer.global_step = step
-            self.log.latest = latest
-            # Two batches a step: shown once.
-            for _ in range(2):
-                self.progress.on_train_batch_end(self.trainer, self.module, None, None, 0)
+            self.step(step)
             if step in evaluated_at:
                 self.progress.on_validation_start(self.trainer, self.module)
                 self.progress.on_validation_end(self.trainer, self.module)
         self.progress.on_train_end(self.trainer, self.module)
         return self.file.getvalue()
+
+    def step(self, step: int) -> None:
+        self.trainer.global_step = step
+        self.log.latest = LATEST
+        # Two batches a step: shown once.
+        for _ in range(2):
+            self.progress.on_train_batch_end(self.trainer, self.module, None, None, 0)
 
 
 def test_slow_steps_have_a_line_of_their_own_after_half_a_minute():
@@ -74,12 +70,11 @@ def test_slow_steps_have_a_line_of_their_own_after_half_a_minute():
 
 
 def test_bars_silence_the_log_while_they_are_drawn(monkeypatch):
-    changes: list[int] = []
-    monkeypatch.setattr(progress, "mute_progress_lines", changes.append)
-    Shown(terminal=False).train()
-    assert changes == []
-    Shown(terminal=True).train()
-    assert changes == [1, -1]
+    for terminal, expected in ((False, []), (True, [1, -1])):
+        changes: list[int] = []
+        monkeypatch.setattr(progress, "mute_progress_lines", changes.append)
+        Shown(terminal=terminal).train()
+        assert changes == expected
 
 
 def test_without_a_terminal_there_are_plain_lines():
@@ -90,10 +85,8 @@ def test_without_a_terminal_there_are_plain_lines():
     assert [line.split("  ")[0] for line in lines] == [
         "step 1/6", "step 2/6", "step 4/6", EVALUATED, "step 6/6",
     ]  # fmt: skip
-    shown = (
-        "step 4/6  loss 12.5  log R -23.2  φ spread 3.5  T 0.75  tokens/s 417  2.0 s/step  0 s left"
-    )
-    assert lines[2] == shown
+    values = "loss 12.5  log R -23.2  φ spread 3.5  T 0.75  tokens/s 417  2.0 s/step  0 s left"
+    assert lines[2] == f"step 4/6  {values}"
 
 
 def test_a_run_that_goes_on_says_so_at_its_first_step():
@@ -120,10 +113,8 @@ def test_the_time_left_is_at_the_pace_since_training_went_on(monkeypatch):
     shown = Shown(terminal=False, every=1)
     shown.trainer.max_steps, shown.trainer.global_step = 1000, 900
     shown.progress.on_train_start(shown.trainer, shown.module)
-    shown.log.latest = LATEST
     for step in (901, 902):
         clock[0] += 30
-        shown.trainer.global_step = step
-        shown.progress.on_train_batch_end(shown.trainer, shown.module, None, None, 0)
+        shown.step(step)
     # 98 steps at half a minute each.
     assert shown.file.getvalue().splitlines()[-1].endswith("49 min left")

@@ -66,15 +66,13 @@ def test_the_page_has_what_is_finished_and_what_it_cost(tmp_path, program):
     page.write_text("before\n<!-- recipes -->\n<!-- /recipes -->\nafter\n")
     asked = ["--tasks", "infilling", "--minutes", "5", "--seeds", "0", "--write", str(page)]
     recipes.main([*asked, "--folder", str(tmp_path / "runs")])
-    assert len(program) == len(recipes.jobs_of("infilling", [5], 0))
+    n_runs = len(recipes.jobs_of("infilling", [5], 0))
+    assert len(program) == n_runs
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
-    assert "| default, 5 min | 1 | 4 | 2.00 | 1.50 |" in text
-    assert (
-        "2 min" not in text
-        and "- squared loss, no SFT: `sampling.sft_share=0 optimizer.lr=2e-3 objective.regression.kind=squared`"
-        in text
-    )
+    assert "| default, 5 min | 1 | 4 | 2.00 | 1.50 |" in text and "2 min" not in text
+    options = "sampling.sft_share=0 optimizer.lr=2e-3 objective.regression.kind=squared"
+    assert f"- squared loss, no SFT: `{options}`" in text
     # Another machine has the numbers.
     recipes.main([*asked, "--folder", str(tmp_path / "other")])
-    assert len(program) == len(recipes.jobs_of("infilling", [5], 0)) and page.read_text() == text
+    assert len(program) == n_runs and page.read_text() == text

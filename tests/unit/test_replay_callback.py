@@ -18,7 +18,6 @@ from gfn_runner.data.samples import DemonstrationPrompt
 from gfn_runner.data.tools import Calculator
 from gfn_runner.data.trajectories import Batch, PolicyScores, StepOutput, Trajectories
 from gfn_runner.evaluation.draw import Drawing
-from gfn_runner.evaluation.posterior import PosteriorSampler
 from gfn_runner.evaluation.settings import EvaluationSettings
 from gfn_runner.lm.model_config import LoraSettings
 from gfn_runner.lm.policy import LanguageModel
@@ -38,15 +37,23 @@ CONDITIONS = [Condition(key, key, (Term(key, ". c"),), TEXTS[key]) for key in TE
 
 def fake_module(*, max_len: int = 8, min_len: int = 0, tool=None, adapter: str = "none"):
     lm, rule = tiny_lm("gpt2", adapter=adapter), StringRule(DOT, min_len, max_len)
-    return SimpleNamespace(
+    module = SimpleNamespace(
         lm=lm,
         rule=rule,
         seed=0,
+        in_sft_steps=False,
+        reward_temperature=1.0,
+        evaluation=EvaluationSettings(),
+        sampling=SamplingSettings(n_samples=5),
         algorithm=GFlowNet(JointBalance()),
         tool=lambda: tool,
+        constraints=tuple,
+        support=lambda condition: (),
         demonstration_prompt=lambda _: None,
         log_reward=lambda conditions, rows: log_reward(lm, conditions, rows, rule),
     )
+    module.drawing = lambda conditions: Drawing(lm, module, rule, conditions, module.evaluation)
+    return module
 
 
 def callback(conditions=CONDITIONS, **options) -> ReplayBufferCallback:
@@ -58,6 +65,13 @@ def callback(conditions=CONDITIONS, **options) -> ReplayBufferCallback:
 
 def texts(replay: ReplayBufferCallback, lm, key: str) -> set[str]:
     return {lm.decode(entry.tokens) for entry in replay.buffer.entries(key)}
+
+
+def assert_own_rewards(replay: ReplayBufferCallback, module, condition: Condition) -> None:
+    for entry in replay.buffer.entries(condition.key):
+        rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
+        expected = module.log_reward([condition], rows)[0].tolist()
+        assert entry.log_reward == pytest.approx(expected, abs=1e-4)
 
 
 # -- demonstrations ---------------------------------------------------------------------------------
@@ -74,41 +88,33 @@ def test_demonstrations_seed_the_buffer_with_their_rewards(caplog):
     assert replay.buffer.keys() == ["a", "b", "d"] and not warnings_of(caplog)
     for condition in CONDITIONS:
         assert texts(replay, module.lm, condition.key) == set(condition.demonstrations)
+        assert_own_rewards(replay, module, condition)
         for entry in replay.buffer.entries(condition.key):
-            rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
-            expected = module.log_reward([condition], rows)[0].tolist()
-            assert entry.log_reward == pytest.approx(expected, abs=1e-4)
             assert all(map(math.isfinite, entry.log_reward))
 
 
 @pytest.mark.parametrize(
-    ("bounds", "kept", "n_out"),
+    ("demonstrations", "bounds", "n_out"),
     [
-        ({"max_len": 6}, {"abc", "1+2", "ddd"}, 1),
-        ({"max_len": 7}, {"abc", "1+2", "ddd", "1+1=2,3"}, 0),
-        ({"min_len": 4}, {"1+1=2,3"}, 3),
+        (("abc", "1+2", "ddd", "1+1=2,3"), {"max_len": 6}, 1),
+        (("abc", "1+2", "ddd", "1+1=2,3"), {"max_len": 7}, 0),
+        (("1+1=2,3", "abc", "1+2", "ddd"), {"min_len": 4}, 3),
+        (("ab", "ab.cd"), {}, 1),  # the terminator inside
+        (("ab", "a" * 80), {}, 1),  # over the context
     ],
 )
-def test_demonstrations_that_do_not_fit_are_reported_and_left_out(bounds, kept, n_out, caplog):
-    module, replay = fake_module(**bounds), callback()
+def test_demonstrations_that_do_not_fit_are_reported_and_left_out(
+    demonstrations, bounds, n_out, caplog
+):
+    module = fake_module(**bounds)
+    halves = {"x": demonstrations[::2], "y": demonstrations[1::2]}
+    replay = callback([Condition(key, key, (Term(key),), own) for key, own in halves.items()])
     replay.on_fit_start(None, module)
-    assert {t for key in TEXTS for t in texts(replay, module.lm, key)} == kept
-    messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == (n_out > 0)
-    if n_out:
-        assert (
-            f"{n_out} of 4 demonstrations are not strings that the policy can write (task.min_len"
-            in messages[0]
-        )
-
-
-@pytest.mark.parametrize(
-    "unfit", ["ab.cd", "a" * 80], ids=["terminator inside", "over the context"]
-)
-def test_a_demonstration_that_is_no_string_or_too_long_is_left_out(unfit, caplog):
-    replay, module = callback([Condition("x", "x", (Term("x"),), (unfit, "ab"))]), fake_module()
-    replay.on_fit_start(None, module)
-    assert texts(replay, module.lm, "x") == {"ab"} and "1 of 2 demonstrations" in caplog.text
+    n = len(demonstrations)
+    kept = texts(replay, module.lm, "x") | texts(replay, module.lm, "y")
+    assert kept == set(demonstrations[: n - n_out])
+    said = f"{n_out} of {n} demonstrations are not strings that the policy can write (task.min_len"
+    assert [said in text for text in warnings_of(caplog)] == [True] * (n_out > 0)
 
 
 def test_the_tools_answers_are_put_into_demonstrations():
@@ -167,18 +173,17 @@ def test_a_replay_step_has_the_rewards_that_were_stored():
     batch = start(replay, "abc")
     draw, rows = batch.replay, batch.replay.trajectories
     assert [c.key for c in batch.conditions] == ["a", "b", "c"]
-    assert rows.condition_B.tolist() == [0] * 4 + [1] * 4 + [2] * 4  # each has four strings
+    places = rows.condition_B.tolist()
+    assert places == [0] * 4 + [1] * 4 + [2] * 4  # each has four strings
+    assert len({(place, *rows.ids(row)) for row, place in enumerate(places)}) == 12
     assert draw.log_reward_BS.shape == (12, rows.token_BT.shape[1] + 1)
-    for row, place in enumerate(rows.condition_B.tolist()):
+    for row, place in enumerate(places):
         length = int(rows.length_B[row])
         stored = {e.tokens: e for e in replay.buffer.entries(batch.conditions[place].key)}
         entry = stored[tuple(rows.ids(row))]
         assert tuple(draw.log_reward_BS[row, : length + 1].tolist()) == entry.log_reward
         assert draw.log_reward_BS[row, length + 1 :].isneginf().all()
         assert tuple(rows.is_action_BT[row, :length].tolist()) == entry.is_action
-    assert (
-        len({(place, *rows.ids(row)) for row, place in enumerate(rows.condition_B.tolist())}) == 12
-    )
 
 
 def test_a_single_string_is_not_drawn_where_only_pairs_count():
@@ -199,18 +204,13 @@ def test_every_step_has_equally_many_conditions():
         assert batch.conditions[0].key == "b"  # what has strings stays
     replaced = {start(filled("bcd"), "a", index).conditions[0].key for index in range(40)}
     assert replaced == {"b", "c", "d"}
-    # An empty buffer makes no replay step.
+
+
+def test_an_empty_buffer_makes_no_replay_step():
     assert start(callback(), "ab").replay is None
-
-
-def test_the_share_of_replay_steps_and_its_reproduction():
-    replay = filled(probability=0.25)
-    used = [start(replay, "a", index).replay is not None for index in range(400)]
-    assert 0.18 < sum(used) / 400 < 0.32
-    assert used == [start(replay, "a", index).replay is not None for index in range(400)]
-    ids = [start(filled(), "ab", 7).replay.trajectories.token_BT.tolist() for _ in range(2)]
-    assert ids[0] == ids[1] != start(filled(), "ab", 8).replay.trajectories.token_BT.tolist()
-    assert all(start(filled(probability=0.0), "a", i).replay is None for i in range(50))
+    batch, trainer = Batch(CONDITIONS[:2], 0), SimpleNamespace(global_step=0)
+    callback(beside_fresh=3).on_train_batch_start(trainer, fake_module(), batch, 0)
+    assert batch.replay is None
 
 
 # -- what enters ------------------------------------------------------------------------------------
@@ -226,18 +226,22 @@ def step_output(*, from_replay: bool) -> StepOutput:
     return StepOutput(CONDITIONS[:2], rows, rewards, scores, torch.zeros(3, 3), from_replay)
 
 
-@pytest.mark.parametrize(("from_replay", "probability"), [(False, 0.5), (True, 0.5), (False, 0.0)])
-def test_only_fresh_strings_are_stored(from_replay, probability):
-    replay = callback(probability=probability)
-    output = {"output": step_output(from_replay=from_replay)}
-    replay.on_train_batch_end(SimpleNamespace(global_step=7), None, output, Batch([]), 0)
-    if from_replay or probability == 0:
-        assert len(replay.buffer) == 0
-        return
+def store(replay: ReplayBufferCallback, output: StepOutput) -> None:
+    trainer = SimpleNamespace(global_step=7)
+    replay.on_train_batch_end(trainer, None, {"output": output}, Batch([]), 0)
+
+
+def test_only_fresh_strings_are_stored():
+    replay = callback(probability=0.5)
+    store(replay, step_output(from_replay=False))
     # Without padding, under their own condition, and never with reward 0.
     assert replay.buffer.entries("a") == [Entry((3,), (True,), (-2.0, -4.0), 7)]
     rewards = (-1.0, -math.inf, -3.0)
     assert replay.buffer.entries("b") == [Entry((1, 2), (True, False), rewards, 7)]
+    for from_replay, probability in ((True, 0.5), (False, 0.0)):
+        replay = callback(probability=probability)
+        store(replay, step_output(from_replay=from_replay))
+        assert len(replay.buffer) == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -245,8 +249,7 @@ def test_a_string_of_which_no_loss_could_be_made_is_not_stored(value):
     replay, output = callback(probability=0.5), step_output(from_replay=False)
     output.log_reward_BS[0, 0] = output.log_reward_BS[1, 0] = value
     output.scores.terminable_BS[1, 0] = False  # that one is not looked at
-    trainer = SimpleNamespace(global_step=7)
-    replay.on_train_batch_end(trainer, None, {"output": output}, Batch([]), 0)
+    store(replay, output)
     assert replay.buffer.entries("b") == []
     (entry,) = replay.buffer.entries("a")
     assert entry.tokens == (3,) and entry.score == -4.0
@@ -265,8 +268,7 @@ def test_strings_get_their_rewards_anew_after_an_m_step():
     replay.on_fit_start(None, module)
     keys = replay.buffer.keys()
     before = replay.buffer.entries("a")
-    fresh = {"output": step_output(from_replay=False)}
-    replay.on_train_batch_end(SimpleNamespace(global_step=7), None, fresh, Batch([]), 0)
+    store(replay, step_output(from_replay=False))
     known = {key: texts(replay, module.lm, key) for key in keys}
     assert sorted(replay.buffer.steps()) == [0, 0, 0, 0, 7, 7]
     state = replay.state_dict()
@@ -281,10 +283,7 @@ def test_strings_get_their_rewards_anew_after_an_m_step():
         one.on_fit_start(None, module)
         assert one.buffer.keys() == keys
         assert {key: texts(one, module.lm, key) for key in keys} == known
-        for entry in one.buffer.entries("a"):
-            rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
-            expected = module.log_reward([CONDITIONS[0]], rows)[0].tolist()
-            assert entry.log_reward == pytest.approx(expected, abs=1e-4)
+        assert_own_rewards(one, module, CONDITIONS[0])
         assert one.buffer.entries("a")[0].score != pytest.approx(before[0].score, abs=0.1)
         assert one.state_dict()["m_steps"] == 1
         # Scored anew they are as old as before.
@@ -334,23 +333,8 @@ def test_written_demonstrations_are_no_less_probable_than_what_was_drawn(keep):
     assert any(lm.encode(lm.decode(ids)) != ids for ids in kept)
 
 
-# -- draws of the base model ------------------------------------------------------------------------
-
-
-def drawing_module(**options):
-    module = fake_module(max_len=3, adapter="random", **options)
-    module.evaluation, module.reward_temperature = EvaluationSettings(), 1.0
-    module.in_sft_steps = False
-    module.sampling, module.constraints = SamplingSettings(n_samples=5), tuple
-    module.support = lambda condition: ()
-    module.drawing = lambda conditions: Drawing(
-        module.lm, module, module.rule, conditions, module.evaluation
-    )
-    return module
-
-
 def test_samples_of_the_posterior_enter_the_buffer_once_and_join_fresh_strings():
-    module = drawing_module()
+    module = fake_module(max_len=3, adapter="random")
     replay = callback(posterior_draws=40, beside_fresh=3, capacity=10)
     trainer, batch = SimpleNamespace(global_step=5), Batch(CONDITIONS[:2], 0)
     replay.on_train_batch_start(trainer, module, batch, 0)
@@ -359,11 +343,8 @@ def test_samples_of_the_posterior_enter_the_buffer_once_and_join_fresh_strings()
     for condition in CONDITIONS[:2]:
         entries = replay.buffer.entries(condition.key)
         assert 3 <= len(entries) <= 10
-        for entry in entries:
-            assert entry.step == 5
-            rows = Trajectories.from_rows([entry.tokens], [entry.is_action], [0])
-            expected = module.log_reward([condition], rows)[0].tolist()
-            assert entry.log_reward == pytest.approx(expected, abs=1e-4)
+        assert {entry.step for entry in entries} == {5}
+        assert_own_rewards(replay, module, condition)
     before = replay.state_dict()
     replay.on_train_batch_start(trainer, module, Batch(CONDITIONS[:2], 1), 0)
     assert_same(replay.state_dict(), before)  # drawn once
@@ -372,23 +353,3 @@ def test_samples_of_the_posterior_enter_the_buffer_once_and_join_fresh_strings()
     again.on_train_batch_start(trainer, module, Batch(CONDITIONS[:3], 2), 0)
     assert again.state_dict()["drawn"] == ["a", "b", "c"]
     assert again.buffer.entries("a") == replay.buffer.entries("a")
-
-
-def test_draws_are_weighted_towards_the_posterior():
-    """Of many draws, those that are kept have more reward for the base model's probability."""
-    module = drawing_module()
-    generator = torch.Generator().manual_seed(0)
-    options = EvaluationSettings(posterior_draws=500)
-    drawing = Drawing(module.lm, module, module.rule, CONDITIONS[:1], options)
-    sampler = PosteriorSampler(drawing)
-    (draws,) = sampler.draw(CONDITIONS[:1], generator)
-    weight_N = draws.log_weight_N(1.0)
-    kept = draws.resampled(50, 1.0, 0.5)
-    assert weight_N[kept].mean() > weight_N.repeat_interleave(draws.count_N).mean() + 0.1
-
-
-def test_without_a_buffer_a_replay_step_beside_fresh_strings_is_a_fresh_one():
-    replay = callback(beside_fresh=3)
-    batch = Batch(CONDITIONS[:2], 0)
-    replay.on_train_batch_start(SimpleNamespace(global_step=0), drawing_module(), batch, 0)
-    assert batch.replay is None

@@ -36,14 +36,6 @@ def test_methods_stand_side_by_side_for_the_same_conditions(tmp_path):
     assert sample_table(only_section("a")) == "no method left single samples"
 
 
-def test_broken_samples_are_named(tmp_path):
-    folder = leave_run(tmp_path / "a", accuracy(0.5))
-    (folder / "samples.jsonl").write_text('{"group": \n')
-    with pytest.raises(SystemExit) as caught:
-        main(["a"])
-    assert caught.value.code == 2 and not (tmp_path / "report").exists()
-
-
 def test_policies_stand_beside_as_many_draws_and_the_table_tells_where_they_cross(tmp_path):
     metrics = {
         "final/vote_accuracy/x": 0.9, "final/single_accuracy/x": 0.55, "final/single_accuracy/y": 0.25,
@@ -71,7 +63,9 @@ def test_policies_stand_beside_as_many_draws_and_the_table_tells_where_they_cros
     assert "### At equal test-time compute" in (tmp_path / "made/report.md").read_text()
 
 
-def test_pages_and_pictures_lie_side_by_side(tmp_path, capsys):
+def test_pages_and_pictures_lie_side_by_side_and_the_html_needs_nothing_but_itself(
+    tmp_path, capsys
+):
     whole_run(tmp_path)
     main(["a", "--out", "deep/made"])
     made = tmp_path / "deep/made"
@@ -85,13 +79,8 @@ def test_pages_and_pictures_lie_side_by_side(tmp_path, capsys):
     text = (made / "report.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^!\[.*\]\((.*)\)$", text, re.MULTILINE)) == set(names[:3])
     assert "- histogram: no samples of a table of values" in text
-    assert str(made.relative_to(tmp_path) / "report.md") in capsys.readouterr().out
-
-
-def test_the_html_needs_nothing_but_itself(tmp_path):
-    whole_run(tmp_path)
-    main(["a"])
-    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert "deep/made/report.md" in capsys.readouterr().out
+    page = (made / "report.html").read_text(encoding="utf-8")
     tags = re.findall(r"<[a-z][^>]*>", page)
     assert not [tag for tag in tags if "http:" in tag or "https:" in tag or "href" in tag]
     sources = [re.search(r'src="([^"]*)"', tag)[1] for tag in tags if "src" in tag]
@@ -100,40 +89,32 @@ def test_the_html_needs_nothing_but_itself(tmp_path):
     assert page.count('<div class="wide"><table') == 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_a_report_that_fails_leaves_the_old_one(tmp_path, capsys, monkeypatch):
+    whole_run(tmp_path)
+    broken = leave_run(tmp_path / "broken", accuracy(0.5))
+    (broken / "samples.jsonl").write_text('{"group": \n')
+    main(["a", "--no-figures"])
+    (tmp_path / "report/report.md").write_text("old")
+    for arguments, said in (
         (["none"], "none: there is no such folder"),
         (["a", "--metrics", "none"], "--metrics: no run has none"),
         (["a", "--out", "a/config.yaml"], "--out: a/config.yaml is a file"),
         (["a", "--out", "a/config.yaml/x"], "config.yaml"),
-    ],
-)
-def test_a_report_that_fails_leaves_the_old_one(tmp_path, capsys, arguments, said):
-    leave_run(tmp_path / "a", accuracy(0.5))
-    main(["a", "--no-figures"])
-    before = (tmp_path / "report/report.md").read_text()
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    err = capsys.readouterr().err
-    assert caught.value.code == 2 and "no report was written" in err and said in err
-    assert (tmp_path / "report/report.md").read_text() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report"]
+        (["broken"], "broken/samples.jsonl"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        err = capsys.readouterr().err
+        assert caught.value.code == 2 and "no report was written" in err and said in err
 
-
-def test_a_figure_that_fails_leaves_the_old_report(tmp_path, monkeypatch):
-    whole_run(tmp_path)
-    main(["a", "--no-figures"])
-    (tmp_path / "report/report.md").write_text("old")
-
-    def broken(*_):
+    def no_figure(*_):
         raise RuntimeError("no figure")
 
-    monkeypatch.setattr("gfn_runner.report.method_figures.draw", broken)
+    monkeypatch.setattr("gfn_runner.report.method_figures.draw", no_figure)
     with pytest.raises(RuntimeError, match="no figure"):
         main(["a"])
     assert (tmp_path / "report/report.md").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "broken", "report"]
 
 
 def test_texts_and_commands_are_escaped(tmp_path):

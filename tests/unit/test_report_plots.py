@@ -18,11 +18,13 @@ from gfn_runner.report.history import History
 from gfn_runner.report.names import Name
 from gfn_runner.report.plots import MOST_POINTS, plot
 from gfn_runner.runtime.files import write_atomically
-from gfn_runner.runtime.json_lines import write_lines
+from gfn_runner.runtime.json_lines import read_lines, write_lines
 
-from ..report_folders import make_run, training
+from ..report_folders import add_records, make_run, training
 
-# -- plots ------------------------------------------------------------------------------------------
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
 
 
 def curve(mode, x, y):
@@ -47,9 +49,6 @@ def test_a_logarithmic_axis_spans_six_decades_at_most_and_nothing_below_zero():
     assert "yaxis" not in plain.figure["layout"]
 
 
-# -- history ----------------------------------------------------------------------------------------
-
-
 def test_history_reads_what_was_added_and_waits_for_complete_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
     history = History(path)
@@ -70,9 +69,6 @@ def test_what_a_resumed_run_repeats_replaces_what_came_after_it(tmp_path):
     with path.open("a") as file:
         file.write('{"step": 5, "tra\n')
     assert History(path).read().get("train/loss") == ([1, 2, 3], [0.0, 4.0, 5.0])
-
-
-# -- writing ----------------------------------------------------------------------------------------
 
 
 def test_nobody_reads_half_a_page(tmp_path):
@@ -101,10 +97,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, "new", durable=False)
     monkeypatch.undo()
@@ -120,13 +113,9 @@ def test_what_a_killed_process_has_left_of_a_page_is_removed(tmp_path):
     assert sorted(tmp_path.iterdir()) == [young, path]
 
 
-# -- live -------------------------------------------------------------------------------------------
-
-
-def samples(n=6, singles=20):
+def samples():
     condition = Condition(key="q", group="3_operands", prompt="1 + 1 = ?", answer=2, terms=())
-    own = ConditionSamples(condition, [], ["new"] * singles, [-1.0] * singles, [-2.0] * singles)
-    return [own] * n
+    return [ConditionSamples(condition, [], ["new"] * 20, [-1.0] * 20, [-2.0] * 20)] * 6
 
 
 def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
@@ -134,12 +123,11 @@ def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
     pages = LiveReport().begin(folder)
     pages.write("running")
     assert "None yet" in (folder / "report.html").read_text()
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(training(3)) + "\n")
+    add_records(folder, training(3))
     pages.evaluated(3, samples())
     html = (folder / "report.html").read_text()
     assert "<dd>3 of 6</dd>" in html and "<td>new</td>" in html and "at optimizer step 3" in html
-    kept = [json.loads(line) for line in (folder / "samples_newest.jsonl").read_text().splitlines()]
+    kept = read_lines(folder / "samples_newest.jsonl")
     assert len(kept) == 4 and len(kept[0]["singles"]) == len(kept[0]["log_pf"]) == 8
     pages.write("interrupted", at_once=True)
     assert "interrupted</b>" in (folder / "report.html").read_text()
@@ -148,11 +136,8 @@ def test_every_evaluation_leaves_its_samples_and_a_page(tmp_path):
 def test_a_page_that_fails_is_one_warning_and_ends_no_run(tmp_path, monkeypatch, caplog):
     folder = make_run(tmp_path / "r", steps=2, finished=False)
 
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(live_report, "write_lines", full)
-    monkeypatch.setattr(run_page, "write_atomically", full)
+    monkeypatch.setattr(live_report, "write_lines", full_disk)
+    monkeypatch.setattr(run_page, "write_atomically", full_disk)
     pages = LiveReport().begin(folder)
     for step in range(3):
         pages.evaluated(step, samples())

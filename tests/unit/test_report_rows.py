@@ -6,7 +6,6 @@ import dataclasses
 import json
 
 import matplotlib.pyplot as plt
-import pytest
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples, ReferenceRow
@@ -14,14 +13,7 @@ from gfn_runner.report.figures import draw_all
 from gfn_runner.report.samples import write_sample_table, write_samples
 from gfn_runner.report.table import result_table
 from gfn_runner.runtime.json_lines import read_lines
-from gfn_runner.tasks.continuation import SentenceContinuation
 from gfn_runner.tasks.random_number import RandomNumbers
-
-
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    yield
-    plt.close("all")
 
 
 def samples(prompt: str, *singles: str, facts: dict | None = None) -> ConditionSamples:
@@ -30,37 +22,19 @@ def samples(prompt: str, *singles: str, facts: dict | None = None) -> ConditionS
     return ConditionSamples(condition, (), singles, (-1.23456,) * n, (-2.0,) * n)
 
 
-# -- rows ------------------------------------------------------------------------------------------
-
-
-class Shown(SentenceContinuation):
-    headline = ("good_share", "vote_accuracy", "nats")
-
-    def reference_rows(self):
-        return [ReferenceRow("theirs", {"nats/x": 1.5, "good_share/x": 0.25})]
-
-
-def cells(task, metrics) -> dict[str, list[str]]:
-    """The cells of each row, by its label."""
-    table = result_table(task.headline, metrics, task.reference_rows())
-    return {label: own for label, *own in table.rows}
-
-
 def test_shares_are_in_percent_and_other_metrics_in_their_unit():
     metrics = {
         "final/good_share/x": 0.5, "final/nats/x": -12.3456, "base_0_shot/nats/x": 0.0005,
         "final/vote_accuracy/x": 0.5, "final/vote_accuracy_low/x": 0.404,
         "final/vote_accuracy_high/x": 0.596, "final/other/x": 3.0,
     }  # fmt: skip
-    found = cells(Shown(), metrics)
-    assert found == {
-        "this run": ["50.0", "50.0\n40–60", "−12.3"],
-        "base model, 0-shot": ["", "", "0.0005"],
-        "† theirs": ["25.0", "", "1.5"],
-    }
-
-
-# -- samples ---------------------------------------------------------------------------------------
+    headline = ("good_share", "vote_accuracy", "nats")
+    theirs = ReferenceRow("theirs", {"nats/x": 1.5, "good_share/x": 0.25})
+    assert [list(row) for row in result_table(headline, metrics, [theirs]).rows] == [
+        ["this run", "50.0", "50.0\n40–60", "−12.3"],
+        ["base model, 0-shot", "", "", "0.0005"],
+        ["† theirs", "25.0", "", "1.5"],
+    ]
 
 
 def test_a_table_of_samples_keeps_its_cells_whatever_is_written(tmp_path):
@@ -93,16 +67,7 @@ def test_samples_are_written_and_read(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
-# -- figures ---------------------------------------------------------------------------------------
-
 NUMBERS = {"final/kl/numbers": 0.1, "base_0_shot/kl/numbers": 0.5}
-
-
-def number_samples(folder, prefix: str, name: str, *texts: str) -> None:
-    task = RandomNumbers(prefix=prefix, low=3, high=5)
-    condition = task.load(0).evaluation[0]
-    drawn = ConditionSamples(condition, (), texts, (0.0,) * len(texts), (0.0,) * len(texts))
-    write_samples(folder / name, [drawn])
 
 
 LIKELY = {
@@ -122,12 +87,15 @@ def drawn_of(folder, final: dict) -> set[str]:
 
 
 def test_every_figure_with_data_is_written_and_no_other(tmp_path):
+    likely, histogram = "likelihood_diversity", "histogram"
     assert drawn_of(tmp_path, {"run/seed": 0.0}) == set()
-    assert drawn_of(tmp_path, LIKELY) == {"likelihood_diversity"}
-    number_samples(tmp_path, " ", "samples.jsonl", " 3", " 4")
-    assert drawn_of(tmp_path, NUMBERS) == {"histogram"}
+    assert drawn_of(tmp_path, LIKELY) == {likely}
+    (condition,) = RandomNumbers(low=3, high=5).load(0).evaluation
+    drawn = ConditionSamples(condition, (), (" 3", " 4"), (0.0,) * 2, (0.0,) * 2)
+    write_samples(tmp_path / "samples.jsonl", [drawn])
+    assert drawn_of(tmp_path, NUMBERS) == {histogram}
     failures = NUMBERS | LIKELY | {"final/invalid_share/numbers": 0.0}
-    assert drawn_of(tmp_path, failures) == {"histogram", "likelihood_diversity"}
+    assert drawn_of(tmp_path, failures) == {histogram, likely}
     everything = failures | {"final/right_share/one": 0.5}
-    assert drawn_of(tmp_path, everything) == {"histogram", "likelihood_diversity", "shares"}
+    assert drawn_of(tmp_path, everything) == {histogram, likely, "shares"}
     assert not plt.get_fignums()

@@ -18,6 +18,7 @@ from ..report_folders import (
     FAILED,
     PHASES,
     PROMPTING,
+    add_records,
     curves_of,
     facts_of,
     make_run,
@@ -58,34 +59,31 @@ def test_a_page_has_state_results_samples_command_config_and_log(finished):
     assert facts["state"] == '<b class="badge good">ok</b>'
     assert facts["optimizer step"] == "6 of 6" and facts["time"] == "2 min"
     assert facts["method"] == "GFlowNet, JointBalance" and facts["commit"] == "c0ffeec0ff"
-    assert "python -m gfn_runner task=arithmetic seed=3 &#39;task.terminator=" in finished
-    assert "max_steps: 6" in finished and "something &lt;odd&gt;" in finished
-    assert "<td>this run</td><td>25.0\n10–40</td><td>25.0</td>" in finished
-    assert "<td>1 + 1 = ?</td><td>2</td><td>the last</td><td>−1.50</td><td>−0.25</td>" in finished
-    assert "<td></td><td></td><td>(empty)</td><td>−9.00</td>" in finished
+    for shown in (
+        "python -m gfn_runner task=arithmetic seed=3 &#39;task.terminator=",
+        "max_steps: 6",
+        "something &lt;odd&gt;",
+        "<td>this run</td><td>25.0\n10–40</td><td>25.0</td>",
+        "<td>1 + 1 = ?</td><td>2</td><td>the last</td><td>−1.50</td><td>−0.25</td>",
+        "<td></td><td></td><td>(empty)</td><td>−9.00</td>",
+    ):
+        assert shown in finished
     assert not reloads(finished)
 
 
-def test_new_scalars_have_a_plot(tmp_path):
+def test_new_scalars_have_a_plot_and_the_large_dots_of_em_are_the_e_steps(tmp_path):
+    """Evaluations on the way are of the policy; after the M-step another model gives R."""
     folder = make_run(tmp_path / "r")
-    with (folder / "metrics.jsonl").open("a") as file:
-        new = {"train/buffer_age": 12.0, "train/tokens_per_second": 900.0, "train/kl_penalty": 0.5}
-        file.write(json.dumps(training(7, **new)) + "\n")
+    new = {"train/buffer_age": 12.0, "train/tokens_per_second": 900.0, "train/kl_penalty": 0.5}
+    last = {"e_step/log_reward/3_operands": -2.5, "final/log_reward/3_operands": -9.0}
+    add_records(folder, training(7, **new), {"step": 7, **last})
     html = page_of(folder)
     age = "age of the replay buffer"
     assert curves_of(html, f"{age} (optimizer steps)") == {age: (7, 12)}
     assert curves_of(html, "tokens per second") == {"tokens per second": (7, 900)}
     assert list(plots_of(html))[-1] == "kl penalty"
-
-
-def test_the_large_dots_of_em_are_the_e_steps(tmp_path):
-    """Evaluations on the way are of the policy; after the M-step another model gives R."""
-    folder = make_run(tmp_path / "r")
-    last = {"step": 6, "e_step/log_reward/3_operands": -2.5, "final/log_reward/3_operands": -9.0}
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(last) + "\n")
-    curves = curves_of(page_of(folder), "mean log R, evaluated (nats)")
-    assert curves["3 operands, all conditions"] == (6, -2.5)
+    curves = curves_of(html, "mean log R, evaluated (nats)")
+    assert curves["3 operands, all conditions"] == (7, -2.5)
     assert all(y != -9 for _, y in curves.values())
 
 
@@ -93,18 +91,14 @@ def test_pages_need_no_network(tmp_path):
     folder = make_run(tmp_path / "r")
     hostile = '</script><script src="https://x.y/z.js"></script>'
     write_lines(folder / "samples.jsonl", [sample(hostile)])
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 6, f"eval/vote_accuracy/{hostile}": 0.5}) + "\n")
+    add_records(folder, {"step": 6, f"eval/vote_accuracy/{hostile}": 0.5})
     html = page_of(folder)
-    named = []
+    named = set()
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: named.extend(
-        (tag, name, value)
-        for name, value in attributes
-        if name in ("src", "href", "srcset", "data")
-    )
+    parser.handle_starttag = lambda _, attributes: named.update(name for name, _ in attributes)
     parser.feed(html)
-    assert named == [] and not re.search(r"@import|url\(", html)
+    assert named and not named & {"src", "href", "srcset", "data"}
+    assert not re.search(r"@import|url\(", html)
     assert "&lt;script src=" in html  # as text, in the table of samples
     assert len(html) < 2_500_000, "Plotly is compressed"
 
@@ -134,12 +128,7 @@ def test_a_failed_runs_page_has_the_reason_and_the_end_of_the_log(tmp_path):
     assert "<p>failed: ValueError: the loss is not finite</p>" in html
     assert "badge bad" in html and not reloads(html)
     assert html.index("WARNING before") < html.index("Course of training")
-
-
-def test_a_run_that_went_on_after_its_failure_is_not_failed(tmp_path):
-    folder = make_run(tmp_path / "r", steps=3, finished=False)
-    (folder / "run.log").write_text(FAILED)
-    assert state(folder).name == "failed"
+    # It may have gone on after its failure.
     later = time.time() + 60
     os.utime(folder / "metrics.jsonl", (later, later))
     assert state(folder).name == "running"
@@ -186,7 +175,6 @@ def test_a_baseline_that_trains_nothing_has_a_table_and_no_curves(tmp_path):
 
 def test_samples_are_the_newest_ones(tmp_path):
     folder = make_run(tmp_path / "r", steps=4, finished=False)
-    assert "None yet: the first evaluation writes some." in page_of(folder)
     write_lines(folder / "samples_newest.jsonl", [sample("on the way", step=4)])
     html = page_of(folder)
     assert "<td>on the way</td>" in html and "at optimizer step 4 (samples_newest.jsonl)" in html
@@ -200,5 +188,4 @@ def test_runs_of_one_step_and_of_none(tmp_path):
     html = page_of(make_run(tmp_path / "r", steps=1, finished=False))
     assert "NaN" not in json.dumps(plots_of(html))
     html = page_of(make_run(tmp_path / "none", steps=0, finished=False))
-    assert plots_of(html) == {} and "<li>loss</li>" in html
-    assert "<li>vote accuracy</li>" in html
+    assert plots_of(html) == {} and "<li>loss</li>" in html and "<li>vote accuracy</li>" in html

@@ -13,12 +13,11 @@ from gfn_runner.report.runs import find_runs, read_run
 from gfn_runner.report.summary import cell, sections
 from gfn_runner.runtime.run_lock import acquire_run_lock
 
-from ..report_folders import SUBTB, accuracy, labels, leave_run, read
+from ..report_folders import PPO, PROMPTING, SFT, SUBTB, accuracy, labels, leave_run, read
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
-
-# -- folders ---------------------------------------------------------------------------------------
+PROMPTED = {"_target_": PROMPTING}
 
 
 def test_runs_are_found_at_any_depth_once_and_not_within_a_run(tmp_path):
@@ -30,20 +29,11 @@ def test_runs_are_found_at_any_depth_once_and_not_within_a_run(tmp_path):
     found = [str(path) for path in find_runs(["a", "a/seed0", "b", "."])]
     assert found == ["a/seed0", "a/seed1", "b"]
     assert [str(path) for path in find_runs(["a/seed*"])] == ["a/seed0", "a/seed1"]
-
-
-def test_every_place_without_a_run_is_named(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("x")
     with pytest.raises(UserError) as caught:
-        find_runs(["empty", "file", "none", "no*"])
+        find_runs(["c", "c/config.yaml", "none", "no*"])
+    nothing, missing = "no runs found", "there is no such folder"
     said = [(problem.where, problem.what) for problem in caught.value.problems]
-    assert said == [
-        ("empty", "no runs found"),
-        ("file", "no runs found"),
-        ("none", "there is no such folder"),
-        ("no*", "there is no such folder"),
-    ]
+    assert said == [("c", nothing), ("c/config.yaml", nothing), ("none", missing), ("no*", missing)]
 
 
 def test_a_run_says_whether_and_why_it_has_not_finished(tmp_path):
@@ -67,19 +57,22 @@ def test_a_run_says_whether_and_why_it_has_not_finished(tmp_path):
     run = read_run(failed)
     assert str(run.state) == "failed at optimizer step 0 of 10: non-finite loss"
     assert run.log == ["WARNING a", "ERROR b: non-finite loss"]
-    resumed = leave_run(tmp_path / "resumed", {}, trainer={"max_steps": 20})
-    assert not read_run(resumed).is_finished and read_run(resumed).state.steps == 20
-    # Of baselines those that train have steps to do, too.
-    for name, is_finished in (
-        ("baselines.prompting.Prompting", True),
-        ("algorithms.ppo.PPO", False),
-        ("baselines.gone.Gone", True),
-    ):
-        baseline = {"_target_": f"gfn_runner.{name}"}
-        folder = leave_run(tmp_path / name, {}, trainer={"max_steps": 20}, baseline=baseline)
-        assert read_run(folder).is_finished is is_finished
-    rounds = leave_run(tmp_path / "em", {}, em={"rounds": 2})
-    assert not read_run(rounds).is_finished and read_run(rounds).state.steps == 20
+
+
+@pytest.mark.parametrize(
+    ("config", "is_finished"),
+    [
+        ({"trainer": {"max_steps": 20}}, False),
+        ({"em": {"rounds": 2}}, False),
+        # Of baselines those that train have steps to do, too.
+        ({"trainer": {"max_steps": 20}, "baseline": PPO}, False),
+        ({"trainer": {"max_steps": 20}, "baseline": PROMPTED}, True),
+        ({"trainer": {"max_steps": 20}, "baseline": {"_target_": "gfn_runner.gone.Gone"}}, True),
+    ],
+)
+def test_a_run_of_more_steps_than_it_has_done_goes_on(config, is_finished, tmp_path):
+    run = read_run(leave_run(tmp_path / "r", {}, **config))
+    assert run.is_finished is is_finished and (is_finished or run.state.steps == 20)
 
 
 def test_numbers_that_are_not_finite_are_missing(tmp_path):
@@ -118,9 +111,6 @@ def test_no_finished_run_is_a_mistake_that_says_why(tmp_path):
     assert "resume=r" in text
 
 
-# -- methods ---------------------------------------------------------------------------------------
-
-
 def test_a_method_is_called_by_what_sets_it_apart(tmp_path):
     leave_run(tmp_path / "a", accuracy(0.5, 0.1))
     leave_run(tmp_path / "b", accuracy(0.5, 0.1), objective=SUBTB, trainer={"max_steps": 5})
@@ -134,16 +124,9 @@ def test_a_method_is_called_by_what_sets_it_apart(tmp_path):
 
 def test_what_has_no_effect_on_the_numbers_sets_nothing_apart(tmp_path):
     leave_run(tmp_path / "a", accuracy(0.5))
-    leave_run(
-        tmp_path / "b",
-        accuracy(0.6),
-        seed=1,
-        output="elsewhere",
-        trainer={"max_steps": 10, "accumulate_grad_batches": 1, "log_every_n_steps": 7},
-        num_threads=2,
-        logger={"wandb": None},
-        baseline=None,
-    )
+    trainer = {"max_steps": 10, "accumulate_grad_batches": 1, "log_every_n_steps": 7}
+    others = {"output": "elsewhere", "num_threads": 2, "logger": {"wandb": None}, "baseline": None}
+    leave_run(tmp_path / "b", accuracy(0.6), seed=1, trainer=trainer, **others)
     (method,) = methods_of(read("."))
     assert [run.seed for run in method.runs] == [0, 1]
 
@@ -153,19 +136,15 @@ def test_rows_without_training_do_not_depend_on_it_but_on_model_and_data(tmp_pat
     leave_run(tmp_path / "b", accuracy(None, 0.2), seed=1, objective=SUBTB)
     assert labels("a", "b") == ["base model, 0-shot"]
     leave_run(tmp_path / "c", accuracy(None, 0.2), lm={"name": "gpt2", "lora": {"rank": 8}})
-    assert labels("a", "b", "c") == [
-        "base model, 0-shot (lm.name=embedded)",
-        "base model, 0-shot (lm.name=gpt2)",
-    ]
+    names = [f"base model, 0-shot (lm.name={name})" for name in ("embedded", "gpt2")]
+    assert labels("a", "b", "c") == names
 
 
 def test_trained_baselines_are_called_by_their_class(tmp_path):
     leave_run(tmp_path / "a", accuracy(0.5))
     for clip in (0.1, 0.2):
-        ppo = {"_target_": "gfn_runner.algorithms.ppo.PPO", "clip": clip}
-        leave_run(tmp_path / f"p{clip}", accuracy(0.4), baseline=ppo)
-    sft = {"_target_": "gfn_runner.algorithms.sft.SFT"}
-    leave_run(tmp_path / "s", accuracy(0.3), baseline=sft)
+        leave_run(tmp_path / f"p{clip}", accuracy(0.4), baseline=PPO | {"clip": clip})
+    leave_run(tmp_path / "s", accuracy(0.3), baseline=SFT)
     assert labels(".") == ["GFlowNet", "PPO (baseline.clip=0.1)", "PPO (baseline.clip=0.2)", "SFT"]
 
 
@@ -173,10 +152,8 @@ def test_that_baselines_have_no_em_is_no_difference_between_them(tmp_path):
     em, off = {"rounds": 1, "m_lr": 0.1}, {"rounds": 0, "m_lr": 0.1}
     ours = {"final/a/x": 1.0, "e_step/a/x": 0.5, "m_step/loss": 3.0, "base_0_shot/a/x": 0.1}
     leave_run(tmp_path / "a", ours | {"run/steps": 10}, em=em)
-    sft = {"_target_": "gfn_runner.algorithms.sft.SFT"}
-    leave_run(tmp_path / "s", {"final/a/x": 0.3}, baseline=sft, em=off)
-    prompting = {"_target_": "gfn_runner.baselines.prompting.Prompting"}
-    leave_run(tmp_path / "p", {"base_0_shot/a/x": 0.1}, baseline=prompting, em=off)
+    leave_run(tmp_path / "s", {"final/a/x": 0.3}, baseline=SFT, em=off)
+    leave_run(tmp_path / "p", {"base_0_shot/a/x": 0.1}, baseline=PROMPTED, em=off)
     assert labels(".") == ["GFlowNet, E + M", "SFT", "GFlowNet, E-step", "base model, 0-shot"]
     # Of one's own methods it is one.
     leave_run(tmp_path / "b", {"final/a/x": 1.0, "e_step/a/x": 0.5}, em={**em, "m_lr": 0.2})
@@ -184,12 +161,10 @@ def test_that_baselines_have_no_em_is_no_difference_between_them(tmp_path):
 
 
 def test_a_seed_counts_once_and_the_run_made_for_a_row_comes_first(tmp_path):
-    prompting = {"_target_": "gfn_runner.baselines.prompting.Prompting"}
-    leave_run(tmp_path / "own", accuracy(None, 0.1), baseline=prompting)
+    leave_run(tmp_path / "own", accuracy(None, 0.1), baseline=PROMPTED)
     leave_run(tmp_path / "newer", accuracy(0.5, 0.9))
     leave_run(tmp_path / "older", accuracy(0.4))
-    ppo = {"_target_": "gfn_runner.algorithms.ppo.PPO"}
-    leave_run(tmp_path / "trained", accuracy(None, 0.8) | {"final/other/x": 1.0}, baseline=ppo)
+    leave_run(tmp_path / "trained", accuracy(None, 0.8) | {"final/other/x": 1.0}, baseline=PPO)
     for name, when in (("own", 1), ("newer", 3), ("older", 2), ("trained", 4)):
         os.utime(tmp_path / name / "metrics.json", (when, when))
     (section,) = sections(read("."))

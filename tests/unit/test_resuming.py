@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,16 +25,8 @@ from gfn_runner.runtime.json_lines import read_lines, write_lines
 from gfn_runner.runtime.overrides import by_itself, kept_overrides
 from gfn_runner.runtime.run_lock import acquire_run_lock
 
-
-@dataclass
-class Config:
-    """What of a run's config is looked at."""
-
-    trains: bool = True
-    total_steps: int = 10
-
-
-CONFIG: Any = Config()
+# What of a run's config is looked at.
+CONFIG: Any = SimpleNamespace(trains=True, total_steps=10)
 
 
 def leave(folder: Path, overrides: list[str], steps: int | None = None) -> Path:
@@ -63,7 +55,7 @@ def test_the_newest_run_of_the_same_overrides_that_has_not_ended(tmp_path):
 
 
 def test_a_baseline_that_trains_nothing_has_ended_when_it_was_evaluated(tmp_path):
-    config: Any = Config(trains=False)
+    config: Any = SimpleNamespace(trains=False, total_steps=10)
     lines = ["task=arithmetic", "baseline=prompting"]
     leave(tmp_path / "2026-01-01/10-00-00", lines, steps=0)
     assert newest_unfinished(tmp_path, config, lines) is None
@@ -88,27 +80,19 @@ def begun(tmp_path, monkeypatch):
     return folder, config
 
 
-def spoil(folder: Path) -> None:
+@pytest.mark.parametrize("resume", ["auto", "run"])
+def test_where_all_checkpoints_are_damaged_a_run_is_refused_unless_it_has_ended(resume, begun):
+    folder, config = begun
     for path in folder.glob("checkpoints/*.ckpt"):
         path.write_bytes(path.read_bytes()[:-50])
-
-
-@pytest.mark.parametrize("resume", ["auto", "run"])
-def test_where_all_checkpoints_are_damaged_a_run_is_refused(resume, begun):
-    folder, config = begun
-    spoil(folder)
+    (folder / "metrics.json").write_text(json.dumps({"run/steps": 10}))
+    assert start_of(config("auto"), folder).finished == {"run/steps": 10}
+    (folder / "metrics.json").unlink()
     logged = (folder / "metrics.jsonl").read_bytes()
     for _ in range(2):  # the second time they have their other names already
         with pytest.raises(UserError, match="all of its checkpoints, 3, are damaged"):
             start_of(config(resume), folder)
     assert (folder / "metrics.jsonl").read_bytes() == logged
-
-
-def test_an_ended_run_has_ended_whatever_becomes_of_its_checkpoints(begun):
-    folder, config = begun
-    (folder / "metrics.json").write_text(json.dumps({"run/steps": 10}))
-    spoil(folder)
-    assert start_of(config("auto"), folder).finished == {"run/steps": 10}
 
 
 def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
@@ -119,8 +103,7 @@ def test_a_run_without_a_checkpoint_has_saved_nothing(begun, caplog):
     assert start_of(config("auto"), folder) == Start()
     with caplog.at_level(logging.INFO):
         cut_back(folder, None)
-    assert "nothing was saved" in caplog.text
-    assert read_lines(folder / "metrics.jsonl") == []
+    assert "nothing was saved" in caplog.text and read_lines(folder / "metrics.jsonl") == []
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -166,8 +149,7 @@ def test_a_file_that_a_power_failure_has_emptied_is_named(name, content, said, t
         if name == "overrides.yaml":
             hydra_arguments([f"resume={folder}"])
         else:
-            config: Any = SimpleNamespace(resume="auto", values={})
-            start_of(config, folder)
+            start_of(SimpleNamespace(resume="auto", values={}), folder)  # type: ignore[arg-type]
     (problem,) = caught.value.problems
     assert problem.where == "resume" and problem.what.startswith(f"{folder / name} is unreadable: ")
     assert said in problem.what
@@ -189,27 +171,27 @@ def test_a_run_of_a_sweep_by_itself_is_not_the_sweep():
         assert by_itself(other) == other
 
 
+def leave_parts(folder: Path, begun: Sequence[int], times: Sequence[int]) -> None:
+    """When each start of a run began, and when its steps were logged."""
+    for number, begin in zip(("", "-2", "-10"), begun, strict=True):
+        (folder / f"environment{number}.json").write_text(json.dumps({"begun": begin}))
+    write_lines(folder / "metrics.jsonl", [{"step": n, "time": t} for n, t in enumerate(times)])
+
+
 def test_the_time_of_parts_before_is_that_up_to_their_last_kept_step(tmp_path):
     assert seconds_before(tmp_path) == 0
-    begun = {"environment.json": 1000, "environment-2.json": 5000, "environment-10.json": 9000}
-    for name, begin in begun.items():
-        (tmp_path / name).write_text(json.dumps({"begun": begin}))
-    # Without a log: of a baseline that trains nothing, say.
-    assert seconds_before(tmp_path) == 0
-    times = (1010, 1060, 5030, 9500)
-    write_lines(tmp_path / "metrics.jsonl", [{"step": n, "time": t} for n, t in enumerate(times)])
+    leave_parts(tmp_path, (1000, 5000, 9000), (1010, 1060, 5030, 9500))
     assert seconds_before(tmp_path) == 60 + 30
     (tmp_path / "environment-2.json").write_text("{}")  # of an older version
     assert seconds_before(tmp_path) == 0
-
-
-def test_a_clock_that_was_set_between_parts_makes_no_time(tmp_path):
+    # A clock that was set between parts makes no time.
     year = 365 * 86400
-    for name, begin in (("", 1000 + year), ("-2", 1000), ("-3", 1000 + 2 * year)):
-        (tmp_path / f"environment{name}.json").write_text(json.dumps({"begun": begin}))
-    times = (1030 + year, 1020, 1001 + 2 * year)
-    write_lines(tmp_path / "metrics.jsonl", [{"step": n, "time": t} for n, t in enumerate(times)])
+    parts = (1000 + year, 1000, 1000 + 2 * year)
+    leave_parts(tmp_path, parts, (1030 + year, 1020, 1001 + 2 * year))
     assert seconds_before(tmp_path) == 30 + 20
+    # A baseline that trains nothing has no log.
+    (tmp_path / "metrics.jsonl").unlink()
+    assert seconds_before(tmp_path) == 0
 
 
 def refusal(capsys, *lines: str) -> str:
@@ -239,20 +221,23 @@ def test_a_named_folder_that_exists_and_takes_no_files(lines, no_texts, capsys):
 @pytest.mark.parametrize("what", ["folder", "log"])
 def test_a_run_to_be_resumed_that_is_read_only(what, no_texts, capsys, tmp_path, monkeypatch):
     folder = leave(tmp_path / "run", ["task=arithmetic"])
-    (folder / "run.log").touch()
-    refused = folder if what == "folder" else folder / "run.log"
+    log = folder / "run.log"
+    log.touch()
 
     def fails(*_: Any, **__: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "run.log"))
+        raise PermissionError(errno.EACCES, "Permission denied", str(log))
+
+    opens = Path.open
+
+    def only_others(self: Any, mode: str = "r", *args: Any, **named: Any) -> Any:
+        return fails() if self == log and "a" in mode else opens(self, mode, *args, **named)
 
     # Rights do not bind root, who may run this.
-    holder, name = (tempfile, "TemporaryFile") if what == "folder" else (Path, "open")
-    real = getattr(holder, name)
-
-    def of_path(self: Any, mode: str = "r", *args: Any, **named: Any) -> Any:
-        return fails() if self == refused and "a" in mode else real(self, mode, *args, **named)
-
-    monkeypatch.setattr(holder, name, fails if what == "folder" else of_path)
+    if what == "folder":
+        monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    else:
+        monkeypatch.setattr(Path, "open", only_others)
     said = refusal(capsys, f"resume={folder}")
+    refused = folder if what == "folder" else log
     assert f"hydra.run.dir: {refused} cannot be written: Permission denied" in said
     assert "make it writable" in said
