@@ -13,7 +13,7 @@ from gfn_runner.tasks.contrastive import Contrastive
 from gfn_runner.tasks.infilling import StoryInfilling
 from gfn_runner.tasks.translation import Translation
 
-from .test_text_tasks import COLUMNS, keys, made, refused, story_rows
+from .test_text_tasks import KINDS, STORY_HEADER, keys, made, refused
 
 PLOT = stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
 
@@ -110,8 +110,8 @@ def test_shares_of_right_translations_and_of_those_that_were_found():
 
 
 def test_a_story_is_cut_into_its_ends_and_its_middle(written):
-    path = written("s.csv", ",".join(COLUMNS) + '\nA b.,"C, d.",E!,F g.,H.\n')
-    files = {"stories": path, "test": written("t.csv", story_rows([0]))}
+    path = written("s.csv", STORY_HEADER + 'A b.,"C, d.",E!,F g.,H.\n')
+    files = {"stories": path, "test": written("t.csv", KINDS["infilling"].text([0]))}
     (condition,) = made(StoryInfilling, data=files).load(0).train
     assert condition.key == "A b. C, d. E! … H."
     assert condition.prompt == "H.\nA b. C, d. E!"
@@ -126,7 +126,7 @@ def test_a_story_is_cut_into_its_ends_and_its_middle(written):
 
 def test_stories_with_the_same_ends_are_the_same(written):
     """Their middles may differ: the posterior is of the ends."""
-    path = written("s.csv", ",".join(COLUMNS) + "\na,b,c,one,e\na,b,c,two,e\n")
+    path = written("s.csv", STORY_HEADER + "a,b,c,one,e\na,b,c,two,e\n")
     task = made(StoryInfilling, data={"stories": path})
     assert "the same story as line 2" in refused(task)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
@@ -23,47 +22,31 @@ from gfn_runner.tasks.random_number import RandomNumbers
 from gfn_runner.tasks.subjectivity import Subjectivity
 from gfn_runner.tasks.translation import Translation
 
-COLUMNS = [f"sentence{number}" for number in range(1, 6)]
-
-
-def prompts(numbers: Iterable[int]) -> str:
-    return "".join(f"prompt {n}\n" for n in numbers)
-
-
-def pairs(numbers: Iterable[int]) -> str:
-    return "source\ttarget\n" + "".join(f"s{n}\tt{n}\n" for n in numbers)
-
-
-def story_rows(numbers: Iterable[int]) -> str:
-    rows = [COLUMNS, *([f"{part}{n}." for part in "abcde"] for n in numbers)]
-    return "".join(",".join(row) + "\n" for row in rows)
-
-
-def reviews(numbers: Iterable[int]) -> str:
-    rows = ({"text": f"review {n}", "label_text": "objective"} for n in numbers)
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def word_lists(numbers: Iterable[int]) -> str:
-    return "".join(json.dumps({"words": [f"w{n}"]}) + "\n" for n in numbers)
+STORY_HEADER = "sentence1,sentence2,sentence3,sentence4,sentence5\n"
+REVIEW = '{"text": "review #", "label_text": "objective"}'
 
 
 class FileKind(NamedTuple):
     task: type[GFlowNetModule]
     key: str  # its setting for a file
-    rows: Callable[[Iterable[int]], str]
-    group: str  # name of the evaluation set
     suffix: str
+    group: str  # name of the evaluation set
+    row: str
+    header: str = ""
+
+    def text(self, numbers: Iterable[int]) -> str:
+        """A file whose rows have these numbers."""
+        return self.header + "".join(self.row.replace("#", str(n)) + "\n" for n in numbers)
 
 
 KINDS = {
-    "continuation": FileKind(SentenceContinuation, "prompts", prompts, "prompts", ".txt"),
-    "contrastive": FileKind(Contrastive, "prompts", prompts, "prompts", ".txt"),
-    "translation": FileKind(Translation, "pairs", pairs, "sentences", ".tsv"),
-    "infilling": FileKind(StoryInfilling, "stories", story_rows, "stories", ".csv"),
-    "subjectivity": FileKind(Subjectivity, "train", reviews, "test", ".jsonl"),
-    "constrained": FileKind(ConstrainedGeneration, "train", word_lists, "1_words", ".jsonl"),
-}
+    "continuation": FileKind(SentenceContinuation, "prompts", ".txt", "prompts", "prompt #"),
+    "contrastive": FileKind(Contrastive, "prompts", ".txt", "prompts", "prompt #"),
+    "translation": FileKind(Translation, "pairs", ".tsv", "sentences", "s#\tt#", "source\ttarget\n"),
+    "infilling": FileKind(StoryInfilling, "stories", ".csv", "stories", "a#.,b#.,c#.,d#.,e#.", STORY_HEADER),
+    "subjectivity": FileKind(Subjectivity, "train", ".jsonl", "test", REVIEW),
+    "constrained": FileKind(ConstrainedGeneration, "train", ".jsonl", "1_words", '{"words": ["w#"]}'),
+}  # fmt: skip
 
 
 @pytest.fixture(params=KINDS)
@@ -76,13 +59,10 @@ def of_files(kind, written):
     """Makes a task of files whose rows have these numbers; without a file, of generated data."""
 
     def make(train: Iterable[int] = (), test: Iterable[int] = (), **options) -> GFlowNetModule:
-        files = {kind.key: train, "test": test}
-        paths = {
-            name: written(name + kind.suffix, kind.rows(numbers))
-            for name, numbers in files.items()
-            if numbers
-        }
-        return made(kind.task, data=paths | options)
+        for name, numbers in ((kind.key, train), ("test", test)):
+            if numbers:
+                options[name] = written(name + kind.suffix, kind.text(numbers))
+        return made(kind.task, data=options)
 
     return make
 
@@ -118,6 +98,7 @@ def refused(task) -> str:
         (SentenceContinuation, {"validator": "nodots"}, "task.validator"),
         (SentenceContinuation, {"validator": "keyword.kwlist"}, "task.validator"),
         (Contrastive, {"alpha": 0.0}, "task.alpha"),
+        (Contrastive, {"alpha": -1.0}, "task.alpha"),
         (Contrastive, {"beta": 0.0}, "task.beta"),
         (Contrastive, {"beta": 0.5}, "task.beta"),
         (Translation, {"template": "Velan: English:"}, "task.template"),
@@ -212,14 +193,14 @@ def test_what_is_in_the_test_file_is_not_trained_on_and_counted(kind, of_files):
 def test_a_row_twice_is_named_with_both_lines(kind, of_files):
     numbers = [0, 1, 2, 2]
     task = of_files(numbers, n_test=1)
-    if kind.rows in (prompts, reviews):
+    if kind.task in (SentenceContinuation, Contrastive, Subjectivity):
         # Web text repeats itself.
         data = task.load(0)
         assert len(data.train) + len(data.evaluation) == 3
         (note,) = data.notes
         assert note.startswith("1 repeated ") and note.endswith(f"{kind.key}{kind.suffix} dropped")
         return
-    last = len(kind.rows(numbers).splitlines())
+    last = len(kind.text(numbers).splitlines())
     assert f"{kind.key}{kind.suffix}, line {last}: the same " in (message := refused(task))
     assert f"as line {last - 1}" in message
 

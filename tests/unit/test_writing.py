@@ -82,8 +82,9 @@ def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"ste\n{"step": 2}\n'
     filter_lines(path, lambda record: record["step"] <= 1)
     assert path.read_text() == '{"step": 1}\n'
-    filter_lines(tmp_path / "none.jsonl", lambda record: True)
-    assert not (tmp_path / "none.jsonl").exists()
+    none = tmp_path / "none.jsonl"
+    filter_lines(none, lambda record: True)
+    assert not none.exists() and read_lines(none) == read_metrics(none) == []
 
 
 def test_a_name_is_free_whatever_a_listing_lacks(tmp_path, monkeypatch):
