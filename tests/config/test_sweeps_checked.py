@@ -148,15 +148,19 @@ def test_of_a_search_both_ends_of_an_interval_are_checked():
     assert found["optimizer.lr"].what == "given -1.0" and "lm.lora.rank" in found
     found = problems("-m", "hydra/sweeper=search", "optimizer.lr=interval(1e-3, 1e-4)")
     assert found["optimizer.lr"].allowed == "interval(low, high)"
-    without = problems("-m", "optimizer.lr=interval(1e-4, 1e-3)")
-    assert "hydra/sweeper=search" in without["optimizer.lr"].allowed
 
 
 def test_a_value_takes_the_place_of_an_interval_of_the_question():
-    seeds = "+hydra.sweeper.params.seed='choice(4, 5)'"
-    jobs = configs("sweep=search", "optimizer.lr=0.005", seeds)
+    jobs = configs(
+        "sweep=search", "optimizer.lr=0.005", "+hydra.sweeper.params.seed='choice(4, 5)'"
+    )
     assert {job.optimizer.keywords["lr"] for job in jobs} == {0.005}
     assert {job.seed for job in jobs} == {4, 5}
+
+
+def test_an_interval_without_a_search_is_refused():
+    found = problems("-m", "optimizer.lr=interval(1e-4, 1e-3)")
+    assert "hydra/sweeper=search" in found["optimizer.lr"].allowed
 
 
 def test_launchers_of_one_run_are_refused():
@@ -167,8 +171,10 @@ def test_launchers_of_one_run_are_refused():
 
 
 def test_options_of_a_launcher_are_checked_with_the_rest():
-    options = ("hydra.launcher.poll_s=0", "hydra.launcher.timeout_min=1:00:00")
-    found = problems("-m", "hydra/launcher=local", "seed=0,-1", *options)
+    found = problems(
+        "-m", "hydra/launcher=local", "seed=0,-1", "hydra.launcher.poll_s=0",
+        "hydra.launcher.timeout_min=1:00:00",
+    )  # fmt: skip
     assert {"seed", "hydra.launcher.poll_s", "hydra.launcher.timeout_min"} <= found.keys()
     found = problems("-m", "hydra/launcher=local", "hydra.launcher.n_jbos=3")
     assert found["hydra.launcher.n_jbos"].fix == "did you mean hydra.launcher.n_jobs?"
@@ -177,10 +183,14 @@ def test_options_of_a_launcher_are_checked_with_the_rest():
 
 
 @pytest.fixture
-def slurm(tmp_path, slurm_commands):
+def slurm(tmp_path, monkeypatch):
     """Commands of SLURM; ``sbatch`` notes the arrays that it is asked about in ``asked``."""
     note = f'grep -e --array "$2" >> {tmp_path}/asked; true'
-    slurm_commands(sbatch=note, sinfo="echo 'gpu*|infinite'")
+    for command in ("sbatch", "srun", "squeue", "sinfo"):
+        line = note if command == "sbatch" else "echo 'gpu*|infinite'"
+        (tmp_path / command).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
 
 @pytest.mark.slow
@@ -226,3 +236,7 @@ def test_a_sweep_is_resumed_by_its_folder(tmp_path):
     empty = tmp_path / "empty"
     assert "there is no sweep in it" in problems("-m", f"resume={empty}")["resume"].what
     assert "one run at a time" in problems("-m", f"run={tmp_path}", "mode=evaluate")["run"].allowed
+
+
+def test_a_metric_without_a_name_is_refused():
+    assert "optimized_metric" in problems("optimized_metric=''")

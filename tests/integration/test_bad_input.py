@@ -18,17 +18,21 @@ from tests.tiny_models import save_model_that_ignores_padding
     [
         (["lm.name={no_tokenizer}"], ["cannot read the tokenizer"]),
         (["lm.name={no_weights}"], ["lm.name"]),
-        (["task.data.n_rationales=60", "evaluation.baseline_shots=[40]"], ["40-shot prompt", "context of 512"]),
+        (
+            ["task.data.n_rationales=60", "evaluation.baseline_shots=[40]"],
+            ["40-shot prompt", "context of 512"],
+        ),
         (['task.terminator="the end"'], ["task.terminator", "exactly one token"]),
         (["lm.lora.targets=[c_attn]"], ["lm.lora.targets", "q_proj"]),
         (["lm.lora.targets=[norm]"], ["lm.lora.targets", "can be adapted"]),
     ],
-)  # fmt: skip
+)
 def test_what_only_the_models_files_show_is_refused(lines, said, tmp_path, monkeypatch):
     folders = {}
     for name, files in (("no_tokenizer", "token*"), ("no_weights", "model.safetensors")):
-        without = shutil.ignore_patterns(files)
-        folders[name] = shutil.copytree(EMBEDDED_FOLDER, tmp_path / name, ignore=without)
+        folders[name] = shutil.copytree(
+            EMBEDDED_FOLDER, tmp_path / name, ignore=shutil.ignore_patterns(files)
+        )
     if "shot" in said[0]:
         monkeypatch.setattr("gfn_runner.train.load", lambda *_, **__: pytest.fail("weights load"))
     folder = tmp_path / "run"

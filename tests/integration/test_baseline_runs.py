@@ -70,8 +70,14 @@ def test_a_baseline_that_trains(name, tmp_path, capsys):
 
 
 def test_answers_are_learnt_and_asked_for_at_once(tmp_path):
-    lines = ["task=subjectivity", "baseline=sft", "trainer.max_steps=2", "callbacks/report=off"]
-    folder = run(tmp_path / "run", *lines, *FEW, "evaluation.final=4", base=TINY)
+    lines = [
+        "task=subjectivity",
+        "baseline=sft",
+        "trainer.max_steps=2",
+        "callbacks/report=off",
+        *FEW,
+    ]
+    folder = run(tmp_path / "run", *lines, "evaluation.final=4", base=TINY)
     metrics = metrics_of(folder)
     assert metrics["final/vote_accuracy/test"] == metrics["final/single_accuracy/test"]
 
@@ -90,15 +96,19 @@ def test_a_policys_samples_are_learnt_from(finished, tmp_path):
         (["baseline=sft", "task=continuation"], "baseline", "has no strings to learn from"),
         (["baseline=prompting", "task=continuation"], "baseline.shots", "no worked examples"),
         (["baseline=ppo", "em.rounds=1"], "em.rounds", "with PPO"),
-        (["baseline=ppo", "callbacks/replay_buffer=quarter"], "callbacks.replay_buffer.probability", "no buffer"),
+        (
+            ["baseline=ppo", "callbacks/replay_buffer=quarter"],
+            "callbacks.replay_buffer.probability",
+            "no buffer",
+        ),
         (["baseline=grpo", "baseline.clip=2"], "baseline.clip", "less than 1"),
         (["baseline=prompting", "trainer.devices=2"], "trainer.devices", "trains nothing"),
         (["baseline=sft", "baseline.samples_of=nowhere"], "baseline.samples_of", "no adapter"),
-        (["++baseline.epochs=3"], "baseline._target_", "missing"),
+        (["baseline.epochs=3"], "baseline._target_", "missing"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_go_together_is_refused_before_anything_starts(lines, where, text):
     with pytest.raises(UserError) as e:
-        composed(*lines)
+        composed(*(line if "epochs" not in line else f"++{line}" for line in lines))
     found = {problem.where: f"{problem.what} {problem.allowed}" for problem in e.value.problems}
     assert where in found and text in found[where]

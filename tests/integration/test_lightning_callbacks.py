@@ -58,9 +58,13 @@ def test_early_stopping_and_the_best_checkpoint_by_a_metric_of_evaluations(tmp_p
 
 
 def test_a_monitor_that_names_no_scalar_is_a_user_error(tmp_path):
-    target = "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
-    monitor = "+callbacks.stop.monitor=eval/exact_vt/numbers"
     with pytest.raises(UserError) as error:
-        run(tmp_path / "run", *LINES, target, monitor, base=TINY)
+        run(
+            tmp_path / "run",
+            *LINES,
+            "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+            "+callbacks.stop.monitor=eval/exact_vt/numbers",
+            base=TINY,
+        )
     (problem,) = error.value.problems
     assert problem.where == "monitor of EarlyStopping" and "eval/exact_tv/numbers" in str(problem)
