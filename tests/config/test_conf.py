@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from gfn_runner.config.compose import CONF
 from gfn_runner.config.run_config import RunConfig
+from gfn_runner.config.validation import check
 from gfn_runner.lm import model_folders
 from gfn_runner.objectives.losses import SubTB
 from gfn_runner.runtime.targets import _signature_fields, target_of
@@ -32,7 +34,7 @@ def choices(group: str) -> list[str]:
 
 
 # Of these groups any choice goes with any other's: one config has a choice of each.
-GROUPS = (
+GROUPS = [
     "lm",
     "sampling",
     "evaluation",
@@ -41,9 +43,9 @@ GROUPS = (
     "trainer",
     "logger",
     "optimizer",
-)
-GROUPS += tuple(f"callbacks/{path.name}" for path in CONF.glob("callbacks/*") if path.is_dir())
-GROUPS += ("hydra/launcher", "callbacks")
+]
+GROUPS += [f"callbacks/{path.name}" for path in CONF.glob("callbacks/*") if path.is_dir()]
+GROUPS += ["hydra/launcher", "callbacks"]
 ROUNDS = range(max(len(choices(group)) for group in GROUPS))
 OTHERS = ("em", "task", "baseline", "recipe", "sweep", "hydra/sweeper", ".")
 # tests/integration/test_paper_experiments.py composes those of the paper, test_sweeps_checked.py every sweep.
@@ -76,9 +78,6 @@ def test_experiments_compose_and_check(name):
 
 def test_yamls_list_every_key():
     """Files are documentation: nothing is left to a default that one cannot see."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
     with initialize_config_dir(version_base=None, config_dir=str(CONF)):
         listed = OmegaConf.to_container(compose("config"))
     checked = composed().values
@@ -143,8 +142,6 @@ def test_a_task_may_choose_its_em_and_the_command_line_chooses_last():
 
 
 def test_the_resolved_config_leads_to_itself(tmp_path):
-    from gfn_runner.config.validation import check
-
     config = composed("task=arithmetic_tool", "objective=tb", "task.max_len=21")
     again = check(config.values)
     assert again.values == config.values

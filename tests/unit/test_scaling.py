@@ -10,8 +10,6 @@ from peft import LoraConfig, get_peft_model
 from ..tiny_models import random_model
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 TINY = scaling.Model("tiny", 2, 32, 16, 48, 30, rank=4)
 
 
@@ -27,11 +25,10 @@ def test_weights_and_adapter_are_those_of_a_model():
 def test_time_and_memory_grow_with_the_batch_as_they_must():
     one, two = scaling.Step(conditions=8), scaling.Step(conditions=16)
     device = scaling.Device()
+    larger = scaling.memory(TINY, two)
     for name, value in scaling.memory(TINY, one).items():
         grows = "policy" in name or "sampling" in name
-        assert (
-            scaling.memory(TINY, two)[name] == (2 * value if grows else value) or "reward" in name
-        )
+        assert larger[name] == (2 * value if grows else value) or "reward" in name
     compute = scaling.Device(bandwidth=float("inf"))
     before, after = (scaling.seconds(TINY, step, compute) for step in (one, two))
     assert all(abs(after[name] / before[name] - 2) < 1e-9 for name in before)

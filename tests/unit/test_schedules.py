@@ -21,21 +21,20 @@ def test_from_start_to_end_and_no_further(shape, ends):
     assert values[0] == pytest.approx(ends[0]) and values[-1] == ends[1]
     assert values == sorted(values, reverse=ends[0] > ends[1])
     assert schedule(10_000) == ends[1] and schedule(-3) == pytest.approx(ends[0])
+    assert Schedule(*ends, steps=0, shape=shape)(0) == ends[1]
 
 
 @pytest.mark.parametrize(
-    ("shape", "at"),
-    [("linear", (3.25, 2.5)), ("geometric", (2**1.5, 2.0)), ("cosine", (None, 2.5))],
+    ("shape", "quarter", "half"),
+    [
+        ("linear", 3.25, 2.5),
+        ("geometric", 2**1.5, 2.0),
+        ("cosine", 4 - 1.5 * (1 - math.cos(math.pi / 4)), 2.5),
+    ],
 )
-def test_on_the_way(shape, at):
+def test_on_the_way(shape, quarter, half):
     schedule = Schedule(4.0, 1.0, steps=8, shape=shape)
-    quarter = 4 - 3 * 0.5 * (1 - math.cos(math.pi / 4)) if at[0] is None else at[0]
-    assert schedule(2) == pytest.approx(quarter) and schedule(4) == pytest.approx(at[1])
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_no_steps_is_the_end_from_the_first_on(shape):
-    assert Schedule(5.0, 2.0, steps=0, shape=shape)(0) == 2.0
+    assert schedule(2) == pytest.approx(quarter) and schedule(4) == pytest.approx(half)
 
 
 @pytest.mark.parametrize("wrong", [{"start": 0.0}, {"end": -1.0}, {"steps": -1}, {"shape": "saw"}])

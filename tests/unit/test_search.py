@@ -37,8 +37,7 @@ class Launcher:
             if number == self.stop_at:
                 raise KeyboardInterrupt
             self.done[number] = sorted(lines)
-            value = float(dict(line.split("=") for line in lines)["x"])
-            value = None if self.fails else value
+            value = None if self.fails else float(dict(line.split("=") for line in lines)["x"])
             returns.append(JobReturn(status=JobStatus.COMPLETED, _return_value=value))
         return returns
 
@@ -138,9 +137,8 @@ METRICS = {
 
 
 def test_what_a_run_is_worth():
-    # Without training it is worth its first row.
     untrained = {"base_3_shot/accuracy/3": 0.2, "run/steps": 0.0}
-    assert optimized_value("accuracy", "", untrained) == 0.2
+    assert optimized_value("accuracy", "", untrained) == 0.2, "its first row"
     headline = ("accuracy", "unmeasured", "log_reward")
     assert headline_numbers(headline, METRICS) == {"accuracy": 0.75, "log_reward": -2.0}
     assert optimized_value(None, headline[0], METRICS) == 0.75
@@ -149,9 +147,8 @@ def test_what_a_run_is_worth():
     assert optimized_value("base_0_shot/accuracy", "", METRICS) == 0.1
     assert optimized_value("train/loss", "", METRICS) == 4
     assert optimized_value("final/accuracy/4", "", METRICS) == 1
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="final/accuracy"):
         optimized_value("acuracy", "", METRICS)
-    assert "final/accuracy" in str(caught.value)
 
 
 @pytest.mark.parametrize(

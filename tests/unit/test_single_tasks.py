@@ -8,13 +8,14 @@ from gfn_runner.data.conditions import Condition, Term
 from gfn_runner.data.samples import ConditionSamples
 from gfn_runner.data.synthetic import news, stories, velan
 from gfn_runner.data.synthetic.judge import is_sentence
-from gfn_runner.errors import UserError
 from gfn_runner.tasks.continuation import SentenceContinuation
 from gfn_runner.tasks.contrastive import Contrastive
 from gfn_runner.tasks.infilling import StoryInfilling
 from gfn_runner.tasks.translation import Translation
 
-from .test_text_tasks import COLUMNS, keys, made, refused, story_rows
+from .test_text_tasks import KINDS, STORY_HEADER, keys, made, refused
+
+PLOT = stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
 
 
 def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
@@ -24,9 +25,7 @@ def samples(condition: Condition, *singles: str, terms=()) -> ConditionSamples:
 
 def test_shares_of_legal_and_of_grammatical_samples():
     task = SentenceContinuation(illegal=("|", "www"))
-    story = stories.middles(
-        stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
-    )
+    story = stories.middles(PLOT)
     assert is_sentence(story[0])
     known = Condition("k", "k", (), group="a", facts={"grammar": True})
     unknown = Condition("u", "u", (), group="a")
@@ -75,10 +74,8 @@ def test_facts_of_the_topic_are_specific_and_information_is_of_both_terms():
 
 def test_pairs_of_a_file_become_conditions(written):
     path = written("pairs.tsv", 'target\tnote\tsource\nthe "sea"\t\tmaro\nfox\tx\t vulo \n')
-    task = made(
-        Translation, data={"pairs": path, "test": written("t.csv", 'source,target\n"a, b",c\n')}
-    )
-    data = task.load(0)
+    test = written("t.csv", 'source,target\n"a, b",c\n')
+    data = made(Translation, data={"pairs": path, "test": test}).load(0)
     assert keys(data.train) == ["maro", "vulo"] and keys(data.evaluation) == ["a, b"]
     prompt = "Velan: maro English:"
     facts = {"references": ('the "sea"',), "complete": False}
@@ -88,13 +85,10 @@ def test_pairs_of_a_file_become_conditions(written):
 def test_generated_sentences_know_all_their_translations():
     data = made(Translation, data={"n_train": 20, "n_test": 5}).load(0)
     for condition in (*data.train, *data.evaluation):
-        assert condition.facts["references"] == tuple(
-            velan.translations(condition.key[:-1].split())
-        )
-        assert (
-            condition.facts["complete"] and condition.prompt == f"Velan: {condition.key} English:"
-        )
-        assert condition.prompt == velan.prompt(condition.key[:-1].split())
+        words = condition.key[:-1].split()
+        assert condition.facts["references"] == tuple(velan.translations(words))
+        assert condition.facts["complete"]
+        assert condition.prompt == f"Velan: {condition.key} English:" == velan.prompt(words)
 
 
 def test_shares_of_right_translations_and_of_those_that_were_found():
@@ -116,8 +110,8 @@ def test_shares_of_right_translations_and_of_those_that_were_found():
 
 
 def test_a_story_is_cut_into_its_ends_and_its_middle(written):
-    path = written("s.csv", ",".join(COLUMNS) + '\nA b.,"C, d.",E!,F g.,H.\n')
-    files = {"stories": path, "test": written("t.csv", story_rows(1))}
+    path = written("s.csv", STORY_HEADER + 'A b.,"C, d.",E!,F g.,H.\n')
+    files = {"stories": path, "test": written("t.csv", KINDS["infilling"].text([0]))}
     (condition,) = made(StoryInfilling, data=files).load(0).train
     assert condition.key == "A b. C, d. E! … H."
     assert condition.prompt == "H.\nA b. C, d. E!"
@@ -132,10 +126,9 @@ def test_a_story_is_cut_into_its_ends_and_its_middle(written):
 
 def test_stories_with_the_same_ends_are_the_same(written):
     """Their middles may differ: the posterior is of the ends."""
-    text = ",".join(COLUMNS) + "\na,b,c,one,e\na,b,c,two,e\n"
-    assert "the same story as line 2" in refused(
-        made(StoryInfilling, data={"stories": written("s.csv", text)})
-    )
+    path = written("s.csv", STORY_HEADER + "a,b,c,one,e\na,b,c,two,e\n")
+    task = made(StoryInfilling, data={"stories": path})
+    assert "the same story as line 2" in refused(task)
 
 
 def test_generated_stories_carry_their_plot():
@@ -149,17 +142,13 @@ def test_generated_stories_carry_their_plot():
 
 
 def test_shares_of_samples_that_fit_each_end():
-    plot = stories.Plot("Mia", "kite", "ask", "uncle", "barn", "drum", "got", "bell")
-    known = Condition("k", "k", (), group="stories", facts={"plot": plot})
+    known = Condition("k", "k", (), group="stories", facts={"plot": PLOT})
+    both, beginning = "The uncle gave her a kite", "The uncle could not help her"
     drawn = [
         samples(
-            known,
-            " The uncle gave her a kite",
-            "The uncle could not help her",
-            "She found the kite there",
-            "The uncle only had a bell",
+            known, f" {both}", beginning, "She found the kite there", "The uncle only had a bell"
         ),
-        samples(Condition("f", "f", (), group="stories"), "The uncle gave her a kite"),
+        samples(Condition("f", "f", (), group="stories"), both),
         samples(Condition("g", "g", (), group="file"), "x"),
     ]
     assert StoryInfilling().metrics(drawn) == {
@@ -171,11 +160,11 @@ def test_shares_of_samples_that_fit_each_end():
 
 def test_lines_of_one_source_are_translations_of_it(written):
     path = written("p.tsv", "source\ttarget\na\tone\nb\ttwo\na\tuno\n")
-    data = made(Translation, data={"pairs": path, "test": path}).load  # all of it is tested
-    with pytest.raises(UserError):
-        made(Translation, data={"pairs": written("q.tsv", "source\ttarget\na\tx\na\tx\n")}).load(0)
-    conditions = {c.key: c.facts["references"] for c in data(0).evaluation}
-    assert conditions == {"a": ("one", "uno"), "b": ("two",)}
+    data = made(Translation, data={"pairs": path, "test": path}).load(0)  # all of it is tested
+    references = {c.key: c.facts["references"] for c in data.evaluation}
+    assert references == {"a": ("one", "uno"), "b": ("two",)}
+    twice = written("q.tsv", "source\ttarget\na\tx\na\tx\n")
+    assert "line 3" in refused(made(Translation, data={"pairs": twice}))
 
 
 @pytest.mark.parametrize("template", ["{ending}|{beginning}|", "{beginning}: {ending} {beginning}"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import partial
 
 import pytest
+import torch
 
 from gfn_runner.distributed.ranks import Processes
 from gfn_runner.sweeps import check, slurm
@@ -14,32 +16,28 @@ FOLDER = "/nowhere/%j"
 PROCESSES = Processes()
 
 
-def test_states_of_jobs_and_of_elements_of_arrays(slurm_commands):
-    slurm_commands(
-        squeue="printf '7_0|RUNNING|None\\n7_1|PENDING|Resources\\n8|FAILED|NonZeroExitCode\\n"
-        "7_[2-3,5%%4]|CANCELLED|None\\n'",
-        sacct="printf '5|CANCELLED by 0\\n'",
-    )
-    cancelled = {f"7_{n}": slurm.JobState("CANCELLED") for n in (2, 3, 5)}
-    assert slurm.states(["7_0", "7_1", "7_2", "7_3", "7_5", "8", "5", "6"]) == {
-        **cancelled,
-        "7_0": slurm.JobState("RUNNING"),
-        "7_1": slurm.JobState("PENDING", "Resources"),
-        "8": slurm.JobState("FAILED", "NonZeroExitCode"),
-        "5": slurm.JobState("CANCELLED"),  # forgotten by squeue, known to the accounting
-        "6": slurm.JobState(slurm.GONE),
-    }
-
-
-def test_an_array_that_was_cancelled_before_it_began_is_named_as_a_whole(slurm_commands):
-    slurm_commands(
-        squeue="echo '2|CANCELLED|BeginTime'; echo '3_1|RUNNING|None'; echo '3|PENDING|None'"
-    )
-    assert slurm.states(["2_0", "2_1", "3_1"]) == {
-        "2_0": slurm.JobState("CANCELLED", "BeginTime"),
-        "2_1": slurm.JobState("CANCELLED", "BeginTime"),
-        "3_1": slurm.JobState("RUNNING"),
-    }
+@pytest.mark.parametrize(
+    ("said", "accounting", "states"),
+    [
+        ("7_0|RUNNING|None", "", {"7_0": ("RUNNING",)}),
+        ("7_1|PENDING|Resources", "", {"7_1": ("PENDING", "Resources")}),
+        ("8|FAILED|NonZeroExitCode", "", {"8": ("FAILED", "NonZeroExitCode")}),
+        ("7_[2-3,5%4]|CANCELLED|None", "", {f"7_{n}": ("CANCELLED",) for n in (2, 3, 5)}),
+        # Forgotten by squeue, known to the accounting; not known; and without accounting.
+        ("", "echo '5|CANCELLED by 0'", {"5": ("CANCELLED",), "6": (slurm.GONE,)}),
+        ("", "echo 'accounting is disabled' >&2; exit 1", {"5": (slurm.GONE,)}),
+        # An array that was cancelled before it began is named as a whole, …
+        ("2|CANCELLED|BeginTime", "", {f"2_{n}": ("CANCELLED", "BeginTime") for n in (0, 1)}),
+        # … and the rest of one that has begun.
+        ("3_1|RUNNING|None\n3|PENDING|None", "", {"3_1": ("RUNNING",)}),
+    ],
+)
+def test_states_of_jobs_and_of_elements_of_arrays(said, accounting, states, slurm_commands):
+    others = "9_0|RUNNING|None"
+    slurm_commands(squeue=f"echo '{others}\n{said}'", sacct=accounting)
+    expected = {"9_0": slurm.JobState("RUNNING")}
+    expected |= {job: slurm.JobState(*state) for job, state in states.items()}
+    assert slurm.states(list(expected)) == expected
 
 
 def test_jobs_are_asked_for_by_the_users_number(slurm_commands, monkeypatch):
@@ -49,11 +47,6 @@ def test_jobs_are_asked_for_by_the_users_number(slurm_commands, monkeypatch):
         squeue=f'case "$*" in *"-u {os.getuid()} "*) echo "5|RUNNING|None";; esac', sacct="true"
     )
     assert slurm.states(["5"]) == {"5": slurm.JobState("RUNNING")}
-
-
-def test_without_accounting_a_forgotten_job_is_gone(slurm_commands):
-    slurm_commands(squeue="true", sacct="echo 'accounting is disabled' >&2; exit 1")
-    assert slurm.states(["5"]) == {"5": slurm.JobState(slurm.GONE)}
 
 
 def test_no_answer_is_not_taken_for_one(slurm_commands):
@@ -175,15 +168,10 @@ def test_options_that_do_not_fit_the_run(slurm_commands, options, processes, whe
 
 
 def test_options_that_do_not_fit_this_machine():
-    import torch
-
-    def local(processes=PROCESSES, **options):
-        return list(problems(processes, launcher=check.LOCAL, **options))
-
-    found = torch.cuda.device_count()
-    assert local(n_jobs=found + 1, gpus_per_node=1) == ["hydra.launcher.gpus_per_node"]
-    assert local(Processes(1, 2)) == ["trainer.num_nodes"]
-    assert local(Processes(2)) == []
+    local, n_gpus = partial(problems, launcher=check.LOCAL), torch.cuda.device_count()
+    assert list(local(n_jobs=n_gpus + 1, gpus_per_node=1)) == ["hydra.launcher.gpus_per_node"]
+    assert list(local(Processes(1, 2))) == ["trainer.num_nodes"]
+    assert not local(Processes(2))
 
 
 def test_options_are_those_of_hydra_submitit_launcher_and_all_wrong_ones_are_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,20 +20,11 @@ from gfn_runner.runtime.status import ProgressLogger, muted_progress_lines
 from .test_baselines import drawing
 
 
-class Clock:
-    """Seconds since some moment; the work of :meth:`working` takes them."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Iterator[Clock]:
-    turned = Clock()
-    monkeypatch.setattr(status_lines, "monotonic", turned)
+def clock(monkeypatch, caplog) -> Iterator[SimpleNamespace]:
+    caplog.set_level(logging.INFO)
+    turned = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(status_lines, "monotonic", lambda: turned.now)
     monkeypatch.setattr(ProgressLogger, "_last_end", float("-inf"))
     monkeypatch.setattr(ProgressLogger, "_last_line", float("-inf"))
     # A run that another test cut off may have left a bar on the screen.
@@ -41,7 +33,7 @@ def clock(monkeypatch) -> Iterator[Clock]:
     assert ProgressLogger._open is None
 
 
-def work(clock: Clock, count: ProgressLogger, seconds_each: float) -> None:
+def work(clock: SimpleNamespace, count: ProgressLogger, seconds_each: float) -> None:
     """Do all of a count, item by item."""
     with count:
         for _ in range(count.total):
@@ -54,7 +46,6 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(clock, caplog):
-    caplog.set_level(logging.INFO)
     count = ProgressLogger("final evaluation", 10)
     count.part = "3_operands"
     work(clock, count, seconds_each=12.0)
@@ -67,7 +58,6 @@ def test_a_line_every_half_minute_says_what_is_done_and_how_long_the_rest_takes(
 
 def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
     """Nine rows of 20 s each: none of them alone lasts for half a minute."""
-    caplog.set_level(logging.INFO)
     for row in range(9):
         work(clock, ProgressLogger(f"row {row}", 4), seconds_each=5.0)
     assert len(said(caplog)) == 6
@@ -78,7 +68,6 @@ def test_short_counts_after_each_other_are_not_silent_together(clock, caplog):
 
 
 def test_inner_counts_other_ranks_and_bars_say_nothing(clock, caplog, monkeypatch):
-    caplog.set_level(logging.INFO)
     with ProgressLogger("outer", 2):
         work(clock, ProgressLogger("inner", 4), seconds_each=60.0)
     with muted_progress_lines():

@@ -32,9 +32,7 @@ def test_stories_become_likelier_and_the_model_loads(stories, tmp_path, monkeypa
     learnt: list[str] = []
     encoded = story_model._tokens
     monkeypatch.setattr(story_model, "BATCH", 4)
-    monkeypatch.setattr(
-        story_model, "_tokens", lambda t, c: (learnt.append(c.key), encoded(t, c))[1]
-    )
+    monkeypatch.setattr(story_model, "_tokens", lambda t, c: learnt.append(c.key) or encoded(t, c))
     folder = tmp_path / "models" / "stories"
     story_model.tune(str(stories), folder, EMBEDDED_FOLDER, epochs=3, lr=1e-3)
     record = json.loads((folder / story_model.RECORD).read_text())

@@ -6,12 +6,12 @@ import json
 import math
 import random
 import re
-from pathlib import Path
 
 import pytest
 
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.samples import ConditionSamples
+from gfn_runner.data.synthetic.reviews import label_suffix, review_prompt
 from gfn_runner.errors import UserError
 from gfn_runner.metrics.accuracy import with_interval
 from gfn_runner.tasks.subjectivity import Subjectivity, SubjectivityData
@@ -25,23 +25,15 @@ def lines(*pairs: tuple[str, int]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def task_of(folder: Path, train: str | bytes, test: str | bytes, **options) -> Subjectivity:
-    paths = []
-    for name, text in (("train", train), ("test", test)):
-        path = folder / f"{name}.jsonl"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        paths.append(str(path))
-    data = {"n_train": options.pop("n_train", 50)}
-    return Subjectivity(data=SubjectivityData(*paths, **data), terminator=",", **options)
+@pytest.fixture
+def task_of(written):
+    """A task of two files."""
 
+    def make(train: str, test: str, n_train: int = 50) -> Subjectivity:
+        paths = written("train.jsonl", train), written("test.jsonl", test)
+        return Subjectivity(data=SubjectivityData(*paths, n_train=n_train), terminator=",")
 
-def wrong(task: Subjectivity) -> list[tuple[str, str]]:
-    with pytest.raises(UserError) as caught:
-        task.load(0)
-    return [(p.where.rsplit("/", 1)[-1], p.what) for p in caught.value.problems]
-
-
-# -- data -------------------------------------------------------------------------------------------
+    return make
 
 
 def test_generated_reviews_are_balanced_and_none_is_in_both_sets():
@@ -51,8 +43,7 @@ def test_generated_reviews_are_balanced_and_none_is_in_both_sets():
     keys = [c.key for c in (*data.train, *data.evaluation)]
     assert len(set(keys)) == len(keys)
     for conditions in (data.train, data.evaluation):
-        share = sum(c.answer == "objective" for c in conditions) / len(conditions)
-        assert share == 0.5
+        assert sum(c.answer == "objective" for c in conditions) == len(conditions) / 2
     other = task.load(1)
     assert [c.key for c in other.evaluation] == [c.key for c in data.evaluation]
     assert {c.key for c in other.train} != {c.key for c in data.train}
@@ -61,65 +52,40 @@ def test_generated_reviews_are_balanced_and_none_is_in_both_sets():
 def test_the_posterior_of_a_review():
     condition = Subjectivity().load(0).train[0]
     (term,) = condition.terms
-    assert condition.prompt == term.context
-    assert re.fullmatch(
-        r'Classify this movie review as objective or subjective: ".+" This review is', term.context
-    )
+    assert condition.prompt == term.context == review_prompt(condition.key)
+    question = "Classify this movie review as objective or subjective:"
+    assert term.context == f'{question} "{condition.key}" This review is'
+    assert term.suffix == label_suffix("objective"), "as the corpus has it"
     assert (term.suffix, term.rivals) == (", so it is objective.", (", so it is subjective.",))
     assert term.rival_penalty == 50 and condition.group == "train"
     free = Subjectivity(wrong_label_penalty=0.0).load(0).train[0]
     assert free.terms[0].rivals == () and free.terms[0].rival_penalty == 0
 
 
-def test_the_generated_reviews_are_asked_as_the_corpus_asks():
-    from gfn_runner.data.synthetic.reviews import label_suffix, review_prompt
-
-    condition = Subjectivity().load(0).train[0]
-    assert condition.prompt == review_prompt(condition.key)
-    assert condition.terms[0].suffix == label_suffix("objective")
-
-
-def test_braces_in_a_text_are_text(tmp_path):
-    task = task_of(tmp_path, lines(*GOOD, ("a {text} of {label}", 0)), lines(("new", 1)))
-    data = task.load(0)
+def test_braces_in_a_text_are_text(task_of):
+    data = task_of(lines(*GOOD, ("a {text} of {label}", 0)), lines(("new", 1))).load(0)
     assert [c.answer for c in data.train] == [*("objective", "subjective") * 2, "objective"]
     assert '"a {text} of {label}"' in data.train[-1].prompt
 
 
-def test_a_text_is_the_same_whatever_stands_around_it(tmp_path):
+def test_a_text_is_the_same_whatever_stands_around_it(task_of):
     train = lines(*GOOD, ("so dull", 1), ("in both", 0), (" plot one ", 0))
-    data = task_of(tmp_path, train, lines(("in both", 0), ("new", 1), ("new", 1)), n_train=4).load(
-        0
-    )
+    test = lines(("in both", 0), ("new", 1), ("new", 1))
+    data = task_of(train, test, n_train=4).load(0)
     assert [c.key for c in data.train] == [text for text, _ in GOOD]
     assert [c.key for c in data.evaluation] == ["in both", "new"]
 
 
-def test_all_mistakes_of_a_file_are_named_at_once(tmp_path):
-    train = b"\n".join(
-        [
-            b'{"text": "a", "label_text": "objective"}',
-            b"",
-            b"{text}",
-            b"[1]",
-            b'{"text": 3}',
-            b'{"text": " ", "label_text": "neither"}',
-        ]
-    )
-    test = lines(("b", 1))
-    found = wrong(task_of(tmp_path, train, test))
-    assert [where for where, _ in found] == [
-        "train.jsonl, line 3",
-        "train.jsonl, line 4",
-        "train.jsonl, line 5, field text",
-        "train.jsonl, line 5, field label_text",
-        "train.jsonl, line 6, field text",
-        "train.jsonl, line 6, field label_text",
-    ]
-    assert "not JSON" in found[0][1] and "'neither'" in found[-1][1]
-    bytes_of = b'{"text": "\xff", "label_text": "objective"}'
-    ((where, what), *_) = wrong(task_of(tmp_path, bytes_of, test))
-    assert where == "train.jsonl, line 1" and "not UTF-8" in what
+def test_all_mistakes_of_a_file_are_named_at_once(task_of):
+    train = lines(("a", 0)) + '\n{text}\n{"text": 3}\n{"text": " ", "label_text": "neither"}\n'
+    with pytest.raises(UserError) as caught:
+        task_of(train, lines(("b", 1))).load(0)
+    problems = caught.value.problems
+    assert [p.where.partition("train.jsonl, ")[2] for p in problems] == [
+        "line 3", "line 4, field text", "line 4, field label_text",
+        "line 5, field text", "line 5, field label_text",
+    ]  # fmt: skip
+    assert "not JSON" in problems[0].what and "'neither'" in problems[-1].what
 
 
 @pytest.mark.parametrize(
@@ -139,9 +105,6 @@ def test_all_mistakes_of_a_file_are_named_at_once(tmp_path):
 def test_impossible_settings(options, where):
     found = {problem.where for problem in Subjectivity(terminator=",", **options).problems()}
     assert where <= found and found <= where | {"task.data.train", "task.data.test"}
-
-
-# -- prompts ----------------------------------------------------------------------------------------
 
 
 def test_labelled_examples_stand_in_front_and_never_the_review_itself():

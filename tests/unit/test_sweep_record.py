@@ -72,10 +72,8 @@ def test_the_reason_is_the_last_one_of_this_start(tmp_path):
     since = log_length(tmp_path)
     assert reason(tmp_path, since) == ""
     with log.open("a") as file:
-        file.write(
-            f"WARNING x: y\n{mark}Traceback (most recent call last):\n  line\nValueError: z\n"
-        )
-        file.write("INFO torch.x: bye\n  2\n")
+        file.write(f"WARNING x: y\n{mark}Traceback (most recent call last):\n  line\n")
+        file.write("ValueError: z\nINFO torch.x: bye\n  2\n")
     assert reason(tmp_path, since) == "ValueError: z"
     assert reason(tmp_path / "nowhere") == "" and log_length(tmp_path / "nowhere") == 0
 

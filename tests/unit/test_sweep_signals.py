@@ -54,11 +54,8 @@ def test_what_has_started_is_known_before_a_signal_counts(number, ends):
 
 def child(code: str) -> subprocess.Popen[str]:
     """A process that says a line once its handlers stand."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import os, signal, sys, time\n{code}"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", f"import os, signal, sys, time\n{code}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline()
     return process
 

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 from pydantic.dataclasses import dataclass
 
-from gfn_runner.errors import UserError
+from gfn_runner.errors import Problem, UserError
 from gfn_runner.runtime.targets import checked_arguments, instantiate
 
 
@@ -34,51 +34,40 @@ class Either(L.Callback):
         self.inner = inner
 
 
-PATH = f"{__name__}.Own"
+def node(target: type, **arguments) -> dict:
+    return {"_target_": f"{__name__}.{target.__qualname__}", **arguments}
+
+
+def problems_of(node: dict) -> dict[str, Problem]:
+    with pytest.raises(UserError) as caught:
+        instantiate("callbacks.own", node, L.Callback)
+    return {p.where.removeprefix("callbacks.own"): p for p in caught.value.problems}
 
 
 def test_a_users_class_gets_values_in_the_types_of_its_hints():
-    node = {"_target_": PATH, "options": {"a": "3"}, "names": ["a", "b"], "where": "here", "x": 1}
-    assert instantiate("callbacks.own", node, L.Callback).given == (
-        Options(3),
-        ("a", "b"),
-        Path("here"),
-        1.0,
-    )
+    own = node(Own, options={"a": "3"}, names=["a", "b"], where="here", x=1)
+    given = instantiate("callbacks.own", own, L.Callback).given
+    assert given == (Options(3), ("a", "b"), Path("here"), 1.0)
 
 
 def test_every_wrong_argument_is_a_problem_of_its_own():
-    node = {
-        "_target_": PATH,
-        "options": {"a": "three"},
-        "nams": [],
-        "where": "here",
-        "x": "much",
-    }
-    with pytest.raises(UserError) as caught:
-        instantiate("callbacks.own", node, L.Callback)
-    found = {problem.where: problem for problem in caught.value.problems}
-    assert found["callbacks.own.nams"].fix == "did you mean callbacks.own.names?"
-    assert found["callbacks.own.x"].allowed == "a valid number"
-    assert {"callbacks.own.names", "callbacks.own.options.a"} <= found.keys()
+    found = problems_of(node(Own, options={"a": "three"}, nams=[], where="here", x="much"))
+    assert found[".nams"].fix == "did you mean callbacks.own.names?"
+    assert found[".x"].allowed == "a valid number"
+    assert {".names", ".options.a"} <= found.keys()
 
 
 def test_all_types_of_a_union_are_allowed():
-    node = {"_target_": f"{__name__}.Either", "x": "much"}
-    with pytest.raises(UserError) as caught:
-        instantiate("callbacks.either", node, L.Callback)
-    (problem,) = caught.value.problems
+    (problem,) = problems_of(node(Either, x="much")).values()
     assert problem.allowed == "a valid integer or a valid boolean"
 
 
 def test_a_node_within_a_node_is_validated_and_instantiated():
-    inner = {"_target_": PATH, "options": {"a": "3"}, "names": ["a"], "where": "here"}
-    node = {"_target_": f"{__name__}.Either", "inner": inner}
-    assert instantiate("callbacks.either", node, L.Callback).inner.given[0] == Options(3)
-    assert checked_arguments("callbacks.either", node, Either) == {"inner": inner}
-    with pytest.raises(UserError) as caught:
-        instantiate("callbacks.either", {**node, "inner": {**inner, "x": "much"}}, L.Callback)
-    assert [problem.where for problem in caught.value.problems] == ["callbacks.either.inner.x"]
+    inner = node(Own, options={"a": "3"}, names=["a"], where="here")
+    outer = node(Either, inner=inner)
+    assert instantiate("callbacks.own", outer, L.Callback).inner.given[0] == Options(3)
+    assert checked_arguments("callbacks.own", outer, Either) == {"inner": inner}
+    assert problems_of(node(Either, inner=inner | {"x": "much"})).keys() == {".inner.x"}
 
 
 @pytest.mark.parametrize(
@@ -89,11 +78,10 @@ def test_a_node_within_a_node_is_validated_and_instantiated():
     ],
 )
 def test_a_target_that_cannot_be_imported_is_one_line(path, cause):
-    with pytest.raises(UserError) as caught:
-        instantiate("callbacks.own", {"_target_": path}, L.Callback)
-    assert caught.value.problems[0].what == f"cannot import {path!r}: {cause}"
+    (problem,) = problems_of({"_target_": path}).values()
+    assert problem.what == f"cannot import {path!r}: {cause}"
 
 
 def test_what_a_constructor_raises_is_a_user_error():
-    with pytest.raises(UserError, match="raises AttributeError: no such thing"):
-        instantiate("callbacks.own", {"_target_": f"{__name__}.Raises"}, L.Callback)
+    (problem,) = problems_of(node(Raises)).values()
+    assert "raises AttributeError: no such thing" in problem.what

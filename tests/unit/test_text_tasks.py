@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import pytest
 
@@ -21,50 +22,49 @@ from gfn_runner.tasks.random_number import RandomNumbers
 from gfn_runner.tasks.subjectivity import Subjectivity
 from gfn_runner.tasks.translation import Translation
 
-COLUMNS = [f"sentence{number}" for number in range(1, 6)]
+STORY_HEADER = "sentence1,sentence2,sentence3,sentence4,sentence5\n"
+REVIEW = '{"text": "review #", "label_text": "objective"}'
 
 
-def prompts(n: int, first: int = 0) -> str:
-    return "".join(f"prompt {number}\n" for number in range(first, first + n))
+class FileKind(NamedTuple):
+    task: type[GFlowNetModule]
+    key: str  # its setting for a file
+    suffix: str
+    group: str  # name of the evaluation set
+    row: str
+    header: str = ""
+
+    def text(self, numbers: Iterable[int]) -> str:
+        """A file whose rows have these numbers."""
+        return self.header + "".join(self.row.replace("#", str(n)) + "\n" for n in numbers)
 
 
-def pairs(n: int, first: int = 0) -> str:
-    rows = "".join(f"s{number}\tt{number}\n" for number in range(first, first + n))
-    return f"source\ttarget\n{rows}"
-
-
-def story_rows(n: int, first: int = 0) -> str:
-    rows = "".join(
-        ",".join(f"{part}{number}." for part in "abcde") + "\n"
-        for number in range(first, first + n)
-    )
-    return ",".join(COLUMNS) + "\n" + rows
-
-
-def reviews(n: int, first: int = 0) -> str:
-    rows = ({"text": f"review {k}", "label_text": "objective"} for k in range(first, first + n))
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def word_lists(n: int, first: int = 0) -> str:
-    rows = ({"words": [f"w{number}"]} for number in range(first, first + n))
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-# Task, its setting for a file, rows of a file, name of the evaluation set.
 KINDS = {
-    "continuation": (SentenceContinuation, "prompts", prompts, "prompts", ".txt"),
-    "contrastive": (Contrastive, "prompts", prompts, "prompts", ".txt"),
-    "translation": (Translation, "pairs", pairs, "sentences", ".tsv"),
-    "infilling": (StoryInfilling, "stories", story_rows, "stories", ".csv"),
-    "subjectivity": (Subjectivity, "train", reviews, "test", ".jsonl"),
-    "constrained": (ConstrainedGeneration, "train", word_lists, "1_words", ".jsonl"),
-}
+    "continuation": FileKind(SentenceContinuation, "prompts", ".txt", "prompts", "prompt #"),
+    "contrastive": FileKind(Contrastive, "prompts", ".txt", "prompts", "prompt #"),
+    "translation": FileKind(Translation, "pairs", ".tsv", "sentences", "s#\tt#", "source\ttarget\n"),
+    "infilling": FileKind(StoryInfilling, "stories", ".csv", "stories", "a#.,b#.,c#.,d#.,e#.", STORY_HEADER),
+    "subjectivity": FileKind(Subjectivity, "train", ".jsonl", "test", REVIEW),
+    "constrained": FileKind(ConstrainedGeneration, "train", ".jsonl", "1_words", '{"words": ["w#"]}'),
+}  # fmt: skip
 
 
 @pytest.fixture(params=KINDS)
 def kind(request):
     return KINDS[request.param]
+
+
+@pytest.fixture
+def of_files(kind, written):
+    """Makes a task of files whose rows have these numbers; without a file, of generated data."""
+
+    def make(train: Iterable[int] = (), test: Iterable[int] = (), **options) -> GFlowNetModule:
+        for name, numbers in ((kind.key, train), ("test", test)):
+            if numbers:
+                options[name] = written(name + kind.suffix, kind.text(numbers))
+        return made(kind.task, data=options)
+
+    return make
 
 
 def made(Kind: type[GFlowNetModule], **options) -> GFlowNetModule:
@@ -138,111 +138,88 @@ def test_a_validator_that_raises_is_a_user_error_with_the_text():
         Validator("builtins.int").satisfied(Condition("c", "p", ()), "a 7")
 
 
-@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(
-    ("Kind", "name"),
-    [(Contrastive, "alpha"), (Contrastive, "beta"), (RandomNumbers, "parameter"),
-     (RandomNumbers, "penalty")],
-)  # fmt: skip
-def test_numbers_of_the_settings_are_finite_and_some_positive(Kind, name, value):
-    if Kind is Contrastive and value == -1.0:
-        return
-    options = {"distribution": "poisson"} if Kind is RandomNumbers else {}
-    with pytest.raises(UserError) as caught:
-        made(Kind, **options, **{name: value})
-    assert [problem.where for problem in caught.value.problems] == [f"task.{name}"]
+NOT_FINITE = (math.nan, math.inf, -math.inf)
 
 
 @pytest.mark.parametrize(
-    ("Kind", "options"),
+    ("Kind", "name", "value"),
     [
-        *((Kind, {"data": {n: 0}}) for Kind, *_ in KINDS.values() for n in ("n_train", "n_test")),
-        (RandomNumbers, {"distribution": "poisson", "parameter": 0.0}),
-        (RandomNumbers, {"penalty": 0.0}),
-        (SentenceContinuation, {"illegal": ("",)}),
+        *((Contrastive, name, n) for name in ("alpha", "beta") for n in NOT_FINITE),
+        *((RandomNumbers, "parameter", n) for n in (-1.0, 0.0, *NOT_FINITE)),
+        *((RandomNumbers, "penalty", n) for n in (-1.0, 0.0, *NOT_FINITE)),
+        *((kind.task, "data", {n: 0}) for kind in KINDS.values() for n in ("n_train", "n_test")),
+        (SentenceContinuation, "illegal", ("",)),
     ],
 )
-def test_settings_out_of_bounds(Kind, options):
+def test_settings_out_of_bounds(Kind, name, value):
     with pytest.raises(UserError) as caught:
-        made(Kind, **options)
+        made(Kind, **{name: value})
     (problem,) = caught.value.problems
-    assert problem.where.startswith("task.")
+    assert problem.where.startswith(f"task.{name}")
 
 
 # -- files, whatever the task ----------------------------------------------------------------------
 
 
-def test_some_rows_are_kept_out_where_there_is_no_test_file(kind, written):
-    Kind, key, rows, group, suffix = kind
-    path = written("data" + suffix, rows(20))
-    data = made(Kind, data={key: path, "n_test": 5}).load(0)
+def test_some_rows_are_kept_out_where_there_is_no_test_file(kind, of_files):
+    data = of_files(range(20), n_test=5).load(0)
     assert len(data.train) == 15 and len(data.evaluation) == 5
     assert len({*keys(data.train), *keys(data.evaluation)}) == 20
-    assert {c.group for c in data.evaluation} == {group}
-    assert {c.group for c in data.train} <= {"train", group}
+    assert {c.group for c in data.evaluation} == {kind.group}
+    assert {c.group for c in data.train} <= {"train", kind.group}
     # Not simply the first or the last ones, and the same for every seed.
-    everything = keys(
-        made(Kind, data={key: path, "test": written("x" + suffix, rows(1, 99))}).load(0).train
-    )
+    everything = keys(of_files(range(20), [99]).load(0).train)
     assert keys(data.evaluation) not in (everything[:5], everything[-5:])
-    again = made(Kind, data={key: path, "n_test": 5}).load(7)
+    again = of_files(range(20), n_test=5).load(7)
     assert keys(again.evaluation) == keys(data.evaluation) and keys(again.train) == keys(data.train)
 
 
-def test_at_most_half_of_a_small_file_is_kept_out(kind, written):
-    Kind, key, rows, _, suffix = kind
-    data = made(Kind, data={key: written("data" + suffix, rows(6)), "n_test": 50}).load(0)
+def test_at_most_half_of_a_small_file_is_kept_out(of_files):
+    data = of_files(range(6), n_test=50).load(0)
     assert (len(data.train), len(data.evaluation)) == (3, 3)
-    assert "two or more" in refused(made(Kind, data={key: written("one" + suffix, rows(1))}))
+    assert "two or more" in refused(of_files([0]))
 
 
-def test_what_is_in_the_test_file_is_not_trained_on_and_counted(kind, written):
-    Kind, key, rows, group, suffix = kind
-    files = {key: written("data" + suffix, rows(10)), "test": written("test" + suffix, rows(6, 7))}
-    data = made(Kind, data=files).load(0)
+def test_what_is_in_the_test_file_is_not_trained_on_and_counted(kind, of_files):
+    data = of_files(range(10), range(7, 13)).load(0)
     assert len(data.train) == 7 and len(data.evaluation) == 6
     assert not {*keys(data.train)} & {*keys(data.evaluation)}
-    assert {c.group for c in data.evaluation} == {group}
+    assert {c.group for c in data.evaluation} == {kind.group}
     (note,) = data.notes
     assert note.startswith("3 training ") and note.endswith("dropped: in the test file")
-    apart = files | {"test": written("apart" + suffix, rows(3, 50))}
-    assert made(Kind, data=apart).load(0).notes == ()
+    assert of_files(range(10), range(50, 53)).load(0).notes == ()
 
 
-def test_a_row_twice_is_named_with_both_lines(kind, written):
-    Kind, key, rows, _, suffix = kind
-    text = rows(3)
-    text += text.splitlines()[-1] + "\n"
-    last = len(text.splitlines())
-    if Kind in (SentenceContinuation, Contrastive, Subjectivity):
+def test_a_row_twice_is_named_with_both_lines(kind, of_files):
+    numbers = [0, 1, 2, 2]
+    task = of_files(numbers, n_test=1)
+    if kind.task in (SentenceContinuation, Contrastive, Subjectivity):
         # Web text repeats itself.
-        path = written("data" + suffix, text)
-        data = made(Kind, data={key: path, "n_test": 1}).load(0)
+        data = task.load(0)
         assert len(data.train) + len(data.evaluation) == 3
-        what = "reviews" if Kind is Subjectivity else "prompts"
-        assert data.notes == (f"1 repeated {what} of {path} dropped",)
+        (note,) = data.notes
+        assert note.startswith("1 repeated ") and note.endswith(f"{kind.key}{kind.suffix} dropped")
         return
-    message = refused(made(Kind, data={key: written("data" + suffix, text)}))
-    assert f"data{suffix}, line {last}: the same " in message and f"as line {last - 1}" in message
+    last = len(kind.text(numbers).splitlines())
+    assert f"{kind.key}{kind.suffix}, line {last}: the same " in (message := refused(task))
+    assert f"as line {last - 1}" in message
 
 
-def test_files_that_are_not_there_are_named_before_anything_is_read(kind, tmp_path, written):
-    Kind, key, rows, _, suffix = kind
-    found = problems_of(made(Kind, data={key: str(tmp_path / "none"), "test": str(tmp_path)}))
-    assert "no such file" in found[f"task.data.{key}"] and "a folder" in found["task.data.test"]
-    assert not problems_of(made(Kind, data={key: written("d" + suffix, rows(2))}))
-    assert not problems_of(Kind())
+def test_files_that_are_not_there_are_named_before_anything_is_read(kind, of_files, tmp_path):
+    paths = {kind.key: str(tmp_path / "none"), "test": str(tmp_path)}
+    found = problems_of(made(kind.task, data=paths))
+    assert "no such file" in found[f"task.data.{kind.key}"]
+    assert "a folder" in found["task.data.test"]
+    assert not problems_of(of_files(range(2))) and not problems_of(kind.task())
 
 
-def test_generated_data_are_evaluated_on_a_file(kind, written):
-    Kind, _, rows, _, suffix = kind
-    data = made(Kind, data={"test": written("t" + suffix, rows(5)), "n_test": 3, "n_train": 20})
-    assert not problems_of(data)
-    data, drawn = data.load(0), made(Kind, data={"n_train": 20, "n_test": 3}).load(0)
-    assert keys(data.train) == keys(drawn.train)
-    assert len(data.evaluation) == 3 and not set(keys(data.evaluation)) & set(
-        keys(drawn.evaluation)
-    )
+def test_generated_data_are_evaluated_on_a_file(of_files):
+    numbers = {"n_train": 20, "n_test": 3}
+    task = of_files(test=range(5), **numbers)
+    assert not problems_of(task)
+    data, drawn = task.load(0), of_files(**numbers).load(0)
+    assert keys(data.train) == keys(drawn.train) and len(data.evaluation) == 3
+    assert not set(keys(data.evaluation)) & set(keys(drawn.evaluation))
 
 
 def test_what_is_tested_leaves_generated_training_data(written):

@@ -13,12 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as record
 
 from gfn_runner.data.hub import parse_source
-from gfn_runner.data.readers import (
-    path_problems,
-    read_prompts,
-    read_records,
-    read_table,
-)
+from gfn_runner.data.readers import path_problems, read_prompts, read_records, read_table
 from gfn_runner.errors import Problem, UserError
 
 
@@ -33,19 +28,18 @@ OPTIONAL = ("words", "n")
 
 
 @pytest.fixture
-def written(tmp_path):
-    def write(content: str | bytes, name: str = "data.txt") -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        return str(path)
-
-    return write
+def written(written):
+    return lambda content, name="data.txt": written(name, content)
 
 
 def problems_of(read, *arguments, **options) -> list[Problem]:
     with pytest.raises(UserError) as caught:
         read(*arguments, **options)
     return caught.value.problems
+
+
+def places(problems: list[Problem]) -> list[str]:
+    return [problem.where.partition("data.txt, ")[2] for problem in problems]
 
 
 def records(path: str, **options):
@@ -57,9 +51,6 @@ READERS = {
     "table": lambda path: read_table(path, ("text",)),
     "records": records,
 }
-
-
-# -- all readers ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
@@ -78,7 +69,7 @@ def test_files_that_cannot_be_read(read, written, tmp_path):
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_every_line_that_is_not_utf8_is_named(read, written):
     found = problems_of(read, written(b"text\n\xff\nfine\n\xe4h\n"))
-    assert [p.where.rpartition(", ")[2] for p in found] == ["line 2", "line 4"]
+    assert places(found) == ["line 2", "line 4"]
     assert all("not UTF-8" in p.what for p in found)
 
 
@@ -104,11 +95,7 @@ def test_lines_may_end_in_carriage_returns_alone(written):
     assert [(r.line, r["text"]) for r in read_table(table, ("text",))] == [(2, "one"), (3, "two")]
     lines = written('{"prompt": "a", "terms": []}\r{"prompt": "b", "terms": []}')
     assert [r["prompt"] for r in records(lines)] == ["a", "b"]
-    found = problems_of(read_prompts, written(b"one\r\xff\r"))
-    assert found[0].where.endswith("line 2")
-
-
-# -- prompts ----------------------------------------------------------------------------------------
+    assert places(problems_of(read_prompts, written(b"one\r\xff\r"))) == ["line 2"]
 
 
 def test_prompts(written):
@@ -121,35 +108,31 @@ def test_prompts(written):
 def test_a_prompt_that_occurs_twice(written):
     path = written("a\nb\na \nb\n")
     found = problems_of(read_prompts, path)
-    assert [p.where for p in found] == [f"{path}, line 3", f"{path}, line 4"]
+    assert places(found) == ["line 3", "line 4"]
     assert found[0].what == "the same prompt as line 1"
     assert len(read_prompts(path, unique=False)) == 4
 
 
-# -- tables -----------------------------------------------------------------------------------------
-
-
-def test_a_table(written):
-    text = 'id,text, label \n1,"a, ""b""\nc",x\n\n2, d ,\n'
-    rows = read_table(written(text), ("text",))
-    assert [(r.line, dict(r.values)) for r in rows] == [
-        (2, {"text": 'a, "b"\nc'}),
-        (5, {"text": "d"}),
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", 'id,text, label \n1,"a, ""b""\nc",x\n\n2, d ,\n', [(2, 'a, "b"\nc'), (5, "d")]),
+        # Without quoting.
+        ("a.tsv", 'label\ttext\n1\t"so" he said\n0\t"\n', [(2, '"so" he said'), (3, '"')]),
+    ],
+)
+def test_a_table(name, content, expected, written):
+    rows = read_table(written(content, name), ("text",))
+    assert [(row.line, dict(row.values)) for row in rows] == [
+        (line, {"text": text}) for line, text in expected
     ]
-
-
-def test_a_tab_separated_table_has_no_quoting(written):
-    path = written('label\ttext\n1\t"so" he said\n0\t"\n', "data.tsv")
-    assert [r["text"] for r in read_table(path, ("text",))] == ['"so" he said', '"']
 
 
 def test_all_mistakes_of_a_table(written):
     path = written("text,label\na,1\n,2\nb\nc,1,2\n d ,\na,7\n")
     found = problems_of(read_table, path, ("text", "label"), key=lambda row: row["text"])
-    places = [p.where.removeprefix(f"{path}, ") for p in found]
-    assert places == [
-        "line 3, field text", "line 4", "line 5", "line 6, field label", "line 7",
-    ]  # fmt: skip
+    expected = ["line 3, field text", "line 4", "line 5", "line 6, field label", "line 7"]
+    assert places(found) == expected
     assert found[1].what == "1 cells" and "2, one for each of text, label" in found[1].allowed
     assert "quotes" in found[2].fix and "the same row as line 2" in found[4].what
 
@@ -165,12 +148,8 @@ def test_columns_that_are_missing_or_there_twice(written):
 def test_a_table_of_a_header_only_and_a_quote_that_never_ends(written):
     (problem,) = problems_of(read_table, written("text\n"), ("text",), what="story")
     assert problem.what == "no story in it"
-    path = written('text\nfine\n"open\nstill\n')
-    (problem,) = problems_of(read_table, path, ("text",))
-    assert problem.where == f"{path}, line 3"
-
-
-# -- records ----------------------------------------------------------------------------------------
+    open_quote = written('text\nfine\n"open\nstill\n')
+    assert places(problems_of(read_table, open_quote, ("text",))) == ["line 3"]
 
 
 def test_records(written):
@@ -198,10 +177,8 @@ def test_records(written):
         ('{"prompt": "a", "terms": [], "wrds": []}', ", field wrds", "unknown field"),
         ('{"prompt": "a", "prompt": "b", "terms": []}', ", field prompt", "given twice"),
         ('{"prompt": "\\ud800", "terms": []}', "", "half a character"),
-        ('{"prompt": "a", "terms": [{"context": "x", "weight": NaN}]}',
-         ", field terms[0].weight", "given nan"),
-        ('{"prompt": "a", "terms": [{"context": "x", "weight": 1e999}]}',
-         ", field terms[0].weight", "given inf"),
+        ('{"prompt": "a", "terms": [{"context": "x", "weight": NaN}]}', ", field terms[0].weight", "given nan"),
+        ('{"prompt": "a", "terms": [{"context": "x", "weight": 1e999}]}', ", field terms[0].weight", "given inf"),
         ("[1]", "", "given [1]"),
         ("{", "", "not JSON"),
         ("9" * 5000, "", "digits"),
@@ -223,11 +200,8 @@ def test_one_list_of_records(written):
     assert [(r.line, r["prompt"]) for r in rows] == [(3, "a ] , [ b"), (7, "c")]
     twice = '{"prompt": "b", "prompt": "b", "terms": []}'
     one_line = f'[{{"prompt": "a", "terms": []}}, 3, {twice}, {{"prompt": "a", "terms": []}}]'
-    path = written(one_line)
-    found = problems_of(records, path, key=lambda row: row["prompt"], what="prompt")
-    assert [p.where.removeprefix(f"{path}, ") for p in found] == [
-        "entry 2", "entry 3, field prompt", "entry 4",
-    ]  # fmt: skip
+    found = problems_of(records, written(one_line), key=lambda row: row["prompt"], what="prompt")
+    assert places(found) == ["entry 2", "entry 3, field prompt", "entry 4"]
     assert found[-1].what == "the same prompt as entry 1"
 
 
@@ -246,25 +220,17 @@ def test_a_file_of_another_form_is_one_mistake(written, text, line, what):
     assert what in problem.what and "one list" in problem.allowed
 
 
-def test_a_field_that_is_misspelt_gets_a_suggestion(written):
-    found = problems_of(records, written('{"promt": "a", "terms": []}'))
-    assert found[0].what == "missing"
-    assert found[1].fix == "did you mean prompt?" and found[1].allowed == "prompt, terms, words, n"
-
-
 def test_all_mistakes_of_all_lines_and_duplicates_at_once(written):
-    good = '{"prompt": "a", "terms": []}'
-    path = written(f'{good}\n{{}}\nx\n{good}\n{{"prompt": 1, "terms": 2}}')
+    good, misspelt = '{"prompt": "a", "terms": []}', '{"promt": "a", "terms": []}'
+    path = written(f'{good}\n{misspelt}\nx\n{good}\n{{"prompt": 1, "terms": 2}}')
     found = problems_of(records, path, key=lambda row: row["prompt"], what="prompt")
-    places = [p.where.removeprefix(f"{path}, ") for p in found]
-    assert places == [
-        "line 2, field prompt", "line 2, field terms", "line 3",
+    assert places(found) == [
+        "line 2, field prompt", "line 2, field promt", "line 3",
         "line 5, field prompt", "line 5, field terms", "line 4",
     ]  # fmt: skip
+    assert found[0].what == "missing"
+    assert found[1].fix == "did you mean prompt?" and found[1].allowed == "prompt, terms, words, n"
     assert found[-1].what == "the same prompt as line 1"
-
-
-# -- data sets of the hub ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -296,18 +262,14 @@ def test_what_is_no_name_of_a_data_set(path):
 
 def test_rows_of_a_data_set_are_read_like_a_file(hub):
     rows = read_prompts("hub:o/n:train")
-    assert [(r.line, r["prompt"], r.where) for r in rows] == [
-        (1, "a", "hub:o/n:train, row 1"),
-        (2, "b", "hub:o/n:train, row 2"),
-    ]
+    assert [(r.line, r["prompt"]) for r in rows] == [(1, "a"), (2, "b")]
+    assert rows[1].where == "hub:o/n:train, row 2"
     assert [r["prompt"] for r in read_prompts("hub:o/n/s:train[:2]:text")] == ["t", "u"]
     assert hub.asked[-1] == ("o/n", "s", "train[:2]")
     first, second = records("hub:o/n:train")
     assert first["terms"] == (Part("x"),) and first.get("n") is None and second["n"] == 2
-    assert [dict(r.values) for r in read_table("hub:o/n:train", ("prompt",))] == [
-        {"prompt": "a"},
-        {"prompt": "b"},
-    ]
+    table = read_table("hub:o/n:train", ("prompt",))
+    assert [dict(r.values) for r in table] == [{"prompt": "a"}, {"prompt": "b"}]
 
 
 def test_what_can_be_wrong_with_a_data_set(hub):

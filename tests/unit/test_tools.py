@@ -9,13 +9,8 @@ import pytest
 from gfn_runner.data.expressions import draw_expression
 from gfn_runner.data.tools import Calculator
 
-
-def answer(text: str) -> str | None:
-    return Calculator().answer(text)
-
-
-def of_expressions(text: str) -> str | None:
-    return Calculator("expression").answer(text)
+answer = Calculator().answer
+of_expressions = Calculator("expression").answer
 
 
 @pytest.mark.parametrize(
@@ -24,9 +19,7 @@ def of_expressions(text: str) -> str | None:
         ("2 - 8 =", " -6"),
         ("-6 + 3 =", " -3"),
         ("6 - 4 = 2, 2 - 8 = -6, -6 + 3 =", " -3"),
-        ("-4 + 1 =", " -3"),
         ("-4 - -1 =", None),
-        ("6 - 0 = 6, 6 - 4 =", " 2"),
         ("6 - 0 = 6, 6 - 4 = 2, 2 - 8 = ", " -6"),
         ("= ? Answer: 12 + 30 =", " 42"),
         ("a b.\n7-7=", " 0"),
@@ -45,6 +38,8 @@ def of_expressions(text: str) -> str | None:
         ("__import__('os') =", None),
         ("٣ + 1 =", None),
         ("1 + 2 == ", None),
+        ("1.5 + 2 =", None),
+        ("Say 1.5. 1 + 2 =", " 3"),
     ],
 )
 def test_answers(text, expected):
@@ -77,8 +72,3 @@ def test_it_works_every_chain_step_by_step_and_at_once():
             assert answer(text) == of_expressions(text)
             text += answer(text)
         assert text == expression.steps()
-
-
-def test_a_decimal_is_no_chain_of_integers():
-    assert Calculator().answer("1.5 + 2 =") is None
-    assert Calculator().answer("Say 1.5. 1 + 2 =") == " 3"

@@ -13,23 +13,18 @@ from gfn_runner.callbacks.replay_buffer import ReplayBufferCallback
 from gfn_runner.callbacks.training_log import TrainingLog
 from gfn_runner.data.conditions import Condition
 from gfn_runner.data.replay_buffer import Entry, ReplayBuffer
-from gfn_runner.data.trajectories import PolicyScores, StepOutput, Trajectories
+from gfn_runner.data.trajectories import PolicyScores, StepOutput
 from gfn_runner.runtime.phases import Phases
+from tests.tiny_models import as_trajectories
 
 
 def output(*lengths: int) -> StepOutput:
-    """Two or more strings of one condition."""
-    n = len(lengths)
-    rows = Trajectories.from_rows(
-        [[1] * length for length in lengths], [[True] * length for length in lengths], [0] * n
-    )
-    longest = max(lengths)
-    scores = PolicyScores(
-        torch.zeros(n, longest),
-        torch.zeros(n, longest + 1),
-        torch.ones(n, longest + 1, dtype=torch.bool),
-    )
+    """Strings of one condition."""
+    n, longest = len(lengths), max(lengths)
+    rows = as_trajectories([[1] * length for length in lengths])
     rewards = torch.zeros(n, longest + 1)
+    terminable = torch.ones(n, longest + 1, dtype=torch.bool)
+    scores = PolicyScores(torch.zeros(n, longest), rewards, terminable)
     return StepOutput([Condition("x", "x", ())], rows, rewards, scores, rewards, False)
 
 
@@ -105,18 +100,15 @@ def test_counts_are_of_all_ranks(monkeypatch):
     assert latest["train/tokens_per_second"] == pytest.approx(6)
 
 
-def spreads(lengths, conditions, terminable=None, exploration_temperature=1.0):
+def spreads(lengths, conditions, terminable=None):
     """The spreads of one batch of different φ: ``(all states, largest, whole strings)``."""
     made = output(*lengths)
     made.trajectories.condition_B = torch.tensor(conditions)
-    made.exploration_temperature = exploration_temperature
     made.phi_BS = torch.arange(float(made.phi_BS.numel())).view_as(made.phi_BS)
     if terminable is not None:
         made.scores.terminable_BS = torch.tensor(terminable)
     found = training_log.measures(made)
-    return tuple(
-        found.get(name) for name in ("phi_spread", "phi_spread_max", "phi_spread_terminal")
-    )
+    return tuple(found.get(f"phi_spread{end}") for end in ("", "_max", "_terminal"))
 
 
 def test_a_condition_whose_strings_are_the_same_has_no_spread_of_phi():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import wandb_dashboard as dashboard
 
 from gfn_runner.loggers.wandb_run import STEP
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +40,8 @@ def test_the_json_has_every_panel_in_workspace_and_report(printed):
     in_report = [g["metadata"]["panelBankSectionConfig"]["panels"] for g in grids]
     assert [len(s["panels"]) for s in sections] == [len(s.panels) for s in dashboard.SECTIONS]
     assert list(map(len, in_report)) == [len(s.panels) for s in dashboard.SECTIONS]
-    for drawn in (
-        [p for s in sections for p in s["panels"]],
-        [p for own in in_report for p in own],
-    ):
-        for panel, made in zip(dashboard.panels(), drawn, strict=True):
+    for drawn in ([s["panels"] for s in sections], in_report):
+        for panel, made in zip(dashboard.panels(), itertools.chain(*drawn), strict=True):
             text = json.dumps(made)
             for name in () if panel.pattern else panel.metrics:
                 assert f'"{name}"' in text, name

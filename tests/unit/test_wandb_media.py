@@ -47,9 +47,8 @@ def output() -> StepOutput:
     phi_BS = torch.tensor([[9.0, 9.0, 4.0], [9.0, 1.0, 9.0], [7.0, 9.0, 9.0]])
     reward_BS = torch.tensor([[9.0, 9.0, -1.0], [9.0, -2.0, 9.0], [-INF, 9.0, 9.0]])
     scores = PolicyScores(torch.zeros(3, 2), torch.zeros(3, 3), torch.ones(3, 3, dtype=torch.bool))
-    return StepOutput(
-        [Condition("x", "x", ()), Condition("y", "y", ())], rows, reward_BS, scores, phi_BS, False
-    )
+    conditions = [Condition(key, key, ()) for key in "xy"]
+    return StepOutput(conditions, rows, reward_BS, scores, phi_BS, False)
 
 
 class Noted:
@@ -77,11 +76,8 @@ def media(wandb_run: WandbRun | None, **options) -> tuple[WandbMedia, Any]:
     buffer = ReplayBuffer(tolerance=0.0)
     for token, score, step in ((1, -1.0, 0), (2, -3.0, 4)):
         buffer.add("x", Entry((token,), (True,), (0.0, score), step))
-    evaluation, replay, callback = (
-        EvaluationCallback(),
-        ReplayBufferCallback(),
-        WandbMedia(**options),
-    )
+    evaluation, replay = EvaluationCallback(), ReplayBufferCallback()
+    callback = WandbMedia(**options)
     evaluation.samples, replay.buffer = drawn(2), buffer
     trainer: Any = SimpleNamespace(callbacks=[evaluation, replay, callback], loggers=[])
     if wandb_run is not None:

@@ -17,8 +17,6 @@ from gfn_runner.loggers.wandb_run import WandbRun, run_id, sweep_of
 
 from ..runs import TINY, composed
 
-# -- starting ---------------------------------------------------------------------------------------
-
 
 @pytest.fixture
 def started(monkeypatch):
@@ -102,20 +100,15 @@ def test_an_id_is_kept_in_its_folder(tmp_path):
     folder.mkdir()
     first = run_id(folder)
     assert len(first) == 16 and run_id(folder) == first
-    moved = tmp_path / "moved"
-    folder.rename(moved)
+    moved = folder.rename(tmp_path / "moved")
     folder.mkdir()
     another = run_id(folder)
     assert another != first, "a new run in its place"
     assert run_id(moved) == first == run_id(moved)
-    copy = tmp_path / "copy"
-    shutil.copytree(moved, copy)
+    copy = shutil.copytree(moved, tmp_path / "copy")
     assert run_id(copy) not in (first, another) and run_id(moved) == first
     (copy / ".wandb_id.json").write_text("{")
     assert len(run_id(copy)) == 16
-
-
-# -- sweeps and commands ----------------------------------------------------------------------------
 
 
 def test_a_run_belongs_to_the_multirun_whose_folder_it_is_in(tmp_path):

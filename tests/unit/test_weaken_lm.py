@@ -9,6 +9,7 @@ import torch
 import weaken_lm
 from safetensors.torch import load_file
 
+from gfn_runner.lm.loading import load
 from gfn_runner.lm.model_config import LMSettings
 from gfn_runner.lm.model_folders import EMBEDDED_FOLDER
 
@@ -31,8 +32,6 @@ def test_the_noise_is_as_large_as_was_asked_for(tmp_path):
 
 
 def test_it_loads_like_any_other_and_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
-    from gfn_runner.lm.loading import load
-
     folder = tmp_path / "weak"
     monkeypatch.setattr(sys, "argv", ["weaken_lm.py", "--noise", "0.1", "--folder", str(folder)])
     weaken_lm.main()

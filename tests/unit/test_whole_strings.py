@@ -123,20 +123,16 @@ def test_concatenated_sorts_by_condition_and_keeps_order():
 
 
 def test_a_repeated_string_has_one_score():
-    lm = tiny_lm()
-    task = RandomNumbers()
+    lm, task = tiny_lm(), RandomNumbers()
     condition = task.load(0).train[0]
-    generator = torch.Generator().manual_seed(0)
     prompt = lm.encode_prompt(condition.prompt)
-    rows = sample(lm, [prompt], 50, RULE, generator)
-    log_reward_B, log_pf_B, log_p_BK = string_scores(
-        Drawing(lm, task, RULE, [condition], EvaluationSettings()), [condition], rows
-    )
+    rows = sample(lm, [prompt], 50, RULE, torch.Generator().manual_seed(0))
+    drawing = Drawing(lm, task, RULE, [condition], EvaluationSettings())
+    log_reward_B, log_pf_B, log_p_BK = string_scores(drawing, [condition], rows)
     assert log_p_BK.shape == (50, 0) and len(log_reward_B) == len(log_pf_B) == 50
     seen = {}
-    for row in range(50):
-        value = seen.setdefault(tuple(rows.ids(row)), log_pf_B[row].item())
-        assert value == log_pf_B[row].item()
+    for row, log_pf in enumerate(log_pf_B.tolist()):
+        assert log_pf == seen.setdefault(tuple(rows.ids(row)), log_pf)
 
 
 def test_likelihood_is_of_the_text_under_the_bare_base_model():
@@ -154,9 +150,8 @@ def test_likelihood_is_of_the_text_under_the_bare_base_model():
     ]
     strings = ["cd", "", "e"]
     rows = as_trajectories([lm.encode(z) for z in strings], [0, 0, 1])
-    found_B = base_log_likelihood(
-        Drawing(lm, RandomNumbers(), rule, conditions, EvaluationSettings()), conditions, rows
-    )
+    drawing = Drawing(lm, RandomNumbers(), rule, conditions, EvaluationSettings())
+    found_B = base_log_likelihood(drawing, conditions, rows)
     plain = tiny_lm()
     for value, context, z in zip(found_B.tolist(), ("ab", "ab", "Q"), strings, strict=True):
         ids = [*plain.encode_prompt(context), *plain.encode(z + ".")]

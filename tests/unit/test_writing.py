@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from gfn_runner.errors import UserError
 from gfn_runner.runtime.clock import steady_time
@@ -28,7 +29,13 @@ from gfn_runner.runtime.json_lines import (
 )
 
 
-def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
+def no_room(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("further", [[], [{"step": 4}]], ids=["sync", "append"])
+def test_lines_wait_for_room_and_none_is_lost(further, tmp_path, monkeypatch, caplog):
+    """They are written with the next line, and before a checkpoint."""
     path = tmp_path / "metrics.jsonl"
     lines = LineAppender(path)
     lines.append({"step": 1})
@@ -38,8 +45,7 @@ def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
         def __enter__(self) -> Full:
             return self
 
-        def __exit__(self, *_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        __exit__ = no_room
 
         def write(self, text: str) -> None:
             with real(path, "a") as file:
@@ -49,33 +55,15 @@ def test_lines_wait_for_room_and_none_is_lost(tmp_path, monkeypatch, caplog):
         patched.setattr(Path, "open", lambda self, *_, **__: Full())
         lines.append({"step": 2})
         lines.append({"step": 3})
+        lines.sync()
     assert read_lines(path) == [{"step": 1}], "no half line stays"
     assert len(lines.waiting) == 2 and caplog.text.count("No space left") == 1
-    lines.append({"step": 4})
-    assert [r["step"] for r in read_lines(path)] == [1, 2, 3, 4] and lines.waiting == []
-    assert "nothing is missing" in caplog.text
-
-
-class Flaky(LineAppender):
-    """A file on a disk that is full for a while."""
-
-    full = False
-
-    def _write(self, text: str) -> None:
-        if self.full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        super()._write(text)
-
-
-def test_lines_that_wait_are_written_before_a_checkpoint(tmp_path):
-    lines = Flaky(tmp_path / "metrics.jsonl")
-    lines.full = True
-    lines.append({"step": 1})
-    lines.sync()
-    assert read_lines(lines.path) == []
-    lines.full = False
-    lines.sync()
-    assert read_lines(lines.path) == [{"step": 1}] and lines.waiting == []
+    for record in further:
+        lines.append(record)
+    if not further:
+        lines.sync()
+    assert read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}, *further]
+    assert lines.waiting == [] and "nothing is missing" in caplog.text
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 2, "a": "\xc3', b"\0\0\0\0", b"\xff\xfe\x00"])
@@ -94,8 +82,9 @@ def test_a_line_that_a_crash_cut_off_is_closed_before_the_next(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"ste\n{"step": 2}\n'
     filter_lines(path, lambda record: record["step"] <= 1)
     assert path.read_text() == '{"step": 1}\n'
-    filter_lines(tmp_path / "none.jsonl", lambda record: True)
-    assert not (tmp_path / "none.jsonl").exists()
+    none = tmp_path / "none.jsonl"
+    filter_lines(none, lambda record: True)
+    assert not none.exists() and read_lines(none) == read_metrics(none) == []
 
 
 def test_a_name_is_free_whatever_a_listing_lacks(tmp_path, monkeypatch):
@@ -118,15 +107,12 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     write_atomically(path, "old")
 
-    def fails(self: Path, *_: Any, **__: Any) -> int:
+    def no_room_for(self: Path, *_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", fails)
-        with (
-            pytest.raises(UserError) as caught,
-            report_write_errors(tmp_path, "hydra.run.dir", "free some"),
-        ):
+    with monkeypatch.context() as patched, pytest.raises(UserError) as caught:
+        patched.setattr(Path, "open", no_room_for)
+        with report_write_errors(tmp_path, "hydra.run.dir", "free some"):
             write_atomically(path, "new")
     (problem,) = caught.value.problems
     assert problem.where == "hydra.run.dir" and problem.fix == "free some"
@@ -141,11 +127,8 @@ def test_what_is_renamed_is_on_the_disk_before(kind, tmp_path, monkeypatch):
     path, replace = tmp_path / "a", Path.replace
 
     def fsync(descriptor: int) -> None:
-        done.append(
-            os.fstat(descriptor).st_size
-            if os.path.isfile(f"/proc/self/fd/{descriptor}")
-            else "folder"
-        )
+        is_file = os.path.isfile(f"/proc/self/fd/{descriptor}")
+        done.append(os.fstat(descriptor).st_size if is_file else "folder")
 
     def renamed(self: Path, target: Any) -> Path:
         done.append("renamed")
@@ -178,27 +161,18 @@ def test_a_file_system_that_cannot_sync_is_written_to_and_a_full_one_is_an_error
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 def test_a_full_disk_in_the_words_of_another_library(number, tmp_path):
     """Met with a file system of 160 KiB: the adapter is written by Rust code."""
-
-    class SafetensorError(Exception):
-        pass
-
     said = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
-    with (
-        pytest.raises(UserError) as caught,
-        report_write_errors(tmp_path, "hydra.run.dir", "free some"),
-    ):
+    with pytest.raises(UserError) as caught, report_write_errors(tmp_path, "output", "free some"):
         raise SafetensorError(said)
     assert said in str(caught.value) and str(tmp_path) in str(caught.value)
-    with (
-        pytest.raises(SafetensorError),
-        report_write_errors(tmp_path, "hydra.run.dir", "free some"),
-    ):
-        raise SafetensorError("another one")
 
 
-def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(FileNotFoundError), report_write_errors(tmp_path / "run", "output", ""):
-        (tmp_path / "data.json").read_text()
+@pytest.mark.parametrize(
+    "error", [SafetensorError("another one"), OSError(errno.ENOENT, "No such file", "/data.json")]
+)
+def test_other_errors_are_not_taken_for_a_full_disk(error, tmp_path):
+    with pytest.raises(type(error)), report_write_errors(tmp_path / "run", "output", ""):
+        raise error
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
