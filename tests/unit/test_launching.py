@@ -88,8 +88,16 @@ def test_a_trial_whose_values_do_not_go_together_has_failed_and_stops_no_other(
     assert alone.return_value is None, "none at all may be left"
 
 
-def searched(launcher: Any, metric: str, values: list[float | None]) -> list[float | None]:
-    """What a search gets whose trials measure these values of a metric; ``None``: it is not measured."""
+@pytest.mark.parametrize(
+    ("metric", "values", "goes_on"),
+    [
+        ("vote_accuracy", [None, None], True),
+        ("log_rewrd", [None, 0.5], True),
+        ("log_rewrd", [None], False),
+    ],
+    ids=["known", "measured by a later trial", "measured by none"],
+)
+def test_a_search_ends_where_no_trial_measures_its_metric(launcher, metric, values, goes_on):
     made = launcher("hydra/sweeper=search", f"optimized_metric={metric}")
     left = list(values)
 
@@ -101,20 +109,12 @@ def searched(launcher: Any, metric: str, values: list[float | None]) -> list[flo
 
     made.task_function = measured
     lines = [[f"seed={n}", f"optimized_metric={metric}"] for n in range(len(values))]
-    return [done.return_value for done in launch(made, lines, 0)]
-
-
-def test_a_search_for_a_metric_that_no_run_measures_ends_with_its_first_trials(launcher):
-    with pytest.raises(InvalidSweep) as caught:
-        searched(launcher, "log_rewrd", [None])
-    assert "optimized_metric: given 'log_rewrd'" in str(caught.value.error)
-
-
-@pytest.mark.parametrize(
-    ("metric", "values"), [("vote_accuracy", [None, None]), ("log_rewrd", [None, 0.5])]
-)
-def test_a_metric_that_one_trial_lacks_ends_no_search(launcher, metric, values):
-    assert searched(launcher, metric, values) == values
+    if goes_on:
+        assert [done.return_value for done in launch(made, lines, 0)] == values
+    else:
+        with pytest.raises(InvalidSweep) as caught:
+            launch(made, lines, 0)
+        assert f"optimized_metric: given {metric!r}" in str(caught.value.error)
 
 
 def test_a_search_with_nothing_left_to_do_shows_its_table(tmp_path, monkeypatch, capsys):
@@ -161,13 +161,12 @@ def ended(folder: Path, value: float) -> SimpleNamespace:
     folder.mkdir(parents=True, exist_ok=True)
     pickle = folder / f"{value}.pkl"
     pickle.touch()
-    task = SimpleNamespace(
-        paths=SimpleNamespace(result_pickle=pickle, stdout=folder / "stdout"),
-        result=lambda: SimpleNamespace(return_value=value),
-        exception=lambda: None,
-    )
+    paths = SimpleNamespace(result_pickle=pickle, stdout=folder / "stdout")
+    result = SimpleNamespace(return_value=value)
+    task = SimpleNamespace(paths=paths, result=lambda: result, exception=lambda: None)
+    job_id = f"7_{value}"
     return SimpleNamespace(
-        job_id=f"7_{value}", paths=task.paths, task=lambda _: task, done=lambda: True, num_tasks=1
+        job_id=job_id, paths=paths, task=lambda _: task, done=lambda: True, num_tasks=1
     )
 
 
@@ -217,46 +216,43 @@ def test_a_sweep_that_cannot_be_recorded_is_not_begun(launcher, tmp_path, full_d
 
 
 @pytest.fixture
-def a_cluster(monkeypatch):
-    """A SLURM that takes every job, and has none."""
+def on_slurm(launcher, monkeypatch):
+    """Launches runs on a SLURM that takes every job, and has none."""
     monkeypatch.setattr(slurm, "partitions", lambda: [slurm.Partition("all", True, None)])
     monkeypatch.setattr(slurm, "refusal", lambda script: "")
     monkeypatch.setattr(slurm, "submitted_from", lambda folder: [])
     monkeypatch.setattr(check, "batch_script", lambda options, n_runs: "")
+    made = launcher("hydra/launcher=slurm", "hydra.launcher.poll_s=0.01")
+    return lambda *jobs: [done.return_value for done in launch(made, list(jobs), 0)]
 
 
-@pytest.mark.usefixtures("a_cluster")
 def test_what_slurm_does_not_take_has_failed_and_the_rest_is_waited_for(
-    launcher, tmp_path, monkeypatch, capsys
+    on_slurm, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(slurm, "states", lambda ids: {i: slurm.JobState("COMPLETED") for i in ids})
-    said = (
-        "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: policy"
-    )
+    said = ("AssocMaxSubmitJobLimit", "Batch job submission failed: policy")
 
     def submit(_: Any, group: Any) -> Any:
         if group[0].config.trainer.processes.number > 1:
-            raise FailedJobError(said)
+            raise FailedJobError("\n".join(f"sbatch: error: {line}" for line in said))
         return [ended(tmp_path / "jobs", plan.config.seed) for plan in group]
 
     monkeypatch.setattr(cluster, "_submit", submit)
-    made = launcher("hydra/launcher=slurm", "hydra.launcher.poll_s=0.01")
     two = "trainer.devices=2"
-    returns = launch(made, [["seed=2"], ["seed=3", two], ["seed=4"], ["seed=5", two]], 0)
-    assert [done.return_value for done in returns] == [2, None, 4, None]
+    returned = on_slurm(["seed=2"], ["seed=3", two], ["seed=4"], ["seed=5", two])
+    assert returned == [2, None, 4, None]
     jobs = Sweep.read(tmp_path / "sweep").jobs
     assert [job.state for job in jobs] == ["ok", "failed", "ok", "failed"]
     assert [job.job_id for job in jobs] == ["7_2", None, "7_4", None]
     shown = capsys.readouterr().out
     assert "submitted: SLURM job 7;" in shown and shown.count("failed: could not be submitted") == 2
-    assert "AssocMaxSubmitJobLimit; Batch job submission failed: policy" in shown
+    assert "; ".join(said) in shown
     assert "waiting for the others" in shown and f"resume={tmp_path / 'sweep'}" in shown
     assert current_sweep().failures == [jobs[1], jobs[3]]
 
 
-@pytest.mark.usefixtures("a_cluster")
 def test_jobs_that_the_record_does_not_know_of_are_cancelled(
-    launcher, tmp_path, monkeypatch, capsys
+    on_slurm, tmp_path, monkeypatch, capsys
 ):
     Sweep(tmp_path / "sweep", [], [Job(0, ["seed=2"], "0", "submitted", job_id="6_0")]).write()
     states = dict.fromkeys(["6_0", "7_0", "7_1"], slurm.JobState("RUNNING"))
@@ -276,19 +272,16 @@ def test_jobs_that_the_record_does_not_know_of_are_cancelled(
 
     monkeypatch.setattr(slurm, "submitted_from", submitted_from)
     monkeypatch.setattr(slurm, "cancel", cancel)
-    monkeypatch.setattr(
-        slurm, "states", lambda ids: {i: states.get(i, slurm.JobState("GONE")) for i in ids}
-    )
+    gone = slurm.JobState("GONE")
+    monkeypatch.setattr(slurm, "states", lambda ids: {i: states.get(i, gone) for i in ids})
     monkeypatch.setattr(cluster, "_submit", submit)
-    made = launcher("hydra/launcher=slurm", "hydra.launcher.poll_s=0.01")
-    launch(made, [["seed=2"], ["seed=3"]], 0)
+    on_slurm(["seed=2"], ["seed=3"])
     assert done == [["7_0", "7_1"], [0, 1]], "cancelled before others are submitted"
     assert "7_0, 7_1; they are cancelled" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("a_cluster")
 def test_nothing_is_submitted_where_slurm_does_not_tell_what_it_has(
-    launcher, tmp_path, monkeypatch
+    on_slurm, tmp_path, monkeypatch
 ):
     def silent(folder: Path) -> list[str]:
         raise slurm.Unreachable("squeue: Socket timed out")
@@ -296,25 +289,26 @@ def test_nothing_is_submitted_where_slurm_does_not_tell_what_it_has(
     monkeypatch.setattr(slurm, "submitted_from", silent)
     monkeypatch.setattr(cluster, "_submit", lambda *_: pytest.fail("submitted"))
     with pytest.raises(InvalidSweep) as caught:
-        launch(launcher("hydra/launcher=slurm"), [["seed=2"]], 0)
-    assert "Socket timed out" in str(caught.value.error)
-    assert f"-m resume={tmp_path / 'sweep'}" in str(caught.value.error)
+        on_slurm(["seed=2"])
+    said = str(caught.value.error)
+    assert "Socket timed out" in said and f"-m resume={tmp_path / 'sweep'}" in said
 
 
 def test_a_failure_of_the_first_process_is_the_end_of_a_run(tmp_path):
-    first, second = tmp_path / "0.pkl", tmp_path / "1.pkl"
-    failed: list[Any] = [None]
-
-    def task(number: int) -> Any:
-        paths = SimpleNamespace(result_pickle=(first, second)[number])
-        return SimpleNamespace(paths=paths, exception=lambda: failed[number])
-
-    job = SimpleNamespace(task=task, num_tasks=2)
+    pickles = [tmp_path / "0.pkl", tmp_path / "1.pkl"]
+    failed: list[Any] = [None, None]
+    tasks = [
+        SimpleNamespace(
+            paths=SimpleNamespace(result_pickle=pickles[n]), exception=lambda n=n: failed[n]
+        )
+        for n in (0, 1)
+    ]
+    job = SimpleNamespace(task=tasks.__getitem__, num_tasks=2)
     assert not cluster._has_result(job)
-    first.touch()
+    pickles[0].touch()
     assert not cluster._has_result(job), "it went well, and another is at its end"
     failed[0] = RuntimeError()
     assert cluster._has_result(job), "the others may wait for it"
     failed[0] = None
-    second.touch()
+    pickles[1].touch()
     assert cluster._has_result(job)

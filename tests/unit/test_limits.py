@@ -16,17 +16,13 @@ from gfn_runner.lm.packing import score_prefixes
 from gfn_runner.lm.pieces import GivenStrings
 from gfn_runner.lm.policy import LanguageModel
 from gfn_runner.lm.prefixes import plain_prefixes
+from gfn_runner.lm.scoring import score_policy, score_strings
 from gfn_runner.lm.text_checks import text_problems
 from gfn_runner.lm.vocabulary import StringRule
 
-from ..tiny_models import CHARACTERS, character_tokenizer, random_model, tiny_lm
+from ..tiny_models import ARCHITECTURES, CHARACTERS, character_tokenizer, random_model, tiny_lm
 
-LONGROPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
+LONGROPE = ARCHITECTURES["phi"] | {
     "original_max_position_embeddings": 24,
     "sliding_window": None,
     "rope_parameters": {
@@ -39,6 +35,7 @@ LONGROPE = {
 DOT = CHARACTERS.index(".")
 
 
+@pytest.fixture
 def longrope() -> LanguageModel:
     return tiny_lm("phi3", config=LONGROPE, packed_rewards="auto")
 
@@ -73,8 +70,8 @@ def test_a_run_that_can_cross_the_limit_is_refused(tmp_path, context, fits):
 
 
 @torch.no_grad()
-def test_below_the_limit_all_ways_agree_and_above_it_none_is_computed():
-    lm, rule = longrope(), StringRule(DOT, 0, 6)
+def test_below_the_limit_all_ways_agree_and_above_it_none_is_computed(longrope):
+    lm, rule = longrope, StringRule(DOT, 0, 6)
     rows = Trajectories.from_rows([[3, 4, 5, 6], [7]], [[True] * 4, [True]], [0, 1])
     contexts, suffixes = [tuple(range(1, 16)), (5, 6)], [(DOT, 9), (DOT, 9, 8, 7, 6)]
     given = GivenStrings(contexts, suffixes, rows, rule)
@@ -85,11 +82,9 @@ def test_below_the_limit_all_ways_agree_and_above_it_none_is_computed():
 
 
 @torch.no_grad()
-def test_padding_asks_for_no_position_above_the_limit():
+def test_padding_asks_for_no_position_above_the_limit(longrope):
     """A long context with a short string beside a short context with a long one: each just fits."""
-    from gfn_runner.lm.scoring import score_policy, score_strings
-
-    lm, rule = longrope(), StringRule(DOT, 0, 12)
+    lm, rule = longrope, StringRule(DOT, 0, 12)
     contexts, suffixes = [(3,) * 23, (5, 6)], [(DOT,), (DOT, 8, 7, 6)]
     rows = Trajectories.from_rows([[3], list(range(1, 13))], [[True], [True] * 12], [0, 1])
     assert score_policy(lm, contexts, rows, rule).log_pf_BT.isfinite().all()

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,81 +28,67 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\ns
 PRINTED = "this code ran"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A folder that can be loaded."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = character_tokenizer(CHARACTERS)
-    random_model("llama", len(tokenizer)).save_pretrained(folder)
+def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A folder that can be loaded."""
+    model = random_model("llama", len(CHARACTERS))
+    return saved(model, character_tokenizer(CHARACTERS), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
 def whole_classifier(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("classifier")
     tokenizer = character_tokenizer()
     config = AutoConfig.for_model(
         "llama", vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_labels=2,
         num_hidden_layers=1, num_attention_heads=2, pad_token_id=None,
     )  # fmt: skip
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    model = AutoModelForSequenceClassification.from_config(config)
+    return saved(model, tokenizer, tmp_path_factory.mktemp("classifier"))
 
 
 @pytest.fixture(scope="module")
 def whole_encoder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    random_bert().save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return folder
+    return saved(random_bert(), word_tokenizer(), tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture
 def model(whole, tmp_path) -> Path:
-    folder = tmp_path / "model"
-    shutil.copytree(whole, folder)
-    return folder
+    return shutil.copytree(whole, tmp_path / "model")
 
 
-def refused(folder: Path, tmp_path: Path, capsys, *lines: str) -> str:
-    """What the program says of ``lm.name=folder``, on one line; it has made no folder."""
-    output = tmp_path / "runs"
-    with pytest.raises(SystemExit) as stopped:
-        main(["task=random_number", f"lm.name={folder}", f"output={output}", *lines])
-    messages = capsys.readouterr()
-    assert stopped.value.code == 2 and not output.exists()
-    assert "nothing was started" in messages.err
-    assert "Traceback" not in messages.err and PRINTED not in messages.err + messages.out
-    assert messages.err.count("lm.name: ") == 1
-    return " ".join(messages.err.split())
+def json_with(name: str, **values: object) -> Callable[[Path], None]:
+    """These entries in a file of JSON; ``None`` takes one out."""
 
+    def change(folder: Path) -> None:
+        path = folder / name
+        entries = json.loads(path.read_text()) | values
+        for key in [key for key, value in values.items() if value is None]:
+            del entries[key]
+        path.write_text(json.dumps(entries))
 
-# -- how a folder is broken, and what is said of it -------------------------------------------------
+    return change
 
 
 def config_with(**values: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "config.json"
-        config = json.loads(path.read_text()) | values
-        path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-
-    return change
+    return json_with("config.json", **values)
 
 
 def text_in(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
 
-def cut(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+def cut(at: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:at])
 
-
-def cut_in_the_header(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:60])
+    return change
 
 
 def cut_pickle(folder: Path) -> None:
@@ -112,19 +99,19 @@ def cut_pickle(folder: Path) -> None:
 
 
 def without_a_shard(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    (folder / "model.safetensors").rename(folder / names[0])
     index = {"metadata": {}, "weight_map": {"a": names[0], "b": names[1]}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def broken_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "a")
+    (folder / "model.safetensors.index.json").write_text("[]")
+
+
 def only_an_adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
-
-
-def newer_tokenizer(folder: Path) -> None:
-    path = folder / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": {"type": "New"}}))
 
 
 def own_code(folder: Path) -> None:
@@ -134,31 +121,22 @@ def own_code(folder: Path) -> None:
 
 
 def own_tokenizer_code(folder: Path) -> None:
-    path = folder / "tokenizer_config.json"
     auto_map = {"AutoTokenizer": ["code.MyTokenizer", None]}
-    config = json.loads(path.read_text()) | {"tokenizer_class": "MyTokenizer", "auto_map": auto_map}
-    path.write_text(json.dumps(config))
+    own = {"tokenizer_class": "MyTokenizer", "auto_map": auto_map}
+    json_with("tokenizer_config.json", **own)(folder)
     (folder / "code.py").write_text(f"print({PRINTED!r})\n")
-
-
-def quantized(**values: object) -> Callable[[Path], None]:
-    return config_with(quantization_config=values)
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "LFS weights": (text_in("model.safetensors", POINTER), ("Git LFS pointers", "lfs pull")),
     "LFS tokenizer": (text_in("tokenizer.json", POINTER), ("tokenizer.json", "lfs pull")),
     "LFS config": (text_in("config.json", POINTER), ("config.json", "lfs pull")),
-    "cut": (cut, ("cannot read the weights", "file not fully covered")),
-    "cut header": (cut_in_the_header, ("cannot read the weights", "invalid header")),
+    "cut": (cut(-100), ("cannot read the weights", "file not fully covered")),
+    "cut header": (cut(60), ("cannot read the weights", "invalid header")),
     "empty": (text_in("model.safetensors", ""), ("cannot read the weights", "header too small")),
     "cut pickle": (cut_pickle, ("cannot read the weights", "corrupted")),
     "shard": (without_a_shard, ("model-00002-of-00002.safetensors",)),
-    "index": (
-        lambda f: (f / "model.safetensors").rename(f / "a") and text_in(
-            "model.safetensors.index.json", "[]")(f),
-        ("cannot read the weights",),
-    ),
+    "index": (broken_index, ("cannot read the weights",)),
     "none": (lambda f: (f / "model.safetensors").unlink(), ("no file named model.safetensors",)),
     "adapter": (only_an_adapter, ("no config.json", "the base model")),
     "shape": (
@@ -176,21 +154,22 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "type": (config_with(hidden_size="big"), ("hidden_size", "expected int")),
     "activation": (config_with(hidden_act="sillu"), ("unknown value 'sillu'", "config.json")),
-    "tokenizer": (newer_tokenizer, ("cannot read the tokenizer", "untagged enum")),
+    "tokenizer": (
+        json_with("tokenizer.json", pre_tokenizer={"type": "New"}),
+        ("cannot read the tokenizer", "untagged enum"),
+    ),
     "code": (own_code, ("Python code", "never run", "transformers itself can read")),
     "tokenizer code": (own_tokenizer_code, ("cannot read the tokenizer", "Python code", "never run")),
-    "GPTQ": (quantized(quant_method="gptq", bits=4), ("(gptq)", "without quantization")),
-    "AWQ": (quantized(quant_method="awq"), ("(awq)", "without quantization")),
-    "FP8": (quantized(quant_method="fp8"), ("(fp8)", "without quantization")),
-    "compressed": (
-        quantized(quant_method="compressed-tensors"), ("(compressed-tensors)", "lm.quantization"),
+    "GPTQ": (
+        config_with(quantization_config={"quant_method": "gptq", "bits": 4}),
+        ("(gptq)", "without quantization", "lm.quantization"),
     ),
     "4-bit": (
-        quantized(quant_method="bitsandbytes", load_in_4bit=True),
+        config_with(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         ("bitsandbytes 4-bit", "fix: lm.quantization=4bit"),
     ),
     "8-bit": (
-        quantized(quant_method="bitsandbytes", load_in_8bit=True),
+        config_with(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
         ("bitsandbytes 8-bit", "without quantization"),
     ),
 }  # fmt: skip
@@ -202,13 +181,16 @@ def is_only(problems: list[Problem], where: str, *words: str) -> bool:
     return problem.where == where and all(word in str(problem) for word in words)
 
 
-def problems(folder: Path, **options: str) -> list[Problem]:
+def settings(folder: Path) -> LMSettings:
+    return LMSettings(name=str(folder), device="cpu")
+
+
+def problems(folder: Path) -> list[Problem]:
     """Of ``lm.name=folder``, in the program's two steps."""
-    settings = LMSettings(name=str(folder), device="cpu", **options)
-    found = list(settings.problems())
+    found = list(settings(folder).problems())
     if not found:
         try:
-            found = list(text_problems(settings, "\n", [], 8))
+            found = list(text_problems(settings(folder), "\n", [], 8))
         except UserError as error:
             found = error.problems
     return found
@@ -229,48 +211,45 @@ def test_a_folder_that_cannot_be_loaded_is_one_problem(how, model, no_code):
     assert is_only(problems(model), "lm.name", *messages), problems(model)
 
 
-def test_a_dry_run_sees_what_names_and_pointers_show(model, tmp_path, capsys):
-    change, messages = BROKEN["LFS weights"]
+@pytest.mark.parametrize(("how", "lines"), [("LFS weights", ["dry_run=true"]), ("code", [])])
+def test_the_program_says_it_and_makes_no_folder(how, lines, model, tmp_path, capsys, no_code):
+    change, words = BROKEN[how]
     change(model)
-    text = refused(model, tmp_path, capsys, "dry_run=true")
-    assert all(words in text for words in messages), text
+    output = tmp_path / "runs"
+    with pytest.raises(SystemExit) as stopped:
+        main(["task=random_number", f"lm.name={model}", f"output={output}", *lines])
+    out, said = capsys.readouterr()
+    assert stopped.value.code == 2 and not output.exists()
+    assert "nothing was started" in said and said.count("lm.name: ") == 1
+    assert "Traceback" not in said and PRINTED not in out + said
+    assert all(word in " ".join(said.split()) for word in words), said
 
 
 def test_a_whole_folder_and_one_of_shards_are_accepted(model):
-    settings = LMSettings(name=str(model), device="cpu")
-    assert not list(settings.problems())
-    load(settings).model.get_base_model().save_pretrained(model, max_shard_size="5KB")
+    assert not list(settings(model).problems())
+    load(settings(model)).model.get_base_model().save_pretrained(model, max_shard_size="5KB")
     (model / "model.safetensors").unlink(missing_ok=True)
     assert len(list(model.glob("model-*.safetensors"))) > 1
-    assert not list(settings.problems())
+    assert not list(settings(model).problems())
 
 
 def test_loading_itself_refuses_what_a_check_before_it_has_not_seen(model):
     config_with(num_hidden_layers=3)(model)
     with pytest.raises(UserError, match=r"lm\.name: .* lack .*layers\.2\."):
-        load(LMSettings(name=str(model), device="cpu"))
+        load(settings(model))
 
 
 def test_code_that_a_known_architecture_does_not_need_is_not_run(model, no_code):
     config_with(auto_map={"AutoModelForCausalLM": "code.MyModel"})(model)
     (model / "code.py").write_text(f"print({PRINTED!r})\n")
-    assert load(LMSettings(name=str(model), device="cpu")).vocab_size == len(CHARACTERS)
-
-
-def test_the_program_refuses_code_and_makes_no_folder(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
-    own_code(model)
-    assert "Python code" in refused(model, tmp_path, capsys)
-
-
-# -- a padding token without a row in the embeddings ------------------------------------------------
+    assert load(settings(model)).vocab_size == len(CHARACTERS)
 
 
 def test_a_padding_token_without_an_embedding_changes_nothing(whole, model):
     tokenizer = character_tokenizer(CHARACTERS, pad_token="<pad>")
     tokenizer.save_pretrained(model)
     config_with(pad_token_id=len(CHARACTERS))(model)
-    plain, padded = (load(LMSettings(name=str(f), device="cpu")) for f in (whole, model))
+    plain, padded = (load(settings(folder)) for folder in (whole, model))
     assert padded.tokenizer.pad_token_id == padded.vocab_size == len(CHARACTERS)
     prompts = [[1, 2, 3, 4], [5]]
     expected, found = plain.prefill(prompts), padded.prefill(prompts)
@@ -279,8 +258,7 @@ def test_a_padding_token_without_an_embedding_changes_nothing(whole, model):
 
 def test_an_encoder_whose_padding_token_has_no_embedding(whole_encoder, tmp_path):
     pytest.importorskip("sentence_transformers")
-    folder = tmp_path / "folder"
-    shutil.copytree(whole_encoder, folder)
+    folder = shutil.copytree(whole_encoder, tmp_path / "folder")
     tokenizer = word_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<new>"})
     tokenizer.save_pretrained(folder)
@@ -290,67 +268,54 @@ def test_an_encoder_whose_padding_token_has_no_embedding(whole_encoder, tmp_path
     torch.testing.assert_close(found, expected)
 
 
-# -- texts with tokens that the model has no row for -------------------------------------------------
+WITHOUT_ROW = "a<pad>b"
 
 
-@pytest.mark.parametrize("where", ["terminator", "prompt", "suffix", "listed"])
-def test_a_text_with_a_token_that_has_no_embedding(where, model):
+@pytest.mark.parametrize(
+    ("terminator", "strings", "listed"),
+    [
+        ("<pad>", [], []),
+        ("\n", [("the prompt of x", WITHOUT_ROW, "")], []),
+        ("\n", [("the prompt of x", "a", WITHOUT_ROW)], []),
+        ("\n", [], [WITHOUT_ROW]),
+    ],
+    ids=["terminator", "prompt", "suffix", "listed"],
+)
+def test_a_text_with_a_token_that_has_no_embedding(terminator, strings, listed, model):
     character_tokenizer(CHARACTERS, pad_token="<pad>").save_pretrained(model)
-    settings = LMSettings(name=str(model), device="cpu")
-    text = "a<pad>b"
-    strings = {"prompt": ("the prompt of x", text, ""), "suffix": ("the prompt of x", "a", text)}
-    found = text_problems(
-        settings,
-        "<pad>" if where == "terminator" else "\n",
-        [strings[where]] if where in strings else [],
-        8,
-        listed=[text] if where == "listed" else [],
-        listed_max_len=8,
-    )
-    key = "task.terminator" if where == "terminator" else "task"
-    said = f"the model has embeddings for {len(CHARACTERS)} tokens"
-    assert is_only(list(found), key, "'<pad>'", said)
+    options = {"listed": listed, "listed_max_len": 8}
+    found = list(text_problems(settings(model), terminator, strings, 8, **options))
+    key = "task" if terminator == "\n" else "task.terminator"
+    assert is_only(found, key, "'<pad>'", f"the model has embeddings for {len(CHARACTERS)} tokens")
 
 
-# -- classifiers and sentence encoders --------------------------------------------------------------
-
-
-SHARED = [
-    "LFS weights",
-    "cut",
-    "shard",
-    "none",
-    "shape",
-    "unknown model_type",
-    "tokenizer",
-    "code",
+SHARED = (
+    "LFS weights", "cut", "shard", "none", "shape", "unknown model_type", "tokenizer", "code",
     "4-bit",
-]
+)  # fmt: skip
 
 
-def broken(whole: Path, tmp_path: Path, how: str) -> tuple[Path, str]:
-    folder = tmp_path / "folder"
-    shutil.copytree(whole, folder)
+def broken(whole: Path, tmp_path: Path, how: str) -> tuple[str, str]:
+    folder = shutil.copytree(whole, tmp_path / "folder")
     change, messages = BROKEN[how]
     change(folder)
-    return folder, "do not fit" if how == "shape" else messages[0]
+    return str(folder), "do not fit" if how == "shape" else messages[0]
 
 
 @pytest.mark.parametrize("how", SHARED)
 def test_a_classifier_that_cannot_be_loaded(how, whole_classifier, tmp_path):
-    folder, messages = broken(whole_classifier, tmp_path, how)
-    messages = "bitsandbytes 4-bit" if how == "4-bit" else messages
-    found = list(label_problems(str(folder), []))
-    assert is_only(found, f"classifier {folder}", messages), found
+    folder, message = broken(whole_classifier, tmp_path, how)
+    found = list(label_problems(folder, []))
+    assert is_only(found, f"classifier {folder}", message), found
 
 
 @pytest.mark.parametrize("how", SHARED)
 def test_a_sentence_encoder_that_cannot_be_loaded(how, whole_encoder, tmp_path):
-    folder, messages = broken(whole_encoder, tmp_path, how)
-    found = list(sentence_model_problems(str(folder))) or list(encoder_problems(str(folder)))
-    assert is_only(found, ENCODER_KEY, messages), found
+    folder, message = broken(whole_encoder, tmp_path, how)
+    found = list(sentence_model_problems(folder)) or list(encoder_problems(folder))
+    assert is_only(found, ENCODER_KEY, message), found
     with pytest.raises(UserError, match=ENCODER_KEY):
-        load_encoder(str(folder))
+        load_encoder(folder)
 
 
 def test_a_base_model_is_no_classifier(whole):

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -49,64 +48,51 @@ def drawn(key: str = "a", group: str = "all", **columns) -> ConditionSamples:
     """Samples of one condition: two, unless others are given."""
     facts = columns.pop("facts", {})
     condition = Condition(key, f"prompt {key}", (Term("x"),), group=group, facts=facts)
-    default = {
-        "votes": (),
-        "singles": ("u", "v"),
-        "log_reward": (-1.0, -3.0),
-        "log_pf": (-2.0, -1.0),
-    }
-    return ConditionSamples(condition, **(default | columns))
+    numbers = {"log_reward": (-1.0, -3.0), "log_pf": (-2.0, -1.0)}
+    return ConditionSamples(condition, **({"votes": (), "singles": ("u", "v")} | numbers | columns))
 
 
-# -- likelihoods -----------------------------------------------------------------------------------
-
-
-def test_means_are_over_samples_and_the_best_over_conditions():
-    measured = measure(
-        Bare(),
+MEANS = {
+    "over samples, the best over conditions": (
         [
             drawn("a", log_pf=(-2.0, -4.0), log_likelihood=(-1.0, -2.0)),
             drawn("b", log_pf=(-6.0, -8.0), log_likelihood=(-5.0, -4.0)),
         ],
-    )
-    assert measured["log_pf/all"] == pytest.approx(-5.0)
-    assert measured["log_pf_max/all"] == pytest.approx(-4.0)
-    assert measured["log_likelihood/all"] == pytest.approx(-3.0)
-    assert measured["log_likelihood_max/all"] == pytest.approx(-2.5)
-    assert measured["log_reward/all"] == pytest.approx(-2.0)
+        {"log_pf/all": -5.0, "log_pf_max/all": -4.0, "log_reward/all": -2.0}
+        | {"log_likelihood/all": -3.0, "log_likelihood_max/all": -2.5},
+    ),
+    "sets apart": (
+        [drawn("a", "one"), drawn("b", "two", log_pf=(-3.0, -5.0))],
+        {"log_pf/one": -1.5, "log_pf/two": -4.0},
+    ),
+    "strings of probability 0 left out": (
+        [
+            drawn("a", log_reward=(-1.0, -math.inf), log_likelihood=(-1.0, -math.inf)),
+            drawn("b", log_reward=(-2.0, -4.0), log_likelihood=(-3.0, -5.0)),
+            drawn("c", log_reward=(-math.inf,) * 2, log_likelihood=(math.nan,) * 2),
+        ],
+        {"log_likelihood/all": -3.0, "log_likelihood_max/all": -2.0, "log_reward/all": -7 / 3}
+        # One finite φ is no spread: only the second condition counts.
+        | {"elbo/all": (0.0 - 3.0) / 2},
+    ),
+}
 
 
-def test_sets_are_measured_apart_and_a_tasks_own_names_win():
-    samples = [drawn("a", "one"), drawn("b", "two", log_pf=(-3.0, -5.0))]
+@pytest.mark.parametrize("which", MEANS)
+def test_means(which):
+    samples, expected = MEANS[which]
     measured = measure(Bare(), samples)
-    assert measured["log_pf/one"] == pytest.approx(-1.5)
-    assert measured["log_pf/two"] == pytest.approx(-4.0)
+    assert {name: measured[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_tasks_own_names_win():
     assert measure(Own(), [drawn()])["log_pf/all"] == 7.0
-
-
-def test_strings_of_probability_0_are_left_out():
-    samples = [
-        drawn("a", log_reward=(-1.0, -math.inf), log_likelihood=(-1.0, -math.inf)),
-        drawn("b", log_reward=(-2.0, -4.0), log_likelihood=(-3.0, -5.0)),
-        drawn("c", log_reward=(-math.inf,) * 2, log_likelihood=(math.nan,) * 2),
-    ]
-    measured = measure(Bare(), samples)
-    assert measured["log_likelihood/all"] == pytest.approx(-3.0)
-    assert measured["log_likelihood_max/all"] == pytest.approx(-2.0)
-    assert measured["log_reward/all"] == pytest.approx(-7 / 3)
-    # One finite φ is no spread: only the second condition counts.
-    assert measured["elbo/all"] == pytest.approx((0.0 - 3.0) / 2)
-
-
-# -- φ and log Z -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_evidence_is_that_of_phi(temperature):
-    rewards, log_pf = (
-        [(-1.0, -3.0, -2.0), (-4.0, -1.0, 0.5)],
-        [(-2.0, -1.0, -1.5), (-3.0, -2.0, -1.0)],
-    )
+    rewards = [(-1.0, -3.0, -2.0), (-4.0, -1.0, 0.5)]
+    log_pf = [(-2.0, -1.0, -1.5), (-3.0, -2.0, -1.0)]
     samples = [
         drawn(str(i), singles=("u",) * 3, log_reward=rewards[i], log_pf=log_pf[i]) for i in (0, 1)
     ]
@@ -121,9 +107,6 @@ def test_evidence_is_that_of_phi(temperature):
     }
     for name, of_condition in expected.items():
         assert measured[f"{name}/all"] == pytest.approx(of_condition.mean()), name
-
-
-# -- distances -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -153,9 +136,8 @@ def test_the_support_of_a_task_is_scored_under_policy_and_posterior():
     with torch.no_grad():
         scores = score_policy(lm, [lm.encode_prompt("n:")], rows, rule)
     law = (scores.log_pf_BT.sum(1) + at_end(scores.log_pf_stop_BS, rows)).exp().double().numpy()
-    target = np.array(
-        [{" 0": 0.09, " 1": 0.42, " 2": 0.49}.get(lm.decode(z), 0.0) for z in strings]
-    )
+    binomial = {" 0": 0.09, " 1": 0.42, " 2": 0.49}
+    target = np.array([binomial.get(lm.decode(z), 0.0) for z in strings])
     measured = measure(task, [samples])
     assert measured["exact_tv/numbers"] == pytest.approx(np.abs(law - target).sum() / 2, abs=1e-5)
     own = target > 0
@@ -163,21 +145,13 @@ def test_the_support_of_a_task_is_scored_under_policy_and_posterior():
     assert measured["exact_kl/numbers"] == pytest.approx(kl, abs=1e-4)
 
 
-# -- texts -----------------------------------------------------------------------------------------
-
-
 def test_overlap_is_of_the_samples_that_have_references():
-    samples = [
-        drawn(
-            "a", singles=("the cat sat on it", "a dog ran"), facts={"references": ("the cat sat",)}
-        ),
-        drawn("b", singles=("x", "y")),
-    ]
-    measured = measure(Bare(), samples)
-    texts, known = ["the cat sat on it", "a dog ran"], [("the cat sat",)] * 2
-    assert measured["bleu/all"] == pytest.approx(bleu(texts, known)) and measured["bleu/all"] > 0
-    assert measured["gleu/all"] == pytest.approx(gleu(texts, known)) and measured["gleu/all"] > 0
-    assert not {"bleu/all", "gleu/all"} & measure(Bare(), [drawn()]).keys()
+    texts, reference = ("the cat sat on it", "a dog ran"), ("the cat sat",)
+    with_reference = drawn("a", singles=texts, facts={"references": reference})
+    measured = measure(Bare(), [with_reference, drawn("b", singles=("x", "y"))])
+    for name, metric in (("bleu/all", bleu), ("gleu/all", gleu)):
+        assert measured[name] == pytest.approx(metric(texts, [reference] * 2)) and measured[name]
+        assert name not in measure(Bare(), [drawn()])
 
 
 def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
@@ -192,9 +166,6 @@ def test_diversity_is_of_one_condition_and_of_tasks_that_write_text():
     assert not names & measure(Bare(), samples).keys()
     single = drawn(singles=("one",), log_reward=(-1.0,), log_pf=(-1.0,))
     assert not names & measure(Writing(), [single]).keys()
-
-
-# -- what may be missing ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loads", [True, False])
@@ -222,15 +193,10 @@ def test_bertscores_model_is_loaded_once_and_what_is_missing_said_once(loads, ca
 def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
     asked = []
 
-    class Mild:
-        failures: ClassVar[dict[str, int]] = {"no reply": 1}
-
-        def metrics(self):
-            return {"judge_rating": 4.0, "judge_failures": 1.0}
-
     def rate(fields):
         asked.extend(fields)
-        return Mild()
+        metrics = {"judge_rating": 4.0, "judge_failures": 1.0}
+        return SimpleNamespace(failures={"no reply": 1}, metrics=lambda: metrics)
 
     def scores(texts, references, model):
         assert (list(texts), list(references), model) == ([" u"], [("r",)], "m")
@@ -238,23 +204,17 @@ def test_the_first_sample_of_each_condition_is_scored_and_judged(monkeypatch):
 
     monkeypatch.setattr(optional, "Judge", lambda settings: SimpleNamespace(rate=rate))
     monkeypatch.setattr(optional, "bert_scores", scores)
-    options = EvaluationSettings(
-        bertscore="m", judge={"base_url": "http://localhost:1/v1", "model": "m"}
-    )
+    judge = {"base_url": "http://localhost:1/v1", "model": "m"}
+    options = EvaluationSettings(bertscore="m", judge=judge)
     facts = {"references": ("r",), "beginning": "B.", "ending": "E."}
-    measured = OptionalMetrics(options.bertscore, options.judge)(
-        [drawn("a", "one", singles=(" u", "v"), facts=facts)]
-    )
-    assert measured == {
+    samples = [drawn("a", "one", singles=(" u", "v"), facts=facts)]
+    assert OptionalMetrics(options.bertscore, options.judge)(samples) == {
         "bertscore_f1/one": 0.3, "bertscore_precision/one": 0.1, "bertscore_recall/one": 0.2,
         "judge_rating/one": 4.0, "judge_failures/one": 1.0,
     }  # fmt: skip
     assert asked == [
         {"prompt": "prompt a", "sample": "u", "middle": "u", "beginning": "B.", "ending": "E."}
     ]
-
-
-# -- baselines -------------------------------------------------------------------------------------
 
 
 def number_task(**options) -> RandomNumbers:
@@ -296,6 +256,7 @@ def resampled(toy, temperature: float, draws: int, kept: int) -> ConditionSample
 
 
 def test_kept_strings_are_distributed_as_the_posterior(toy):
+    lm, task, rule, condition = toy
     samples = resampled(toy, 2.0, 40_000, 2000)
     target, counts = posterior(toy, 2.0), Counter(samples.singles)
     assert len(samples.singles) == 2000 and samples.votes == ()
@@ -305,6 +266,13 @@ def test_kept_strings_are_distributed_as_the_posterior(toy):
     # The test would notice the posterior at another temperature.
     other = [2000 * share for share in posterior(toy, 1.4).values()]
     assert chisquare([counts[text] for text in target], other).pvalue < 1e-6
+    # They bring their own reward; their density is the posterior's, as far as the draws tell Z.
+    strings = as_trajectories([lm.encode(text) for text in samples.singles])
+    log_r_BS = log_reward(lm, [condition], strings, rule, task.constraints())
+    assert samples.log_reward == pytest.approx(at_end(log_r_BS, strings).tolist(), abs=1e-4)
+    assert len(samples.term_log_probs) == 2000
+    known = [math.log(target[text]) for text in samples.singles]
+    assert samples.log_pf == pytest.approx(known, abs=0.1)
 
 
 def test_the_draws_behind_what_is_kept_have_their_effective_sample_size(toy):
@@ -321,23 +289,10 @@ def test_the_draws_behind_what_is_kept_have_their_effective_sample_size(toy):
     assert measure(task, [samples])["ess/numbers"] == samples.draws_ess
 
 
-def test_what_is_kept_brings_its_own_reward_and_density(toy):
-    lm, task, rule, condition = toy
-    samples, target = resampled(toy, 2.0, 20_000, 50), posterior(toy, 2.0)
-    strings = as_trajectories([lm.encode(text) for text in samples.singles])
-    log_r_BS = log_reward(lm, [condition], strings, rule, task.constraints())
-    assert samples.log_reward == pytest.approx(at_end(log_r_BS, strings).tolist(), abs=1e-4)
-    assert len(samples.term_log_probs) == 50
-    # Its density is the posterior's, as far as the draws tell Z.
-    known = [math.log(target[text]) for text in samples.singles]
-    assert samples.log_pf == pytest.approx(known, abs=0.1)
-
-
 def test_the_draws_are_of_the_base_model(toy):
-    _, *rest = toy
-    assert (
-        resampled(toy, 1.0, 200, 50).singles == resampled((flat_lm(), *rest), 1.0, 200, 50).singles
-    )
+    without_adapter = (flat_lm(), *toy[1:])
+    samples = [resampled(given, 1.0, 200, 50).singles for given in (toy, without_adapter)]
+    assert samples[0] == samples[1]
 
 
 def test_rows_of_the_base_model_at_temperatures(toy):
@@ -349,9 +304,8 @@ def test_rows_of_the_base_model_at_temperatures(toy):
     rows = dict(baseline_rows(Drawing(lm, task, rule, [condition], options, 3, 1.0)))
     assert list(rows) == ["base_0_shot", "base_at_T0.5", "base_at_T2", "resampled"]
     base = flat_lm()
-    law_V = rule.log_probs(
-        base.prefill([base.encode_prompt("n:")]).last_logits_NV, torch.tensor([True])
-    )
+    logits_NV = base.prefill([base.encode_prompt("n:")]).last_logits_NV
+    law_V = rule.log_probs(logits_NV, torch.tensor([True]))
     for name, temperature in (("base_0_shot", 1.0), ("base_at_T0.5", 0.5), ("base_at_T2", 2.0)):
         (samples,) = rows[name]
         first = Counter(text[:1] or "." for text in samples.singles)
@@ -359,6 +313,5 @@ def test_rows_of_the_base_model_at_temperatures(toy):
         expected = [4000 * share[base.encode(letter)[0]] for letter in " 012n:."]
         assert chisquare([first[letter] for letter in " 012n:."], expected).pvalue > 0.001
         empty = [q for text, q in zip(samples.singles, samples.log_pf, strict=True) if not text]
-        assert empty and empty == pytest.approx(
-            [law_V[0, rule.terminator].item()] * len(empty), abs=1e-4
-        )
+        expected = [law_V[0, rule.terminator].item()] * len(empty)
+        assert empty and empty == pytest.approx(expected, abs=1e-4)

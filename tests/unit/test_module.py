@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import lightning as L
@@ -20,10 +19,15 @@ from gfn_runner.objectives.losses import JointBalance, TrajectoryBalance, VarGra
 from gfn_runner.objectives.phi import phi
 from gfn_runner.rewards.reward import log_reward
 from gfn_runner.tasks.infilling import StoryInfilling
+from tests.tiny_models import as_trajectories, at_end
 from tests.tiny_modules import tiny_module
 
 TASK = StoryInfilling(max_len=4, template="{beginning}{ending}:")
 OBJECTIVES = [VarGradTB(), TrajectoryBalance(), JointBalance()]
+
+
+def conditions_of(*endings: str) -> list[Condition]:
+    return [TASK._condition("a b.", "c.", ending) for ending in endings]
 
 
 @torch.no_grad()
@@ -31,18 +35,14 @@ def loss_of_all_prefixes(module, objective, conditions, rows: Trajectories) -> t
     """What a training step should have for its loss."""
     scores = score_policy(module.lm, module.prompts(conditions), rows, module.rule)
     rewards_BS = log_reward(module.lm, conditions, rows, module.rule, TASK.constraints())
-    return objective(
-        phi(scores, rewards_BS, 1.0),
-        scores.terminable_BS,
-        rows.length_B,
-        rows.condition_B,
-        module.algorithm.log_z if objective.needs_log_z else None,
-    )
+    phi_BS = phi(scores, rewards_BS, 1.0)
+    log_z = module.algorithm.log_z if objective.needs_log_z else None
+    return objective(phi_BS, scores.terminable_BS, rows.length_B, rows.condition_B, log_z)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
-    conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
+    conditions = conditions_of("d.", "e f.")
     module = tiny_module(TASK, objective, conditions)
     step = module.training_step(Batch(conditions), 0)
     rows = step["output"].trajectories
@@ -60,14 +60,11 @@ def test_a_training_step_has_the_loss_that_all_prefixes_give(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_strings_of_the_buffer_join_the_groups_of_fresh_ones(objective):
     """The loss is that of all strings; the output is of the fresh ones, as without the buffer."""
-    conditions = [TASK._condition("a b.", "c.", ending) for ending in ("d.", "e f.")]
+    conditions = conditions_of("d.", "e f.")
     module = tiny_module(TASK, objective, conditions)
     lm = module.lm
     alone = module.training_step(Batch(conditions), 0)["output"]
-    texts = [(" a", 1), (" e c", 0), (" b", 1)]
-    strings = [lm.encode(text) for text, _ in texts]
-    actions = [(True,) * len(ids) for ids in strings]
-    stored = Trajectories.from_rows(strings, actions, [place for _, place in texts])
+    stored = as_trajectories([lm.encode(text) for text in (" a", " e c", " b")], [1, 0, 1])
     rewards_BS = module.log_reward(conditions, stored)
     if objective.needs_log_z:
         module.algorithm.log_z.data.fill_(-3.0)
@@ -85,7 +82,7 @@ def test_strings_of_the_buffer_join_the_groups_of_fresh_ones(objective):
 
 
 def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():
-    module = tiny_module(TASK, VarGradTB(), [TASK._condition("a b.", "c.", "d.")]).to("meta")
+    module = tiny_module(TASK, VarGradTB(), conditions_of("d.")).to("meta")
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(module)
     trainer.strategy.teardown()
@@ -93,7 +90,7 @@ def test_the_model_stays_where_it_is_when_lightning_is_done_with_it():
 
 
 def test_a_checkpoint_and_the_answer_model_of_a_run_belong_together(caplog):
-    module = tiny_module(TASK, VarGradTB(), [TASK._condition("a b.", "c.", "d.")])
+    module = tiny_module(TASK, VarGradTB(), conditions_of("d."))
     state = {"task": TASK.name, "m_steps": 1, "global_step": 2, "state_dict": {}}
     with pytest.raises(UserError, match=r"M-step 1, but the answer adapter .* has seen 0"):
         module.on_load_checkpoint(state)
@@ -107,13 +104,12 @@ def test_a_checkpoint_and_the_answer_model_of_a_run_belong_together(caplog):
 
 
 def test_weights_moments_and_logits_that_are_not_finite_are_named():
-    module = tiny_module(TASK, TrajectoryBalance(), [TASK._condition("a b.", "c.", "d.")])
+    module = tiny_module(TASK, TrajectoryBalance(), conditions_of("d."))
     optimizer = module.configure_optimizers()["optimizer"]
     trainer = SimpleNamespace(optimizers=[optimizer])
     module._trainer = trainer  # type: ignore[assignment]
-    assert module.algorithm.log_z.isnan().all() and module.not_finite() is None, (
-        "a condition never visited"
-    )
+    # A condition never visited is none of them.
+    assert module.algorithm.log_z.isnan().all() and module.not_finite() is None
     name, weight = next((n, p) for n, p in module.named_parameters() if "lora_B" in n)
     kept = weight.detach().clone()
     for value, said in ((float("nan"), name), (float("inf"), name), (3e38, "the policy's output")):
@@ -153,33 +149,22 @@ class Losses(L.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self.losses.append(outputs["loss"].item())
         output = outputs["output"]
-        phi_B = output.phi_BS.gather(1, output.trajectories.length_B[:, None])[:, 0]
+        rows = output.trajectories
+        phi_B = at_end(output.phi_BS, rows)
         places = range(len(output.conditions))
-        self.means.append(
-            [phi_B[output.trajectories.condition_B == place].mean().item() for place in places]
-        )
+        self.means.append([phi_B[rows.condition_B == place].mean().item() for place in places])
         if len(self.log_z) < trainer.global_step:
             self.log_z.append(module.algorithm.log_z.tolist())
 
 
-def balanced(
-    batches: list[list[int]],
-    samples: int,
-    accumulate: int = 1,
-    others: Sequence[float] = (0.0,) * 4,
-) -> Losses:
+def balanced(batches: list[list[int]], samples: int, accumulate=1, others=(0.0,) * 4) -> Losses:
     """Trajectory balance on batches of numbered conditions; ``others`` is added to log Z's gradient.
 
     Every batch gets another reward: where the same strings are drawn again, φ differs all the same.
     """
-    conditions = [TASK._condition("a b.", "c.", f"d{n}.") for n in range(4)]
-    module = tiny_module(
-        TASK,
-        TrajectoryBalance(log_z_lr=0.05),
-        conditions,
-        samples=samples,
-        warmup_steps=0,
-    )
+    conditions = conditions_of(*(f"d{n}." for n in range(4)))
+    objective = TrajectoryBalance(log_z_lr=0.05)
+    module = tiny_module(TASK, objective, conditions, samples=samples, warmup_steps=0)
     own, number = module.log_reward, itertools.count()
     module.log_reward = lambda c, t: own(c, t) + 100 * next(number)  # type: ignore[method-assign]
     module.algorithm.log_z.register_hook(lambda gradient_C: gradient_C + torch.tensor(others))
@@ -210,11 +195,7 @@ def test_log_z_begins_at_the_first_step_and_moves_in_the_steps_of_its_condition(
     assert 0.01 < abs(second[0] - first[0]) < 0.2 and second[1] == first[1]
     assert third[2] == second[2] and 0.01 < abs(third[1] - second[1]) < 0.2
     assert min(seen.losses[1:]) > 1e-6
-
-
-def test_one_sample_a_condition_trains_by_trajectory_balance():
-    first, *others = balanced([[0, 1]] * 4, samples=1).losses
-    assert first == 0 and min(others) > 1e-6, "φ itself is the first value of log Z"
+    assert samples > 1 or seen.losses[0] == 0, "φ itself is the first value of log Z"
 
 
 def test_the_conditions_of_every_batch_of_a_step_belong_to_it():

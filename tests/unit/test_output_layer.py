@@ -35,6 +35,14 @@ def half_lm(
     return LanguageModel(model, character_tokenizer())
 
 
+def read_and_logits(lm: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vectors that the output layer reads, and the logits."""
+    with lm.final_states() as read:
+        logits = lm.whole_logits(ROWS)
+    assert logits.dtype == torch.float32
+    return read[0].double(), logits.double()
+
+
 @pytest.fixture(params=[1, 40, 1 << 22], ids=["one row", "two rows", "all at once"])
 def at_once(request, monkeypatch):
     """Numbers of weights in fp32 at once."""
@@ -48,26 +56,24 @@ def at_once(request, monkeypatch):
 def test_logits_are_the_exact_product(architecture, dtype):
     """gptj's output layer has a bias. In half precision the largest errors are 0.06 and more."""
     lm = half_lm(architecture, dtype)
-    with lm.final_states() as read:
-        logits = lm.whole_logits(ROWS)
+    read, logits = read_and_logits(lm)
     layer = lm.model.get_output_embeddings()
-    exact = read[0].double() @ layer.weight.double().T
+    exact = read @ layer.weight.double().T
     if layer.bias is not None:
         exact = exact + layer.bias.double()
-    assert logits.dtype == torch.float32 and exact.abs().max() > 16
-    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-4)
+    assert exact.abs().max() > 16
+    torch.testing.assert_close(logits, exact, rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()
 def test_an_adapted_output_layer_adds_to_it_in_fp32():
     lm = half_lm(adapter=True)
-    with lm.final_states() as read:
-        logits = lm.whole_logits(ROWS)
+    read, logits = read_and_logits(lm)
     layer = lm.model.get_output_embeddings()
     delta = layer.get_delta_weight("default").double()
-    exact = read[0].double() @ (layer.get_base_layer().weight.double() + delta).T
+    exact = read @ (layer.get_base_layer().weight.double() + delta).T
     assert delta.abs().max() > 0
-    torch.testing.assert_close(logits.double(), exact, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(logits, exact, rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()
@@ -77,18 +83,13 @@ def test_softcapping_and_scales_come_after_it():
                          head_dim=8, query_pre_attn_scalar=8,
                          final_logit_softcapping=30.0)  # fmt: skip
     lm = LanguageModel(model.to(torch.bfloat16), character_tokenizer())
-    with lm.final_states() as read:
-        logits = lm.whole_logits(ROWS)
-    product = read[0].double() @ lm.model.get_output_embeddings().weight.double().T
-    assert logits.dtype == torch.float32
-    exact = 30 * (product / 30).tanh()
-    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-4)
+    read, logits = read_and_logits(lm)
+    product = read @ lm.model.get_output_embeddings().weight.double().T
+    torch.testing.assert_close(logits, 30 * (product / 30).tanh(), rtol=1e-5, atol=1e-4)
 
 
-@torch.no_grad()
 def test_nothing_changes_in_full_precision():
-    lm = tiny_lm("llama")
-    assert "forward" not in vars(lm.model.get_output_embeddings())
+    assert "forward" not in vars(tiny_lm("llama").model.get_output_embeddings())
 
 
 @pytest.mark.usefixtures("at_once")

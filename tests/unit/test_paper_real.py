@@ -24,14 +24,11 @@ RUNS = [(table, method) for table in TABLES for method in TABLES[table].methods]
 
 
 def questions(*texts: str) -> str:
-    rows = [
-        {
-            "str_query": f"Question: {t} = ? Answer:",
-            "num_sol": parse_question(f"Question: {t} = ? Answer:").value,
-            "str_rationale": f"{t} =",
-        }
-        for t in texts
-    ]
+    rows = []
+    for text in texts:
+        query = f"Question: {text} = ? Answer:"
+        own = {"num_sol": parse_question(query).value, "str_rationale": f"{text} ="}
+        rows.append({"str_query": query, **own})
     return json.dumps(rows)
 
 
@@ -39,21 +36,21 @@ def questions(*texts: str) -> str:
 def source(tmp_path) -> Path:
     """A user's folder, of a few lines a file."""
     folder = tmp_path / "source"
-    review = [{"text": f"it is {n}", "label": n % 2, "label_text": "x"} for n in range(60)]
-    for row in review:
-        row["label_text"] = ("objective", "subjective")[row["label"]]
-    lines = [json.dumps(row) for row in review]
+    kinds = ("objective", "subjective")
+    lines = [
+        json.dumps({"text": f"it is {n}", "label": n % 2, "label_text": kinds[n % 2]})
+        for n in range(60)
+    ]
+    rationales = (f"{a} + {b} - 1" for a in range(8) for b in range(4))
+    stories = "".join(f"a{n}.,b.,c.,d.,e.\n" for n in range(4))
     texts = {
-        FILES["rationales.json"]: questions(
-            *(f"{a} + {b} - 1" for a in range(8) for b in range(4))
-        ),
+        FILES["rationales.json"]: questions(*rationales),
         FILES["answers.json"]: questions("9 + 9 + 9", "8 - 8 - 8 + 1"),
         FILES["subjectivity_10.jsonl"]: "\n".join(lines[:10]),
         FILES["subjectivity_50.jsonl"]: "\n".join(lines[:50]),
         FILES["subjectivity_test.jsonl"]: "\n".join(lines[50:]),
         FILES["prompts.txt"]: "One thing happened. \nAnother did. \nA third.\n",
-        FILES["stories.csv"]: "sentence1,sentence2,sentence3,sentence4,sentence5\n"
-        + "".join(f"a{n}.,b.,c.,d.,e.\n" for n in range(4)),
+        FILES["stories.csv"]: f"sentence1,sentence2,sentence3,sentence4,sentence5\n{stories}",
     }
     tests = {
         3: ["1 + 2 - 1", "9 + 9 + 9", "5 - 5 - 5", "5 - 5 - 5"],
@@ -71,11 +68,8 @@ def source(tmp_path) -> Path:
 def test_test_questions_that_are_trained_on_are_dropped_and_it_is_said(source, tmp_path):
     prepare(source, [TEST], tmp_path / "data")
     left = [row["str_query"] for row in json.loads((tmp_path / "data" / TEST).read_text())]
-    assert [text.split(": ")[1].split(" =")[0] for text in left] == [
-        "5 - 5 - 5",
-        "1 + 1 + 1 + 1",
-        "1 + 1 + 1 + 1 + 1",
-    ]
+    expected = ["5 - 5 - 5", "1 + 1 + 1 + 1", "1 + 1 + 1 + 1 + 1"]
+    assert [text.split(": ")[1].split(" =")[0] for text in left] == expected
     note = (tmp_path / "data" / DROPPED).read_text()
     assert "3 at 3 operands, 1 left; 2 at 4 operands, 1 left; 1 at 5 operands, 1 left" in note
 
@@ -87,8 +81,7 @@ def test_every_runs_command_holds(table, method, source, tmp_path, monkeypatch):
     prepare(source, TABLES[table].data.values(), tmp_path / "data")
     (tmp_path / table / "gflownet" / "seed0" / "adapter").mkdir(parents=True)
     job = next(job for job in jobs_of(table, tmp_path) if job.name == method)
-    stand_in = ["lm.name=embedded", "evaluation.encoder=words"]
-    config = composed(*job.lines, *stand_in)
+    config = composed(*job.lines, "lm.name=embedded", "evaluation.encoder=words")
     assert config.task.name == TABLES[table].experiment.removesuffix("_tool")
     assert (config.baseline is None) == method.startswith("gflownet")
     trained = {condition.prompt for condition in config.data.train}
@@ -97,10 +90,14 @@ def test_every_runs_command_holds(table, method, source, tmp_path, monkeypatch):
         assert not trained & {condition.prompt for condition in config.data.evaluation}
 
 
-def test_rows_are_of_runs_and_have_no_more_numbers_than_columns():
+def test_rows_are_of_runs_with_numbers_for_the_columns_and_runs_within_twenty_hours():
+    methods = []
     for table in TABLES.values():
         assert {row.method for row in table.rows} <= table.methods.keys()
         assert all(len(row.paper) <= len(table.columns) for row in table.rows)
+        methods += table.methods.values()
+    assert max(method.minutes for method in methods) <= 60
+    assert sum(method.minutes * method.seeds for method in methods) <= 20 * 60
 
 
 def test_the_model_of_the_stories_is_made_once_and_of_all_runs(source, tmp_path, monkeypatch):
@@ -125,12 +122,6 @@ def test_stories_that_cannot_be_read_are_an_error_of_one_line(source, tmp_path):
         prepare(source, ["stories.csv", STORY_MODEL], tmp_path)
 
 
-def test_no_run_is_above_an_hour_and_all_are_within_twenty():
-    minutes = [m.minutes for table in TABLES.values() for m in table.methods.values()]
-    total = sum(m.minutes * m.seeds for table in TABLES.values() for m in table.methods.values())
-    assert max(minutes) <= 60 and total <= 20 * 60
-
-
 def leave(folder: Path, table: str, method: str, seed: int, metrics: dict, samples=()) -> None:
     """A finished run as the table's command would leave it."""
     job = next(j for j in jobs_of(table, folder) if (j.name, j.seed) == (method, seed))
@@ -140,9 +131,8 @@ def leave(folder: Path, table: str, method: str, seed: int, metrics: dict, sampl
     config = {"task": {"_target_": "some.Task"}, "seed": seed, "trainer": {"max_steps": 5}}
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     (place / "environment.json").write_text(json.dumps({"git": {"commit": "c" * 40}}))
-    (place / "metrics.json").write_text(
-        json.dumps({"run/steps": 5, "run/cpu_minutes": 9, **metrics})
-    )
+    numbers = {"run/steps": 5, "run/cpu_minutes": 9, **metrics}
+    (place / "metrics.json").write_text(json.dumps(numbers))
     (place / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
 
 
@@ -150,17 +140,16 @@ def test_the_page_has_what_is_finished_and_the_papers_numbers(tmp_path):
     for seed, share in enumerate((0.1, 0.2, 0.3)):
         metrics = {"final/vote_accuracy/3_operands": share}
         leave(tmp_path, "arithmetic_tool", "gflownet", seed, metrics)
-    # Of other overrides: not this table's.
-    other = tmp_path / "arithmetic_tool/gflownet/seed2/overrides.yaml"
     text = page(tmp_path, Runs(tmp_path, tmp_path / FILE))
     assert "| GFlowNet | 3 of 3 | 20.0 ± 24.8 (95.2 ± 1.3) |" in text
+    # Of other overrides: not this table's.
+    other = tmp_path / "arithmetic_tool/gflownet/seed2/overrides.yaml"
     other.write_text(yaml.safe_dump(["task=there", "optimizer.lr=1", "seed=2"]))
     text = page(tmp_path, Runs(tmp_path, tmp_path / FILE))
     assert "| GFlowNet | 2 of 3 | 15.0 ± 63.5 (95.2 ± 1.3) |" in text
     assert "| PPO | 0 of 2 | not run (30.6 ± 4.1) |" in text
-    assert (
-        "Commit cccccccccc;" in text and "| gflownet | 80 | 8 × 3 | 24, 34 in evaluation |" in text
-    )
+    assert "Commit cccccccccc;" in text
+    assert "| gflownet | 80 | 8 × 3 | 24, 34 in evaluation |" in text
     assert "| 28, 9 |" in text, "minutes, estimated and of computing"
     assert all(f"## {table.title}\n" in text for table in TABLES.values())
     assert "Not run: needs ppo and gflownet above." in text
@@ -168,13 +157,8 @@ def test_the_page_has_what_is_finished_and_the_papers_numbers(tmp_path):
 
 def test_rationales_stand_beside_each_other_wrong_ones_of_ppo_first(tmp_path):
     def record(key: str, answer: int, text: str, log_reward: float) -> dict:
-        return {
-            "group": "g",
-            "condition": key,
-            "answer": answer,
-            "singles": [text],
-            "log_reward": [log_reward],
-        }
+        own = {"singles": [text], "log_reward": [log_reward]}
+        return {"group": "g", "condition": key, "answer": answer, **own}
 
     ppo = [record("1 + 1", 2, " 1 + 1 = 2", -3.0), record("1 - 9", -8, " 1 - 9", -2.0)]
     ours = [record("1 - 9", -8, " 1 - 9 = -8", -5.0), record("1 + 1", 2, " 1 + 1 = 2", -3.0)]
@@ -202,62 +186,67 @@ def program(monkeypatch, tmp_path):
     return calls
 
 
-def test_runs_are_made_once_first_seeds_first_and_listed(source, tmp_path, program, capsys):
-    asked = ["--folder", str(tmp_path / "runs"), "--write", str(tmp_path / "docs")]
-    asked += ["--table", "infilling", "continuation"]
-    paper_real.main([*asked, "--list"])
+@pytest.fixture
+def make(tmp_path, program, source):
+    """The script with this folder of runs, tables and options: the runs that it makes."""
+
+    def main(folder: str, *asked: str, data: Path | None = source) -> list[str]:
+        program.clear()
+        words = ["--folder", tmp_path / folder, "--write", tmp_path / "docs", "--table", *asked]
+        words += ["--data", data] if data else []
+        paper_real.main(list(map(str, words)))
+        return list(program)
+
+    return main
+
+
+def test_runs_are_made_once_first_seeds_first_and_listed(tmp_path, make, capsys):
+    tables = ["infilling", "continuation"]
+    assert not make("runs", *tables, "--list", data=None)
     assert "continuation     decoding         seed 0  not run, about" in capsys.readouterr().out
-    assert not (tmp_path / "runs").exists() and not program
-    paper_real.main([*asked, "--data", str(source)])
-    is_first = [name.endswith("seed0") for name in program]
-    assert len(program) == len(paper_real.in_order(["infilling", "continuation"], tmp_path))
+    assert not (tmp_path / "runs").exists()
+    made = make("runs", *tables)
+    is_first = [name.endswith("seed0") for name in made]
+    assert len(made) == len(paper_real.in_order(tables, tmp_path))
     assert is_first == sorted(is_first, reverse=True) and set(is_first) == {True, False}
     assert "| GFlowNet | 2 of 2 |" in (tmp_path / "docs/README.md").read_text()
-    program.clear()
-    paper_real.main([*asked, "--data", str(source)])
-    assert not program
-    paper_real.main([*asked, "--list"])
+    assert not make("runs", *tables)
+    make("runs", *tables, "--list", data=None)
     assert "left: 0 minutes" in capsys.readouterr().out
 
 
-def test_another_machine_makes_only_the_runs_that_are_not_recorded(source, tmp_path, program):
-    written = (tmp_path / "docs" / name for name in ("README.md", FILE))
-    asked = ["--write", str(tmp_path / "docs"), "--table", "infilling", "--data", str(source)]
-    paper_real.main([*asked, "--folder", str(tmp_path / "one")])
-    page_before, records = (path.read_text() for path in written)
-    made = len(program)
-    assert made == len(paper_real.in_order(["infilling"], tmp_path))
+def test_another_machine_makes_only_the_runs_that_are_not_recorded(tmp_path, make):
+    file = tmp_path / "docs" / FILE
+    made = make("one", "infilling")
+    assert len(made) == len(paper_real.in_order(["infilling"], tmp_path))
+    page_before, records = (tmp_path / "docs/README.md").read_text(), file.read_text()
     assert str(tmp_path) not in records
-    other = [*asked, "--folder", str(tmp_path / "other"), "--jobs", "2"]
-    paper_real.main(other)
-    assert len(program) == made and (tmp_path / "docs/README.md").read_text() == page_before
+    assert not make("other", "infilling", "--jobs", "2")
+    assert (tmp_path / "docs/README.md").read_text() == page_before
     # A record of other overrides is of another run.
-    (tmp_path / "docs" / FILE).write_text(records.replace("trainer.max_steps=100", "trainer.x=1"))
-    paper_real.main(other)
-    assert sorted(program[made:]) == ["infilling/sft/seed0", "infilling/sft/seed1"]
+    file.write_text(records.replace("trainer.max_steps=100", "trainer.x=1"))
+    made = make("other", "infilling", "--jobs", "2")
+    assert sorted(made) == ["infilling/sft/seed0", "infilling/sft/seed1"]
 
 
-def test_a_recorded_run_is_made_again_for_one_that_reads_its_folder(source, tmp_path, program):
-    asked = ["--write", str(tmp_path / "docs"), "--table", "arithmetic_tool", "--data", str(source)]
-    paper_real.main([*asked, "--folder", str(tmp_path / "one")])
-    records = (tmp_path / "docs" / FILE).read_text().splitlines(keepends=True)
+def test_a_recorded_run_is_made_again_for_one_that_reads_its_folder(tmp_path, make):
+    make("one", "arithmetic_tool")
+    file = tmp_path / "docs" / FILE
+    records = file.read_text().splitlines(keepends=True)
     last = '"method": "sft_on_gflownet", "seed": 2'
-    (tmp_path / "docs" / FILE).write_text("".join(line for line in records if last not in line))
-    program.clear()
-    paper_real.main([*asked, "--folder", str(tmp_path / "other")])
-    made = ["arithmetic_tool/gflownet/seed2", "arithmetic_tool/sft_on_gflownet/seed2"]
-    assert program == made
+    file.write_text("".join(line for line in records if last not in line))
+    made = make("other", "arithmetic_tool")
+    assert made == ["arithmetic_tool/gflownet/seed2", "arithmetic_tool/sft_on_gflownet/seed2"]
 
 
-def test_without_data_it_is_refused_in_a_line(source, tmp_path, program, monkeypatch):
+def test_without_data_it_is_refused_in_a_line(tmp_path, source, make, monkeypatch):
     monkeypatch.delenv(paper_real.VARIABLE, raising=False)
-    asked = ["--folder", str(tmp_path / "runs"), "--write", str(tmp_path), "--table", "infilling"]
     with pytest.raises(SystemExit, match="--data FOLDER"):
-        paper_real.main(asked)
+        make("runs", "infilling", data=None)
     with pytest.raises(SystemExit, match=r"stories\.csv cannot be read; --data FOLDER"):
-        paper_real.main([*asked, "--data", str(tmp_path / "nothing")])
+        make("runs", "infilling", data=tmp_path / "nothing")
     monkeypatch.setenv(paper_real.VARIABLE, str(source))
-    paper_real.main(asked)
+    make("runs", "infilling", data=None)
     (source / FILES["stories.csv"]).write_text("other\n")
     with pytest.raises(SystemExit, match=r"another stories\.csv than that of the runs there"):
-        paper_real.main(asked)
+        make("runs", "infilling", data=None)

@@ -33,9 +33,6 @@ def module_of(algorithm, *, samples=32, characters="ab.", max_len=2):
     return module, condition
 
 
-# -- by hand ------------------------------------------------------------------------------------
-
-
 def test_advantages_of_a_string_worked_out_by_hand():
     """Three states, values 1, 2, 3, rewards 0.5, −1, 4; the second string has one state only."""
     reward_BS = torch.tensor([[0.5, -1.0, 4.0], [2.0, 99.0, 99.0]])
@@ -74,7 +71,7 @@ def test_whitening_looks_at_the_mask_alone():
     assert out.mean().abs() < 1e-6 and out.std() == pytest.approx(1.0)
 
 
-def test_what_is_chosen_sums_to_log_q():
+def test_what_is_chosen_sums_to_log_q_without_a_tools_tokens():
     lm = tiny_lm("llama", "ab.", adapter="random")
     rule = StringRule(2, 0, 2)
     strings = as_trajectories(all_strings(3, rule))
@@ -82,19 +79,11 @@ def test_what_is_chosen_sums_to_log_q():
     chosen_BS, mask_BS = chosen_log_probs(scores, strings, rule)
     assert chosen_BS.sum(dim=1).exp().sum().item() == pytest.approx(1.0, abs=1e-5)
     # An end that is forced is not chosen; one that is free is.
-    counts = mask_BS.sum(dim=1)
-    assert torch.equal(counts, (strings.length_B + 1).clamp(max=2))
-
-
-def test_a_tools_tokens_are_not_chosen():
-    rule = StringRule(2, 0, 4)
-    strings = Trajectories.from_rows([[0, 1, 0]], [[True, False, True]], [0])
-    lm = tiny_lm("llama", "ab.", adapter="random")
-    _, mask_BS = chosen_log_probs(score_policy(lm, [(0,)], strings, rule), strings, rule)
+    assert torch.equal(mask_BS.sum(dim=1), (strings.length_B + 1).clamp(max=2))
+    longer, with_tool = StringRule(2, 0, 4), [[True, False, True]]
+    strings = Trajectories.from_rows([[0, 1, 0]], with_tool, [0])
+    _, mask_BS = chosen_log_probs(score_policy(lm, [(0,)], strings, longer), strings, longer)
     assert mask_BS.tolist() == [[True, False, True, True]]
-
-
-# -- in place ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gptj"])
@@ -164,7 +153,7 @@ def test_what_an_update_is_watched_by(kind):
     module, condition = module_of(kind())
     algorithm = module.algorithm
     step = module.training_step(Batch([condition], 0), 0)
-    rollout = module.algorithm.rollouts[0]
+    rollout = algorithm.rollouts[0]
     # The adapter begins at the base model.
     assert step["measures"]["kl_base"] == pytest.approx(0.0, abs=1e-5)
     assert step["measures"]["clipped"] == 0.0
@@ -246,13 +235,10 @@ def trained(module, condition, updates: int, lr: float) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        partial(PPO, kl_weight=1.0, reward_scale=1e-9, value_lr=0.02),
-        partial(GRPO, kl_weight=1.0, reward_scale=1e-9),
-    ],
-)
+PULLED = {"kl_weight": 1.0, "reward_scale": 1e-9}
+
+
+@pytest.mark.parametrize("kind", [partial(PPO, value_lr=0.02, **PULLED), partial(GRPO, **PULLED)])
 def test_a_kl_term_pulls_towards_the_base_model(kind):
     """With no reward to win, what is left is the divergence, and it falls."""
     module, condition = module_of(kind(), samples=64)
@@ -270,13 +256,10 @@ def test_a_kl_term_pulls_towards_the_base_model(kind):
     assert before > 0.02 and divergence() < 0.3 * before
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        partial(PPO, kl_weight=0.01, reward_scale=1.0, value_lr=0.05),
-        partial(GRPO, kl_weight=0.01),
-    ],
-)
+PPO_FAST = partial(PPO, kl_weight=0.01, reward_scale=1.0, value_lr=0.05)
+
+
+@pytest.mark.parametrize("kind", [PPO_FAST, partial(GRPO, kl_weight=0.01)])
 def test_log_reward_rises_and_the_policy_narrows(kind):
     """What the comparison is about: maximising log R ends in one string."""
     module, condition = module_of(kind())
